@@ -1,0 +1,93 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+)
+
+// IDs returns the identifiers of every container in the namespace, bottle's or
+// not: a name is free only when nobody has it.
+func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
+	all, err := c.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids := make(map[string]bool, len(all))
+	for _, r := range all {
+		ids[r.ID] = true
+	}
+	return ids, nil
+}
+
+// List returns the containers that carry bottle's labels or whose identifier
+// begins with prefix, with the state of their tasks.
+func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
+	all, err := c.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states, err := c.taskStates(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []Container
+	for _, r := range all {
+		if r.Labels[LabelName] == "" && !strings.HasPrefix(r.ID, prefix) {
+			continue
+		}
+		ct := Container{ID: r.ID, Role: r.Labels[LabelRole], Labels: r.Labels, Created: r.CreatedAt, Status: "none"}
+		if s, ok := states[r.ID]; ok {
+			ct.Status, ct.PID = s.status, s.pid
+		}
+		out = append(out, ct)
+	}
+	return out, nil
+}
+
+func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
+	all, err := c.ctrd.ContainerService().List(c.in(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", errdefs.Resolve(err))
+	}
+	return all, nil
+}
+
+type taskState struct {
+	status string
+	pid    uint32
+}
+
+// taskStates asks for all tasks at once: one call however many bottles run.
+func (c *Client) taskStates(ctx context.Context) (map[string]taskState, error) {
+	resp, err := c.ctrd.TaskService().List(c.in(ctx), &tasks.ListTasksRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	out := make(map[string]taskState, len(resp.Tasks))
+	for _, t := range resp.Tasks {
+		out[t.ID] = taskState{status: strings.ToLower(t.Status.String()), pid: t.Pid}
+	}
+	return out, nil
+}
+
+// Snapshots returns the keys of writable snapshots that bottle made, whether or
+// not their container is still there.
+func (c *Client) Snapshots(ctx context.Context) ([]string, error) {
+	var keys []string
+	err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Walk(c.in(ctx), func(_ context.Context, i snapshots.Info) error {
+		if i.Kind == snapshots.KindActive && i.Labels[LabelName] != "" {
+			keys = append(keys, i.Name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return keys, nil
+}

@@ -1,0 +1,194 @@
+package runtime
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// ErrNotRunning is wrapped when a session is asked for in a bottle whose agent
+// task does not run.
+var ErrNotRunning = errors.New("the bottle is not running")
+
+// SessionConfig describes a process to run in an agent's task.
+type SessionConfig struct {
+	Args     []string
+	Env      []string // NAME=VALUE, over the container's; not secret
+	Dir      string   // empty: the container's
+	Terminal bool
+	Width    uint16 // of the terminal, in cells; 0: unknown
+	Height   uint16
+	Stdin    io.Reader // nil: none
+	Stdout   io.Writer
+	Stderr   io.Writer // not used with a terminal
+}
+
+// Session is a process in an agent's task.
+type Session struct {
+	proc containerd.Process
+	c    *Client
+	exit <-chan containerd.ExitStatus
+	dir  string
+}
+
+// Exec starts a process in the running agent task called name. Its end is told
+// by Wait, which must be called.
+func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Session, error) {
+	ctx = c.in(ctx)
+	cont, err := c.ctrd.LoadContainer(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
+	}
+	spec, err := cont.Spec(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read spec of %s: %w", name, err)
+	}
+	task, err := cont.Task(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("load task %s: %w", name, notRunning(err))
+	}
+	return c.exec(ctx, task, spec.Process, cfg)
+}
+
+func notRunning(err error) error {
+	if errdefs.IsNotFound(err) {
+		return ErrNotRunning
+	}
+	return err
+}
+
+func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Process, cfg SessionConfig) (*Session, error) {
+	id := "session-" + randomID()
+	dir := filepath.Join(c.Dir(task.ID()), id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the session's folder: %w", err)
+	}
+	s := &Session{c: c, dir: dir}
+	stdin := &stdinReader{r: cfg.Stdin, started: make(chan struct{})}
+	proc, err := task.Exec(ctx, id, process(base, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("exec in %s: %w", task.ID(), err), os.RemoveAll(dir))
+	}
+	s.proc = proc
+	stdin.close = func() { _ = proc.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser) }
+	// On failure nothing is left to close, so started may stay open: the
+	// reader's goroutine is parked until the program ends.
+	if s.exit, err = proc.Wait(context.WithoutCancel(ctx)); err == nil {
+		err = proc.Start(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start a process in %s: %w", task.ID(), err), s.remove(context.WithoutCancel(ctx)))
+	}
+	close(stdin.started)
+	return s, nil
+}
+
+func process(base *specs.Process, cfg SessionConfig) *specs.Process {
+	p := *base
+	p.Args = cfg.Args
+	p.Env = environ(base.Env, cfg.Env, "/")
+	p.Terminal = cfg.Terminal
+	if cfg.Dir != "" {
+		p.Cwd = cfg.Dir
+	}
+	if cfg.Terminal && cfg.Width > 0 {
+		p.ConsoleSize = &specs.Box{Width: uint(cfg.Width), Height: uint(cfg.Height)}
+	}
+	return &p
+}
+
+func (cfg SessionConfig) io(stdin *stdinReader, dir string) []cio.Opt {
+	var in io.Reader
+	if cfg.Stdin != nil {
+		in = stdin
+	}
+	opts := []cio.Opt{cio.WithStreams(in, cfg.Stdout, cfg.Stderr), cio.WithFIFODir(dir)}
+	if cfg.Terminal {
+		opts = append(opts, cio.WithTerminal)
+	}
+	return opts
+}
+
+// stdinReader tells containerd when the caller's input has ended: the shim
+// holds the pipe open itself, so that closing ours is not enough.
+type stdinReader struct {
+	r       io.Reader
+	started chan struct{} // closed when the process runs
+	close   func()        // set before started is closed
+}
+
+func (s *stdinReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil {
+		// Not from this goroutine: what was read may still have to be written.
+		go func() { <-s.started; s.close() }()
+	}
+	return n, err
+}
+
+// drainTime bounds the wait for output after a process's end: a child of it
+// that lives on may hold the pipe for as long as it likes.
+const drainTime = 2 * time.Second
+
+// Wait returns the exit code when the process has ended and its output has been
+// written, and removes what the session left in containerd.
+func (s *Session) Wait() (int, error) {
+	st := <-s.exit
+	code, _, err := st.Result()
+	done := make(chan struct{})
+	go func() { s.proc.IO().Wait(); close(done) }()
+	timer := time.NewTimer(drainTime)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if rerr := s.remove(ctx); err == nil && rerr != nil {
+		s.c.log.Warn("remove session", "error", rerr)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("wait for the session: %w", err)
+	}
+	return int(code), nil
+}
+
+// remove deletes the exec, unless its task is already gone with it.
+func (s *Session) remove(ctx context.Context) error {
+	s.proc.IO().Cancel()
+	_ = s.proc.IO().Close()
+	_, err := s.proc.Delete(s.c.in(ctx), containerd.WithProcessKill)
+	if err != nil && errdefs.IsNotFound(err) {
+		err = nil
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// Resize tells the terminal's new size, in cells.
+func (s *Session) Resize(ctx context.Context, width, height uint16) error {
+	return s.proc.Resize(s.c.in(ctx), uint32(width), uint32(height))
+}
+
+// Signal sends sig to the process.
+func (s *Session) Signal(ctx context.Context, sig syscall.Signal) error {
+	return s.proc.Kill(s.c.in(ctx), sig)
+}
+
+func randomID() string {
+	var b [6]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
