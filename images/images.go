@@ -1,0 +1,95 @@
+// Package images finds images in containerd's store and makes them ready to
+// run. It is the only package that knows references, platforms and unpacking.
+// It never starts anything.
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Errors of Lookup.
+var (
+	ErrMissing  = errors.New("the image is not in containerd's store")
+	ErrPlatform = errors.New("the image is for another platform")
+)
+
+// Store is containerd's image store, as one namespace sees it.
+type Store struct {
+	ctrd        *containerd.Client
+	namespace   string
+	snapshotter string
+}
+
+// Image is what a caller needs of an image before it runs.
+type Image struct {
+	Ref      string // normalised
+	Digest   string // of the index or manifest that the name points to
+	Platform string // "linux/amd64"
+	Config   ocispec.ImageConfig
+}
+
+// New works on a connection that its caller closes. An empty snapshotter means
+// overlayfs.
+func New(ctrd *containerd.Client, namespace, snapshotter string) *Store {
+	if snapshotter == "" {
+		snapshotter = "overlayfs"
+	}
+	return &Store{ctrd: ctrd, namespace: namespace, snapshotter: snapshotter}
+}
+
+// Lookup finds an image by its normalised reference. The error wraps ErrMissing
+// or ErrPlatform. It changes nothing.
+func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
+	ctx = namespaces.WithNamespace(ctx, s.namespace)
+	img, err := s.ctrd.GetImage(ctx, ref)
+	if errdefs.IsNotFound(err) {
+		return Image{}, fmt.Errorf("look up image %s: %w", ref, ErrMissing)
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("look up image %s: %w", ref, err)
+	}
+	spec, err := img.Spec(ctx)
+	if errdefs.IsNotFound(err) {
+		return Image{}, fmt.Errorf("look up image %s: %w (this host is %s)", ref, ErrPlatform, hostPlatform())
+	}
+	if err != nil {
+		return Image{}, fmt.Errorf("read configuration of %s: %w", ref, err)
+	}
+	return Image{
+		Ref: img.Name(), Digest: img.Target().Digest.String(),
+		Platform: platforms.Format(spec.Platform), Config: spec.Config,
+	}, nil
+}
+
+func hostPlatform() string { return platforms.Format(platforms.DefaultSpec()) }
+
+// Unpack makes sure that the image's layers are in the snapshotter. It costs
+// one look-up when they are.
+func (s *Store) Unpack(ctx context.Context, ref string) error {
+	ctx = namespaces.WithNamespace(ctx, s.namespace)
+	img, err := s.ctrd.GetImage(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("look up image %s: %w", ref, err)
+	}
+	ids, err := img.RootFS(ctx)
+	if err != nil {
+		return fmt.Errorf("read layers of %s: %w", ref, err)
+	}
+	chain := identity.ChainID(ids).String()
+	if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, chain); err == nil {
+		return nil
+	}
+	if err := img.Unpack(ctx, s.snapshotter); err != nil {
+		return fmt.Errorf("unpack image %s: %w", ref, err)
+	}
+	return nil
+}
