@@ -1,0 +1,230 @@
+// Package cniconf holds the CNI configurations of bottle's two networks. They
+// are embedded; a folder on the host may override either. It only reads and
+// checks: the networks themselves are made by package netns, its only caller.
+package cniconf
+
+import (
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+//go:embed egress.conflist internal.conflist
+var embedded embed.FS
+
+// Names of the files, embedded and in an overriding folder.
+const (
+	EgressFile   = "egress.conflist"
+	InternalFile = "internal.conflist"
+)
+
+// AgentAddress is the agent's address on the internal segment. It is the same
+// in every bottle, as the segment is private and the proxy's URL a constant; an
+// override may not change it.
+var AgentAddress = netip.MustParsePrefix("10.77.0.2/30")
+
+// maxBridgeName is what an interface's name may have at most (IFNAMSIZ less the
+// NUL, linux/if.h).
+const maxBridgeName = 15
+
+// List is one network's CNI configuration list, checked.
+type List struct {
+	Name    string       // of the network
+	Source  string       // the file, or "embedded" and its name
+	Bridge  string       // the interface that the bridge plugin makes
+	Subnet  netip.Prefix // egress: what addresses are taken from; internal: the segment
+	Plugins []string     // every plugin that is run, IPAM's too, once each
+
+	raw []byte
+}
+
+// Networks are the two that a bottle has.
+type Networks struct {
+	Egress   *List // proxy and outside
+	Internal *List // agent and proxy
+}
+
+// Load returns both networks. A file in dir stands in for the embedded one of
+// the same name; dir may be empty or missing.
+func Load(dir string) (*Networks, error) {
+	egress, err := load(dir, EgressFile, checkEgress)
+	if err != nil {
+		return nil, err
+	}
+	internal, err := load(dir, InternalFile, checkInternal)
+	if err != nil {
+		return nil, err
+	}
+	if egress.Name == internal.Name {
+		return nil, fmt.Errorf("CNI configurations %s and %s: both networks are called %q", egress.Source, internal.Source, egress.Name)
+	}
+	return &Networks{Egress: egress, Internal: internal}, nil
+}
+
+func load(dir, file string, check func(*List, *plugin) error) (*List, error) {
+	data, source, err := read(dir, file)
+	if err != nil {
+		return nil, err
+	}
+	l, err := parse(data, check)
+	if err != nil {
+		return nil, fmt.Errorf("CNI configuration %s: %w", source, err)
+	}
+	l.Source = source
+	return l, nil
+}
+
+func read(dir, file string) (data []byte, source string, err error) {
+	if dir != "" {
+		source = filepath.Join(dir, file)
+		data, err = os.ReadFile(source)
+		if err == nil {
+			return data, source, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, "", fmt.Errorf("read CNI configuration: %w", err)
+		}
+	}
+	data, err = embedded.ReadFile(file)
+	return data, "embedded " + file, err
+}
+
+// conflist and plugin are the parts of a CNI configuration list that bottle
+// looks at (https://www.cni.dev/docs/spec/#configuration-format).
+type conflist struct {
+	Name    string    `json:"name"`
+	Plugins []*plugin `json:"plugins"`
+}
+
+type plugin struct {
+	Type        string `json:"type"`
+	Bridge      string `json:"bridge"`
+	IsGateway   bool   `json:"isGateway"`
+	IsDefaultGW bool   `json:"isDefaultGateway"`
+	IPMasq      bool   `json:"ipMasq"`
+	IPAM        struct {
+		Type      string      `json:"type"`
+		Subnet    string      `json:"subnet"`
+		Ranges    [][]ipRange `json:"ranges"`
+		Addresses []struct {
+			Address string `json:"address"`
+		} `json:"addresses"`
+		Routes []json.RawMessage `json:"routes"`
+	} `json:"ipam"`
+}
+
+type ipRange struct {
+	Subnet string `json:"subnet"`
+}
+
+func parse(data []byte, check func(*List, *plugin) error) (*List, error) {
+	var c conflist
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, err
+	}
+	if !namedSafely(c.Name) {
+		return nil, fmt.Errorf("name %q cannot be used as a folder's", c.Name)
+	}
+	if len(c.Plugins) == 0 || c.Plugins[0] == nil || c.Plugins[0].Type != "bridge" {
+		return nil, errors.New(`the first of plugins must have the type "bridge"`)
+	}
+	first := c.Plugins[0]
+	if len(first.Bridge) > maxBridgeName || !namedSafely(first.Bridge) {
+		return nil, fmt.Errorf("bridge %q: an interface's name has 1 to %d characters, no slash", first.Bridge, maxBridgeName)
+	}
+	l := &List{Name: c.Name, Bridge: first.Bridge, raw: data, Plugins: types(c.Plugins)}
+	return l, check(l, first)
+}
+
+// namedSafely tells whether a name stays within the folder it is put in.
+func namedSafely(name string) bool {
+	return name != "" && name != "." && name != ".." && name == filepath.Base(name)
+}
+
+// types lists the plugins that are run, each once.
+func types(plugins []*plugin) (out []string) {
+	seen := map[string]bool{"": true}
+	for _, p := range plugins {
+		for _, t := range []string{p.Type, p.IPAM.Type} {
+			if !seen[t] {
+				seen[t] = true
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}
+
+func checkEgress(l *List, p *plugin) error {
+	switch {
+	case !p.IsGateway && !p.IsDefaultGW:
+		return errors.New(`"isGateway" must be true: the proxy has no other way out`)
+	case p.IPMasq:
+		return errors.New(`"ipMasq" must be false: bottle's own nftables table masquerades`)
+	case p.IPAM.Type != "host-local":
+		return fmt.Errorf(`ipam type %q: bottle reads the leases of "host-local"`, p.IPAM.Type)
+	}
+	subnets := []string{}
+	if p.IPAM.Subnet != "" {
+		subnets = append(subnets, p.IPAM.Subnet)
+	}
+	for _, set := range p.IPAM.Ranges {
+		for _, r := range set {
+			subnets = append(subnets, r.Subnet)
+		}
+	}
+	if len(subnets) != 1 {
+		return fmt.Errorf("ipam has %d subnets, wants 1", len(subnets))
+	}
+	subnet, err := netip.ParsePrefix(subnets[0])
+	if err != nil {
+		return fmt.Errorf("ipam subnet: %w", err)
+	}
+	if !subnet.Addr().Is4() || subnet.Bits() > 29 {
+		return fmt.Errorf("ipam subnet %s: wants IPv4, /29 or wider", subnet)
+	}
+	l.Subnet = subnet.Masked()
+	return nil
+}
+
+func checkInternal(l *List, p *plugin) error {
+	switch {
+	case p.IsGateway, p.IsDefaultGW, p.IPMasq:
+		return errors.New(`"isGateway", "isDefaultGateway" and "ipMasq" must be false: the segment leads nowhere`)
+	case p.IPAM.Type != "static" || len(p.IPAM.Addresses) != 1 || p.IPAM.Addresses[0].Address != AgentAddress.String():
+		return fmt.Errorf(`ipam must be of type "static" with the one address %s`, AgentAddress)
+	case len(p.IPAM.Routes) != 0:
+		return errors.New("ipam must have no routes: the agent has none but the segment's")
+	}
+	l.Subnet = AgentAddress.Masked()
+	return nil
+}
+
+// JSON is the list as CNI plugins take it. A dataDir that is not empty is where
+// host-local keeps its leases.
+func (l *List) JSON(dataDir string) ([]byte, error) {
+	if dataDir == "" {
+		return l.raw, nil
+	}
+	var list map[string]any
+	if err := json.Unmarshal(l.raw, &list); err != nil {
+		return nil, fmt.Errorf("CNI configuration %s: %w", l.Source, err)
+	}
+	plugins, _ := list["plugins"].([]any)
+	for _, p := range plugins {
+		m, _ := p.(map[string]any)
+		if ipam, ok := m["ipam"].(map[string]any); ok {
+			ipam["dataDir"] = dataDir
+		}
+	}
+	out, err := json.Marshal(list)
+	if err != nil {
+		return nil, fmt.Errorf("CNI configuration %s: %w", l.Source, err)
+	}
+	return out, nil
+}
