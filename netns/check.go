@@ -1,0 +1,161 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/cni-conf"
+)
+
+var (
+	// ErrNoPlugin is wrapped when a CNI plugin is missing.
+	ErrNoPlugin = errors.New("CNI plugin missing")
+	// ErrOverlap is wrapped when the host has another route into the egress
+	// network's subnet.
+	ErrOverlap = errors.New("subnet is in use")
+	// ErrKernel is wrapped when the kernel refuses a namespace, a link or a rule
+	// that every bottle needs.
+	ErrKernel = errors.New("kernel refused")
+)
+
+// Info is what a launch would make on this host.
+type Info struct {
+	Internal string // the segment between agent and proxy, CIDR
+	Egress   string // the network between proxy and host, CIDR
+	Bridge   string // the egress network's bridge on the host
+	// SetsForwarding: net.ipv4.ip_forward is off on the host, so the first bottle
+	// turns it on and the last turns it off.
+	SetsForwarding bool
+	// Warnings are sentences about what on the host may keep egress from working.
+	Warnings []string
+}
+
+// Check finds out whether a bottle's network can be made here. It changes
+// nothing: what the kernel can do is tried in a namespace that nobody sees.
+func (m *Manager) Check(ctx context.Context) (Info, error) {
+	if err := ctx.Err(); err != nil {
+		return Info{}, err
+	}
+	confs, err := m.confs()
+	if err != nil {
+		return Info{}, err
+	}
+	info := Info{
+		Internal: confs.Internal.Subnet.String(), Egress: confs.Egress.Subnet.String(), Bridge: confs.Egress.Bridge,
+	}
+	forward, err := readSysctl("ipv4/ip_forward")
+	if err != nil {
+		return info, fmt.Errorf("read the host's ip_forward: %w", err)
+	}
+	info.SetsForwarding = forward == "0"
+	if err := errors.Join(m.checkPlugins(confs), checkOverlap(confs.Egress), tryKernel(confs)); err != nil {
+		return info, err
+	}
+	info.Warnings, err = forwardWarnings(confs.Egress.Bridge)
+	return info, err
+}
+
+// checkPlugins names every plugin that is missing, with the way to install it.
+func (m *Manager) checkPlugins(confs *cniconf.Networks) error {
+	var missing []string
+	for _, name := range append(confs.Egress.Plugins, confs.Internal.Plugins...) {
+		if _, ok := m.findPlugin(name); !ok && !strings.Contains(" "+strings.Join(missing, " ")+" ", " "+name+" ") {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s (looked in %s): install them (on Debian: apt install containernetworking-plugins, and CNI_PATH=/usr/lib/cni) or name their folder with CNI_PATH",
+		ErrNoPlugin, strings.Join(missing, ", "), strings.Join(m.cfg.PluginDirs, ":"))
+}
+
+// checkOverlap looks for other ways into the egress network's subnet. A route
+// shorter than 8 bits is a default route, or half of one as VPNs set, and not
+// meant for that subnet.
+func checkOverlap(conf *cniconf.List) error {
+	list, err := dump(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return fmt.Errorf("list the host's routes: %w", err)
+	}
+	bridge, err := linkByName(conf.Bridge)
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		if bridge != nil && r.LinkIndex == bridge.Attrs().Index {
+			continue
+		}
+		if dst := prefixOf(r.Dst); dst.Bits() >= 8 && dst.Overlaps(conf.Subnet) {
+			return fmt.Errorf("%w: the host has a route to %s, which overlaps the egress network's %s: choose another subnet in a copy of %s in bottle's CNI folder",
+				ErrOverlap, dst, conf.Subnet, cniconf.EgressFile)
+		}
+	}
+	return nil
+}
+
+// tryKernel makes what a launch makes, in a namespace that ends with it.
+func tryKernel(confs *cniconf.Networks) error {
+	err := onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		if err := prepareNS(); err != nil {
+			return err
+		}
+		if err := ensureBridge(confs.Egress.Bridge); err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = nicName
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "veth1"}); err != nil {
+			return fmt.Errorf("make a veth pair: %w", err)
+		}
+		some := addrPair{netip.IPv4Unspecified(), netip.IPv4Unspecified()}
+		return errors.Join(
+			writeHostTable(hostRules{
+				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{some}, allow: []addrPair{some},
+			}),
+			writeProxyTable(confs.Internal.Bridge, policy{}),
+		)
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrKernel, err)
+	}
+	return nil
+}
+
+// forwardWarnings names chains of the host's that drop forwarded packets unless
+// a rule accepts them. An accept in bottle's own table does not overrule them.
+func forwardWarnings(bridge string) ([]string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	var out []string
+	for _, c := range chains {
+		ip := c.Table.Family == nftables.TableFamilyINet || c.Table.Family == nftables.TableFamilyIPv4
+		if !ip || c.Table.Name == tableName || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+			continue
+		}
+		if c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
+			out = append(out, fmt.Sprintf(
+				"the host's nftables chain %q of table %q drops forwarded packets by default: egress works only if its rules accept those from and to %s",
+				c.Name, c.Table.Name, bridge))
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,81 @@
+package netns
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// lease is an address of the egress network that host-local gave away.
+type lease struct {
+	addr netip.Addr
+	id   string // of the bottle, see containerID
+	file string
+}
+
+// leases reads host-local's folder: a file for each address, holding the id, a
+// CRLF and the interface's name (plugins/ipam/host-local/backend/disk in
+// github.com/containernetworking/plugins).
+func (m *Manager) leases(network string) ([]lease, error) {
+	dir := filepath.Join(m.ipamDir(), network)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list leases: %w", err)
+	}
+	var out []lease
+	for _, e := range entries {
+		addr, err := netip.ParseAddr(e.Name())
+		if err != nil {
+			continue // host-local's own lock and last address
+		}
+		file := filepath.Join(dir, e.Name())
+		data, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read lease: %w", err)
+		}
+		id, _, _ := bytes.Cut(data, []byte("\r\n"))
+		out = append(out, lease{addr: addr, id: string(bytes.TrimSpace(id)), file: file})
+	}
+	return out, nil
+}
+
+func (l lease) free() error {
+	if err := os.Remove(l.file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("free the lease of %s: %w", l.id, err)
+	}
+	return nil
+}
+
+// freeStale frees the leases of bottles that have no folder any more, and
+// returns the others.
+func (m *Manager) freeStale(leases []lease) ([]lease, error) {
+	var live []lease
+	var errs []error
+	for _, l := range leases {
+		if m.exists(l.id) {
+			live = append(live, l)
+			continue
+		}
+		m.log.Warn("free a lease whose bottle is gone", "address", l.addr, "id", l.id)
+		errs = append(errs, l.free())
+	}
+	return live, errors.Join(errs...)
+}
+
+// exists tells whether the bottle that an id names has a folder.
+func (m *Manager) exists(id string) bool {
+	dir, err := m.bottleDir(id)
+	if err == nil {
+		_, err = os.Lstat(dir)
+	}
+	return err == nil
+}

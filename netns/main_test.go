@@ -1,0 +1,150 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The tests run in a network and a mount namespace of their own, which play the
+// host. The machine's are never touched.
+const (
+	hostEnv = "BOTTLE_NETNS_TEST_HOST"
+	runDir  = "/run/bottle"
+)
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(hostEnv) {
+	case "":
+		os.Exit(inNewHost())
+	case "attach":
+		os.Exit(attachAndWait())
+	}
+	if err := setUpHost(); err != nil {
+		fmt.Fprintln(os.Stderr, "set up the test's host:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// inNewHost runs this test binary again in the new namespaces.
+func inNewHost() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), hostEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "start the test's host (wants root):", err)
+		return 1
+	}
+	return 0
+}
+
+// setUpHost makes a tmpfs for /run and the world beyond the host.
+func setUpHost() error {
+	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount /run: %w", err)
+	}
+	if err := os.Mkdir(runDir, 0o700); err != nil {
+		return err
+	}
+	return makeWorld()
+}
+
+// pluginDirs finds the CNI plugins that the tests run.
+func pluginDirs(t testing.TB) []string {
+	t.Helper()
+	dirs := append(filepath.SplitList(os.Getenv("CNI_PATH")), filepath.SplitList(os.Getenv("PATH"))...)
+	m := &Manager{cfg: Config{PluginDirs: dirs}}
+	for _, p := range []string{"bridge", "host-local", "static"} {
+		if _, ok := m.findPlugin(p); !ok {
+			t.Fatalf("CNI plugin %s is in none of CNI_PATH and PATH", p)
+		}
+	}
+	return dirs
+}
+
+func newManager(t testing.TB) *Manager {
+	t.Helper()
+	m, err := New(Config{RunDir: runDir, PluginDirs: pluginDirs(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// folder makes a bottle's folder, which goes at the test's end.
+func folder(t testing.TB, name string) string {
+	t.Helper()
+	dir := filepath.Join(runDir, "test", name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { removeFolder(t, dir) })
+	return dir
+}
+
+// removeFolder fails if anything is left in the folder.
+func removeFolder(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("bottle's folder: %v", err)
+	}
+	_ = os.Remove(filepath.Dir(dir)) // fails while another bottle is there
+}
+
+// up makes a whole pair, which is removed at the test's end.
+func up(t testing.TB, m *Manager, name string, resolvers ...netip.Addr) *Pair {
+	t.Helper()
+	dir := folder(t, name)
+	t.Cleanup(func() {
+		if err := m.Remove(context.Background(), dir); err != nil {
+			t.Errorf("remove %s: %v", name, err)
+		}
+	})
+	p, err := bring(ctx(t), m, dir, resolvers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// bring makes a whole pair as a launch does: both attachments at once.
+func bring(ctx context.Context, m *Manager, dir string, resolvers []netip.Addr) (*Pair, error) {
+	p, err := m.Create(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	internal := make(chan error, 1)
+	go func() { internal <- p.AttachInternal(ctx) }()
+	if err := errors.Join(p.AttachEgress(ctx, resolvers), <-internal); err != nil {
+		return nil, err
+	}
+	return p, p.Verify(ctx)
+}
+
+func ctx(t testing.TB) context.Context {
+	t.Helper()
+	c, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return c
+}

@@ -1,0 +1,218 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// tableName is the one nftables table of bottle's, in the host's namespace and
+// in each proxy's; its family is inet.
+const tableName = "bottle"
+
+// Offsets in an IPv4 header (RFC 791) and in a TCP or UDP header.
+const (
+	offsetSource = 12
+	offsetDest   = 16
+	offsetSport  = 0
+	offsetDport  = 2
+)
+
+// Registers of the nftables machine (linux/netfilter/nf_tables.h): reg1 is 16
+// bytes wide, reg1b its second 4 bytes.
+const (
+	reg1  = unix.NFT_REG_1
+	reg1b = unix.NFT_REG32_01
+)
+
+// ruleset is a table being built. Nothing reaches the kernel before commit,
+// which replaces the table as a whole: there is no moment without it.
+type ruleset struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+	err   error
+}
+
+// newRuleset begins a replacement of the table in the thread's namespace.
+func newRuleset() (*ruleset, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	conn.AddTable(t) // deleting one that is not there would fail
+	conn.DelTable(t)
+	return &ruleset{conn: conn, table: conn.AddTable(t)}, nil
+}
+
+func (r *ruleset) commit() error {
+	if r.err != nil {
+		return fmt.Errorf("build nftables table inet %s: %w", tableName, r.err)
+	}
+	if err := r.conn.Flush(); err != nil {
+		return fmt.Errorf("write nftables table inet %s: %w", tableName, err)
+	}
+	return nil
+}
+
+// chain adds a base chain.
+func (r *ruleset) chain(name string, hook *nftables.ChainHook, drop bool) *nftables.Chain {
+	policy := nftables.ChainPolicyAccept
+	if drop {
+		policy = nftables.ChainPolicyDrop
+	}
+	return r.conn.AddChain(&nftables.Chain{
+		Name: name, Table: r.table, Type: nftables.ChainTypeFilter,
+		Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &policy,
+	})
+}
+
+// rule adds a rule of conditions that all must hold, and a verdict.
+func (r *ruleset) rule(c *nftables.Chain, parts ...[]expr.Any) {
+	r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: c, Exprs: slices.Concat(parts...)})
+}
+
+// pairs adds a set of source and destination addresses.
+func (r *ruleset) pairs(name string, elems []addrPair) *nftables.Set {
+	key, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)
+	if err != nil {
+		r.err = errors.Join(r.err, err)
+	}
+	var out []nftables.SetElement
+	for _, e := range elems {
+		out = append(out, nftables.SetElement{Key: slices.Concat(e.from.AsSlice(), e.to.AsSlice())})
+	}
+	return r.set(&nftables.Set{Name: name, KeyType: key, Concatenation: true}, out)
+}
+
+// ranges adds a set of address ranges, which must not overlap.
+func (r *ruleset) ranges(name string, ranges []addrRange) *nftables.Set {
+	var out []nftables.SetElement
+	for _, a := range ranges {
+		out = append(out, nftables.SetElement{Key: a.first.AsSlice()})
+		// One that goes up to the last address there is has no end element.
+		if end := a.last.Next(); end.IsValid() {
+			out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+		}
+	}
+	return r.set(&nftables.Set{Name: name, KeyType: nftables.TypeIPAddr, Interval: true}, out)
+}
+
+func (r *ruleset) set(s *nftables.Set, elems []nftables.SetElement) *nftables.Set {
+	s.Table = r.table
+	r.err = errors.Join(r.err, r.conn.AddSet(s, elems))
+	return s
+}
+
+// addrPair is one of a set made by pairs; both are IPv4.
+type addrPair struct{ from, to netip.Addr }
+
+// The parts of rules. Registers are free again after each.
+
+func equal(data []byte) *expr.Cmp {
+	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data}
+}
+
+func link(key expr.MetaKey, name string) []expr.Any {
+	data := make([]byte, unix.IFNAMSIZ)
+	copy(data, name)
+	return []expr.Any{&expr.Meta{Key: key, Register: reg1}, equal(data)}
+}
+
+func from(name string) []expr.Any { return link(expr.MetaKeyIIFNAME, name) }
+func to(name string) []expr.Any   { return link(expr.MetaKeyOIFNAME, name) }
+
+func notTo(name string) []expr.Any {
+	out := to(name)
+	out[1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return out
+}
+
+// ipv4 must come before anything that reads the IPv4 header: the table sees
+// both families.
+func ipv4() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, equal([]byte{unix.NFPROTO_IPV4})}
+}
+
+func notIPv4() []expr.Any {
+	out := ipv4()
+	out[1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return out
+}
+
+func address(offset uint32, reg uint32) *expr.Payload {
+	return &expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4, DestRegister: reg}
+}
+
+func source(a netip.Addr) []expr.Any {
+	return []expr.Any{address(offsetSource, reg1), equal(a.AsSlice())}
+}
+
+func dest(a netip.Addr) []expr.Any {
+	return []expr.Any{address(offsetDest, reg1), equal(a.AsSlice())}
+}
+
+// sourceIn and sourceNotIn compare the source address with a prefix.
+func sourceIn(p netip.Prefix) []expr.Any { return sourcePrefix(p, expr.CmpOpEq) }
+
+func sourceNotIn(p netip.Prefix) []expr.Any { return sourcePrefix(p, expr.CmpOpNeq) }
+
+func sourcePrefix(p netip.Prefix, op expr.CmpOp) []expr.Any {
+	mask := make([]byte, 4)
+	for i := range p.Bits() {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return []expr.Any{
+		address(offsetSource, reg1),
+		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: reg1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+func destIn(s *nftables.Set) []expr.Any {
+	return []expr.Any{address(offsetDest, reg1), lookup(s)}
+}
+
+func pairIn(s *nftables.Set) []expr.Any {
+	return []expr.Any{address(offsetSource, reg1), address(offsetDest, reg1b), lookup(s)}
+}
+
+func lookup(s *nftables.Set) *expr.Lookup {
+	return &expr.Lookup{SourceRegister: reg1, SetName: s.Name, SetID: s.ID}
+}
+
+func port(proto byte, offset uint32, n uint16) []expr.Any {
+	return slices.Concat(protocol(proto), []expr.Any{
+		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2, DestRegister: reg1},
+		equal(binaryutil.BigEndian.PutUint16(n)),
+	})
+}
+
+func protocol(proto byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1}, equal([]byte{proto})}
+}
+
+// replies holds for packets of, or about, a connection that the other side did
+// not begin.
+func replies() []expr.Any {
+	const states = expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: reg1},
+		&expr.Bitwise{
+			SourceRegister: reg1, DestRegister: reg1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(states), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: make([]byte, 4)},
+	}
+}
+
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+
+func masquerade() []expr.Any { return []expr.Any{&expr.Masq{}} }

@@ -1,0 +1,216 @@
+package netns
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/bot-bottle/bottle/cni-conf"
+)
+
+// Pair is the network of one bottle: the agent's namespace and the proxy's.
+type Pair struct {
+	m     *Manager
+	dir   string
+	id    string
+	confs *cniconf.Networks
+}
+
+// Create makes both namespaces, pinned in the bottle's folder dir, which must
+// exist and be RunDir/<namespace>/<name>. Neither forwards or knows IPv6, in
+// both lo is up, and in the proxy's the packet filter stands before any link.
+// After an error nothing is left.
+func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
+	dir = filepath.Clean(dir)
+	id, err := m.containerID(dir)
+	if err != nil {
+		return nil, err
+	}
+	confs, err := m.confs()
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := pin(AgentPath(dir), prepareNS); err != nil {
+		return nil, fmt.Errorf("agent's namespace: %w", err)
+	}
+	err = pin(ProxyPath(dir), func() error {
+		return errors.Join(prepareNS(), writeProxyTable(confs.Internal.Bridge, policy{}))
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("proxy's namespace: %w", err), unpin(AgentPath(dir)))
+	}
+	return &Pair{m: m, dir: dir, id: id, confs: confs}, nil
+}
+
+// prepareNS sets up the thread's namespace, a new one.
+func prepareNS() error {
+	if err := closeNS(); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	return nil
+}
+
+// AttachInternal joins the two namespaces by the internal segment, which exists
+// in them alone: CNI is run inside the proxy's. It may run at the same time as
+// AttachEgress.
+func (p *Pair) AttachInternal(ctx context.Context) error {
+	n, err := p.m.network(p.confs.Internal, p.dir, p.id, AgentPath(p.dir))
+	if err != nil {
+		return err
+	}
+	return Do(ProxyPath(p.dir), func() error {
+		if _, err := n.add(ctx); err != nil {
+			return err
+		}
+		return setAddress(p.confs.Internal.Bridge, ProxyAddress)
+	})
+}
+
+func setAddress(name string, addr netip.Prefix) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	ipnet := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
+	if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipnet}); err != nil {
+		return fmt.Errorf("give %s the address %s: %w", name, addr, err)
+	}
+	return nil
+}
+
+// AttachEgress joins the proxy's namespace to the egress network on the host.
+// The proxy reaches public addresses, and port 53 of the resolvers wherever
+// those are; ones that are not IPv4 are left out, as the network has no IPv6.
+func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
+	pol := policy{Resolvers: ipv4Only(resolvers)}
+	if err := writePolicy(p.dir, pol); err != nil {
+		return err
+	}
+	err := Do(ProxyPath(p.dir), func() error {
+		return writeProxyTable(p.confs.Internal.Bridge, pol)
+	})
+	if err != nil {
+		return err
+	}
+	n, err := p.m.network(p.confs.Egress, p.dir, p.id, ProxyPath(p.dir))
+	if err != nil {
+		return err
+	}
+	l, err := p.m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	return p.m.attachEgress(ctx, n, l)
+}
+
+// attachEgress is AttachEgress's part under the lock.
+func (m *Manager) attachEgress(ctx context.Context, n *network, l *lock) error {
+	if err := m.rememberForwarding(); err != nil {
+		return err
+	}
+	if err := ensureBridge(n.conf.Bridge); err != nil {
+		return err
+	}
+	stop := l.shareWithPlugins()
+	res, err := n.add(ctx)
+	stop()
+	if err != nil {
+		return err
+	}
+	for _, i := range res.Interfaces {
+		if i.Sandbox == "" && i.Name != n.conf.Bridge {
+			if err := isolate(i.Name, n.rt.ContainerID); err != nil {
+				return err
+			}
+		}
+	}
+	return m.writeHost(n.conf)
+}
+
+// isolate names the bottle that a port of the bridge belongs to, and keeps
+// it from reaching the other ports, which bridged packets would without passing
+// the packet filter. Plugins before 1.5 do not know "portIsolation".
+func isolate(name, id string) error {
+	port, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	if err := netlink.LinkSetAlias(port, id); err != nil {
+		return fmt.Errorf("mark the bridge's port %s: %w", name, err)
+	}
+	if err := netlink.LinkSetIsolated(port, true); err != nil {
+		return fmt.Errorf("isolate the bridge's port %s: %w", name, err)
+	}
+	return disableIPv6(name)
+}
+
+func ipv4Only(addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func policyFile(dir string) string { return filepath.Join(cniDir(dir), "policy.json") }
+
+// writePolicy also marks the bottle as one that may be attached to the egress
+// network: it is there before the first change on the host.
+func writePolicy(dir string, p policy) error {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("write the egress policy: %w", err)
+	}
+	if err := os.MkdirAll(cniDir(dir), 0o700); err != nil {
+		return fmt.Errorf("write the egress policy: %w", err)
+	}
+	return replaceFile(policyFile(dir), data)
+}
+
+// readPolicy returns an empty policy for a bottle that has none.
+func readPolicy(dir string) (p policy, err error) {
+	data, err := os.ReadFile(policyFile(dir))
+	if errors.Is(err, os.ErrNotExist) {
+		return p, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &p)
+	}
+	if err != nil {
+		return policy{}, fmt.Errorf("read the egress policy %s: %w", policyFile(dir), err)
+	}
+	return p, nil
+}
+
+// replaceFile writes a file so that it is there whole or not at all.
+func replaceFile(path string, data []byte) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+func TestLifeLeavesNothing(t *testing.T) {
+	m := newManager(t)
+	before := state(t)
+	dir := folder(t, "one")
+	info, err := m.Check(ctx(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Bridge != "bottle0" || info.Egress != "10.210.0.0/16" || info.Internal != "10.77.0.0/30" || !info.SetsForwarding {
+		t.Errorf("Check: %+v", info)
+	}
+	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantLeftovers(t, m, "namespace", "namespace", "lease", "bridge", "nftables table", "sysctl", "folder")
+	if _, err := m.Check(ctx(t)); err != nil {
+		t.Errorf("Check with a bottle there: %v", err)
+	}
+	for range 2 { // the second finds nothing, which is no error
+		if err := m.Remove(ctx(t), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantLeftovers(t, m)
+	removeFolder(t, dir)
+	unchanged(t, before)
+}
+
+func wantLeftovers(t *testing.T, m *Manager, kinds ...string) {
+	t.Helper()
+	found, err := m.Leftovers(ctx(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range found {
+		got = append(got, r.Kind)
+	}
+	if strings.Join(got, ",") != strings.Join(kinds, ",") {
+		t.Errorf("leftovers %v, want kinds %v", found, kinds)
+	}
+}
+
+// A host that forwards already goes on doing so.
+func TestForwardingHostStaysSo(t *testing.T) {
+	if err := writeSysctl("ipv4/ip_forward", "1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := writeSysctl("ipv4/ip_forward", "0"); err != nil {
+			t.Error(err)
+		}
+	})
+	m := newManager(t)
+	before := state(t)
+	dir := folder(t, "one")
+	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Remove(ctx(t), dir); err != nil {
+		t.Fatal(err)
+	}
+	removeFolder(t, dir)
+	unchanged(t, before)
+}
+
+// The last one out takes what is shared, the others leave it.
+func TestTwoAtOnce(t *testing.T) {
+	m := newManager(t)
+	before := state(t)
+	listen(t, worldNS, publicAddr+":7000")
+	dirs := []string{folder(t, "one"), folder(t, "two")}
+	var errs [2]error
+	var wg sync.WaitGroup
+	for i, dir := range dirs {
+		wg.Go(func() { _, errs[i] = bring(context.Background(), m, dir, nil) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Remove(ctx(t), dirs[0]); err != nil {
+		t.Fatal(err)
+	}
+	if !reaches(ProxyPath(dirs[1]), publicAddr+":7000", controlTime) {
+		t.Error("the second bottle lost its way out with the first")
+	}
+	if err := m.Remove(ctx(t), dirs[1]); err != nil {
+		t.Fatal(err)
+	}
+	removeFolder(t, dirs[0])
+	removeFolder(t, dirs[1])
+	unchanged(t, before)
+}
+
+// Bottles come and go at the same time: none loses the shared parts to another
+// that leaves last at that moment.
+func TestChurn(t *testing.T) {
+	m := newManager(t)
+	before := state(t)
+	names := []string{"a", "b", "c"}
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		dir := folder(t, name)
+		wg.Go(func() {
+			for range 6 {
+				_, err := bring(context.Background(), m, dir, nil)
+				errs[i] = errors.Join(errs[i], err, m.Remove(context.Background(), dir))
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		removeFolder(t, folder(t, name))
+	}
+	unchanged(t, before)
+}
+
+func TestCreateTwice(t *testing.T) {
+	m := newManager(t)
+	p := up(t, m, "one")
+	if _, err := m.Create(ctx(t), p.dir); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a second Create in the same folder: %v", err)
+	}
+	if err := p.Verify(ctx(t)); err != nil {
+		t.Errorf("the first one's network, after a second Create: %v", err)
+	}
+}
+
+func TestFolderNames(t *testing.T) {
+	m := newManager(t)
+	for _, dir := range []string{"/run", runDir, runDir + "/x", runDir + "/net/x", runDir + "/a/b/c", runDir + "/../x/y", runDir + "/a--b/c", runDir + "/.a/c"} {
+		if _, err := m.Create(ctx(t), dir); err == nil {
+			t.Errorf("Create took %s", dir)
+		}
+		if err := m.Remove(ctx(t), dir); err == nil {
+			t.Errorf("Remove took %s", dir)
+		}
+	}
+}
+
+// TestVerifySees changes one thing in a good network each time.
+func TestVerifySees(t *testing.T) {
+	m := newManager(t)
+	p := up(t, m, "one")
+	agent, proxy := AgentPath(p.dir), ProxyPath(p.dir)
+	set := func(key, value string) func() error {
+		return func() error { return writeSysctl(key, value) }
+	}
+	port := func(isolated bool) func() error {
+		return func() error {
+			l, err := p.hostPort()
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetIsolated(l, isolated)
+		}
+	}
+	pol := func() error { return writeProxyTable("internal0", policy{}) }
+	host := func() error { return m.writeHost(p.confs.Egress) }
+	for _, tt := range []struct {
+		name, ns    string
+		break_, fix func() error
+		want        string
+	}{
+		{"forwarding", proxy, set("ipv4/ip_forward", "1"), closeNS, "proxy's namespace: ipv4/ip_forward is 1"},
+		{"forwarding on one link", proxy, set("ipv4/conf/internal0/forwarding", "1"), set("ipv4/conf/internal0/forwarding", "0"), "ipv4/conf/internal0/forwarding is 1"},
+		{"IPv6", agent, set("ipv6/conf/eth0/disable_ipv6", "0"), set("ipv6/conf/eth0/disable_ipv6", "1"), "agent's namespace: ipv6/conf/eth0/disable_ipv6 is 0"},
+		{"IPv6 for new links", agent, set("ipv6/conf/default/disable_ipv6", "0"), set("ipv6/conf/default/disable_ipv6", "1"), "default/disable_ipv6 is 0"},
+		{"default route", agent, func() error { return addRoute("0.0.0.0/0", "10.77.0.1") }, delRoute, "unexpected route 0.0.0.0/0 via 10.77.0.1 dev eth0"},
+		{"address", agent, func() error { return setAddress("eth0", netip.MustParsePrefix("10.210.9.9/16")) }, delAddress("10.210.9.9/16"), "unexpected address eth0 10.210.9.9/16"},
+		{"link", agent, addDummy, func() error { return deleteLink("extra0") }, "unexpected link extra0"},
+		{"proxy's rules", proxy, removeTable, pol, "no nftables chain input"},
+		{"host's rules", "", removeTable, host, "no nftables chain forward"},
+		{"host's forwarding", "", set("ipv4/ip_forward", "0"), set("ipv4/ip_forward", "1"), "ipv4/ip_forward is 0, not 1"},
+		{"isolation", "", port(false), port(true), "not isolated"},
+		{"IPv6 on the bridge", "", set("ipv6/conf/bottle0/disable_ipv6", "0"), set("ipv6/conf/bottle0/disable_ipv6", "1"), "bottle0/disable_ipv6 is 0"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in(t, tt.ns, tt.break_)
+			err := p.Verify(ctx(t))
+			if !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Verify: %v, want %q", err, tt.want)
+			}
+			in(t, tt.ns, tt.fix)
+			if err := p.Verify(ctx(t)); err != nil {
+				t.Errorf("Verify after it was mended: %v", err)
+			}
+		})
+	}
+}
+
+func delRoute() error {
+	_, dst, err := net.ParseCIDR("0.0.0.0/0")
+	if err != nil {
+		return err
+	}
+	return netlink.RouteDel(&netlink.Route{Dst: dst})
+}
+
+func delAddress(addr string) func() error {
+	return func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		a, err := netlink.ParseAddr(addr)
+		if err != nil {
+			return err
+		}
+		return netlink.AddrDel(l, a)
+	}
+}
+
+func addDummy() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "extra0"
+	l := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(l); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(l)
+}

@@ -1,0 +1,260 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/cni-conf"
+)
+
+// ErrMismatch is wrapped when the network is not what it must be.
+var ErrMismatch = errors.New("network is not as it must be")
+
+// Verify reads back both namespaces and the proxy's place on the host:
+// settings, links, addresses, routes, packet filters. The error wraps
+// ErrMismatch and names all that differs. gVisor takes the addresses out of the
+// agent's namespace when it creates the sandbox, so Verify comes before that.
+func (p *Pair) Verify(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	held, err := p.m.leasesOf(p.confs.Egress.Name, p.id)
+	if err != nil {
+		return err
+	}
+	if len(held) != 1 {
+		return fmt.Errorf("%w: %d addresses of the egress network instead of 1", ErrMismatch, len(held))
+	}
+	var diff []string
+	for _, ns := range []struct {
+		name, path string
+		want       expected
+	}{
+		{"agent", AgentPath(p.dir), agentExpects()},
+		{"proxy", ProxyPath(p.dir), proxyExpects(p.confs, held[0].addr)},
+	} {
+		err := Do(ns.path, func() error {
+			d, err := ns.want.differs()
+			for _, s := range d {
+				diff = append(diff, ns.name+"'s namespace: "+s)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("verify the %s's namespace: %w", ns.name, err)
+		}
+	}
+	d, err := p.hostDiffers()
+	if err != nil {
+		return fmt.Errorf("verify the host's side of the network: %w", err)
+	}
+	if diff = append(diff, d...); len(diff) > 0 {
+		return fmt.Errorf("%w: %s", ErrMismatch, strings.Join(diff, "; "))
+	}
+	return nil
+}
+
+// expected is what a namespace must hold, and all it may.
+type expected struct {
+	addrs  map[string]string // link to its one address
+	routes []string
+	bridge string // joins one port, whose name CNI made up; empty: no ports
+	chains []string
+}
+
+func agentExpects() expected {
+	seg := cniconf.AgentAddress
+	return expected{
+		addrs:  map[string]string{"lo": "127.0.0.1/8", nicName: seg.String()},
+		routes: []string{route(seg.Masked(), netip.Addr{}, nicName)},
+	}
+}
+
+func proxyExpects(confs *cniconf.Networks, addr netip.Addr) expected {
+	in, out := confs.Internal, confs.Egress.Subnet
+	return expected{
+		addrs: map[string]string{
+			"lo": "127.0.0.1/8", in.Bridge: ProxyAddress.String(),
+			nicName: netip.PrefixFrom(addr, out.Bits()).String(),
+		},
+		routes: []string{
+			route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), gateway(out), nicName),
+			route(out, netip.Addr{}, nicName),
+			route(in.Subnet, netip.Addr{}, in.Bridge),
+		},
+		bridge: in.Bridge,
+		chains: []string{"input", "forward", "output"},
+	}
+}
+
+// gateway is the bridge's address: host-local takes the subnet's first.
+func gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
+
+func route(dst netip.Prefix, via netip.Addr, dev string) string {
+	if via.IsValid() {
+		return fmt.Sprintf("%s via %s dev %s", dst, via, dev)
+	}
+	return fmt.Sprintf("%s dev %s", dst, dev)
+}
+
+// differs compares the thread's namespace with what it must be.
+func (e expected) differs() ([]string, error) {
+	diff := differences(closed)
+	names, d, err := e.linksDiffer()
+	if err != nil {
+		return nil, err
+	}
+	diff = append(diff, d...)
+	got, err := routes(names)
+	if err != nil {
+		return nil, err
+	}
+	diff = append(diff, compare("route", got, e.routes)...)
+	shape, err := tableShape()
+	if err != nil {
+		return nil, err
+	}
+	return append(diff, compare("nftables chain", slices.Collect(maps.Keys(shape)), e.chains)...), nil
+}
+
+// linksDiffer also returns the links' names by index.
+func (e expected) linksDiffer() (map[int]string, []string, error) {
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list links: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	var diff, have, wantPorts, havePorts []string
+	if e.bridge != "" {
+		wantPorts = []string{"veth on " + e.bridge}
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
+		if err != nil {
+			return nil, nil, fmt.Errorf("list the addresses of %s: %w", a.Name, err)
+		}
+		for _, addr := range addrs {
+			have = append(have, a.Name+" "+addr.IPNet.String())
+		}
+		_, known := e.addrs[a.Name]
+		switch {
+		case known && a.Flags&unix.IFF_UP == 0:
+			diff = append(diff, a.Name+" is down")
+		case a.MasterIndex != 0:
+			havePorts = append(havePorts, l.Type()+" on "+names[a.MasterIndex])
+		case !known && a.Flags&unix.IFF_UP != 0:
+			// One that is down and without address is a tunnel module's fallback
+			// device, which every namespace gets and nobody can delete.
+			diff = append(diff, "unexpected link "+a.Name)
+		}
+		if known || a.MasterIndex != 0 {
+			diff = append(diff, differences(settingsOf(a.Name))...)
+		}
+	}
+	var want []string
+	for name, addr := range e.addrs {
+		want = append(want, name+" "+addr)
+	}
+	diff = append(diff, compare("port", havePorts, wantPorts)...)
+	return names, append(diff, compare("address", have, want)...), nil
+}
+
+// routes lists the unicast routes of all tables and both families.
+func routes(names map[int]string) ([]string, error) {
+	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
+	var out []string
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := dump(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, all, netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range list {
+			if r.Type != unix.RTN_UNICAST {
+				continue
+			}
+			via, _ := netip.AddrFromSlice(r.Gw)
+			out = append(out, route(prefixOf(r.Dst), via.Unmap(), names[r.LinkIndex]))
+		}
+	}
+	return out, nil
+}
+
+// compare tells what is in one list and not in the other.
+func compare(what string, got, want []string) (diff []string) {
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			diff = append(diff, fmt.Sprintf("no %s %s", what, w))
+		}
+	}
+	for i, g := range got {
+		if !slices.Contains(want, g) || slices.Contains(got[:i], g) {
+			diff = append(diff, fmt.Sprintf("unexpected %s %s", what, g))
+		}
+	}
+	return diff
+}
+
+// hostDiffers looks at the host's end of the proxy's link, and at what bottles
+// share.
+func (p *Pair) hostDiffers() (diff []string, err error) {
+	bridge := p.confs.Egress.Bridge
+	port, err := p.hostPort()
+	if err != nil {
+		return nil, err
+	}
+	b, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", bridge, err)
+	}
+	if port.Attrs().MasterIndex != b.Attrs().Index {
+		diff = append(diff, port.Attrs().Name+" is no port of "+bridge)
+	} else if info, err := netlink.LinkGetProtinfo(port); err != nil {
+		return nil, fmt.Errorf("read the port %s: %w", port.Attrs().Name, err)
+	} else if !info.Isolated {
+		diff = append(diff, port.Attrs().Name+" is not isolated from the bridge's other ports")
+	}
+	diff = append(diff, differences([]setting{
+		{"ipv6/conf/" + bridge + "/disable_ipv6", "1"},
+		{"ipv6/conf/" + port.Attrs().Name + "/disable_ipv6", "1"},
+		{"ipv4/ip_forward", "1"},
+	})...)
+	shape, err := tableShape()
+	if err != nil {
+		return nil, err
+	}
+	return append(diff, compare("nftables chain", slices.Collect(maps.Keys(shape)), []string{"input", "forward", "postrouting"})...), nil
+}
+
+// hostPort finds the host's end of the veth whose other end is the proxy's.
+func (p *Pair) hostPort() (netlink.Link, error) {
+	var peer int
+	err := Do(ProxyPath(p.dir), func() error {
+		l, err := netlink.LinkByName(nicName)
+		if err == nil {
+			peer = l.Attrs().ParentIndex
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find the proxy's %s: %w", nicName, err)
+	}
+	l, err := netlink.LinkByIndex(peer)
+	if err != nil {
+		return nil, fmt.Errorf("find the host's end of the proxy's %s: %w", nicName, err)
+	}
+	return l, nil
+}
