@@ -1,0 +1,170 @@
+package egress
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// Config is what the built-in proxy's process is started with, a JSON file. A
+// zero number or duration stands for its default.
+type Config struct {
+	// Listen is the address and port of the internal segment.
+	Listen string `json:"listen"`
+	Entries
+	// MaxConnections is how many clients' connections may be open at once,
+	// tunnels included; those beyond it are answered with 429. Default 1024.
+	MaxConnections int `json:"max_connections,omitempty"`
+	// HeaderTimeout bounds the reading of a request's head, and of the first
+	// TLS record in a tunnel. Default 10s.
+	HeaderTimeout Duration `json:"header_timeout,omitempty"`
+	// DialTimeout bounds the lookup of a name and the dialling of all its
+	// addresses together. Default 30s.
+	DialTimeout Duration `json:"dial_timeout,omitempty"`
+	// IdleTimeout ends a tunnel in which nothing moved for as long, and a
+	// plain request whose answer does not begin. Default 1h.
+	IdleTimeout Duration `json:"idle_timeout,omitempty"`
+	// TunnelTimeout ends a tunnel or plain request of that age. Default 24h.
+	TunnelTimeout Duration `json:"tunnel_timeout,omitempty"`
+
+	// Resolver looks names up; nil: the system's resolver configuration, read
+	// by Go's own resolver.
+	Resolver Resolver `json:"-"`
+}
+
+// Duration is a time.Duration that is text in JSON: "90s", "1h".
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) {
+	return []byte(time.Duration(d).String()), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 90s or 1h", shorten(string(text)))
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// maxConfig bounds the file that is read; a policy of ten thousand names fits.
+const maxConfig = 4 << 20
+
+// LoadConfig reads and checks a configuration file. Unknown keys and anything
+// after the object are errors; errors name the file, and the line where JSON
+// can tell it.
+func LoadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("opening the proxy's configuration: %w", err)
+	}
+	defer func() { _ = f.Close() }() // read only
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("reading the proxy's configuration %s: %w", path, err)
+	}
+	cfg, err := parseConfig(data)
+	if err != nil {
+		return Config{}, fmt.Errorf("proxy configuration %s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+func parseConfig(data []byte) (Config, error) {
+	if len(data) > maxConfig {
+		return Config{}, fmt.Errorf("it is larger than %d bytes", maxConfig)
+	}
+	var cfg Config
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&cfg); err != nil {
+		return Config{}, fmt.Errorf("line %d: %w", lineOf(data, err, dec.InputOffset()), err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return Config{}, fmt.Errorf("line %d: there is more after the object", lineAt(data, dec.InputOffset()))
+	}
+	if err := checkListen(cfg.Listen); err != nil {
+		return Config{}, err
+	}
+	if _, err := cfg.limits(); err != nil {
+		return Config{}, err
+	}
+	if _, err := cfg.Policy(); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}
+
+// lineOf is the line that a decoding error is about.
+func lineOf(data []byte, err error, offset int64) int {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		offset = syntax.Offset
+	case errors.As(err, &kind):
+		offset = kind.Offset
+	}
+	return lineAt(data, offset)
+}
+
+func lineAt(data []byte, offset int64) int {
+	return 1 + bytes.Count(data[:min(int(offset), len(data))], []byte("\n"))
+}
+
+// checkListen wants one address: on all of them the proxy would serve the
+// egress network too.
+func checkListen(listen string) error {
+	ap, err := netip.ParseAddrPort(listen)
+	switch {
+	case err != nil:
+		return fmt.Errorf("listen: %q is not an address and a port", shorten(listen))
+	case ap.Addr().Unmap().IsUnspecified():
+		return fmt.Errorf("listen: %s is every address: name the internal segment's", listen)
+	}
+	return nil
+}
+
+// limits are a configuration's numbers with the defaults filled in.
+type limits struct {
+	connections                int
+	header, dial, idle, tunnel time.Duration
+}
+
+func (c Config) limits() (limits, error) {
+	l := limits{connections: c.MaxConnections}
+	if l.connections == 0 {
+		l.connections = 1024
+	}
+	if l.connections < 0 {
+		return limits{}, fmt.Errorf("max_connections: %d is negative", l.connections)
+	}
+	for _, f := range []struct {
+		key  string
+		to   *time.Duration
+		from Duration
+		def  time.Duration
+	}{
+		{"header_timeout", &l.header, c.HeaderTimeout, 10 * time.Second},
+		{"dial_timeout", &l.dial, c.DialTimeout, 30 * time.Second},
+		{"idle_timeout", &l.idle, c.IdleTimeout, time.Hour},
+		{"tunnel_timeout", &l.tunnel, c.TunnelTimeout, 24 * time.Hour},
+	} {
+		*f.to = time.Duration(f.from)
+		if *f.to == 0 {
+			*f.to = f.def
+		}
+		if *f.to < 0 {
+			return limits{}, fmt.Errorf("%s: %s is negative", f.key, *f.to)
+		}
+	}
+	return l, nil
+}

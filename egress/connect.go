@@ -1,0 +1,77 @@
+package egress
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// connect answers CONNECT host:port.
+func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
+	s.tunnels.Add(1)
+	defer s.tunnels.Done()
+	e := s.current.Load()
+	// The target as it was sent: what URL parsing makes of it is another thing.
+	raw, port, err := splitTarget(r.RequestURI, 0)
+	if err != nil {
+		s.refuse(w, r, &refusalError{status: http.StatusBadRequest, scanner: "parser", reason: err.Error()})
+		return
+	}
+	host, verdict, ref := e.verdictOf(raw, port)
+	if ref != nil {
+		s.refuse(w, r, ref)
+		return
+	}
+	upstream, err := e.dialer.dial(r.Context(), host, port)
+	if err != nil {
+		s.refuse(w, r, asRefusal(err))
+		return
+	}
+	defer func() { _ = upstream.Close() }() // a second time, when all went well
+	client, early, err := hijack(w)
+	if err != nil {
+		s.log.log(line{Event: EventError, Target: joinHostPort(host, port), Reason: err.Error()})
+		return
+	}
+	t := &tunnel{
+		server: s, target: joinHostPort(host, port), host: host, rule: verdict.Rule, anyStream: verdict.SSH,
+		client: client, upstream: upstream, early: early, start: time.Now(),
+	}
+	s.run(r.Context(), t)
+}
+
+// hijack takes a client's connection over from the HTTP server, with the bytes
+// that it had read beyond the request.
+func hijack(w http.ResponseWriter) (*net.TCPConn, []byte, error) {
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return nil, nil, fmt.Errorf("taking over the client's connection: %w", err)
+	}
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		_ = conn.Close()
+		return nil, nil, fmt.Errorf("the client's connection is a %T, not TCP", conn)
+	}
+	early := make([]byte, buf.Reader.Buffered())
+	_, err = buf.Read(early) // of what is buffered: one Read gives it all
+	if err != nil && len(early) > 0 {
+		_ = tcp.Close()
+		return nil, nil, fmt.Errorf("reading what the client sent early: %w", err)
+	}
+	return tcp, early, nil
+}
+
+// run counts a tunnel in and out and ends it with the server.
+func (s *Server) run(ctx context.Context, t *tunnel) {
+	s.open.Add(1)
+	s.conns.Add(1)
+	defer func() {
+		s.open.Add(-1)
+		s.conns.Add(-1)
+	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.tunnel, errTunnelAge)
+	defer cancel()
+	t.serve(ctx)
+}

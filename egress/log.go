@@ -1,0 +1,144 @@
+package egress
+
+import (
+	"encoding/json"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+)
+
+// Event names, pipelock's.
+const (
+	EventStartup     = "startup"
+	EventTunnelOpen  = "tunnel_open"
+	EventTunnelClose = "tunnel_close"
+	EventForward     = "forward_http"
+	EventBlocked     = "blocked"
+	EventSNIMismatch = "sni_mismatch"
+	EventError       = "error"
+	EventReload      = "config_reload"
+	EventShutdown    = "shutdown"
+)
+
+// line is one line of the log. Pointers are keys that may be zero and are
+// still written.
+type line struct {
+	Time        string   `json:"time"`
+	Level       string   `json:"level"`
+	Event       string   `json:"event"`
+	Target      string   `json:"target,omitempty"`
+	Method      string   `json:"method,omitempty"`
+	URL         string   `json:"url,omitempty"`
+	ConnectHost string   `json:"connect_host,omitempty"`
+	SNIHost     string   `json:"sni_host,omitempty"`
+	Scanner     string   `json:"scanner,omitempty"`
+	Reason      string   `json:"reason,omitempty"`
+	Rule        string   `json:"rule,omitempty"`
+	Status      int      `json:"status_code,omitempty"`
+	TotalBytes  *int64   `json:"total_bytes,omitempty"`
+	DurationMS  *int64   `json:"duration_ms,omitempty"`
+	Listen      string   `json:"listen,omitempty"`
+	Mode        string   `json:"mode,omitempty"`
+	Allow       []string `json:"allow,omitempty"`
+}
+
+// Bounds of what a client can make a line long with, bytes before escaping.
+const (
+	maxLogURL  = 2048
+	maxLogText = 512
+	// maxLogAllow is how many entries the startup line lists.
+	maxLogAllow = 256
+)
+
+// logger writes JSON lines, one Write each. It keeps nothing: a slow reader of
+// the log slows the requests that want to be logged, so that a flood grows no
+// memory and no refusal goes unlogged.
+type logger struct {
+	mu  sync.Mutex
+	w   io.Writer
+	now func() time.Time
+}
+
+func newLogger(w io.Writer) *logger {
+	return &logger{w: w, now: time.Now}
+}
+
+func (l *logger) log(ln line) {
+	ln.Time = l.now().UTC().Format("2006-01-02T15:04:05.000Z07:00")
+	ln.Level = level(ln.Event)
+	ln.URL = bounded(maskURL(ln.URL), maxLogURL)
+	for _, s := range []*string{&ln.Target, &ln.Method, &ln.ConnectHost, &ln.SNIHost, &ln.Reason, &ln.Rule} {
+		*s = bounded(*s, maxLogText)
+	}
+	data, err := json.Marshal(ln)
+	if err != nil {
+		return // strings and numbers only: cannot be
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// There is nowhere left to say that the log cannot be written.
+	_, _ = l.w.Write(append(data, '\n'))
+}
+
+func level(event string) string {
+	switch event {
+	case EventBlocked, EventSNIMismatch:
+		return "warn"
+	case EventError:
+		return "error"
+	}
+	return "info"
+}
+
+// bounded cuts a text to n bytes, at a character's border.
+func bounded(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
+
+// maskURL replaces what may be a secret in a URL: the user part, every value
+// of the query, and a parameter without a name. It works on the text, as a
+// refused URL need not be a valid one.
+func maskURL(u string) string {
+	u, _, _ = strings.Cut(u, "#")
+	u, query, found := strings.Cut(u, "?")
+	if scheme, rest, ok := strings.Cut(u, "://"); ok {
+		authority, path, _ := strings.Cut(rest, "/")
+		if i := strings.LastIndexByte(authority, '@'); i >= 0 {
+			u = scheme + "://***@" + authority[i+1:] + "/" + path
+		}
+	}
+	if !found {
+		return u
+	}
+	return u + "?" + maskQuery(query)
+}
+
+func maskQuery(query string) string {
+	var b strings.Builder
+	for rest := query; rest != ""; {
+		i := strings.IndexAny(rest, "&;")
+		param, sep := rest, ""
+		if i >= 0 {
+			param, sep = rest[:i], rest[i:i+1]
+		}
+		rest = rest[len(param)+len(sep):]
+		if key, _, ok := strings.Cut(param, "="); ok {
+			b.WriteString(key + "=")
+		}
+		if param != "" {
+			b.WriteString("***")
+		}
+		b.WriteString(sep)
+	}
+	return b.String()
+}
+
+func ptr[T any](v T) *T { return &v }

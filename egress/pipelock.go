@@ -1,0 +1,148 @@
+package egress
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// Ports of pipelock's process.
+const (
+	pipelockListen  = "0.0.0.0:8888"
+	pipelockMetrics = "127.0.0.1:9091"
+)
+
+// nothingAllowed stands for an empty allowlist, which pipelock takes for a
+// mistake: a name that cannot exist (RFC 2606 section 2).
+const nothingAllowed = "nothing.invalid"
+
+// pipelockConfig has only keys that every version in use knows, as an unknown
+// one keeps pipelock from starting. Its own defaults are wrong for an agent:
+// no forward proxy, tunnels cut after five minutes, 60 requests a minute.
+type pipelockConfig struct {
+	Version        int           `yaml:"version"`
+	Mode           string        `yaml:"mode"` // only strict denies what is not in the list
+	Enforce        bool          `yaml:"enforce"`
+	ExplainBlocks  bool          `yaml:"explain_blocks"`
+	APIAllowlist   []string      `yaml:"api_allowlist"`
+	TrustedDomains []string      `yaml:"trusted_domains,omitempty"`
+	SSRF           *pipelockSSRF `yaml:"ssrf,omitempty"`
+	FetchProxy     struct {
+		Listen         string `yaml:"listen"`
+		TimeoutSeconds int    `yaml:"timeout_seconds"`
+		MaxResponseMB  int    `yaml:"max_response_mb"`
+		Monitoring     struct {
+			MaxURLLength         int     `yaml:"max_url_length"`
+			EntropyThreshold     float64 `yaml:"entropy_threshold"`
+			MaxRequestsPerMinute int     `yaml:"max_requests_per_minute"`
+		} `yaml:"monitoring"`
+	} `yaml:"fetch_proxy"`
+	ForwardProxy struct {
+		Enabled            bool `yaml:"enabled"`
+		MaxTunnelSeconds   int  `yaml:"max_tunnel_seconds"`
+		IdleTimeoutSeconds int  `yaml:"idle_timeout_seconds"`
+		// Never its stricter sibling sni_require_tls: that ends ssh.
+		SNIVerification bool `yaml:"sni_verification"`
+	} `yaml:"forward_proxy"`
+	DLP struct {
+		ScanEnv         bool `yaml:"scan_env"`
+		IncludeDefaults bool `yaml:"include_defaults"`
+	} `yaml:"dlp"`
+	RequestBodyScanning struct {
+		Enabled     bool   `yaml:"enabled"`
+		Action      string `yaml:"action"`
+		ScanHeaders bool   `yaml:"scan_headers"`
+	} `yaml:"request_body_scanning"`
+	ResponseScanning struct {
+		Enabled bool   `yaml:"enabled"`
+		Action  string `yaml:"action"`
+	} `yaml:"response_scanning"`
+	WebsocketProxy  pipelockSwitch `yaml:"websocket_proxy"`
+	TLSInterception pipelockSwitch `yaml:"tls_interception"`
+	MetricsListen   string         `yaml:"metrics_listen"`
+	Logging         struct {
+		Format         string `yaml:"format"`
+		Output         string `yaml:"output"`
+		IncludeAllowed bool   `yaml:"include_allowed"`
+		IncludeBlocked bool   `yaml:"include_blocked"`
+	} `yaml:"logging"`
+	Sentry pipelockSwitch `yaml:"sentry"`
+}
+
+type pipelockSSRF struct {
+	IPAllowlist []string `yaml:"ip_allowlist"`
+}
+
+type pipelockSwitch struct {
+	Enabled bool `yaml:"enabled"`
+}
+
+// Render gives pipelock's configuration for the policy, in YAML, for a version
+// of pipelock such as "2.3.0". Pipelock has no ports in its list: those of the
+// policy are left out and have to be enforced beside it.
+func (p Policy) Render(version string) ([]byte, error) {
+	if !strings.HasPrefix(version, "2.") {
+		return nil, fmt.Errorf("rendering pipelock's configuration: version %q is not known, only 2.x is", shorten(version))
+	}
+	data, err := yaml.Marshal(p.pipelock())
+	if err != nil {
+		return nil, fmt.Errorf("rendering pipelock's configuration: %w", err)
+	}
+	return data, nil
+}
+
+func (p Policy) pipelock() pipelockConfig {
+	c := pipelockConfig{
+		Version: 1, Mode: "strict", Enforce: true,
+		APIAllowlist:   ruleHosts(p.Allow),
+		TrustedDomains: ruleHosts(p.PrivateNames),
+		MetricsListen:  pipelockMetrics,
+	}
+	if len(c.APIAllowlist) == 0 {
+		c.APIAllowlist = []string{nothingAllowed}
+	}
+	if len(p.Private) > 0 {
+		c.SSRF = &pipelockSSRF{IPAllowlist: prefixTexts(p.Private)}
+	}
+	c.FetchProxy.Listen = pipelockListen
+	c.FetchProxy.TimeoutSeconds = 300
+	c.FetchProxy.MaxResponseMB = 64
+	c.FetchProxy.Monitoring.MaxURLLength = 8192
+	c.FetchProxy.Monitoring.EntropyThreshold = 5
+	c.FetchProxy.Monitoring.MaxRequestsPerMinute = 6000
+	c.ForwardProxy.Enabled = true
+	c.ForwardProxy.MaxTunnelSeconds = 86400
+	c.ForwardProxy.IdleTimeoutSeconds = 3600
+	c.ForwardProxy.SNIVerification = true
+	c.DLP.IncludeDefaults = true
+	c.RequestBodyScanning.Enabled = true
+	c.RequestBodyScanning.Action = "block"
+	c.RequestBodyScanning.ScanHeaders = true
+	c.ResponseScanning.Enabled = true
+	c.ResponseScanning.Action = "warn"
+	c.Logging.Format = "json"
+	c.Logging.Output = "stdout"
+	c.Logging.IncludeAllowed = true
+	c.Logging.IncludeBlocked = true
+	return c
+}
+
+// ruleHosts are the rules without their ports: to pipelock an entry with a
+// port matches nothing.
+func ruleHosts(rules []Rule) []string {
+	var hosts []string
+	for _, r := range rules {
+		hosts = append(hosts, r.Host)
+	}
+	return sortedUnique(hosts)
+}
+
+func prefixTexts(prefixes []netip.Prefix) []string {
+	var texts []string
+	for _, prefix := range prefixes {
+		texts = append(texts, prefix.String())
+	}
+	return sortedUnique(texts)
+}

@@ -1,0 +1,265 @@
+package egress
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Server is the built-in proxy. It is made by [New] and serves until the
+// context of [Server.Serve] ends.
+type Server struct {
+	limits  limits
+	log     *logger
+	current atomic.Pointer[enforcer]
+	conns   atomic.Int64 // open clients' connections, tunnels included
+	open    atomic.Int64 // open tunnels
+	tunnels sync.WaitGroup
+	reload  sync.Mutex
+}
+
+// enforcer is a policy with what enforces it. It is replaced as a whole, so
+// that a request meets one policy from its check to its dial.
+type enforcer struct {
+	policy    Policy
+	dialer    *dialer
+	transport *http.Transport
+}
+
+// New makes a proxy with the policy and limits of a configuration; cfg.Listen
+// is not used. The log goes to logger as JSON lines, one Write each.
+func New(cfg Config, logger io.Writer) (*Server, error) {
+	l, err := cfg.limits()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{limits: l, log: newLogger(logger)}
+	e, err := s.newEnforcer(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.current.Store(e)
+	return s, nil
+}
+
+// Reload puts the policy of cfg in force for all requests that begin after it
+// returns. Open tunnels and requests go on; limits and timers stay as they
+// were. On an error the old policy stays in force.
+func (s *Server) Reload(cfg Config) error {
+	s.reload.Lock()
+	defer s.reload.Unlock()
+	e, err := s.newEnforcer(cfg)
+	if err != nil {
+		return err
+	}
+	old := s.current.Swap(e)
+	old.transport.CloseIdleConnections()
+	s.log.log(line{Event: EventReload, Allow: shownHosts(e.policy)})
+	return nil
+}
+
+func (s *Server) newEnforcer(cfg Config) (*enforcer, error) {
+	p, err := cfg.Policy()
+	if err != nil {
+		return nil, err
+	}
+	d := newDialer(p, cfg.Resolver, s.limits.dial)
+	return &enforcer{policy: p, dialer: d, transport: newTransport(d, s.limits)}, nil
+}
+
+// Serve answers clients of l until ctx ends, then closes l and every tunnel
+// and returns nil, within about a second. It closes l also when it fails.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := s.httpServer(ctx)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		cancel()
+		s.stop(srv)
+		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.stop(srv)
+	<-failed
+	return nil
+}
+
+func (s *Server) httpServer(ctx context.Context) *http.Server {
+	return &http.Server{
+		Handler:                      http.HandlerFunc(s.handle),
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            s.limits.header,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               64 << 10,
+		ErrorLog:                     log.New(io.Discard, "", 0), // clients' mistakes
+		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ConnContext:                  s.countIn,
+		ConnState:                    s.countOut,
+	}
+}
+
+// stopTimeout bounds what a request still may do once all is being closed.
+const stopTimeout = 400 * time.Millisecond
+
+// stop ends srv, whose context has ended: tunnels and requests are on their
+// way out already, and what stays longer is cut.
+func (s *Server) stop(srv *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		_ = srv.Close() // cutting is all that is left to do
+	}
+	s.current.Load().transport.CloseIdleConnections()
+	done := make(chan struct{})
+	go func() {
+		s.tunnels.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(stopTimeout):
+	}
+}
+
+// overLimitKey marks the context of a connection that is one too many.
+type overLimitKey struct{}
+
+// spareConnections is how many clients beyond the limit get an answer that
+// says so; those beyond them are closed without one.
+const spareConnections = 64
+
+func (s *Server) countIn(ctx context.Context, c net.Conn) context.Context {
+	over := s.conns.Add(1) - int64(s.limits.connections)
+	if over <= 0 {
+		return ctx
+	}
+	if over > spareConnections {
+		_ = c.Close() // it is refused either way
+	}
+	return context.WithValue(ctx, overLimitKey{}, true)
+}
+
+// countOut follows countIn. A hijacked connection is counted by its tunnel.
+func (s *Server) countOut(_ net.Conn, state http.ConnState) {
+	if state == http.StateClosed || state == http.StateHijacked {
+		s.conns.Add(-1)
+	}
+}
+
+// handle tells apart what a client can ask of a proxy.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	over, _ := r.Context().Value(overLimitKey{}).(bool)
+	switch {
+	case isHealth(r):
+		s.health(w)
+	case over:
+		w.Header().Set("Connection", "close")
+		s.refuse(w, r, &refusalError{
+			status: http.StatusTooManyRequests, scanner: "ratelimit",
+			reason: fmt.Sprintf("more than %d connections are open", s.limits.connections),
+		})
+	case r.Method == http.MethodConnect:
+		s.connect(w, r)
+	case r.URL.IsAbs():
+		s.forward(w, r)
+	default:
+		answer(w, http.StatusNotFound, "this is a proxy: set HTTP_PROXY and HTTPS_PROXY to its address\n")
+	}
+}
+
+// isHealth wants the path alone: http://host/health is a request to a host.
+func isHealth(r *http.Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.RequestURI == "/health"
+}
+
+func (s *Server) health(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/json")
+	// An error here is the client's end of the connection.
+	_, _ = fmt.Fprintf(w, `{"status":"healthy","proxy":"builtin","tunnels":%d,"hosts":%d}`+"\n",
+		s.open.Load(), len(s.current.Load().policy.Allow))
+}
+
+// refuse logs a refusal and answers with it.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, ref *refusalError) {
+	ln := line{Event: EventBlocked, Method: r.Method, Scanner: ref.scanner, Reason: ref.reason, Rule: ref.rule, Status: ref.status}
+	prefix := "blocked: "
+	if r.Method == http.MethodConnect {
+		prefix = "CONNECT blocked: "
+		ln.Target = r.RequestURI
+	} else {
+		ln.URL = r.RequestURI
+	}
+	if ref.scanner == "dial" {
+		ln.Event = EventError
+		prefix = ""
+	}
+	s.log.log(ln)
+	answer(w, ref.status, prefix+ref.reason+"\n"+hint(ref))
+}
+
+// hint is the second line of a refusal: what would allow it.
+func hint(ref *refusalError) string {
+	switch ref.scanner {
+	case "allowlist":
+		return "To allow it, add the host under egress.allow of the bottle in the manifest.\n"
+	case "port":
+		return "To allow it, add host:port under egress.allow of the bottle in the manifest.\n"
+	}
+	return ""
+}
+
+// answer is an error that the proxy gives itself. The header keeps clients of
+// Anthropic's API from trying again in silence.
+func answer(w http.ResponseWriter, status int, text string) {
+	h := w.Header()
+	h.Set("X-Should-Retry", "false")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, text) // an error is the client's end of the connection
+}
+
+// verdictOf checks a host as the client wrote it and gives its normal form.
+func (e *enforcer) verdictOf(host string, port int) (string, Verdict, *refusalError) {
+	name, addr, err := normalHost(host)
+	if err != nil {
+		return "", Verdict{}, &refusalError{
+			status: http.StatusBadRequest, scanner: "parser",
+			reason: fmt.Sprintf("not a host: %q: %v", shorten(host), err),
+		}
+	}
+	v := e.policy.check(name, addr.IsValid(), port)
+	if v.Allowed {
+		return name, v, nil
+	}
+	scanner := "allowlist"
+	if v.Rule != "" {
+		scanner = "port"
+	}
+	return name, v, &refusalError{status: http.StatusForbidden, scanner: scanner, reason: v.Reason, rule: v.Rule}
+}
+
+// asRefusal finds the refusal in an error, or makes one of a gateway that
+// failed.
+func asRefusal(err error) *refusalError {
+	var ref *refusalError
+	if errors.As(err, &ref) {
+		return ref
+	}
+	return &refusalError{status: http.StatusBadGateway, scanner: "dial", reason: err.Error()}
+}
+
+func shownHosts(p Policy) []string {
+	hosts := p.Hosts()
+	return hosts[:min(len(hosts), maxLogAllow)]
+}

@@ -1,0 +1,194 @@
+package egress
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tlsServer is a TLS server for example.com and the names below it.
+func tlsServer(t *testing.T) (*httptest.Server, int) {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "hello from "+r.Host)
+	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that are cut are what is tested
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv, portOf(srv.Listener.Addr().String())
+}
+
+func TestTLSThroughTunnel(t *testing.T) {
+	srv, port := tlsServer(t)
+	p := startProxy(t, Config{Entries: Entries{Allow: []string{fmt.Sprintf("*.example.com:%d", port)}}})
+	res, err := p.client(t, srv).Get(fmt.Sprintf("https://a.example.com:%d/", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if want := fmt.Sprintf("hello from a.example.com:%d", port); err != nil || string(body) != want {
+		t.Errorf("%q, %v; want %q", body, err, want)
+	}
+}
+
+func TestSNI(t *testing.T) {
+	srv, port := tlsServer(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(srv.Certificate())
+	for _, tc := range []struct {
+		name    string
+		entries Entries
+		host    string
+		sni     string
+		ok      bool
+	}{
+		{"same name", Entries{Allow: []string{"a.example.com:%d"}}, "a.example.com", "a.example.com", true},
+		{"same name, other case", Entries{Allow: []string{"a.example.com:%d"}}, "A.EXAMPLE.com.", "a.Example.com", true},
+		{"other name", Entries{Allow: []string{"a.example.com:%d"}}, "a.example.com", "other.example.com", false},
+		{"other allowed name", Entries{Allow: []string{"*.example.com:%d"}}, "a.example.com", "other.example.com", false},
+		{"parent name", Entries{Allow: []string{"a.example.com:%d"}}, "a.example.com", "example.com", false},
+		{"no name", Entries{Allow: []string{"a.example.com:%d"}}, "a.example.com", "", false},
+		{"address without name", Entries{Allow: []string{"127.0.0.1:%d"}}, "127.0.0.1", "", true},
+		{"address with name", Entries{Allow: []string{"127.0.0.1:%d"}}, "127.0.0.1", "a.example.com", false},
+		{"ssh entry, same name", Entries{SSH: []string{"a.example.com:%d"}}, "a.example.com", "a.example.com", true},
+		{"ssh entry, other name", Entries{SSH: []string{"a.example.com:%d"}}, "a.example.com", "other.example.com", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, list := range [][]string{tc.entries.Allow, tc.entries.SSH} {
+				for i := range list {
+					list[i] = fmt.Sprintf(list[i], port)
+				}
+			}
+			p := startProxy(t, Config{Entries: tc.entries})
+			s := p.connect(t, fmt.Sprintf("%s:%d", tc.host, port))
+			conn := tls.Client(s, &tls.Config{
+				ServerName: tc.sni, RootCAs: pool,
+				InsecureSkipVerify: tc.sni == "", // crypto/tls wants one or the other
+			})
+			err := conn.Handshake()
+			if tc.ok != (err == nil) {
+				t.Errorf("handshake: %v, want ok: %v", err, tc.ok)
+			}
+			if tc.ok {
+				return
+			}
+			e := p.log.waitEvent(t, EventSNIMismatch)
+			if e.SNI != strings.ToLower(tc.sni) || !e.Denied() {
+				t.Errorf("logged %+v", e)
+			}
+		})
+	}
+}
+
+// A handshake that comes byte by byte, in records of a few bytes, is still one.
+func TestSNIInPieces(t *testing.T) {
+	_, port := tlsServer(t)
+	p := startProxy(t, Config{Entries: Entries{Allow: []string{fmt.Sprintf("a.example.com:%d", port)}}})
+	for name, ok := range map[string]bool{"a.example.com": true, "other.example.com": false} {
+		s := p.connect(t, fmt.Sprintf("a.example.com:%d", port))
+		for _, b := range splitRecords(hello(t, name), 7) {
+			if _, err := s.Write([]byte{b}); err != nil {
+				break // refused before the end
+			}
+		}
+		answer := make([]byte, 1)
+		n, err := s.Read(answer)
+		if ok && (n != 1 || answer[0] != recordHandshake) {
+			t.Errorf("%s: %x, %v; want the server's handshake", name, answer[:n], err)
+		}
+		if !ok && n != 0 {
+			t.Errorf("%s: %x, want nothing", name, answer[:n])
+		}
+	}
+}
+
+// hello is the first flight of a TLS client, one record.
+func hello(t *testing.T, name string) []byte {
+	t.Helper()
+	var sent bytes.Buffer
+	conn := &recordingConn{helloConn: helloConn{r: strings.NewReader("")}, w: &sent}
+	if err := tls.Client(conn, &tls.Config{ServerName: name}).Handshake(); err == nil {
+		t.Fatal("a handshake with nobody succeeded")
+	}
+	return sent.Bytes()
+}
+
+type recordingConn struct {
+	helloConn
+	w io.Writer
+}
+
+func (c *recordingConn) Write(p []byte) (int, error) { return c.w.Write(p) }
+
+// splitRecords cuts the one TLS record in data into records of size bytes.
+func splitRecords(data []byte, size int) []byte {
+	head, body := data[:3], data[5:5+int(data[3])<<8+int(data[4])]
+	var out []byte
+	for len(body) > 0 {
+		n := min(size, len(body))
+		out = append(out, head...)
+		out = append(out, byte(n>>8), byte(n))
+		out = append(out, body[:n]...)
+		body = body[n:]
+	}
+	return out
+}
+
+// What is not TLS passes on an ssh entry's port, and there only.
+func TestNotTLS(t *testing.T) {
+	port := serveTCP(t, echo)
+	p := startProxy(t, Config{
+		HeaderTimeout: Duration(300 * time.Millisecond),
+		Entries: Entries{
+			Allow: []string{fmt.Sprintf("a.example.com:%d", port)},
+			SSH:   []string{fmt.Sprintf("git.example.com:%d", port)},
+		},
+	})
+	p.connect(t, fmt.Sprintf("git.example.com:%d", port)).roundTrip(t, "SSH-2.0-test\r\n")
+	for _, first := range []string{
+		"SSH-2.0-test\r\n", "GET / HTTP/1.1\r\nHost: other\r\n\r\n", "x",
+		"\x80\x2e\x01\x00\x02", // SSL 2
+		"\x16GET / HTTP/1.1\r\n\r\n",
+		"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", // a hello of one byte
+		"\x16\x03\x01\x40\x01" + strings.Repeat("x", 0x4001),
+		"\x16\x03\x01",
+		"\x15\x03\x01\x00\x02\x01\x00",
+	} {
+		s := p.connect(t, fmt.Sprintf("a.example.com:%d", port))
+		if _, err := io.WriteString(s, first); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := io.ReadAll(s); len(got) > 0 {
+			t.Errorf("after %.20q came %q", first, got)
+		}
+	}
+	p.log.wait(t, "refusal", func(e Entry) bool { return e.Event == EventBlocked && e.Scanner == "sni" })
+}
+
+// A client that opens a tunnel and says nothing is let go after a time; the
+// server's first words do not reach it before.
+func TestSilentTunnel(t *testing.T) {
+	port := serveTCP(t, func(c *net.TCPConn) {
+		_, _ = io.WriteString(c, "banner")
+		_, _ = io.Copy(io.Discard, c)
+	})
+	p := startProxy(t, Config{HeaderTimeout: Duration(50 * time.Millisecond), Entries: Entries{Allow: []string{fmt.Sprintf("a.example.com:%d", port)}}})
+	got, err := io.ReadAll(p.connect(t, fmt.Sprintf("a.example.com:%d", port)))
+	if err != nil || len(got) > 0 {
+		t.Errorf("%q, %v; want nothing", got, err)
+	}
+	e := p.log.waitEvent(t, EventError)
+	if !strings.Contains(e.Reason, "waiting for the client's first bytes") {
+		t.Errorf("logged %+v", e)
+	}
+}
