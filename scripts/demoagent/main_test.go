@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+// The test runs in a network namespace of its own that has the world's addresses
+// on lo, the world and the proxy; agents run in one more each, with a link to
+// the proxy and nothing else. roleVar tells the copies of the test apart.
+const (
+	roleVar   = "DEMOAGENT_TEST_ROLE"
+	roleWorld = "world"
+	roleAgent = "agent"
+	// routeVar gives an agent the default route that the walls take from it.
+	routeVar = "DEMOAGENT_TEST_ROUTE"
+)
+
+const (
+	proxyAddress = "10.77.0.1"
+	agentAddress = "10.77.0.2"
+	agentLink    = "eth0"
+)
+
+var worldProgram string
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(roleVar) {
+	case roleWorld:
+		os.Exit(testInWorld(m))
+	case roleAgent:
+		if err := becomeAgent(); err != nil {
+			fmt.Fprintln(os.Stderr, "become the agent:", err)
+			os.Exit(125)
+		}
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	default:
+		os.Exit(testInNamespace())
+	}
+}
+
+func testInNamespace() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), roleVar+"="+roleWorld)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "run the test in a network namespace of its own (needs root):", err)
+		return 1
+	}
+	return 0
+}
+
+func testInWorld(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "demoagent-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	worldProgram = filepath.Join(dir, "world")
+	if err := setUpWorld(); err != nil {
+		fmt.Fprintln(os.Stderr, "set the test's network namespace up:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+func setUpWorld() error {
+	if out, err := exec.Command("go", "build", "-o", worldProgram, "../world").CombinedOutput(); err != nil {
+		return fmt.Errorf("build the world: %w\n%s", err, out)
+	}
+	out, err := exec.Command(worldProgram, "addresses").Output()
+	if err != nil {
+		return fmt.Errorf("list the world's addresses: %w", err)
+	}
+	for _, a := range strings.Fields(string(out)) {
+		if err := addAddress("lo", a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addAddress also sets the link up.
+func addAddress(link, address string) error {
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	addr.Flags = unix.IFA_F_NODAD
+	if err := netlink.AddrAdd(l, addr); err != nil {
+		return fmt.Errorf("add %s to %s: %w", address, link, err)
+	}
+	return netlink.LinkSetUp(l)
+}
+
+// becomeAgent waits until the test has handed over the link.
+func becomeAgent() error {
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+		return err
+	}
+	if err := addAddress(agentLink, agentAddress+"/30"); err != nil {
+		return err
+	}
+	if os.Getenv(routeVar) == "" {
+		return nil
+	}
+	return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(proxyAddress)})
+}
+
+// startWorld serves until the test ends; it returns the world's folder.
+func startWorld(t *testing.T) string {
+	t.Helper()
+	state := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), worldProgram, "serve", "--state", state)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { <-ended })
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		if _, err := os.Stat(filepath.Join(state, "ready")); err == nil {
+			return state
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("the world ended before it was ready: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	t.Fatal("the world is not ready after 30 seconds")
+	return ""
+}
+
+// startProxy runs bottle's own proxy at proxyAddress. The address has to be on a
+// link of the caller's.
+func startProxy(t *testing.T, allow ...string) {
+	t.Helper()
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, dnsAddress)
+	}}
+	server, err := egress.New(egress.Config{Entries: egress.Entries{Allow: allow}, Resolver: resolver}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(proxyAddress, "8888"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("the proxy ended with %v", err)
+		}
+	})
+}
+
+// agent is a process of demoagent in a namespace of its own, whose link is not
+// set up yet.
+type agent struct {
+	cmd   *exec.Cmd
+	begin io.WriteCloser
+	out   bytes.Buffer
+}
+
+// newAgent joins the agent to this namespace by a link, which ends with it.
+func newAgent(t *testing.T, state string, env []string, args ...string) *agent {
+	t.Helper()
+	a := &agent{cmd: exec.CommandContext(t.Context(), "/proc/self/exe", args...)}
+	proxy := "http://" + proxyAddress + ":8888"
+	a.cmd.Env = append([]string{roleVar + "=" + roleAgent, "SSL_CERT_FILE=" + filepath.Join(state, "ca.pem"),
+		"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy}, env...)
+	a.cmd.Stdout, a.cmd.Stderr = &a.out, &a.out
+	a.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	var err error
+	if a.begin, err = a.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	veth := netlink.NewVeth(netlink.LinkAttrs{Name: "internal0"})
+	veth.PeerName, veth.PeerNamespace = agentLink, netlink.NsPid(a.cmd.Process.Pid)
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	if err := addAddress("internal0", proxyAddress+"/30"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// The end of the agent's namespace takes the link away, some time later.
+		if err := netlink.LinkDel(veth); err != nil && !errors.Is(err, unix.ENODEV) {
+			t.Error(err)
+		}
+	})
+	return a
+}
+
+// finish returns the exit code and the output.
+func (a *agent) finish(t *testing.T) (int, string) {
+	t.Helper()
+	if _, err := io.WriteString(a.begin, "\n"); err != nil {
+		t.Fatal(err)
+	}
+	err := a.cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return a.cmd.ProcessState.ExitCode(), a.out.String()
+}

@@ -1,0 +1,190 @@
+# Sourced by scripts/lab. Makes the lab's images in the cache and imports them:
+#   bottle-demo:latest    busybox and the demo's client
+#   claude-bottle:latest  Debian with what an agent needs
+#   claude-bottle:claude  the same with Claude Code (--with-claude)
+# Each archive is named for a hash of what it is made of, so that a change makes
+# a new one.
+# shellcheck shell=bash
+
+CA_DIR=$LAB_CACHE/ca
+DEBIAN_PACKAGES=bash,git,ca-certificates,openssh-client,curl,iproute2,procps
+
+images_build() {
+  # One authority for all labs of this cache, so that images can be kept.
+  "$TOOLS_BIN/world" ca --state "$CA_DIR" >"$LAB_CACHE/ca.log" 2>&1 ||
+    die "make the lab's certificate authority: $(tail -n 1 "$LAB_CACHE/ca.log")"
+  demo_image
+  debian_layer
+  debian_image claude-bottle:latest "$DEBIAN_LAYER"
+  AGENT_ARCHIVE=$ARCHIVE
+  CLAUDE_ARCHIVE=
+  [ -n "$WITH_CLAUDE" ] || return 0
+  claude_layer
+  debian_image claude-bottle:claude "$DEBIAN_LAYER" "$CLAUDE_LAYER"
+  CLAUDE_ARCHIVE=$ARCHIVE
+}
+
+# key prints a short hash of its arguments and of the recipes in this file.
+key() { { printf '%s\n' "$@"; cat "$LAB_SCRIPTS/images.sh" "$TOOLS_BIN/mkimage"; } | sha256sum | cut -c1-12; }
+
+file_hash() { sha256sum <"$1" | cut -c1-12; }
+
+# partial_root makes an empty folder beside FILE to build it from.
+partial_root() {
+  rm -rf --one-file-system "$1.root"
+  mkdir -m 0755 "$1.root"
+}
+
+# pack_root FILE turns the folder of partial_root into FILE, a tar with the same
+# bytes for the same content, and removes it. Device nodes are the runtime's.
+pack_root() {
+  tar -C "$1.root" --sort=name --mtime=@0 --numeric-owner --exclude='./dev/*' -cf "$1.partial" .
+  rm -rf --one-file-system "$1.root"
+  mv "$1.partial" "$1"
+}
+
+# make_image ARCHIVE NAME ARGUMENT... writes the image by mkimage.
+make_image() {
+  local archive=$1 name=$2
+  shift 2
+  "$TOOLS_BIN/mkimage" --out "$archive.partial" --ref "docker.io/library/$name" \
+    --user 1000:1000 --workdir /workspace "$@" >"$archive.log" 2>&1 ||
+    die "make image $name: $(tail -n 1 "$archive.log")"
+  mv "$archive.partial" "$archive"
+  # Two, as two checkouts may share the cache.
+  find "$LAB_CACHE" -name "${name/:/-}-*.oci.tar*" -printf '%T@ %p\n' | sort -rn | tail -n +5 | cut -d' ' -f2- | xargs -r rm -f
+}
+
+# image_folders ROOT makes what all images have: the agent's folders and /tmp.
+image_folders() {
+  mkdir -p "$1/home/agent" "$1/workspace" "$1/tmp"
+  chown 1000:1000 "$1/home/agent" "$1/workspace"
+  chmod 1777 "$1/tmp"
+}
+
+demo_image() {
+  local layer root
+  layer=$LAB_CACHE/bottle-demo-latest-$(key "$(file_hash "$TOOLS_BIN/demoagent")" "$(file_hash /bin/busybox)" "$(file_hash "$CA_DIR/ca.pem")").tar
+  DEMO_ARCHIVE=${layer%.tar}.oci.tar
+  [ ! -e "$DEMO_ARCHIVE" ] || return 0
+  partial_root "$layer"
+  root=$layer.root
+  mkdir -p "$root/bin" "$root/usr/local/bin" "$root/etc/ssl/certs" "$root/proc" "$root/sys" "$root/dev" "$root/root"
+  image_folders "$root"
+  cp /bin/busybox "$root/bin/busybox"
+  chroot "$root" /bin/busybox --install -s /bin
+  cp "$TOOLS_BIN/demoagent" "$root/usr/local/bin/demoagent"
+  cp "$CA_DIR/ca.pem" "$root/etc/ssl/certs/ca-certificates.crt"
+  printf 'root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000:agent:/home/agent:/bin/sh\n' >"$root/etc/passwd"
+  printf 'root:x:0:\nagent:x:1000:\n' >"$root/etc/group"
+  pack_root "$layer"
+  make_image "$DEMO_ARCHIVE" bottle-demo:latest --layer-tar "$layer" \
+    --env PATH=/usr/local/bin:/usr/bin:/bin --env HOME=/home/agent -- /bin/sh
+  rm -f "$layer"
+}
+
+# debian_mirror prints "URL SUITE" of this machine's own Debian.
+debian_mirror() {
+  local suite
+  suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
+  # apt itself reads its settings, in either of the formats they may have.
+  apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+    awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1, $2; exit }'
+}
+
+debian_layer() {
+  local url suite root log
+  DEBIAN_LAYER=$LAB_CACHE/debian-$(printf %s "$DEBIAN_PACKAGES 1" | sha256sum | cut -c1-12).tar
+  [ ! -e "$DEBIAN_LAYER" ] || return 0
+  read -r url suite < <(debian_mirror) || die "no Debian mirror of this machine's release in apt's settings"
+  say "making the Debian layer ($suite)"
+  partial_root "$DEBIAN_LAYER"
+  root=$DEBIAN_LAYER.root
+  log=$DEBIAN_LAYER.log
+  # A mount namespace of its own: an interrupted debootstrap leaves /proc mounted.
+  unshare --mount --propagation private debootstrap --variant=minbase --include="$DEBIAN_PACKAGES" \
+    "$suite" "$root" "$url" >"$log" 2>&1 </dev/null || die "make the Debian layer: $(tail -n 1 "$log") (whole output: $log)"
+  # The mirror is this machine's affair, the rest is of no use in a bottle.
+  rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/doc/* \
+    "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/etc/apt/sources.list*
+  : >"$root/etc/resolv.conf"
+  echo bottle >"$root/etc/hostname"
+  chroot "$root" useradd --uid 1000 --user-group --shell /bin/bash --no-create-home agent
+  image_folders "$root"
+  cp "$root"/etc/skel/.[!.]* "$root/home/agent/"
+  chown -R 1000:1000 "$root/home/agent"
+  pack_root "$DEBIAN_LAYER"
+}
+
+# debian_image NAME LAYER... sets ARCHIVE to the image of the layers with the
+# lab's authority on top.
+debian_image() {
+  local name=$1 top layer arguments=()
+  shift
+  ARCHIVE=$LAB_CACHE/${name/:/-}-$(key "$(file_hash "$CA_DIR/ca.pem")" "$@").oci.tar
+  [ ! -e "$ARCHIVE" ] || return 0
+  say "making image $name"
+  top=$ARCHIVE.ca.tar
+  partial_root "$top"
+  mkdir -p "$top.root/etc/ssl/certs" "$top.root/usr/local/share/ca-certificates"
+  tar -xOf "$DEBIAN_LAYER" ./etc/ssl/certs/ca-certificates.crt >"$top.root/etc/ssl/certs/ca-certificates.crt"
+  cat "$CA_DIR/ca.pem" >>"$top.root/etc/ssl/certs/ca-certificates.crt"
+  cp "$CA_DIR/ca.pem" "$top.root/usr/local/share/ca-certificates/lab.crt"
+  pack_root "$top"
+  for layer in "$@" "$top"; do arguments+=(--layer-tar "$layer"); done
+  make_image "$ARCHIVE" "$name" "${arguments[@]}" \
+    --env PATH=/usr/local/bin:/usr/bin:/bin --env HOME=/home/agent --env LANG=C.UTF-8 -- /bin/bash
+  rm -f "$top"
+}
+
+# claude_layer sets CLAUDE_LAYER to a layer with Claude Code's program alone; it
+# needs no node.
+claude_layer() {
+  local package=@anthropic-ai/claude-code arch=x64 log program
+  [ "$(dpkg --print-architecture)" != arm64 ] || arch=arm64
+  CLAUDE_LAYER=$LAB_CACHE/claude-code-$CLAUDE_CODE_VERSION-$arch.tar
+  [ ! -e "$CLAUDE_LAYER" ] || return 0
+  say "fetching $package $CLAUDE_CODE_VERSION"
+  partial_root "$CLAUDE_LAYER"
+  log=$CLAUDE_LAYER.log
+  rm -rf "$CLAUDE_LAYER.npm"
+  mkdir -p "$CLAUDE_LAYER.npm"
+  npm install --ignore-scripts --no-audit --no-fund --prefix "$CLAUDE_LAYER.npm" \
+    "$package@$CLAUDE_CODE_VERSION" >"$log" 2>&1 </dev/null ||
+    die "fetch $package@$CLAUDE_CODE_VERSION: $(tail -n 1 "$log") (whole output: $log)"
+  program=$CLAUDE_LAYER.npm/node_modules/$package-linux-$arch/claude
+  # The program's package is an optional dependency, which npm may leave out.
+  [ -e "$program" ] || claude_pack "$package-linux-$arch" "$log"
+  mkdir -p "$CLAUDE_LAYER.root/usr/local/bin"
+  cp "$program" "$CLAUDE_LAYER.root/usr/local/bin/claude"
+  chmod 0755 "$CLAUDE_LAYER.root/usr/local/bin/claude"
+  pack_root "$CLAUDE_LAYER"
+  rm -rf "$CLAUDE_LAYER.npm"
+}
+
+# claude_pack PACKAGE LOG fetches the package by itself to claude_layer's program.
+claude_pack() {
+  (cd "$CLAUDE_LAYER.npm" && npm pack "$1@$CLAUDE_CODE_VERSION" && tar -xzf ./*.tgz package/claude) >>"$2" 2>&1 </dev/null ||
+    die "fetch $1@$CLAUDE_CODE_VERSION: $(tail -n 1 "$2") (whole output: $2)"
+  mkdir -p "${program%/*}"
+  mv "$CLAUDE_LAYER.npm/package/claude" "$program"
+}
+
+images_import() {
+  local archive
+  mkdir -p "$LAB_DIR/imported"
+  for archive in "$DEMO_ARCHIVE" "$AGENT_ARCHIVE" "$CLAUDE_ARCHIVE"; do
+    [ -z "$archive" ] || image_import "$archive"
+  done
+}
+
+# image_import brings the archive in, once in a lab's life.
+# --local: the daemon takes twice as long to read an archive from a stream.
+image_import() {
+  local mark
+  mark=$LAB_DIR/imported/$(basename "$1")
+  [ ! -e "$mark" ] || return 0
+  inside ctr --connect-timeout 5s images import --local --snapshotter overlayfs "$1" >"$LAB_DIR/log/import.log" 2>&1 </dev/null ||
+    die "import image $(basename "$1"): $(tail -n 1 "$LAB_DIR/log/import.log")"
+  : >"$mark"
+}

@@ -1,0 +1,100 @@
+# Sourced by scripts/lab. Installs what the lab is made of: Debian's packages,
+# and pinned programs by `go install` into the cache. Every step is skipped when
+# its result is there; results appear under their name only when whole.
+# shellcheck shell=bash
+
+CONTAINERD_VERSION=v2.4.2
+GVISOR_VERSION=v0.0.0-20260905035102-160fafc42237
+CNI_PLUGINS_VERSION=v1.9.1
+CLAUDE_CODE_VERSION=2.1.330
+
+CONTAINERD_BIN=$LAB_CACHE/containerd-$CONTAINERD_VERSION
+GVISOR_BIN=$LAB_CACHE/gvisor-$GVISOR_VERSION
+CNI_BIN=$LAB_CACHE/cni-plugins-$CNI_PLUGINS_VERSION
+TOOLS_BIN=$LAB_CACHE/tools-$LAB_ID
+
+install_all() {
+  mkdir -p "$LAB_CACHE" || die "make the cache $LAB_CACHE: see above"
+  # One cache may serve many checkouts.
+  exec 8>"$LAB_CACHE/lock"
+  flock -w 3600 8 || die "another lab has held $LAB_CACHE/lock for an hour"
+  find_go
+  install_packages
+  install_go_programs
+  install_tools
+  fetch_modules
+  images_build
+  exec 8>&-
+}
+
+# find_go finds the Go toolchain where sudo's PATH leaves it out.
+find_go() {
+  local dir
+  for dir in /usr/local/go/bin /usr/lib/go/bin ${SUDO_USER:+"$(getent passwd "$SUDO_USER" | cut -d: -f6)/go/bin"}; do
+    ! command -v go >/dev/null || break
+    [ ! -x "$dir/go" ] || PATH=$dir:$PATH
+  done
+  command -v go >/dev/null || die 'no go command in PATH or /usr/local/go/bin: install Go 1.26 or later'
+  PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+  export PATH
+}
+
+# install_packages installs the Debian packages of the commands that are missing.
+install_packages() {
+  local missing=() entry
+  for entry in runc:runc nft:nftables ip:iproute2 unshare:util-linux debootstrap:debootstrap git:git; do
+    command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
+  done
+  # busybox and busybox-static both own /bin/busybox; only one is static.
+  [ -n "$(dpkg-query -W -f '${Installed-Size}' busybox-static 2>/dev/null)" ] || missing+=(busybox-static)
+  [ -s /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+  [ -z "$WITH_CLAUDE" ] || command -v npm >/dev/null || missing+=(npm)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "installing Debian packages: ${missing[*]}"
+  local log=$LAB_CACHE/apt.log
+  {
+    apt-get -o DPkg::Lock::Timeout=120 update &&
+      DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y \
+        --no-install-recommends "${missing[@]}"
+  } >"$log" 2>&1 </dev/null || die "install Debian packages ${missing[*]}: $(tail -n 1 "$log") (whole output: $log)"
+}
+
+install_go_programs() {
+  local ctd=github.com/containerd/containerd/v2/cmd cni=github.com/containernetworking/plugins/plugins
+  go_programs "$CONTAINERD_BIN" "$CONTAINERD_VERSION" $ctd/containerd $ctd/ctr $ctd/containerd-shim-runc-v2
+  go_programs "$CNI_BIN" "$CNI_PLUGINS_VERSION" \
+    $cni/main/bridge $cni/main/loopback $cni/ipam/host-local $cni/ipam/static
+  go_programs "$GVISOR_BIN" "$GVISOR_VERSION" gvisor.dev/gvisor/runsc gvisor.dev/gvisor/shim
+}
+
+# go_programs DIR VERSION PACKAGE... installs the packages' programs into DIR.
+go_programs() {
+  local dir=$1 version=$2
+  shift 2
+  [ ! -d "$dir" ] || return 0
+  say "building $(basename "$dir")"
+  local partial=$dir.partial log=$dir.log
+  rm -rf "$partial"
+  # The caller's GOFLAGS are for the project (-mod=vendor would be refused here).
+  (cd / && GOFLAGS='' CGO_ENABLED=0 GOBIN=$partial go install "${@/%/@$version}") >"$log" 2>&1 </dev/null ||
+    die "build $(basename "$dir"): $(tail -n 1 "$log") (whole output: $log)"
+  # The name that containerd looks for as runtime io.containerd.runsc.v1.
+  [ ! -e "$partial/shim" ] || mv "$partial/shim" "$partial/containerd-shim-runsc-v1"
+  mv -T "$partial" "$dir"
+}
+
+# install_tools builds this checkout's own helpers; go's cache makes it quick.
+install_tools() {
+  local packages=(./scripts/lab.d/enter ./scripts/world ./scripts/mkimage ./scripts/demoagent)
+  mkdir -p "$TOOLS_BIN"
+  (cd "$LAB_CHECKOUT" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$TOOLS_BIN/" "${packages[@]}") \
+    >"$TOOLS_BIN.log" 2>&1 </dev/null ||
+    die "build the lab's helpers: $(grep -v '^#' "$TOOLS_BIN.log" | head -n 1) (whole output: $TOOLS_BIN.log)"
+}
+
+# fetch_modules downloads what the project and its tests import: inside the lab
+# there is no way to a module proxy.
+fetch_modules() {
+  (cd "$LAB_CHECKOUT" && go list -e -deps -test ./...) >/dev/null 2>"$LAB_CACHE/modules.log" </dev/null ||
+    die "download the project's Go modules: $(tail -n 1 "$LAB_CACHE/modules.log")"
+}

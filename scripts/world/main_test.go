@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// insideVar marks the copy of the test that runs in a network namespace of its
+// own, where the world's addresses are on lo.
+const insideVar = "WORLD_TEST_INSIDE"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(insideVar) == "" {
+		os.Exit(runInside())
+	}
+	if err := setUp(); err != nil {
+		fmt.Fprintln(os.Stderr, "set the test's network namespace up:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func runInside() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideVar+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "run the test in a network namespace of its own (needs root):", err)
+		return 1
+	}
+	return 0
+}
+
+func setUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses() {
+		addr, err := netlink.ParseAddr(fmt.Sprintf("%s/%d", a, a.BitLen()))
+		if err != nil {
+			return err
+		}
+		addr.Flags = unix.IFA_F_NODAD
+		if err := netlink.AddrAdd(lo, addr); err != nil {
+			return fmt.Errorf("add %s: %w", a, err)
+		}
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+// startWorld serves until the test ends; it returns the state folder.
+func startWorld(t *testing.T) string {
+	t.Helper()
+	state := t.TempDir()
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, state, state, testWriter{t}) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("the world ended with %v", err)
+		}
+	})
+	waitReady(t, state, ended)
+	return state
+}
+
+// waitReady waits for the file; there is no event for a file but inotify, and
+// the lab's script looks for it in the same way.
+func waitReady(t *testing.T, state string, ended chan error) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		if _, err := os.Stat(filepath.Join(state, "ready")); err == nil {
+			return
+		}
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("the world ended before it was ready: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	t.Fatal("the world is not ready after 30 seconds")
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// newClient trusts the world's authority and dials what its DNS server says.
+func newClient(t *testing.T, state string) *http.Client {
+	t.Helper()
+	ca, err := os.ReadFile(filepath.Join(state, "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		t.Fatal("ca.pem holds no certificate")
+	}
+	dialer := net.Dialer{Resolver: worldResolver("udp")}
+	transport := &http.Transport{DialContext: dialer.DialContext,
+		TLSClientConfig: &tls.Config{RootCAs: pool}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 20 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+func worldResolver(network string) *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(addrDNS.String(), "53"))
+	}}
+}
+
+// fetch returns the status and the body.
+func fetch(t *testing.T, client *http.Client, req *http.Request) (int, string) {
+	t.Helper()
+	answer, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(answer.Body)
+	if err := errors.Join(err, answer.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, string(body)
+}
+
+func newRequest(t *testing.T, method, url, body string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+// waitEvent returns the first event of the log that matches: what has arrived
+// may be logged a moment after the client has gone.
+func waitEvent(t *testing.T, state, what string, match func(event) bool) event {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for _, e := range readLog(t, state) {
+			if match(e) {
+				return e
+			}
+		}
+	}
+	t.Fatalf("no event in the log: %s", what)
+	return event{}
+}
+
+func readLog(t *testing.T, state string) []event {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(state, "world.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []event
+	for line := range strings.Lines(string(data)) {
+		var e event
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("line of the log %q: %v", line, err)
+		}
+		events = append(events, e)
+	}
+	return events
+}

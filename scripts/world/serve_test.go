@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+func TestAddressesAreAllThatIsServed(t *testing.T) {
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"addresses"}, &out, testWriter{t}); code != 0 {
+		t.Fatalf("world addresses ends with %d", code)
+	}
+	lines := strings.Fields(out.String())
+	for _, want := range []string{"198.51.101.53/32", "169.254.169.254/32", "10.99.0.10/32", "2001:db8:77::66/128", "fd00:99::10/128"} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("%s is missing in %q", want, lines)
+		}
+	}
+	for name, addrs := range zone {
+		for _, a := range addrs {
+			a = a.Unmap()
+			if !a.IsLoopback() && name != "internal.test" && !slices.Contains(addresses(), a) {
+				t.Errorf("%s is at %s, which is nowhere", name, a)
+			}
+		}
+	}
+}
+
+func TestAuthorityIsMadeOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	for range 2 {
+		if code := run(t.Context(), []string{"ca", "--state", dir}, os.Stdout, testWriter{t}); code != 0 {
+			t.Fatalf("world ca ends with %d", code)
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, "ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("ca.key has mode %o", info.Mode().Perm())
+	}
+	first, err := loadAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := loadAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !first.cert.Equal(second.cert) || !first.cert.IsCA {
+		t.Error("the authority is made anew, or is none")
+	}
+	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadAuthority(dir); err == nil {
+		t.Error("half an authority is taken for a whole one")
+	}
+}
+
+func TestBadCommandLines(t *testing.T) {
+	for _, args := range [][]string{{}, {"fly"}, {"serve"}, {"ca"}, {"serve", "--state", "/x", "more"}, {"serve", "--port", "1"}} {
+		var errs bytes.Buffer
+		if code := run(t.Context(), args, os.Stdout, &errs); code != 2 || !strings.HasPrefix(errs.String(), "world: ") {
+			t.Errorf("%q: code %d, %q", args, code, errs.String())
+		}
+	}
+}
+
+// The world needs its addresses: with one of them away it says which.
+func TestMissingAddress(t *testing.T) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, err := netlink.ParseAddr("198.51.101.14/32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.AddrDel(lo, addr); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := netlink.AddrAdd(lo, addr); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	state := t.TempDir()
+	err = serve(t.Context(), state, state, testWriter{t})
+	if err == nil || !strings.Contains(err.Error(), "198.51.101.14:443") {
+		t.Errorf("serve without an address: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(state, "ready")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it says that it is ready: %v", err)
+	}
+}
+
+// The program as the lab runs it: ready holds its process id, SIGTERM ends it
+// with 0, and it can be started again over what it left.
+func TestProcess(t *testing.T) {
+	state := t.TempDir()
+	program := filepath.Join(t.TempDir(), "world")
+	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build the program: %v\n%s", err, out)
+	}
+	for range 2 {
+		ctx, kill := context.WithCancel(t.Context())
+		cmd := exec.CommandContext(ctx, program, "serve", "--state", state)
+		cmd.Stderr = testWriter{t}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		waitReady(t, state, ended)
+		pid, err := os.ReadFile(filepath.Join(state, "ready"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.TrimSpace(string(pid)) != strconv.Itoa(cmd.Process.Pid) {
+			t.Errorf("ready holds %q, the process is %d", pid, cmd.Process.Pid)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		kill()
+		if _, err := os.Stat(filepath.Join(state, "ready")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("ready is left: %v", err)
+		}
+	}
+}
+
+func TestDNS(t *testing.T) {
+	state := startWorld(t)
+	for _, network := range []string{"udp", "tcp"} {
+		r := worldResolver(network)
+		for name, want := range map[string]string{
+			"allowed.test.":     "198.51.101.10",
+			"API.anthropic.com": "198.51.101.14",
+			"private.test":      "10.99.0.10",
+			"meta.test":         "169.254.169.254",
+			"mixed.test":        "198.51.101.10 10.99.0.10",
+			"v6.test":           "2001:db8:77::10",
+		} {
+			got, err := r.LookupHost(t.Context(), name)
+			if err != nil || strings.Join(got, " ") != want {
+				t.Errorf("%s over %s: %q, %v; want %s", name, network, got, err, want)
+			}
+		}
+	}
+	r := worldResolver("udp")
+	if got, err := r.LookupNetIP(t.Context(), "ip6", "allowed.test"); err == nil {
+		t.Errorf("allowed.test has IPv6 addresses %v", got)
+	}
+	if got, err := r.LookupHost(t.Context(), "secret.exfil.test"); err == nil {
+		t.Errorf("secret.exfil.test is found: %v", got)
+	}
+	e := waitEvent(t, state, "the query for a name that is not there", func(e event) bool {
+		return e.Event == "query" && e.Name == "secret.exfil.test." && e.Type == "A"
+	})
+	if e.Local != "198.51.101.53:53" || e.Transport != "udp" || e.Answer != nil {
+		t.Errorf("the query is logged as %+v", e)
+	}
+}
+
+func TestFlip(t *testing.T) {
+	startWorld(t)
+	var got []netip.Addr
+	for range 4 {
+		addrs, err := worldResolver("udp").LookupNetIP(t.Context(), "ip4", flipName)
+		if err != nil || len(addrs) != 1 {
+			t.Fatalf("%v, %v", addrs, err)
+		}
+		got = append(got, addrs[0].Unmap())
+	}
+	if want := []netip.Addr{addrFlip, addrPrivate, addrFlip, addrPrivate}; !slices.Equal(got, want) {
+		t.Errorf("flip.test is at %v, then %v", got[0], got[1:])
+	}
+}
