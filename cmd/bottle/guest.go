@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Exit codes as docker and shells have them.
+const (
+	exitBottle     = 125 // bottle itself failed
+	exitNotRunable = 126 // the command is there and cannot be run
+	exitNotFound   = 127 // the command is not there
+	exitSignal     = 128 // plus the signal's number
+)
+
+// guestProgram is the path by which this program is known inside a bottle.
+const guestProgram = "/.bottle/init"
+
+// runGuest runs what bottle's program does inside a bottle, if it was started
+// as that: "init", PID 1; "exec [--env-file F]… -- COMMAND", a session.
+func runGuest(args []string) (code int, ok bool) {
+	if len(args) == 0 || os.Args[0] != guestProgram {
+		return 0, false
+	}
+	switch args[0] {
+	case "init":
+		return guestInit(), true
+	case "exec":
+		return guestExec(args[1:]), true
+	}
+	return 0, false
+}
+
+// guestInit waits for every child that is left to it, and otherwise for ever:
+// sessions are started beside it, and the sandbox lasts as long as it does. It
+// needs nothing of the image.
+func guestInit() int {
+	sig := make(chan os.Signal, 8)
+	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT)
+	for {
+		reap()
+		if s := <-sig; s != syscall.SIGCHLD {
+			return exitSignal + int(s.(syscall.Signal))
+		}
+	}
+}
+
+func reap() {
+	for {
+		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if pid <= 0 {
+			return
+		}
+	}
+}
+
+// guestExec becomes the command, with variables that must not pass through
+// containerd.
+func guestExec(args []string) int {
+	for len(args) > 1 && args[0] == "--env-file" {
+		if err := loadEnv(args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, "bottle:", err)
+			return exitBottle
+		}
+		args = args[2:]
+	}
+	if len(args) < 2 || args[0] != "--" {
+		fmt.Fprintln(os.Stderr, "bottle: no command")
+		return exitBottle
+	}
+	command := args[1:]
+	path, err := lookCommand(command[0])
+	if err == nil {
+		err = syscall.Exec(path, command, os.Environ())
+	}
+	fmt.Fprintf(os.Stderr, "bottle: run %s: %v\n", command[0], err)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+		return exitNotFound
+	}
+	return exitNotRunable
+}
+
+// lookCommand finds a command as execvp(3) does; a path is taken as it is.
+func lookCommand(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	denied := false
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		p := filepath.Join(dir, name)
+		fi, err := os.Stat(p)
+		if err != nil || fi.IsDir() {
+			continue
+		}
+		if fi.Mode()&0o111 != 0 {
+			return p, nil
+		}
+		denied = true
+	}
+	if denied {
+		return "", fs.ErrPermission
+	}
+	return "", exec.ErrNotFound
+}
+
+// loadEnv sets the NAME=VALUE entries of a file, each ended by a NUL.
+func loadEnv(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the bottle's environment: %w", err)
+	}
+	for _, kv := range bytes.Split(data, []byte{0}) {
+		name, value, ok := bytes.Cut(kv, []byte{'='})
+		if !ok {
+			continue
+		}
+		if err := os.Setenv(string(name), string(value)); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}

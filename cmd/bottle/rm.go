@@ -1,0 +1,56 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+func (a *app) rmCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "rm NAME...",
+		Short: "Remove bottles",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage(textRmArgs)
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.withEngine(func(e *bottle.Engine) error {
+				var errs []error
+				for _, name := range args {
+					errs = append(errs, a.rm(e, name, force))
+				}
+				return errors.Join(errs...)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also one whose agent runs")
+	return cmd
+}
+
+func (a *app) rm(e *bottle.Engine, name string, force bool) error {
+	name, err := e.Resolve(a.ctx, name)
+	if err != nil {
+		return err
+	}
+	if !force {
+		running, err := e.Running(a.ctx, name)
+		if err != nil {
+			return err
+		}
+		if running {
+			return usage(textRmRunning, name)
+		}
+	}
+	if err := e.Remove(a.ctx, name); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(a.stdout, name)
+	return err
+}

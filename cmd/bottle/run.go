@@ -1,0 +1,136 @@
+package main
+
+import (
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+type runFlags struct {
+	spec                            bottle.Spec
+	yes, dryRun, json, timings, tty bool
+	noTTY                           bool
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:     "run AGENT [flags] [-- ARGS...]",
+		Short:   "Run an agent of the manifest in a bottle of its own",
+		Long:    textRunLong,
+		Example: textRunExample,
+		Args:    agentAndArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.spec.Agent, f.spec.Args = args[0], args[1:]
+			f.spec.ManifestPath = a.manifest
+			f.spec.Caller = caller()
+			return a.withEngine(func(e *bottle.Engine) error { return a.run(e, f) })
+		},
+	}
+	fs := cmd.Flags()
+	fs.BoolVarP(&f.yes, "yes", "y", false, "start without asking")
+	fs.BoolVar(&f.spec.NoInput, "no-input", false, "fail instead of asking anything")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and stop")
+	fs.BoolVar(&f.json, "json", false, "print the plan as JSON on standard output")
+	fs.StringVar(&f.spec.Name, "name", "", "name of the bottle (CLAUDE_BOTTLE_CONTAINER; default: claude-bottle-AGENT)")
+	fs.BoolVar(&f.spec.Cwd, "cwd", false, "run on an image that holds the working directory")
+	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc or runc (default runsc)")
+	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default pipelock)")
+	fs.StringArrayVarP(&f.spec.Env, "env", "e", nil, "set a variable (NAME=VALUE) or forward one (NAME)")
+	fs.BoolVarP(&f.tty, "tty", "t", false, "give the agent a terminal (default: when standard input and output are one)")
+	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the agent no terminal")
+	fs.BoolVar(&f.timings, "timings", false, "print the time of each step on standard error")
+	return cmd
+}
+
+// agentAndArgs takes one agent, and more only behind "--".
+func agentAndArgs(cmd *cobra.Command, args []string) error {
+	n := cmd.ArgsLenAtDash()
+	if n == -1 {
+		n = len(args)
+	}
+	switch {
+	case n == 0:
+		return usage(textNoAgent)
+	case n > 1:
+		return usage(textTooManyAgents, args[1])
+	}
+	return nil
+}
+
+func (a *app) run(e *bottle.Engine, f runFlags) error {
+	plan, err := bottle.Prepare(a.ctx, f.spec, e)
+	if err != nil {
+		return err
+	}
+	if err := a.showPlan(plan, f.json); err != nil || f.dryRun {
+		return err
+	}
+	if !f.yes {
+		if f.spec.NoInput {
+			return usage(textNoInput)
+		}
+		if err := a.confirm(textStart); err != nil {
+			return err
+		}
+	}
+	if err := a.askSecrets(plan); err != nil {
+		return err
+	}
+	return a.launchAndTalk(e, plan, f)
+}
+
+// launchAndTalk holds the bottle's whole life. Whatever happens in between, the
+// bottle is removed, and the first thing that went wrong is what is reported.
+func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (err error) {
+	b, err := e.Launch(a.ctx, plan)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if rerr := b.Remove(a.ctx); rerr != nil {
+			a.printError(textRemoveFailed(b.Name, rerr))
+			if err == nil {
+				err = exitError(exitBottle)
+			}
+		}
+		if f.timings {
+			a.printTimings(b.Timings.Steps())
+		}
+	}()
+	if b.Name != plan.Name {
+		a.note(textRenamed, plan.Name, b.Name)
+	}
+	return a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
+		return b.Exec(a.ctx, cfg)
+	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)})
+}
+
+// askSecrets asks for the variables that the manifest has asked at launch.
+func (a *app) askSecrets(plan *bottle.Plan) error {
+	for i, v := range plan.Env {
+		if v.Source != bottle.SourcePrompt {
+			continue
+		}
+		s, err := a.readSecret(v.Ask)
+		if err != nil {
+			return err
+		}
+		plan.Env[i].Secret = bottle.NewSecret(s)
+	}
+	return nil
+}
+
+// caller is the invoking user: under sudo the one who called sudo.
+func caller() bottle.Caller {
+	wd, _ := os.Getwd() // an unreachable folder is found when it is needed
+	c := bottle.Caller{Getenv: os.LookupEnv, WorkDir: wd, UID: os.Getuid(), GID: os.Getgid()}
+	c.Home, c.UID, c.GID = invokingUser(c.UID, c.GID)
+	return c
+}
+
+// signalCode is a command's exit code after a signal.
+func signalCode(s syscall.Signal) int { return exitSignal + int(s) }

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/console"
+
+	"github.com/bot-bottle/bottle"
+)
+
+// terminal returns the terminal behind standard input, if both it and standard
+// output are one.
+func (a *app) terminal() (console.Console, bool) {
+	in, ok := a.stdin.(*os.File)
+	if !ok {
+		return nil, false
+	}
+	out, ok := a.stdout.(*os.File)
+	if !ok {
+		return nil, false
+	}
+	if _, err := console.ConsoleFromFile(out); err != nil {
+		return nil, false
+	}
+	c, err := console.ConsoleFromFile(in)
+	return c, err == nil
+}
+
+func (a *app) wantsTerminal(tty, noTTY bool) bool {
+	_, ok := a.terminal()
+	return (ok || tty) && !noTTY
+}
+
+// talk joins the caller to a session until it ends, and ends with its exit code.
+func (a *app) talk(start func(bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig) error {
+	// From here on signals are the session's, not the program's.
+	sigs := make(chan os.Signal, 16)
+	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	defer signal.Stop(sigs)
+
+	cfg.Stdin, cfg.Stdout, cfg.Stderr = a.stdin, a.stdout, a.stderr
+	con, have := a.terminal()
+	if cfg.Terminal && have {
+		if size, err := con.Size(); err == nil {
+			cfg.Width, cfg.Height = size.Width, size.Height
+		}
+		if err := con.SetRaw(); err != nil {
+			return err
+		}
+		defer func() { _ = con.Reset() }()
+	} else {
+		con = nil
+	}
+	s, err := start(cfg)
+	if err != nil {
+		return err
+	}
+	code, err := a.follow(s, con, sigs)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return exitError(code)
+	}
+	return nil
+}
+
+// hangupGrace is how long a session may take to end by itself after bottle was
+// told to end.
+const hangupGrace = 10 * time.Second
+
+// follow passes signals and sizes on until the session has ended. A caller who
+// has gone, or wants bottle gone, need not wait for an agent that does not
+// listen: after the grace the session is left to the teardown.
+func (a *app) follow(s *bottle.Session, con console.Console, sigs <-chan os.Signal) (int, error) {
+	type result struct {
+		code int
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		code, err := s.Wait()
+		done <- result{code, err}
+	}()
+	ctx := context.WithoutCancel(a.ctx)
+	var giveUp <-chan time.Time
+	var last syscall.Signal
+	for {
+		select {
+		case r := <-done:
+			return r.code, r.err
+		case <-giveUp:
+			return signalCode(last), nil
+		case sig := <-sigs:
+			last = sig.(syscall.Signal)
+			if last == syscall.SIGWINCH {
+				resize(ctx, s, con)
+				continue
+			}
+			if last == syscall.SIGTERM || last == syscall.SIGHUP {
+				giveUp = time.After(hangupGrace)
+			}
+			// A process that has ended meanwhile takes no signal.
+			_ = s.Signal(ctx, last)
+		}
+	}
+}
+
+func resize(ctx context.Context, s *bottle.Session, con console.Console) {
+	if con == nil {
+		return
+	}
+	if size, err := con.Size(); err == nil {
+		_ = s.Resize(ctx, size.Width, size.Height) // the next change tells again
+	}
+}
+
+// confirm asks a yes-or-no question; anything but yes is no.
+func (a *app) confirm(question string) error {
+	a.prompt(question + " [y/N] ")
+	answer, err := a.readLine()
+	if err != nil {
+		return err
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return nil
+	}
+	a.note(textNothingDone)
+	return exitError(1)
+}
+
+// readLine reads one line and nothing behind it: what follows may be meant for
+// the agent. It gives up when the program is told to end.
+func (a *app) readLine() (string, error) {
+	type result struct {
+		line string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		line, err := readUnbuffered(a.stdin)
+		done <- result{line, err}
+	}()
+	select {
+	case r := <-done:
+		return r.line, r.err
+	case <-a.ctx.Done():
+		return "", exitError(signalCode(syscall.SIGINT))
+	}
+}
+
+func readUnbuffered(r io.Reader) (string, error) {
+	var line []byte
+	one := make([]byte, 1)
+	for len(line) < bufio.MaxScanTokenSize {
+		n, err := r.Read(one)
+		if n == 1 && one[0] == '\n' {
+			return string(line), nil
+		}
+		line = append(line, one[:n]...)
+		if errors.Is(err, io.EOF) {
+			return string(line), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return string(line), nil
+}
+
+// readSecret asks without echo.
+func (a *app) readSecret(question string) (string, error) {
+	con, ok := a.terminal()
+	if !ok {
+		return "", usage(textNoTerminal, question)
+	}
+	a.prompt(question + ": ")
+	if err := con.DisableEcho(); err != nil {
+		return "", err
+	}
+	defer func() { _ = con.Reset(); a.prompt("\n") }()
+	line, err := a.readLine()
+	return strings.TrimSuffix(line, "\r"), err
+}

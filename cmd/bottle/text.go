@@ -1,0 +1,293 @@
+package main
+
+// Every sentence that a user sees is in this file. Rules: one line for one
+// mistake, beginning with what is wrong and ending with how to mend it; no
+// full stop in errors; data on standard output, all else on standard error; no
+// secret is ever an argument.
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"runtime/debug"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const (
+	textRootShort = "Run AI coding agents in sandboxes that reach only what you allowed"
+	textRootLong  = `bottle runs an AI coding agent under gVisor, on containerd, with no way out but
+an egress proxy that lets through what the manifest allows.`
+	textRunLong = `Run an agent of the manifest: show the plan, ask, start the egress proxy and the
+agent's sandbox, run the agent's command in it, and remove everything at the end.`
+	textRunExample = `  sudo bottle run impl
+  sudo bottle run impl --yes -e LOG_LEVEL=debug -- -p "fix the failing test"
+  sudo bottle run impl --dry-run --json`
+
+	textNoAgent       = "no agent named: bottle run AGENT"
+	textTooManyAgents = "unexpected argument %q: arguments for the agent's command go behind --"
+	textNoInput       = "a question would have to be asked: answer it beforehand with --yes, or leave out --no-input"
+	textExecArgs      = "a name and a command are needed: bottle exec NAME COMMAND"
+	textRmArgs        = "no bottle named: bottle rm NAME"
+	textRmRunning     = "%s runs: end it with bottle rm -f %[1]s"
+	textEgressArgs    = "one bottle is to be named: bottle egress NAME"
+	textEnvUnset      = "%s is not set here, so it cannot be forwarded: set it, or give a value with -e %[1]s=VALUE"
+	textEnvName       = "%q is no name of a variable: letters, digits and _ only, and no digit first"
+	textNoTerminal    = "%q has to be asked and there is no terminal: run bottle on one, or forward the value from the environment"
+	textNothingDone   = "Nothing was done."
+	textStart         = "Start?"
+	textRemoveAll     = "Remove all of this?"
+	textNoBottles     = "No bottles are running."
+	textNothingLeft   = "There is nothing to remove."
+	textRenamed       = "The name %s was taken meanwhile: this bottle is %s."
+	textNoLog         = "Nothing has been requested."
+)
+
+// usageError is a mistake of the caller's that needs no more than its sentence.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+func usage(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
+
+func textRemoveFailed(name string, err error) error {
+	return &bottle.Error{
+		Err:  fmt.Errorf("remove %s: %w", name, err),
+		Hint: "see what is left and remove it with bottle cleanup",
+	}
+}
+
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("unexpected argument %q", args[0])
+	}
+	return nil
+}
+
+// printError writes an error: one line for each mistake, its advice behind it.
+func (a *app) printError(err error) {
+	for _, e := range bottle.Mistakes(err) {
+		line := strings.ReplaceAll(strings.TrimSpace(e.Error()), "\n", "; ")
+		if hint := bottle.Hint(e); hint != "" {
+			line += ": " + hint
+		}
+		a.errorf("bottle: %s\n", line)
+	}
+}
+
+func (a *app) note(format string, args ...any) { a.errorf(format+"\n", args...) }
+func (a *app) prompt(text string)              { a.errorf("%s", text) }
+
+// errorf writes to standard error; that failing is nowhere to be told.
+func (a *app) errorf(format string, args ...any) { _, _ = fmt.Fprintf(a.stderr, format, args...) }
+
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// showPlan is the preflight: for a person on standard error, so that standard
+// output stays the agent's; for a program as JSON on standard output.
+func (a *app) showPlan(p *bottle.Plan, asJSON bool) error {
+	if asJSON {
+		return a.printJSON(p)
+	}
+	return printPlan(a.stderr, p)
+}
+
+func printPlan(w io.Writer, p *bottle.Plan) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, value) }
+	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
+	row("agent", fmt.Sprintf("%s: %s", p.Agent, strings.Join(p.Command, " ")))
+	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, p.Manifest))
+	row("image", p.Image)
+	row("runtime", p.Runtime)
+	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
+	row("proxy", p.Proxy.Kind)
+	row("allowed hosts", orNothing(p.Egress.Allow))
+	row("variables", orNothing(variables(p.Env)))
+	row("prompt", prompt(p.PromptBytes))
+	row("skills", orNothing(p.Skills))
+	row("ssh hosts", orNothing(sshHosts(p.SSH)))
+	if p.Git != nil {
+		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
+	}
+	row("limits", limits(p.Limits))
+	for _, warning := range p.Warnings {
+		row("WARNING", warning)
+	}
+	return t.Flush()
+}
+
+func orNothing(list []string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}
+
+func variables(env []bottle.EnvVar) []string {
+	var out []string
+	for _, v := range env {
+		switch {
+		case v.Source == bottle.SourceLiteral:
+			out = append(out, v.Name)
+		case v.From != "" && v.From != v.Name:
+			out = append(out, fmt.Sprintf("%s (%s from %s)", v.Name, v.Source, v.From))
+		default:
+			out = append(out, fmt.Sprintf("%s (%s)", v.Name, v.Source))
+		}
+	}
+	return out
+}
+
+func prompt(bytes int) string {
+	if bytes == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d bytes", bytes)
+}
+
+func sshHosts(hosts []bottle.SSHHost) []string {
+	var out []string
+	for _, h := range hosts {
+		out = append(out, fmt.Sprintf("%s (%s:%d)", h.Host, h.HostName, h.Port))
+	}
+	return out
+}
+
+func limits(l bottle.Limits) string {
+	s := fmt.Sprintf("memory %s, %d processes", size(l.Memory), l.Pids)
+	if l.CPUs > 0 {
+		s += fmt.Sprintf(", %g CPUs", l.CPUs)
+	}
+	return s
+}
+
+func size(n int64) string {
+	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 1<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+func (a *app) printList(list []bottle.Status) error {
+	if len(list) == 0 {
+		a.note(textNoBottles)
+		return nil
+	}
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintln(t, "NAME\tAGENT\tIMAGE\tRUNTIME\tSTATUS\tAGE")
+	for _, s := range list {
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Agent, s.Image, s.Runtime, s.Status, age(time.Since(s.Created)))
+	}
+	return t.Flush()
+}
+
+func age(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+func (a *app) printRemains(remains []bottle.Remains) {
+	if len(remains) == 0 {
+		a.note(textNothingLeft)
+		return
+	}
+	for _, r := range remains {
+		a.note("%s", r.Name)
+		for _, group := range []struct {
+			kind  string
+			items []string
+		}{{"container", r.Containers}, {"network", r.Networks}, {"files", r.Files}} {
+			for _, item := range group.items {
+				a.note("  %-9s  %s", group.kind, item)
+			}
+		}
+	}
+}
+
+// showEgress prints a line for each request that was let through or refused;
+// the proxy's own affairs are left out.
+func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSON bool) error {
+	enc := json.NewEncoder(a.stdout)
+	shown := 0
+	for entry, err := range log {
+		if err != nil {
+			return err
+		}
+		line := egressLine(entry)
+		if line == "" || (denied && !entry.Denied()) {
+			continue
+		}
+		shown++
+		if asJSON {
+			err = enc.Encode(entry)
+		} else {
+			_, err = fmt.Fprintln(a.stdout, line)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if shown == 0 {
+		a.note(textNoLog)
+	}
+	return nil
+}
+
+func egressLine(e bottle.EgressEntry) string {
+	at := e.Time.Format(time.TimeOnly)
+	what := e.Target + e.URL
+	switch e.Event {
+	case "tunnel_open":
+		return fmt.Sprintf("%s  allowed  %s", at, what)
+	case "tunnel_close":
+		return fmt.Sprintf("%s  closed   %s  %d bytes in %s", at, what, e.Bytes, e.Duration.Round(time.Millisecond))
+	case "forward_http":
+		return fmt.Sprintf("%s  allowed  %s  %d", at, what, e.Status)
+	case "error":
+		return fmt.Sprintf("%s  failed   %s  %s", at, what, e.Reason)
+	}
+	if e.Denied() {
+		return fmt.Sprintf("%s  refused  %s  %s", at, what, e.Reason)
+	}
+	return ""
+}
+
+func (a *app) printTimings(steps []bottle.StepTime) {
+	t := tabwriter.NewWriter(a.stderr, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintln(t, "begin ms\ttook ms\t step")
+	for _, s := range steps {
+		_, _ = fmt.Fprintf(t, "%.1f\t%.1f\t %s\n", ms(s.Begin), ms(s.Took), s.Step)
+	}
+	_ = t.Flush()
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// version is what the build says of itself.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"os"
+	"os/user"
+	"strconv"
+)
+
+// invokingUser returns the home folder and ids of whoever asked: with sudo, the
+// user behind SUDO_UID, whose keys, skills and settings are meant.
+func invokingUser(uid, gid int) (home string, u, g int) {
+	home = os.Getenv("HOME")
+	id := os.Getenv("SUDO_UID")
+	if id == "" || uid != 0 {
+		return home, uid, gid
+	}
+	su, err := user.LookupId(id)
+	if err != nil {
+		return home, uid, gid
+	}
+	n, err := strconv.Atoi(su.Uid)
+	if err != nil {
+		return home, uid, gid
+	}
+	m, err := strconv.Atoi(su.Gid)
+	if err != nil {
+		return home, uid, gid
+	}
+	return su.HomeDir, n, m
+}

@@ -1,0 +1,270 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Defaults of Config.
+const (
+	DefaultAddress   = "/run/containerd/containerd.sock"
+	DefaultNamespace = "bottle"
+	DefaultRunDir    = "/run/bottle"
+	DefaultStateDir  = "/var/lib/bottle"
+	DefaultCNIPath   = "/opt/cni/bin"
+	DefaultCNIConf   = "/etc/bottle/cni"
+)
+
+// NamePrefix begins the name of every bottle that is not pinned.
+const NamePrefix = "claude-bottle-"
+
+// Config says which containerd and which folders an Engine works with.
+type Config struct {
+	Address     string
+	Namespace   string
+	Snapshotter string // empty: overlayfs
+	RunDir      string // on tmpfs
+	StateDir    string // on disk
+	CNIPath     string // folders of CNI plugins, separated by colons
+	CNIConf     string // folder that may hold conflists in place of the embedded ones
+	// Program is bottle's own executable, mounted into both containers; empty:
+	// the one that runs. A program that uses this package sets it.
+	Program string
+	Log     *slog.Logger
+}
+
+// ConfigFromEnv reads the variables that containerd's and CNI's own tools read,
+// and bottle's.
+func ConfigFromEnv(getenv func(string) string) Config {
+	or := func(name, fallback string) string {
+		if v := getenv(name); v != "" {
+			return v
+		}
+		return fallback
+	}
+	return Config{
+		Address:     or("CONTAINERD_ADDRESS", DefaultAddress),
+		Namespace:   or("CONTAINERD_NAMESPACE", DefaultNamespace),
+		Snapshotter: getenv("CONTAINERD_SNAPSHOTTER"),
+		RunDir:      or("BOTTLE_RUN_DIR", DefaultRunDir),
+		StateDir:    or("BOTTLE_STATE_DIR", DefaultStateDir),
+		CNIPath:     or("CNI_PATH", DefaultCNIPath),
+		CNIConf:     or("BOTTLE_CNI_CONF", DefaultCNIConf),
+	}
+}
+
+// Engine is one host's containerd and networks, as bottle uses them. It holds
+// no state of its own: what bottles there are is read from containerd's labels
+// and from names.
+type Engine struct {
+	cfg    Config
+	rt     *runtime.Client
+	images *images.Store
+	net    *netns.Manager
+	log    *slog.Logger
+
+	addCaps []string // for the agent; set by tests only
+	// fault, set by tests, is asked before and after each step of a launch.
+	fault func(step string, done bool) error
+}
+
+// Open connects to containerd. Close must be called.
+func Open(ctx context.Context, cfg Config) (*Engine, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Namespace == "net" {
+		return nil, &Error{Err: errors.New("the containerd namespace cannot be called net"), Hint: "choose another with --namespace or CONTAINERD_NAMESPACE"}
+	}
+	if cfg.Program == "" {
+		program, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find bottle's own program: %w", err)
+		}
+		cfg.Program = program
+	}
+	rt, err := runtime.Connect(ctx, runtime.Config{
+		Address: cfg.Address, Namespace: cfg.Namespace, Snapshotter: cfg.Snapshotter,
+		RunDir: cfg.RunDir, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, connectHint(err)
+	}
+	net, err := netns.New(netns.Config{
+		RunDir: cfg.RunDir, PluginDirs: filepath.SplitList(cfg.CNIPath), ConfDir: cfg.CNIConf, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, rt.Close())
+	}
+	return &Engine{
+		cfg: cfg, rt: rt, net: net, log: cfg.Log,
+		images: images.New(rt.Containerd(), cfg.Namespace, cfg.Snapshotter),
+	}, nil
+}
+
+func connectHint(err error) error {
+	switch {
+	case errors.Is(err, runtime.ErrPermission):
+		return &Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
+	case errors.Is(err, runtime.ErrNoContainerd):
+		return &Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
+	}
+	return err
+}
+
+// Close ends the connection to containerd. Bottles that run go on.
+func (e *Engine) Close() error { return e.rt.Close() }
+
+// Namespace is the containerd namespace that bottles and images are in.
+func (e *Engine) Namespace() string { return e.cfg.Namespace }
+
+// dir is the bottle's folder on tmpfs; stateDir its folder on disk.
+func (e *Engine) dir(name string) string { return e.rt.Dir(name) }
+
+func (e *Engine) stateDir(name string) string {
+	return filepath.Join(e.cfg.StateDir, e.cfg.Namespace, name)
+}
+
+// Taken returns every name that a new bottle may not have: containers of the
+// namespace, and folders that a bottle left behind.
+func (e *Engine) Taken(ctx context.Context) (map[string]bool, error) {
+	taken, err := e.rt.IDs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dirs, err := e.folders()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range dirs {
+		taken[d] = true
+	}
+	return taken, nil
+}
+
+// folders lists the names that have a folder on tmpfs.
+func (e *Engine) folders() ([]string, error) { return foldersIn(e.dir("")) }
+
+func foldersIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list bottles' folders: %w", err)
+	}
+	var names []string
+	for _, d := range entries {
+		if d.IsDir() && !strings.HasPrefix(d.Name(), ".") {
+			names = append(names, d.Name())
+		}
+	}
+	return names, nil
+}
+
+// Image tells what an image in containerd's store is.
+func (e *Engine) Image(ctx context.Context, ref string) (ImageInfo, error) {
+	img, err := e.images.Lookup(ctx, ref)
+	if errors.Is(err, images.ErrMissing) {
+		return ImageInfo{}, fmt.Errorf("%w: %w", ErrImageMissing, err)
+	}
+	if err != nil {
+		return ImageInfo{}, err
+	}
+	return ImageInfo{
+		Ref: img.Ref, Digest: img.Digest, Platform: img.Platform, User: img.Config.User,
+		WorkDir: img.Config.WorkingDir, Env: img.Config.Env, Entrypoint: img.Config.Entrypoint, Cmd: img.Config.Cmd,
+	}, nil
+}
+
+// Runtime tells whether an agent can run under the runtime called name, and
+// whether the proxy can under runc.
+func (e *Engine) Runtime(ctx context.Context, name string) error {
+	scratch, err := e.scratch()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(scratch) }()
+	err = e.rt.CheckRuntime(ctx, name, scratch)
+	if err == nil && name != runtime.RuntimeRunc {
+		err = e.rt.CheckRuntime(ctx, runtime.RuntimeRunc, scratch)
+	}
+	return runtimeHint(err)
+}
+
+func runtimeHint(err error) error {
+	switch {
+	case errors.Is(err, runtime.ErrNoRunsc):
+		return &Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or choose --runtime runc and lose its isolation"}
+	case errors.Is(err, runtime.ErrNoRunc):
+		return &Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
+	case errors.Is(err, runtime.ErrNoShim):
+		return &Error{Err: err, Hint: "install the shim where containerd's own PATH finds it (usually /usr/local/bin)"}
+	}
+	return err
+}
+
+// scratch makes a folder on tmpfs that its caller removes. Secrets may pass
+// through such folders, so a run directory on disk is refused.
+func (e *Engine) scratch() (string, error) {
+	if err := e.makeRunDir(); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(e.dir(""), ".scratch-")
+	if err != nil {
+		return "", fmt.Errorf("make a scratch folder: %w", err)
+	}
+	return dir, nil
+}
+
+func (e *Engine) makeRunDir() error {
+	if err := os.MkdirAll(e.dir(""), 0o700); err != nil {
+		return runDirHint(fmt.Errorf("make the run directory: %w", err))
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(e.cfg.RunDir, &st); err != nil {
+		return fmt.Errorf("look at the run directory %s: %w", e.cfg.RunDir, err)
+	}
+	if st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
+		return &Error{
+			Err:  fmt.Errorf("the run directory %s is not on tmpfs", e.cfg.RunDir),
+			Hint: "name a folder on tmpfs with BOTTLE_RUN_DIR, or mount one: mount -t tmpfs -o mode=700 tmpfs " + e.cfg.RunDir,
+		}
+	}
+	return nil
+}
+
+func runDirHint(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return &Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
+	}
+	return err
+}
+
+// Network tells what networks a launch would make on this host.
+func (e *Engine) Network(ctx context.Context) (Network, error) {
+	info, err := e.net.Check(ctx)
+	if err != nil {
+		return Network{}, err
+	}
+	return Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Warnings: info.Warnings}, nil
+}
+
+// teardownTime bounds a removal, which runs on a context of its own.
+const teardownTime = 90 * time.Second
+
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), teardownTime)
+}

@@ -1,0 +1,208 @@
+package bottle
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Sources of a variable's value. Only a literal's value may be stored.
+const (
+	SourceLiteral   = "literal"      // it stands in the manifest
+	SourceForwarded = "forwarded"    // a variable of the caller's
+	SourceArgument  = "command line" // -e NAME=VALUE
+	SourcePrompt    = "prompt"       // asked at launch
+	SourceFile      = "file"         // a file of the caller's
+)
+
+// Claude Code's token is kept under a name of bottle's own on the caller's side,
+// so that an agent outside of a bottle does not take it up.
+const (
+	callerToken = "CLAUDE_BOTTLE_OAUTH_TOKEN"
+	agentToken  = "CLAUDE_CODE_OAUTH_TOKEN"
+)
+
+// maxVariable bounds NAME=VALUE and its NUL, in bytes: Linux's MAX_ARG_STRLEN
+// (execve(2)).
+const maxVariable = 128 << 10
+
+// reserved tells whether a variable is bottle's to set.
+func reserved(name string) bool {
+	return slices.Contains([]string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}, strings.ToUpper(name))
+}
+
+// envResolver collects an agent's variables, later ones over earlier ones of
+// the same name, and what is wrong with them.
+type envResolver struct {
+	caller   Caller
+	noInput  bool
+	manifest string // path
+	vars     []EnvVar
+	unset    []string
+	problems Problems
+}
+
+func (r *envResolver) resolve(vars []EnvConfig, flags []string) ([]EnvVar, error) {
+	for _, v := range vars {
+		r.fromManifest(v)
+	}
+	for _, kv := range flags {
+		r.fromFlag(kv)
+	}
+	if _, ok := r.caller.Getenv(callerToken); ok && !r.has(agentToken) {
+		r.forward(agentToken, callerToken)
+	}
+	r.reportUnset()
+	for _, v := range r.vars {
+		if n := len(v.Name) + len(v.Literal) + len(v.Secret.Reveal()) + 2; n > maxVariable {
+			r.problems.add(fmt.Errorf("the value of %s is too long: with its name it has %d bytes, and the kernel takes %d", v.Name, n, maxVariable))
+		}
+	}
+	return r.vars, r.problems.err()
+}
+
+func (r *envResolver) has(name string) bool {
+	return slices.ContainsFunc(r.vars, func(v EnvVar) bool { return v.Name == name })
+}
+
+func (r *envResolver) set(v EnvVar) {
+	i := slices.IndexFunc(r.vars, func(o EnvVar) bool { return o.Name == v.Name })
+	if i >= 0 {
+		r.vars[i] = v
+		return
+	}
+	r.vars = append(r.vars, v)
+}
+
+func (r *envResolver) fromManifest(v EnvConfig) {
+	switch {
+	case v.Literal != nil:
+		r.set(EnvVar{Name: v.Name, Source: SourceLiteral, Literal: *v.Literal})
+	case v.Prompt != "":
+		if r.noInput {
+			r.problems.add(&Error{
+				Err:  fmt.Errorf("%s: %s has to be asked, and --no-input forbids it", v.at, v.Name),
+				Hint: fmt.Sprintf("forward it: set %s and add -e %[1]s", v.Name),
+			})
+			return
+		}
+		r.set(EnvVar{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt})
+	case v.File != "":
+		path := r.caller.path(v.File, filepath.Dir(r.manifest))
+		value, err := r.readFile(path)
+		if err != nil {
+			r.problems.add(fmt.Errorf("%s: %s: %w", v.at, v.Name, err))
+			return
+		}
+		r.set(EnvVar{Name: v.Name, Source: SourceFile, From: path, Secret: NewSecret(value)})
+	default:
+		r.forward(v.Name, v.From)
+	}
+}
+
+func (r *envResolver) fromFlag(kv string) {
+	name, value, literal := strings.Cut(kv, "=")
+	switch {
+	case !ValidEnvName(name):
+		r.problems.add(fmt.Errorf("-e: %q is no name of a variable: letters, digits and _ only, and no digit first", name))
+	case reserved(name):
+		r.problems.add(fmt.Errorf("-e: %s is bottle's own: the agent reaches the network through the proxy alone", name))
+	case literal:
+		r.set(EnvVar{Name: name, Source: SourceArgument, Secret: NewSecret(value)})
+	default:
+		r.forward(name, name)
+	}
+}
+
+func (r *envResolver) forward(name, from string) {
+	value, ok := r.caller.Getenv(from)
+	if !ok {
+		r.unset = append(r.unset, from)
+		return
+	}
+	r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: NewSecret(value)})
+}
+
+func (r *envResolver) reportUnset() {
+	if len(r.unset) == 0 {
+		return
+	}
+	verb := "is"
+	if len(r.unset) > 1 {
+		verb = "are"
+	}
+	hint := "set and export them"
+	if _, sudo := r.caller.Getenv("SUDO_UID"); sudo {
+		hint = fmt.Sprintf("sudo clears the environment: let them through with sudo --preserve-env=%s bottle …", strings.Join(r.unset, ","))
+	}
+	r.problems.add(&Error{
+		Err:  fmt.Errorf("%s %s to be forwarded and not set", strings.Join(r.unset, ", "), verb),
+		Hint: hint,
+	})
+}
+
+// readFile reads a secret and takes off the line break at its end.
+func (r *envResolver) readFile(path string) (string, error) {
+	data, err := r.caller.readPrivate(path, maxVariable)
+	if err != nil {
+		return "", err
+	}
+	if bytes.IndexByte(data, 0) >= 0 {
+		return "", fmt.Errorf("%s holds a NUL byte, which no variable can", path)
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), nil
+}
+
+// path resolves a path that the user wrote: ~ is the invoking user's home, and
+// what is not absolute stands in dir.
+func (c Caller) path(written, dir string) string {
+	switch {
+	case written == "~":
+		return c.Home
+	case strings.HasPrefix(written, "~/"):
+		return filepath.Join(c.Home, written[2:])
+	case filepath.IsAbs(written):
+		return filepath.Clean(written)
+	}
+	return filepath.Join(dir, written)
+}
+
+// readPrivate reads a file that holds a secret. As bottle runs as root, and a
+// manifest may be somebody else's, the file has to be the caller's own and
+// nobody else's to read.
+func (c Caller) readPrivate(path string, limit int64) ([]byte, error) {
+	// Opening a FIFO would wait for its writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no file %s", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file", path)
+	case !ok || c.UID != 0 && int(st.Uid) != c.UID:
+		return nil, fmt.Errorf("%s is not your own file", path)
+	case fi.Mode().Perm()&0o077 != 0:
+		return nil, &Error{
+			Err:  fmt.Errorf("%s can be read by others (mode %04o)", path, fi.Mode().Perm()),
+			Hint: "chmod 600 " + path,
+		}
+	case fi.Size() > limit:
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
+}

@@ -1,0 +1,78 @@
+package bottle
+
+import (
+	"errors"
+	"strings"
+)
+
+// ErrImageMissing is wrapped when containerd's store does not hold the image.
+var ErrImageMissing = errors.New("the image is missing")
+
+// Error is a failure with the advice that mends it.
+type Error struct {
+	Err  error
+	Hint string // an imperative phrase: a command, a setting
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap is the failure itself.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint returns the advice of the outermost Error in err's tree, or nothing.
+func Hint(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Hint
+	}
+	return ""
+}
+
+// Problems is every mistake that was found at once, in the order in which a
+// reader would mend them.
+type Problems []error
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, err := range p {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap are the mistakes.
+func (p Problems) Unwrap() []error { return p }
+
+// Mistakes takes apart what was found at once: each can be told, and mended, by
+// itself.
+func Mistakes(err error) []error {
+	var p Problems
+	p.add(err)
+	return p
+}
+
+// add appends err, unless it is nil; of several joined errors, each.
+func (p *Problems) add(err error) {
+	if err == nil {
+		return
+	}
+	many, ok := err.(interface{ Unwrap() []error })
+	// An error that wraps several with words of its own is one mistake.
+	if ok && Problems(many.Unwrap()).Error() == err.Error() {
+		for _, e := range many.Unwrap() {
+			p.add(e)
+		}
+		return
+	}
+	*p = append(*p, err)
+}
+
+// err is nil when nothing was found.
+func (p Problems) err() error {
+	switch len(p) {
+	case 0:
+		return nil
+	case 1:
+		return p[0]
+	}
+	return p
+}

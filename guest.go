@@ -1,0 +1,103 @@
+package bottle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// What an agent's container has of bottle's: one folder on tmpfs, read-only
+// inside, and in it this very program, which is PID 1 and sets secret variables.
+const (
+	guestDir  = "/.bottle"
+	guestInit = guestDir + "/init"
+	guestEnv  = guestDir + "/env"
+)
+
+// Where the agent finds the proxy. Every bottle has an internal segment of its
+// own, so that the address may be the same in all.
+const (
+	ProxyURL    = "http://10.77.0.1:8888"
+	proxyListen = "10.77.0.1:8888"
+)
+
+// etcFiles give the agent a name for itself and nothing to ask about others:
+// names are resolved by the proxy only.
+func etcFiles(hostname string) []runtime.File {
+	hosts := "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + "\n"
+	return []runtime.File{
+		{Path: "/etc/hosts", Mode: 0o644, Root: true, Data: []byte(hosts)},
+		{Path: "/etc/hostname", Mode: 0o644, Root: true, Data: []byte(hostname + "\n")},
+		{Path: "/etc/resolv.conf", Mode: 0o644, Root: true, Data: []byte("# Names are resolved by the egress proxy.\n")},
+	}
+}
+
+// agentEnv is the agent's environment as far as it may be stored: the proxy's
+// address and the literals.
+func (l *launch) agentEnv() []string {
+	env := []string{
+		"HTTPS_PROXY=" + ProxyURL, "HTTP_PROXY=" + ProxyURL, "NO_PROXY=localhost,127.0.0.1",
+		"https_proxy=" + ProxyURL, "http_proxy=" + ProxyURL, "no_proxy=localhost,127.0.0.1",
+		// Node's fetch asks for the proxy variables only when told to.
+		"NODE_USE_ENV_PROXY=1",
+	}
+	for _, v := range l.plan.Env {
+		if v.Source == SourceLiteral {
+			env = append(env, v.Name+"="+v.Literal)
+		}
+	}
+	return env
+}
+
+// makeGuest makes the folder that is mounted at guestDir: an empty file for the
+// program to be mounted over, and the secret variables.
+func (l *launch) makeGuest(context.Context) error {
+	dir := filepath.Join(l.dir, "guest")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("make the guest's folder: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "init"), nil, 0o755); err != nil {
+		return fmt.Errorf("make the guest's folder: %w", err)
+	}
+	var secret []EnvVar
+	for _, v := range l.plan.Env {
+		if v.Source != SourceLiteral {
+			secret = append(secret, v)
+		}
+	}
+	u := l.rootfs.User
+	return writeEnvFile(filepath.Join(dir, "env"), secret, int(u.UID), int(u.GID))
+}
+
+// writeEnvFile stores variables so that only the agent's user reads them. Each
+// is NAME=VALUE and a NUL, which no variable can hold (environ(7)).
+func writeEnvFile(file string, vars []EnvVar, uid, gid int) (err error) {
+	var buf bytes.Buffer
+	for _, v := range vars {
+		buf.WriteString(v.Name + "=" + v.Secret.Reveal() + "\x00")
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+	if err != nil {
+		return fmt.Errorf("store the environment: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Chown(uid, gid); err != nil {
+		return fmt.Errorf("store the environment: %w", err)
+	}
+	if _, err := f.Write(buf.Bytes()); err != nil {
+		return fmt.Errorf("store the environment: %w", err)
+	}
+	return nil
+}
+
+func (l *launch) guestMounts() []runtime.Mount {
+	return []runtime.Mount{
+		{Source: filepath.Join(l.dir, "guest"), Target: guestDir},
+		{Source: l.e.cfg.Program, Target: guestInit},
+	}
+}

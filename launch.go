@@ -1,0 +1,262 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Bottle is a live bottle: an agent task, a proxy task and their networks.
+type Bottle struct {
+	Name string
+	// Timings are those of the launch, and of the teardown once it was done.
+	Timings *Timings
+
+	e    *Engine
+	plan *Plan
+}
+
+// Launch makes the bottle of a plan. It returns when the agent's sandbox runs
+// and the proxy is healthy. After an error nothing is left of it; the error is
+// that of the step that failed first. A name that was lost to somebody else
+// since the plan was made gives way to the next free one, unless it is pinned;
+// the plan is left as it was.
+func (e *Engine) Launch(ctx context.Context, plan *Plan) (*Bottle, error) {
+	p := *plan
+	timings := &Timings{}
+	for {
+		b, err := e.launch(ctx, &p, timings)
+		if err == nil || p.Pinned || !errors.Is(err, runtime.ErrTaken) {
+			return b, err
+		}
+		e.log.Info("name lost to another", "name", p.Name)
+		taken, terr := e.Taken(ctx)
+		if terr != nil {
+			return nil, terr
+		}
+		taken[p.Name] = true
+		if p.Name, err = FreeName(p.Agent, taken); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// launch is one attempt at one name.
+type launch struct {
+	e       *Engine
+	plan    *Plan
+	dir     string
+	timings *Timings
+	undo    undo
+
+	// Each latch is closed when what it names is there.
+	networkUp, rootfsReady chan struct{}
+
+	pair   *netns.Pair
+	rootfs *runtime.RootFS
+}
+
+func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
+	l := &launch{
+		e: e, plan: p, dir: e.dir(p.Name), timings: timings,
+		networkUp: make(chan struct{}), rootfsReady: make(chan struct{}),
+	}
+	defer timings.begin("launch")()
+	defer func() {
+		if err == nil {
+			return
+		}
+		// The first error is the user's; what undoing meets besides is logged.
+		if uerr := l.undo.run(ctx); uerr != nil {
+			e.log.Error("undo launch", "bottle", p.Name, "error", uerr)
+		}
+	}()
+	if err := l.step(ctx, "claim", l.claim); err != nil {
+		return nil, err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.makeNetwork(gctx) })
+	g.Go(func() error { return l.makeAgent(gctx) })
+	g.Go(func() error { return l.makeProxy(gctx) })
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p}, nil
+}
+
+// step runs one step of the launch, timed, unless the launch has failed
+// meanwhile.
+func (l *launch) step(ctx context.Context, name string, fn func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := l.injected(name, false); err != nil {
+		return err
+	}
+	end := l.timings.begin(name)
+	err := fn(ctx)
+	end()
+	if err != nil {
+		return err
+	}
+	return l.injected(name, true)
+}
+
+func (l *launch) injected(step string, done bool) error {
+	if l.e.fault == nil {
+		return nil
+	}
+	return l.e.fault(step, done)
+}
+
+// wait blocks until the latch is closed or the launch has failed.
+func wait(ctx context.Context, latch <-chan struct{}) error {
+	select {
+	case <-latch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// claim takes the name by making the bottle's folder: of two launches at once,
+// one gets it. Containerd's refusal of a second container decides against
+// everybody else.
+func (l *launch) claim(context.Context) error {
+	err := os.ErrNotExist
+	// The last bottle that leaves removes the folders above its own, perhaps
+	// between these two calls.
+	for range 10 {
+		if merr := l.e.makeRunDir(); merr != nil {
+			return merr
+		}
+		if err = os.Mkdir(l.dir, 0o700); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("claim %s: %w", l.plan.Name, runtime.ErrTaken)
+	}
+	if err != nil {
+		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
+	}
+	l.undo.push(func(context.Context) error { return l.e.removeFolders(l.plan.Name) })
+	return os.MkdirAll(l.e.stateDir(l.plan.Name), 0o700)
+}
+
+func (l *launch) makeNetwork(ctx context.Context) error {
+	resolvers, err := l.writeResolvConf()
+	if err != nil {
+		return err
+	}
+	l.undo.push(func(ctx context.Context) error { return l.e.net.Remove(ctx, l.dir) })
+	err = l.step(ctx, "namespaces", func(ctx context.Context) (err error) {
+		l.pair, err = l.e.net.Create(ctx, l.dir)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.step(gctx, "internal network", l.pair.AttachInternal) })
+	g.Go(func() error {
+		return l.step(gctx, "egress network", func(ctx context.Context) error {
+			return l.pair.AttachEgress(ctx, resolvers)
+		})
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := l.step(ctx, "verify networks", l.pair.Verify); err != nil {
+		return err
+	}
+	close(l.networkUp)
+	return nil
+}
+
+func (l *launch) makeAgent(ctx context.Context) error {
+	if err := l.step(ctx, "image", func(ctx context.Context) error {
+		return l.e.images.Unpack(ctx, l.plan.Image)
+	}); err != nil {
+		return err
+	}
+	if err := l.step(ctx, "root file system", l.makeRootFS); err != nil {
+		return err
+	}
+	if err := l.step(ctx, "guest files", l.makeGuest); err != nil {
+		return err
+	}
+	if err := wait(ctx, l.networkUp); err != nil {
+		return err
+	}
+	var task *runtime.Task
+	err := l.step(ctx, "agent container", func(ctx context.Context) (err error) {
+		task, err = l.createAgent(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return l.step(ctx, "agent start", func(ctx context.Context) error {
+		if err := task.Start(ctx); err != nil {
+			return err
+		}
+		if l.plan.Runtime == runtime.RuntimeRunc {
+			return nil
+		}
+		return task.ExposeToOOM()
+	})
+}
+
+func (l *launch) makeRootFS(ctx context.Context) (err error) {
+	name := l.plan.Name
+	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, etcFiles(hostname(name)))
+	if err != nil {
+		return err
+	}
+	l.undo.push(func(ctx context.Context) error { return l.e.rt.RemoveSnapshot(ctx, name) })
+	return nil
+}
+
+func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
+	p := l.plan
+	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
+		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: hostname(p.Name),
+		Env: l.agentEnv(), Mounts: l.guestMounts(), Init: []string{guestInit, "init"},
+		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids,
+		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.addCaps,
+	}, l.rootfs)
+	if err != nil {
+		return nil, err
+	}
+	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, p.Name) })
+	return task, nil
+}
+
+func (l *launch) labels(role string) map[string]string {
+	p := l.plan
+	return map[string]string{
+		runtime.LabelName: p.Name, runtime.LabelRole: role, runtime.LabelAgent: p.Agent,
+		runtime.LabelImage: p.Image, runtime.LabelRuntime: p.Runtime, runtime.LabelProxy: p.Proxy.Kind,
+	}
+}
+
+// maxHostname is Linux's limit on a host name, in bytes (uname(2)).
+const maxHostname = 64
+
+func hostname(name string) string {
+	if len(name) > maxHostname {
+		return name[:maxHostname]
+	}
+	return name
+}
+
+// proxyTimeout bounds how long a proxy may take to be healthy.
+const proxyTimeout = 15 * time.Second

@@ -1,0 +1,64 @@
+package bottle
+
+import (
+	"context"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Status is one bottle as `bottle list` shows it.
+type Status struct {
+	Name    string    `json:"name"`
+	Agent   string    `json:"agent"`
+	Image   string    `json:"image"`
+	Runtime string    `json:"runtime"`
+	Proxy   string    `json:"proxy"`
+	Status  string    `json:"status"`
+	Created time.Time `json:"created"`
+}
+
+// List returns the bottles whose agent runs, or, with all, every bottle that
+// containerd knows; sorted by age, the youngest first.
+func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
+	found, err := e.rt.List(ctx, NamePrefix)
+	if err != nil {
+		return nil, err
+	}
+	proxies := map[string]string{}
+	for _, c := range found {
+		if c.Role == runtime.RoleProxy {
+			proxies[c.Labels[runtime.LabelName]] = c.Status
+		}
+	}
+	out := []Status{}
+	for _, c := range found {
+		if c.Role == runtime.RoleProxy || (!all && c.Status != "running" && c.Status != "paused") {
+			continue
+		}
+		out = append(out, statusOf(c, proxies))
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Created.After(out[j].Created) })
+	return out, nil
+}
+
+func statusOf(c runtime.Container, proxies map[string]string) Status {
+	s := Status{
+		Name: c.ID, Agent: c.Labels[runtime.LabelAgent], Image: c.Labels[runtime.LabelImage],
+		Runtime: c.Labels[runtime.LabelRuntime], Proxy: c.Labels[runtime.LabelProxy],
+		Status: c.Status, Created: c.Created,
+	}
+	if p := proxies[c.ID]; s.Status == "running" && p != "running" {
+		s.Status = "running, proxy " + strings.TrimSpace("is "+orNone(p))
+	}
+	return s
+}
+
+func orNone(s string) string {
+	if s == "" || s == "none" {
+		return "gone"
+	}
+	return s
+}

@@ -1,0 +1,140 @@
+package bottle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Manifest is the user's file of bottles and agents, checked as far as that is
+// possible without a host.
+type Manifest struct {
+	Path    string
+	Bottles map[string]*BottleConfig
+	Agents  map[string]*AgentConfig
+}
+
+// BottleConfig is an environment as the manifest describes it.
+type BottleConfig struct {
+	Image  string // as written; empty: the default
+	Build  *BuildConfig
+	Env    []EnvConfig // in the manifest's order
+	Egress EgressConfig
+	SSH    []SSHHost // IdentityFile as written
+	Git    *Git
+	Limits Limits // zero: the default
+}
+
+// BuildConfig says how an image is built.
+type BuildConfig struct {
+	Context, Dockerfile, Target string
+	Args                        map[string]string
+	Secrets                     map[string]string
+}
+
+// EnvConfig is one variable as the manifest describes it. Exactly one of the
+// fields behind Name says where the value comes from.
+type EnvConfig struct {
+	Name    string
+	Literal *string
+	From    string // a variable of the caller's; Name itself when none is named
+	Prompt  string // a question
+	File    string // as written
+	at      position
+}
+
+// EgressConfig is the policy as the manifest describes it.
+type EgressConfig struct {
+	Allow, AllowPrivate []string
+}
+
+// AgentConfig is a command, with what it is told, in a bottle.
+type AgentConfig struct {
+	Bottle  string
+	Command []string // empty: the image's
+	Prompt  string
+	Skills  []string
+}
+
+// maxManifest bounds a manifest's size, in bytes.
+const maxManifest = 1 << 20
+
+// manifestNames are looked for in this order in each folder.
+var manifestNames = []string{"bottle.yaml", "bottle.yml", "bottle.json"}
+
+// ErrNoManifest is wrapped when no manifest is found.
+var ErrNoManifest = errors.New("no manifest found")
+
+// FindManifest returns the path of the manifest that holds for a folder: the
+// nearest one in it or above it, else the one in home's .config/bottle.
+func FindManifest(workDir, home string) (string, error) {
+	dirs := []string{}
+	for dir := workDir; ; dir = filepath.Dir(dir) {
+		dirs = append(dirs, dir)
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	if home != "" {
+		dirs = append(dirs, filepath.Join(home, ".config", "bottle"))
+	}
+	for _, dir := range dirs {
+		for _, name := range manifestNames {
+			path := filepath.Join(dir, name)
+			if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
+				return path, nil
+			}
+		}
+	}
+	return "", &Error{
+		Err: fmt.Errorf("%w (looked for %s in %s and above, and in %s)", ErrNoManifest,
+			strings.Join(manifestNames, ", "), workDir, dirs[len(dirs)-1]),
+		Hint: "write one, or name one with --manifest",
+	}
+}
+
+// LoadManifest reads and checks a manifest. The error tells every mistake that
+// was found, each with file, line and column.
+func LoadManifest(path string) (*Manifest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &Error{Err: fmt.Errorf("read the manifest: %w", err), Hint: "name an existing one with --manifest"}
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the manifest: %w", err)
+	}
+	return ParseManifest(path, data)
+}
+
+// agent returns an agent and the bottle it lives in.
+func (m *Manifest) agent(name string) (*AgentConfig, *BottleConfig, error) {
+	a, ok := m.Agents[name]
+	if !ok {
+		names := sortedKeys(m.Agents)
+		err := fmt.Errorf("no agent %q in %s", name, m.Path)
+		if len(names) == 0 {
+			return nil, nil, &Error{Err: err, Hint: "there are none yet: add one under agents"}
+		}
+		hint := "there are: " + strings.Join(names, ", ")
+		if n := nearest(name, names); n != "" {
+			hint = fmt.Sprintf("did you mean %q? %s", n, hint)
+		}
+		return nil, nil, &Error{Err: err, Hint: hint}
+	}
+	return a, m.Bottles[a.Bottle], nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

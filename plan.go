@@ -1,0 +1,119 @@
+package bottle
+
+import "time"
+
+// Spec is what one run asks for: the command line and the caller's
+// environment, before anything was looked up.
+type Spec struct {
+	Agent        string   // the agent's name in the manifest
+	ManifestPath string   // --manifest; empty: searched for
+	Name         string   // --name; empty: CLAUDE_BOTTLE_CONTAINER, else derived from the agent
+	Runtime      string   // --runtime; empty: DefaultRuntime
+	Proxy        string   // --proxy; empty: DefaultProxy
+	Cwd          bool     // --cwd: run on an image that holds the working directory
+	Env          []string // -e NAME or NAME=VALUE, in the order given
+	Args         []string // after --: appended to the agent's command
+	NoInput      bool     // nothing may be asked
+	// Caller says who called and from where.
+	Caller Caller
+}
+
+// Caller is the invoking user's side: under sudo, SUDO_USER's.
+type Caller struct {
+	Getenv  func(string) (string, bool) // os.LookupEnv
+	WorkDir string                      // absolute
+	Home    string                      // absolute; of the invoking user, not root's under sudo
+	UID     int
+	GID     int
+}
+
+// Plan is a Spec resolved against the manifest and the host: everything that
+// Launch will do, and nothing it has done yet. It is what the preflight
+// prints; no secret value can be printed from it.
+type Plan struct {
+	Agent    string `json:"agent"`
+	Bottle   string `json:"bottle"`
+	Manifest string `json:"manifest"`
+	Name     string `json:"name"`
+	// Pinned: the name was asked for, so a lost race for it is an error.
+	Pinned  bool     `json:"pinned"`
+	Image   string   `json:"image"`          // normalised reference of what will run
+	BaseRef string   `json:"base,omitempty"` // with --cwd: the image that Image is derived from
+	User    string   `json:"user"`           // the image's; empty: root
+	Runtime string   `json:"runtime"`        // "runsc" or "runc"
+	Command []string `json:"command"`
+	Env     []EnvVar `json:"env"`
+	Egress  Egress   `json:"egress"`
+	Proxy   Proxy    `json:"proxy"`
+	Network Network  `json:"network"`
+	Limits  Limits   `json:"limits"`
+	Prompt  string   `json:"-"` // text; shown as PromptBytes
+	// PromptBytes is the length of the prompt.
+	PromptBytes int       `json:"prompt_bytes"`
+	Skills      []string  `json:"skills"`
+	SSH         []SSHHost `json:"ssh"`
+	Git         *Git      `json:"git,omitempty"`
+	// Warnings are sentences that the preflight shows last, one a line.
+	Warnings []string  `json:"warnings"`
+	Created  time.Time `json:"-"`
+}
+
+// EnvVar is one variable of the agent's environment.
+type EnvVar struct {
+	Name string `json:"name"`
+	// Source tells where the value comes from: one of the Source constants.
+	// From names the caller's variable, or the file.
+	Source string `json:"source"`
+	From   string `json:"from,omitempty"`
+	// Ask is the question of a "prompt" variable.
+	Ask string `json:"ask,omitempty"`
+	// Literal is the value of a literal, which is not a secret: it stands in
+	// the manifest. Not printed all the same.
+	Literal string `json:"-"`
+	// Secret is the value of any other source.
+	Secret Secret `json:"-"`
+}
+
+// Egress is the policy as the plan shows it.
+type Egress struct {
+	Allow []string `json:"allow"` // sorted, without doubles; empty: nothing is allowed
+	// AllowPrivate are those destinations that may be in private networks.
+	AllowPrivate []string `json:"allow_private"`
+}
+
+// Proxy says which proxy enforces the policy.
+type Proxy struct {
+	Kind  string `json:"kind"` // "pipelock" or "builtin"
+	Image string `json:"image,omitempty"`
+}
+
+// Network names what will be wired.
+type Network struct {
+	Internal string `json:"internal"` // the segment between agent and proxy, CIDR
+	Egress   string `json:"egress"`   // the network between proxy and host, CIDR
+	Bridge   string `json:"bridge"`   // the egress network's bridge on the host
+	// Warnings are sentences about what on the host may keep egress from working.
+	Warnings []string `json:"-"`
+}
+
+// Limits bound the agent's task.
+type Limits struct {
+	Memory int64   `json:"memory_bytes"`
+	CPUs   float64 `json:"cpus,omitempty"` // 0: no limit
+	Pids   int64   `json:"pids"`
+}
+
+// SSHHost is one entry of a bottle's ssh list.
+type SSHHost struct {
+	Host         string `json:"host"`
+	HostName     string `json:"hostname"`
+	User         string `json:"user,omitempty"`
+	Port         int    `json:"port"`
+	IdentityFile string `json:"identity_file"`
+}
+
+// Git is the identity that commits are made under.
+type Git struct {
+	Name  string `json:"name"`
+	Email string `json:"email"`
+}

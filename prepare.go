@@ -1,0 +1,371 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+
+	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Defaults of a plan.
+const (
+	DefaultImage   = "claude-bottle:latest"
+	DefaultRuntime = runtime.RuntimeRunsc
+	DefaultProxy   = ProxyPipelock
+
+	defaultMemory = 4 << 30 // bytes
+	defaultPids   = 4096
+)
+
+// Kinds of proxies.
+const (
+	ProxyPipelock = "pipelock"
+	ProxyBuiltin  = "builtin"
+)
+
+// ImageInfo tells what an image in containerd's store is.
+type ImageInfo struct {
+	Ref        string // normalised
+	Digest     string
+	Platform   string // "linux/amd64"
+	User       string
+	WorkDir    string
+	Env        []string
+	Entrypoint []string
+	Cmd        []string
+}
+
+// Host is what Prepare looks at. Nothing that it asks changes the host; an
+// Engine is one.
+type Host interface {
+	// Taken returns the names that a new bottle may not have.
+	Taken(ctx context.Context) (map[string]bool, error)
+	// Image finds an image by its normalised reference; the error wraps
+	// ErrImageMissing when there is none.
+	Image(ctx context.Context, ref string) (ImageInfo, error)
+	// Runtime tells whether an agent can run under the runtime.
+	Runtime(ctx context.Context, name string) error
+	// Network tells what networks a launch would make.
+	Network(ctx context.Context) (Network, error)
+}
+
+// Prepare resolves a spec to a plan. It makes nothing, and finds everything
+// that can be wrong before something is made: the error is Problems when there
+// is more than one.
+func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
+	m, err := s.manifest()
+	if err != nil {
+		return nil, err
+	}
+	agent, bottle, err := m.agent(s.Agent)
+	if err != nil {
+		return nil, err
+	}
+	p := &preparation{
+		spec: s, host: h, agent: agent, bottle: bottle,
+		plan: &Plan{
+			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
+			Egress: Egress{Allow: sortedSet(bottle.Egress.Allow), AllowPrivate: sortedSet(bottle.Egress.AllowPrivate)},
+			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []SSHHost{},
+			Git: bottle.Git, Warnings: []string{},
+		},
+	}
+	if err := p.run(ctx); err != nil {
+		return nil, err
+	}
+	return p.plan, nil
+}
+
+func (s Spec) manifest() (*Manifest, error) {
+	path := s.ManifestPath
+	if path == "" {
+		var err error
+		if path, err = FindManifest(s.Caller.WorkDir, s.Caller.Home); err != nil {
+			return nil, err
+		}
+	}
+	return LoadManifest(path)
+}
+
+// getenv returns a variable of the caller's, or nothing.
+func (s Spec) getenv(name string) string {
+	v, _ := s.Caller.Getenv(name)
+	return v
+}
+
+type preparation struct {
+	spec   Spec
+	host   Host
+	agent  *AgentConfig
+	bottle *BottleConfig
+	plan   *Plan
+}
+
+// run asks the host at once for what takes time, and decides the rest
+// meanwhile. Each part writes to fields of its own.
+func (p *preparation) run(ctx context.Context) error {
+	p.runtimeAndProxy()
+	parts := []func(context.Context) error{
+		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.limits,
+	}
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, part := range parts {
+		wg.Go(func() { errs[i] = part(ctx) })
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var problems Problems
+	for _, err := range errs {
+		problems.add(err)
+	}
+	p.warn()
+	return problems.err()
+}
+
+func (p *preparation) runtimeAndProxy() {
+	p.plan.Runtime, p.plan.Proxy.Kind = DefaultRuntime, DefaultProxy
+	if p.spec.Runtime != "" {
+		p.plan.Runtime = p.spec.Runtime
+	}
+	if p.spec.Proxy != "" {
+		p.plan.Proxy.Kind = p.spec.Proxy
+	}
+}
+
+func (p *preparation) name(ctx context.Context) error {
+	taken, err := p.host.Taken(ctx)
+	if err != nil {
+		return err
+	}
+	name := p.spec.Name
+	if name == "" {
+		name = p.spec.getenv("CLAUDE_BOTTLE_CONTAINER")
+	}
+	if name != "" {
+		p.plan.Name, p.plan.Pinned = name, true
+		return checkPinned(name, taken)
+	}
+	p.plan.Name, err = FreeName(p.spec.Agent, taken)
+	return err
+}
+
+// image decides which image runs and which command in it.
+func (p *preparation) image(ctx context.Context) error {
+	base, source := p.spec.getenv("CLAUDE_BOTTLE_IMAGE"), "CLAUDE_BOTTLE_IMAGE"
+	if base == "" {
+		base, source = p.bottle.Image, "the manifest"
+	}
+	if base == "" {
+		base, source = DefaultImage, "the default"
+	}
+	ref, err := normalise(base)
+	if err != nil {
+		return fmt.Errorf("the image %q from %s: %w", base, source, err)
+	}
+	if p.spec.Cwd {
+		p.plan.BaseRef = ref
+		if ref, err = p.derived(); err != nil {
+			return err
+		}
+	}
+	p.plan.Image = ref
+	info, err := p.host.Image(ctx, ref)
+	if err != nil {
+		return p.imageHint(err)
+	}
+	p.plan.User = info.User
+	return p.command(info)
+}
+
+// derived names the image that holds the working directory.
+func (p *preparation) derived() (string, error) {
+	name := p.spec.getenv("CLAUDE_BOTTLE_DERIVED_IMAGE")
+	if name == "" {
+		slug, err := Slug(p.spec.Agent)
+		if err != nil {
+			return "", err
+		}
+		name = "claude-bottle:cwd-" + slug
+	}
+	ref, err := normalise(name)
+	if err != nil {
+		return "", fmt.Errorf("the derived image %q: %w", name, err)
+	}
+	return ref, nil
+}
+
+// normalise gives a short name its registry and tag, as docker does.
+func normalise(name string) (string, error) {
+	named, err := reference.ParseDockerRef(name)
+	if err != nil {
+		return "", fmt.Errorf("not an image's name: %w", err)
+	}
+	return named.String(), nil
+}
+
+func (p *preparation) imageHint(err error) error {
+	if !errors.Is(err, ErrImageMissing) {
+		return err
+	}
+	familiar := p.plan.Image
+	if named, perr := reference.ParseNormalizedNamed(familiar); perr == nil {
+		familiar = reference.FamiliarString(named)
+	}
+	hint := "put it there: ctr images pull, or ctr images import, with " + p.plan.Image
+	switch {
+	case p.spec.Cwd:
+		hint = "build it with the working directory first, or run without --cwd"
+	case p.bottle.Build != nil:
+		hint = "build it from the bottle's build settings first"
+	}
+	return &Error{Err: fmt.Errorf("no image %s in containerd's store: %w", familiar, err), Hint: hint}
+}
+
+func (p *preparation) command(info ImageInfo) error {
+	p.plan.Command = slices.Clone(p.agent.Command)
+	if len(p.plan.Command) == 0 {
+		p.plan.Command = slices.Concat(info.Entrypoint, info.Cmd)
+	}
+	if len(p.plan.Command) == 0 {
+		return &Error{
+			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.spec.Agent),
+			Hint: "give the agent a command in the manifest",
+		}
+	}
+	p.plan.Command = append(p.plan.Command, p.spec.Args...)
+	return nil
+}
+
+func (p *preparation) runtime(ctx context.Context) error {
+	known := []string{runtime.RuntimeRunsc, runtime.RuntimeRunc}
+	if !slices.Contains(known, p.plan.Runtime) {
+		return &Error{Err: fmt.Errorf("no runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
+	}
+	return p.host.Runtime(ctx, p.plan.Runtime)
+}
+
+func (p *preparation) network(ctx context.Context) (err error) {
+	p.plan.Network, err = p.host.Network(ctx)
+	return err
+}
+
+func (p *preparation) proxy(context.Context) error {
+	switch p.plan.Proxy.Kind {
+	case ProxyBuiltin:
+		return nil
+	case ProxyPipelock:
+		return &Error{Err: errors.New("the pipelock proxy is not supported yet"), Hint: "use the built-in one: --proxy builtin"}
+	}
+	return &Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy builtin"}
+}
+
+func (p *preparation) policy(context.Context) error {
+	if _, err := p.plan.entriesFor(p.bottle.SSH).Policy(); err != nil {
+		return fmt.Errorf("egress: %w", err)
+	}
+	return nil
+}
+
+// entriesFor is the policy as the proxy reads it.
+func (p *Plan) entriesFor(ssh []SSHHost) egress.Entries {
+	e := egress.Entries{Allow: p.Egress.Allow, AllowPrivate: p.Egress.AllowPrivate}
+	for _, h := range ssh {
+		e.SSH = append(e.SSH, h.destination())
+	}
+	return e
+}
+
+func (p *preparation) env(context.Context) (err error) {
+	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []EnvVar{}}
+	p.plan.Env, err = r.resolve(p.bottle.Env, p.spec.Env)
+	return err
+}
+
+func (p *preparation) skills(context.Context) error {
+	var problems Problems
+	for _, s := range p.agent.Skills {
+		dir := filepath.Join(p.spec.Caller.Home, ".claude", "skills", s)
+		if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+			problems.add(fmt.Errorf("skill %q not found at %s; create it there, then run again", s, dir))
+			continue
+		}
+		p.plan.Skills = append(p.plan.Skills, s)
+	}
+	return problems.err()
+}
+
+// maxKey bounds a private key's file, in bytes.
+const maxKey = 64 << 10
+
+func (p *preparation) ssh(context.Context) error {
+	var problems Problems
+	for _, h := range p.bottle.SSH {
+		if h.IdentityFile != "" {
+			h.IdentityFile = p.spec.Caller.path(h.IdentityFile, filepath.Dir(p.plan.Manifest))
+			if _, err := p.spec.Caller.readPrivate(h.IdentityFile, maxKey); err != nil {
+				problems.add(fmt.Errorf("the ssh key of %s: %w", h.Host, err))
+				continue
+			}
+		}
+		p.plan.SSH = append(p.plan.SSH, h)
+	}
+	return problems.err()
+}
+
+func (p *preparation) limits(context.Context) error {
+	p.plan.Limits = p.bottle.Limits
+	if p.plan.Limits.Memory == 0 {
+		p.plan.Limits.Memory = defaultMemory
+	}
+	if p.plan.Limits.Pids == 0 {
+		p.plan.Limits.Pids = defaultPids
+	}
+	return nil
+}
+
+func (p *preparation) warn() {
+	plan := p.plan
+	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
+	if plan.Runtime == runtime.RuntimeRunc {
+		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost")
+	}
+	for _, w := range plan.Network.Warnings {
+		warn("%s", w)
+	}
+	var missing []string
+	for what, there := range map[string]bool{
+		"prompt": plan.PromptBytes > 0, "skills": len(plan.Skills) > 0, "ssh keys": len(plan.SSH) > 0, "git identity": plan.Git != nil,
+	} {
+		if there {
+			missing = append(missing, what)
+		}
+	}
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		warn("not yet put into the bottle by this version: %s", strings.Join(missing, ", "))
+	}
+}
+
+// sortedSet returns the list sorted, without doubles, and never nil.
+func sortedSet(list []string) []string {
+	out := slices.Clone(list)
+	slices.Sort(out)
+	out = slices.Compact(out)
+	if out == nil {
+		return []string{}
+	}
+	return out
+}

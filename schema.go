@@ -1,0 +1,327 @@
+package bottle
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+// ParseManifest checks a manifest's text; path is for messages and for Path.
+func ParseManifest(path string, data []byte) (m *Manifest, err error) {
+	d := &decoder{file: path}
+	if len(data) > maxManifest {
+		return nil, fmt.Errorf("%s: the manifest is larger than %s", path, units.BytesSize(maxManifest))
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			if r != any(errTooLarge) {
+				panic(r)
+			}
+			m, err = nil, fmt.Errorf("%s: %w", path, errTooLarge)
+		}
+	}()
+	root, ok := d.document(data)
+	if !ok {
+		return nil, d.problems.err()
+	}
+	m = &Manifest{Path: path, Bottles: map[string]*BottleConfig{}, Agents: map[string]*AgentConfig{}}
+	d.manifest(root, m)
+	if err := d.problems.err(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
+	version := false
+	agents := func(*yaml.Node) {}
+	var agentsNode *yaml.Node
+	d.mapping(n, "the manifest", map[string]func(*yaml.Node){
+		"version": func(n *yaml.Node) { version = true; d.integer(n, "version", 1, 1) },
+		"bottles": func(n *yaml.Node) {
+			d.entries(n, "bottles", func(key, value *yaml.Node) {
+				m.Bottles[key.Value] = d.bottle(value, fmt.Sprintf("bottle %q", key.Value))
+			})
+		},
+		// Agents name bottles, which may stand behind them.
+		"agents": func(n *yaml.Node) {
+			agentsNode = n
+			agents = func(n *yaml.Node) {
+				d.entries(n, "agents", func(key, value *yaml.Node) {
+					m.Agents[key.Value] = d.agent(key, value, m)
+				})
+			}
+		},
+	})
+	agents(agentsNode)
+	if len(d.problems) == 0 && !version {
+		d.fail(n, "version is missing: begin the manifest with version: 1")
+	}
+}
+
+func (d *decoder) bottle(n *yaml.Node, what string) *BottleConfig {
+	b := &BottleConfig{}
+	d.mapping(n, what, map[string]func(*yaml.Node){
+		"image": func(n *yaml.Node) {
+			var ok bool
+			if b.Image, ok = d.name(n, "image"); !ok {
+				return
+			}
+			if _, err := reference.ParseNormalizedNamed(b.Image); err != nil {
+				d.fail(n, "image %q is no image's name: %s", b.Image, err)
+			}
+		},
+		"build": func(n *yaml.Node) { b.Build = d.build(n) },
+		"env":   func(n *yaml.Node) { b.Env = d.env(n) },
+		"egress": func(n *yaml.Node) {
+			d.mapping(n, "egress", map[string]func(*yaml.Node){
+				"allow":         func(n *yaml.Node) { b.Egress.Allow = d.rules(n, "allow") },
+				"allow_private": func(n *yaml.Node) { b.Egress.AllowPrivate = d.rules(n, "allow_private") },
+			})
+		},
+		"ssh":    func(n *yaml.Node) { b.SSH = d.ssh(n) },
+		"git":    func(n *yaml.Node) { b.Git = d.git(n) },
+		"limits": func(n *yaml.Node) { b.Limits = d.limits(n) },
+	})
+	if b.Build != nil && b.Image == "" {
+		d.fail(n, "%s has a build and no image: name the image that the build makes", what)
+	}
+	return b
+}
+
+func (d *decoder) build(n *yaml.Node) *BuildConfig {
+	b := &BuildConfig{Args: map[string]string{}, Secrets: map[string]string{}}
+	pairs := func(what string, out map[string]string) func(*yaml.Node) {
+		return func(n *yaml.Node) {
+			d.entries(n, what, func(key, value *yaml.Node) {
+				out[key.Value], _ = d.text(value, what+" "+key.Value, true)
+			})
+		}
+	}
+	d.mapping(n, "build", map[string]func(*yaml.Node){
+		"context":    d.setName(&b.Context, "context"),
+		"dockerfile": d.setName(&b.Dockerfile, "dockerfile"),
+		"target":     d.setName(&b.Target, "target"),
+		"args":       pairs("args", b.Args),
+		"secrets":    pairs("secrets", b.Secrets),
+	})
+	return b
+}
+
+func (d *decoder) env(n *yaml.Node) []EnvConfig {
+	var out []EnvConfig
+	d.entries(n, "env", func(key, value *yaml.Node) {
+		if !ValidEnvName(key.Value) {
+			d.fail(key, "%q is no name of a variable: letters, digits and _ only, and no digit first", key.Value)
+			return
+		}
+		if reserved(key.Value) {
+			d.fail(key, "%s is bottle's own: the agent reaches the network through the proxy alone", key.Value)
+			return
+		}
+		v := EnvConfig{Name: key.Value, at: d.at(key)}
+		if d.variable(value, &v) {
+			out = append(out, v)
+		}
+	})
+	return out
+}
+
+func (d *decoder) variable(n *yaml.Node, v *EnvConfig) bool {
+	target := d.follow(n)
+	switch {
+	case target.Kind == yaml.ScalarNode && target.Tag == "!!null":
+		v.From = v.Name
+		return true
+	case target.Kind != yaml.MappingNode:
+		s, ok := d.text(n, v.Name, true)
+		v.Literal = &s
+		return ok
+	}
+	before := len(d.problems)
+	d.mapping(n, v.Name, map[string]func(*yaml.Node){
+		"from": func(n *yaml.Node) {
+			d.setName(&v.From, "from")(n)
+			if v.From != "" && !ValidEnvName(v.From) {
+				d.fail(n, "%q is no name of a variable", v.From)
+			}
+		},
+		"prompt": d.setName(&v.Prompt, "prompt"),
+		"file":   d.setName(&v.File, "file"),
+	})
+	if len(d.problems) > before {
+		return false
+	}
+	if len(target.Content) != 2 {
+		d.fail(target, "%s needs exactly one of from, prompt and file", v.Name)
+		return false
+	}
+	return true
+}
+
+// rules reads entries of the policy, which the egress package judges.
+func (d *decoder) rules(n *yaml.Node, what string) []string {
+	var out []string
+	d.items(n, what, func(item *yaml.Node) {
+		s, ok := d.name(item, "an entry of "+what)
+		if !ok {
+			return
+		}
+		entries := egress.Entries{Allow: []string{s}}
+		if what == "allow_private" {
+			entries = egress.Entries{AllowPrivate: []string{s}}
+		}
+		if _, err := entries.Policy(); err != nil {
+			d.fail(item, "%s", err)
+			return
+		}
+		out = append(out, s)
+	})
+	return out
+}
+
+func (d *decoder) ssh(n *yaml.Node) []SSHHost {
+	var out []SSHHost
+	d.items(n, "ssh", func(item *yaml.Node) {
+		h := SSHHost{Port: 22}
+		before := len(d.problems)
+		d.mapping(item, "an entry of ssh", map[string]func(*yaml.Node){
+			"Host":         d.setName(&h.Host, "Host"),
+			"HostName":     d.setName(&h.HostName, "HostName"),
+			"User":         d.setName(&h.User, "User"),
+			"Port":         func(n *yaml.Node) { h.Port = int(d.integer(n, "Port", 1, math.MaxUint16)) },
+			"IdentityFile": d.setName(&h.IdentityFile, "IdentityFile"),
+		})
+		if len(d.problems) > before {
+			return
+		}
+		if h.HostName == "" {
+			h.HostName = h.Host
+		}
+		switch {
+		case h.Host == "":
+			d.fail(item, "an entry of ssh needs a Host")
+		case strings.ContainsAny(h.Host+h.HostName+h.User, " \t*?!#\"'"):
+			d.fail(item, "Host, HostName and User of an entry of ssh are single names, without patterns")
+		default:
+			if _, err := egress.ParseSSHRule(h.destination()); err != nil {
+				d.fail(item, "%s", err)
+				return
+			}
+			out = append(out, h)
+		}
+	})
+	return out
+}
+
+func (h SSHHost) destination() string { return h.HostName + ":" + strconv.Itoa(h.Port) }
+
+func (d *decoder) git(n *yaml.Node) *Git {
+	g := &Git{}
+	d.mapping(n, "git", map[string]func(*yaml.Node){
+		"name":  d.setName(&g.Name, "name"),
+		"email": d.setName(&g.Email, "email"),
+	})
+	return g
+}
+
+// Bounds of limits: less memory than that and a sandbox does not start.
+const (
+	minMemory = 64 << 20
+	minPids   = 16
+	maxPids   = 1 << 22 // the kernel's PID_MAX_LIMIT
+	maxCPUs   = 4096
+)
+
+func (d *decoder) limits(n *yaml.Node) Limits {
+	var l Limits
+	d.mapping(n, "limits", map[string]func(*yaml.Node){
+		"memory": func(n *yaml.Node) {
+			s, ok := d.text(n, "memory", true)
+			if !ok {
+				return
+			}
+			v, err := units.RAMInBytes(s)
+			if err != nil || v < minMemory {
+				d.fail(n, "memory %q must be a size of at least 64MiB, such as 512MiB or 4GiB", s)
+			}
+			l.Memory = v
+		},
+		"cpus": func(n *yaml.Node) {
+			s, ok := d.text(n, "cpus", true)
+			if !ok {
+				return
+			}
+			v, err := strconv.ParseFloat(s, 64)
+			if err != nil || !(v >= 0.01 && v <= maxCPUs) {
+				d.fail(n, "cpus must be a number of CPUs of at least 0.01, such as 2 or 1.5")
+			}
+			l.CPUs = v
+		},
+		"pids": func(n *yaml.Node) { l.Pids = d.integer(n, "pids", minPids, maxPids) },
+	})
+	return l
+}
+
+func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
+	a := &AgentConfig{}
+	what := fmt.Sprintf("agent %q", key.Value)
+	if _, err := Slug(key.Value); err != nil {
+		d.fail(key, "%s", err)
+	}
+	named := false
+	d.mapping(n, what, map[string]func(*yaml.Node){
+		"bottle": func(n *yaml.Node) {
+			named = true
+			if a.Bottle, _ = d.name(n, "bottle"); a.Bottle != "" && m.Bottles[a.Bottle] == nil {
+				d.noBottle(n, a.Bottle, m)
+			}
+		},
+		"command": func(n *yaml.Node) {
+			d.items(n, "command", func(item *yaml.Node) {
+				if s, ok := d.text(item, "an argument of command", true); ok {
+					a.Command = append(a.Command, s)
+				}
+			})
+			if len(a.Command) > 0 && a.Command[0] == "" {
+				d.fail(n, "command begins with an empty name")
+			}
+		},
+		"prompt": func(n *yaml.Node) { a.Prompt, _ = d.text(n, "prompt", false) },
+		"skills": func(n *yaml.Node) { a.Skills = d.skills(n) },
+	})
+	if !named {
+		d.fail(key, "%s names no bottle: add bottle: and the name of one", what)
+	}
+	return a
+}
+
+func (d *decoder) noBottle(n *yaml.Node, name string, m *Manifest) {
+	names := sortedKeys(m.Bottles)
+	switch near := nearest(name, names); {
+	case near != "":
+		d.fail(n, "no bottle %q: did you mean %q?", name, near)
+	case len(names) > 0:
+		d.fail(n, "no bottle %q: there are %s", name, strings.Join(names, ", "))
+	default:
+		d.fail(n, "no bottle %q: there are none under bottles", name)
+	}
+}
+
+// skills reads names of folders, which lead nowhere else.
+func (d *decoder) skills(n *yaml.Node) []string {
+	names := d.names(n, "skills")
+	for _, s := range names {
+		if strings.ContainsAny(s, `/\`) || strings.HasPrefix(s, ".") {
+			d.fail(n, "skill %q must be the name of a folder in ~/.claude/skills", s)
+		}
+	}
+	return names
+}

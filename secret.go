@@ -1,0 +1,28 @@
+package bottle
+
+import (
+	"fmt"
+	"log/slog"
+)
+
+// Secret is a value that cannot be printed by accident: every way of formatting
+// or encoding it shows a placeholder.
+type Secret struct{ value string }
+
+const hidden = "[hidden]"
+
+// NewSecret takes a value into keeping.
+func NewSecret(value string) Secret { return Secret{value} }
+
+// Reveal returns the value. It may be handed to the agent's process and to
+// nothing else.
+func (s Secret) Reveal() string { return s.value }
+
+// Format implements fmt.Formatter for every verb.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// LogValue implements slog.LogValuer.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }

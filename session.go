@@ -1,0 +1,134 @@
+package bottle
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// SessionConfig describes a process to run in a bottle.
+type SessionConfig struct {
+	Command  []string
+	Env      []EnvVar // over the bottle's
+	Dir      string   // empty: the image's working directory
+	Terminal bool
+	Width    uint16 // of the terminal, in cells
+	Height   uint16
+	Stdin    io.Reader // nil: none
+	Stdout   io.Writer
+	Stderr   io.Writer // not used with a terminal
+}
+
+// Session is a process that runs in a bottle.
+type Session struct {
+	*runtime.Session
+	envFile string
+}
+
+// ErrNotRunning is wrapped when a bottle is not there or has no running agent.
+var ErrNotRunning = runtime.ErrNotRunning
+
+// Exec starts a process in a running bottle. Its end is told by Wait, which
+// must be called.
+func (e *Engine) Exec(ctx context.Context, name string, cfg SessionConfig) (*Session, error) {
+	if len(cfg.Command) == 0 {
+		return nil, errors.New("no command to run")
+	}
+	guest := filepath.Join(e.dir(name), "guest")
+	s := &Session{}
+	files := []string{guestEnv}
+	if len(cfg.Env) > 0 {
+		inside, err := s.storeEnv(guest, cfg.Env)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, inside)
+	} else if empty(filepath.Join(guest, "env")) {
+		files = nil
+	}
+	rs, err := e.rt.Exec(ctx, name, runtime.SessionConfig{
+		Args: guestArgs(files, cfg.Command), Dir: cfg.Dir, Terminal: cfg.Terminal,
+		Env: terminalEnv(cfg), Width: cfg.Width, Height: cfg.Height,
+		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.forget())
+	}
+	s.Session = rs
+	return s, nil
+}
+
+// guestArgs runs a command by way of bottle's program inside, which reads
+// variables from files that are on tmpfs: an exec's own environment would pass
+// through a file of the shim's.
+func guestArgs(files, command []string) []string {
+	args := []string{guestInit, "exec"}
+	for _, f := range files {
+		args = append(args, "--env-file", f)
+	}
+	return append(append(args, "--"), command...)
+}
+
+func terminalEnv(cfg SessionConfig) []string {
+	if term := os.Getenv("TERM"); cfg.Terminal && term != "" {
+		return []string{"TERM=" + term}
+	}
+	return nil
+}
+
+// storeEnv keeps a session's own variables beside the bottle's, owned as they
+// are, and returns the file's path inside.
+func (s *Session) storeEnv(guest string, vars []EnvVar) (string, error) {
+	fi, err := os.Stat(filepath.Join(guest, "env"))
+	if err != nil {
+		return "", fmt.Errorf("store the session's environment: %w: %w", ErrNotRunning, err)
+	}
+	owner := fi.Sys().(*syscall.Stat_t)
+	name := "env-" + rand.Text()
+	s.envFile = filepath.Join(guest, name)
+	for i, v := range vars {
+		if v.Source == SourceLiteral {
+			vars[i].Secret = NewSecret(v.Literal)
+		}
+	}
+	return guestDir + "/" + name, writeEnvFile(s.envFile, vars, int(owner.Uid), int(owner.Gid))
+}
+
+func (s *Session) forget() error {
+	if s.envFile == "" {
+		return nil
+	}
+	return os.Remove(s.envFile)
+}
+
+// Wait returns the exit code when the process has ended and its output has been
+// written: 126 and 127 as a shell has them, 128 and the signal's number after a
+// signal.
+func (s *Session) Wait() (int, error) {
+	code, err := s.Session.Wait()
+	if ferr := s.forget(); err == nil && ferr != nil && !errors.Is(ferr, os.ErrNotExist) {
+		err = fmt.Errorf("remove the session's environment: %w", ferr)
+	}
+	return code, err
+}
+
+func empty(file string) bool {
+	fi, err := os.Stat(file)
+	return err == nil && fi.Size() == 0
+}
+
+// Exec runs the agent's command, or another, in this bottle.
+func (b *Bottle) Exec(ctx context.Context, cfg SessionConfig) (*Session, error) {
+	if len(cfg.Command) == 0 {
+		cfg.Command = b.plan.Command
+	}
+	defer b.Timings.begin("session")()
+	return b.e.Exec(ctx, b.Name, cfg)
+}
