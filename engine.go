@@ -196,7 +196,10 @@ func (e *Engine) Runtime(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(scratch) }()
+	defer func() {
+		_ = os.RemoveAll(scratch) // on tmpfs; cleanup finds it otherwise
+		e.removeEmpty()
+	}()
 	err = e.rt.CheckRuntime(ctx, name, scratch)
 	if err == nil && name != runtime.RuntimeRunc {
 		err = e.rt.CheckRuntime(ctx, runtime.RuntimeRunc, scratch)

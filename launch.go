@@ -88,6 +88,10 @@ func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bott
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	// Some steps run to their end once they have begun.
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p}, nil
 }
 

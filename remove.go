@@ -52,11 +52,16 @@ func (e *Engine) removeFolders(name string) error {
 	if err != nil {
 		return fmt.Errorf("remove the folders of %s: %w", name, err)
 	}
-	// These fail while another bottle is there, as they should.
+	e.removeEmpty()
+	return nil
+}
+
+// removeEmpty removes the folders that all bottles share, which fails while one
+// is there, as it should.
+func (e *Engine) removeEmpty() {
 	for _, d := range []string{e.dir(""), e.cfg.RunDir, e.stateDir(""), e.cfg.StateDir} {
 		_ = os.Remove(d)
 	}
-	return nil
 }
 
 // Remove ends the bottle: agent and proxy, networks, folders.

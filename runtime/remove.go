@@ -84,6 +84,29 @@ func (c *Client) removeTask(ctx context.Context, cont containerd.Container) erro
 func killAndDelete(ctx context.Context, task containerd.Task) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
+	st, err := task.Status(ctx)
+	if err != nil {
+		return err
+	}
+	// A task that never ran has no end that anybody is told of (runsc's shim
+	// keeps such a wait for ever): its state is what can be asked.
+	if st.Status == containerd.Created {
+		if err := killTask(ctx, task); err != nil {
+			return err
+		}
+		if err := awaitStopped(ctx, task); err != nil {
+			return err
+		}
+	} else if st.Status != containerd.Stopped {
+		if err := killAndWait(ctx, task); err != nil {
+			return err
+		}
+	}
+	_, err = task.Delete(ctx)
+	return err
+}
+
+func killAndWait(ctx context.Context, task containerd.Task) error {
 	exit, err := task.Wait(ctx)
 	if err != nil {
 		return err
@@ -93,11 +116,26 @@ func killAndDelete(ctx context.Context, task containerd.Task) error {
 	}
 	select {
 	case <-exit:
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the end: %w", ctx.Err())
 	}
-	_, err = task.Delete(ctx)
-	return err
+}
+
+func awaitStopped(ctx context.Context, task containerd.Task) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		st, err := task.Status(ctx)
+		if err != nil || st.Status == containerd.Stopped {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end: %w", ctx.Err())
+		}
+	}
 }
 
 // killTask sends SIGKILL, also to a task that is paused (which takes no signal)

@@ -55,35 +55,48 @@ func (r *RootFS) Config() ocispec.ImageConfig { return r.conf }
 
 // PrepareRootFS makes the writable snapshot key over an image that is unpacked
 // already, finds the image's user in it and writes files. The snapshot is a
-// root of containerd's garbage collection: it stays until RemoveSnapshot.
-func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files []File) (_ *RootFS, err error) {
-	ctx = c.in(ctx)
-	img, err := c.ctrd.GetImage(ctx, image)
+// root of containerd's garbage collection: it stays until RemoveSnapshot. The
+// error wraps ErrTaken when the key is; after an error nothing is left.
+func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files []File) (*RootFS, error) {
+	ctx, cancel := whole(c.in(ctx))
+	defer cancel()
+	r, parent, err := c.imageRootFS(ctx, key, image)
 	if err != nil {
-		return nil, fmt.Errorf("look up image %s: %w", image, err)
+		return nil, err
 	}
-	ids, err := img.RootFS(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read layers of %s: %w", image, err)
-	}
-	spec, err := img.Spec(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read configuration of %s: %w", image, err)
-	}
-	sn := c.ctrd.SnapshotService(c.cfg.Snapshotter)
-	mounts, err := sn.Prepare(ctx, key, identity.ChainID(ids).String(), snapshots.WithLabels(map[string]string{
+	mounts, err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Prepare(ctx, key, parent, snapshots.WithLabels(map[string]string{
 		LabelName:               key,
 		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
 	}))
+	if errdefs.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("make snapshot %s: %w", key, ErrTaken)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make snapshot %s: %w", key, err)
 	}
-	r := &RootFS{key: key, image: img, conf: spec.Config}
 	err = mount.WithTempMount(ctx, mounts, func(dir string) error { return r.furnish(dir, files) })
 	if err != nil {
 		return nil, errors.Join(err, c.RemoveSnapshot(ctx, key))
 	}
 	return r, nil
+}
+
+// imageRootFS reads what a root file system takes over from its image, and the
+// snapshot of the image's top layer.
+func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, string, error) {
+	img, err := c.ctrd.GetImage(ctx, image)
+	if err != nil {
+		return nil, "", fmt.Errorf("look up image %s: %w", image, err)
+	}
+	ids, err := img.RootFS(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("read layers of %s: %w", image, err)
+	}
+	spec, err := img.Spec(ctx)
+	if err != nil {
+		return nil, "", fmt.Errorf("read configuration of %s: %w", image, err)
+	}
+	return &RootFS{key: key, image: img, conf: spec.Config}, identity.ChainID(ids).String(), nil
 }
 
 // furnish works on the mounted snapshot. Everything goes through os.Root: an
@@ -185,7 +198,12 @@ func openUserFile(root *os.Root, name string) (io.Reader, func(), error) {
 // RemoveSnapshot removes a snapshot that PrepareRootFS made. One that is not
 // there is no error.
 func (c *Client) RemoveSnapshot(ctx context.Context, key string) error {
-	err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Remove(c.in(ctx), key)
+	sn := c.ctrd.SnapshotService(c.cfg.Snapshotter)
+	info, err := sn.Stat(c.in(ctx), key)
+	// A snapshot of that name that is somebody else's stays.
+	if err == nil && info.Labels[LabelName] == key {
+		err = sn.Remove(c.in(ctx), key)
+	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)
 	}

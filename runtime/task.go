@@ -78,9 +78,9 @@ type Task struct {
 // createTimeout bounds a create: runsc's shim can hang in it for ever.
 const createTimeout = 60 * time.Second
 
-// whole is for a call that must not be cut short: a shim that was told to create
-// goes on when its caller has left, and would do so under the hands of whoever
-// removes what it makes.
+// whole is for calls that must not be cut short: containerd, or a shim, that was
+// told to create goes on when its caller has left, and would do so under the
+// hands of whoever removes what it makes.
 func whole(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
 }
@@ -115,7 +115,8 @@ func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error
 }
 
 func (c *Client) create(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec, io cio.Creator) (*Task, error) {
-	ctx = c.in(ctx)
+	ctx, cancel := whole(c.in(ctx))
+	defer cancel()
 	if err := c.createRecord(ctx, rec, runtime, opts, spec); err != nil {
 		return nil, err
 	}
@@ -136,9 +137,7 @@ func (c *Client) createTask(ctx context.Context, rec containers.Container, io ci
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", rec.ID, err)
 	}
-	tctx, cancel := whole(ctx)
-	defer cancel()
-	task, err := cont.NewTask(tctx, io)
+	task, err := cont.NewTask(ctx, io)
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", rec.ID, err)
 	}

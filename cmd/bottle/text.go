@@ -40,6 +40,7 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textEnvUnset      = "%s is not set here, so it cannot be forwarded: set it, or give a value with -e %[1]s=VALUE"
 	textEnvName       = "%q is no name of a variable: letters, digits and _ only, and no digit first"
 	textNoTerminal    = "%q has to be asked and there is no terminal: run bottle on one, or forward the value from the environment"
+	textInterrupted   = "bottle: interrupted"
 	textNothingDone   = "Nothing was done."
 	textStart         = "Start?"
 	textRemoveAll     = "Remove all of this?"

@@ -1,0 +1,213 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+var errInjected = errors.New("injected")
+
+// launchSteps runs one launch and notes its steps.
+func launchSteps(t *testing.T, e *Engine, plan *Plan) []string {
+	t.Helper()
+	var mu sync.Mutex
+	var steps []string
+	e.fault = func(step string, done bool) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if done {
+			steps = append(steps, step)
+		}
+		return nil
+	}
+	defer func() { e.fault = nil }()
+	b, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(steps)
+	return steps
+}
+
+// TestFaults fails each step of a launch, before it did anything and after it
+// did all: nothing may be left, and the error is the injected one.
+func TestFaults(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	plan := prepare(t, e, testSpec(t, simpleManifest))
+	steps := launchSteps(t, e, plan)
+	if len(steps) < 12 {
+		t.Fatalf("only %d steps seen: %v", len(steps), steps)
+	}
+	for _, step := range steps {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/after=%v", step, after), func(t *testing.T) {
+				leakcheck.Check(t)
+				e.fault = func(s string, done bool) error {
+					if s == step && done == after {
+						return errInjected
+					}
+					return nil
+				}
+				defer func() { e.fault = nil }()
+				b, err := e.Launch(t.Context(), plan)
+				if !errors.Is(err, errInjected) || b != nil {
+					t.Fatalf("Launch = %v, %v; want the injected error", b, err)
+				}
+			})
+		}
+	}
+}
+
+// TestCancel gives a launch up in the middle of each step.
+func TestCancel(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	plan := prepare(t, e, testSpec(t, simpleManifest))
+	for _, step := range []string{"namespaces", "egress network", "root file system", "agent container", "proxy healthy", "agent start"} {
+		t.Run(step, func(t *testing.T) {
+			leakcheck.Check(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			e.fault = func(s string, done bool) error {
+				if s == step && !done {
+					cancel()
+				}
+				return nil
+			}
+			defer func() { e.fault = nil }()
+			if _, err := e.Launch(ctx, plan); !errors.Is(err, context.Canceled) {
+				t.Fatalf("Launch = %v; want it cancelled", err)
+			}
+		})
+	}
+}
+
+// TestLostRace takes the name away between plan and launch.
+func TestLostRace(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	plan := prepare(t, e, testSpec(t, simpleManifest))
+	first, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, first)
+	second, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, second)
+	if first.Name != "claude-bottle-it" || second.Name != "claude-bottle-it-2" {
+		t.Errorf("names %s and %s", first.Name, second.Name)
+	}
+	pinned := *plan
+	pinned.Pinned = true
+	if b, err := e.Launch(t.Context(), &pinned); !errors.Is(err, runtime.ErrTaken) {
+		t.Errorf("a pinned name that is taken: %v, %v", b, err)
+	}
+	// The one that lost has not touched the one that has the name.
+	if out, code := output(t, e, first.Name, "echo", "alive"); code != 0 || out != "alive\n" {
+		t.Errorf("first bottle: %q, exit %d", out, code)
+	}
+}
+
+// TestNameOfAStranger has containerd itself refuse the name: it belongs to a
+// container that somebody else made after the plan.
+func TestNameOfAStranger(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	plan := prepare(t, e, testSpec(t, simpleManifest))
+	stranger := makeContainer(t, plan.Name)
+	b, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	if b.Name != "claude-bottle-it-2" {
+		t.Errorf("name %s", b.Name)
+	}
+	stranger.mustExist(t)
+}
+
+// TestManyAtOnce launches several bottles of one plan at the same time.
+func TestManyAtOnce(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	plan := prepare(t, e, testSpec(t, simpleManifest))
+	var wg sync.WaitGroup
+	bottles := make([]*Bottle, 4)
+	for i := range bottles {
+		wg.Go(func() {
+			b, err := e.Launch(t.Context(), plan)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			bottles[i] = b
+		})
+	}
+	wg.Wait()
+	var names []string
+	for _, b := range bottles {
+		if b != nil {
+			names = append(names, b.Name)
+			wg.Go(func() { remove(t, b) })
+		}
+	}
+	wg.Wait()
+	slices.Sort(names)
+	want := "claude-bottle-it claude-bottle-it-2 claude-bottle-it-3 claude-bottle-it-4"
+	if got := strings.Join(names, " "); got != want {
+		t.Errorf("names %s; want %s", got, want)
+	}
+}
+
+func remove(t *testing.T, b *Bottle) {
+	t.Helper()
+	if err := b.Remove(context.WithoutCancel(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSecretsReachTheAgent also shows where they do not.
+func TestSecretsReachTheAgent(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	s := testSpec(t, strings.Replace(simpleManifest, "LOG_LEVEL: debug", "LOG_LEVEL: debug, TOKEN: {from: CALLERS}", 1))
+	const value = "line one\nline \"two\" = ünïcode $HOME"
+	s.Caller.Getenv = func(name string) (string, bool) {
+		if name == "CALLERS" {
+			return value, true
+		}
+		return "", false
+	}
+	plan := prepare(t, e, s)
+	b, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	out, code := output(t, e, b.Name, "sh", "-c", `printf %s "$TOKEN|$LOG_LEVEL"`)
+	if code != 0 || out != value+"|debug" {
+		t.Errorf("the agent sees %q, exit %d", out, code)
+	}
+	info := ctr(t, "containers", "info", b.Name)
+	if !strings.Contains(info, "LOG_LEVEL=debug") {
+		t.Error("the search does not find the literal, so that it shows nothing of the secret")
+	}
+	if strings.Contains(info, "line one") {
+		t.Error("the container's spec holds the secret")
+	}
+}

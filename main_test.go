@@ -1,0 +1,81 @@
+package bottle
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/scripts/labtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
+
+// openEngine connects to the test host's containerd.
+func openEngine(t *testing.T) *Engine {
+	t.Helper()
+	cfg := ConfigFromEnv(os.Getenv)
+	cfg.Program = labtest.Program()
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	e, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+// testSpec asks for an agent of a manifest that the test writes.
+func testSpec(t *testing.T, manifest string) Spec {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/bottle.yaml", []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Spec{
+		Agent: "it", Proxy: ProxyBuiltin,
+		Caller: Caller{
+			Getenv:  func(string) (string, bool) { return "", false },
+			WorkDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid(),
+		},
+	}
+}
+
+const simpleManifest = `
+version: 1
+bottles:
+  dev:
+    env: {LOG_LEVEL: debug}
+    egress: {allow: [allowed.test]}
+agents:
+  it: {bottle: dev, command: [sh]}
+`
+
+func prepare(t *testing.T, e *Engine, s Spec) *Plan {
+	t.Helper()
+	plan, err := Prepare(t.Context(), s, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// output runs a command in a bottle and returns what it wrote to both streams.
+func output(t *testing.T, e *Engine, name string, command ...string) (string, int) {
+	t.Helper()
+	var out strings.Builder
+	s, err := e.Exec(context.WithoutCancel(t.Context()), name, SessionConfig{Command: command, Stdout: &out, Stderr: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := s.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String(), code
+}
