@@ -104,9 +104,11 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 	if b.Name != plan.Name {
 		a.note(textRenamed, plan.Name, b.Name)
 	}
-	return a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
+	err = a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
 		return b.Exec(a.ctx, cfg)
 	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)})
+	a.showRefused(e.EgressLog(b.Name))
+	return err
 }
 
 // askSecrets asks for the variables that the manifest has asked at launch.

@@ -10,10 +10,13 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +51,7 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textNothingLeft   = "There is nothing to remove."
 	textRenamed       = "The name %s was taken meanwhile: this bottle is %s."
 	textNoLog         = "Nothing has been requested."
+	textRefused       = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
 )
 
 // usageError is a mistake of the caller's that needs no more than its sentence.
@@ -107,7 +111,7 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, value) }
 	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
-	row("agent", fmt.Sprintf("%s: %s", p.Agent, strings.Join(p.Command, " ")))
+	row("agent", fmt.Sprintf("%s: %s", p.Agent, commandLine(p.Command)))
 	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, p.Manifest))
 	row("image", p.Image)
 	row("runtime", p.Runtime)
@@ -126,6 +130,21 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 		row("WARNING", warning)
 	}
 	return t.Flush()
+}
+
+// commandLine shows a command on one line; arguments that a shell would take
+// apart are quoted.
+func commandLine(args []string) string {
+	shown := make([]string, len(args))
+	for i, arg := range args {
+		shown[i] = arg
+		if arg == "" || strings.ContainsFunc(arg, func(r rune) bool {
+			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:=,@+%", r)
+		}) {
+			shown[i] = strconv.Quote(arg)
+		}
+	}
+	return strings.Join(shown, " ")
 }
 
 func orNothing(list []string) string {
@@ -253,6 +272,56 @@ func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSO
 		a.note(textNoLog)
 	}
 	return nil
+}
+
+// maxRefused is how many refused destinations are told at the end of a run.
+const maxRefused = 10
+
+// showRefused tells at a session's end what the agent was not allowed to reach:
+// many clients keep the proxy's own words to themselves. The log is a help, not
+// a duty; one that cannot be read is left out.
+func (a *app) showRefused(log iter.Seq2[bottle.EgressEntry, error]) {
+	times := map[string]int{}
+	var order []string
+	for entry, err := range log {
+		if err != nil {
+			return
+		}
+		if !entry.Denied() {
+			continue
+		}
+		what := destination(entry)
+		if times[what]++; times[what] == 1 {
+			order = append(order, what)
+		}
+	}
+	if len(order) == 0 {
+		return
+	}
+	more := len(order) - maxRefused
+	if more > 0 {
+		order = order[:maxRefused]
+	}
+	for i, what := range order {
+		if n := times[what]; n > 1 {
+			order[i] = fmt.Sprintf("%s (%d times)", what, n)
+		}
+	}
+	if more > 0 {
+		order = append(order, fmt.Sprintf("and %d more", more))
+	}
+	a.note(textRefused, strings.Join(order, ", "))
+}
+
+// destination is the host of an entry, with the port if it has one.
+func destination(e bottle.EgressEntry) string {
+	if e.Target != "" {
+		return e.Target
+	}
+	if u, err := url.Parse(e.URL); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return e.URL
 }
 
 func egressLine(e bottle.EgressEntry) string {
