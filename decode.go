@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -153,7 +154,13 @@ func (d *decoder) text(n *yaml.Node, what string, scalars bool) (string, bool) {
 	return n.Value, true
 }
 
-// name reads text that may not be empty and stands on one line.
+// printable tells whether text shows as what it is. A manifest may be somebody
+// else's, and is not to draw over the plan that the user agrees to.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// name reads text that may not be empty and is printable.
 func (d *decoder) name(n *yaml.Node, what string) (string, bool) {
 	s, ok := d.text(n, what, false)
 	if !ok {
@@ -162,8 +169,8 @@ func (d *decoder) name(n *yaml.Node, what string) (string, bool) {
 	switch {
 	case s == "":
 		d.fail(n, "%s must not be empty", what)
-	case strings.ContainsAny(s, "\r\n"):
-		d.fail(n, "%s must be on one line", what)
+	case !printable(s):
+		d.fail(n, "%s must be on one line, without characters that cannot be seen", what)
 	default:
 		return s, true
 	}

@@ -78,6 +78,7 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 	b := &BottleConfig{}
 	what := fmt.Sprintf("bottle %q", key.Value)
+	d.name(key, "a bottle's name")
 	image := false
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"image": func(n *yaml.Node) {
@@ -301,7 +302,9 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 	a := &AgentConfig{}
 	what := fmt.Sprintf("agent %q", key.Value)
-	if _, err := Slug(key.Value); err != nil {
+	if !printable(key.Value) {
+		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")
+	} else if _, err := Slug(key.Value); err != nil {
 		d.fail(key, "%s: %s", err, Hint(err))
 	}
 	named := d.follow(n).Kind != yaml.MappingNode // then that is what is wrong
