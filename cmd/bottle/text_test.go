@@ -171,7 +171,7 @@ func TestEgressLine(t *testing.T) {
 		"03:04:05  allowed  http://a.example/  200":                                {Event: "forward_http", URL: "http://a.example/", Status: 200},
 		"03:04:05  failed   a.example:443  no route":                               {Event: "error", Target: "a.example:443", Reason: "no route"},
 		"03:04:05  refused  b.example:443  domain not in allowlist: b.example":     {Event: "blocked", Target: "b.example:443", Reason: "domain not in allowlist: b.example"},
-		"03:04:05  refused  b.example:443  the client asked for c.example":             {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
+		"03:04:05  refused  b.example:443  the client asked for c.example":         {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
 		"03:04:05  refused  b\ufffd[2K\ufffd.example:443  not a host\ufffd\ufffdx": {Event: "blocked", Target: "b\x1b[2K\n.example:443", Reason: "not a host\r\u202ex"},
 		"": {Event: "startup"},
 	} {
