@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -144,6 +145,13 @@ func TestEnvFileErrors(t *testing.T) {
 	s.bad(s.spec.Caller.Home + " is no regular file")
 	s = newScene(t, "env: {KEY: {file: ~/.key}}", "")
 	s.bad("KEY: there is no file " + s.path("home/.key"))
+	if err := syscall.Mkfifo(s.path("home/.key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.bad("is no regular file") // and nobody waits for its writer
+	if err := os.Remove(s.path("home/.key")); err != nil {
+		t.Fatal(err)
+	}
 	s.write("home/.key", "hunter2", 0o600)
 	s.spec.Caller.UID += 4242
 	s.bad("is not your own file")
