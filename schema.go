@@ -279,7 +279,7 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 			}
 			v, err := units.RAMInBytes(s)
 			if err != nil || v < minMemory || v > maxMemory {
-				d.fail(n, "memory %q must be a size of at least 64MiB, such as 512MiB or 4GiB", s)
+				d.fail(n, "memory %q must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", s)
 			}
 			l.Memory = v
 		},
@@ -290,7 +290,7 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 			}
 			v, err := strconv.ParseFloat(s, 64)
 			if err != nil || !(v >= 0.01 && v <= maxCPUs) {
-				d.fail(n, "cpus must be a number of CPUs of at least 0.01, such as 2 or 1.5")
+				d.fail(n, "cpus must be a number of CPUs from 0.01 to 4096, such as 2 or 1.5")
 			}
 			l.CPUs = v
 		},
