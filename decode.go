@@ -1,11 +1,11 @@
 package bottle
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -32,8 +32,8 @@ const (
 	maxProblems = 20
 )
 
-// errTooLarge ends a walk.
-var errTooLarge = fmt.Errorf("more than %d values, aliases followed", maxNodes)
+// tooLarge ends a walk, at a node.
+type tooLarge struct{ at position }
 
 func (d *decoder) at(n *yaml.Node) position { return position{d.file, n.Line, n.Column} }
 
@@ -42,48 +42,19 @@ func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
 }
 
 func (d *decoder) failAt(at position, format string, args ...any) {
-	if len(d.problems) < maxProblems {
-		d.problems = append(d.problems, fmt.Errorf("%s: %s", at, fmt.Sprintf(format, args...)))
+	err := fmt.Errorf("%s: %s", at, fmt.Sprintf(format, args...))
+	// What aliases repeat is told once.
+	again := slices.ContainsFunc(d.problems, func(e error) bool { return e.Error() == err.Error() })
+	if len(d.problems) < maxProblems && !again {
+		d.problems = append(d.problems, err)
 	}
 }
 
-// document parses one YAML document; JSON is YAML.
-func (d *decoder) document(data []byte) (*yaml.Node, bool) {
-	var doc yaml.Node
-	err := yaml.Load(data, &doc)
-	if err == nil && len(doc.Content) == 1 {
-		return doc.Content[0], true
-	}
-	at := position{d.file, 1, 1}
-	var le *yaml.LoadError
-	switch {
-	case err == nil:
-		d.failAt(at, "the manifest is empty")
-	case errors.As(err, &le):
-		message := le.Message
-		if le.Mark.Line > 0 {
-			at.line, at.col = le.Mark.Line, le.Mark.Column
-		} else if i := strings.LastIndex(message, "yaml: "); i >= 0 {
-			message = message[i+len("yaml: "):]
-		}
-		switch message {
-		case "no documents in stream":
-			message = "the manifest is empty"
-		case "expected single document, found multiple":
-			message = "more than one document in a manifest"
-		}
-		d.failAt(at, "%s", message)
-	default:
-		d.failAt(at, "%s", err)
-	}
-	return nil, false
-}
-
-// follow resolves an alias and counts. It panics with errTooLarge, which
+// follow resolves an alias and counts. It panics with tooLarge, which
 // ParseManifest recovers, as a walk must end at once then.
 func (d *decoder) follow(n *yaml.Node) *yaml.Node {
 	if d.visited++; d.visited > maxNodes {
-		panic(errTooLarge)
+		panic(tooLarge{d.at(n)})
 	}
 	if n.Kind == yaml.AliasNode {
 		return n.Alias
@@ -101,29 +72,45 @@ func (d *decoder) mapping(n *yaml.Node, what string, fields map[string]func(*yam
 		}
 		names := sortedKeys(fields)
 		if near := nearest(key.Value, names); near != "" {
-			d.fail(key, "unknown key %q in %s: did you mean %q?", key.Value, what, near)
+			d.fail(key, "unknown key %s in %s: did you mean %q?", shown(key.Value), what, near)
 		} else {
-			d.fail(key, "unknown key %q in %s: known are %s", key.Value, what, strings.Join(names, ", "))
+			d.fail(key, "unknown key %s in %s: known are %s", shown(key.Value), what, strings.Join(names, ", "))
 		}
 	})
+}
+
+// shown quotes a key for a message, without a value that was written into it.
+func shown(key string) string {
+	if name, _, both := strings.Cut(key, "="); both {
+		return strconv.Quote(name + "=…")
+	}
+	return strconv.Quote(key)
 }
 
 // entries walks a mapping whose keys are the user's own.
 func (d *decoder) entries(n *yaml.Node, what string, fn func(key, value *yaml.Node)) {
 	n = d.follow(n)
 	if n.Kind != yaml.MappingNode {
-		d.fail(n, "%s must be a mapping, not %s", what, kind(n))
+		message := "%s must be a mapping of keys to values, not %s"
+		if kind(n) == kindEmpty {
+			message += ": write {} for one without any"
+		}
+		d.fail(n, message, what, kind(n))
 		return
 	}
 	seen := map[string]position{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := d.follow(n.Content[i]), n.Content[i+1]
-		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" || key.Tag == "!!merge" {
+		if key.Tag == "!!merge" {
+			d.fail(n.Content[i], "merging with << is not supported: write the keys out")
+			continue
+		}
+		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" {
 			d.fail(n.Content[i], "a key of %s must be text, not %s", what, kind(key))
 			continue
 		}
 		if first, ok := seen[key.Value]; ok {
-			d.fail(n.Content[i], "%q stands twice in %s: first in line %d", key.Value, what, first.line)
+			d.fail(n.Content[i], "%s stands twice in %s, first in line %d: keep one", shown(key.Value), what, first.line)
 			continue
 		}
 		seen[key.Value] = d.at(n.Content[i])
@@ -143,44 +130,51 @@ func (d *decoder) items(n *yaml.Node, what string, fn func(*yaml.Node)) {
 	}
 }
 
+// scalarTags are those of values that are text without being written as such.
+var scalarTags = []string{"!!int", "!!float", "!!bool"}
+
 // text reads a string. Numbers and truth values are taken as they are written
 // where scalars is set.
 func (d *decoder) text(n *yaml.Node, what string, scalars bool) (string, bool) {
 	n = d.follow(n)
 	ok := n.Kind == yaml.ScalarNode && (n.Tag == "!!str" || n.Tag == "!!timestamp" ||
-		scalars && slices.Contains([]string{"!!int", "!!float", "!!bool"}, n.Tag))
+		scalars && slices.Contains(scalarTags, n.Tag))
 	if !ok {
-		d.fail(n, "%s must be text, not %s", what, kind(n))
+		message := "%s must be text, not %s"
+		if n.Kind == yaml.ScalarNode && slices.Contains(scalarTags, n.Tag) {
+			message += ": put it in quotes"
+		}
+		d.fail(n, message, what, kind(n))
 		return "", false
 	}
 	if strings.ContainsRune(n.Value, 0) {
-		d.fail(n, "%s holds a NUL byte", what)
+		d.fail(n, "%s holds a NUL byte, which neither a variable nor an argument can: take it out", what)
 		return "", false
 	}
 	return n.Value, true
 }
 
-// name reads text that may not be empty and stands on one line.
+// printable tells whether text shows as what it is. A manifest may be somebody
+// else's, and is not to draw over the plan that the user agrees to.
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// name reads text that may not be empty and is printable.
 func (d *decoder) name(n *yaml.Node, what string) (string, bool) {
 	s, ok := d.text(n, what, false)
 	if !ok {
 		return "", false
 	}
-	if s == "" || strings.ContainsAny(s, "\r\n") {
-		d.fail(n, "%s must not be empty and must be on one line", what)
-		return "", false
+	switch {
+	case s == "":
+		d.fail(n, "%s must not be empty", what)
+	case !printable(s):
+		d.fail(n, "%s must be on one line, without characters that cannot be seen", what)
+	default:
+		return s, true
 	}
-	return s, true
-}
-
-func (d *decoder) names(n *yaml.Node, what string) []string {
-	var out []string
-	d.items(n, what, func(item *yaml.Node) {
-		if s, ok := d.name(item, "an entry of "+what); ok {
-			out = append(out, s)
-		}
-	})
-	return out
+	return "", false
 }
 
 // setName returns a function for mapping that reads text into out.
@@ -192,12 +186,23 @@ func (d *decoder) setName(out *string, what string) func(*yaml.Node) {
 func (d *decoder) integer(n *yaml.Node, what string, low, high int64) int64 {
 	n = d.follow(n)
 	v, err := strconv.ParseInt(n.Value, 0, 64)
-	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || err != nil || v < low || v > high {
-		d.fail(n, "%s must be a whole number from %d to %d, not %s", what, low, high, kind(n))
-		return 0
+	isNumber := n.Kind == yaml.ScalarNode && n.Tag == "!!int" && err == nil
+	if isNumber && v >= low && v <= high {
+		return v
 	}
-	return v
+	got := kind(n)
+	if isNumber {
+		got = strconv.FormatInt(v, 10)
+	}
+	if low == high {
+		d.fail(n, "%s must be the number %d, not %s", what, low, got)
+	} else {
+		d.fail(n, "%s must be a whole number from %d to %d, not %s", what, low, high, got)
+	}
+	return 0
 }
+
+const kindEmpty = "empty"
 
 // kind names a value for a message. No value is repeated: it may be a secret
 // that stands in the wrong place.
@@ -210,15 +215,15 @@ func kind(n *yaml.Node) string {
 	}
 	switch n.Tag {
 	case "!!null":
-		return "nothing"
+		return kindEmpty
 	case "!!bool":
 		return "true or false"
-	case "!!int", "!!float":
-		return "the number " + n.Value
-	case "!!merge":
-		return "a merge (<<), which is not supported"
+	case "!!int":
+		return "a number"
+	case "!!float":
+		return "a number with a fraction or an exponent"
 	case "!!str":
 		return "text"
 	}
-	return "a value of type " + n.Tag
+	return fmt.Sprintf("a value with the tag %q", n.Tag)
 }

@@ -37,26 +37,37 @@ func reserved(name string) bool {
 	return slices.Contains([]string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}, strings.ToUpper(name))
 }
 
-// envResolver collects an agent's variables, later ones over earlier ones of
-// the same name, and what is wrong with them.
+// envResolver collects an agent's variables, and what is wrong with them. Of two
+// of the same name the later one holds, and the earlier one's source is not
+// looked at: what cannot be had in one way can be given in another.
 type envResolver struct {
 	caller   Caller
 	noInput  bool
 	manifest string // path
+	sources  []envSource
 	vars     []EnvVar
 	unset    []string
 	problems Problems
 }
 
+// envSource is a variable that is yet to be looked up.
+type envSource struct {
+	name   string
+	lookUp func()
+}
+
 func (r *envResolver) resolve(vars []EnvConfig, flags []string) ([]EnvVar, error) {
 	for _, v := range vars {
-		r.fromManifest(v)
+		r.source(v.Name, func() { r.fromManifest(v) })
 	}
 	for _, kv := range flags {
 		r.fromFlag(kv)
 	}
 	if _, ok := r.caller.Getenv(callerToken); ok && !r.has(agentToken) {
-		r.forward(agentToken, callerToken)
+		r.source(agentToken, func() { r.forward(agentToken, callerToken) })
+	}
+	for _, s := range r.sources {
+		s.lookUp()
 	}
 	r.reportUnset()
 	for _, v := range r.vars {
@@ -67,18 +78,22 @@ func (r *envResolver) resolve(vars []EnvConfig, flags []string) ([]EnvVar, error
 	return r.vars, r.problems.err()
 }
 
-func (r *envResolver) has(name string) bool {
-	return slices.ContainsFunc(r.vars, func(v EnvVar) bool { return v.Name == name })
+func (r *envResolver) has(name string) bool { return r.index(name) >= 0 }
+
+func (r *envResolver) index(name string) int {
+	return slices.IndexFunc(r.sources, func(s envSource) bool { return s.name == name })
 }
 
-func (r *envResolver) set(v EnvVar) {
-	i := slices.IndexFunc(r.vars, func(o EnvVar) bool { return o.Name == v.Name })
-	if i >= 0 {
-		r.vars[i] = v
+func (r *envResolver) source(name string, lookUp func()) {
+	s := envSource{name, lookUp}
+	if i := r.index(name); i >= 0 {
+		r.sources[i] = s
 		return
 	}
-	r.vars = append(r.vars, v)
+	r.sources = append(r.sources, s)
 }
+
+func (r *envResolver) set(v EnvVar) { r.vars = append(r.vars, v) }
 
 func (r *envResolver) fromManifest(v EnvConfig) {
 	switch {
@@ -112,34 +127,34 @@ func (r *envResolver) fromFlag(kv string) {
 	case !ValidEnvName(name):
 		r.problems.add(fmt.Errorf("-e: %q is no name of a variable: letters, digits and _ only, and no digit first", name))
 	case reserved(name):
-		r.problems.add(fmt.Errorf("-e: %s is bottle's own: the agent reaches the network through the proxy alone", name))
+		r.problems.add(fmt.Errorf("-e: %s is bottle's own, as the agent reaches the network through the proxy alone: leave it out", name))
 	case literal:
-		r.set(EnvVar{Name: name, Source: SourceArgument, Secret: NewSecret(value)})
+		r.source(name, func() { r.set(EnvVar{Name: name, Source: SourceArgument, Secret: NewSecret(value)}) })
 	default:
-		r.forward(name, name)
+		r.source(name, func() { r.forward(name, name) })
 	}
 }
 
 func (r *envResolver) forward(name, from string) {
 	value, ok := r.caller.Getenv(from)
-	if !ok {
+	switch {
+	case ok:
+		r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: NewSecret(value)})
+	case !slices.Contains(r.unset, from):
 		r.unset = append(r.unset, from)
-		return
 	}
-	r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: NewSecret(value)})
 }
 
 func (r *envResolver) reportUnset() {
 	if len(r.unset) == 0 {
 		return
 	}
-	verb := "is"
+	verb, hint := "is", "set and export it"
 	if len(r.unset) > 1 {
-		verb = "are"
+		verb, hint = "are", "set and export them"
 	}
-	hint := "set and export them"
 	if _, sudo := r.caller.Getenv("SUDO_UID"); sudo {
-		hint = fmt.Sprintf("sudo clears the environment: let them through with sudo --preserve-env=%s bottle …", strings.Join(r.unset, ","))
+		hint = fmt.Sprintf("sudo clears the environment: let through what it has with sudo --preserve-env=%s bottle …", strings.Join(r.unset, ","))
 	}
 	r.problems.add(&Error{
 		Err:  fmt.Errorf("%s %s to be forwarded and not set", strings.Join(r.unset, ", "), verb),
@@ -156,7 +171,11 @@ func (r *envResolver) readFile(path string) (string, error) {
 	if bytes.IndexByte(data, 0) >= 0 {
 		return "", fmt.Errorf("%s holds a NUL byte, which no variable can", path)
 	}
-	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), nil
+	value, broken := strings.CutSuffix(string(data), "\n")
+	if broken {
+		value = strings.TrimSuffix(value, "\r")
+	}
+	return value, nil
 }
 
 // path resolves a path that the user wrote: ~ is the invoking user's home, and

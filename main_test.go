@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 func openEngine(t *testing.T) *Engine {
 	t.Helper()
 	cfg := ConfigFromEnv(os.Getenv)
-	cfg.Program = labtest.Program()
+	cfg.Program = labtest.Program(t)
 	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	e, err := Open(t.Context(), cfg)
 	if err != nil {

@@ -1,6 +1,8 @@
 package bottle
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -17,14 +19,17 @@ import (
 func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 	d := &decoder{file: path}
 	if len(data) > maxManifest {
-		return nil, fmt.Errorf("%s: the manifest is larger than %s", path, units.BytesSize(maxManifest))
+		d.failAt(position{path, 1, 1}, "the manifest is larger than %s: make it smaller, a long prompt can stand in a skill", units.BytesSize(maxManifest))
+		return nil, d.problems.err()
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			if r != any(errTooLarge) {
+			end, ok := r.(tooLarge)
+			if !ok {
 				panic(r)
 			}
-			m, err = nil, fmt.Errorf("%s: %w", path, errTooLarge)
+			d.failAt(end.at, "here the manifest has more than %d values, those that aliases repeat counted each time: make it smaller", maxNodes)
+			m, err = nil, d.problems.err()
 		}
 	}()
 	root, ok := d.document(data)
@@ -40,6 +45,10 @@ func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 }
 
 func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
+	if kind(n) == kindEmpty {
+		d.fail(n, "%s", emptyManifest)
+		return
+	}
 	version := false
 	agents := func(*yaml.Node) {}
 	var agentsNode *yaml.Node
@@ -47,7 +56,7 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 		"version": func(n *yaml.Node) { version = true; d.integer(n, "version", 1, 1) },
 		"bottles": func(n *yaml.Node) {
 			d.entries(n, "bottles", func(key, value *yaml.Node) {
-				m.Bottles[key.Value] = d.bottle(value, fmt.Sprintf("bottle %q", key.Value))
+				m.Bottles[key.Value] = d.bottle(key, value)
 			})
 		},
 		// Agents name bottles, which may stand behind them.
@@ -66,16 +75,21 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 	}
 }
 
-func (d *decoder) bottle(n *yaml.Node, what string) *BottleConfig {
+func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 	b := &BottleConfig{}
+	what := fmt.Sprintf("bottle %q", key.Value)
+	d.name(key, "a bottle's name")
+	image := false
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"image": func(n *yaml.Node) {
 			var ok bool
+			image = true
 			if b.Image, ok = d.name(n, "image"); !ok {
 				return
 			}
 			if _, err := reference.ParseNormalizedNamed(b.Image); err != nil {
-				d.fail(n, "image %q is no image's name: %s", b.Image, err)
+				why := strings.TrimPrefix(err.Error(), "invalid reference format: ")
+				d.fail(n, "image %q is no image's name, such as registry.example/name:tag: %s", b.Image, why)
 			}
 		},
 		"build": func(n *yaml.Node) { b.Build = d.build(n) },
@@ -90,8 +104,8 @@ func (d *decoder) bottle(n *yaml.Node, what string) *BottleConfig {
 		"git":    func(n *yaml.Node) { b.Git = d.git(n) },
 		"limits": func(n *yaml.Node) { b.Limits = d.limits(n) },
 	})
-	if b.Build != nil && b.Image == "" {
-		d.fail(n, "%s has a build and no image: name the image that the build makes", what)
+	if b.Build != nil && !image {
+		d.fail(key, "%s has a build and no image: name the image that the build makes", what)
 	}
 	return b
 }
@@ -101,7 +115,7 @@ func (d *decoder) build(n *yaml.Node) *BuildConfig {
 	pairs := func(what string, out map[string]string) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			d.entries(n, what, func(key, value *yaml.Node) {
-				out[key.Value], _ = d.text(value, what+" "+key.Value, true)
+				out[key.Value], _ = d.text(value, fmt.Sprintf("%s %q", what, key.Value), true)
 			})
 		}
 	}
@@ -119,11 +133,11 @@ func (d *decoder) env(n *yaml.Node) []EnvConfig {
 	var out []EnvConfig
 	d.entries(n, "env", func(key, value *yaml.Node) {
 		if !ValidEnvName(key.Value) {
-			d.fail(key, "%q is no name of a variable: letters, digits and _ only, and no digit first", key.Value)
+			d.fail(key, "%s is no name of a variable: letters, digits and _ only, and no digit first", shown(key.Value))
 			return
 		}
 		if reserved(key.Value) {
-			d.fail(key, "%s is bottle's own: the agent reaches the network through the proxy alone", key.Value)
+			d.fail(key, "%s is bottle's own, as the agent reaches the network through the proxy alone: take it out", key.Value)
 			return
 		}
 		v := EnvConfig{Name: key.Value, at: d.at(key)}
@@ -146,21 +160,29 @@ func (d *decoder) variable(n *yaml.Node, v *EnvConfig) bool {
 		return ok
 	}
 	before := len(d.problems)
-	d.mapping(n, v.Name, map[string]func(*yaml.Node){
+	fields := map[string]func(*yaml.Node){
 		"from": func(n *yaml.Node) {
 			d.setName(&v.From, "from")(n)
 			if v.From != "" && !ValidEnvName(v.From) {
-				d.fail(n, "%q is no name of a variable", v.From)
+				d.fail(n, "from has to be a variable's name: letters, digits and _ only, and no digit first")
 			}
 		},
 		"prompt": d.setName(&v.Prompt, "prompt"),
 		"file":   d.setName(&v.File, "file"),
-	})
+	}
+	for i := 0; i < len(target.Content); i += 2 {
+		// What is written there by mistake is likely the value.
+		if key := target.Content[i]; fields[key.Value] == nil && nearest(key.Value, sortedKeys(fields)) == "" {
+			d.fail(key, "unknown key in %s: known are file, from, prompt; a value is written as %[1]s: value", v.Name)
+			return false
+		}
+	}
+	d.mapping(n, v.Name, fields)
 	if len(d.problems) > before {
 		return false
 	}
 	if len(target.Content) != 2 {
-		d.fail(target, "%s needs exactly one of from, prompt and file", v.Name)
+		d.fail(n, "%s needs exactly one of from, prompt and file", v.Name)
 		return false
 	}
 	return true
@@ -174,12 +196,18 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 		if !ok {
 			return
 		}
+		if strings.Contains(s, "@") {
+			// What stands before it may be a password.
+			d.fail(item, "an entry of %s has an @: write the host only", what)
+			return
+		}
 		entries := egress.Entries{Allow: []string{s}}
 		if what == "allow_private" {
 			entries = egress.Entries{AllowPrivate: []string{s}}
 		}
 		if _, err := entries.Policy(); err != nil {
-			d.fail(item, "%s", err)
+			// The innermost error leaves out an index, which is of this entry alone.
+			d.fail(item, "%s", cmp.Or(errors.Unwrap(err), err))
 			return
 		}
 		out = append(out, s)
@@ -207,9 +235,9 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 		}
 		switch {
 		case h.Host == "":
-			d.fail(item, "an entry of ssh needs a Host")
+			d.fail(item, "an entry of ssh has no Host: add the name that the agent is to use")
 		case strings.ContainsAny(h.Host+h.HostName+h.User, " \t*?!#\"'"):
-			d.fail(item, "Host, HostName and User of an entry of ssh are single names, without patterns")
+			d.fail(item, "Host, HostName and User of an entry of ssh have to be single names: take out spaces, quotes and patterns")
 		default:
 			if _, err := egress.ParseSSHRule(h.destination()); err != nil {
 				d.fail(item, "%s", err)
@@ -235,6 +263,7 @@ func (d *decoder) git(n *yaml.Node) *Git {
 // Bounds of limits: less memory than that and a sandbox does not start.
 const (
 	minMemory = 64 << 20
+	maxMemory = 1 << 50
 	minPids   = 16
 	maxPids   = 1 << 22 // the kernel's PID_MAX_LIMIT
 	maxCPUs   = 4096
@@ -249,8 +278,8 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 				return
 			}
 			v, err := units.RAMInBytes(s)
-			if err != nil || v < minMemory {
-				d.fail(n, "memory %q must be a size of at least 64MiB, such as 512MiB or 4GiB", s)
+			if err != nil || v < minMemory || v > maxMemory {
+				d.fail(n, "memory %q must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", s)
 			}
 			l.Memory = v
 		},
@@ -261,7 +290,7 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 			}
 			v, err := strconv.ParseFloat(s, 64)
 			if err != nil || !(v >= 0.01 && v <= maxCPUs) {
-				d.fail(n, "cpus must be a number of CPUs of at least 0.01, such as 2 or 1.5")
+				d.fail(n, "cpus must be a number of CPUs from 0.01 to 4096, such as 2 or 1.5")
 			}
 			l.CPUs = v
 		},
@@ -273,10 +302,12 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 	a := &AgentConfig{}
 	what := fmt.Sprintf("agent %q", key.Value)
-	if _, err := Slug(key.Value); err != nil {
-		d.fail(key, "%s", err)
+	if !printable(key.Value) {
+		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")
+	} else if _, err := Slug(key.Value); err != nil {
+		d.fail(key, "%s: %s", err, Hint(err))
 	}
-	named := false
+	named := d.follow(n).Kind != yaml.MappingNode // then that is what is wrong
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"bottle": func(n *yaml.Node) {
 			named = true
@@ -291,7 +322,7 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 				}
 			})
 			if len(a.Command) > 0 && a.Command[0] == "" {
-				d.fail(n, "command begins with an empty name")
+				d.fail(n, "command begins with an empty name: put the program's name first")
 			}
 		},
 		"prompt": func(n *yaml.Node) { a.Prompt, _ = d.text(n, "prompt", false) },
@@ -311,17 +342,20 @@ func (d *decoder) noBottle(n *yaml.Node, name string, m *Manifest) {
 	case len(names) > 0:
 		d.fail(n, "no bottle %q: there are %s", name, strings.Join(names, ", "))
 	default:
-		d.fail(n, "no bottle %q: there are none under bottles", name)
+		d.fail(n, "no bottle %q: there are none yet, add it under bottles", name)
 	}
 }
 
 // skills reads names of folders, which lead nowhere else.
 func (d *decoder) skills(n *yaml.Node) []string {
-	names := d.names(n, "skills")
-	for _, s := range names {
-		if strings.ContainsAny(s, `/\`) || strings.HasPrefix(s, ".") {
-			d.fail(n, "skill %q must be the name of a folder in ~/.claude/skills", s)
+	var out []string
+	d.items(n, "skills", func(item *yaml.Node) {
+		s, ok := d.name(item, "an entry of skills")
+		if ok && (strings.ContainsAny(s, `/\`) || strings.HasPrefix(s, ".")) {
+			d.fail(item, "skill %q must be the name of a folder in ~/.claude/skills, without / or a dot first", s)
+			return
 		}
-	}
-	return names
+		out = append(out, s)
+	})
+	return out
 }

@@ -7,16 +7,24 @@ import (
 
 // Secret is a value that cannot be printed by accident: every way of formatting
 // or encoding it shows a placeholder.
-type Secret struct{ value string }
+//
+// The value stands behind a pointer, which fmt prints as an address: it calls no
+// method on what is in an unexported field, or for %p.
+type Secret struct{ value *string }
 
 const hidden = "[hidden]"
 
 // NewSecret takes a value into keeping.
-func NewSecret(value string) Secret { return Secret{value} }
+func NewSecret(value string) Secret { return Secret{&value} }
 
 // Reveal returns the value. It may be handed to the agent's process and to
 // nothing else.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // Format implements fmt.Formatter for every verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }

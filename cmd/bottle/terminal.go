@@ -75,8 +75,11 @@ func (a *app) talk(start func(bottle.SessionConfig) (*bottle.Session, error), cf
 }
 
 // hangupGrace is how long a session may take to end by itself after bottle was
-// told to end.
-const hangupGrace = 10 * time.Second
+// told to end; insistence is how many signals to end do not wait for that.
+const (
+	hangupGrace = 10 * time.Second
+	insistence  = 3
+)
 
 // follow passes signals and sizes on until the session has ended. A caller who
 // has gone, or wants bottle gone, need not wait for an agent that does not
@@ -94,6 +97,7 @@ func (a *app) follow(s *bottle.Session, con console.Console, sigs <-chan os.Sign
 	ctx := context.WithoutCancel(a.ctx)
 	var giveUp <-chan time.Time
 	var last syscall.Signal
+	asked := 0
 	for {
 		select {
 		case r := <-done:
@@ -106,8 +110,15 @@ func (a *app) follow(s *bottle.Session, con console.Console, sigs <-chan os.Sign
 				resize(ctx, s, con)
 				continue
 			}
-			if last == syscall.SIGTERM || last == syscall.SIGHUP {
+			switch last {
+			case syscall.SIGTERM, syscall.SIGHUP:
 				giveUp = time.After(hangupGrace)
+				asked++
+			case syscall.SIGINT, syscall.SIGQUIT:
+				asked++
+			}
+			if asked >= insistence {
+				return signalCode(last), nil
 			}
 			// A process that has ended meanwhile takes no signal.
 			_ = s.Signal(ctx, last)

@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -112,12 +113,15 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, value) }
 	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
 	row("agent", fmt.Sprintf("%s: %s", p.Agent, commandLine(p.Command)))
-	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, p.Manifest))
-	row("image", p.Image)
+	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, visible(p.Manifest)))
+	row("image", image(p))
 	row("runtime", p.Runtime)
 	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
 	row("proxy", p.Proxy.Kind)
 	row("allowed hosts", orNothing(p.Egress.Allow))
+	if len(p.Egress.AllowPrivate) > 0 {
+		row("even private", strings.Join(p.Egress.AllowPrivate, ", "))
+	}
 	row("variables", orNothing(variables(p.Env)))
 	row("prompt", prompt(p.PromptBytes))
 	row("skills", orNothing(p.Skills))
@@ -132,19 +136,27 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	return t.Flush()
 }
 
-// commandLine shows a command on one line; arguments that a shell would take
-// apart are quoted.
+func image(p *bottle.Plan) string {
+	if p.BaseRef == "" {
+		return p.Image
+	}
+	return fmt.Sprintf("%s, made of %s and the working directory", p.Image, p.BaseRef)
+}
+
+// commandLine quotes arguments that could be taken for several, or for a line
+// of the plan.
 func commandLine(args []string) string {
-	shown := make([]string, len(args))
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_=+./:,@%~^", r)
+	}
+	out := make([]string, len(args))
 	for i, arg := range args {
-		shown[i] = arg
-		if arg == "" || strings.ContainsFunc(arg, func(r rune) bool {
-			return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:=,@+%", r)
-		}) {
-			shown[i] = strconv.Quote(arg)
+		out[i] = arg
+		if strings.TrimFunc(arg, plain) != "" || arg == "" {
+			out[i] = strconv.Quote(arg)
 		}
 	}
-	return strings.Join(shown, " ")
+	return strings.Join(out, " ")
 }
 
 func orNothing(list []string) string {
@@ -290,7 +302,7 @@ func (a *app) showRefused(log iter.Seq2[bottle.EgressEntry, error]) {
 		if !entry.Denied() {
 			continue
 		}
-		what := destination(entry)
+		what := visible(destination(entry))
 		if times[what]++; times[what] == 1 {
 			order = append(order, what)
 		}
@@ -326,7 +338,7 @@ func destination(e bottle.EgressEntry) string {
 
 func egressLine(e bottle.EgressEntry) string {
 	at := e.Time.Format(time.TimeOnly)
-	what := e.Target + e.URL
+	what, reason := visible(e.Target+e.URL), visible(e.Reason)
 	switch e.Event {
 	case "tunnel_open":
 		return fmt.Sprintf("%s  allowed  %s", at, what)
@@ -335,12 +347,25 @@ func egressLine(e bottle.EgressEntry) string {
 	case "forward_http":
 		return fmt.Sprintf("%s  allowed  %s  %d", at, what, e.Status)
 	case "error":
-		return fmt.Sprintf("%s  failed   %s  %s", at, what, e.Reason)
+		return fmt.Sprintf("%s  failed   %s  %s", at, what, reason)
 	}
 	if e.Denied() {
-		return fmt.Sprintf("%s  refused  %s  %s", at, what, e.Reason)
+		if reason == "" && e.SNI != "" {
+			reason = "the client asked for " + visible(e.SNI)
+		}
+		return fmt.Sprintf("%s  refused  %s  %s", at, what, reason)
 	}
 	return ""
+}
+
+// visible takes from what an agent asked for all that a terminal would obey.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
 }
 
 func (a *app) printTimings(steps []bottle.StepTime) {

@@ -9,37 +9,53 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
-// Main builds bottle's program and runs the tests of a package that needs the
-// test host. It returns the exit code.
+var (
+	dir   string
+	build = sync.OnceValue(buildProgram)
+)
+
+// Main runs a package's tests and removes what Program made. It returns the
+// exit code.
 func Main(m *testing.M) int {
-	if os.Getenv("LAB_ID") == "" {
-		fmt.Fprintln(os.Stderr, "these tests run on the test host: sudo make test, or scripts/lab up and scripts/lab exec -- go test …")
-		return 1
+	code := m.Run()
+	if dir != "" {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
-	dir, err := os.MkdirTemp("", "bottle-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	program = filepath.Join(dir, "bottle")
-	// Static, as the proxy's root file system holds nothing else.
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "github.com/bot-bottle/bottle/cmd/bottle")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build bottle: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	return code
 }
 
-var program string
+// Program returns the path of bottle's own program, built from this checkout. A
+// test that asks for it needs the test host.
+func Program(t testing.TB) string {
+	t.Helper()
+	if os.Getenv("LAB_ID") == "" {
+		t.Fatal("this test runs on the test host: sudo make test, or scripts/lab up and scripts/lab exec -- go test …")
+	}
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "bottle")
+}
 
-// Program is the path of bottle's program. Main has built it.
-func Program() string { return program }
+func buildProgram() (err error) {
+	if dir, err = os.MkdirTemp("", "bottle-test-"); err != nil {
+		return err
+	}
+	// Static, as the proxy's root file system holds nothing else.
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "bottle"), "github.com/bot-bottle/bottle/cmd/bottle")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build bottle: %w\n%s", err, out)
+	}
+	return nil
+}
 
 // WorldEvent is one line of the world's log: something that reached one of its
 // addresses.

@@ -231,9 +231,9 @@ func files() ([]string, error) {
 	return append(run, state...), err
 }
 
-// containerdsOwn are folders that containerd and its shims make once, with the
-// first task of a namespace, and keep.
-var containerdsOwn = regexp.MustCompile(`^/run/(containerd|containerd/s|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
+// notBottles are folders that containerd and its shims make once, with the
+// first task of a namespace, and keep; and the test host's own.
+var notBottles = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
 
 // walk lists what is under root, on whatever is mounted there; what vanishes
 // meanwhile is not there.
@@ -243,7 +243,7 @@ func walk(root string, onlyDirs bool) ([]string, error) {
 		if err != nil {
 			return nil
 		}
-		if (!onlyDirs || d.IsDir()) && !containerdsOwn.MatchString(p) {
+		if (!onlyDirs || d.IsDir()) && !notBottles.MatchString(p) {
 			out = append(out, p)
 		}
 		return nil

@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// TestGitClone does real work: git over HTTPS from a host of the test's world,
+// through the proxy, inside gVisor.
+func TestGitClone(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	clone := func(host string) string { return "cd /tmp && git clone --quiet https://" + host + "/demo.git x" }
+
+	t.Run("allowed", func(t *testing.T) {
+		r := u.run("sh", "-c", clone("git.allowed.test")+" && git -C x log --format=%H -1 && dmesg | grep -c gVisor")
+		head := strings.Fields(r.stdout)
+		if r.code != 0 || len(head) != 2 || len(head[0]) != 40 || head[1] == "0" {
+			t.Fatalf("exit %d: %q\n%s", r.code, r.stdout, r.stderr)
+		}
+		// The same commit, asked for from the host's side: the clone is the host's
+		// and not something else.
+		if want := worldHead(t); head[0] != want {
+			t.Errorf("cloned %s; the host has %s", head[0], want)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		seen := labtest.World(t)
+		r := u.run("sh", "-c", clone("git.refused.test"))
+		if r.code != 128 || !strings.Contains(r.stderr, "response 403") {
+			t.Errorf("exit %d\n%s", r.code, r.stderr)
+		}
+		if !strings.Contains(r.stderr, "The egress proxy refused the agent: git.refused.test:443") {
+			t.Errorf("no message names the host:\n%s", r.stderr)
+		}
+		for _, e := range seen() {
+			if strings.HasPrefix(e.Local, "198.51.101.13:") {
+				t.Errorf("the refused host was reached: %+v", e)
+			}
+		}
+	})
+	t.Run("without proxy variables", func(t *testing.T) {
+		unset := "unset HTTPS_PROXY HTTP_PROXY https_proxy http_proxy; "
+		r := u.run("sh", "-c", unset+clone("git.allowed.test"))
+		if r.code != 128 || !strings.Contains(r.stderr, "Could not resolve host: git.allowed.test") {
+			t.Errorf("exit %d\n%s", r.code, r.stderr)
+		}
+	})
+	t.Run("empty allowlist", func(t *testing.T) {
+		r := u.run("offline", "-c", clone("git.allowed.test"))
+		if r.code != 128 || !strings.Contains(r.stderr, "git.allowed.test:443") {
+			t.Errorf("exit %d\n%s", r.code, r.stderr)
+		}
+	})
+}
+
+func worldHead(t *testing.T) string {
+	t.Helper()
+	cmd := exec.Command("git", "ls-remote", "https://git.allowed.test/demo.git", "HEAD")
+	cmd.Env = append(os.Environ(), "GIT_SSL_CAINFO="+os.Getenv("LAB_CA"))
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("ask the git host: %v: %s", err, &errs)
+	}
+	return strings.Fields(string(out))[0]
+}
+
+// TestClaudeCode runs the real agent, which asks a mock of the Messages API that
+// answers with a tool call.
+func TestClaudeCode(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t).with("TEST_KEY=sk-ant-test-0123456789abcdefghij")
+	seen := labtest.World(t)
+	r := u.run("claude", "-p", "RUN: echo \"made by $(uname -s) $(id -u)\" > /tmp/made && cat /tmp/made", "--allowed-tools", "Bash")
+	if r.code != 0 || !strings.Contains(r.stdout, "TOOL-ROUND-DONE: made by Linux 1000") {
+		t.Fatalf("exit %d: %q\n%s", r.code, r.stdout, r.stderr)
+	}
+	messages := 0
+	for _, e := range seen() {
+		if e.Event == "request" && e.Host == "api.anthropic.com" && strings.HasPrefix(e.Path, "/v1/messages") {
+			messages++
+		} else if e.Event == "request" && e.Host != "api.anthropic.com" {
+			t.Errorf("a request beside the API: %+v", e)
+		}
+	}
+	if messages < 2 {
+		t.Errorf("the API saw %d messages; a tool round has two", messages)
+	}
+	if strings.Contains(r.stderr, "refused") {
+		t.Errorf("the agent wanted more than the API:\n%s", r.stderr)
+	}
+}
+
+func TestEgressLog(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-log")
+	u.exec(l.name, "curl", "-sS", "-o", "/dev/null", "https://allowed.test/").want(t, 0, "")
+	if r := u.exec(l.name, "curl", "-sS", "http://refused.test/"); !strings.Contains(r.stdout, "refused.test") || r.code != 0 {
+		t.Errorf("the refusal of plain HTTP does not name the host: exit %d %q", r.code, r.stdout)
+	}
+	all := u.bottle("egress", l.name).stdout
+	denied := u.bottle("egress", "log", "--denied").stdout
+	if !strings.Contains(all, "allowed  allowed.test:443") || !strings.Contains(all, "refused  http://refused.test/") {
+		t.Errorf("the log:\n%s", all)
+	}
+	if strings.Contains(denied, "allowed.test:443") || !strings.Contains(denied, "refused.test") {
+		t.Errorf("what was denied:\n%s", denied)
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+}

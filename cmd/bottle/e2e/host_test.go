@@ -1,0 +1,208 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle/scripts/labtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
+
+const manifest = `
+version: 1
+bottles:
+  dev:
+    env: {LOG_LEVEL: debug}
+    egress: {allow: [allowed.test, git.allowed.test, "*.wild.test"]}
+  claude:
+    image: claude-bottle:claude
+    env:
+      ANTHROPIC_API_KEY: {from: TEST_KEY}
+      DISABLE_AUTOUPDATER: 1
+      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: 1
+      CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL: 1
+      CLAUDE_CODE_MAX_RETRIES: 0
+    egress: {allow: [api.anthropic.com]}
+  nothing: {}
+agents:
+  sh: {bottle: dev, command: [sh]}
+  wait: {bottle: dev, command: [sh, -c, "echo ready; cat"]}
+  trap: {bottle: dev, command: [sh, -c, "trap 'exit 9' INT; echo ready; sleep 1000 >/dev/null & wait"]}
+  deaf: {bottle: dev, command: [sh, -c, "trap '' INT; echo ready; cat"]}
+  claude: {bottle: claude, command: [claude]}
+  offline: {bottle: nothing, command: [sh]}
+`
+
+// longest bounds any one command of a test.
+const longest = 2 * time.Minute
+
+// user is somebody who runs bottle in a folder that has a manifest.
+type user struct {
+	t     *testing.T
+	dir   string
+	env   []string // over the test's own
+	stdin io.Reader
+}
+
+func newUser(t *testing.T) user {
+	t.Helper()
+	u := user{t: t, dir: t.TempDir()}
+	u.write("bottle.yaml", manifest)
+	return u
+}
+
+func (u user) write(name, text string) {
+	u.t.Helper()
+	if err := os.WriteFile(filepath.Join(u.dir, name), []byte(text), 0o600); err != nil {
+		u.t.Fatal(err)
+	}
+}
+
+func (u user) with(env ...string) user {
+	u.env = append(append([]string{}, u.env...), env...)
+	return u
+}
+
+func (u user) says(stdin string) user {
+	u.stdin = strings.NewReader(stdin)
+	return u
+}
+
+func (u user) command(args ...string) *exec.Cmd {
+	// The test's own end does not cut a teardown short.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.t.Context()), longest)
+	u.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, labtest.Program(u.t), args...)
+	cmd.Dir = u.dir
+	cmd.Env = append(os.Environ(), u.env...)
+	cmd.Stdin = u.stdin
+	return cmd
+}
+
+type result struct {
+	stdout, stderr string
+	code           int
+}
+
+// bottle runs bottle to its end.
+func (u user) bottle(args ...string) result {
+	u.t.Helper()
+	return finish(u.t, u.command(args...))
+}
+
+func finish(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatal(err)
+	}
+	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// run runs an agent with arguments, without a question.
+func (u user) run(agent string, args ...string) result {
+	u.t.Helper()
+	return u.bottle(append([]string{"run", agent, "--proxy", "builtin", "--yes", "--"}, args...)...)
+}
+
+func (r result) want(t *testing.T, code int, stdout string) {
+	t.Helper()
+	if r.code != code || r.stdout != stdout {
+		t.Errorf("exit %d and %q; want %d and %q; standard error:\n%s", r.code, r.stdout, code, stdout, r.stderr)
+	}
+}
+
+// live is a bottle whose session waits for the end of its standard input.
+type live struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	out   *bufio.Reader
+	errs  *bytes.Buffer
+	name  string
+	ended bool
+}
+
+// start launches a bottle and returns when its agent has spoken.
+func (u user) start(name string, args ...string) *live {
+	u.t.Helper()
+	return u.startAgent("wait", name, args...)
+}
+
+func (u user) startAgent(agent, name string, args ...string) *live {
+	u.t.Helper()
+	all := append([]string{"run", agent, "--proxy", "builtin", "--yes", "--name", name}, args...)
+	l := &live{t: u.t, cmd: u.command(all...), errs: &bytes.Buffer{}, name: name}
+	l.cmd.Stderr = l.errs
+	var err error
+	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
+		u.t.Fatal(err)
+	}
+	out, err := l.cmd.StdoutPipe()
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	l.out = bufio.NewReader(out)
+	if err := l.cmd.Start(); err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() { l.end() })
+	if line, err := l.out.ReadString('\n'); line != "ready\n" {
+		u.t.Fatalf("the agent said %q, %v; standard error:\n%s", line, err, l.errs)
+	}
+	return l
+}
+
+// end ends the session and returns bottle's exit code.
+func (l *live) end() int {
+	l.t.Helper()
+	_ = l.stdin.Close() // closed already where wait was called
+	return l.wait()
+}
+
+// wait waits for an end that has another reason.
+func (l *live) wait() int {
+	l.t.Helper()
+	if l.ended {
+		return l.cmd.ProcessState.ExitCode()
+	}
+	l.ended = true
+	_, _ = io.Copy(io.Discard, l.out)
+	if err := l.cmd.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		l.t.Error(err)
+	}
+	return l.cmd.ProcessState.ExitCode()
+}
+
+// gone tells whether bottle's process has ended, waited for or not.
+func (l *live) gone() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.cmd.Process.Pid))
+	return err != nil || bytes.Contains(stat, []byte(") Z "))
+}
+
+func (l *live) signal(s syscall.Signal) {
+	l.t.Helper()
+	if err := l.cmd.Process.Signal(s); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// exec runs a command in the bottle.
+func (u user) exec(name string, command ...string) result {
+	u.t.Helper()
+	return u.bottle(append([]string{"exec", name}, command...)...)
+}

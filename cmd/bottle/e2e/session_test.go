@@ -1,0 +1,132 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/rand"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+func TestExitCodes(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	u.run("sh", "-c", "exit 7").want(t, 7, "")
+	l := u.start("claude-bottle-codes")
+	for _, c := range []struct {
+		code    int
+		command []string
+	}{
+		{0, []string{"true"}},
+		{1, []string{"false"}},
+		{143, []string{"sh", "-c", "kill -TERM $$"}},
+		{137, []string{"sh", "-c", "kill -KILL $$"}},
+		{127, []string{"no-such-command"}},
+		{127, []string{"/no/such/command"}},
+		{126, []string{"/etc/passwd"}},
+		{126, []string{"/tmp"}},
+	} {
+		if r := u.exec(l.name, c.command...); r.code != c.code {
+			t.Errorf("%v: exit %d; want %d\n%s", c.command, r.code, c.code, r.stderr)
+		}
+	}
+	if r := u.exec("claude-bottle-nobody", "true"); r.code != 125 {
+		t.Errorf("a bottle that is not there: exit %d", r.code)
+	}
+	// What the command wrote arrives whole and apart.
+	r := u.exec(l.name, "sh", "-c", "echo out; echo err >&2")
+	if r.stdout != "out\n" || r.stderr != "err\n" {
+		t.Errorf("standard output %q, standard error %q", r.stdout, r.stderr)
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+}
+
+func TestStandardInput(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	u.says("through run\n").run("sh", "-c", "cat").want(t, 0, "through run\n")
+	l := u.start("claude-bottle-stdin")
+	u.says("x\n").exec(l.name, "cat").want(t, 0, "x\n")
+	u.says("").exec(l.name, "cat").want(t, 0, "")
+	big := make([]byte, 5<<20)
+	_, _ = rand.Read(big)
+	r := u.says(string(big)).exec(l.name, "cat")
+	if r.code != 0 || !bytes.Equal([]byte(r.stdout), big) {
+		t.Errorf("5 MiB through cat: exit %d, %d bytes, equal: %v", r.code, len(r.stdout), r.stdout == string(big))
+	}
+	// Input that nobody reads keeps no session.
+	u.says(string(big)).exec(l.name, "true").want(t, 0, "")
+}
+
+func TestVariables(t *testing.T) {
+	leakcheck.Check(t)
+	const value = "two\nlines, \"quotes\", 'more', a=b, grün €"
+	u := newUser(t).with("FORWARDED="+value, "CLAUDE_BOTTLE_OAUTH_TOKEN=tok")
+	r := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "-e", "FORWARDED", "-e", "GIVEN=a b", "--",
+		"-c", `printf '%s|%s|%s|%s' "$FORWARDED" "$GIVEN" "$LOG_LEVEL" "$CLAUDE_CODE_OAUTH_TOKEN"`)
+	r.want(t, 0, value+"|a b|debug|tok")
+	if strings.Contains(r.stderr, "quotes") || strings.Contains(r.stderr, "a b") {
+		t.Errorf("the plan shows a value:\n%s", r.stderr)
+	}
+	l := u.start("claude-bottle-vars")
+	u.bottle("exec", "-e", "FORWARDED", "-e", "LOG_LEVEL=other", l.name, "sh", "-c", `printf '%s|%s' "$FORWARDED" "$LOG_LEVEL"`).
+		want(t, 0, value+"|other")
+	u.exec(l.name, "sh", "-c", `printf %s "$FORWARDED"`).want(t, 0, "")
+	u.bottle("exec", "-w", "/tmp", l.name, "pwd").want(t, 0, "/tmp\n")
+}
+
+// TestInterrupt passes a signal to the agent's command.
+func TestInterrupt(t *testing.T) {
+	leakcheck.Check(t)
+	l := newUser(t).startAgent("trap", "claude-bottle-trap")
+	l.signal(syscall.SIGINT)
+	if code := l.wait(); code != 9 {
+		t.Errorf("exit %d; want the trap's 9\n%s", code, l.errs)
+	}
+}
+
+// TestImpatience sends many more interrupts, to an agent that heeds none, and
+// during the teardown that follows, which they must not cut short.
+func TestImpatience(t *testing.T) {
+	leakcheck.Check(t)
+	l := newUser(t).startAgent("deaf", "claude-bottle-deaf")
+	sent := 0
+	for ; sent < 300 && l.cmd.Process.Signal(syscall.SIGINT) == nil; sent++ {
+		time.Sleep(10 * time.Millisecond)
+		if l.gone() {
+			break
+		}
+	}
+	if code := l.wait(); code != 130 || sent < 5 {
+		t.Errorf("exit %d after %d interrupts; want 130\n%s", code, sent, l.errs)
+	}
+}
+
+// TestHangup is a terminal that was closed, or a service that is stopped.
+func TestHangup(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
+		t.Run(s.String(), func(t *testing.T) {
+			leakcheck.Check(t)
+			l := newUser(t).start("claude-bottle-hup")
+			l.signal(s)
+			if code := l.wait(); code != 128+int(s) {
+				t.Errorf("exit %d; want %d\n%s", code, 128+int(s), l.errs)
+			}
+		})
+	}
+}
+
+// TestOtherRuntime runs an agent without gVisor, which the plan warns of.
+func TestOtherRuntime(t *testing.T) {
+	leakcheck.Check(t)
+	r := newUser(t).bottle("run", "sh", "--proxy", "builtin", "--runtime", "runc", "--yes", "--", "-c", "dmesg 2>&1 | grep -c gVisor; exit 3")
+	r.want(t, 3, "0\n")
+	if !strings.Contains(r.stderr, "WARNING") || !strings.Contains(r.stderr, "gVisor's isolation is lost") {
+		t.Errorf("no warning:\n%s", r.stderr)
+	}
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// newApp returns an app and what it wrote to standard output and error.
+func newApp() (a *app, stdout, stderr *bytes.Buffer) {
+	stdout, stderr = &bytes.Buffer{}, &bytes.Buffer{}
+	return &app{stdin: strings.NewReader(""), stdout: stdout, stderr: stderr}, stdout, stderr
+}
+
+func fullPlan() *bottle.Plan {
+	return &bottle.Plan{
+		Agent: "impl", Bottle: "dev", Manifest: "/home/me/work/bottle.yaml", Name: "claude-bottle-impl",
+		Image: "docker.io/library/claude-bottle:latest", Runtime: "runc",
+		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
+		Env: []bottle.EnvVar{
+			{Name: "LOG_LEVEL", Source: bottle.SourceLiteral, Literal: "hunter2"},
+			{Name: "GITHUB_TOKEN", Source: bottle.SourceForwarded, From: "GITHUB_TOKEN", Secret: bottle.NewSecret("hunter2")},
+			{Name: "NPM_TOKEN", Source: bottle.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: bottle.NewSecret("hunter2")},
+			{Name: "GIVEN", Source: bottle.SourceArgument, Secret: bottle.NewSecret("hunter2")},
+			{Name: "API_KEY", Source: bottle.SourcePrompt, Ask: "API key"},
+			{Name: "KEY", Source: bottle.SourceFile, From: "/home/me/.key", Secret: bottle.NewSecret("hunter2")},
+		},
+		Egress:  bottle.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
+		Proxy:   bottle.Proxy{Kind: "builtin"},
+		Network: bottle.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0"},
+		Limits:  bottle.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096},
+		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
+		SSH:      []bottle.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222}},
+		Git:      &bottle.Git{Name: "A Person", Email: "a@example.com"},
+		Warnings: []string{"runtime runc: less is kept apart", "the host is odd"},
+	}
+}
+
+func TestPrintPlan(t *testing.T) {
+	var got bytes.Buffer
+	bare := &bottle.Plan{
+		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1",
+		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: bottle.Limits{Memory: 64<<20 + 1, Pids: 16},
+	}
+	for _, p := range []*bottle.Plan{fullPlan(), bare} {
+		if err := printPlan(&got, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(got.String(), "hunter2") || strings.Contains(got.String(), "\x1b") {
+		t.Error("the plan shows a value, or a control character")
+	}
+	const golden = "testdata/plan.txt"
+	if *update {
+		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("got (write anew with -update):\n%s\nwant:\n%s", got.String(), want)
+	}
+}
+
+func TestShowPlan(t *testing.T) {
+	a, stdout, stderr := newApp()
+	if err := a.showPlan(fullPlan(), false); err != nil || stdout.Len() != 0 || stderr.Len() == 0 {
+		t.Errorf("for a person: %v, stdout %q", err, stdout)
+	}
+	a, stdout, stderr = newApp()
+	if err := a.showPlan(fullPlan(), true); err != nil || stderr.Len() != 0 || !strings.HasPrefix(stdout.String(), "{\n") {
+		t.Errorf("for a program: %v, stderr %q", err, stderr)
+	}
+	if strings.Contains(stdout.String(), "hunter2") {
+		t.Error("the JSON shows a value")
+	}
+}
+
+func TestPrintPlanWriteError(t *testing.T) {
+	if err := printPlan(brokenWriter{}, fullPlan()); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+}
+
+var errBroken = errors.New("broken")
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }
+
+func TestPrintError(t *testing.T) {
+	hinted := &bottle.Error{Err: errors.New("no runsc"), Hint: "install it"}
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("plain"), "bottle: plain\n"},
+		{hinted, "bottle: no runsc: install it\n"},
+		{fmt.Errorf("prepare: %w", hinted), "bottle: prepare: no runsc: install it\n"},
+		{errors.New(" two\nlines\n"), "bottle: two; lines\n"},
+		{errors.Join(hinted, errors.New("b")), "bottle: no runsc: install it\nbottle: b\n"},
+		{bottle.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc: install it\nbottle: c\n"},
+		{fmt.Errorf("x: %w", errors.Join(errors.New("a"), errors.New("b"))), "bottle: x: a; b\n"},
+		{usage(textRmRunning, "n"), "bottle: n runs: end it with bottle rm -f n\n"},
+		{textRemoveFailed("n", errors.New("busy")), "bottle: remove n: busy: see what is left and remove it with bottle cleanup\n"},
+	} {
+		a, stdout, stderr := newApp()
+		a.printError(c.err)
+		if stderr.String() != c.want || stdout.Len() != 0 {
+			t.Errorf("got %q, want %q", stderr, c.want)
+		}
+	}
+}
+
+func TestPrintList(t *testing.T) {
+	a, stdout, stderr := newApp()
+	if err := a.printList(nil); err != nil || stdout.Len() != 0 || stderr.String() != "No bottles are running.\n" {
+		t.Errorf("none: %v, %q, %q", err, stdout, stderr)
+	}
+	a, stdout, stderr = newApp()
+	list := []bottle.Status{
+		{Name: "claude-bottle-impl", Agent: "impl", Image: "a:1", Runtime: "runsc", Status: "running", Created: time.Now().Add(-90 * time.Minute)},
+		{Name: "n", Agent: "b", Image: "c", Runtime: "runc", Status: "running, proxy is gone", Created: time.Now().Add(-72 * time.Hour)},
+	}
+	if err := a.printList(list); err != nil {
+		t.Fatal(err)
+	}
+	want := `NAME                 AGENT   IMAGE   RUNTIME   STATUS                   AGE
+claude-bottle-impl   impl    a:1     runsc     running                  1h
+n                    b       c       runc      running, proxy is gone   3d
+`
+	if stdout.String() != want || stderr.Len() != 0 {
+		t.Errorf("got\n%s%s\nwant\n%s", stdout, stderr, want)
+	}
+}
+
+func TestPrintRemains(t *testing.T) {
+	a, stdout, stderr := newApp()
+	a.printRemains(nil)
+	if stderr.String() != "There is nothing to remove.\n" {
+		t.Errorf("none: %q", stderr)
+	}
+	a, stdout, stderr = newApp()
+	a.printRemains([]bottle.Remains{
+		{Name: "n", Containers: []string{"n (running)", "n.proxy (none)"}, Networks: []string{"bottle0"}, Files: []string{"/run/x"}},
+		{Name: "empty"},
+	})
+	want := "n\n  container  n (running)\n  container  n.proxy (none)\n  network    bottle0\n  files      /run/x\nempty\n"
+	if stderr.String() != want || stdout.Len() != 0 {
+		t.Errorf("got %q, want %q", stderr, want)
+	}
+}
+
+func TestEgressLine(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for want, e := range map[string]bottle.EgressEntry{
+		"03:04:05  allowed  a.example:443":                                         {Event: "tunnel_open", Target: "a.example:443"},
+		"03:04:05  closed   a.example:443  7 bytes in 1.235s":                      {Event: "tunnel_close", Target: "a.example:443", Bytes: 7, Duration: 1234567 * time.Microsecond},
+		"03:04:05  allowed  http://a.example/  200":                                {Event: "forward_http", URL: "http://a.example/", Status: 200},
+		"03:04:05  failed   a.example:443  no route":                               {Event: "error", Target: "a.example:443", Reason: "no route"},
+		"03:04:05  refused  b.example:443  domain not in allowlist: b.example":     {Event: "blocked", Target: "b.example:443", Reason: "domain not in allowlist: b.example"},
+		"03:04:05  refused  b.example:443  the client asked for c.example":         {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
+		"03:04:05  refused  b\ufffd[2K\ufffd.example:443  not a host\ufffd\ufffdx": {Event: "blocked", Target: "b\x1b[2K\n.example:443", Reason: "not a host\r\u202ex"},
+		"": {Event: "startup"},
+	} {
+		e.Time = at
+		if got := egressLine(e); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestShowEgress(t *testing.T) {
+	entries := []bottle.EgressEntry{{Event: "startup"}, {Event: "tunnel_open", Target: "a:443"}, {Event: "blocked", Target: "b:443"}}
+	log := func(entries []bottle.EgressEntry, end error) func(func(bottle.EgressEntry, error) bool) {
+		return func(yield func(bottle.EgressEntry, error) bool) {
+			for _, e := range entries {
+				if !yield(e, nil) {
+					return
+				}
+			}
+			if end != nil {
+				yield(bottle.EgressEntry{}, end)
+			}
+		}
+	}
+	for _, c := range []struct {
+		denied, asJSON bool
+		lines          int
+	}{{false, false, 2}, {true, false, 1}, {false, true, 2}, {true, true, 1}} {
+		a, stdout, stderr := newApp()
+		err := a.showEgress(log(entries, nil), c.denied, c.asJSON)
+		if got := strings.Count(stdout.String(), "\n"); err != nil || got != c.lines || stderr.Len() != 0 {
+			t.Errorf("%+v: %d lines, %v: %q", c, got, err, stdout)
+		}
+		if strings.HasPrefix(stdout.String(), "{") != c.asJSON {
+			t.Errorf("%+v: %q", c, stdout)
+		}
+	}
+	a, stdout, stderr := newApp()
+	if err := a.showEgress(log(entries[:1], nil), false, false); err != nil || stdout.Len() != 0 || stderr.String() != "Nothing has been requested.\n" {
+		t.Errorf("none: %v, %q, %q", err, stdout, stderr)
+	}
+	if err := a.showEgress(log(entries, errBroken), false, false); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+	a.stdout = brokenWriter{}
+	if err := a.showEgress(log(entries, nil), false, false); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAgeAndSize(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0s": 0, "59s": 59999 * time.Millisecond, "1m": time.Minute, "59m": time.Hour - 1, "1h": time.Hour, "47h": 48*time.Hour - 1, "2d": 48 * time.Hour,
+	} {
+		if got := age(d); got != want {
+			t.Errorf("age(%s) = %s, want %s", d, got, want)
+		}
+	}
+	for want, n := range map[string]int64{"1 GiB": 1 << 30, "1536 MiB": 3 << 29, "64 MiB": 64 << 20, "100 bytes": 100, "0 bytes": 0} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %s, want %s", n, got, want)
+		}
+	}
+}

@@ -1,0 +1,180 @@
+package bottle
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// variables are what a plan's are, with their values.
+func variables(p *Plan) map[string]EnvVar {
+	out := map[string]EnvVar{}
+	for _, v := range p.Env {
+		out[v.Name] = v
+	}
+	return out
+}
+
+func checkVariable(t *testing.T, p *Plan, name, source, from, value string) {
+	t.Helper()
+	v, ok := variables(p)[name]
+	got := v.Secret.Reveal()
+	if v.Source == SourceLiteral {
+		got = v.Literal
+	}
+	if !ok || v.Source != source || v.From != from || got != value {
+		t.Errorf("%s: there %v, source %q from %q, value %q, want %q from %q, %q", name, ok, v.Source, v.From, got, source, from, value)
+	}
+}
+
+func TestEnvSources(t *testing.T) {
+	const odd = "hunter2 a=b\n'c' \"d\" é 😀\n"
+	s := newScene(t, `env: {LIT: "hunter2=x", FWD: , OTHER: {from: WORK}, ASK: {prompt: "Key?"}, FILE: {file: ~/.key}, REL: {file: sub/key}}`, "")
+	s.env["FWD"], s.env["WORK"], s.env["ARG"], s.env["EMPTY"] = odd, "hunter2-work", "hunter2-arg", ""
+	s.write("home/.key", odd+"\n", 0o400)
+	s.write("work/sub/key", "", 0o600)
+	s.spec.Env = []string{"ARG", "GIVEN=hunter2=given\n", "NONE=", "EMPTY"}
+	p := s.good()
+	checkVariable(t, p, "LIT", SourceLiteral, "", "hunter2=x")
+	checkVariable(t, p, "FWD", SourceForwarded, "FWD", odd)
+	checkVariable(t, p, "OTHER", SourceForwarded, "WORK", "hunter2-work")
+	checkVariable(t, p, "ASK", SourcePrompt, "", "")
+	checkVariable(t, p, "FILE", SourceFile, s.path("home/.key"), odd)
+	checkVariable(t, p, "REL", SourceFile, s.path("work/sub/key"), "")
+	checkVariable(t, p, "ARG", SourceForwarded, "ARG", "hunter2-arg")
+	checkVariable(t, p, "GIVEN", SourceArgument, "", "hunter2=given\n")
+	checkVariable(t, p, "NONE", SourceArgument, "", "")
+	checkVariable(t, p, "EMPTY", SourceForwarded, "EMPTY", "")
+	if len(p.Env) != 10 || variables(p)["ASK"].Ask != "Key?" {
+		t.Errorf("got %v", p.Env)
+	}
+	if text := planJSON(t, p); secrets.MatchString(text) || !strings.Contains(text, `"WORK"`) {
+		t.Errorf("the plan's JSON: %s", text)
+	}
+}
+
+// A later one holds, and then the earlier one need not be there.
+func TestEnvOverride(t *testing.T) {
+	s := newScene(t, "env: {A: lit, B: , C: {prompt: q}, D: {file: none}, E: {from: UNSET}}", "")
+	s.spec.NoInput = true
+	s.env["C"] = "c"
+	s.spec.Env = []string{"A=1", "B=2", "C", "D=4", "E=never", "E=5"}
+	p := s.good()
+	for i, name := range []string{"A", "B", "C", "D", "E"} {
+		if p.Env[i].Name != name {
+			t.Errorf("variable %d is %s", i, p.Env[i].Name)
+		}
+	}
+	checkVariable(t, p, "A", SourceArgument, "", "1")
+	checkVariable(t, p, "C", SourceForwarded, "C", "c")
+	checkVariable(t, p, "E", SourceArgument, "", "5")
+}
+
+func TestEnvUnset(t *testing.T) {
+	s := newScene(t, "env: {A: , B: {from: WORK}, C: {from: WORK}}", "")
+	s.spec.Env = []string{"D"}
+	s.bad("A, WORK, D are to be forwarded and not set: set and export them")
+	s.env["SUDO_UID"] = "1000"
+	s.bad("sudo --preserve-env=A,WORK,D ")
+	delete(s.env, "SUDO_UID")
+	s.env["A"], s.env["WORK"] = "", ""
+	s.bad("D is to be forwarded and not set: set and export it")
+}
+
+func TestEnvNoInput(t *testing.T) {
+	s := newScene(t, "env: {KEY: {prompt: q}}", "")
+	s.spec.NoInput = true
+	s.bad("bottle.yaml:3:15: KEY has to be asked, and --no-input forbids it", "-e KEY")
+}
+
+func TestEnvFlagErrors(t *testing.T) {
+	for flag, want := range map[string]string{
+		"1A=hunter2": `"1A" is no name`, "=hunter2": `"" is no name`, "": `"" is no name`, "A B": `"A B" is no name`,
+		"https_proxy=hunter2": "https_proxy is bottle's own", "NO_PROXY": "NO_PROXY is bottle's own", "A\n=hunter2": `"A\n" is no name`,
+	} {
+		s := newScene(t, "", "")
+		s.spec.Env = []string{flag}
+		s.bad("-e: ", want)
+	}
+}
+
+func TestEnvToken(t *testing.T) {
+	s := newScene(t, "", "")
+	s.env[callerToken] = "hunter2"
+	checkVariable(t, s.good(), agentToken, SourceForwarded, callerToken, "hunter2")
+	s.spec.Env = []string{agentToken + "=mine"}
+	checkVariable(t, s.good(), agentToken, SourceArgument, "", "mine")
+	s = newScene(t, "", "")
+	s.env[agentToken] = "the caller's own, not for the agent"
+	if p := s.good(); len(p.Env) != 0 {
+		t.Errorf("got %v", p.Env)
+	}
+}
+
+func TestEnvTooLong(t *testing.T) {
+	s := newScene(t, "", "")
+	fits := strings.Repeat("x", maxVariable-len("A=")-1)
+	s.spec.Env = []string{"A=" + fits}
+	s.good()
+	s.spec.Env = []string{"A=" + fits + "x"}
+	s.bad("the value of A is too long", fmt.Sprint(maxVariable+1))
+}
+
+func TestEnvFileErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		mode os.FileMode
+		want []string
+	}{
+		"group":  {"hunter2", 0o640, []string{"can be read by others (mode 0640)", "chmod 600"}},
+		"others": {"hunter2", 0o604, []string{"mode 0604", "chmod 600"}},
+		"nul":    {"hunter2\x00", 0o600, []string{"NUL"}},
+		"large":  {strings.Repeat("hunter2", maxVariable/7+1), 0o600, []string{"larger than 131072 bytes"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "env: {KEY: {file: ~/.key}}", "")
+			s.write("home/.key", c.text, c.mode)
+			s.bad(append(c.want, "bottle.yaml:3:15: KEY: ", s.path("home/.key"))...)
+		})
+	}
+	s := newScene(t, "env: {KEY: {file: ~}}", "")
+	s.bad("must be text") // ~ alone is YAML's null
+	s = newScene(t, `env: {KEY: {file: "~"}}`, "")
+	s.bad(s.spec.Caller.Home + " is no regular file")
+	s = newScene(t, "env: {KEY: {file: ~/.key}}", "")
+	s.bad("KEY: there is no file " + s.path("home/.key"))
+	if err := syscall.Mkfifo(s.path("home/.key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.bad("is no regular file") // and nobody waits for its writer
+	if err := os.Remove(s.path("home/.key")); err != nil {
+		t.Fatal(err)
+	}
+	s.write("home/.key", "hunter2", 0o600)
+	s.spec.Caller.UID += 4242
+	s.bad("is not your own file")
+	s.spec.Caller.UID = 0 // root may read what it likes
+	checkVariable(t, s.good(), "KEY", SourceFile, s.path("home/.key"), "hunter2")
+}
+
+// One line break at the end is the editor's; what else there is belongs to it.
+func TestEnvFileLineBreak(t *testing.T) {
+	for text, want := range map[string]string{"a\n": "a", "a\r\n": "a", "a\n\n": "a\n", "a": "a", "a\r": "a\r", "\n": "", "\na \n": "\na "} {
+		s := newScene(t, "env: {KEY: {file: ~/.key}}", "")
+		s.write("home/.key", text, 0o600)
+		checkVariable(t, s.good(), "KEY", SourceFile, s.path("home/.key"), want)
+	}
+}
+
+func TestCallerPath(t *testing.T) {
+	c := Caller{Home: "/home/me"}
+	for written, want := range map[string]string{
+		"~": "/home/me", "~/a/../b": "/home/me/b", "/a//b": "/a/b", "a": "/dir/a", "../a": "/a", "~other/a": "/dir/~other/a",
+	} {
+		if got := c.path(written, "/dir"); got != want {
+			t.Errorf("path(%q) = %q, want %q", written, got, want)
+		}
+	}
+}

@@ -1,0 +1,282 @@
+package bottle
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// secrets are what bad manifests have where no value belongs.
+var secrets = regexp.MustCompile(`(?i)hunter|9182736|aHVudGVy`)
+
+// message is what every mistake in a manifest looks like.
+var message = regexp.MustCompile(`^[\w.-]+:[1-9]\d*:[1-9]\d*: [[:print:]\pL…]{10,250}$`)
+
+func TestBadManifests(t *testing.T) {
+	const golden = "testdata/bad/messages.txt"
+	files, err := filepath.Glob("testdata/bad/*.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	for _, path := range files {
+		if path == golden {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Base(path)
+		if _, err = ParseManifest(name, data); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		for _, e := range Mistakes(err) {
+			checkMessage(t, e.Error())
+			fmt.Fprintln(&got, e)
+		}
+	}
+	compareGolden(t, golden, got.Bytes())
+}
+
+func checkMessage(t *testing.T, line string) {
+	t.Helper()
+	if !message.MatchString(line) {
+		t.Errorf("not one line with a position: %q", line)
+	}
+	if secrets.MatchString(line) {
+		t.Errorf("shows a value: %s", line)
+	}
+}
+
+func compareGolden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(got, want) {
+		return
+	}
+	gotLines, wantLines := strings.Split(string(got), "\n"), strings.Split(string(want), "\n")
+	for i := range max(len(gotLines), len(wantLines)) {
+		g, w := at(gotLines, i), at(wantLines, i)
+		if g != w {
+			t.Fatalf("%s, line %d (write anew with -update):\n got %s\nwant %s", path, i+1, g, w)
+		}
+	}
+}
+
+func at(lines []string, i int) string {
+	if i < len(lines) {
+		return lines[i]
+	}
+	return "(end)"
+}
+
+func TestManifestTooLarge(t *testing.T) {
+	data := []byte("version: 1\n#" + strings.Repeat("x", maxManifest))
+	_, err := ParseManifest("big.yaml", data)
+	if err == nil || !strings.Contains(err.Error(), "larger than 1MiB") {
+		t.Fatalf("got %v", err)
+	}
+	checkMessage(t, err.Error())
+	if _, err := ParseManifest("big.yaml", data[:maxManifest]); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+}
+
+// A file that stands for a huge tree is given up after maxNodes values.
+func TestBillionLaughsIsBounded(t *testing.T) {
+	data, err := os.ReadFile("testdata/bad/laughs.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &decoder{file: "laughs.yaml"}
+	root, ok := d.document(data)
+	if !ok {
+		t.Fatal(d.problems)
+	}
+	defer func() {
+		if _, ok := recover().(tooLarge); !ok || d.visited != maxNodes+1 {
+			t.Errorf("ended after %d values, want %d", d.visited, maxNodes+1)
+		}
+	}()
+	d.manifest(root, &Manifest{Bottles: map[string]*BottleConfig{}, Agents: map[string]*AgentConfig{}})
+}
+
+func loadGood(t *testing.T, name string) *Manifest {
+	t.Helper()
+	m, err := LoadManifest(filepath.Join("testdata/good", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Path = ""
+	for _, b := range m.Bottles {
+		for i := range b.Env {
+			if b.Env[i].at.line == 0 {
+				t.Errorf("%s: %s has no position", name, b.Env[i].Name)
+			}
+			b.Env[i].at = position{}
+		}
+	}
+	return m
+}
+
+func TestGoodManifest(t *testing.T) {
+	literal := func(name, value string) EnvConfig { return EnvConfig{Name: name, Literal: &value} }
+	want := &Manifest{
+		Bottles: map[string]*BottleConfig{
+			"bare": {},
+			"dev": {
+				Image: "registry.example/claude:1",
+				Build: &BuildConfig{
+					Context: ".", Dockerfile: "Dockerfile", Target: "final",
+					Args: map[string]string{"VERSION": "1.20", "DEBUG": "true"}, Secrets: map[string]string{"npm": "NPM_TOKEN"},
+				},
+				Env: []EnvConfig{
+					literal("LOG_LEVEL", "debug"), literal("NUMBER", "0x10"), literal("YES", "yes"), literal("EMPTY", ""),
+					literal("LINES", "a=b\n'c' \"d\" é 😀\n"),
+					{Name: "GITHUB_TOKEN", From: "GITHUB_TOKEN"},
+					{Name: "NPM_TOKEN", From: "WORK_NPM_TOKEN"},
+					{Name: "API_KEY", Prompt: "API key"},
+					{Name: "DEPLOY_KEY", File: "~/.deploy"},
+				},
+				Egress: EgressConfig{
+					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7"},
+					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
+				},
+				SSH: []SSHHost{
+					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work"},
+					{Host: "git.example.com", HostName: "git.example.com", Port: 22},
+				},
+				Git:    &Git{Name: "A Person", Email: "a@example.com"},
+				Limits: Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096},
+			},
+		},
+		Agents: map[string]*AgentConfig{
+			"impl": {
+				Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
+				Prompt: "You are …\nTwice.\n", Skills: []string{"review", "write tests"},
+			},
+			"Second One": {Bottle: "bare"},
+		},
+	}
+	for _, name := range []string{"all.yaml", "all.json"} {
+		if got := loadGood(t, name); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v\nwant %+v", name, got, want)
+		}
+	}
+}
+
+func TestGoodAliases(t *testing.T) {
+	m := loadGood(t, "aliases.yaml")
+	if !reflect.DeepEqual(m.Bottles["a"], m.Bottles["b"]) || *m.Bottles["b"].Env[1].Literal != "1" {
+		t.Errorf("got %+v and %+v", m.Bottles["a"], m.Bottles["b"])
+	}
+	if got := m.Agents["other"].Command; !slices.Equal(got, []string{"sh", "1"}) {
+		t.Errorf("got %q", got)
+	}
+	loadGood(t, "windows.yaml")
+	loadGood(t, "flow.yaml")
+}
+
+// JSON under another name is JSON all the same, and its positions are right.
+func TestJSONPositions(t *testing.T) {
+	_, err := ParseManifest("m", []byte("{\n \"version\": 1, \"bottles\": {\"é\\ud83d\\ude00\":\n\t7}}"))
+	if err == nil || !strings.HasPrefix(err.Error(), "m:3:2: bottle \"é😀\"") {
+		t.Errorf("got %v", err)
+	}
+	_, err = ParseManifest("m.json", []byte("{\"version\": 1, \"é\\ufffd�\": 1}"))
+	if err == nil || !strings.HasPrefix(err.Error(), "m.json:1:16: unknown key") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLoadManifestMissing(t *testing.T) {
+	_, err := LoadManifest(filepath.Join(t.TempDir(), "none.yaml"))
+	if !errors.Is(err, os.ErrNotExist) || Hint(err) == "" {
+		t.Errorf("got %v, hint %q", err, Hint(err))
+	}
+}
+
+func TestFindManifest(t *testing.T) {
+	root := t.TempDir()
+	home, work := filepath.Join(root, "home"), filepath.Join(root, "a", "b", "c")
+	for _, dir := range []string{work, filepath.Join(home, ".config", "bottle"), filepath.Join(root, "a", "b", "bottle.yaml")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Each is put there in turn, and holds over those before it.
+	for _, path := range []string{
+		"home/.config/bottle/bottle.json", "home/.config/bottle/bottle.yaml",
+		"a/bottle.json", "a/bottle.yml", "a/bottle.yaml", "a/b/bottle.json", "a/b/c/bottle.yml",
+	} {
+		path = filepath.Join(root, path)
+		if got, err := FindManifest(work, home); got == path {
+			t.Fatalf("found before it was there: %s, %v", got, err)
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := FindManifest(work, home); err != nil || got != path {
+			t.Errorf("got %s, %v, want %s", got, err, path)
+		}
+	}
+}
+
+func TestFindNoManifest(t *testing.T) {
+	work := t.TempDir()
+	_, err := FindManifest(work, "/nonexistent")
+	if err == nil || !strings.Contains(err.Error(), work) || !strings.Contains(err.Error(), "/nonexistent/.config/bottle") || Hint(err) == "" {
+		t.Errorf("got %v, hint %q", err, Hint(err))
+	}
+}
+
+func FuzzParseManifest(f *testing.F) {
+	for _, pattern := range []string{"testdata/bad/*.*", "testdata/good/*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, path := range files {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data, strings.HasSuffix(path, ".json"))
+		}
+	}
+	position := regexp.MustCompile(`^(m|m\.json):[1-9]\d*:[1-9]\d*: .`)
+	f.Fuzz(func(t *testing.T, data []byte, json bool) {
+		name := "m"
+		if json {
+			name = "m.json"
+		}
+		m, err := ParseManifest(name, data)
+		if (m == nil) == (err == nil) {
+			t.Fatalf("manifest %v and error %v", m, err)
+		}
+		for _, e := range Mistakes(err) {
+			if line := e.Error(); !position.MatchString(line) || strings.ContainsAny(line, "\n\r\x00\x1b") {
+				t.Errorf("not one line with a position: %q", line)
+			}
+		}
+	})
+}

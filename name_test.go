@@ -1,0 +1,161 @@
+package bottle
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/identifiers"
+
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+func TestSlug(t *testing.T) {
+	long := strings.Repeat("x", maxSlug)
+	for agent, want := range map[string]string{
+		"impl": "impl", "Second One": "second-one", "  a  ": "a", "a__b--c": "a-b-c", "Ünit 7": "nit-7",
+		"a/../b": "a-b", "-a-": "a", "İ": "i", long: long, long + "!": long,
+		"": "", "???": "", "日本": "", long + "x": "",
+	} {
+		got, err := Slug(agent)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("Slug(%q) = %q, %v, want %q", agent, got, err, want)
+		}
+		if err != nil && Hint(err) == "" {
+			t.Errorf("Slug(%q): no hint", agent)
+		}
+	}
+}
+
+// Whatever a slug is, containerd takes every name that is made of it.
+func TestSlugMakesIdentifiers(t *testing.T) {
+	for _, agent := range append(randomNames(2000), strings.Repeat("x", maxSlug)) {
+		slug, err := Slug(agent)
+		if err != nil {
+			continue
+		}
+		for _, suffix := range []string{"", "-99"} {
+			id := NamePrefix + slug + suffix + runtime.ProxySuffix
+			if err := identifiers.Validate(id); err != nil {
+				t.Errorf("agent %q: %v", agent, err)
+			}
+		}
+	}
+}
+
+// randomNames are many of letters that make and break identifiers.
+func randomNames(n int) []string {
+	r := rand.New(rand.NewPCG(1, 2))
+	letters := []rune("aZ09._- /é\n\x00:")
+	names := make([]string, n)
+	for i := range names {
+		b := make([]rune, r.IntN(12))
+		for j := range b {
+			b[j] = letters[r.IntN(len(letters))]
+			if r.IntN(2) > 0 {
+				b[j] = letters[r.IntN(6)]
+			}
+		}
+		names[i] = string(b)
+	}
+	return names
+}
+
+func TestFreeName(t *testing.T) {
+	taken := map[string]bool{}
+	for n := 1; n <= MaxSuffix; n++ {
+		want := "claude-bottle-impl"
+		if n > 1 {
+			want = fmt.Sprintf("claude-bottle-impl-%d", n)
+		}
+		got, err := FreeName("Impl", taken)
+		if err != nil || got != want {
+			t.Fatalf("got %s, %v, want %s", got, err, want)
+		}
+		// A proxy that was left behind takes the name as well.
+		if n%2 == 0 {
+			got += runtime.ProxySuffix
+		}
+		taken[got] = true
+	}
+	_, err := FreeName("Impl", taken)
+	if err == nil || !strings.Contains(err.Error(), "99") || !strings.Contains(Hint(err), "bottle cleanup") {
+		t.Errorf("got %v, hint %q", err, Hint(err))
+	}
+	if got, err := FreeName("other", taken); err != nil || got != "claude-bottle-other" {
+		t.Errorf("another agent: %s, %v", got, err)
+	}
+	if _, err := FreeName("?", nil); err == nil {
+		t.Error("an agent without a slug has a name")
+	}
+}
+
+// A pinned name is taken exactly when containerd takes what is made of it.
+func TestCheckPinnedIsContainerdsRule(t *testing.T) {
+	names := append(randomNames(20000), "", "a", "a..b", strings.Repeat("a", maxName), strings.Repeat("a", maxName+1),
+		strings.Repeat("a", 200), "a\n", "a.proxyx")
+	good := 0
+	for _, name := range names {
+		want := identifiers.Validate(name) == nil && identifiers.Validate(name+runtime.ProxySuffix) == nil
+		err := checkPinned(name, nil)
+		if (err == nil) != want {
+			t.Errorf("checkPinned(%q) = %v, containerd takes it: %v", name, err, want)
+		}
+		if want {
+			good++
+		}
+	}
+	if good < 1000 || good > len(names)-1000 {
+		t.Errorf("%d of %d names are good: these names show little", good, len(names))
+	}
+}
+
+func TestCheckPinnedTaken(t *testing.T) {
+	for taken, pinned := range map[string]string{"mine": "mine", "mine.proxy": "mine", "": "a.proxy"} {
+		err := checkPinned(pinned, map[string]bool{taken: true})
+		if err == nil || Hint(err) == "" {
+			t.Errorf("%s with %q taken: %v, hint %q", pinned, taken, err, Hint(err))
+		}
+		if taken != "" && !(strings.Contains(Hint(err), "bottle rm -f mine") && strings.Contains(Hint(err), "CLAUDE_BOTTLE_CONTAINER")) {
+			t.Errorf("hint %q", Hint(err))
+		}
+	}
+}
+
+func TestValidEnvName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"A": true, "_": true, "a1_B": true, "": false, "1A": false, "A-B": false, "A B": false, "A=": false,
+		"A\n": false, "\nA": false, "É": false, "A.B": false,
+	} {
+		if got := ValidEnvName(name); got != want {
+			t.Errorf("ValidEnvName(%q) = %v", name, got)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	keys := []string{"bottle", "command", "prompt", "skills"}
+	for word, want := range map[string]string{
+		"botle": "bottle", "bottles": "bottle", "Skills": "skills", "skill": "skills", "promtp": "prompt", "comand": "command",
+		"zzz": "", "": "", "x": "", "image": "", "services": "",
+	} {
+		if got := nearest(word, keys); got != want {
+			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		}
+	}
+	if got := nearest("dev", nil); got != "" {
+		t.Errorf("of none: %q", got)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"kitten", "sitting", 3}, {"abc", "abc", 0}, {"ab", "ba", 2}} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,306 @@
+package bottle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestPrepareDefaults(t *testing.T) {
+	s := newScene(t, "", "")
+	s.host.warnings = []string{"the host is odd"}
+	got := s.good()
+	if got.Created.IsZero() {
+		t.Error("no time")
+	}
+	got.Created = s.good().Created
+	want := &Plan{
+		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
+		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []EnvVar{},
+		Egress: Egress{Allow: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
+		Network: Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: s.host.warnings},
+		Limits:  Limits{Memory: 4 << 30, Pids: 4096}, Skills: []string{}, SSH: []SSHHost{},
+		Warnings: []string{"the host is odd"}, Created: got.Created,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestPrepareManifest(t *testing.T) {
+	s := newScene(t, "", "")
+	s.spec.Agent = "imp"
+	s.bad(`no agent "imp"`, "bottle.yaml", `did you mean "impl"?`)
+	s.spec.Agent = ""
+	s.bad(`no agent ""`, "there are: impl")
+	s = sceneOf(t, "version: 1\n")
+	s.bad(`no agent "impl"`, "none yet")
+	s = sceneOf(t, "version: 1\nbottles: {dev: {image: 1}}\n")
+	s.bad("bottle.yaml:2:24: image must be text")
+	s.spec.ManifestPath = s.path("other.yaml")
+	s.bad("other.yaml", "no such file", "--manifest")
+	s.write("other.yaml", "version: 1\nbottles: {b: {}}\nagents: {impl: {bottle: b}}\n", 0o644)
+	if plan := s.good(); plan.Bottle != "b" || plan.Manifest != s.spec.ManifestPath {
+		t.Errorf("got %+v", plan)
+	}
+}
+
+func TestPrepareName(t *testing.T) {
+	s := newScene(t, "", "")
+	s.host.taken = map[string]bool{"claude-bottle-impl": true, "claude-bottle-impl-2.proxy": true}
+	if got := s.good(); got.Name != "claude-bottle-impl-3" || got.Pinned {
+		t.Errorf("got %s, pinned %v", got.Name, got.Pinned)
+	}
+	for n := 3; n <= MaxSuffix; n++ {
+		s.host.taken[fmt.Sprintf("claude-bottle-impl-%d", n)] = true
+	}
+	s.bad("all 99 names", "bottle cleanup")
+	s.env["CLAUDE_BOTTLE_CONTAINER"] = "from-env"
+	if got := s.good(); got.Name != "from-env" || !got.Pinned {
+		t.Errorf("got %s, pinned %v", got.Name, got.Pinned)
+	}
+	s.spec.Name = "from-flag"
+	if got := s.good(); got.Name != "from-flag" || !got.Pinned {
+		t.Errorf("got %s, pinned %v", got.Name, got.Pinned)
+	}
+	s.host.taken["from-flag"] = true
+	s.bad("from-flag is taken", "bottle rm -f from-flag", "--name")
+	s.spec.Name = "a b"
+	s.bad(`"a b" cannot be`)
+	s.spec.Name, s.host.takenErr = "", errors.New("containerd is gone")
+	s.bad("containerd is gone")
+}
+
+func TestPrepareImage(t *testing.T) {
+	for name, c := range map[string]struct {
+		bottle, env, derived string
+		cwd                  bool
+		image, base          string
+	}{
+		"default":         {image: defaultRef},
+		"manifest":        {bottle: "image: mine", image: "docker.io/library/mine:latest"},
+		"env":             {bottle: "image: mine", env: "ghcr.io/a/b:2", image: "ghcr.io/a/b:2"},
+		"cwd":             {cwd: true, image: "docker.io/library/claude-bottle:cwd-impl", base: defaultRef},
+		"cwd of manifest": {bottle: "image: mine", cwd: true, image: "docker.io/library/claude-bottle:cwd-impl", base: "docker.io/library/mine:latest"},
+		"derived":         {derived: "x:y", cwd: true, image: "docker.io/library/x:y", base: defaultRef},
+		"derived, no cwd": {derived: "x:y", image: defaultRef},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, c.bottle, "command: [run]")
+			s.host.images = map[string]ImageInfo{c.image: {}}
+			s.env["CLAUDE_BOTTLE_IMAGE"], s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"], s.spec.Cwd = c.env, c.derived, c.cwd
+			if got := s.good(); got.Image != c.image || got.BaseRef != c.base {
+				t.Errorf("got %s of %q, want %s of %q", got.Image, got.BaseRef, c.image, c.base)
+			}
+		})
+	}
+}
+
+func TestPrepareImageErrors(t *testing.T) {
+	s := newScene(t, "image: mine", "")
+	s.bad("no image mine:latest", "ctr images pull", "docker.io/library/mine:latest")
+	if _, err := s.prepare(); !errors.Is(err, ErrImageMissing) {
+		t.Errorf("%v is not ErrImageMissing", err)
+	}
+	s.spec.Cwd = true
+	s.bad("no image claude-bottle:cwd-impl", "without --cwd")
+	s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"] = "Bad"
+	s.bad(`derived image "Bad"`)
+	s.env["CLAUDE_BOTTLE_IMAGE"] = "No Image"
+	s.bad(`"No Image" from CLAUDE_BOTTLE_IMAGE`)
+	s = newScene(t, "image: mine, build: {context: .}", "")
+	s.bad("no image mine:latest", "build settings")
+}
+
+func TestPrepareCommand(t *testing.T) {
+	image := ImageInfo{Entrypoint: []string{"entry", "-e"}, Cmd: []string{"cmd"}}
+	for name, c := range map[string]struct {
+		agent string
+		image ImageInfo
+		args  []string
+		want  []string
+	}{
+		"manifest":      {"command: [run, it]", image, nil, []string{"run", "it"}},
+		"manifest args": {"command: [run]", image, []string{"-p", "x y"}, []string{"run", "-p", "x y"}},
+		"image":         {"", image, nil, []string{"entry", "-e", "cmd"}},
+		"image args":    {"", image, []string{"a"}, []string{"entry", "-e", "cmd", "a"}},
+		"entrypoint":    {"command: []", ImageInfo{Entrypoint: []string{"e"}}, nil, []string{"e"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "", c.agent)
+			s.host.images[defaultRef], s.spec.Args = c.image, c.args
+			if got := s.good().Command; !slices.Equal(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	s := newScene(t, "", "")
+	s.host.images[defaultRef], s.spec.Args = ImageInfo{}, []string{"x"}
+	s.bad(`agent "impl" has no command`, "in the manifest")
+}
+
+func TestPrepareRuntimeAndProxy(t *testing.T) {
+	s := newScene(t, "", "")
+	s.spec.Runtime = "runc"
+	if got := s.good(); got.Runtime != "runc" || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "isolation is lost") {
+		t.Errorf("got %s, warnings %q", got.Runtime, got.Warnings)
+	}
+	s.spec.Runtime = "kata"
+	s.bad(`no runtime "kata"`, "--runtime runsc or runc")
+	s.spec.Runtime, s.host.runtimeErr = "", &Error{errors.New("no runsc"), "install it"}
+	s.bad("no runsc: install it")
+	s.host.runtimeErr, s.host.network = nil, errors.New("no bridge plugin")
+	s.bad("no bridge plugin")
+	s.host.network, s.spec.Proxy = nil, ""
+	s.bad("pipelock", "--proxy builtin")
+	s.spec.Proxy = "squid"
+	s.bad(`no proxy "squid"`, "--proxy builtin")
+}
+
+func TestPreparePolicyAndLimits(t *testing.T) {
+	s := newScene(t, `egress: {allow: [b.example, a.example, b.example], allow_private: [10.1.0.0/16]}, limits: {memory: 1GiB, cpus: 2, pids: 64}`, "")
+	got := s.good()
+	if !slices.Equal(got.Egress.Allow, []string{"a.example", "b.example"}) || !slices.Equal(got.Egress.AllowPrivate, []string{"10.1.0.0/16"}) {
+		t.Errorf("got %+v", got.Egress)
+	}
+	if got.Limits != (Limits{Memory: 1 << 30, CPUs: 2, Pids: 64}) {
+		t.Errorf("got %+v", got.Limits)
+	}
+}
+
+func TestPrepareSkillsAndPrompt(t *testing.T) {
+	s := newScene(t, "git: {name: A}", `skills: [review, test], prompt: "é!"`)
+	s.mkdir("home/.claude/skills/review")
+	s.write("home/.claude/skills/test", "", 0o644) // a file is no skill
+	s.bad(`skill "test" not found at ` + s.path("home/.claude/skills/test") + "; create it there")
+	if err := os.Remove(s.path("home/.claude/skills/test")); err != nil {
+		t.Fatal(err)
+	}
+	s.mkdir("home/.claude/skills/test")
+	got := s.good()
+	if !slices.Equal(got.Skills, []string{"review", "test"}) || got.Prompt != "é!" || got.PromptBytes != 3 || got.Git.Name != "A" {
+		t.Errorf("got %+v", got)
+	}
+	if w := got.Warnings; len(w) != 1 || !strings.HasSuffix(w[0], ": git identity, prompt, skills") {
+		t.Errorf("warnings %q", w)
+	}
+}
+
+func TestPrepareSSHKeys(t *testing.T) {
+	s := newScene(t, `ssh: [{Host: a, IdentityFile: ~/.ssh/a}, {Host: b, IdentityFile: keys/b}, {Host: c}]`, "")
+	s.write("home/.ssh/a", "hunter2", 0o600)
+	s.write("work/keys/b", "hunter2", 0o600)
+	want := []string{s.path("home/.ssh/a"), s.path("work/keys/b"), ""}
+	for i, h := range s.good().SSH {
+		if h.IdentityFile != want[i] {
+			t.Errorf("%s: got %s, want %s", h.Host, h.IdentityFile, want[i])
+		}
+	}
+	s.write("home/.ssh/a", "hunter2", 0o640)
+	s.bad("the ssh key of a", want[0], "mode 0640", "chmod 600 "+want[0])
+	s.spec.Caller.UID += 4242
+	_, err := s.prepare()
+	if got := Mistakes(err); len(got) != 2 || !strings.Contains(got[1].Error(), want[1]+" is not your own file") {
+		t.Errorf("another's keys: %v", err)
+	}
+	s.spec.Caller.UID -= 4242
+	s.write("home/.ssh/a", strings.Repeat("x", maxKey+1), 0o600)
+	s.bad("larger than 65536 bytes")
+	if err := os.Remove(want[0]); err != nil {
+		t.Fatal(err)
+	}
+	s.bad("the ssh key of a: there is no file " + want[0])
+	s.mkdir("home/.ssh/a")
+	s.bad(want[0] + " is no regular file")
+}
+
+// Mistakes are all told at once, and always in the same order.
+func TestPrepareTellsEveryMistake(t *testing.T) {
+	s := newScene(t, `env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none}]`, "skills: [x, y]")
+	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
+	s.spec.Name, s.spec.Proxy = "a b", "squid"
+	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill "x"`, `skill "y"`, "ssh key of a"}
+	for range 20 {
+		_, err := s.prepare()
+		got := Mistakes(err)
+		if len(got) != len(want) {
+			t.Fatalf("got %d mistakes, want %d:\n%v", len(got), len(want), err)
+		}
+		for i := range want {
+			if !strings.Contains(got[i].Error(), want[i]) {
+				t.Fatalf("mistake %d: got %v, want %q", i, got[i], want[i])
+			}
+		}
+		if Hint(got[5]) != "" || Hint(got[6]) == "" {
+			t.Fatal("a hint stands with another mistake")
+		}
+	}
+}
+
+func TestPrepareCancelled(t *testing.T) {
+	s := newScene(t, "", "")
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Prepare(ctx, s.spec, s.host); !errors.Is(err, context.Canceled) || len(Mistakes(err)) != 1 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	a, b, c := errors.New("a"), &Error{errors.New("b"), "mend b"}, errors.New("c")
+	worded := fmt.Errorf("both: %w, %w", a, c)
+	for want, err := range map[string]error{
+		"":            nil,
+		"a":           a,
+		"a|b|c":       errors.Join(a, Problems{b, c}),
+		"b|a|c":       Problems{errors.Join(b), errors.Join(a, c)},
+		"both: a, c":  worded,
+		"x: a\nc|b":   Problems{fmt.Errorf("x: %w", errors.Join(a, c)), b},
+		"both: a, c|": errors.Join(worded, errors.New("")),
+	} {
+		var texts []string
+		for _, e := range Mistakes(err) {
+			texts = append(texts, e.Error())
+		}
+		if got := strings.Join(texts, "|"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if !errors.Is(Problems{a, b}, b) || Hint(Problems{a, b}) != "mend b" || Hint(a) != "" {
+		t.Error("Problems hide what they hold")
+	}
+}
+
+func planJSON(t *testing.T, p *Plan) string {
+	t.Helper()
+	data, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// The keys are what programs rely on.
+func TestPlanJSONKeys(t *testing.T) {
+	var got map[string]any
+	if err := json.Unmarshal([]byte(planJSON(t, newScene(t, "", "").good())), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"agent", "bottle", "command", "egress", "env", "image", "limits", "manifest", "name", "network", "pinned",
+		"prompt_bytes", "proxy", "runtime", "skills", "ssh", "user", "warnings"}
+	if keys := slices.Sorted(maps.Keys(got)); !slices.Equal(keys, want) {
+		t.Errorf("got %q", keys)
+	}
+	for key, v := range got {
+		if v == nil {
+			t.Errorf("%s is null", key)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package bottle
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// fakeHost answers as it is told. The real one is tested with containerd.
+type fakeHost struct {
+	taken                         map[string]bool
+	images                        map[string]ImageInfo
+	takenErr, runtimeErr, network error
+	warnings                      []string
+}
+
+func (h *fakeHost) Taken(context.Context) (map[string]bool, error) { return h.taken, h.takenErr }
+
+func (h *fakeHost) Image(_ context.Context, ref string) (ImageInfo, error) {
+	info, ok := h.images[ref]
+	if !ok {
+		return ImageInfo{}, ErrImageMissing
+	}
+	return info, nil
+}
+
+func (h *fakeHost) Runtime(context.Context, string) error { return h.runtimeErr }
+
+func (h *fakeHost) Network(context.Context) (Network, error) {
+	return Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: h.warnings}, h.network
+}
+
+const defaultRef = "docker.io/library/claude-bottle:latest"
+
+// scene is a caller with a home and a working folder, a manifest and a host.
+type scene struct {
+	t    *testing.T
+	host *fakeHost
+	env  map[string]string
+	spec Spec
+}
+
+// newScene has a manifest of one agent, impl, in one bottle, dev; what they are
+// is given as lines of YAML in braces.
+func newScene(t *testing.T, bottle, agent string) *scene {
+	t.Helper()
+	if agent != "" {
+		agent = ", " + agent
+	}
+	return sceneOf(t, fmt.Sprintf("version: 1\nbottles:\n  dev: {%s}\nagents:\n  impl: {bottle: dev%s}\n", bottle, agent))
+}
+
+func sceneOf(t *testing.T, manifest string) *scene {
+	t.Helper()
+	root := t.TempDir()
+	s := &scene{t: t, env: map[string]string{}, host: &fakeHost{images: map[string]ImageInfo{
+		defaultRef: {Ref: defaultRef, Cmd: []string{"claude"}, User: "node"},
+	}}}
+	s.spec = Spec{Agent: "impl", Proxy: ProxyBuiltin, Caller: Caller{
+		Getenv:  func(name string) (string, bool) { v, ok := s.env[name]; return v, ok },
+		WorkDir: filepath.Join(root, "work"), Home: filepath.Join(root, "home"), UID: os.Getuid(), GID: os.Getgid(),
+	}}
+	s.write("work/bottle.yaml", manifest, 0o644)
+	s.mkdir("home/.claude/skills")
+	return s
+}
+
+func (s *scene) path(name string) string {
+	return filepath.Join(filepath.Dir(s.spec.Caller.Home), name)
+}
+
+func (s *scene) mkdir(name string) {
+	s.t.Helper()
+	if err := os.MkdirAll(s.path(name), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scene) write(name, text string, mode os.FileMode) {
+	s.t.Helper()
+	s.mkdir(filepath.Dir(name))
+	if err := os.WriteFile(s.path(name), []byte(text), mode); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Chmod(s.path(name), mode); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// listing is every path below the scene, with what tells that it changed.
+func (s *scene) listing() []string {
+	s.t.Helper()
+	var out []string
+	err := filepath.WalkDir(s.path("."), func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := e.Info()
+		if err == nil {
+			out = append(out, fmt.Sprint(path, fi.Mode(), fi.Size(), fi.ModTime()))
+		}
+		return err
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// prepare checks what holds for every call: nothing is made, and a mistake
+// shows no value.
+func (s *scene) prepare() (*Plan, error) {
+	s.t.Helper()
+	before := s.listing()
+	plan, err := Prepare(context.Background(), s.spec, s.host)
+	if after := s.listing(); !slices.Equal(before, after) {
+		s.t.Errorf("Prepare changed files:\nbefore %q\nafter %q", before, after)
+	}
+	if (plan == nil) == (err == nil) {
+		s.t.Fatalf("plan %v and error %v", plan, err)
+	}
+	for _, e := range Mistakes(err) {
+		if text := e.Error() + Hint(e); secrets.MatchString(text) || strings.Contains(text, "\n") {
+			s.t.Errorf("shows a value, or is not one line: %s", text)
+		}
+	}
+	return plan, err
+}
+
+func (s *scene) good() *Plan {
+	s.t.Helper()
+	plan, err := s.prepare()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return plan
+}
+
+// bad expects one mistake that says all of want in its text and hint.
+func (s *scene) bad(want ...string) {
+	s.t.Helper()
+	_, err := s.prepare()
+	if err == nil {
+		s.t.Fatalf("no error, want one with %q", want)
+	}
+	if n := len(Mistakes(err)); n != 1 {
+		s.t.Errorf("%d mistakes, want one: %v", n, err)
+	}
+	text := err.Error() + ": " + Hint(err)
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			s.t.Errorf("got %q, want %q in it", text, w)
+		}
+	}
+}
