@@ -54,7 +54,7 @@ func (e *Engine) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 		files = nil
 	}
 	rs, err := e.rt.Exec(ctx, name, runtime.SessionConfig{
-		Args: guestArgs(files, cfg.Command), Dir: cfg.Dir, Terminal: cfg.Terminal,
+		Args: guestArgs(files, cfg), Dir: cfg.Dir, Terminal: cfg.Terminal,
 		Env: terminalEnv(cfg), Width: cfg.Width, Height: cfg.Height,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
 	})
@@ -67,13 +67,17 @@ func (e *Engine) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 
 // guestArgs runs a command by way of bottle's program inside, which reads
 // variables from files that are on tmpfs: an exec's own environment would pass
-// through a file of the shim's.
-func guestArgs(files, command []string) []string {
+// through a file of the shim's. It sets the terminal's size, too, before the
+// command can ask for it: runsc's shim cannot.
+func guestArgs(files []string, cfg SessionConfig) []string {
 	args := []string{guestInit, "exec"}
 	for _, f := range files {
 		args = append(args, "--env-file", f)
 	}
-	return append(append(args, "--"), command...)
+	if cfg.Terminal && cfg.Width > 0 && cfg.Height > 0 {
+		args = append(args, "--size", fmt.Sprintf("%dx%d", cfg.Width, cfg.Height))
+	}
+	return append(append(args, "--"), cfg.Command...)
 }
 
 func terminalEnv(cfg SessionConfig) []string {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Exit codes as docker and shells have them.
@@ -68,14 +70,14 @@ func reap() {
 // guestExec becomes the command, with variables that must not pass through
 // containerd.
 func guestExec(args []string) int {
-	for len(args) > 1 && args[0] == "--env-file" {
-		if err := loadEnv(args[1]); err != nil {
+	for len(args) > 1 && args[0] != "--" {
+		if err := guestOption(args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
 			return exitBottle
 		}
 		args = args[2:]
 	}
-	if len(args) < 2 || args[0] != "--" {
+	if len(args) < 2 {
 		fmt.Fprintln(os.Stderr, "bottle: no command")
 		return exitBottle
 	}
@@ -89,6 +91,22 @@ func guestExec(args []string) int {
 		return exitNotFound
 	}
 	return exitNotRunable
+}
+
+func guestOption(name, value string) error {
+	switch name {
+	case "--env-file":
+		return loadEnv(value)
+	case "--size":
+		var size unix.Winsize
+		if _, err := fmt.Sscanf(value, "%dx%d", &size.Col, &size.Row); err != nil {
+			return fmt.Errorf("read the terminal's size %q: %w", value, err)
+		}
+		// A command that is told no size is better than none.
+		_ = unix.IoctlSetWinsize(0, unix.TIOCSWINSZ, &size)
+		return nil
+	}
+	return fmt.Errorf("no option %s", name)
 }
 
 // lookCommand finds a command as execvp(3) does; a path is taken as it is.

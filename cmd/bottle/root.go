@@ -64,6 +64,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(textBadFlag, err, cmd.CommandPath()) })
 	f := root.PersistentFlags()
 	f.StringVar(&a.address, "address", "", "containerd's socket (CONTAINERD_ADDRESS; default "+bottle.DefaultAddress+")")
 	f.StringVar(&a.namespace, "namespace", "", "containerd namespace (CONTAINERD_NAMESPACE; default "+bottle.DefaultNamespace+")")

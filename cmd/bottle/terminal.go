@@ -11,27 +11,20 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/containerd/console"
+	"golang.org/x/term"
 
 	"github.com/bot-bottle/bottle"
 )
 
-// terminal returns the terminal behind standard input, if both it and standard
-// output are one.
-func (a *app) terminal() (console.Console, bool) {
-	in, ok := a.stdin.(*os.File)
-	if !ok {
-		return nil, false
+// terminal returns the descriptor of the terminal behind standard input, if both
+// it and standard output are one.
+func (a *app) terminal() (fd int, ok bool) {
+	in, iok := a.stdin.(*os.File)
+	out, ook := a.stdout.(*os.File)
+	if !iok || !ook || !term.IsTerminal(int(out.Fd())) {
+		return 0, false
 	}
-	out, ok := a.stdout.(*os.File)
-	if !ok {
-		return nil, false
-	}
-	if _, err := console.ConsoleFromFile(out); err != nil {
-		return nil, false
-	}
-	c, err := console.ConsoleFromFile(in)
-	return c, err == nil
+	return int(in.Fd()), term.IsTerminal(int(in.Fd()))
 }
 
 func (a *app) wantsTerminal(tty, noTTY bool) bool {
@@ -48,23 +41,30 @@ func (a *app) talk(start func(bottle.SessionConfig) (*bottle.Session, error), cf
 	defer signal.Stop(sigs)
 
 	cfg.Stdin, cfg.Stdout, cfg.Stderr = a.stdin, a.stdout, a.stderr
-	con, have := a.terminal()
-	if cfg.Terminal && have {
-		if size, err := con.Size(); err == nil {
-			cfg.Width, cfg.Height = size.Width, size.Height
-		}
-		if err := con.SetRaw(); err != nil {
+	fd, raw := a.terminal()
+	raw = raw && cfg.Terminal
+	if raw {
+		cfg.Width, cfg.Height = terminalSize(fd)
+		// Nothing is left to this terminal: what the agent writes has been
+		// through the one inside, and a full screen does not bear it twice.
+		before, err := term.MakeRaw(fd)
+		if err != nil {
 			return err
 		}
-		defer func() { _ = con.Reset() }()
-	} else {
-		con = nil
+		defer func() { _ = term.Restore(fd, before) }()
 	}
 	s, err := start(cfg)
 	if err != nil {
 		return err
 	}
-	code, err := a.follow(s, con, sigs)
+	resize := func(context.Context) {}
+	if raw {
+		resize = func(ctx context.Context) {
+			width, height := terminalSize(fd)
+			_ = s.Resize(ctx, width, height) // the next change tells again
+		}
+	}
+	code, err := a.follow(s, resize, sigs)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ const (
 // follow passes signals and sizes on until the session has ended. A caller who
 // has gone, or wants bottle gone, need not wait for an agent that does not
 // listen: after the grace the session is left to the teardown.
-func (a *app) follow(s *bottle.Session, con console.Console, sigs <-chan os.Signal) (int, error) {
+func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-chan os.Signal) (int, error) {
 	type result struct {
 		code int
 		err  error
@@ -107,7 +107,7 @@ func (a *app) follow(s *bottle.Session, con console.Console, sigs <-chan os.Sign
 		case sig := <-sigs:
 			last = sig.(syscall.Signal)
 			if last == syscall.SIGWINCH {
-				resize(ctx, s, con)
+				resize(ctx)
 				continue
 			}
 			switch last {
@@ -126,13 +126,13 @@ func (a *app) follow(s *bottle.Session, con console.Console, sigs <-chan os.Sign
 	}
 }
 
-func resize(ctx context.Context, s *bottle.Session, con console.Console) {
-	if con == nil {
-		return
+// terminalSize is in cells; 0 and 0 where the terminal does not tell.
+func terminalSize(fd int) (width, height uint16) {
+	w, h, err := term.GetSize(fd)
+	if err != nil {
+		return 0, 0
 	}
-	if size, err := con.Size(); err == nil {
-		_ = s.Resize(ctx, size.Width, size.Height) // the next change tells again
-	}
+	return uint16(w), uint16(h)
 }
 
 // confirm asks a yes-or-no question; anything but yes is no.
@@ -151,15 +151,20 @@ func (a *app) confirm(question string) error {
 }
 
 // readLine reads one line and nothing behind it: what follows may be meant for
-// the agent. It gives up when the program is told to end.
+// the agent.
 func (a *app) readLine() (string, error) {
+	return a.unlessEnded(func() (string, error) { return readUnbuffered(a.stdin) })
+}
+
+// unlessEnded gives a read up when the program is told to end.
+func (a *app) unlessEnded(read func() (string, error)) (string, error) {
 	type result struct {
 		line string
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		line, err := readUnbuffered(a.stdin)
+		line, err := read()
 		done <- result{line, err}
 	}()
 	select {
@@ -191,15 +196,19 @@ func readUnbuffered(r io.Reader) (string, error) {
 
 // readSecret asks without echo.
 func (a *app) readSecret(question string) (string, error) {
-	con, ok := a.terminal()
+	fd, ok := a.terminal()
 	if !ok {
 		return "", usage(textNoTerminal, question)
 	}
-	a.prompt(question + ": ")
-	if err := con.DisableEcho(); err != nil {
+	before, err := term.GetState(fd)
+	if err != nil {
 		return "", err
 	}
-	defer func() { _ = con.Reset(); a.prompt("\n") }()
-	line, err := a.readLine()
-	return strings.TrimSuffix(line, "\r"), err
+	// Given up, the read would leave the terminal without echo.
+	defer func() { _ = term.Restore(fd, before); a.prompt("\n") }()
+	a.prompt(question + ": ")
+	return a.unlessEnded(func() (string, error) {
+		line, err := term.ReadPassword(fd)
+		return string(line), err
+	})
 }

@@ -36,6 +36,7 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 
 	textNoAgent       = "no agent named: bottle run AGENT"
 	textTooManyAgents = "unexpected argument %q: arguments for the agent's command go behind --"
+	textBadFlag       = "%v: %s --help lists the flags"
 	textNoInput       = "a question would have to be asked: answer it beforehand with --yes, or leave out --no-input"
 	textExecArgs      = "a name and a command are needed: bottle exec NAME COMMAND"
 	textRmArgs        = "no bottle named: bottle rm NAME"

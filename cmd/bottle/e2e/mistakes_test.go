@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// TestMistakes holds that what a user gets wrong is answered with one line,
+// which says what and how to mend it, and that nothing was made.
+func TestMistakes(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	u.write("broken.yaml", "version: 1\nbottles:\n  dev:\n    imagee: x\n")
+	u.write("syntax.yaml", "version: 1\nbottles: [\n")
+	empty := t.TempDir()
+	run := []string{"run", "sh", "--proxy", "builtin", "--yes"}
+	for _, c := range []struct {
+		name string
+		user user
+		args []string
+		want []string // in the line, in this order
+	}{
+		{"no containerd", u, append([]string{"--address", "/run/nobody.sock"}, run...),
+			[]string{"no containerd answers at /run/nobody.sock", "--address"}},
+		{"not a socket", u.with("CONTAINERD_ADDRESS=" + u.dir + "/bottle.yaml"), run,
+			[]string{"no containerd answers at", "CONTAINERD_ADDRESS"}},
+		{"missing plugin", u.with("CNI_PATH=" + empty), run, []string{"CNI plugin missing: bridge", empty, "CNI_PATH"}},
+		{"missing image", u.with("CLAUDE_BOTTLE_IMAGE=nowhere.test/none:1"), run, []string{"nowhere.test/none:1", "ctr images pull"}},
+		{"unknown agent", u, []string{"run", "nobody"}, []string{`no agent "nobody"`, "there are: claude, deaf, offline, sh, trap, wait"}},
+		{"nearly an agent", u, []string{"run", "claud"}, []string{`did you mean "claude"?`}},
+		{"malformed manifest", u, append([]string{"--manifest", "broken.yaml"}, run...), []string{"broken.yaml:4:5: ", "imagee", `"image"`}},
+		{"manifest's syntax", u, append([]string{"--manifest", "syntax.yaml"}, run...), []string{"syntax.yaml:"}},
+		{"no such manifest", u, append([]string{"--manifest", "none.yaml"}, run...), []string{"none.yaml", "--manifest"}},
+		{"no manifest", user{t: t, dir: empty}.with("HOME=" + empty), run, []string{"no manifest found", "bottle.yaml", "--manifest"}},
+		{"bad flag", u, append(run, "--rntime", "runc"), []string{"--rntime", "bottle run --help"}},
+		{"bad command", u, []string{"rnu", "sh"}, []string{`"rnu"`}},
+		{"no agent", u, []string{"run"}, []string{"bottle run AGENT"}},
+		{"two agents", u, append(run, "more"), []string{`"more"`, "behind --"}},
+		{"bad runtime", u, append(run, "--runtime", "kata"), []string{`"kata"`, "runsc or runc"}},
+		{"bad proxy", u, []string{"run", "sh", "--proxy", "squid", "--yes"}, []string{`"squid"`, "--proxy builtin"}},
+		{"default proxy", u, []string{"run", "sh", "--yes"}, []string{"pipelock", "--proxy builtin"}},
+		{"unset variable", u, append(run, "-e", "NOT_SET_HERE"), []string{"NOT_SET_HERE", "set"}},
+		{"bad name", u, append(run, "--name", "a/b"), []string{`"a/b"`, "letters"}},
+		{"no runsc", u.with("PATH=" + without(t, "runsc")), run, []string{"runsc is not in PATH", "gvisor.dev"}},
+		{"namespace net", u, append([]string{"--namespace", "net"}, run...), []string{"--namespace"}},
+		{"exec nowhere", u, []string{"exec", "nobody", "true"}, []string{"no such bottle: nobody", "bottle list"}},
+		{"exec nothing", u, []string{"exec", "nobody"}, []string{"bottle exec NAME COMMAND"}},
+		{"rm nothing", u, []string{"rm", "nobody"}, []string{"no such bottle: nobody"}},
+		{"list more", u, []string{"list", "more"}, []string{`"more"`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			leakcheck.Check(t)
+			c.user.t = t
+			oneLine(t, c.user.bottle(c.args...), c.want...)
+		})
+	}
+}
+
+func oneLine(t *testing.T, r result, want ...string) {
+	t.Helper()
+	rest := r.stderr
+	for _, w := range want {
+		_, after, ok := strings.Cut(rest, w)
+		if !ok {
+			t.Errorf("no %q in %q", w, rest)
+		}
+		rest = after
+	}
+	if r.code != 125 || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "bottle: ") {
+		t.Errorf("exit %d, standard output %q, standard error %q; want 125, nothing and one line", r.code, r.stdout, r.stderr)
+	}
+}
+
+// without is a PATH with all that bottle runs but one program.
+func without(t *testing.T, program string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"runsc", "runc"} {
+		if name == program {
+			continue
+		}
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestNotRoot runs bottle as somebody who may not open containerd's socket.
+func TestNotRoot(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	// A copy that anybody may run, in a folder that anybody may enter.
+	dir, err := os.MkdirTemp("/tmp", "bottle-anybody-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := u.command("run", "sh", "--proxy", "builtin", "--yes")
+	program, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = filepath.Join(dir, "bottle")
+	if err := os.WriteFile(cmd.Path, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	oneLine(t, finish(t, cmd), "permission denied", "sudo bottle")
+}
+
+func TestPinnedName(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-mine")
+	r := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "--name", l.name)
+	oneLine(t, r, "the name claude-bottle-mine is taken", "bottle rm -f claude-bottle-mine", "--name", "CLAUDE_BOTTLE_CONTAINER")
+	r = u.with("CLAUDE_BOTTLE_CONTAINER="+l.name).bottle("run", "sh", "--proxy", "builtin", "--yes")
+	oneLine(t, r, "the name claude-bottle-mine is taken")
+}

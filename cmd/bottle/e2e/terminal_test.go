@@ -1,0 +1,204 @@
+package e2e
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/console"
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// terminal is a pseudo-terminal with bottle on its far side.
+type terminal struct {
+	t      *testing.T
+	near   console.Console
+	out    chan byte
+	far    *os.File
+	before unix.Termios
+	cmd    *exec.Cmd
+}
+
+func (u user) onTerminal(width, height uint16, args ...string) *terminal {
+	u.t.Helper()
+	near, farPath, err := console.NewPty()
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() { _ = near.Close() })
+	if err := near.Resize(console.WinSize{Width: width, Height: height}); err != nil {
+		u.t.Fatal(err)
+	}
+	far, err := os.OpenFile(farPath, os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() { _ = far.Close() })
+	x := &terminal{t: u.t, near: near, far: far, out: make(chan byte, 1<<16), before: termios(u.t, far), cmd: u.command(args...)}
+	x.cmd.Stdin, x.cmd.Stdout, x.cmd.Stderr = far, far, far
+	x.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := x.cmd.Start(); err != nil {
+		u.t.Fatal(err)
+	}
+	go func() {
+		defer close(x.out)
+		for b := make([]byte, 1); ; {
+			if _, err := near.Read(b); err != nil {
+				return
+			}
+			x.out <- b[0]
+		}
+	}()
+	return x
+}
+
+func termios(t *testing.T, f *os.File) unix.Termios {
+	t.Helper()
+	s, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *s
+}
+
+func (x *terminal) types(text string) {
+	x.t.Helper()
+	if _, err := io.WriteString(x.near, text); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// until reads up to and with a text.
+func (x *terminal) until(text string) string {
+	x.t.Helper()
+	var seen strings.Builder
+	limit := time.After(longest)
+	for !strings.HasSuffix(seen.String(), text) {
+		select {
+		case b, ok := <-x.out:
+			if !ok {
+				x.t.Fatalf("waiting for %q: the end; seen:\n%s", text, &seen)
+			}
+			seen.WriteByte(b)
+		case <-limit:
+			x.t.Fatalf("waiting for %q; seen:\n%s", text, &seen)
+		}
+	}
+	return seen.String()
+}
+
+// wait returns bottle's exit code, and fails unless the terminal is as it was.
+func (x *terminal) wait() int {
+	x.t.Helper()
+	_ = x.cmd.Wait() // the exit code is what is asked for
+	if now := termios(x.t, x.far); now != x.before {
+		x.t.Errorf("the terminal's mode is not as before:\n%+v\n%+v", x.before, now)
+	}
+	return x.cmd.ProcessState.ExitCode()
+}
+
+func TestTerminal(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t).with("TERM=xterm-256color")
+	x := u.onTerminal(91, 37, "run", "sh", "--proxy", "builtin", "--", "-c",
+		`trap 'stty size; echo again' WINCH; test -t 0 && echo on a terminal; stty size; echo "$TERM"; echo there; while ! read -r line; do :; done; echo "read $line"; exit 5`)
+	x.until("Start? [y/N] ")
+	x.types("y\n")
+	first := x.until("there\r\n")
+	for _, want := range []string{"on a terminal\r\n", "37 91\r\n", "xterm-256color\r\n"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("no %q in:\n%s", want, first)
+		}
+	}
+	if err := x.near.Resize(console.WinSize{Width: 123, Height: 45}); err != nil {
+		t.Fatal(err)
+	}
+	if again := x.until("again\r\n"); !strings.Contains(again, "45 123\r\n") {
+		t.Errorf("after a resize:\n%s", again)
+	}
+	x.types("hello\r")
+	x.until("read hello\r\n")
+	if code := x.wait(); code != 5 {
+		t.Errorf("exit %d", code)
+	}
+}
+
+// TestTerminalInterrupt presses Ctrl-C: it is the agent's to handle.
+func TestTerminalInterrupt(t *testing.T) {
+	leakcheck.Check(t)
+	x := newUser(t).onTerminal(80, 24, "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", "echo there; sleep 1000")
+	x.until("there\r\n")
+	x.types("\x03")
+	if code := x.wait(); code != 130 {
+		t.Errorf("exit %d; want 130", code)
+	}
+}
+
+// TestTerminalKilled ends bottle from outside while the terminal is raw.
+func TestTerminalKilled(t *testing.T) {
+	leakcheck.Check(t)
+	x := newUser(t).onTerminal(80, 24, "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", "echo there; exec sleep 1000")
+	x.until("there\r\n")
+	if err := x.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := x.wait(); code != 143 {
+		t.Errorf("exit %d; want 143", code)
+	}
+}
+
+func TestQuestion(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	for _, answer := range []string{"n\n", "\n", "", "yess\n"} {
+		r := u.says(answer).bottle("run", "sh", "--proxy", "builtin", "--", "-c", "echo ran")
+		if r.code != 1 || r.stdout != "" || !strings.HasSuffix(r.stderr, "Nothing was done.\n") {
+			t.Errorf("answer %q: exit %d, %q\n%s", answer, r.code, r.stdout, r.stderr)
+		}
+	}
+	// What follows the answer is the agent's.
+	u.says("y\nfor the agent\n").bottle("run", "sh", "--proxy", "builtin", "--", "-c", "cat").want(t, 0, "for the agent\n")
+	r := u.bottle("run", "sh", "--proxy", "builtin", "--no-input")
+	if r.code != 125 || !strings.Contains(r.stderr, "--yes") {
+		t.Errorf("--no-input: exit %d\n%s", r.code, r.stderr)
+	}
+	x := u.onTerminal(80, 24, "run", "sh", "--proxy", "builtin")
+	x.until("Start? [y/N] ")
+	x.types("\x03")
+	if code := x.wait(); code != 130 {
+		t.Errorf("Ctrl-C at the question: exit %d", code)
+	}
+}
+
+// TestAskedSecret reads a value without showing it.
+func TestAskedSecret(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	u.write("asks.yaml", `
+version: 1
+bottles:
+  dev: {env: {API_KEY: {prompt: "API key"}}}
+agents:
+  sh: {bottle: dev, command: [sh]}
+`)
+	x := u.onTerminal(80, 24, "--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", `echo "key has ${#API_KEY}"`)
+	x.until("API key: ")
+	x.types("s3cr3t-value\r")
+	rest := x.until("key has 12\r\n")
+	if strings.Contains(rest, "s3cr3t") {
+		t.Errorf("the value was shown:\n%s", rest)
+	}
+	if code := x.wait(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	r := u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--no-input")
+	if r.code != 125 || !strings.Contains(r.stderr, "API_KEY") {
+		t.Errorf("--no-input: exit %d\n%s", r.code, r.stderr)
+	}
+}
