@@ -34,7 +34,7 @@ func (e *Engine) Survey(ctx context.Context) ([]Remains, error) {
 	if err := e.surveyContainerd(ctx, at); err != nil {
 		return nil, err
 	}
-	if err := e.surveyFolders(ctx, at); err != nil {
+	if err := e.surveyFolders(at); err != nil {
 		return nil, err
 	}
 	out := make([]Remains, 0, len(found))
@@ -65,7 +65,7 @@ func (e *Engine) surveyContainerd(ctx context.Context, at func(string) *Remains)
 	return nil
 }
 
-func (e *Engine) surveyFolders(ctx context.Context, at func(string) *Remains) error {
+func (e *Engine) surveyFolders(at func(string) *Remains) error {
 	names, err := e.folders()
 	if err != nil {
 		return err

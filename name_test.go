@@ -117,7 +117,7 @@ func TestCheckPinnedTaken(t *testing.T) {
 		if err == nil || Hint(err) == "" {
 			t.Errorf("%s with %q taken: %v, hint %q", pinned, taken, err, Hint(err))
 		}
-		if taken != "" && !(strings.Contains(Hint(err), "bottle rm -f mine") && strings.Contains(Hint(err), "CLAUDE_BOTTLE_CONTAINER")) {
+		if taken != "" && (!strings.Contains(Hint(err), "bottle rm -f mine") || !strings.Contains(Hint(err), "CLAUDE_BOTTLE_CONTAINER")) {
 			t.Errorf("hint %q", Hint(err))
 		}
 	}

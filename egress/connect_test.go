@@ -94,7 +94,7 @@ func TestConnectRefusals(t *testing.T) {
 		t.Error("a tunnel was opened")
 	}
 	e := p.log.wait(t, "refusal", func(e Entry) bool { return e.Target == "refused.example:443" })
-	if !e.Denied() || e.Scanner != "allowlist" || e.Reason != "domain not in allowlist: refused.example" || e.Method != "CONNECT" {
+	if !e.Denied() || e.Scanner != "allowlist" || e.Reason != "domain not in allowlist: refused.example" || e.Method != http.MethodConnect {
 		t.Errorf("logged %+v", e)
 	}
 }
@@ -294,7 +294,7 @@ func TestManyTunnels(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := p.Server.open.Load(); n != tunnels {
+	if n := p.open.Load(); n != tunnels {
 		t.Errorf("%d tunnels are open, want %d", n, tunnels)
 	}
 }

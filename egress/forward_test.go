@@ -52,7 +52,7 @@ func TestForwardRefusals(t *testing.T) {
 		}
 	}
 	e := p.log.waitEvent(t, EventBlocked)
-	if e.URL != "http://refused.example/x?token=***" || e.Method != "GET" || e.Status != 403 {
+	if e.URL != "http://refused.example/x?token=***" || e.Method != http.MethodGet || e.Status != 403 {
 		t.Errorf("logged %+v", e)
 	}
 }

@@ -9,13 +9,15 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(program()) }
+
+func program() int {
 	// Inside a bottle this program is PID 1, and the helper that every session
 	// begins with: that part must start fast and needs none of the rest.
 	if code, ok := runGuest(os.Args[1:]); ok {
-		os.Exit(code)
+		return code
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -109,7 +109,7 @@ func TestPrintError(t *testing.T) {
 		{errors.New("plain"), "bottle: plain\n"},
 		{hinted, "bottle: no runsc: install it\n"},
 		{fmt.Errorf("prepare: %w", hinted), "bottle: prepare: no runsc: install it\n"},
-		{errors.New(" two\nlines\n"), "bottle: two; lines\n"},
+		{errors.New("two\nlines"), "bottle: two; lines\n"},
 		{errors.Join(hinted, errors.New("b")), "bottle: no runsc: install it\nbottle: b\n"},
 		{bottle.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc: install it\nbottle: c\n"},
 		{fmt.Errorf("x: %w", errors.Join(errors.New("a"), errors.New("b"))), "bottle: x: a; b\n"},
@@ -149,7 +149,7 @@ n                    b       c       runc      running, proxy is gone   3d
 func TestPrintRemains(t *testing.T) {
 	a, stdout, stderr := newApp()
 	a.printRemains(nil)
-	if stderr.String() != "There is nothing to remove.\n" {
+	if stdout.Len() > 0 || stderr.String() != "There is nothing to remove.\n" {
 		t.Errorf("none: %q", stderr)
 	}
 	a, stdout, stderr = newApp()

@@ -241,7 +241,7 @@ func walk(root string, onlyDirs bool) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // it vanished meanwhile
 		}
 		if (!onlyDirs || d.IsDir()) && !notBottles.MatchString(p) {
 			out = append(out, p)

@@ -193,7 +193,7 @@ func (p *packer) hardlink(h *tar.Header, info fs.FileInfo) {
 	if !ok || stat.Nlink < 2 || h.Typeflag != tar.TypeReg {
 		return
 	}
-	id := inode{uint64(stat.Dev), stat.Ino}
+	id := inode{stat.Dev, stat.Ino}
 	first, seen := p.links[id]
 	if !seen {
 		p.links[id] = h.Name

@@ -101,7 +101,7 @@ func TestMessagesErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = answer.Body.Close()
-	if answer.StatusCode != 401 || answer.Header.Get("X-Should-Retry") != "false" {
+	if answer.StatusCode != http.StatusUnauthorized || answer.Header.Get("X-Should-Retry") != "false" {
 		t.Errorf("without a key: %s, %v", answer.Status, answer.Header)
 	}
 	for url, want := range map[string]int{

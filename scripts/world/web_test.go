@@ -50,7 +50,7 @@ func TestWeb(t *testing.T) {
 		t.Errorf("/headers: %s", body)
 	}
 	waitEvent(t, state, "the request for /echo", func(e event) bool {
-		return e.Event == "request" && e.Proto == "https" && e.Method == "POST" && e.Host == "allowed.test" &&
+		return e.Event == "request" && e.Proto == "https" && e.Method == http.MethodPost && e.Host == "allowed.test" &&
 			e.Path == "/echo" && e.SNI == "allowed.test" && e.Local == "198.51.101.10:443"
 	})
 }

@@ -138,15 +138,14 @@ type live struct {
 }
 
 // start launches a bottle and returns when its agent has spoken.
-func (u user) start(name string, args ...string) *live {
+func (u user) start(name string) *live {
 	u.t.Helper()
-	return u.startAgent("wait", name, args...)
+	return u.startAgent("wait", name)
 }
 
-func (u user) startAgent(agent, name string, args ...string) *live {
+func (u user) startAgent(agent, name string) *live {
 	u.t.Helper()
-	all := append([]string{"run", agent, "--proxy", "builtin", "--yes", "--name", name}, args...)
-	l := &live{t: u.t, cmd: u.command(all...), errs: &bytes.Buffer{}, name: name}
+	l := &live{t: u.t, cmd: u.command("run", agent, "--proxy", "builtin", "--yes", "--name", name), errs: &bytes.Buffer{}, name: name}
 	l.cmd.Stderr = l.errs
 	var err error
 	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
