@@ -30,6 +30,7 @@ build: ## build bin/bottle, a static binary
 
 .PHONY: test
 test: build ## run all tests on a test host of their own (root)
+	GOARCH=arm64 go build -trimpath -o /dev/null ./cmd/bottle
 	scripts/lab up --with-claude
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)
 

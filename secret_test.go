@@ -16,7 +16,7 @@ const testSecret = "hunter2-secret"
 
 // forms are how a value can show itself.
 func forms(value string) []string {
-	return []string{value, fmt.Sprintf("%x", value), fmt.Sprintf("%X", value), fmt.Sprintf("% x", value), fmt.Sprint([]byte(value))}
+	return []string{value, fmt.Sprintf("%x", value), fmt.Sprintf("%X", value), fmt.Sprintf("% x", value), fmt.Sprintf("%d", []byte(value))}
 }
 
 func checkHidden(t *testing.T, how, text string) {

@@ -90,7 +90,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.stop(srv)
-	_ = <-failed // which tells no more than that it was stopped
+	<-failed //nolint:errcheck // it tells no more than that it was stopped
 	return nil
 }
 

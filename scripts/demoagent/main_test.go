@@ -147,7 +147,7 @@ func startWorld(t *testing.T) string {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() { _ = <-ended })
+	t.Cleanup(func() { <-ended }) //nolint:errcheck // ended on purpose
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		if _, err := os.Stat(filepath.Join(state, "ready")); err == nil {
 			return state
