@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -47,6 +48,7 @@ type RootFS struct {
 	key   string
 	image containerd.Image
 	conf  ocispec.ImageConfig
+	log   *slog.Logger
 	User  User
 }
 
@@ -96,7 +98,7 @@ func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, s
 	if err != nil {
 		return nil, "", fmt.Errorf("read configuration of %s: %w", image, err)
 	}
-	return &RootFS{key: key, image: img, conf: spec.Config}, identity.ChainID(ids).String(), nil
+	return &RootFS{key: key, image: img, conf: spec.Config, log: c.log}, identity.ChainID(ids).String(), nil
 }
 
 // furnish works on the mounted snapshot. Everything goes through os.Root: an
@@ -110,6 +112,11 @@ func (r *RootFS) furnish(dir string, files []File) error {
 	if r.User, err = lookUser(root, r.conf.User); err != nil {
 		return fmt.Errorf("user %q of image %s: %w", r.conf.User, r.image.Name(), err)
 	}
+	// Behind an absolute symbolic link there may be a folder that is not to be
+	// seen from here: then the runtime has the last word.
+	if err := mkdirs(root, strings.TrimPrefix(r.workDir(), "/"), int(r.User.UID), int(r.User.GID)); err != nil {
+		r.log.Info("working directory not made", "dir", r.workDir(), "error", err)
+	}
 	for _, f := range files {
 		if err := r.write(root, f); err != nil {
 			return fmt.Errorf("put %s into the bottle: %w", f.Path, err)
@@ -117,6 +124,9 @@ func (r *RootFS) furnish(dir string, files []File) error {
 	}
 	return nil
 }
+
+// workDir is where the image's commands begin.
+func (r *RootFS) workDir() string { return path.Clean("/" + r.conf.WorkingDir) }
 
 func (r *RootFS) write(root *os.Root, f File) error {
 	name := strings.TrimPrefix(path.Clean(f.Path), "/")
@@ -142,7 +152,7 @@ func (r *RootFS) write(root *os.Root, f File) error {
 
 // mkdirs makes dir's missing parts with the given owner.
 func mkdirs(root *os.Root, dir string, uid, gid int) error {
-	if dir == "." || dir == "/" {
+	if dir == "" || dir == "." || dir == "/" {
 		return nil
 	}
 	if _, err := root.Stat(dir); err == nil {

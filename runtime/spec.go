@@ -80,7 +80,7 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
 	}
 	s.Process.Args = cfg.Init
-	s.Process.Cwd = "/"
+	s.Process.Cwd = r.workDir()
 	s.Process.Env = environ(r.conf.Env, cfg.Env, r.User.Home)
 	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)

@@ -45,6 +45,8 @@ func (a *app) proxyCommand() *cobra.Command {
 		Hidden: true,
 		Args:   noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			// A log that nobody reads any more is no reason to end.
+			signal.Ignore(syscall.SIGPIPE)
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
