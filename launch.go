@@ -56,8 +56,9 @@ type launch struct {
 	timings *Timings
 	undo    undo
 
-	// Each latch is closed when what it names is there.
-	networkUp, rootfsReady chan struct{}
+	// Each latch is closed when what it names is there: the namespaces; the
+	// internal segment, verified on the agent's side; all, verified.
+	namespaced, segmented, networked chan struct{}
 
 	pair   *netns.Pair
 	rootfs *runtime.RootFS
@@ -66,7 +67,7 @@ type launch struct {
 func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
 	l := &launch{
 		e: e, plan: p, dir: e.dir(p.Name), timings: timings,
-		networkUp: make(chan struct{}), rootfsReady: make(chan struct{}),
+		namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
 	}
 	defer timings.begin("launch")()
 	defer func() {
@@ -168,8 +169,18 @@ func (l *launch) makeNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	close(l.namespaced)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.step(gctx, "internal network", l.pair.AttachInternal) })
+	g.Go(func() error {
+		if err := l.step(gctx, "internal network", l.pair.AttachInternal); err != nil {
+			return err
+		}
+		if err := l.step(gctx, "verify segment", l.pair.VerifyAgent); err != nil {
+			return err
+		}
+		close(l.segmented)
+		return nil
+	})
 	g.Go(func() error {
 		return l.step(gctx, "egress network", func(ctx context.Context) error {
 			return l.pair.AttachEgress(ctx, resolvers)
@@ -178,10 +189,10 @@ func (l *launch) makeNetwork(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := l.step(ctx, "verify networks", l.pair.Verify); err != nil {
+	if err := l.step(ctx, "verify networks", l.pair.VerifyProxy); err != nil {
 		return err
 	}
-	close(l.networkUp)
+	close(l.networked)
 	return nil
 }
 
@@ -197,7 +208,8 @@ func (l *launch) makeAgent(ctx context.Context) error {
 	if err := l.step(ctx, "guest files", l.makeGuest); err != nil {
 		return err
 	}
-	if err := wait(ctx, l.networkUp); err != nil {
+	// gVisor takes over what the namespace has when the container is created.
+	if err := wait(ctx, l.segmented); err != nil {
 		return err
 	}
 	var task *runtime.Task
@@ -206,6 +218,10 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
+		return err
+	}
+	// Nothing of the agent's runs before every wall was seen to stand.
+	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
 	return l.step(ctx, "agent start", func(ctx context.Context) error {

@@ -30,8 +30,7 @@ func (l *launch) makeProxy(ctx context.Context) error {
 	if err := l.step(ctx, "proxy files", l.writeProxyFiles); err != nil {
 		return err
 	}
-	// The proxy's address must be there before it listens.
-	if err := wait(ctx, l.networkUp); err != nil {
+	if err := wait(ctx, l.namespaced); err != nil {
 		return err
 	}
 	var task *runtime.Task
@@ -40,6 +39,10 @@ func (l *launch) makeProxy(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
+		return err
+	}
+	// The proxy's address must be there before it listens.
+	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
 	return l.step(ctx, "proxy healthy", func(ctx context.Context) error {

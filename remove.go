@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -22,22 +21,27 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 
 func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
 	defer t.begin("teardown")()
-	// Both tasks at once, and then the network they used. A failed task does
-	// not keep the rest: cleanup finds what stays.
-	var g errgroup.Group
-	var errs [2]error
-	for i, id := range []string{name, name + runtime.ProxySuffix} {
-		g.Go(func() error {
-			defer t.begin("remove " + [2]string{"agent", "proxy"}[i])()
-			errs[i] = e.rt.Remove(ctx, id)
-			return nil
+	// All at once: a task loses its links while it is being ended, and the
+	// network's rules go only after the links. What fails does not keep the
+	// rest: cleanup finds what stays.
+	parts := []struct {
+		step string
+		fn   func() error
+	}{
+		{"remove agent", func() error { return e.rt.Remove(ctx, name) }},
+		{"remove proxy", func() error { return e.rt.Remove(ctx, name+runtime.ProxySuffix) }},
+		{"remove networks", func() error { return e.net.Remove(ctx, e.dir(name)) }},
+	}
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, p := range parts {
+		wg.Go(func() {
+			defer t.begin(p.step)()
+			errs[i] = p.fn()
 		})
 	}
-	_ = g.Wait() // errors are kept in errs
-	end := t.begin("remove networks")
-	nerr := e.net.Remove(ctx, e.dir(name))
-	end()
-	err := errors.Join(errs[0], errs[1], nerr)
+	wg.Wait()
+	err := errors.Join(errs...)
 	if err != nil {
 		// The folder stays: it is by its name that cleanup finds the rest.
 		return err

@@ -20,9 +20,28 @@ var ErrMismatch = errors.New("network is not as it must be")
 
 // Verify reads back both namespaces and the proxy's place on the host:
 // settings, links, addresses, routes, packet filters. The error wraps
-// ErrMismatch and names all that differs. gVisor takes the addresses out of the
-// agent's namespace when it creates the sandbox, so Verify comes before that.
+// ErrMismatch and names all that differs.
 func (p *Pair) Verify(ctx context.Context) error {
+	return errors.Join(p.VerifyAgent(ctx), p.VerifyProxy(ctx))
+}
+
+// VerifyAgent is Verify's part on the agent's namespace, after AttachInternal.
+// gVisor takes the addresses out of that namespace when it creates the sandbox,
+// so it comes before that.
+func (p *Pair) VerifyAgent(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	diff, err := differsIn(AgentPath(p.dir), agentExpects())
+	if err != nil {
+		return fmt.Errorf("verify the agent's namespace: %w", err)
+	}
+	return mismatch("agent's namespace: ", diff)
+}
+
+// VerifyProxy is Verify's part on the proxy's namespace and the host, after
+// both attachments.
+func (p *Pair) VerifyProxy(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -33,33 +52,30 @@ func (p *Pair) Verify(ctx context.Context) error {
 	if len(held) != 1 {
 		return fmt.Errorf("%w: %d addresses of the egress network instead of 1", ErrMismatch, len(held))
 	}
-	var diff []string
-	for _, ns := range []struct {
-		name, path string
-		want       expected
-	}{
-		{"agent", AgentPath(p.dir), agentExpects()},
-		{"proxy", ProxyPath(p.dir), proxyExpects(p.confs, held[0].addr)},
-	} {
-		err := Do(ns.path, func() error {
-			d, err := ns.want.differs()
-			for _, s := range d {
-				diff = append(diff, ns.name+"'s namespace: "+s)
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("verify the %s's namespace: %w", ns.name, err)
-		}
+	diff, err := differsIn(ProxyPath(p.dir), proxyExpects(p.confs, held[0].addr))
+	if err != nil {
+		return fmt.Errorf("verify the proxy's namespace: %w", err)
 	}
-	d, err := p.hostDiffers()
+	host, err := p.hostDiffers()
 	if err != nil {
 		return fmt.Errorf("verify the host's side of the network: %w", err)
 	}
-	if diff = append(diff, d...); len(diff) > 0 {
-		return fmt.Errorf("%w: %s", ErrMismatch, strings.Join(diff, "; "))
+	return errors.Join(mismatch("proxy's namespace: ", diff), mismatch("", host))
+}
+
+func differsIn(ns string, want expected) (diff []string, err error) {
+	err = Do(ns, func() error {
+		diff, err = want.differs()
+		return err
+	})
+	return diff, err
+}
+
+func mismatch(where string, diff []string) error {
+	if len(diff) == 0 {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: %s%s", ErrMismatch, where, strings.Join(diff, "; "))
 }
 
 // expected is what a namespace must hold, and all it may.
