@@ -55,7 +55,8 @@ func (r *RootFS) Config() ocispec.ImageConfig { return r.conf }
 
 // PrepareRootFS makes the writable snapshot key over an image that is unpacked
 // already, finds the image's user in it and writes files. The snapshot is a
-// root of containerd's garbage collection: it stays until RemoveSnapshot.
+// root of containerd's garbage collection: it stays until RemoveSnapshot. The
+// error wraps ErrTaken when there is a snapshot of that key.
 func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files []File) (_ *RootFS, err error) {
 	ctx = c.in(ctx)
 	img, err := c.ctrd.GetImage(ctx, image)
@@ -75,6 +76,9 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files []F
 		LabelName:               key,
 		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
 	}))
+	if errdefs.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("make snapshot %s: %w", key, ErrTaken)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make snapshot %s: %w", key, err)
 	}
