@@ -16,7 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Errors of Lookup.
+// Errors of Lookup and Unpack.
 var (
 	ErrMissing  = errors.New("the image is not in containerd's store")
 	ErrPlatform = errors.New("the image is for another platform")
@@ -50,12 +50,9 @@ func New(ctrd *containerd.Client, namespace, snapshotter string) *Store {
 // or ErrPlatform. It changes nothing.
 func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
-	img, err := s.ctrd.GetImage(ctx, ref)
-	if errdefs.IsNotFound(err) {
-		return Image{}, fmt.Errorf("look up image %s: %w", ref, ErrMissing)
-	}
+	img, err := s.get(ctx, ref)
 	if err != nil {
-		return Image{}, fmt.Errorf("look up image %s: %w", ref, err)
+		return Image{}, err
 	}
 	spec, err := img.Spec(ctx)
 	if errdefs.IsNotFound(err) {
@@ -70,17 +67,31 @@ func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	}, nil
 }
 
+func (s *Store) get(ctx context.Context, ref string) (containerd.Image, error) {
+	img, err := s.ctrd.GetImage(ctx, ref)
+	if errdefs.IsNotFound(err) {
+		err = ErrMissing
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up image %s: %w", ref, err)
+	}
+	return img, nil
+}
+
 func hostPlatform() string { return platforms.Format(platforms.DefaultSpec()) }
 
 // Unpack makes sure that the image's layers are in the snapshotter. It costs
-// one look-up when they are.
+// one look-up when they are. The error wraps ErrMissing or ErrPlatform.
 func (s *Store) Unpack(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
-	img, err := s.ctrd.GetImage(ctx, ref)
+	img, err := s.get(ctx, ref)
 	if err != nil {
-		return fmt.Errorf("look up image %s: %w", ref, err)
+		return err
 	}
 	ids, err := img.RootFS(ctx)
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("unpack image %s: %w (this host is %s)", ref, ErrPlatform, hostPlatform())
+	}
 	if err != nil {
 		return fmt.Errorf("read layers of %s: %w", ref, err)
 	}

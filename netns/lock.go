@@ -22,7 +22,7 @@ func (m *Manager) acquire(ctx context.Context) (*lock, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		l, err := m.acquireBlocking()
+		l, err := m.acquireBlocking(ctx)
 		done <- result{l, err}
 	}()
 	select {
@@ -39,8 +39,13 @@ func (m *Manager) acquire(ctx context.Context) (*lock, error) {
 	}
 }
 
-func (m *Manager) acquireBlocking() (*lock, error) {
+// acquireBlocking waits for the lock, beyond the end of ctx if somebody holds
+// it, but makes no new file then: nobody would remove it.
+func (m *Manager) acquireBlocking(ctx context.Context) (*lock, error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		if err := os.MkdirAll(m.netDir(), 0o700); err != nil {
 			return nil, fmt.Errorf("make the network's folder: %w", err)
 		}

@@ -16,6 +16,8 @@ var (
 	ErrNoRunsc = errors.New("runsc is not in PATH")
 	ErrNoRunc  = errors.New("runc is not in PATH")
 	ErrNoShim  = errors.New("containerd does not find or cannot run the shim")
+
+	ErrUnknownRuntime = errors.New("no such runtime")
 )
 
 // CheckRuntime tells whether an agent can run under the runtime: whether the
@@ -23,6 +25,9 @@ var (
 // (which it looks for in its own PATH, not in ours) and gets an answer from it.
 // dir is a scratch folder.
 func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
+	if err := known(name); err != nil {
+		return err
+	}
 	if name == RuntimeRunc {
 		if _, err := exec.LookPath("runc"); err != nil {
 			return ErrNoRunc
@@ -40,6 +45,13 @@ func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
 	return c.askShim(ctx, shimRunsc, &runtimeoptions.Options{
 		TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf,
 	})
+}
+
+func known(name string) error {
+	if name != RuntimeRunsc && name != RuntimeRunc {
+		return fmt.Errorf("%w: %q", ErrUnknownRuntime, name)
+	}
+	return nil
 }
 
 func (c *Client) askShim(ctx context.Context, shim string, opts any) error {

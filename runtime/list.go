@@ -12,7 +12,8 @@ import (
 )
 
 // IDs returns the identifiers of every container in the namespace, bottle's or
-// not: a name is free only when nobody has it.
+// not, and of bottle's snapshots, which a launch that was killed may have left:
+// a name is free only when nobody has it.
 func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
 	all, err := c.records(ctx)
 	if err != nil {
@@ -21,6 +22,13 @@ func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
 	ids := make(map[string]bool, len(all))
 	for _, r := range all {
 		ids[r.ID] = true
+	}
+	keys, err := c.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		ids[k] = true
 	}
 	return ids, nil
 }

@@ -27,7 +27,24 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	if err := c.remove(c.in(ctx), id); err != nil {
 		return err
 	}
+	c.removeCgroups(id)
 	return c.unmountNullNetNS(id)
+}
+
+// removeCgroups removes what a create that failed has left of runsc's cgroups,
+// under either version of cgroups. They are empty, or else not removed.
+func (c *Client) removeCgroups(id string) {
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		left, err := filepath.Glob(root + c.cgroupPath(id))
+		if err != nil { // only of a malformed pattern, and an identifier makes none
+			return
+		}
+		for _, dir := range left {
+			if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+				c.log.Warn("remove cgroup", "container", id, "error", err)
+			}
+		}
+	}
 }
 
 // unmountNullNetNS removes the empty network namespace that runsc keeps for its
@@ -45,12 +62,15 @@ func (c *Client) unmountNullNetNS(id string) error {
 func (c *Client) remove(ctx context.Context, id string) error {
 	cont, err := c.ctrd.LoadContainer(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return c.RemoveSnapshot(ctx, id)
+		return errors.Join(c.removeOrphan(ctx, id), c.RemoveSnapshot(ctx, id))
 	}
 	if err != nil {
 		return fmt.Errorf("load container %s: %w", id, err)
 	}
 	if err := c.removeTask(ctx, cont); err != nil {
+		return err
+	}
+	if err := c.removeOrphan(ctx, id); err != nil {
 		return err
 	}
 	if err := cont.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
@@ -84,29 +104,6 @@ func (c *Client) removeTask(ctx context.Context, cont containerd.Container) erro
 func killAndDelete(ctx context.Context, task containerd.Task) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	st, err := task.Status(ctx)
-	if err != nil {
-		return err
-	}
-	// A task that never ran has no end that anybody is told of (runsc's shim
-	// keeps such a wait for ever): its state is what can be asked.
-	if st.Status == containerd.Created {
-		if err := killTask(ctx, task); err != nil {
-			return err
-		}
-		if err := awaitStopped(ctx, task); err != nil {
-			return err
-		}
-	} else if st.Status != containerd.Stopped {
-		if err := killAndWait(ctx, task); err != nil {
-			return err
-		}
-	}
-	_, err = task.Delete(ctx)
-	return err
-}
-
-func killAndWait(ctx context.Context, task containerd.Task) error {
 	exit, err := task.Wait(ctx)
 	if err != nil {
 		return err
@@ -114,26 +111,33 @@ func killAndWait(ctx context.Context, task containerd.Task) error {
 	if err := killTask(ctx, task); err != nil {
 		return err
 	}
-	select {
-	case <-exit:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the end: %w", ctx.Err())
+	if err := awaitEnd(ctx, task, exit); err != nil {
+		return fmt.Errorf("wait for the end: %w", err)
 	}
+	_, err = task.Delete(ctx)
+	return err
 }
 
-func awaitStopped(ctx context.Context, task containerd.Task) error {
-	tick := time.NewTicker(10 * time.Millisecond)
+// statusEvery is how often a killed task's status is asked for while no exit is
+// told.
+const statusEvery = 200 * time.Millisecond
+
+// awaitEnd waits for the exit of a killed task. Runsc's shim never tells that of
+// a task that was not started; its status alone does.
+func awaitEnd(ctx context.Context, task containerd.Task, exit <-chan containerd.ExitStatus) error {
+	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
 	for {
-		st, err := task.Status(ctx)
-		if err != nil || st.Status == containerd.Stopped {
-			return err
-		}
 		select {
-		case <-tick.C:
+		case <-exit:
+			return nil
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the end: %w", ctx.Err())
+			return ctx.Err()
+		case <-tick.C:
+			st, err := task.Status(ctx)
+			if errdefs.IsNotFound(err) || err == nil && st.Status == containerd.Stopped {
+				return nil
+			}
 		}
 	}
 }
@@ -159,6 +163,18 @@ func killTask(ctx context.Context, task containerd.Task) error {
 		return task.Kill(ctx, syscall.SIGKILL, containerd.WithKillAll)
 	}
 	return err
+}
+
+// removeOrphan destroys a sandbox that has outlived its task: containerd takes a
+// task for ended when its shim was killed, and runsc's sandbox goes on.
+func (c *Client) removeOrphan(ctx context.Context, id string) error {
+	left, err := filepath.Glob(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, "*.state"))
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	return c.forceRunsc(ctx, id)
 }
 
 // forceRunsc asks runsc itself to destroy a sandbox, where the bottle's folder

@@ -41,6 +41,7 @@ type Session struct {
 	c    *Client
 	exit <-chan containerd.ExitStatus
 	dir  string
+	out  flow
 }
 
 // Exec starts a process in the running agent task called name. Its end is told
@@ -59,7 +60,18 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 	if err != nil {
 		return nil, fmt.Errorf("load task %s: %w", name, notRunning(err))
 	}
-	return c.exec(ctx, task, spec.Process, cfg)
+	s, err := c.exec(ctx, task, spec.Process, cfg)
+	if err != nil && ended(ctx, task) {
+		err = fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	return s, err
+}
+
+// ended tells whether a task that refused something has ended, or was not
+// started yet. The shims word it each in its own way.
+func ended(ctx context.Context, task containerd.Task) bool {
+	st, err := task.Status(ctx)
+	return errdefs.IsNotFound(err) || err == nil && (st.Status == containerd.Stopped || st.Status == containerd.Created)
 }
 
 func notRunning(err error) error {
@@ -76,6 +88,7 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 		return nil, fmt.Errorf("make the session's folder: %w", err)
 	}
 	s := &Session{c: c, dir: dir}
+	cfg.Stdout, cfg.Stderr = s.out.watch(cfg.Stdout), s.out.watch(cfg.Stderr)
 	stdin := &stdinReader{r: cfg.Stdin, started: make(chan struct{})}
 	proc, err := task.Exec(ctx, id, process(base, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
@@ -92,6 +105,11 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 		return nil, errors.Join(fmt.Errorf("start a process in %s: %w", task.ID(), err), s.remove(context.WithoutCancel(ctx)))
 	}
 	close(stdin.started)
+	if cfg.Terminal && cfg.Width > 0 {
+		// Runsc's shim ignores the size in the spec. A process that has ended
+		// already needs none.
+		_ = s.Resize(ctx, cfg.Width, cfg.Height)
+	}
 	return s, nil
 }
 
@@ -138,9 +156,9 @@ func (s *stdinReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// drainTime bounds the wait for output after a process's end: a child of it
-// that lives on may hold the pipe for as long as it likes.
-const drainTime = 2 * time.Second
+// removeTime bounds the removal of an exec, which a child that lives on can hold
+// up.
+const removeTime = 2 * time.Second
 
 // Wait returns the exit code when the process has ended and its output has been
 // written, and removes what the session left in containerd.
@@ -149,13 +167,8 @@ func (s *Session) Wait() (int, error) {
 	code, _, err := st.Result()
 	done := make(chan struct{})
 	go func() { s.proc.IO().Wait(); close(done) }()
-	timer := time.NewTimer(drainTime)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	s.out.drain(done)
+	ctx, cancel := context.WithTimeout(context.Background(), removeTime)
 	defer cancel()
 	if rerr := s.remove(ctx); err == nil && rerr != nil {
 		s.c.log.Warn("remove session", "error", rerr)

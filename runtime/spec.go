@@ -84,13 +84,15 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	s.Process.Env = environ(r.conf.Env, cfg.Env, r.User.Home)
 	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)
-	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)}}
 	limit(s, cfg.Memory, cfg.CPUs, pidsBackstop(cfg))
 	if cfg.Runtime == RuntimeRunc {
 		// gVisor filters its own system calls; under runc the profile is all
 		// that stands between the agent and the host's kernel.
 		s.Linux.Seccomp = seccomp.DefaultProfile(s)
 	} else {
+		// Not under runc, where the host's kernel counts all processes of that
+		// user id, other bottles' and the host's own among them.
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)}}
 		s.Annotations = map[string]string{
 			// Without it runsc's shim hands the container no stdio, and create
 			// never returns (gVisor pkg/shim/v1/utils).
@@ -102,7 +104,8 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 
 // pidsBackstop is the cgroup's limit on tasks. Under gVisor it counts the
 // sandbox's own threads, and reaching it ends the whole sandbox, so that
-// RLIMIT_NPROC is the agent's limit and this one only keeps the host safe.
+// RLIMIT_NPROC is the agent's limit and this one only keeps the host safe. Under
+// runc it is the agent's limit.
 func pidsBackstop(cfg AgentConfig) int64 {
 	if cfg.Runtime == RuntimeRunc {
 		return cfg.Pids

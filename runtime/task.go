@@ -91,7 +91,17 @@ const undoTimeout = 30 * time.Second
 // CreateAgent makes the agent's container and task over a prepared root file
 // system, not yet started. The error wraps ErrTaken when the name is. After an
 // error nothing of it is left, the root file system included.
-func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (*Task, error) {
+func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_ *Task, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		if uerr := c.RemoveSnapshot(uctx, r.key); uerr != nil {
+			c.log.Warn("undo create", "snapshot", r.key, "error", uerr)
+		}
+	}()
 	runtime, opts, err := c.runtimeOptions(cfg.Runtime, c.Dir(cfg.Name))
 	if err != nil {
 		return nil, err
@@ -171,6 +181,9 @@ func (c *Client) createRecord(ctx context.Context, rec containers.Container, run
 // runtimeOptions keeps all state of the runtime itself in dir, so that it goes
 // with the bottle.
 func (c *Client) runtimeOptions(name, dir string) (string, any, error) {
+	if err := known(name); err != nil {
+		return "", nil, err
+	}
 	if name == RuntimeRunc {
 		return shimRunc, &runcopts.Options{Root: filepath.Join(dir, "runc")}, nil
 	}

@@ -1,0 +1,95 @@
+package runtime_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+func TestCheckRuntime(t *testing.T) {
+	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+		dir := t.TempDir()
+		if err := c.CheckRuntime(ctx(t), cfg.Runtime, dir); err != nil {
+			t.Fatal(err)
+		}
+		wantEmpty(t, dir)
+	})
+}
+
+func TestCheckRuntimeWithoutProgram(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	t.Setenv("PATH", t.TempDir())
+	defer t.Setenv("PATH", os.Getenv("PATH")) // for the leak check's tools
+	dir := t.TempDir()
+	if err := c.CheckRuntime(ctx(t), runtime.RuntimeRunsc, dir); !errors.Is(err, runtime.ErrNoRunsc) {
+		t.Errorf("PATH without runsc: %v", err)
+	}
+	if err := c.CheckRuntime(ctx(t), runtime.RuntimeRunc, dir); !errors.Is(err, runtime.ErrNoRunc) {
+		t.Errorf("PATH without runc: %v", err)
+	}
+	wantEmpty(t, dir)
+}
+
+// TestCheckRuntimeWithBadShim: containerd finds a shim that ends with an error.
+func TestCheckRuntimeWithBadShim(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	for rt, shim := range map[string]string{
+		runtime.RuntimeRunsc: "containerd-shim-runsc-v1", runtime.RuntimeRunc: "containerd-shim-runc-v2",
+	} {
+		cover(t, shim)
+		dir := t.TempDir()
+		if err := c.CheckRuntime(ctx(t), rt, dir); !errors.Is(err, runtime.ErrNoShim) {
+			t.Errorf("%s: %v", shim, err)
+		}
+		wantEmpty(t, dir)
+	}
+}
+
+func TestCheckUnknownRuntime(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	dir := t.TempDir()
+	for _, name := range []string{"kata", "", "RUNC", "../runc"} {
+		if err := c.CheckRuntime(ctx(t), name, dir); !errors.Is(err, runtime.ErrUnknownRuntime) {
+			t.Errorf("runtime %q: %v", name, err)
+		}
+	}
+	wantEmpty(t, dir)
+}
+
+// cover mounts a program that only fails over another, in the test host's mount
+// namespace, which containerd shares.
+func cover(t *testing.T, program string) {
+	t.Helper()
+	file, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if file, err = filepath.EvalSymlinks(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("/bin/false", file, "", unix.MS_BIND, ""); err != nil {
+		t.Fatalf("cover %s: %v", file, err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(file, unix.MNT_DETACH)) })
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range left {
+		t.Errorf("left in the scratch folder: %s", e.Name())
+	}
+}

@@ -1,0 +1,283 @@
+package runtime_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// The tests run on the host that scripts/lab makes. This binary is also the
+// guest's first program, as bottle's own is: what it does is told by its name.
+const (
+	image     = "docker.io/library/claude-bottle:latest"
+	guestInit = "/.bottle/init"
+
+	// connectEnv makes the binary try the address it holds and say what came
+	// of it.
+	connectEnv = "BOTTLE_TEST_CONNECT"
+)
+
+// runtimes are those an agent can run under.
+var runtimes = []string{runtime.RuntimeRunsc, runtime.RuntimeRunc}
+
+// The main thread stays the main goroutine's: Go cannot end it, so that netNS
+// must not leave a namespace on it.
+func init() { goruntime.LockOSThread() }
+
+func TestMain(m *testing.M) {
+	if os.Args[0] == guestInit {
+		os.Exit(guest(os.Args[1:]))
+	}
+	if address := os.Getenv(connectEnv); address != "" {
+		os.Exit(connectAndTell(address))
+	}
+	if os.Getenv("LAB_STATE") == "" || os.Getenv("CONTAINERD_ADDRESS") == "" {
+		fmt.Fprintln(os.Stderr, "these tests run on the test host only: "+
+			"`scripts/lab up`, then `scripts/lab exec -- go test ./runtime`")
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// guest is PID 1 of an agent ("init") or of a proxy ("proxy"): it reaps and
+// waits to be ended.
+func guest(args []string) int {
+	sig := make(chan os.Signal, 8)
+	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM)
+	if len(args) > 0 && args[0] == "proxy" {
+		err := os.WriteFile("/written", nil, 0o600)
+		fmt.Printf("uid %d, write: %v, env %s\n", os.Getuid(), err, os.Getenv("GREETING"))
+	}
+	for {
+		for {
+			pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+			if pid <= 0 && !errors.Is(err, syscall.EINTR) {
+				break
+			}
+		}
+		if <-sig == syscall.SIGTERM {
+			return 128 + int(syscall.SIGTERM)
+		}
+	}
+}
+
+// connect is a client with a folder of its own for the test's bottles.
+func connect(t *testing.T) *runtime.Client {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "bottle-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	c, err := runtime.Connect(ctx(t), config(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, c.Close()) })
+	return c
+}
+
+func config(runDir string) runtime.Config {
+	return runtime.Config{
+		Address: os.Getenv("CONTAINERD_ADDRESS"), Namespace: os.Getenv("CONTAINERD_NAMESPACE"), RunDir: runDir,
+	}
+}
+
+// ctx ends what hangs long before the test binary's own limit does.
+func ctx(t *testing.T) context.Context {
+	t.Helper()
+	c, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	t.Cleanup(cancel)
+	return c
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// folder makes the folder of a bottle. It is gone at the test's end.
+func folder(t *testing.T, c *runtime.Client, name string) string {
+	t.Helper()
+	dir := c.Dir(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// netNS makes a network namespace with nothing but its loopback, pinned in dir.
+func netNS(t *testing.T, dir, name string) string {
+	t.Helper()
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() {
+		goruntime.LockOSThread() // never unlocked: the thread ends with its namespace
+		done <- pinNewNetNS(file)
+	}()
+	if err := <-done; err != nil {
+		t.Fatalf("make network namespace: %v", err)
+	}
+	t.Cleanup(func() {
+		must(t, unix.Unmount(file, unix.MNT_DETACH))
+		must(t, os.Remove(file))
+	})
+	return file
+}
+
+func pinNewNetNS(file string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), file, "", unix.MS_BIND, "")
+}
+
+// agentConfig describes a small agent whose PID 1 is this binary.
+func agentConfig(t *testing.T, c *runtime.Client, name, rt string) runtime.AgentConfig {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return runtime.AgentConfig{
+		Name: name, Runtime: rt, NetNS: netNS(t, folder(t, c, name), "agent.netns"), Hostname: "guest",
+		Init: []string{guestInit, "init"}, Mounts: []runtime.Mount{{Source: self, Target: guestInit}},
+		Memory: 512 << 20, Pids: 200,
+		Labels: map[string]string{runtime.LabelName: name, runtime.LabelRole: runtime.RoleAgent},
+	}
+}
+
+// created makes an agent that is not started. It is removed at the test's end.
+func created(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.Task {
+	t.Helper()
+	rootfs, err := c.PrepareRootFS(ctx(t), cfg.Name, image, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, c, cfg.Name) })
+	task, err := c.CreateAgent(ctx(t), cfg, rootfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return task
+}
+
+// started is created and started.
+func started(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.Task {
+	t.Helper()
+	task := created(t, c, cfg)
+	if err := task.Start(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	return task
+}
+
+func remove(t *testing.T, c *runtime.Client, id string) {
+	t.Helper()
+	if err := c.Remove(ctx(t), id); err != nil {
+		t.Errorf("remove %s: %v", id, err)
+	}
+}
+
+// result is what a session left.
+type result struct {
+	code     int
+	out, err string
+}
+
+// run is one whole session.
+func run(t *testing.T, c *runtime.Client, name string, cfg runtime.SessionConfig) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if cfg.Stdout == nil {
+		cfg.Stdout = &out
+	}
+	if !cfg.Terminal {
+		cfg.Stderr = &errs
+	}
+	s, err := c.Exec(ctx(t), name, cfg)
+	if err != nil {
+		t.Fatalf("exec %q: %v", cfg.Args, err)
+	}
+	code, err := wait(t, s)
+	if err != nil {
+		t.Fatalf("exec %q: %v", cfg.Args, err)
+	}
+	return result{code, out.String(), errs.String()}
+}
+
+// wait fails the test where Wait hangs.
+func wait(t *testing.T, s *runtime.Session) (code int, err error) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { code, err = s.Wait(); close(done) }()
+	select {
+	case <-done:
+		return code, err
+	case <-time.After(time.Minute):
+		t.Fatal("the session's Wait has not returned in a minute")
+		return 0, nil
+	}
+}
+
+// script runs a line of bash in the bottle and wants it to succeed.
+func script(t *testing.T, c *runtime.Client, name, line string) string {
+	t.Helper()
+	r := run(t, c, name, runtime.SessionConfig{Args: []string{"bash", "-c", line}})
+	if r.code != 0 {
+		t.Fatalf("%s: exit code %d: %s%s", line, r.code, r.out, r.err)
+	}
+	return strings.TrimSpace(r.out)
+}
+
+// eventually asks until ok says yes, for what ends by itself.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in 20 s: %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// underEach runs a test with an agent of its own under each runtime, and looks
+// after each that nothing is left.
+func underEach(t *testing.T, test func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig)) {
+	t.Helper()
+	for _, rt := range runtimes {
+		t.Run(rt, func(t *testing.T) {
+			leakcheck.Check(t)
+			c := connect(t)
+			test(t, c, agentConfig(t, c, "claude-bottle-test-"+rt, rt))
+		})
+	}
+}

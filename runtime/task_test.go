@@ -1,0 +1,214 @@
+package runtime_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	containerd "github.com/containerd/containerd/v2/client"
+
+	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+const noCaps = "0000000000000000"
+
+// TestProxy wants the proxy's walls as the kernel tells them, not as the spec
+// asks for them.
+func TestProxy(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	task, dir := proxy(t, c, "claude-bottle-test-proxy")
+	st := status(t, task.PID())
+	for k, want := range map[string]string{
+		"Uid": "65534 65534 65534 65534", "Gid": "65534 65534 65534 65534", "Groups": "",
+		"CapInh": noCaps, "CapPrm": noCaps, "CapEff": noCaps, "CapBnd": noCaps, "CapAmb": noCaps,
+		"NoNewPrivs": "1", "Seccomp": "2",
+	} {
+		if st[k] != want {
+			t.Errorf("%s is %q, want %q", k, st[k], want)
+		}
+	}
+	// Not even root writes to it.
+	root := fmt.Sprintf("/proc/%d/root", task.PID())
+	if err := os.WriteFile(root+"/written", nil, 0o600); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("write to the proxy's root: %v", err)
+	}
+	log := filepath.Join(dir, "proxy.log")
+	want := "uid 65534, write: open /written: read-only file system, env hi\n"
+	eventually(t, "the proxy's log holds what it said", func() bool {
+		data, err := os.ReadFile(log)
+		return err == nil && string(data) == want
+	})
+	if ns, want := link(t, fmt.Sprintf("/proc/%d/ns/net", task.PID())), link(t, "/proc/self/ns/net"); ns == want {
+		t.Error("the proxy is in the host's network namespace")
+	}
+	if got := cgroupValue(t, task.PID(), "memory", "memory.limit_in_bytes", "memory.max"); got != "268435456" {
+		t.Errorf("memory limit in force: %q", got)
+	}
+}
+
+func TestProxyEnds(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	task, dir := proxy(t, c, "claude-bottle-test-proxy")
+	// PID 1 has only the signals that it asked for, and then it says so.
+	eventually(t, "the proxy says something", func() bool {
+		data, _ := os.ReadFile(filepath.Join(dir, "proxy.log"))
+		return len(data) > 0
+	})
+	must(t, syscall.Kill(task.PID(), syscall.SIGTERM))
+	var st containerd.ExitStatus
+	select {
+	case st = <-task.Exited():
+	case <-ctx(t).Done():
+		t.Fatal("the proxy has not ended on SIGTERM")
+	}
+	if st.ExitCode() != 128+15 {
+		t.Errorf("the proxy ended with %d (%v)", st.ExitCode(), st.Error())
+	}
+	remove(t, c, task.ID)
+	remove(t, c, task.ID)
+}
+
+// proxy makes a proxy of this binary. It is removed at the test's end.
+func proxy(t *testing.T, c *runtime.Client, name string) (*runtime.Task, string) {
+	t.Helper()
+	dir := folder(t, c, name)
+	rootfs := filepath.Join(dir, "rootfs")
+	for _, d := range []string{".bottle", "proc", "sys", "dev"} {
+		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(rootfs, guestInit), nil, 0o755))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := runtime.ProxyConfig{
+		Name: name, Dir: dir, NetNS: netNS(t, dir, "proxy.netns"), Hostname: "proxy",
+		Args: []string{guestInit, "proxy"}, Env: []string{"GREETING=hi"},
+		Mounts: []runtime.Mount{{Source: self, Target: guestInit}}, LogFile: filepath.Join(dir, "proxy.log"),
+		Labels: map[string]string{runtime.LabelName: name, runtime.LabelRole: runtime.RoleProxy},
+	}
+	t.Cleanup(func() { remove(t, c, name+runtime.ProxySuffix) })
+	task, err := c.CreateProxy(ctx(t), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := task.Start(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	return task, dir
+}
+
+func TestAgentHasNoPrivileges(t *testing.T) {
+	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+		started(t, c, cfg)
+		out := script(t, c, cfg.Name, "cat /proc/self/status")
+		for _, k := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd"} {
+			if !strings.Contains(out, k+":\t"+noCaps) {
+				t.Errorf("%s is not empty:\n%s", k, out)
+			}
+		}
+		if !strings.Contains(out, "Uid:\t1000\t1000\t1000\t1000") {
+			t.Errorf("not the image's user:\n%s", out)
+		}
+		r := run(t, c, cfg.Name, runtime.SessionConfig{Args: []string{"bash", "-c", "echo x >" + guestInit}})
+		if r.code == 0 {
+			t.Error("the agent wrote to bottle's program")
+		}
+	})
+}
+
+// TestRootFS: the files are there before the task starts, owned as asked, and
+// in place of links that the image may have.
+func TestRootFS(t *testing.T) {
+	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+		files := []runtime.File{
+			{Path: "/etc/resolv.conf", Mode: 0o644, Root: true, Data: []byte("# none\n")},
+			{Path: "/home/agent/.config/deep/file", Mode: 0o600, Data: []byte("mine")},
+			// A symbolic link in Debian.
+			{Path: "/etc/mtab", Mode: 0o666, Root: true, Data: []byte("plain")},
+		}
+		r, err := c.PrepareRootFS(ctx(t), cfg.Name, image, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { remove(t, c, cfg.Name) })
+		if r.User.UID != 1000 || r.User.GID != 1000 || r.User.Home != "/home/agent" || r.Config().WorkingDir != "/workspace" {
+			t.Errorf("user %+v, folder %q", r.User, r.Config().WorkingDir)
+		}
+		if _, err := c.PrepareRootFS(ctx(t), cfg.Name, image, nil); !errors.Is(err, runtime.ErrTaken) {
+			t.Errorf("the same name once more: %v", err)
+		}
+		task, err := c.CreateAgent(ctx(t), cfg, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := task.Start(ctx(t)); err != nil {
+			t.Fatal(err)
+		}
+		got := script(t, c, cfg.Name, "cd /home/agent; stat -c '%n %U %a %s' /etc/resolv.conf ; stat -c '%n %U %a' .config/deep; stat -c '%n %U %a %s' .config/deep/file /etc/mtab; cat .config/deep/file")
+		want := "/etc/resolv.conf root 644 7\n.config/deep agent 755\n.config/deep/file agent 600 4\n/etc/mtab root 666 5\nmine"
+		if got != want {
+			t.Errorf("in the bottle:\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+func TestRootFSFails(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	const name = "claude-bottle-test-rootfs"
+	if _, err := c.PrepareRootFS(ctx(t), name, "docker.io/library/absent:latest", nil); err == nil {
+		t.Error("an image that is not there was taken")
+	}
+	// /etc/passwd is no folder: the snapshot that was made already must go.
+	bad := []runtime.File{{Path: "/etc/passwd/x", Mode: 0o644}}
+	if _, err := c.PrepareRootFS(ctx(t), name, image, bad); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file below a file: %v", err)
+	}
+	wantGone(t, c, name)
+}
+
+// TestExposeToOOM: on a host short of memory the agent goes first, and neither
+// its shim nor anything else does.
+func TestExposeToOOM(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	task := started(t, c, agentConfig(t, c, "claude-bottle-test-oom", runtime.RuntimeRunsc))
+	shim := parent(t, task.PID())
+	before := oomScore(t, shim)
+	must(t, task.ExposeToOOM())
+	if got := oomScore(t, task.PID()); got != "500" {
+		t.Errorf("the sandbox's score is %s", got)
+	}
+	if got := oomScore(t, shim); got != before {
+		t.Errorf("the shim's score went from %s to %s", before, got)
+	}
+}
+
+func oomScore(t *testing.T, pid int) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func link(t *testing.T, path string) string {
+	t.Helper()
+	s, err := os.Readlink(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
