@@ -17,6 +17,8 @@ const (
 	guestDir  = "/.bottle"
 	guestInit = guestDir + "/init"
 	guestEnv  = guestDir + "/env"
+	// guestRun is in the sandbox's memory, and the agent's to write.
+	guestRun = guestDir + "/run"
 )
 
 // Where the agent finds the proxy. Every bottle has an internal segment of its
@@ -46,6 +48,7 @@ func (l *launch) agentEnv() []string {
 		// Node's fetch asks for the proxy variables only when told to.
 		"NODE_USE_ENV_PROXY=1",
 	}
+	env = append(env, l.provisionEnv()...)
 	for _, v := range l.plan.Env {
 		if v.Source == SourceLiteral {
 			env = append(env, v.Name+"="+v.Literal)
@@ -69,6 +72,12 @@ func (l *launch) makeGuest(context.Context) error {
 		if v.Source != SourceLiteral {
 			secret = append(secret, v)
 		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "run"), 0o755); err != nil {
+		return fmt.Errorf("make the guest's folder: %w", err)
+	}
+	if err := l.provisionGuest(dir); err != nil {
+		return err
 	}
 	u := l.rootfs.User
 	return writeEnvFile(filepath.Join(dir, "env"), secret, int(u.UID), int(u.GID))

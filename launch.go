@@ -237,7 +237,7 @@ func (l *launch) makeAgent(ctx context.Context) error {
 
 func (l *launch) makeRootFS(ctx context.Context) (err error) {
 	name := l.plan.Name
-	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, etcFiles(hostname(name)))
+	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, l.provision)
 	if err != nil {
 		return err
 	}
@@ -249,7 +249,7 @@ func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	p := l.plan
 	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
 		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: hostname(p.Name),
-		Env: l.agentEnv(), Mounts: l.guestMounts(), Init: []string{guestInit, "init"},
+		Env: l.agentEnv(), Mounts: l.guestMounts(), Tmpfs: []string{guestRun}, Init: []string{guestInit, "init"},
 		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids,
 		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.addCaps,
 	}, l.rootfs)

@@ -1,6 +1,10 @@
 package bottle
 
-import "time"
+import (
+	"time"
+
+	"github.com/bot-bottle/bottle/runtime"
+)
 
 // Spec is what one run asks for: the command line and the caller's
 // environment, before anything was looked up.
@@ -56,6 +60,8 @@ type Plan struct {
 	// Warnings are sentences that the preflight shows last, one a line.
 	Warnings []string  `json:"warnings"`
 	Created  time.Time `json:"-"`
+
+	skillFiles []runtime.File // their paths begin with the skill's name
 }
 
 // EnvVar is one variable of the agent's environment.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,7 +76,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
 			Egress: Egress{Allow: sortedSet(bottle.Egress.Allow), AllowPrivate: sortedSet(bottle.Egress.AllowPrivate)},
 			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []SSHHost{},
-			Git: bottle.Git, Warnings: []string{},
+			Warnings: []string{},
 		},
 	}
 	if err := p.run(ctx); err != nil {
@@ -109,6 +108,8 @@ type preparation struct {
 	agent  *AgentConfig
 	bottle *BottleConfig
 	plan   *Plan
+
+	gitWarning string
 }
 
 // run asks the host at once for what takes time, and decides the rest
@@ -116,7 +117,7 @@ type preparation struct {
 func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
 	parts := []func(context.Context) error{
-		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.limits,
+		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits,
 	}
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
@@ -246,7 +247,7 @@ func (p *preparation) command(info ImageInfo) error {
 		}
 	}
 	p.plan.Command = append(p.plan.Command, p.spec.Args...)
-	return nil
+	return p.promptOption()
 }
 
 func (p *preparation) runtime(ctx context.Context) error {
@@ -294,19 +295,6 @@ func (p *preparation) env(context.Context) (err error) {
 	return err
 }
 
-func (p *preparation) skills(context.Context) error {
-	var problems Problems
-	for _, s := range p.agent.Skills {
-		dir := filepath.Join(p.spec.Caller.Home, ".claude", "skills", s)
-		if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-			problems.add(fmt.Errorf("skill %q not found at %s; create it there, then run again", s, dir))
-			continue
-		}
-		p.plan.Skills = append(p.plan.Skills, s)
-	}
-	return problems.err()
-}
-
 // maxKey bounds a private key's file, in bytes.
 const maxKey = 64 << 10
 
@@ -345,9 +333,12 @@ func (p *preparation) warn() {
 	for _, w := range plan.Network.Warnings {
 		warn("%s", w)
 	}
+	if p.gitWarning != "" {
+		warn("%s", p.gitWarning)
+	}
 	var missing []string
 	for what, there := range map[string]bool{
-		"prompt": plan.PromptBytes > 0, "skills": len(plan.Skills) > 0, "ssh keys": len(plan.SSH) > 0, "git identity": plan.Git != nil,
+		"ssh keys": len(plan.SSH) > 0,
 	} {
 		if there {
 			missing = append(missing, what)

@@ -179,7 +179,7 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 	s := newScene(t, "git: {name: A}", `skills: [review, test], prompt: "é!"`)
 	s.mkdir("home/.claude/skills/review")
 	s.write("home/.claude/skills/test", "", 0o644) // a file is no skill
-	s.bad(`skill "test" not found at ` + s.path("home/.claude/skills/test") + "; create it there")
+	s.bad(`skill 'test' not found at ` + s.path("home/.claude/skills/test") + "; create it there")
 	if err := os.Remove(s.path("home/.claude/skills/test")); err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +188,8 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 	if !slices.Equal(got.Skills, []string{"review", "test"}) || got.Prompt != "é!" || got.PromptBytes != 3 || got.Git.Name != "A" {
 		t.Errorf("got %+v", got)
 	}
-	if w := got.Warnings; len(w) != 1 || !strings.HasSuffix(w[0], ": git identity, prompt, skills") {
-		t.Errorf("warnings %q", w)
+	if len(got.Warnings) != 0 {
+		t.Errorf("warnings %q", got.Warnings)
 	}
 }
 
@@ -226,7 +226,7 @@ func TestPrepareTellsEveryMistake(t *testing.T) {
 	s := newScene(t, `env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none}]`, "skills: [x, y]")
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
 	s.spec.Name, s.spec.Proxy = "a b", "squid"
-	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill "x"`, `skill "y"`, "ssh key of a"}
+	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}
 	for range 20 {
 		_, err := s.prepare()
 		got := Mistakes(err)

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -32,17 +31,6 @@ type User struct {
 	Home       string
 }
 
-// File is put into the agent's root file system before its task starts, in
-// place of one that the image has.
-type File struct {
-	Path string // absolute, inside
-	Mode fs.FileMode
-	Data []byte
-	// Root makes root the owner, of parents that are missing too; otherwise it
-	// is the agent's user.
-	Root bool
-}
-
 // RootFS is an agent's writable snapshot, made ready but not yet in use.
 type RootFS struct {
 	key   string
@@ -56,10 +44,10 @@ type RootFS struct {
 func (r *RootFS) Config() ocispec.ImageConfig { return r.conf }
 
 // PrepareRootFS makes the writable snapshot key over an image that is unpacked
-// already, finds the image's user in it and writes files. The snapshot is a
-// root of containerd's garbage collection: it stays until RemoveSnapshot. The
+// already, finds the image's user in it and writes what files returns when that
+// is known (nil: nothing). The snapshot is a root of containerd's garbage collection: it stays until RemoveSnapshot. The
 // error wraps ErrTaken when the key is; after an error nothing is left.
-func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files []File) (*RootFS, error) {
+func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files func(*RootFS) ([]File, error)) (*RootFS, error) {
 	ctx, cancel := whole(c.in(ctx))
 	defer cancel()
 	r, parent, err := c.imageRootFS(ctx, key, image)
@@ -103,7 +91,7 @@ func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, s
 
 // furnish works on the mounted snapshot. Everything goes through os.Root: an
 // image's symbolic links may point anywhere, and must not lead out of it.
-func (r *RootFS) furnish(dir string, files []File) error {
+func (r *RootFS) furnish(dir string, files func(*RootFS) ([]File, error)) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -114,57 +102,36 @@ func (r *RootFS) furnish(dir string, files []File) error {
 	}
 	// Behind an absolute symbolic link there may be a folder that is not to be
 	// seen from here: then the runtime has the last word.
-	if err := mkdirs(root, strings.TrimPrefix(r.workDir(), "/"), int(r.User.UID), int(r.User.GID)); err != nil {
-		r.log.Info("working directory not made", "dir", r.workDir(), "error", err)
+	if err := mkdir(root, strings.TrimPrefix(r.WorkDir(), "/"), 0o755, int(r.User.UID), int(r.User.GID)); err != nil {
+		r.log.Info("working directory not made", "dir", r.WorkDir(), "error", err)
 	}
-	for _, f := range files {
-		if err := r.write(root, f); err != nil {
+	if files == nil {
+		return nil
+	}
+	list, err := files(r)
+	if err != nil {
+		return err
+	}
+	for _, f := range list {
+		if err := r.put(root, f); err != nil {
 			return fmt.Errorf("put %s into the bottle: %w", f.Path, err)
 		}
 	}
 	return nil
 }
 
-// workDir is where the image's commands begin.
-func (r *RootFS) workDir() string { return path.Clean("/" + r.conf.WorkingDir) }
+// WorkDir is where the image's commands begin.
+func (r *RootFS) WorkDir() string { return path.Clean("/" + r.conf.WorkingDir) }
 
-func (r *RootFS) write(root *os.Root, f File) error {
-	name := strings.TrimPrefix(path.Clean(f.Path), "/")
-	uid, gid := int(r.User.UID), int(r.User.GID)
-	if f.Root {
-		uid, gid = 0, 0
+// Home is the HOME that processes have: the image's variable, or else what its
+// passwd file says.
+func (r *RootFS) Home() string {
+	for _, kv := range environ(r.conf.Env, nil, r.User.Home) {
+		if home, ok := strings.CutPrefix(kv, "HOME="); ok {
+			return path.Clean("/" + home)
+		}
 	}
-	if err := mkdirs(root, filepath.Dir(name), uid, gid); err != nil {
-		return err
-	}
-	// A symbolic link of the image's would be followed, and may dangle.
-	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := root.WriteFile(name, f.Data, f.Mode); err != nil {
-		return err
-	}
-	if err := root.Chown(name, uid, gid); err != nil {
-		return err
-	}
-	return root.Chmod(name, f.Mode) // the umask may have taken bits away
-}
-
-// mkdirs makes dir's missing parts with the given owner.
-func mkdirs(root *os.Root, dir string, uid, gid int) error {
-	if dir == "" || dir == "." || dir == "/" {
-		return nil
-	}
-	if _, err := root.Stat(dir); err == nil {
-		return nil
-	}
-	if err := mkdirs(root, filepath.Dir(dir), uid, gid); err != nil {
-		return err
-	}
-	if err := root.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	return root.Chown(dir, uid, gid)
+	return "/"
 }
 
 // maxUserFile bounds what is read of an image's passwd and group files.

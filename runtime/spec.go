@@ -74,13 +74,24 @@ func bind(source, target string, rw bool) specs.Mount {
 	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: opts}
 }
 
+// tmpfs is a small folder in memory that is the user's own. Under gVisor it is
+// the sandbox's memory, while its root file system writes to the host's disk.
+func tmpfs(target string, u User) specs.Mount {
+	return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: []string{
+		"nosuid", "nodev", "noexec", "mode=700", fmt.Sprintf("uid=%d", u.UID), fmt.Sprintf("gid=%d", u.GID), "size=32m",
+	}}
+}
+
 func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	s := baseSpec(cgroup, cfg.NetNS, cfg.Hostname)
 	for _, m := range cfg.Mounts {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
 	}
+	for _, target := range cfg.Tmpfs {
+		s.Mounts = append(s.Mounts, tmpfs(target, r.User))
+	}
 	s.Process.Args = cfg.Init
-	s.Process.Cwd = r.workDir()
+	s.Process.Cwd = r.WorkDir()
 	s.Process.Env = environ(r.conf.Env, cfg.Env, r.User.Home)
 	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)

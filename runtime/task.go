@@ -46,6 +46,7 @@ type AgentConfig struct {
 	Hostname string
 	Env      []string // NAME=VALUE, over the image's
 	Mounts   []Mount
+	Tmpfs    []string // folders in memory, the agent's user's own
 	Init     []string // arguments of PID 1: must live long and reap
 	Memory   int64    // bytes; always a limit
 	CPUs     float64  // 0: no limit

@@ -136,8 +136,12 @@ func TestRootFS(t *testing.T) {
 			{Path: "/home/agent/.config/deep/file", Mode: 0o600, Data: []byte("mine")},
 			// A symbolic link in Debian.
 			{Path: "/etc/mtab", Mode: 0o666, Root: true, Data: []byte("plain")},
+			{Path: "/home/agent/own", Mode: fs.ModeDir | 0o700},
+			{Path: "/home/agent", Mode: fs.ModeDir | 0o711}, // is there
+			{Path: "/etc/shells", Mode: 0o600, Edit: func(old []byte) ([]byte, error) { return append([]byte("mine\n"), old...), nil }},
+			{Path: "/etc/none", Mode: 0o600, Edit: func(old []byte) ([]byte, error) { return fmt.Append(nil, old == nil), nil }},
 		}
-		r, err := c.PrepareRootFS(ctx(t), cfg.Name, image, files)
+		r, err := c.PrepareRootFS(ctx(t), cfg.Name, image, put(files...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,12 +159,17 @@ func TestRootFS(t *testing.T) {
 		if err := task.Start(ctx(t)); err != nil {
 			t.Fatal(err)
 		}
-		got := script(t, c, cfg.Name, "cd /home/agent; stat -c '%n %U %a %s' /etc/resolv.conf ; stat -c '%n %U %a' .config/deep; stat -c '%n %U %a %s' .config/deep/file /etc/mtab; cat .config/deep/file")
-		want := "/etc/resolv.conf root 644 7\n.config/deep agent 755\n.config/deep/file agent 600 4\n/etc/mtab root 666 5\nmine"
+		got := script(t, c, cfg.Name, "cd /home/agent; stat -c '%n %U %a %s' /etc/resolv.conf ; stat -c '%n %U %a' .config/deep; stat -c '%n %U %a %s' .config/deep/file /etc/mtab; cat .config/deep/file; stat -c ' %n %U %a' own /home/agent /etc/shells; head -n 2 /etc/shells; cat /etc/none")
+		want := "/etc/resolv.conf root 644 7\n.config/deep agent 755\n.config/deep/file agent 600 4\n/etc/mtab root 666 5\nmine" +
+			" own agent 700\n /home/agent agent 755\n /etc/shells agent 600\nmine\n# /etc/shells: valid login shells\ntrue"
 		if got != want {
 			t.Errorf("in the bottle:\n%s\nwant\n%s", got, want)
 		}
 	})
+}
+
+func put(files ...runtime.File) func(*runtime.RootFS) ([]runtime.File, error) {
+	return func(*runtime.RootFS) ([]runtime.File, error) { return files, nil }
 }
 
 func TestRootFSFails(t *testing.T) {
@@ -172,8 +181,17 @@ func TestRootFSFails(t *testing.T) {
 	}
 	// /etc/passwd is no folder: the snapshot that was made already must go.
 	bad := []runtime.File{{Path: "/etc/passwd/x", Mode: 0o644}}
-	if _, err := c.PrepareRootFS(ctx(t), name, image, bad); err == nil || errors.Is(err, fs.ErrNotExist) {
+	if _, err := c.PrepareRootFS(ctx(t), name, image, put(bad...)); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file below a file: %v", err)
+	}
+	wantGone(t, c, name)
+	for _, f := range []runtime.File{
+		{Path: "/etc", Edit: func([]byte) ([]byte, error) { return nil, nil }},
+		{Path: "/etc/passwd", Edit: func([]byte) ([]byte, error) { return nil, errors.New("no") }},
+	} {
+		if _, err := c.PrepareRootFS(ctx(t), name, image, put(f)); err == nil {
+			t.Errorf("editing %s succeeds", f.Path)
+		}
 	}
 	wantGone(t, c, name)
 }

@@ -82,6 +82,9 @@ func guestExec(args []string) int {
 		return exitBottle
 	}
 	command := args[1:]
+	if err := approveKey(); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer themselves
+	}
 	path, err := lookCommand(command[0])
 	if err == nil {
 		err = syscall.Exec(path, command, os.Environ())

@@ -128,7 +128,7 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	row("skills", orNothing(p.Skills))
 	row("ssh hosts", orNothing(sshHosts(p.SSH)))
 	if p.Git != nil {
-		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
+		row("git", visible(fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email)))
 	}
 	row("limits", limits(p.Limits))
 	for _, warning := range p.Warnings {

@@ -1,0 +1,310 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+const provisionManifest = `
+version: 1
+bottles:
+  claude:
+    image: claude-bottle:claude
+    env:
+      ANTHROPIC_API_KEY: {from: TEST_KEY}
+      CLAUDE_CODE_MAX_RETRIES: 0
+      FROM_MANIFEST: said there
+    egress: {allow: [api.anthropic.com]}
+    git: {name: A "Quoted" Person}
+  other:
+    env: {DISABLE_AUTOUPDATER: "0"}
+agents:
+  claude:
+    bottle: claude
+    command: [claude]
+    prompt: |
+      You are the reviewer whom the manifest made, with ü and "quotes".
+    skills: [review]
+  shell: {bottle: other, command: [sh], prompt: "text of the prompt", skills: [review]}
+  plain: {bottle: other, command: [sh]}
+`
+
+// testKey looks like an API key; its end is what Claude Code knows it by.
+const testKey = "sk-ant-api03-a-test-key-which-ends-like-this-0123456789"
+
+// owner is a user with a home of their own, who has a skill and an identity.
+func owner(t *testing.T) user {
+	t.Helper()
+	u := newUser(t)
+	home := t.TempDir()
+	for name, text := range map[string]string{
+		".claude/skills/review/SKILL.md":      "---\nname: review\ndescription: Reviews a change as the test wants it.\n---\n\nThe body of the skill.\n",
+		".claude/skills/review/bin/tool":      "#!/bin/sh\necho tool ran\n",
+		".claude/skills/review/.git/config":   "credentials\n",
+		".gitconfig":                          "[user]\n\tname = Somebody Else\n\temail = somebody@example.test\n",
+		".claude/skills/review/docs/notes.md": "notes\n",
+	} {
+		file := filepath.Join(home, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		mode := os.FileMode(0o644)
+		if strings.HasPrefix(text, "#!") {
+			mode = 0o755
+		}
+		if err := os.WriteFile(file, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("docs/notes.md", filepath.Join(home, ".claude/skills/review/link.md")); err != nil {
+		t.Fatal(err)
+	}
+	u.write("bottle.yaml", provisionManifest)
+	return u.with("HOME="+home, "TEST_KEY="+testKey)
+}
+
+// TestProvision looks at what an agent finds: prompt, skills and identity, whose
+// they are, and their modes.
+func TestProvision(t *testing.T) {
+	leakcheck.Check(t)
+	r := owner(t).run("shell", "-c", `
+cat "$BOTTLE_PROMPT_FILE"; echo; stat -c '%n %U %a' "$BOTTLE_PROMPT_FILE"
+cd ~/.claude/skills/review; find . -printf '%p %y %u %m\n' | sort; cat link.md; ./bin/tool
+git config user.name; git config user.email; git config safe.directory
+echo $DISABLE_AUTOUPDATER $CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC
+stat -c '%n %U %a' ~/.claude.json ~/.claude/settings.json ~/.gitconfig`)
+	r.want(t, 0, `text of the prompt
+/.bottle/prompt agent 600
+. d agent 755
+./SKILL.md f agent 644
+./bin d agent 755
+./bin/tool f agent 755
+./docs d agent 755
+./docs/notes.md f agent 644
+./link.md f agent 644
+notes
+tool ran
+Somebody Else
+somebody@example.test
+*
+0 1
+/home/agent/.claude.json agent 600
+/home/agent/.claude/settings.json agent 600
+/home/agent/.gitconfig agent 644
+`)
+	owner(t).run("plain", "-c", `echo "${BOTTLE_PROMPT_FILE-unset}"; test -e /.bottle/prompt || echo no file; ls ~/.claude`).
+		want(t, 0, "unset\nno file\nsettings.json\n")
+}
+
+// TestSkillMistakes are told before anything is made.
+func TestSkillMistakes(t *testing.T) {
+	leakcheck.Check(t)
+	u := owner(t).with("HOME=" + t.TempDir())
+	r := u.run("shell", "-c", "true")
+	if r.code != 125 || !strings.Contains(r.stderr, "skill 'review' not found at ") || !strings.Contains(r.stderr, "; create it there, then run again\n") {
+		t.Errorf("exit %d:\n%s", r.code, r.stderr)
+	}
+}
+
+// TestClaudeSees has the real Claude Code tell the mock of its API what it was
+// given.
+func TestClaudeSees(t *testing.T) {
+	leakcheck.Check(t)
+	u := owner(t)
+	seen := messages(t)
+	r := u.run("claude", "-p", "RUN: env | sort", "--allowed-tools", "Bash")
+	if r.code != 0 {
+		t.Fatalf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	var all, results string
+	for _, m := range seen() {
+		all += string(m.System) + string(m.Messages)
+		results += string(m.Messages)
+	}
+	for _, want := range []string{
+		`You are the reviewer whom the manifest made, with ü and \"quotes\".`,
+		"Reviews a change as the test wants it.",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("the API was not told %q", want)
+		}
+	}
+	for _, want := range []string{
+		`FROM_MANIFEST=said there\n`, `CLAUDE_CODE_MAX_RETRIES=0\n`, `DISABLE_AUTOUPDATER=1\n`,
+		`CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1\n`, `CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL=1\n`,
+		`BOTTLE_PROMPT_FILE=/.bottle/prompt\n`, `HTTPS_PROXY=http://10.77.0.1:8888\n`,
+	} {
+		if !strings.Contains(results, want) {
+			t.Errorf("the agent's environment lacks %q", want)
+		}
+	}
+}
+
+// TestClaudeScreen begins Claude Code on a terminal: the first thing to be seen
+// is its prompt, whose answer comes from the mock. What it keeps of the API key
+// is in memory, and nowhere on the host's disk.
+func TestClaudeScreen(t *testing.T) {
+	leakcheck.Check(t)
+	u := owner(t).with("TERM=xterm-256color")
+	x := u.onTerminal(100, 40, "run", "claude", "--proxy", "builtin", "--yes", "--name", "claude-bottle-screen")
+	before := x.sees("❯")
+	// Typed at once, it stands behind the prompt; a question would not take it.
+	x.types("typed at once")
+	before += x.sees("typed at once")
+	for _, question := range []string{"Do you trust", "Detected a custom API key", "Choose the text style", "Select login method"} {
+		if strings.Contains(before, plain(question)) {
+			t.Errorf("Claude Code asks %q", question)
+		}
+	}
+	state := u.exec("claude-bottle-screen", "sh", "-c", "readlink ~/.claude.json; cat ~/.claude.json; stat -f -c %T /.bottle/run")
+	part := testKey[len(testKey)-20:]
+	if !strings.HasPrefix(state.stdout, "/.bottle/run/claude.json\n") || !strings.Contains(state.stdout, `"`+part+`"`) ||
+		!strings.HasSuffix(state.stdout, "tmpfs\n") {
+		t.Errorf("Claude Code's state:\n%s%s", state.stdout, state.stderr)
+	}
+	u.exec("claude-bottle-screen", "sh", "-c", "echo planted-on-disk-0123 > ~/planted; sync ~/planted").want(t, 0, "")
+	if found := onDisk(t, "planted-on-disk-0123"); len(found) == 0 {
+		t.Error("the search does not find what was planted, so that it shows nothing")
+	}
+	if found := onDisk(t, part); len(found) > 0 {
+		t.Errorf("the API key's end is on the host's disk: %v", found)
+	}
+	x.types("\x03")
+	x.sees("again to exit")
+	x.types("\x03")
+	if code := x.wait(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+}
+
+// message is a request that the mock of the Messages API has got.
+type message struct {
+	System, Messages json.RawMessage
+}
+
+// messages yields what the mock gets from now on.
+func messages(t *testing.T) (since func() []message) {
+	t.Helper()
+	dir := filepath.Join(os.Getenv("LAB_STATE"), "world/messages")
+	old := map[string]bool{}
+	for _, f := range list(t, dir) {
+		old[f] = true
+	}
+	return func() []message {
+		t.Helper()
+		var out []message
+		for _, f := range list(t, dir) {
+			if old[f] {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var m message
+			if err := json.Unmarshal(data, &m); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, m)
+		}
+		return out
+	}
+}
+
+func list(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+// onDisk names the files below containerd's folder and bottle's that hold a text
+// and were written to in the last minutes: what a bottle writes is there.
+func onDisk(t *testing.T, text string) []string {
+	t.Helper()
+	var found []string
+	for _, root := range []string{"/var/lib/bottle-lab/" + os.Getenv("LAB_ID"), "/var/lib/bottle"} {
+		err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return nil //nolint:nilerr // it vanished meanwhile
+			}
+			fi, err := d.Info()
+			if err != nil || time.Since(fi.ModTime()) > 3*time.Minute {
+				return nil //nolint:nilerr // it vanished meanwhile
+			}
+			if fileHolds(t, p, text) {
+				found = append(found, p)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return found
+}
+
+// fileHolds reads in pieces: the store of a sandbox's files is large and sparse.
+func fileHolds(t *testing.T, file, text string) bool {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	buf, kept := make([]byte, 1<<20), 0
+	for {
+		n, err := f.Read(buf[kept:])
+		if bytes.Contains(buf[:kept+n], []byte(text)) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		kept = copy(buf, buf[max(0, kept+n-len(text)):kept+n])
+	}
+}
+
+// escapes are what moves a terminal's cursor and sets its colours.
+var escapes = regexp.MustCompile(`\x1b(\[[0-9;?<>=]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|.)|[\s\x{a0}]`)
+
+// plain is a screen's text without colours and blanks: programs move the cursor
+// over blanks.
+func plain(screen string) string { return escapes.ReplaceAllString(screen, "") }
+
+// sees reads until a text stands on the screen, and returns all of it, plain.
+func (x *terminal) sees(text string) string {
+	x.t.Helper()
+	var seen []byte
+	limit := time.After(longest)
+	for !strings.Contains(plain(string(seen)), plain(text)) {
+		select {
+		case b, ok := <-x.out:
+			if !ok {
+				x.t.Fatalf("waiting for %q: the end; seen:\n%s", text, plain(string(seen)))
+			}
+			seen = append(seen, b)
+			for len(x.out) > 0 {
+				seen = append(seen, <-x.out)
+			}
+		case <-limit:
+			x.t.Fatalf("waiting for %q; seen:\n%s", text, plain(string(seen)))
+		}
+	}
+	return plain(string(seen))
+}

@@ -1,0 +1,124 @@
+package bottle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// gitTime bounds how long the caller's git may take to answer.
+const gitTime = 5 * time.Second
+
+// git takes the identity from the manifest; what it leaves out is what git says
+// that the invoking user is, in the folder that they are in.
+func (p *preparation) git(ctx context.Context) error {
+	g := Git{}
+	if p.bottle.Git != nil {
+		g = *p.bottle.Git
+	}
+	if g.Name == "" || g.Email == "" {
+		own, err := p.spec.Caller.gitIdentity(ctx)
+		if err != nil {
+			p.gitWarning = fmt.Sprintf("git has no identity in the bottle: %v; give the bottle git: {name: …, email: …}", err)
+		}
+		if g.Name == "" {
+			g.Name = own.Name
+		}
+		if g.Email == "" {
+			g.Email = own.Email
+		}
+	}
+	if g != (Git{}) {
+		p.plan.Git = &g
+	}
+	return nil
+}
+
+// gitIdentity asks git, as the user, so that their files, includes and
+// conditions count as git has them. A host without git has no identity.
+func (c Caller) gitIdentity(ctx context.Context) (Git, error) {
+	program, err := exec.LookPath("git")
+	if errors.Is(err, exec.ErrNotFound) {
+		return Git{}, nil
+	}
+	if err != nil {
+		return Git{}, fmt.Errorf("finding git: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, gitTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "config", "--null", "--get-regexp", `^user\.(name|email)$`)
+	cmd.Dir = c.WorkDir
+	cmd.Env = []string{"HOME=" + c.Home, "PATH=/usr/local/bin:/usr/bin:/bin"}
+	if dir, ok := c.Getenv("XDG_CONFIG_HOME"); ok {
+		cmd.Env = append(cmd.Env, "XDG_CONFIG_HOME="+dir)
+	}
+	if uid := syscall.Geteuid(); uid == 0 && c.UID != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
+			Uid: uint32(c.UID), Gid: uint32(c.GID), Groups: []uint32{uint32(c.GID)},
+		}}
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && ended.ExitCode() == 1 { // git-config(1): nothing found
+		return Git{}, nil
+	}
+	if err != nil {
+		why, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		return Git{}, fmt.Errorf("asking git for yours: %w %s", err, why)
+	}
+	return parseIdentity(string(out)), nil
+}
+
+// parseIdentity reads "key\nvalue\0…", of which the last of a key holds.
+func parseIdentity(out string) Git {
+	var g Git
+	for _, entry := range strings.Split(out, "\x00") {
+		key, value, _ := strings.Cut(entry, "\n")
+		switch key {
+		case "user.name":
+			g.Name = value
+		case "user.email":
+			g.Email = value
+		}
+	}
+	return g
+}
+
+// gitFiles add to the image's own ~/.gitconfig, at its end, where it goes over
+// what stands before. All folders are safe: nobody but the agent is in its
+// sandbox, whoever owns the files that its image brought.
+func gitFiles(home string, g *Git) []runtime.File {
+	edit := func(old []byte) ([]byte, error) {
+		out := bytes.Clone(old)
+		if len(out) > 0 && out[len(out)-1] != '\n' {
+			out = append(out, '\n')
+		}
+		out = append(out, "[safe]\n\tdirectory = *\n"...)
+		if g == nil {
+			return out, nil
+		}
+		out = append(out, "[user]\n"...)
+		for _, kv := range [][2]string{{"name", g.Name}, {"email", g.Email}} {
+			if kv[1] != "" {
+				out = fmt.Appendf(out, "\t%s = %s\n", kv[0], gitQuoted(kv[1]))
+			}
+		}
+		return out, nil
+	}
+	return []runtime.File{{Path: path.Join(home, ".gitconfig"), Mode: 0o644, Edit: edit}}
+}
+
+// gitQuoted is a value as git's configuration has it (git-config(1), Syntax).
+func gitQuoted(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\x00", "").Replace(s) + `"`
+}

@@ -1,0 +1,220 @@
+package bottle
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestPromptOption(t *testing.T) {
+	for name, c := range map[string]struct {
+		agent string
+		args  []string
+		want  string
+	}{
+		"claude":           {"command: [claude, -c], prompt: x", []string{"--", "hi"}, "claude --append-system-prompt-file /.bottle/prompt -c -- hi"},
+		"claude by path":   {"command: [/opt/claude], prompt: x", nil, "/opt/claude --append-system-prompt-file /.bottle/prompt"},
+		"the image's":      {"prompt: x", nil, "claude --append-system-prompt-file /.bottle/prompt"},
+		"another":          {"command: [codex], prompt: x", nil, "codex"},
+		"no prompt":        {"command: [claude]", nil, "claude"},
+		"empty prompt":     {`command: [claude], prompt: ""`, nil, "claude"},
+		"its own, no ours": {"command: [claude]", []string{"--append-system-prompt", "x"}, "claude --append-system-prompt x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "", c.agent)
+			s.spec.Args = c.args
+			if got := strings.Join(s.good().Command, " "); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	s := newScene(t, "", "command: [claude], prompt: x")
+	for _, arg := range []string{"--append-system-prompt", "--append-system-prompt-file=/x"} {
+		s.spec.Args = []string{arg}
+		s.bad(`agent "impl" has a prompt`, "keep one")
+	}
+}
+
+func TestSkillFiles(t *testing.T) {
+	s := newScene(t, "", "skills: [review, review]")
+	const dir = "home/.claude/skills/review/"
+	s.write(dir+"SKILL.md", "text", 0o600)
+	s.write(dir+"bin/run", "script", 0o755)
+	s.write(dir+".git/config", "token", 0o644)
+	for link, to := range map[string]string{"within.md": "bin/../SKILL.md", "folder": "bin"} {
+		if err := os.Symlink(to, s.path(dir+link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := map[string]string{}
+	plan := s.good()
+	for _, f := range plan.skillFiles {
+		got[f.Path+" "+f.Mode.String()] = string(f.Data)
+	}
+	want := map[string]string{
+		"review drwxr-xr-x": "", "review/SKILL.md -rw-r--r--": "text", "review/bin drwxr-xr-x": "",
+		"review/bin/run -rwxr-xr-x": "script", "review/within.md -rw-r--r--": "text",
+		"review/folder drwxr-xr-x": "", "review/folder/run -rwxr-xr-x": "script",
+	}
+	if !reflect.DeepEqual(got, want) || !slices.Equal(plan.Skills, []string{"review"}) {
+		t.Errorf("got %v of %v", got, plan.Skills)
+	}
+}
+
+// A skill may be a link itself: its user keeps it elsewhere.
+func TestSkillElsewhere(t *testing.T) {
+	s := newScene(t, "", "skills: [review]")
+	s.write("elsewhere/SKILL.md", "text", 0o644)
+	if err := os.Symlink(s.path("elsewhere"), s.path("home/.claude/skills/review")); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.good().skillFiles; len(got) != 2 || got[1].Path != "review/SKILL.md" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestSkillErrors(t *testing.T) {
+	link := func(to string) func(*scene, string) error {
+		return func(s *scene, at string) error { return os.Symlink(to, at) }
+	}
+	for name, c := range map[string]struct {
+		make func(s *scene, at string) error
+		want string
+	}{
+		"a link that leads out":     {link("../../../secret"), "leads out of the skill"},
+		"an absolute link":          {link("/etc/hostname"), "leads out of the skill"},
+		"a link to nothing":         {link("nothing"), "no such file"},
+		"a link to itself":          {link("x"), "too many levels"},
+		"a link to a folder above":  {link("."), "too many levels"},
+		"a FIFO":                    {func(_ *scene, at string) error { return syscall.Mkfifo(at, 0o644) }, "no regular file"},
+		"a large file":              {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, maxSkillBytes+1), 0o644) }, "larger than 16MiB"},
+		"what its user cannot read": {unreadable4242, "you may not read it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "", "skills: [review]")
+			s.write("home/secret", "hunter2", 0o644)
+			s.mkdir("home/.claude/skills/review")
+			if err := c.make(s, s.path("home/.claude/skills/review/x")); err != nil {
+				t.Fatal(err)
+			}
+			s.bad("skill 'review'", c.want)
+		})
+	}
+}
+
+func unreadable4242(s *scene, at string) error {
+	s.spec.Caller.UID, s.spec.Caller.GID = 4242, 4242
+	return os.WriteFile(at, []byte("root's"), 0o600)
+}
+
+func TestSkillCount(t *testing.T) {
+	s := newScene(t, "", "skills: [review]")
+	s.mkdir("home/.claude/skills/review")
+	for i := range maxSkillFiles {
+		s.write("home/.claude/skills/review/"+strings.Repeat("x", 1+i%200)+"/"+string(rune('a'+i/200)), "", 0o644)
+	}
+	s.bad("more than 1000 files")
+}
+
+func TestGitIdentity(t *testing.T) {
+	s := newScene(t, "", "")
+	if got := s.good().Git; got != nil {
+		t.Errorf("without any: %+v", got)
+	}
+	s.write("home/.gitconfig", "[user]\n\tname = Home\n\temail = home@example.test\n[include]\n\tpath = more\n", 0o644)
+	s.write("home/more", "[user]\n\tname = Included\n", 0o644)
+	if got := s.good().Git; got == nil || *got != (Git{"Included", "home@example.test"}) {
+		t.Errorf("of the user's configuration: %+v", got)
+	}
+	s.write("home/.gitconfig", "[user\n", 0o644)
+	if w := s.good().Warnings; len(w) != 1 || !strings.Contains(w[0], "git has no identity") {
+		t.Errorf("a broken configuration: %q", w)
+	}
+	s = newScene(t, "git: {email: manifest@example.test}", "")
+	s.write("home/xdg/git/config", "[user]\n\tname = X\n\temail = x@example.test\n", 0o644)
+	s.env["XDG_CONFIG_HOME"] = s.path("home/xdg")
+	if got := s.good().Git; got == nil || *got != (Git{"X", "manifest@example.test"}) {
+		t.Errorf("the manifest's goes over it: %+v", got)
+	}
+}
+
+// TestGitConfig has the real git read what was written.
+func TestGitConfig(t *testing.T) {
+	want := Git{"A \"Quoted\" \\ Pers;on #1\nbelow", " sp@ce.test "}
+	for name, old := range map[string]string{
+		"none": "", "the image's": "[user]\n\tname = Image\n[alias]\n\tst = status", "continued": "[a]\nb = \"c\"\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := gitFiles("/home/x", &want)[0]
+			if file.Path != "/home/x/.gitconfig" {
+				t.Errorf("at %s", file.Path)
+			}
+			data, err := file.Edit([]byte(old))
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "config")
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for key, value := range map[string]string{"user.name": want.Name, "user.email": want.Email, "safe.directory": "*"} {
+				out, err := exec.Command("git", "config", "--file", path, "--null", "--get", key).Output()
+				if err != nil || string(out) != value+"\x00" {
+					t.Errorf("%s: %q, %v", key, out, err)
+				}
+			}
+			if err := exec.Command("git", "config", "--file", path, "--get", "alias.st").Run(); (err == nil) != strings.Contains(old, "alias") {
+				t.Errorf("the image's own: %v", err)
+			}
+		})
+	}
+}
+
+func TestClaudeFiles(t *testing.T) {
+	files := claudeFiles(claudePlaces("/home/x"), "/workspace")
+	if files[0].Path != "/home/x/.claude.json" || files[1].Path != "/home/x/.claude/settings.json" {
+		t.Errorf("at %s and %s", files[0].Path, files[1].Path)
+	}
+	if at := claudeConfigDir("/c"); at != (places{"/c/.claude.json", "/c/settings.json", "/c/skills"}) {
+		t.Errorf("with CLAUDE_CONFIG_DIR: %+v", at)
+	}
+	for name, c := range map[string]struct {
+		file      int
+		old, want string
+	}{
+		"no state":       {0, "", `{"hasCompletedOnboarding":true,"projects":{"/workspace":{"hasTrustDialogAccepted":true}}}`},
+		"a state":        {0, `{"big":12345678901234567890,"hasCompletedOnboarding":false,"projects":{"/workspace":{"history":[1]},"/x":{}}}`, `{"big":12345678901234567890,"hasCompletedOnboarding":true,"projects":{"/workspace":{"history":[1],"hasTrustDialogAccepted":true},"/x":{}}}`},
+		"null":           {0, "null", `{"hasCompletedOnboarding":true,"projects":{"/workspace":{"hasTrustDialogAccepted":true}}}`},
+		"no settings":    {1, "\n", `{"skipDangerousModePermissionPrompt":true}`},
+		"settings":       {1, `{"model":"x"}`, `{"model":"x","skipDangerousModePermissionPrompt":true}`},
+		"settings as is": {1, `{"skipDangerousModePermissionPrompt":false}`, `{"skipDangerousModePermissionPrompt":false}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data, err := files[c.file].Edit([]byte(c.old))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got, want any
+			if err := json.Unmarshal(data, &got); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal([]byte(c.want), &want); err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, want) || strings.Contains(c.old, "1234567890") && !strings.Contains(string(data), "12345678901234567890") {
+				t.Errorf("got %s", data)
+			}
+		})
+	}
+	for _, bad := range []string{"[]", "{", `{"projects":[]}`, "text"} {
+		if data, err := files[0].Edit([]byte(bad)); err == nil || Hint(err) == "" {
+			t.Errorf("%s: %s, %v", bad, data, err)
+		}
+	}
+}

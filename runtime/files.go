@@ -1,0 +1,106 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// File is put into the agent's root file system before its task starts, in
+// place of one that the image has.
+type File struct {
+	Path string // absolute, inside
+	// Mode with fs.ModeDir is a folder, which may be there already: then it
+	// keeps its mode.
+	Mode fs.FileMode
+	Data []byte
+	// Edit, if set, makes the data of what the image has there; nil: nothing.
+	Edit func(old []byte) ([]byte, error)
+	// Root makes root the owner, of parents that are missing too; otherwise it
+	// is the agent's user.
+	Root bool
+}
+
+func (r *RootFS) put(root *os.Root, f File) error {
+	name := strings.TrimPrefix(path.Clean(f.Path), "/")
+	uid, gid := int(r.User.UID), int(r.User.GID)
+	if f.Root {
+		uid, gid = 0, 0
+	}
+	if f.Mode.IsDir() {
+		return mkdir(root, name, f.Mode.Perm(), uid, gid)
+	}
+	if err := mkdir(root, filepath.Dir(name), 0o755, uid, gid); err != nil {
+		return err
+	}
+	if f.Edit != nil {
+		old, err := readOld(root, name)
+		if err != nil {
+			return err
+		}
+		if f.Data, err = f.Edit(old); err != nil {
+			return err
+		}
+	}
+	// A symbolic link of the image's would be followed, and may dangle.
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := root.WriteFile(name, f.Data, f.Mode); err != nil {
+		return err
+	}
+	if err := root.Chown(name, uid, gid); err != nil {
+		return err
+	}
+	return root.Chmod(name, f.Mode) // the umask may have taken bits away
+}
+
+// maxOld bounds an image's file that is edited, in bytes.
+const maxOld = 16 << 20
+
+// readOld reads what the image has, if it has it. A file that cannot be read as
+// one, such as a FIFO, is an error: it would be lost.
+func readOld(root *os.Root, name string) ([]byte, error) {
+	fi, err := root.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxOld {
+		return nil, fmt.Errorf("the image's is no regular file of at most %d bytes", maxOld)
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return io.ReadAll(io.LimitReader(f, maxOld))
+}
+
+// mkdir makes dir with the given owner and mode, and the missing folders above it.
+// One that is there stays as it is.
+func mkdir(root *os.Root, dir string, mode fs.FileMode, uid, gid int) error {
+	if dir == "" || dir == "." || dir == "/" {
+		return nil
+	}
+	if _, err := root.Stat(dir); err == nil {
+		return nil
+	}
+	if err := mkdir(root, filepath.Dir(dir), 0o755, uid, gid); err != nil {
+		return err
+	}
+	if err := root.Mkdir(dir, mode); err != nil {
+		return err
+	}
+	if err := root.Chown(dir, uid, gid); err != nil {
+		return err
+	}
+	return root.Chmod(dir, mode)
+}
