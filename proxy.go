@@ -23,9 +23,6 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// proxyLog is the egress log's file in a bottle's state folder.
-const proxyLog = "egress.log"
-
 func (l *launch) makeProxy(ctx context.Context) error {
 	if err := l.step(ctx, "proxy files", l.writeProxyFiles); err != nil {
 		return err
@@ -87,8 +84,8 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 			{Source: filepath.Join(dir, "config"), Target: "/config"},
 			{Source: filepath.Join(l.dir, "resolv.conf"), Target: "/etc/resolv.conf"},
 		},
-		LogFile: filepath.Join(l.e.stateDir(name), proxyLog),
-		Labels:  l.labels(runtime.RoleProxy),
+		Logger: l.e.cfg.Program, LogFile: l.e.proxyLog(name),
+		Labels: l.labels(runtime.RoleProxy),
 	})
 	if err != nil {
 		return nil, err
@@ -99,7 +96,7 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 
 // startProxy returns when the proxy's health endpoint has answered.
 func (l *launch) startProxy(ctx context.Context, task *runtime.Task) error {
-	log := filepath.Join(l.e.stateDir(l.plan.Name), proxyLog)
+	log := l.e.proxyLog(l.plan.Name)
 	watch, err := watchFile(log)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -20,6 +21,13 @@ type Config struct {
 	// MaxConnections is how many clients' connections may be open at once,
 	// tunnels included; those beyond it are answered with 429. Default 1024.
 	MaxConnections int `json:"max_connections,omitempty"`
+	// MaxRequests is how many requests a minute each entry of the policy lets
+	// through, tunnels among them; those beyond it are answered with 429.
+	// Default 6000.
+	MaxRequests int `json:"max_requests_per_minute,omitempty"`
+	// Learn lets through what the policy refuses, and logs it as would_block.
+	// Special and private addresses stay refused.
+	Learn bool `json:"learn,omitempty"`
 	// HeaderTimeout bounds the reading of a request's head, and of the first
 	// TLS record in a tunnel. Default 10s.
 	HeaderTimeout Duration `json:"header_timeout,omitempty"`
@@ -98,9 +106,39 @@ func parseConfig(data []byte) (Config, error) {
 		return Config{}, err
 	}
 	if _, err := cfg.Policy(); err != nil {
-		return Config{}, err
+		return Config{}, fmt.Errorf("line %d: %w", lineOfEntry(data, err), err)
 	}
 	return cfg, nil
+}
+
+// lineOfEntry is the line of the entry that an error of Entries.Policy is about.
+// The data was decoded once, so that no token of it is an error.
+func lineOfEntry(data []byte, err error) int {
+	var at *entryError
+	if !errors.As(err, &at) {
+		return 1
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	_, err = dec.Token() // the object
+	for err == nil && dec.More() {
+		var key json.Token
+		if key, err = dec.Token(); err != nil {
+			break
+		}
+		var skipped json.RawMessage
+		if name, _ := key.(string); !strings.EqualFold(name, at.list) {
+			err = dec.Decode(&skipped)
+			continue
+		}
+		_, err = dec.Token() // the list
+		for i := 0; err == nil && dec.More(); i++ {
+			if err = dec.Decode(&skipped); i == at.index {
+				return lineAt(data, dec.InputOffset())
+			}
+		}
+		return lineAt(data, dec.InputOffset())
+	}
+	return 1
 }
 
 // lineOf is the line that a decoding error is about.
@@ -135,12 +173,18 @@ func checkListen(listen string) error {
 
 // limits are a configuration's numbers with the defaults filled in.
 type limits struct {
-	connections                int
+	connections, requests      int
 	header, dial, idle, tunnel time.Duration
 }
 
 func (c Config) limits() (limits, error) {
-	l := limits{connections: c.MaxConnections}
+	l := limits{connections: c.MaxConnections, requests: c.MaxRequests}
+	if l.requests == 0 {
+		l.requests = 6000
+	}
+	if l.requests < 0 {
+		return limits{}, fmt.Errorf("max_requests_per_minute: %d is negative", l.requests)
+	}
 	if l.connections == 0 {
 		l.connections = 1024
 	}

@@ -19,7 +19,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, &refusalError{status: http.StatusBadRequest, scanner: "parser", reason: err.Error()})
 		return
 	}
-	host, verdict, ref := e.verdictOf(raw, port)
+	host, verdict, ref := s.admit(e, r, raw, port)
 	if ref != nil {
 		s.refuse(w, r, ref)
 		return
@@ -36,7 +36,8 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t := &tunnel{
-		server: s, target: joinHostPort(host, port), host: host, rule: verdict.Rule, anyStream: verdict.SSH,
+		server: s, target: joinHostPort(host, port), host: host, rule: verdict.Rule,
+		anyStream: verdict.SSH || e.learn, learn: e.learn && !verdict.SSH,
 		client: client, upstream: upstream, early: early, start: time.Now(),
 	}
 	s.run(r.Context(), t)

@@ -42,7 +42,7 @@ func newTransport(d *dialer, l limits) *http.Transport {
 // the server is told.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	e := s.current.Load()
-	host, port, ref := e.checkForward(r)
+	host, port, rule, ref := s.checkForward(e, r)
 	if ref != nil {
 		s.refuse(w, r, ref)
 		return
@@ -54,7 +54,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	_ = client.EnableFullDuplex()
 	ctx, cancel := context.WithTimeout(r.Context(), s.limits.tunnel)
 	defer cancel()
-	f := &forwarding{server: s, host: host, port: port, start: time.Now(), client: client}
+	f := &forwarding{server: s, host: host, port: port, rule: rule, start: time.Now(), client: client}
 	f.idle = time.AfterFunc(s.limits.idle, cancel)
 	defer f.idle.Stop()
 	defer f.logEnd(r)
@@ -75,27 +75,27 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 }
 
 // checkForward holds the request's URL against the policy.
-func (e *enforcer) checkForward(r *http.Request) (host string, port int, ref *refusalError) {
+func (s *Server) checkForward(e *enforcer, r *http.Request) (host string, port int, rule string, ref *refusalError) {
 	bad := func(status int, scanner, format string, args ...any) *refusalError {
 		return &refusalError{status: status, scanner: scanner, reason: fmt.Sprintf(format, args...)}
 	}
 	u := r.URL
 	switch {
 	case u.Scheme != "http":
-		return "", 0, bad(http.StatusForbidden, "scheme", "a %s URL is not forwarded: use CONNECT for https", shorten(u.Scheme))
+		return "", 0, "", bad(http.StatusForbidden, "scheme", "a %s URL is not forwarded: use CONNECT for https", shorten(u.Scheme))
 	case u.User != nil:
-		return "", 0, bad(http.StatusBadRequest, "parser", "the URL has a user part: send an Authorization header")
+		return "", 0, "", bad(http.StatusBadRequest, "parser", "the URL has a user part: send an Authorization header")
 	case u.Opaque != "" || u.Host == "":
-		return "", 0, bad(http.StatusBadRequest, "parser", "the URL has no host")
+		return "", 0, "", bad(http.StatusBadRequest, "parser", "the URL has no host")
 	case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
-		return "", 0, bad(http.StatusForbidden, "websocket", "websockets over plain HTTP are not forwarded to %s: use wss", shorten(u.Host))
+		return "", 0, "", bad(http.StatusForbidden, "websocket", "websockets over plain HTTP are not forwarded to %s: use wss", shorten(u.Host))
 	}
 	raw, port, err := splitTarget(u.Host, portHTTP)
 	if err != nil {
-		return "", 0, bad(http.StatusBadRequest, "parser", "%v", err)
+		return "", 0, "", bad(http.StatusBadRequest, "parser", "%v", err)
 	}
-	host, _, ref = e.verdictOf(raw, port)
-	return host, port, ref
+	host, v, ref := s.admit(e, r, raw, port)
+	return host, port, v.Rule, ref
 }
 
 // forwarding is one plain request on its way.
@@ -103,6 +103,7 @@ type forwarding struct {
 	server *Server
 	host   string
 	port   int
+	rule   string
 	start  time.Time
 	status int          // 0: it was not forwarded
 	bytes  atomic.Int64 // of both bodies
@@ -151,7 +152,7 @@ func (f *forwarding) logEnd(r *http.Request) {
 		return
 	}
 	f.server.log.log(line{
-		Event: EventForward, Method: r.Method, URL: r.RequestURI, Status: f.status,
+		Event: EventForward, Method: r.Method, URL: r.RequestURI, Status: f.status, Rule: f.rule,
 		TotalBytes: ptr(f.bytes.Load()), DurationMS: ptr(time.Since(f.start).Milliseconds()),
 	})
 }

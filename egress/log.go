@@ -18,6 +18,7 @@ const (
 	EventBlocked     = "blocked"
 	EventSNIMismatch = "sni_mismatch"
 	EventError       = "error"
+	EventWouldBlock  = "would_block" // let through, as a policy is being learnt
 	EventReload      = "config_reload"
 	EventShutdown    = "shutdown"
 )
@@ -68,9 +69,9 @@ func newLogger(w io.Writer) *logger {
 func (l *logger) log(ln line) {
 	ln.Time = l.now().UTC().Format("2006-01-02T15:04:05.000Z07:00")
 	ln.Level = level(ln.Event)
-	ln.URL = bounded(maskURL(ln.URL), maxLogURL)
+	ln.URL = bounded(maskSecrets(maskURL(ln.URL)), maxLogURL)
 	for _, s := range []*string{&ln.Target, &ln.Method, &ln.ConnectHost, &ln.SNIHost, &ln.Reason, &ln.Rule} {
-		*s = bounded(*s, maxLogText)
+		*s = bounded(maskSecrets(*s), maxLogText)
 	}
 	data, err := json.Marshal(ln)
 	if err != nil {
@@ -84,7 +85,7 @@ func (l *logger) log(ln line) {
 
 func level(event string) string {
 	switch event {
-	case EventBlocked, EventSNIMismatch:
+	case EventBlocked, EventSNIMismatch, EventWouldBlock:
 		return "warn"
 	case EventError:
 		return "error"

@@ -55,24 +55,34 @@ func (e Entries) Policy() (Policy, error) {
 	for i, s := range e.Allow {
 		r, err := ParseRule(s)
 		if err != nil {
-			return Policy{}, fmt.Errorf("allow[%d]: %w", i, err)
+			return Policy{}, &entryError{"allow", i, err}
 		}
 		p.Allow = append(p.Allow, r)
 	}
 	for i, s := range e.SSH {
 		r, err := ParseSSHRule(s)
 		if err != nil {
-			return Policy{}, fmt.Errorf("ssh[%d]: %w", i, err)
+			return Policy{}, &entryError{"ssh", i, err}
 		}
 		p.Allow = append(p.Allow, r)
 	}
 	for i, s := range e.AllowPrivate {
 		if err := p.addPrivate(s); err != nil {
-			return Policy{}, fmt.Errorf("allow_private[%d]: %w", i, err)
+			return Policy{}, &entryError{"allow_private", i, err}
 		}
 	}
 	return p, nil
 }
+
+// entryError is a mistake in one entry of one of the lists of Entries.
+type entryError struct {
+	list  string // its key in JSON
+	index int
+	err   error
+}
+
+func (e *entryError) Error() string { return fmt.Sprintf("%s[%d]: %v", e.list, e.index, e.err) }
+func (e *entryError) Unwrap() error { return e.err }
 
 func (p *Policy) addPrivate(entry string) error {
 	if strings.Contains(entry, "/") && !strings.Contains(entry, "://") {

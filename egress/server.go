@@ -17,6 +17,7 @@ import (
 // context of [Server.Serve] ends.
 type Server struct {
 	limits  limits
+	rates   *rates
 	log     *logger
 	current atomic.Pointer[enforcer]
 	conns   atomic.Int64 // open clients' connections, tunnels included
@@ -29,6 +30,7 @@ type Server struct {
 // that a request meets one policy from its check to its dial.
 type enforcer struct {
 	policy    Policy
+	learn     bool
 	dialer    *dialer
 	transport *http.Transport
 }
@@ -40,7 +42,7 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{limits: l, log: newLogger(logger)}
+	s := &Server{limits: l, rates: newRates(l.requests), log: newLogger(logger)}
 	e, err := s.newEnforcer(cfg)
 	if err != nil {
 		return nil, err
@@ -61,6 +63,7 @@ func (s *Server) Reload(cfg Config) error {
 	}
 	old := s.current.Swap(e)
 	old.transport.CloseIdleConnections()
+	s.rates.keep(e.policy)
 	s.log.log(line{Event: EventReload, Allow: shownHosts(e.policy)})
 	return nil
 }
@@ -71,7 +74,7 @@ func (s *Server) newEnforcer(cfg Config) (*enforcer, error) {
 		return nil, err
 	}
 	d := newDialer(p, cfg.Resolver, s.limits.dial)
-	return &enforcer{policy: p, dialer: d, transport: newTransport(d, s.limits)}, nil
+	return &enforcer{policy: p, learn: cfg.Learn, dialer: d, transport: newTransport(d, s.limits)}, nil
 }
 
 // Serve answers clients of l until ctx ends, then closes l and every tunnel
@@ -210,10 +213,8 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, ref *refusalErro
 // hint is the second line of a refusal: what would allow it.
 func hint(ref *refusalError) string {
 	switch ref.scanner {
-	case "allowlist":
-		return "To allow it, add the host under egress.allow of the bottle in the manifest.\n"
-	case "port":
-		return "To allow it, add host:port under egress.allow of the bottle in the manifest.\n"
+	case "allowlist", "port":
+		return "Only who runs this bottle can allow it, on the host: bottle allow.\n"
 	}
 	return ""
 }
@@ -233,6 +234,7 @@ func answer(w http.ResponseWriter, status int, text string) {
 func (e *enforcer) verdictOf(host string, port int) (string, Verdict, *refusalError) {
 	name, addr, err := normalHost(host)
 	if err != nil {
+		// No host: nothing can be learnt from it.
 		return "", Verdict{}, &refusalError{
 			status: http.StatusBadRequest, scanner: "parser",
 			reason: fmt.Sprintf("not a host: %q: %v", shorten(host), err),
@@ -247,6 +249,42 @@ func (e *enforcer) verdictOf(host string, port int) (string, Verdict, *refusalEr
 		scanner = "port"
 	}
 	return name, v, &refusalError{status: http.StatusForbidden, scanner: scanner, reason: v.Reason, rule: v.Rule}
+}
+
+// admit is verdictOf with what else is asked of every request: that it hides no
+// secret where anybody can read it, and is not one too many. While a policy is
+// being learnt, a refusal by these is noted and not made.
+func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (string, Verdict, *refusalError) {
+	host, v, ref := e.verdictOf(raw, port)
+	if host == "" {
+		return "", v, ref
+	}
+	if ref == nil {
+		if kind := secretIn(host); kind != "" {
+			ref = &refusalError{
+				status: http.StatusForbidden, scanner: "dlp", rule: v.Rule,
+				reason: "the host's name holds what looks like " + kind,
+			}
+		}
+	}
+	if ref == nil && r.Method != http.MethodConnect {
+		ref = leaks(r)
+	}
+	if ref != nil {
+		if !e.learn {
+			return host, v, ref
+		}
+		s.wouldRefuse(r.Method, joinHostPort(host, port), ref)
+	}
+	return host, v, s.rates.take(v.Rule)
+}
+
+// wouldRefuse notes what is let through only because a policy is being learnt.
+func (s *Server) wouldRefuse(method, target string, ref *refusalError) {
+	s.log.log(line{
+		Event: EventWouldBlock, Method: method, Target: target,
+		Scanner: ref.scanner, Reason: ref.reason, Rule: ref.rule,
+	})
 }
 
 // asRefusal finds the refusal in an error, or makes one of a gateway that

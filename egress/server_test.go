@@ -211,6 +211,8 @@ func TestLoadConfig(t *testing.T) {
 		{`{"listen": "10.77.0.1:8888", "idle_timeout": "-3s"}`, "idle_timeout: -3s is negative"},
 		{`{"listen": "10.77.0.1:8888", "max_connections": -1}`, "max_connections: -1 is negative"},
 		{`{"listen": "10.77.0.1:8888", "allow": ["a.example", "*"]}`, "allow[1]"},
+		{"{\"listen\": \"10.77.0.1:8888\",\n\"ssh\": [\"a\"],\n\"allow\": [\n\"a.example\",\n\"*\"]}", "line 5: allow[1]"},
+		{"{\"listen\": \"10.77.0.1:8888\",\n\"Allow_Private\": [\n\"10.0.0.0/40\"]}", "line 3: allow_private[0]"},
 		{"{\"listen\": \"10.77.0.1:8888\"}\n{}", "line 2: there is more"},
 		{"{\"listen\": \"10.77.0.1:8888\"}x", "there is more"},
 		{`[]`, "line 1"},

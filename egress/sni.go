@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"time"
 )
 
@@ -50,16 +51,25 @@ func (t *tunnel) checkFirst(deadline time.Time) ([]byte, error) {
 		}
 	}
 	if first[0] != recordHandshake {
-		if t.anyStream {
+		if t.anyStream && !t.learn {
 			return first, nil
 		}
-		return nil, errNotTLS
+		return first, t.learnt(errNotTLS)
 	}
 	name, seen, err := readHello(io.MultiReader(bytes.NewReader(first), t.client))
 	if err != nil {
-		return nil, err
+		return seen, t.learnt(err)
 	}
-	return seen, t.matchName(name)
+	return seen, t.learnt(t.matchName(name))
+}
+
+// learnt takes an error for none, and notes it, while a policy is being learnt.
+func (t *tunnel) learnt(err error) error {
+	if err == nil || !t.learn {
+		return err
+	}
+	t.server.wouldRefuse(http.MethodConnect, t.target, &refusalError{scanner: "sni", reason: err.Error(), rule: t.rule})
+	return nil
 }
 
 // matchName wants the host itself; nothing for an address, which TLS clients
@@ -97,9 +107,9 @@ func readHello(r io.Reader) (name string, seen []byte, err error) {
 	case errors.Is(err, errHelloSeen):
 		return name, record.Bytes(), nil
 	case errors.As(err, &notTLS):
-		return "", nil, errNotTLS
+		return "", record.Bytes(), errNotTLS
 	}
-	return "", nil, fmt.Errorf("reading the client's TLS handshake: %w", err)
+	return "", record.Bytes(), fmt.Errorf("reading the client's TLS handshake: %w", err)
 }
 
 // helloConn is a connection on which a handshake can be read, and on which

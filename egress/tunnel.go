@@ -29,10 +29,12 @@ type tunnel struct {
 	rule   string
 	// anyStream: what is not TLS may pass.
 	anyStream bool
-	client    *net.TCPConn
-	upstream  *net.TCPConn
-	early     []byte // what the client sent before it had the answer
-	start     time.Time
+	// learn: what is neither TLS nor for the host passes, and is noted.
+	learn    bool
+	client   *net.TCPConn
+	upstream *net.TCPConn
+	early    []byte // what the client sent before it had the answer
+	start    time.Time
 
 	bytes atomic.Int64
 	// moved is when bytes last moved, in nanoseconds since start.
@@ -56,7 +58,7 @@ func (t *tunnel) serve(ctx context.Context) {
 			return
 		}
 	}
-	t.server.log.log(line{Event: EventTunnelOpen, Target: t.target, Rule: t.rule})
+	t.server.log.log(line{Event: EventTunnelOpen, Method: http.MethodConnect, Target: t.target, Rule: t.rule})
 	err := t.relay(preface)
 	t.logEnd(ctx, err)
 }
@@ -231,7 +233,7 @@ func (t *tunnel) logEnd(ctx context.Context, err error) {
 		t.logFailure(ctx, err)
 	}
 	t.server.log.log(line{
-		Event: EventTunnelClose, Target: t.target, Reason: t.cause(ctx, err),
+		Event: EventTunnelClose, Method: http.MethodConnect, Target: t.target, Rule: t.rule, Reason: t.cause(ctx, err),
 		TotalBytes: ptr(t.bytes.Load()), DurationMS: ptr(time.Since(t.start).Milliseconds()),
 	})
 }

@@ -64,8 +64,13 @@ type ProxyConfig struct {
 	Args     []string
 	Env      []string
 	Mounts   []Mount
-	LogFile  string // standard output and error are appended here by the shim
-	Labels   map[string]string
+	// Logger is run as "PROGRAM proxy-log FILE" for as long as the task has its
+	// standard output and error, which are its descriptors 3 and 4; it closes 5
+	// once it reads (containerd's shim logging, "binary"). Empty: the shim itself
+	// appends to FILE, without a bound.
+	Logger  string
+	LogFile string
+	Labels  map[string]string
 }
 
 // Task is a created or running task.
@@ -122,7 +127,16 @@ func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error
 	}
 	id := cfg.Name + ProxySuffix
 	rec := containers.Container{ID: id, Labels: cfg.Labels}
-	return c.create(ctx, rec, runtime, opts, proxySpec(cfg, c.cgroupPath(id)), cio.LogFile(cfg.LogFile))
+	return c.create(ctx, rec, runtime, opts, proxySpec(cfg, c.cgroupPath(id)), proxyIO(cfg.Logger, cfg.LogFile))
+}
+
+// proxyIO names the one argument that the logger gets: the shim passes several on
+// in any order.
+func proxyIO(logger, file string) cio.Creator {
+	if logger == "" {
+		return cio.LogFile(file)
+	}
+	return cio.BinaryIO(logger, map[string]string{"proxy-log": file})
 }
 
 func (c *Client) create(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec, io cio.Creator) (*Task, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"syscall"
 
@@ -107,7 +108,10 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 	err = a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
 		return b.Exec(a.ctx, cfg)
 	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)})
-	a.showRefused(e.EgressLog(b.Name))
+	// The log is a help, not a duty: one that cannot be read is left out.
+	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name); serr == nil {
+		a.showSummary(hosts)
+	}
 	return err
 }
 

@@ -9,8 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
-	"net/url"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -41,7 +39,6 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textExecArgs      = "a name and a command are needed: bottle exec NAME COMMAND"
 	textRmArgs        = "no bottle named: bottle rm NAME"
 	textRmRunning     = "%s runs: end it with bottle rm -f %[1]s"
-	textEgressArgs    = "one bottle is to be named: bottle egress NAME"
 	textEnvUnset      = "%s is not set here, so it cannot be forwarded: set it, or give a value with -e %[1]s=VALUE"
 	textEnvName       = "%q is no name of a variable: letters, digits and _ only, and no digit first"
 	textNoTerminal    = "%q has to be asked and there is no terminal: run bottle on one, or forward the value from the environment"
@@ -52,8 +49,6 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textNoBottles     = "No bottles are running."
 	textNothingLeft   = "There is nothing to remove."
 	textRenamed       = "The name %s was taken meanwhile: this bottle is %s."
-	textNoLog         = "Nothing has been requested."
-	textRefused       = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
 )
 
 // usageError is a mistake of the caller's that needs no more than its sentence.
@@ -256,107 +251,6 @@ func (a *app) printRemains(remains []bottle.Remains) {
 			}
 		}
 	}
-}
-
-// showEgress prints a line for each request that was let through or refused;
-// the proxy's own affairs are left out.
-func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSON bool) error {
-	enc := json.NewEncoder(a.stdout)
-	shown := 0
-	for entry, err := range log {
-		if err != nil {
-			return err
-		}
-		line := egressLine(entry)
-		if line == "" || (denied && !entry.Denied()) {
-			continue
-		}
-		shown++
-		if asJSON {
-			err = enc.Encode(entry)
-		} else {
-			_, err = fmt.Fprintln(a.stdout, line)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if shown == 0 {
-		a.note(textNoLog)
-	}
-	return nil
-}
-
-// maxRefused is how many refused destinations are told at the end of a run.
-const maxRefused = 10
-
-// showRefused tells at a session's end what the agent was not allowed to reach:
-// many clients keep the proxy's own words to themselves. The log is a help, not
-// a duty; one that cannot be read is left out.
-func (a *app) showRefused(log iter.Seq2[bottle.EgressEntry, error]) {
-	times := map[string]int{}
-	var order []string
-	for entry, err := range log {
-		if err != nil {
-			return
-		}
-		if !entry.Denied() {
-			continue
-		}
-		what := visible(destination(entry))
-		if times[what]++; times[what] == 1 {
-			order = append(order, what)
-		}
-	}
-	if len(order) == 0 {
-		return
-	}
-	more := len(order) - maxRefused
-	if more > 0 {
-		order = order[:maxRefused]
-	}
-	for i, what := range order {
-		if n := times[what]; n > 1 {
-			order[i] = fmt.Sprintf("%s (%d times)", what, n)
-		}
-	}
-	if more > 0 {
-		order = append(order, fmt.Sprintf("and %d more", more))
-	}
-	a.note(textRefused, strings.Join(order, ", "))
-}
-
-// destination is the host of an entry, with the port if it has one.
-func destination(e bottle.EgressEntry) string {
-	if e.Target != "" {
-		return e.Target
-	}
-	if u, err := url.Parse(e.URL); err == nil && u.Host != "" {
-		return u.Host
-	}
-	return e.URL
-}
-
-func egressLine(e bottle.EgressEntry) string {
-	at := e.Time.Format(time.TimeOnly)
-	what, reason := visible(e.Target+e.URL), visible(e.Reason)
-	switch e.Event {
-	case "tunnel_open":
-		return fmt.Sprintf("%s  allowed  %s", at, what)
-	case "tunnel_close":
-		return fmt.Sprintf("%s  closed   %s  %d bytes in %s", at, what, e.Bytes, e.Duration.Round(time.Millisecond))
-	case "forward_http":
-		return fmt.Sprintf("%s  allowed  %s  %d", at, what, e.Status)
-	case "error":
-		return fmt.Sprintf("%s  failed   %s  %s", at, what, reason)
-	}
-	if e.Denied() {
-		if reason == "" && e.SNI != "" {
-			reason = "the client asked for " + visible(e.SNI)
-		}
-		return fmt.Sprintf("%s  refused  %s  %s", at, what, reason)
-	}
-	return ""
 }
 
 // visible takes from what an agent asked for all that a terminal would obey.

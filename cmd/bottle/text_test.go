@@ -163,65 +163,6 @@ func TestPrintRemains(t *testing.T) {
 	}
 }
 
-func TestEgressLine(t *testing.T) {
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for want, e := range map[string]bottle.EgressEntry{
-		"03:04:05  allowed  a.example:443":                                         {Event: "tunnel_open", Target: "a.example:443"},
-		"03:04:05  closed   a.example:443  7 bytes in 1.235s":                      {Event: "tunnel_close", Target: "a.example:443", Bytes: 7, Duration: 1234567 * time.Microsecond},
-		"03:04:05  allowed  http://a.example/  200":                                {Event: "forward_http", URL: "http://a.example/", Status: 200},
-		"03:04:05  failed   a.example:443  no route":                               {Event: "error", Target: "a.example:443", Reason: "no route"},
-		"03:04:05  refused  b.example:443  domain not in allowlist: b.example":     {Event: "blocked", Target: "b.example:443", Reason: "domain not in allowlist: b.example"},
-		"03:04:05  refused  b.example:443  the client asked for c.example":         {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
-		"03:04:05  refused  b\ufffd[2K\ufffd.example:443  not a host\ufffd\ufffdx": {Event: "blocked", Target: "b\x1b[2K\n.example:443", Reason: "not a host\r\u202ex"},
-		"": {Event: "startup"},
-	} {
-		e.Time = at
-		if got := egressLine(e); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-}
-
-func TestShowEgress(t *testing.T) {
-	entries := []bottle.EgressEntry{{Event: "startup"}, {Event: "tunnel_open", Target: "a:443"}, {Event: "blocked", Target: "b:443"}}
-	log := func(entries []bottle.EgressEntry, end error) func(func(bottle.EgressEntry, error) bool) {
-		return func(yield func(bottle.EgressEntry, error) bool) {
-			for _, e := range entries {
-				if !yield(e, nil) {
-					return
-				}
-			}
-			if end != nil {
-				yield(bottle.EgressEntry{}, end)
-			}
-		}
-	}
-	for _, c := range []struct {
-		denied, asJSON bool
-		lines          int
-	}{{false, false, 2}, {true, false, 1}, {false, true, 2}, {true, true, 1}} {
-		a, stdout, stderr := newApp()
-		err := a.showEgress(log(entries, nil), c.denied, c.asJSON)
-		if got := strings.Count(stdout.String(), "\n"); err != nil || got != c.lines || stderr.Len() != 0 {
-			t.Errorf("%+v: %d lines, %v: %q", c, got, err, stdout)
-		}
-		if strings.HasPrefix(stdout.String(), "{") != c.asJSON {
-			t.Errorf("%+v: %q", c, stdout)
-		}
-	}
-	a, stdout, stderr := newApp()
-	if err := a.showEgress(log(entries[:1], nil), false, false); err != nil || stdout.Len() != 0 || stderr.String() != "Nothing has been requested.\n" {
-		t.Errorf("none: %v, %q, %q", err, stdout, stderr)
-	}
-	if err := a.showEgress(log(entries, errBroken), false, false); !errors.Is(err, errBroken) {
-		t.Errorf("got %v", err)
-	}
-	a.stdout = brokenWriter{}
-	if err := a.showEgress(log(entries, nil), false, false); !errors.Is(err, errBroken) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestAgeAndSize(t *testing.T) {
 	for want, d := range map[string]time.Duration{
 		"0s": 0, "59s": 59999 * time.Millisecond, "1m": time.Minute, "59m": time.Hour - 1, "1h": time.Hour, "47h": 48*time.Hour - 1, "2d": 48 * time.Hour,

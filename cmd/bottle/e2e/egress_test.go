@@ -108,7 +108,7 @@ func TestEgressLog(t *testing.T) {
 	}
 	all := u.bottle("egress", l.name).stdout
 	denied := u.bottle("egress", "log", "--denied").stdout
-	if !strings.Contains(all, "allowed  allowed.test:443") || !strings.Contains(all, "refused  http://refused.test/") {
+	if !strings.Contains(all, "allowed  allowed.test:443") || !strings.Contains(all, "refused  refused.test:80 ") || !strings.Contains(all, "http://refused.test/") {
 		t.Errorf("the log:\n%s", all)
 	}
 	if strings.Contains(denied, "allowed.test:443") || !strings.Contains(denied, "refused.test") {

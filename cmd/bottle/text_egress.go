@@ -1,0 +1,168 @@
+package main
+
+// What a user reads of the egress proxy; the rules are text.go's.
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const (
+	textEgressArgs = "one bottle is to be named: bottle egress NAME"
+	textNoLog      = "Nothing has been requested."
+	textSince      = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
+	textRefused    = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
+	textMoreHosts  = "and %d more"
+)
+
+// egressJSON is an entry as a program reads it.
+type egressJSON struct {
+	bottle.EgressEntry
+	Verdict     string `json:"verdict"`
+	Destination string `json:"destination"`
+}
+
+// showEgress prints a line for each request that was let through or refused,
+// when it is yielded; the proxy's own affairs are left out.
+func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSON bool) error {
+	enc := json.NewEncoder(a.stdout)
+	shown := 0
+	for entry, err := range log {
+		if err != nil {
+			return err
+		}
+		verdict := entry.Verdict()
+		if verdict == "" || denied && verdict != bottle.VerdictRefused && verdict != bottle.VerdictLearnt {
+			continue
+		}
+		shown++
+		if asJSON {
+			err = enc.Encode(egressJSON{entry, verdict, entry.Destination()})
+		} else {
+			_, err = fmt.Fprintln(a.stdout, egressLine(entry))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if shown == 0 {
+		a.note(textNoLog)
+	}
+	return nil
+}
+
+// egressLine is an entry in columns: when, verdict, host and port, method,
+// bytes, duration, and why.
+func egressLine(e bottle.EgressEntry) string {
+	var bytes, took string
+	if e.Bytes > 0 {
+		bytes = decimal(e.Bytes)
+	}
+	if e.Duration > 0 {
+		took = e.Duration.Round(time.Millisecond).String()
+	}
+	line := fmt.Sprintf("%s  %-7s  %-32s  %-7s  %8s  %8s  %s", e.Time.Local().Format(time.TimeOnly), e.Verdict(),
+		visible(e.Destination()), visible(e.Method), bytes, took, visible(egressReason(e)))
+	return strings.TrimRight(line, " ")
+}
+
+// egressReason is the entry of the policy that let a request through, or why it
+// was not; and the URL, where the proxy sees one.
+func egressReason(e bottle.EgressEntry) string {
+	why := e.Reason
+	switch {
+	case why == "" && e.SNI != "":
+		why = "the client asked for " + e.SNI
+	case why == "":
+		why = e.Rule
+	}
+	if e.URL == "" {
+		return why
+	}
+	if e.Status > 0 && e.Verdict() == bottle.VerdictAllowed {
+		return strings.TrimSpace(fmt.Sprintf("%s  %s  %d", why, e.URL, e.Status))
+	}
+	return strings.TrimSpace(why + "  " + e.URL)
+}
+
+// decimal is a number of bytes as people read it: 999 B, 1.5 kB, 2.0 GB.
+func decimal(n int64) string {
+	if n < 1000 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, units := float64(n), "kMGTPE"
+	for f /= 1000; f >= 999.95 && len(units) > 1; f /= 1000 {
+		units = units[1:]
+	}
+	return fmt.Sprintf("%.1f %cB", f, units[0])
+}
+
+// since is a point in time, given as one or as how long ago.
+func since(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return now.Add(-d), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, usage(textSince, text)
+	}
+	return t, nil
+}
+
+// maxSummary is how many hosts the table at a session's end has, and maxRefused
+// how many are told in words.
+const (
+	maxSummary = 15
+	maxRefused = 10
+)
+
+// showSummary tells at a session's end what the agent asked of which host, and
+// what it was not allowed to reach: many clients keep the proxy's own words to
+// themselves.
+func (a *app) showSummary(hosts []bottle.HostSummary) {
+	if len(hosts) == 0 {
+		return
+	}
+	t := tabwriter.NewWriter(a.stderr, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintln(t, "HOST\tREQUESTS\tBYTES\tREFUSED")
+	for i, h := range hosts {
+		if i == maxSummary {
+			_, _ = fmt.Fprintf(t, textMoreHosts+"\n", len(hosts)-i)
+			break
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", visible(h.Destination), h.Requests, decimal(h.Bytes), h.Refused)
+	}
+	_ = t.Flush() // there is nowhere else to tell
+	if refused := refusedHosts(hosts); len(refused) > 0 {
+		a.note(textRefused, strings.Join(refused, ", "))
+	}
+}
+
+func refusedHosts(hosts []bottle.HostSummary) []string {
+	var out []string
+	more := 0
+	for _, h := range hosts {
+		switch {
+		case h.Refused == 0:
+		case len(out) == maxRefused:
+			more++
+		case h.Refused == 1:
+			out = append(out, visible(h.Destination))
+		default:
+			out = append(out, fmt.Sprintf("%s (%d times)", visible(h.Destination), h.Refused))
+		}
+	}
+	if more > 0 {
+		out = append(out, fmt.Sprintf(textMoreHosts, more))
+	}
+	return out
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle"
+)
+
+func TestEgressLine(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	for want, e := range map[string]bottle.EgressEntry{
+		"03:04:05  allowed  a.example:443                     CONNECT                      *.example":              {Event: "tunnel_open", Target: "a.example:443", Method: "CONNECT", Rule: "*.example"},
+		"03:04:05  closed   a.example:443                     CONNECT       7 B    1.235s":                         {Event: "tunnel_close", Target: "a.example:443", Method: "CONNECT", Bytes: 7, Duration: 1234567 * time.Microsecond},
+		"03:04:05  allowed  a.example:80                      GET                          http://a.example/  200": {Event: "forward_http", URL: "http://a.example/", Method: "GET", Status: 200},
+		"03:04:05  failed   a.example:443                                                  no route":               {Event: "error", Target: "a.example:443", Reason: "no route"},
+		"03:04:05  refused  b.example:8080                    GET                          domain not in allowlist: b.example  http://b.example:8080/x": {
+			Event: "blocked", URL: "http://b.example:8080/x", Method: "GET", Reason: "domain not in allowlist: b.example", Status: 403},
+		"03:04:05  learnt   b.example:443                                                  domain not in allowlist":        {Event: "would_block", Target: "b.example:443", Reason: "domain not in allowlist"},
+		"03:04:05  refused  b.example:443                                                  the client asked for c.example": {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
+		"03:04:05  refused  b\ufffd[2K\ufffd.example:443                                             not a host\ufffd\ufffdx": {
+			Event: "blocked", Target: "b\x1b[2K\n.example:443", Reason: "not a host\r\u202ex"},
+	} {
+		e.Time = at
+		if got := egressLine(e); got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+	}
+}
+
+// logOf yields entries and then, perhaps, an error.
+func logOf(entries []bottle.EgressEntry, end error) func(func(bottle.EgressEntry, error) bool) {
+	return func(yield func(bottle.EgressEntry, error) bool) {
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
+			}
+		}
+		if end != nil {
+			yield(bottle.EgressEntry{}, end)
+		}
+	}
+}
+
+func TestShowEgress(t *testing.T) {
+	entries := []bottle.EgressEntry{{Event: "startup"}, {Event: "tunnel_open", Target: "a:443"}, {Event: "blocked", Target: "b:443"}}
+	for _, c := range []struct {
+		denied, asJSON bool
+		lines          int
+	}{{false, false, 2}, {true, false, 1}, {false, true, 2}, {true, true, 1}} {
+		a, stdout, stderr := newApp()
+		err := a.showEgress(logOf(entries, nil), c.denied, c.asJSON)
+		if got := strings.Count(stdout.String(), "\n"); err != nil || got != c.lines || stderr.Len() != 0 {
+			t.Errorf("%+v: %d lines, %v: %q", c, got, err, stdout)
+		}
+		if strings.HasPrefix(stdout.String(), "{") != c.asJSON {
+			t.Errorf("%+v: %q", c, stdout)
+		}
+		if c.asJSON && !strings.Contains(stdout.String(), `"verdict":"refused","destination":"b:443"`) {
+			t.Errorf("%+v: %q", c, stdout)
+		}
+	}
+	a, stdout, stderr := newApp()
+	if err := a.showEgress(logOf(entries[:1], nil), false, false); err != nil || stdout.Len() != 0 || stderr.String() != "Nothing has been requested.\n" {
+		t.Errorf("none: %v, %q, %q", err, stdout, stderr)
+	}
+	if err := a.showEgress(logOf(entries, errBroken), false, false); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+	a.stdout = brokenWriter{}
+	if err := a.showEgress(logOf(entries, nil), false, false); !errors.Is(err, errBroken) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSince(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"": {}, "10m": now.Add(-10 * time.Minute), "2026-01-01T00:00:00Z": time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		if got, err := since(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	if _, err := since("yesterday", now); err == nil {
+		t.Error("yesterday is no time")
+	}
+}
+
+func TestShowSummary(t *testing.T) {
+	a, stdout, stderr := newApp()
+	a.showSummary(nil)
+	if stderr.Len() != 0 {
+		t.Errorf("nothing was asked for: %q", stderr)
+	}
+	a.showSummary([]bottle.HostSummary{
+		{Destination: "b.test:443", Requests: 3, Refused: 3, Bytes: 0},
+		{Destination: "c.test:80", Requests: 2, Refused: 1, Bytes: 999},
+		{Destination: "a.test:443", Requests: 1, Bytes: 1234567},
+	})
+	want := `HOST         REQUESTS   BYTES    REFUSED
+b.test:443   3          0 B      3
+c.test:80    2          999 B    1
+a.test:443   1          1.2 MB   0
+The egress proxy refused the agent: b.test:443 (3 times), c.test:80. What it may reach is listed under egress.allow of its bottle.
+`
+	if stderr.String() != want || stdout.Len() != 0 {
+		t.Errorf("got\n%s\nwant\n%s", stderr, want)
+	}
+	a, _, stderr = newApp()
+	a.showSummary(make([]bottle.HostSummary, 100))
+	if lines := strings.Count(stderr.String(), "\n"); lines != maxSummary+2 || !strings.Contains(stderr.String(), "and 85 more") {
+		t.Errorf("%d lines: %s", lines, stderr)
+	}
+}
+
+func TestDecimal(t *testing.T) {
+	for want, n := range map[string]int64{"0 B": 0, "999 B": 999, "1.0 kB": 1000, "1.0 MB": 999_999, "2.1 GB": 2_147_483_648, "9.2 EB": 1<<63 - 1} {
+		if got := decimal(n); got != want {
+			t.Errorf("decimal(%d) = %s, want %s", n, got, want)
+		}
+	}
+}

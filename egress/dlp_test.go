@@ -1,0 +1,101 @@
+package egress
+
+import (
+	"encoding/base64"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// testSecret has the form of a GitHub token and is none.
+const testSecret = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
+
+// What is visible of a plain request shows no secret to the network; what only
+// looks a little like one passes.
+func TestForwardSecrets(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }))
+	defer srv.Close()
+	host := strings.Replace(strings.TrimPrefix(srv.URL, "http://"), "127.0.0.1", "example.com", 1)
+	wild := strings.Replace(host, "example.com", testSecret+".example.com", 1)
+	p := startProxy(t, Config{Entries: Entries{Allow: []string{host, "*." + host}}})
+	basic := base64.StdEncoding.EncodeToString([]byte("user:" + testSecret))
+	for _, tc := range []struct {
+		name, url, header string
+		status            int
+		want              string
+	}{
+		{"nothing", "http://" + host + "/", "", 200, "served"},
+		{"a short prefix of one", "http://" + host + "/ghp_0123", "Authorization: Bearer ghp_0123\r\n", 200, "served"},
+		{"a number in a word", "http://" + host + "/task-sk-1234567890", "", 200, "served"},
+		{"in the path", "http://" + host + "/a/" + testSecret, "", 403, "the URL holds what looks like a GitHub token"},
+		{"in the query", "http://" + host + "/?q=" + testSecret, "", 403, "the URL holds what looks like a GitHub token"},
+		{"percent-encoded", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
+		{"encoded twice", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%255f"), "", 403, "the URL holds"},
+		{"in a header", "http://" + host + "/", "X-Note: " + testSecret + "\r\n", 403, "the header X-Note holds what looks like a GitHub token"},
+		{"in basic credentials", "http://" + host + "/", "Authorization: Basic " + basic + "\r\n", 403, "the header Authorization holds"},
+		{"in the host", "http://" + wild + "/", "", 403, "the host's name holds what looks like a GitHub token"},
+		{"too long a URL", "http://" + host + "/" + strings.Repeat("x", maxURL), "", 403, "the URL is longer than 8192 bytes"},
+	} {
+		res, body, _ := p.raw(t, http.MethodGet, "GET "+tc.url+" HTTP/1.1\r\nHost: x\r\n"+tc.header+"\r\n")
+		if res.StatusCode != tc.status || !strings.Contains(body, tc.want) {
+			t.Errorf("%s: %s %q, want %d %q", tc.name, res.Status, body, tc.status, tc.want)
+		}
+		if strings.Contains(body, testSecret) {
+			t.Errorf("%s: the answer shows the secret: %q", tc.name, body)
+		}
+	}
+	if res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+wild+" HTTP/1.1\r\n\r\n"); res.StatusCode != 403 || !strings.Contains(body, "GitHub") {
+		t.Errorf("CONNECT to a host that is a secret: %s %q", res.Status, body)
+	}
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	for _, e := range p.log.entries {
+		if all := e.URL + e.Target + e.Reason; strings.Contains(strings.ToLower(all), strings.ToLower(testSecret)) {
+			t.Errorf("the log shows the secret: %+v", e)
+		}
+	}
+}
+
+// Each form is found in a text, and known by its name.
+func TestSecretForms(t *testing.T) {
+	x := func(n int) string { return strings.Repeat("a1", n)[:n] }
+	for text, want := range map[string]string{
+		"sk-ant-api03-" + x(30):     "an Anthropic key",
+		"sk-proj-" + x(30):          "an OpenAI key",
+		"sk-" + x(48):               "an OpenAI key",
+		"gho_" + x(36):              "a GitHub token",
+		"github_pat_" + x(40):       "a GitHub token",
+		"glpat-" + x(20):            "a GitLab token",
+		"AKIA" + "ABCDEFGHIJKLMNOP": "an AWS key",
+		"AIza" + x(35):              "a Google key",
+		"xoxb-" + x(20):             "a Slack token",
+		"sk_live_" + x(24):          "a Stripe key",
+		"npm_" + x(36):              "an npm token",
+		"hf_" + x(34):               "a Hugging Face token",
+		"eyJ" + x(12) + ".eyJ" + x(12) + "." + x(12): "a signed token (JWT)",
+		"-----BEGIN RSA PRIVATE KEY-----":            "a private key",
+		"registry.example/sk-learn/akiax":            "",
+		"https://example.com/eyj/npm_install":        "",
+	} {
+		if got := secretIn("x " + text + " y"); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+		if masked := maskSecrets("x " + text + " y"); (want != "") != (masked == "x *** y") && want != "a private key" {
+			t.Errorf("%q is masked as %q", text, masked)
+		}
+	}
+}
+
+func FuzzSecretIn(f *testing.F) {
+	f.Add("http://a/?x=" + testSecret)
+	f.Add("%25%67hp_")
+	f.Fuzz(func(t *testing.T, text string) {
+		if secretIn(maskSecrets(text)) != "" && len(text) >= 16 && !strings.Contains(text, "***") {
+			t.Errorf("%q: masked as %q, which still has one", text, maskSecrets(text))
+		}
+		decodings(text)
+		basicAuth(text)
+	})
+}

@@ -1,0 +1,203 @@
+package egress
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func logLine(i int) string {
+	return fmt.Sprintf(`{"time":"2026-01-02T03:04:05Z","event":"blocked","target":"host%d.test:443","reason":"x"}`+"\n", i)
+}
+
+// A log of many times its bound keeps its last lines, whole and in order, in
+// files that are no larger than they may be, whoever reads it meanwhile.
+func TestKeepLogRotates(t *testing.T) {
+	const lines, most = 5000, 20 << 10
+	path := filepath.Join(t.TempDir(), "egress.log")
+	k, err := openKeeper(path, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	follower, err := OpenLog(ctx, path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = follower.Close() }()
+	followed := make(chan []int, 1)
+	go func() {
+		var seen []int
+		for e, err := range ParseLog(follower) {
+			var n int
+			if _, serr := fmt.Sscanf(e.Target, "host%d.test", &n); err != nil || serr != nil {
+				break
+			}
+			if seen = append(seen, n); n == lines-1 {
+				break
+			}
+		}
+		followed <- seen
+	}()
+	in, out := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- k.keep(in, nil) }()
+	for i := range lines {
+		if _, err := io.WriteString(out, logLine(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = out.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	// A reader that is slower than three whole files loses lines, but no order.
+	if seen := <-followed; len(seen) == 0 || seen[len(seen)-1] != lines-1 || !slices.IsSorted(seen) {
+		t.Errorf("the follower saw %d lines, the last of them %v", len(seen), seen[max(0, len(seen)-3):])
+	}
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) != 1+oldLogFiles {
+		t.Errorf("files %v, %v", files, err)
+	}
+	for _, f := range files {
+		if fi, err := os.Stat(f); err != nil || fi.Size() > most {
+			t.Errorf("%s: %v, %v", f, fi.Size(), err)
+		}
+	}
+	l, err := OpenLog(t.Context(), path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := bytes.Count(data, []byte("\n"))
+	var want strings.Builder
+	for i := lines - n; i < lines; i++ {
+		want.WriteString(logLine(i))
+	}
+	if n < oldLogFiles*most/len(logLine(0)) || string(data) != want.String() {
+		t.Errorf("%d lines were kept, and they are not the last ones", n)
+	}
+}
+
+// A follower sees a line when it is written, and ends when the folder is gone.
+func TestFollowEnds(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "bottle")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "egress.log")
+	l, err := OpenLog(t.Context(), path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	entries := make(chan Entry)
+	go func() {
+		defer close(entries)
+		for e, err := range ParseLog(l) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			entries <- e
+		}
+	}()
+	k, err := openKeeper(path, maxLogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if err := k.write([]byte(logLine(i))); err != nil {
+			t.Fatal(err)
+		}
+		if e := <-entries; e.Target != fmt.Sprintf("host%d.test:443", i) {
+			t.Errorf("entry %d is %+v", i, e)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := <-entries; ok {
+		t.Errorf("after the end: %+v", e)
+	}
+}
+
+// What cannot be written holds its writer up, and is given up at the end only.
+func TestKeepLogFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = full.Close() }()
+	k := &keeper{path: filepath.Join(t.TempDir(), "log"), most: maxLogFile, file: full}
+	in, out := io.Pipe()
+	stop, done := make(chan os.Signal), make(chan error, 1)
+	go func() { done <- k.keep(in, stop) }()
+	if _, err := io.WriteString(out, logLine(0)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("the line was given up: %v", err)
+	case stop <- os.Interrupt:
+	}
+	if err := <-done; err == nil {
+		t.Error("a line that was not written is no error")
+	}
+	_ = out.CloseWithError(errors.New("end"))
+}
+
+func TestSummarize(t *testing.T) {
+	log := strings.Join([]string{
+		`{"event":"startup"}`,
+		`{"event":"tunnel_open","target":"A.test:443"}`,
+		`{"event":"tunnel_close","target":"a.test:443","total_bytes":1000,"duration_ms":5}`,
+		`{"event":"forward_http","url":"http://b.test/x?y=1","method":"GET","status_code":200,"total_bytes":10}`,
+		`{"event":"blocked","url":"http://c.test/","scanner":"allowlist"}`,
+		`{"event":"blocked","target":"c.test:80","scanner":"port"}`,
+		`{"event":"would_block","target":"d.test:8443","scanner":"port"}`,
+		`{"event":"tunnel_open","target":"d.test:8443"}`,
+		`{"event":"error","target":"e.test:443","reason":"refused"}`,
+		`{"event":"error","reason":"of the proxy's own"}`,
+	}, "\n")
+	got, err := Summarize(ParseLog(strings.NewReader(log)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []HostSummary{
+		{Destination: "c.test:80", Requests: 2, Refused: 2, Scanner: "port"},
+		{Destination: "a.test:443", Requests: 1, Bytes: 1000},
+		{Destination: "b.test:80", Requests: 1, Bytes: 10},
+		{Destination: "d.test:8443", Requests: 1, Learnt: 1, Scanner: "port"},
+		{Destination: "e.test:443", Requests: 1},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// An agent that asks for names without end makes no table without end.
+func TestSummarizeBounded(t *testing.T) {
+	var log strings.Builder
+	for i := range 3 * maxSummary {
+		log.WriteString(logLine(i))
+	}
+	got, err := Summarize(ParseLog(strings.NewReader(log.String())))
+	if err != nil || len(got) != maxSummary+1 {
+		t.Fatalf("%d hosts, %v", len(got), err)
+	}
+	if got[0].Destination != summaryRest || got[0].Refused != 2*maxSummary {
+		t.Errorf("the rest is %+v", got[0])
+	}
+}
