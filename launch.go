@@ -250,7 +250,7 @@ func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
 		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: hostname(p.Name),
 		Env: l.agentEnv(), Mounts: l.guestMounts(), Tmpfs: []string{guestRun}, Init: []string{guestInit, "init"},
-		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids,
+		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids, Disk: p.Limits.Disk,
 		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.addCaps,
 	}, l.rootfs)
 	if err != nil {

@@ -98,6 +98,9 @@ type Network struct {
 	Internal string `json:"internal"` // the segment between agent and proxy, CIDR
 	Egress   string `json:"egress"`   // the network between proxy and host, CIDR
 	Bridge   string `json:"bridge"`   // the egress network's bridge on the host
+	// Changes are what is changed of the host's own while bottles run; the last
+	// one that leaves undoes them.
+	Changes []string `json:"host_changes"`
 	// Warnings are sentences about what on the host may keep egress from working.
 	Warnings []string `json:"-"`
 }
@@ -107,6 +110,9 @@ type Limits struct {
 	Memory int64   `json:"memory_bytes"`
 	CPUs   float64 `json:"cpus,omitempty"` // 0: no limit
 	Pids   int64   `json:"pids"`
+	// Disk bounds what the agent's root file system grows by, in bytes. Under
+	// runc nothing enforces it.
+	Disk int64 `json:"disk_bytes"`
 }
 
 // SSHHost is one entry of a bottle's ssh list.

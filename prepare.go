@@ -24,6 +24,7 @@ const (
 
 	defaultMemory = 4 << 30 // bytes
 	defaultPids   = 4096
+	defaultDisk   = 20 << 30 // bytes
 )
 
 // Kinds of proxies.
@@ -321,6 +322,9 @@ func (p *preparation) limits(context.Context) error {
 	if p.plan.Limits.Pids == 0 {
 		p.plan.Limits.Pids = defaultPids
 	}
+	if p.plan.Limits.Disk == 0 {
+		p.plan.Limits.Disk = defaultDisk
+	}
 	return nil
 }
 
@@ -328,7 +332,7 @@ func (p *preparation) warn() {
 	plan := p.plan
 	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
 	if plan.Runtime == runtime.RuntimeRunc {
-		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost")
+		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
 	}
 	for _, w := range plan.Network.Warnings {
 		warn("%s", w)

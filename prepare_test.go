@@ -26,7 +26,7 @@ func TestPrepareDefaults(t *testing.T) {
 		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []EnvVar{},
 		Egress: Egress{Allow: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
 		Network: Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: s.host.warnings},
-		Limits:  Limits{Memory: 4 << 30, Pids: 4096}, Skills: []string{}, SSH: []SSHHost{},
+		Limits:  Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30}, Skills: []string{}, SSH: []SSHHost{},
 		Warnings: []string{"the host is odd"}, Created: got.Created,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -165,12 +165,12 @@ func TestPrepareRuntimeAndProxy(t *testing.T) {
 }
 
 func TestPreparePolicyAndLimits(t *testing.T) {
-	s := newScene(t, `egress: {allow: [b.example, a.example, b.example], allow_private: [10.1.0.0/16]}, limits: {memory: 1GiB, cpus: 2, pids: 64}`, "")
+	s := newScene(t, `egress: {allow: [b.example, a.example, b.example], allow_private: [10.1.0.0/16]}, limits: {memory: 1GiB, cpus: 2, pids: 64, disk: 3GiB}`, "")
 	got := s.good()
 	if !slices.Equal(got.Egress.Allow, []string{"a.example", "b.example"}) || !slices.Equal(got.Egress.AllowPrivate, []string{"10.1.0.0/16"}) {
 		t.Errorf("got %+v", got.Egress)
 	}
-	if got.Limits != (Limits{Memory: 1 << 30, CPUs: 2, Pids: 64}) {
+	if got.Limits != (Limits{Memory: 1 << 30, CPUs: 2, Pids: 64, Disk: 3 << 30}) {
 		t.Errorf("got %+v", got.Limits)
 	}
 }

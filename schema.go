@@ -272,17 +272,8 @@ const (
 func (d *decoder) limits(n *yaml.Node) Limits {
 	var l Limits
 	d.mapping(n, "limits", map[string]func(*yaml.Node){
-		"memory": func(n *yaml.Node) {
-			s, ok := d.text(n, "memory", true)
-			if !ok {
-				return
-			}
-			v, err := units.RAMInBytes(s)
-			if err != nil || v < minMemory || v > maxMemory {
-				d.fail(n, "memory %q must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", s)
-			}
-			l.Memory = v
-		},
+		"memory": func(n *yaml.Node) { l.Memory = d.size(n, "memory") },
+		"disk":   func(n *yaml.Node) { l.Disk = d.size(n, "disk") },
 		"cpus": func(n *yaml.Node) {
 			s, ok := d.text(n, "cpus", true)
 			if !ok {
@@ -297,6 +288,18 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 		"pids": func(n *yaml.Node) { l.Pids = d.integer(n, "pids", minPids, maxPids) },
 	})
 	return l
+}
+
+func (d *decoder) size(n *yaml.Node, what string) int64 {
+	s, ok := d.text(n, what, true)
+	if !ok {
+		return 0
+	}
+	v, err := units.RAMInBytes(s)
+	if err != nil || v < minMemory || v > maxMemory {
+		d.fail(n, "%s %q must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", what, s)
+	}
+	return v
 }
 
 func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -30,9 +29,8 @@ type Info struct {
 	Internal string // the segment between agent and proxy, CIDR
 	Egress   string // the network between proxy and host, CIDR
 	Bridge   string // the egress network's bridge on the host
-	// SetsForwarding: net.ipv4.ip_forward is off on the host, so the first bottle
-	// turns it on and the last turns it off.
-	SetsForwarding bool
+	// Changes are what is changed of the host's own while bottles run.
+	Changes []string
 	// Warnings are sentences about what on the host may keep egress from working.
 	Warnings []string
 }
@@ -54,11 +52,14 @@ func (m *Manager) Check(ctx context.Context) (Info, error) {
 	if err != nil {
 		return info, fmt.Errorf("read the host's ip_forward: %w", err)
 	}
-	info.SetsForwarding = forward == "0"
+	if forward == "0" {
+		info.Changes = append(info.Changes, "net.ipv4.ip_forward is turned on")
+	}
 	if err := errors.Join(m.checkPlugins(confs), checkOverlap(confs.Egress), tryKernel(confs)); err != nil {
 		return info, err
 	}
-	info.Warnings, err = forwardWarnings(confs.Egress.Bridge)
+	changes, warnings, err := lookForward(confs.Egress.Bridge)
+	info.Changes, info.Warnings = append(info.Changes, changes...), warnings
 	return info, err
 }
 
@@ -132,30 +133,4 @@ func tryKernel(confs *cniconf.Networks) error {
 		return fmt.Errorf("%w: %w", ErrKernel, err)
 	}
 	return nil
-}
-
-// forwardWarnings names chains of the host's that drop forwarded packets unless
-// a rule accepts them. An accept in bottle's own table does not overrule them.
-func forwardWarnings(bridge string) ([]string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return nil, fmt.Errorf("list nftables chains: %w", err)
-	}
-	var out []string
-	for _, c := range chains {
-		ip := c.Table.Family == nftables.TableFamilyINet || c.Table.Family == nftables.TableFamilyIPv4
-		if !ip || c.Table.Name == tableName || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
-			continue
-		}
-		if c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-			out = append(out, fmt.Sprintf(
-				"the host's nftables chain %q of table %q drops forwarded packets by default: egress works only if its rules accept those from and to %s",
-				c.Name, c.Table.Name, bridge))
-		}
-	}
-	return out, nil
 }

@@ -131,7 +131,7 @@ func (m *Manager) writeHost(conf *cniconf.List) error {
 	if err != nil {
 		return err
 	}
-	local, err := connected(conf.Bridge)
+	local, err := hostAddresses(conf.Bridge)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func (m *Manager) writeHost(conf *cniconf.List) error {
 		h.resolvers = append(h.resolvers, pairsOf(l.addr, p.Resolvers)...)
 		h.allow = append(h.allow, pairsOf(l.addr, p.Allow)...)
 	}
-	return writeHostTable(h)
+	return errors.Join(writeHostTable(h), openForward(conf.Bridge))
 }
 
 func pairsOf(from netip.Addr, to []netip.Addr) []addrPair {
@@ -179,6 +179,24 @@ func connected(bridge string) ([]netip.Prefix, error) {
 		if dst.Bits() > 0 && (b == nil || r.LinkIndex != b.Attrs().Index) {
 			out = append(out, dst)
 		}
+	}
+	return out, nil
+}
+
+// hostAddresses lists the host's subnets and each of its addresses, but for the
+// egress network's.
+func hostAddresses(bridge string) ([]netip.Prefix, error) {
+	out, err := connected(bridge)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		addr := prefixOf(a.IPNet).Addr()
+		out = append(out, netip.PrefixFrom(addr, addr.BitLen()))
 	}
 	return out, nil
 }

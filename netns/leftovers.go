@@ -12,7 +12,7 @@ import (
 
 // Resource is something of bottle's on this host.
 type Resource struct {
-	Kind string `json:"kind"` // "namespace", "lease", "bridge", "nftables table", "sysctl" or "folder"
+	Kind string `json:"kind"` // "namespace", "lease", "bridge", "nftables table", "nftables rules", "sysctl" or "folder"
 	Name string `json:"name"`
 	// Dir is the folder of the bottle it belongs to; empty if bottles share it.
 	Dir string `json:"dir,omitempty"`
@@ -66,6 +66,13 @@ func (m *Manager) shared(conf *cniconf.List) ([]Resource, error) {
 	}
 	if shape != nil {
 		out = append(out, Resource{Kind: "nftables table", Name: "inet " + tableName})
+	}
+	marked, err := markedChains()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range marked {
+		out = append(out, Resource{Kind: "nftables rules", Name: c})
 	}
 	for _, f := range []struct{ kind, path string }{{"sysctl", m.sysctlFile()}, {"folder", m.netDir()}} {
 		_, err := os.Lstat(f.path)

@@ -36,7 +36,15 @@ const (
 type ruleset struct {
 	conn  *nftables.Conn
 	table *nftables.Table
+	// shape is what reading the table back has to show.
+	shape map[string]chainShape
 	err   error
+}
+
+// chainShape is what can be read back of a chain.
+type chainShape struct {
+	rules int
+	drop  bool // its policy
 }
 
 // newRuleset begins a replacement of the table in the thread's namespace.
@@ -48,7 +56,7 @@ func newRuleset() (*ruleset, error) {
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
 	conn.AddTable(t) // deleting one that is not there would fail
 	conn.DelTable(t)
-	return &ruleset{conn: conn, table: conn.AddTable(t)}, nil
+	return &ruleset{conn: conn, table: conn.AddTable(t), shape: map[string]chainShape{}}, nil
 }
 
 func (r *ruleset) commit() error {
@@ -67,6 +75,7 @@ func (r *ruleset) chain(name string, hook *nftables.ChainHook, drop bool) *nftab
 	if drop {
 		policy = nftables.ChainPolicyDrop
 	}
+	r.shape[name] = chainShape{drop: drop}
 	return r.conn.AddChain(&nftables.Chain{
 		Name: name, Table: r.table, Type: nftables.ChainTypeFilter,
 		Hooknum: hook, Priority: nftables.ChainPriorityFilter, Policy: &policy,
@@ -75,6 +84,9 @@ func (r *ruleset) chain(name string, hook *nftables.ChainHook, drop bool) *nftab
 
 // rule adds a rule of conditions that all must hold, and a verdict.
 func (r *ruleset) rule(c *nftables.Chain, parts ...[]expr.Any) {
+	shape := r.shape[c.Name]
+	shape.rules++
+	r.shape[c.Name] = shape
 	r.conn.AddRule(&nftables.Rule{Table: r.table, Chain: c, Exprs: slices.Concat(parts...)})
 }
 

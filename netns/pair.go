@@ -100,11 +100,15 @@ func setAddress(name string, addr netip.Prefix) error {
 // The proxy reaches public addresses, and port 53 of the resolvers wherever
 // those are; ones that are not IPv4 are left out, as the network has no IPv6.
 func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
-	pol := policy{Resolvers: ipv4Only(resolvers)}
+	host, err := hostAddresses(p.confs.Egress.Bridge)
+	if err != nil {
+		return err
+	}
+	pol := policy{Resolvers: ipv4Only(resolvers), Host: host}
 	if err := writePolicy(p.dir, pol); err != nil {
 		return err
 	}
-	err := Do(ProxyPath(p.dir), func() error {
+	err = Do(ProxyPath(p.dir), func() error {
 		return writeProxyTable(p.confs.Internal.Bridge, pol)
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package netns
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 )
 
@@ -21,7 +23,7 @@ func TestLifeLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Bridge != "bottle0" || info.Egress != "10.210.0.0/16" || info.Internal != "10.77.0.0/30" || !info.SetsForwarding {
+	if info.Bridge != "bottle0" || info.Egress != "10.210.0.0/16" || info.Internal != "10.77.0.0/30" || len(info.Changes) != 1 {
 		t.Errorf("Check: %+v", info)
 	}
 	if _, err := bring(ctx(t), m, dir, nil); err != nil {
@@ -175,7 +177,10 @@ func TestVerifySees(t *testing.T) {
 			return netlink.LinkSetIsolated(l, isolated)
 		}
 	}
-	pol := func() error { return writeProxyTable("internal0", policy{}) }
+	pol := func() error {
+		was, err := readPolicy(p.dir)
+		return errors.Join(err, writeProxyTable("internal0", was))
+	}
 	host := func() error { return m.writeHost(p.confs.Egress) }
 	for _, tt := range []struct {
 		name, ns    string
@@ -190,6 +195,8 @@ func TestVerifySees(t *testing.T) {
 		{"address", agent, func() error { return setAddress("eth0", netip.MustParsePrefix("10.210.9.9/16")) }, delAddress("10.210.9.9/16"), "unexpected address eth0 10.210.9.9/16"},
 		{"link", agent, addDummy, func() error { return deleteLink("extra0") }, "unexpected link extra0"},
 		{"proxy's rules", proxy, removeTable, pol, "no nftables chain input"},
+		{"one of the proxy's rules", proxy, delRule("output"), pol, "nftables chain output has 5 rules"},
+		{"one of the host's rules", "", delRule("forward"), host, "nftables chain forward has"},
 		{"host's rules", "", removeTable, host, "no nftables chain forward"},
 		{"host's forwarding", "", set("ipv4/ip_forward", "0"), set("ipv4/ip_forward", "1"), "ipv4/ip_forward is 0, not 1"},
 		{"isolation", "", port(false), port(true), "not isolated"},
@@ -206,6 +213,22 @@ func TestVerifySees(t *testing.T) {
 				t.Errorf("Verify after it was mended: %v", err)
 			}
 		})
+	}
+}
+
+// delRule deletes the first rule of a chain in bottle's table.
+func delRule(chain string) func() error {
+	return func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+		rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
+		if err != nil || len(rules) == 0 {
+			return fmt.Errorf("no rules in %s: %w", chain, err)
+		}
+		return errors.Join(conn.DelRule(rules[0]), conn.Flush())
 	}
 }
 

@@ -136,7 +136,7 @@ func (m *Manager) settle(conf *cniconf.List) error {
 		return m.writeHost(conf)
 	}
 	// The lock's file last: until it is gone, another attempt finds the rest.
-	err = errors.Join(deleteBridge(conf.Bridge), m.restoreForwarding(), removeTable())
+	err = errors.Join(deleteBridge(conf.Bridge), closeForward(), m.restoreForwarding(), removeTable())
 	if err != nil {
 		return err
 	}

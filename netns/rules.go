@@ -20,6 +20,9 @@ const dnsPort = 53
 type policy struct {
 	Resolvers []netip.Addr `json:"resolvers"` // port 53 only
 	Allow     []netip.Addr `json:"allow"`     // special addresses that the policy names
+	// Host are the host's own addresses and subnets. They are barred in the
+	// proxy's namespace too, where no reload of the host's firewall reaches.
+	Host []netip.Prefix `json:"host"`
 }
 
 // hostRules is what the table in the host's namespace is made from.
@@ -34,10 +37,19 @@ type hostRules struct {
 // writeHostTable replaces bottle's table in the thread's namespace, the
 // host's. A verdict of accept ends only this table's look at a packet: the
 // host's own chains see it as well, before or after.
-func writeHostTable(h hostRules) error {
-	r, err := newRuleset()
+func writeHostTable(h hostRules) error { return commit(hostTable(h)) }
+
+func commit(r *ruleset, err error) error {
 	if err != nil {
 		return err
+	}
+	return r.commit()
+}
+
+func hostTable(h hostRules) (*ruleset, error) {
+	r, err := newRuleset()
+	if err != nil {
+		return nil, err
 	}
 	resolvers := r.pairs("resolvers", h.resolvers)
 	allow := r.pairs("allow", h.allow)
@@ -66,17 +78,19 @@ func writeHostTable(h hostRules) error {
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	})
 	r.rule(post, ipv4(), sourceIn(h.subnet), notTo(h.bridge), masquerade())
-	return r.commit()
+	return r, nil
 }
 
 // writeProxyTable replaces bottle's table in the thread's namespace, a
 // proxy's. It holds whatever becomes of the host's firewall. The agent reaches
 // the proxy's port and nothing else; the proxy opens no connection to the agent,
 // and none to a special address that its policy does not name.
-func writeProxyTable(bridge string, p policy) error {
+func writeProxyTable(bridge string, p policy) error { return commit(proxyTable(bridge, p)) }
+
+func proxyTable(bridge string, p policy) (*ruleset, error) {
 	r, err := newRuleset()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	proxy, agent := ProxyAddress.Addr(), cniconf.AgentAddress.Addr()
 	input := r.chain("input", nftables.ChainHookInput, true)
@@ -99,9 +113,9 @@ func writeProxyTable(bridge string, p policy) error {
 	for _, a := range p.Allow {
 		r.rule(output, dest(a), protocol(unix.IPPROTO_TCP), accept())
 	}
-	r.rule(output, destIn(r.ranges("special", merged(special))), drop())
+	r.rule(output, destIn(r.ranges("special", merged(slices.Concat(special, p.Host)))), drop())
 	r.rule(output, protocol(unix.IPPROTO_TCP), accept())
-	return r.commit()
+	return r, nil
 }
 
 func dns() [][]expr.Any {
@@ -123,9 +137,9 @@ func removeTable() error {
 	return nil
 }
 
-// tableShape tells of bottle's table in the thread's namespace how many rules
-// each of its chains has; nil if there is no table.
-func tableShape() (map[string]int, error) {
+// tableShape reads back the chains of bottle's table in the thread's namespace;
+// nil if there is no table.
+func tableShape() (map[string]chainShape, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -134,7 +148,7 @@ func tableShape() (map[string]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)
 	}
-	var shape map[string]int
+	var shape map[string]chainShape
 	for _, c := range chains {
 		if c.Table.Name != tableName {
 			continue
@@ -144,9 +158,9 @@ func tableShape() (map[string]int, error) {
 			return nil, fmt.Errorf("read nftables chain %s: %w", c.Name, err)
 		}
 		if shape == nil {
-			shape = map[string]int{}
+			shape = map[string]chainShape{}
 		}
-		shape[c.Name] = len(rules)
+		shape[c.Name] = chainShape{rules: len(rules), drop: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
 	}
 	return shape, nil
 }

@@ -52,7 +52,15 @@ func (p *Pair) VerifyProxy(ctx context.Context) error {
 	if len(held) != 1 {
 		return fmt.Errorf("%w: %d addresses of the egress network instead of 1", ErrMismatch, len(held))
 	}
-	diff, err := differsIn(ProxyPath(p.dir), proxyExpects(p.confs, held[0].addr))
+	pol, err := readPolicy(p.dir)
+	if err != nil {
+		return err
+	}
+	table, err := proxyTable(p.confs.Internal.Bridge, pol)
+	if err != nil {
+		return err
+	}
+	diff, err := differsIn(ProxyPath(p.dir), proxyExpects(p.confs, held[0].addr, table.shape))
 	if err != nil {
 		return fmt.Errorf("verify the proxy's namespace: %w", err)
 	}
@@ -83,7 +91,7 @@ type expected struct {
 	addrs  map[string]string // link to its one address
 	routes []string
 	bridge string // joins one port, whose name CNI made up; empty: no ports
-	chains []string
+	chains map[string]chainShape
 }
 
 func agentExpects() expected {
@@ -94,7 +102,7 @@ func agentExpects() expected {
 	}
 }
 
-func proxyExpects(confs *cniconf.Networks, addr netip.Addr) expected {
+func proxyExpects(confs *cniconf.Networks, addr netip.Addr, chains map[string]chainShape) expected {
 	in, out := confs.Internal, confs.Egress.Subnet
 	return expected{
 		addrs: map[string]string{
@@ -107,7 +115,7 @@ func proxyExpects(confs *cniconf.Networks, addr netip.Addr) expected {
 			route(in.Subnet, netip.Addr{}, in.Bridge),
 		},
 		bridge: in.Bridge,
-		chains: []string{"input", "forward", "output"},
+		chains: chains,
 	}
 }
 
@@ -138,7 +146,28 @@ func (e expected) differs() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(diff, compare("nftables chain", slices.Collect(maps.Keys(shape)), e.chains)...), nil
+	return append(diff, compareChains(shape, e.chains)...), nil
+}
+
+// compareChains wants the chains and their policies, and in each at least the
+// rules that it has for a bottle alone: other bottles may come and go.
+func compareChains(got, want map[string]chainShape) (diff []string) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		w, g := want[name], got[name]
+		_, there := got[name]
+		switch {
+		case !there:
+			diff = append(diff, "no nftables chain "+name)
+		case g.rules < w.rules || g.drop != w.drop:
+			diff = append(diff, fmt.Sprintf("nftables chain %s has %d rules and drops by default: %t, instead of %d and %t", name, g.rules, g.drop, w.rules, w.drop))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(got)) {
+		if _, ok := want[name]; !ok {
+			diff = append(diff, "unexpected nftables chain "+name)
+		}
+	}
+	return diff
 }
 
 // linksDiffer also returns the links' names by index.
@@ -252,7 +281,12 @@ func (p *Pair) hostDiffers() (diff []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(diff, compare("nftables chain", slices.Collect(maps.Keys(shape)), []string{"input", "forward", "postrouting"})...), nil
+	want, err := hostTable(hostRules{bridge: bridge, subnet: p.confs.Egress.Subnet})
+	if err != nil {
+		return nil, err
+	}
+	barred, err := forwardDiffers(bridge)
+	return append(append(diff, compareChains(shape, want.shape)...), barred...), err
 }
 
 // hostPort finds the host's end of the veth whose other end is the proxy's.

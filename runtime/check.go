@@ -38,7 +38,7 @@ func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
 		return ErrNoRunsc
 	}
 	conf := filepath.Join(dir, "runsc.toml")
-	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc")); err != nil {
+	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), 0); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(conf) }()

@@ -100,6 +100,9 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		// gVisor filters its own system calls; under runc the profile is all
 		// that stands between the agent and the host's kernel.
 		s.Linux.Seccomp = seccomp.DefaultProfile(s)
+		score := sandboxScore
+		s.Process.OOMScoreAdj = &score
+		hideCgroups(s)
 	} else {
 		// Not under runc, where the host's kernel counts all processes of that
 		// user id, other bottles' and the host's own among them.
@@ -180,9 +183,26 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	s.Process.User = specs.User{UID: proxyUID, GID: proxyUID}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
 	limit(s, proxyMemory, 0, proxyPids)
+	score := proxyScore
+	s.Process.OOMScoreAdj = &score
+	hideCgroups(s)
 	s.Linux.Seccomp = seccomp.DefaultProfile(s)
 	return s
 }
+
+// hideCgroups keeps the host's cgroup path out of /proc/self/cgroup. gVisor has
+// cgroups of its own.
+func hideCgroups(s *specs.Spec) {
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+}
+
+// Out-of-memory scores. Without one a process would take over the shim's, which
+// is containerd's own -999 in most set-ups, and on a host short of memory the
+// kernel would kill anything else first. An agent goes before its proxy.
+const (
+	sandboxScore = 500
+	proxyScore   = 100
+)
 
 // The proxy's own limits: it holds connections, not data.
 const (

@@ -51,6 +51,7 @@ type AgentConfig struct {
 	Memory   int64    // bytes; always a limit
 	CPUs     float64  // 0: no limit
 	Pids     int64
+	Disk     int64 // bytes by which the root file system may grow; under runsc only
 	Labels   map[string]string
 	AddCaps  []string // beyond the defaults; tests of the isolation add some
 }
@@ -108,7 +109,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 			c.log.Warn("undo create", "snapshot", r.key, "error", uerr)
 		}
 	}()
-	runtime, opts, err := c.runtimeOptions(cfg.Runtime, c.Dir(cfg.Name))
+	runtime, opts, err := c.runtimeOptions(cfg.Runtime, c.Dir(cfg.Name), cfg.Disk)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +122,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 
 // CreateProxy makes the proxy's container and task, not yet started.
 func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error) {
-	runtime, opts, err := c.runtimeOptions(RuntimeRunc, cfg.Dir)
+	runtime, opts, err := c.runtimeOptions(RuntimeRunc, cfg.Dir, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +196,7 @@ func (c *Client) createRecord(ctx context.Context, rec containers.Container, run
 
 // runtimeOptions keeps all state of the runtime itself in dir, so that it goes
 // with the bottle.
-func (c *Client) runtimeOptions(name, dir string) (string, any, error) {
+func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, error) {
 	if err := known(name); err != nil {
 		return "", nil, err
 	}
@@ -203,18 +204,23 @@ func (c *Client) runtimeOptions(name, dir string) (string, any, error) {
 		return shimRunc, &runcopts.Options{Root: filepath.Join(dir, "runc")}, nil
 	}
 	conf := filepath.Join(dir, "runsc.toml")
-	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc")); err != nil {
+	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), disk); err != nil {
 		return "", nil, err
 	}
 	return shimRunsc, &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}, nil
 }
 
-func writeRunscConfig(file, root string) error {
+// writeRunscConfig has gVisor keep what the agent writes in a file beside the
+// root file system, which is its default, of at most disk bytes; 0 is no limit.
+func writeRunscConfig(file, root string, disk int64) error {
 	bin, err := exec.LookPath("runsc")
 	if err != nil {
 		return fmt.Errorf("find runsc: %w", err)
 	}
 	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\n", bin, root)
+	if disk > 0 {
+		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", disk)
+	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write runsc's configuration: %w", err)
 	}
@@ -236,10 +242,6 @@ func (t *Task) PID() int { return int(t.task.Pid()) }
 
 // Exited yields once, when the task has ended.
 func (t *Task) Exited() <-chan containerd.ExitStatus { return t.exit }
-
-// sandboxScore is the oom_score_adj of an agent's processes: on a host short of
-// memory they go before anything else does.
-const sandboxScore = 500
 
 // ExposeToOOM gives an agent's host processes an out-of-memory score of their
 // own. As a "sandbox" they would keep the shim's -999, and the kernel would

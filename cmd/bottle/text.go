@@ -113,6 +113,7 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	row("image", image(p))
 	row("runtime", p.Runtime)
 	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
+	row("on the host", orNothing(p.Network.Changes))
 	row("proxy", p.Proxy.Kind)
 	row("allowed hosts", orNothing(p.Egress.Allow))
 	if len(p.Egress.AllowPrivate) > 0 {
@@ -193,7 +194,7 @@ func sshHosts(hosts []bottle.SSHHost) []string {
 }
 
 func limits(l bottle.Limits) string {
-	s := fmt.Sprintf("memory %s, %d processes", size(l.Memory), l.Pids)
+	s := fmt.Sprintf("memory %s, disk %s, %d processes", size(l.Memory), size(l.Disk), l.Pids)
 	if l.CPUs > 0 {
 		s += fmt.Sprintf(", %g CPUs", l.CPUs)
 	}

@@ -36,8 +36,8 @@ func fullPlan() *bottle.Plan {
 		},
 		Egress:  bottle.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
 		Proxy:   bottle.Proxy{Kind: "builtin"},
-		Network: bottle.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0"},
-		Limits:  bottle.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096},
+		Network: bottle.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
+		Limits:  bottle.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
 		SSH:      []bottle.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222}},
 		Git:      &bottle.Git{Name: "A Person", Email: "a@example.com"},
@@ -49,7 +49,7 @@ func TestPrintPlan(t *testing.T) {
 	var got bytes.Buffer
 	bare := &bottle.Plan{
 		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1",
-		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: bottle.Limits{Memory: 64<<20 + 1, Pids: 16},
+		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: bottle.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
 	}
 	for _, p := range []*bottle.Plan{fullPlan(), bare} {
 		if err := printPlan(&got, p); err != nil {

@@ -1,0 +1,110 @@
+package netns
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+// dropForward makes the host's firewall drop what is forwarded: by a chain's
+// policy, as docker and ufw do, or by its last rule, as firewalld does.
+func dropForward(t *testing.T, policy nftables.ChainPolicy, last ...expr.Any) {
+	t.Helper()
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"})
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &policy,
+	})
+	if len(last) > 0 {
+		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: last})
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.DelTable(table)
+		if err := conn.Flush(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestForwardPolicyDrop has a proxy reach the world where the host drops what is
+// forwarded, and the host's chain as it was afterwards.
+func TestForwardPolicyDrop(t *testing.T) {
+	m := newManager(t)
+	listen(t, worldNS, publicAddr+":80")
+	listen(t, worldNS, private+":80")
+	dropForward(t, nftables.ChainPolicyDrop)
+	info, err := m.Check(ctx(t))
+	if err != nil || len(info.Warnings) != 0 || !slices.ContainsFunc(info.Changes, func(s string) bool { return strings.Contains(s, "ip filter FORWARD") }) {
+		t.Errorf("Check: %+v, %v", info, err)
+	}
+	before := state(t)
+	p := up(t, m, "one")
+	proxy := ProxyPath(p.dir)
+	if !reaches(proxy, publicAddr+":80", controlTime) {
+		t.Error("the proxy does not reach the world")
+	}
+	if reaches(proxy, private+":80", probeTime) {
+		t.Error("the proxy reaches a private address")
+	}
+	// The control: without bottle's rules in it the chain drops, and is seen to.
+	in(t, "", closeForward)
+	if reaches(proxy, publicAddr+":80", probeTime) {
+		t.Error("the host's chain does not drop, so that the test shows nothing")
+	}
+	if err := p.Verify(ctx(t)); err == nil || !strings.Contains(err.Error(), "FORWARD drops forwarded packets") {
+		t.Errorf("Verify: %v", err)
+	}
+	if err := m.Refresh(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	if !reaches(proxy, publicAddr+":80", controlTime) {
+		t.Error("Refresh did not put the rules back")
+	}
+	if err := m.Remove(ctx(t), p.dir); err != nil {
+		t.Fatal(err)
+	}
+	removeFolder(t, p.dir)
+	unchanged(t, before)
+}
+
+// TestForwardRefused is told where bottle cannot help.
+func TestForwardRefused(t *testing.T) {
+	m := newManager(t)
+	dropForward(t, nftables.ChainPolicyAccept, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
+	info, err := m.Check(ctx(t))
+	if err != nil || len(info.Warnings) != 1 || !strings.Contains(info.Warnings[0], "ends by refusing all that is forwarded") {
+		t.Errorf("Check: %+v, %v", info, err)
+	}
+}
+
+// TestHostBarredByProxy has the proxy's own rules alone keep it from the host's
+// public addresses, as when the host's firewall was flushed.
+func TestHostBarredByProxy(t *testing.T) {
+	m := newManager(t)
+	const hostPublic = "203.0.114.1" // makeWorld's uplink
+	listen(t, "", hostPublic+":8080")
+	listen(t, worldNS, lanAddr+":8080")
+	p := up(t, m, "one")
+	proxy := ProxyPath(p.dir)
+	in(t, "", removeTable)
+	for _, addr := range []string{hostPublic + ":8080", lanAddr + ":8080"} {
+		if reaches(proxy, addr, probeTime) {
+			t.Errorf("%s is reached without the host's table", addr)
+		}
+	}
+	// The control: without the proxy's own.
+	in(t, proxy, removeTable)
+	if !reaches(proxy, hostPublic+":8080", controlTime) {
+		t.Error("the host is not reached without any rules, so that the test shows nothing")
+	}
+}
