@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	store "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -161,7 +162,9 @@ func put(ctx context.Context, t *testing.T, c *containerd.Client, ref, arch stri
 	}
 	t.Cleanup(func() {
 		dctx := namespaces.WithNamespace(context.Background(), os.Getenv("CONTAINERD_NAMESPACE"))
-		must(t, c.ImageService().Delete(dctx, ref, store.SynchronousDelete()))
+		if err := c.ImageService().Delete(dctx, ref, store.SynchronousDelete()); !errdefs.IsNotFound(err) {
+			must(t, err)
+		}
 		if _, err := c.ContentStore().Info(dctx, index.Digest); err == nil {
 			t.Error("the image's content is left")
 		}

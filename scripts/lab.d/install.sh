@@ -6,11 +6,13 @@
 CONTAINERD_VERSION=v2.4.2
 GVISOR_VERSION=v0.0.0-20260905035102-160fafc42237
 CNI_PLUGINS_VERSION=v1.9.1
+REGISTRY_VERSION=v3.1.2
 CLAUDE_CODE_VERSION=2.1.330
 
 CONTAINERD_BIN=$LAB_CACHE/containerd-$CONTAINERD_VERSION
 GVISOR_BIN=$LAB_CACHE/gvisor-$GVISOR_VERSION
 CNI_BIN=$LAB_CACHE/cni-plugins-$CNI_PLUGINS_VERSION
+REGISTRY_BIN=$LAB_CACHE/registry-$REGISTRY_VERSION
 TOOLS_BIN=$LAB_CACHE/tools-$LAB_ID
 
 install_all() {
@@ -65,6 +67,7 @@ install_go_programs() {
   go_programs "$CNI_BIN" "$CNI_PLUGINS_VERSION" \
     $cni/main/bridge $cni/main/loopback $cni/ipam/host-local $cni/ipam/static
   go_programs "$GVISOR_BIN" "$GVISOR_VERSION" gvisor.dev/gvisor/runsc gvisor.dev/gvisor/shim
+  go_programs "$REGISTRY_BIN" "$REGISTRY_VERSION" github.com/distribution/distribution/v3/cmd/registry
 }
 
 # go_programs DIR VERSION PACKAGE... installs the packages' programs into DIR.

@@ -1,0 +1,133 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/docker/cli/cli/config/credentials"
+	"github.com/docker/cli/cli/config/types"
+	"github.com/docker/docker-credential-helpers/client"
+	helper "github.com/docker/docker-credential-helpers/credentials"
+)
+
+// Docker's own registry has another name in Docker's configuration.
+const (
+	dockerHub    = "registry-1.docker.io"
+	dockerHubKey = "https://index.docker.io/v1/"
+)
+
+// Login is whose registry credentials are used: those that `docker login` keeps
+// in a file or leaves to a helper program. The zero Login has none.
+type Login struct {
+	ConfigDir string // Docker's, ~/.docker
+	// Home, UID and GID are the user's whose configuration it is: a helper is
+	// that user's program and runs as that user, not as root under sudo.
+	Home     string
+	UID, GID int
+	// Environ is the caller's environment, for helpers.
+	Environ []string
+}
+
+// loginStore answers the Transfer service's questions for credentials. An
+// error in an answer would hang the transfer, so that errors are kept for
+// later.
+type loginStore struct {
+	login Login
+
+	mu  sync.Mutex
+	err error
+}
+
+func (s *loginStore) GetCredentials(ctx context.Context, _, host string) (registry.Credentials, error) {
+	auth, err := s.login.find(ctx, host)
+	if err != nil {
+		s.mu.Lock()
+		s.err = errors.Join(s.err, err)
+		s.mu.Unlock()
+		return registry.Credentials{Host: host}, nil
+	}
+	if auth.IdentityToken != "" {
+		return registry.Credentials{Host: host, Secret: auth.IdentityToken}, nil
+	}
+	return registry.Credentials{Host: host, Username: auth.Username, Secret: auth.Password}, nil
+}
+
+// failed is why credentials could not be read, or nil.
+func (s *loginStore) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// find returns the credentials for a registry; without any it is empty.
+func (l Login) find(ctx context.Context, host string) (types.AuthConfig, error) {
+	if l.ConfigDir == "" {
+		return types.AuthConfig{}, nil
+	}
+	file, err := config.Load(l.ConfigDir)
+	if err != nil {
+		return types.AuthConfig{}, fmt.Errorf("read the registry logins in %s: %w", filepath.Join(l.ConfigDir, config.ConfigFileName), err)
+	}
+	key := host
+	if host == dockerHub || host == "docker.io" {
+		key = dockerHubKey
+	}
+	if name := helperOf(file, key); name != "" {
+		return l.ask(ctx, name, key)
+	}
+	return credentials.NewFileStore(file).Get(key)
+}
+
+func helperOf(file *configfile.ConfigFile, key string) string {
+	if name, ok := file.CredentialHelpers[key]; ok {
+		return name
+	}
+	return file.CredentialsStore
+}
+
+// tokenUser is the user name by which a helper says that the secret is an
+// identity token (docker-credential-helpers, README).
+const tokenUser = "<token>"
+
+func (l Login) ask(ctx context.Context, name, key string) (types.AuthConfig, error) {
+	got, err := client.Get(func(args ...string) client.Program { return l.program(ctx, name, args) }, key)
+	if helper.IsErrCredentialsNotFound(err) {
+		return types.AuthConfig{}, nil
+	}
+	if err != nil {
+		return types.AuthConfig{}, fmt.Errorf("ask docker-credential-%s for the login at %s: %w", name, key, err)
+	}
+	if got.Username == tokenUser {
+		return types.AuthConfig{IdentityToken: got.Secret}, nil
+	}
+	return types.AuthConfig{Username: got.Username, Password: got.Secret}, nil
+}
+
+type helperProgram struct{ cmd *exec.Cmd }
+
+func (p helperProgram) Output() ([]byte, error) { return p.cmd.Output() }
+func (p helperProgram) Input(in io.Reader)      { p.cmd.Stdin = in }
+
+func (l Login) program(ctx context.Context, name string, args []string) client.Program {
+	cmd := exec.CommandContext(ctx, "docker-credential-"+filepath.Base(name), args...)
+	for _, v := range l.Environ {
+		if !strings.HasPrefix(v, "HOME=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Env = append(cmd.Env, "HOME="+l.Home)
+	if l.UID != syscall.Getuid() {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(l.UID), Gid: uint32(l.GID)}}
+	}
+	return helperProgram{cmd}
+}

@@ -1,0 +1,50 @@
+package images
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/content"
+	store "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// manifest finds this host's manifest in an index, or takes the manifest that
+// target is. The error wraps ErrPlatform when there is none for this host.
+func (s *Store) manifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, ocispec.Manifest, error) {
+	var found ocispec.Descriptor
+	cs := s.ctrd.ContentStore()
+	// The walk of Manifest does not say which one it took.
+	handler := store.LimitManifests(store.FilterPlatforms(store.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if store.IsManifestType(d.MediaType) {
+			found = d
+			return nil, nil
+		}
+		return store.Children(ctx, cs, d)
+	}), platforms.Default()), platforms.Default(), 1)
+	if err := store.Walk(ctx, handler, target); err != nil {
+		return found, ocispec.Manifest{}, fmt.Errorf("read its index: %w", err)
+	}
+	if found.Digest == "" {
+		return found, ocispec.Manifest{}, fmt.Errorf("%w (this host is %s)", ErrPlatform, hostPlatform())
+	}
+	var m ocispec.Manifest
+	if err := s.readJSON(ctx, found, &m); err != nil {
+		return found, m, fmt.Errorf("read its manifest: %w", err)
+	}
+	return found, m, nil
+}
+
+func (s *Store) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
+	data, err := content.ReadBlob(ctx, s.ctrd.ContentStore(), d)
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("%w: %s", ErrMissing, d.Digest)
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}

@@ -1,0 +1,274 @@
+package images_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	store "github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// published is an image that a registry has and the store has not.
+type published struct {
+	ref, chain string
+	digest     digest.Digest
+	remote     images.Remote
+}
+
+// publish pushes a small image of its own to the registry and removes it from
+// the store.
+func publish(ctx context.Context, t *testing.T, c *containerd.Client, s *images.Store, r *labtest.Registry, name string) published {
+	t.Helper()
+	p := published{ref: r.Host + "/" + name}
+	if r.CA != "" {
+		p.remote = images.Remote{HostsDir: r.HostsDir(t), Login: login(t, r, r.Password)}
+	}
+	p.chain = put(ctx, t, c, p.ref, runtime.GOARCH)
+	var err error
+	if p.digest, err = s.Push(ctx, p.ref, p.remote); err != nil {
+		t.Fatal(err)
+	}
+	drop(ctx, t, c, p.ref)
+	return p
+}
+
+// drop removes an image and what only it held.
+func drop(ctx context.Context, t *testing.T, c *containerd.Client, ref string) {
+	t.Helper()
+	if err := c.ImageService().Delete(ctx, ref, store.SynchronousDelete()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// login is a Docker configuration with the registry's user and a password.
+func login(t *testing.T, r *labtest.Registry, password string) images.Login {
+	t.Helper()
+	dir := t.TempDir()
+	data, err := json.Marshal(map[string]any{"auths": map[string]any{r.Host: map[string]any{"username": r.User, "password": password}}})
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600))
+	return images.Login{ConfigDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid()}
+}
+
+func TestPull(t *testing.T) {
+	for name, start := range map[string]func(testing.TB) *labtest.Registry{
+		"plain": labtest.PlainRegistry, "with password and TLS": labtest.PrivateRegistry,
+	} {
+		t.Run(name, func(t *testing.T) {
+			leakcheck.Check(t)
+			ctx, c, s := connect(t)
+			p := publish(ctx, t, c, s, start(t), "some/image:1")
+			var mu sync.Mutex
+			last := map[string]images.Progress{}
+			p.remote.Progress = func(p images.Progress) {
+				mu.Lock()
+				defer mu.Unlock()
+				last[p.ID] = p
+			}
+			for _, ref := range []string{p.ref, strings.TrimSuffix(p.ref, ":1") + "@" + p.digest.String()} {
+				got, err := s.Pull(ctx, ref, p.remote)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got.Ref != ref || got.Digest != p.digest.String() || got.Platform != "linux/"+runtime.GOARCH {
+					t.Errorf("%+v", got)
+				}
+				if _, err := c.SnapshotService(snapshotter).Stat(ctx, p.chain); err != nil {
+					t.Errorf("it is not unpacked: %v", err)
+				}
+				mu.Lock()
+				if len(last) != 1 {
+					t.Errorf("progress of %d layers, want 1: %v", len(last), last)
+				}
+				for _, p := range last {
+					if p.Done != p.Total || p.Total == 0 || p.State != images.StateDone && p.State != images.StateThereAlike {
+						t.Errorf("the last progress is %+v", p)
+					}
+				}
+				mu.Unlock()
+				drop(ctx, t, c, ref)
+			}
+		})
+	}
+}
+
+// TestPullBad has every way in which a registry fails. Nothing may be imported:
+// leakcheck looks at snapshots and leases, and absent at the image.
+func TestPullBad(t *testing.T) {
+	plain, private := labtest.PlainRegistry(t), labtest.PrivateRegistry(t)
+	silent := listenSilently(t)
+	for name, c := range map[string]struct {
+		registry *labtest.Registry
+		change   func(*testing.T, *published)
+		want     error
+		says     string
+	}{
+		"missing image": {plain, func(_ *testing.T, p *published) { p.ref = plain.Host + "/none:1" }, images.ErrNotFound, plain.Host + "/none:1"},
+		"missing digest": {plain, func(_ *testing.T, p *published) {
+			p.ref = plain.Host + "/some/image@" + digest.FromString("none").String()
+		}, images.ErrNotFound, ""},
+		"no login":       {private, func(_ *testing.T, p *published) { p.remote.Login = images.Login{} }, images.ErrDenied, private.Host},
+		"wrong password": {private, func(t *testing.T, p *published) { p.remote.Login = login(t, private, "wrong") }, images.ErrDenied, private.Host},
+		"broken login": {private, func(t *testing.T, p *published) {
+			must(t, os.WriteFile(filepath.Join(p.remote.Login.ConfigDir, "config.json"), []byte("{"), 0o600))
+		}, images.ErrDenied, "config.json"},
+		"no helper": {private, func(t *testing.T, p *published) {
+			must(t, os.WriteFile(filepath.Join(p.remote.Login.ConfigDir, "config.json"), []byte(`{"credsStore":"none-such"}`), 0o600))
+		}, images.ErrDenied, "docker-credential-none-such"},
+		"untrusted certificate": {private, func(t *testing.T, p *published) {
+			must(t, os.WriteFile(filepath.Join(p.remote.HostsDir, private.Host, "hosts.toml"),
+				fmt.Appendf(nil, "server = %[1]q\n[host.%[1]q]\nskip_verify = false\n", "https://"+private.Host), 0o600))
+		}, images.ErrUntrusted, private.Host},
+		"nobody listens": {plain, func(_ *testing.T, p *published) { p.ref = "127.0.0.1:1/a:1" }, images.ErrUnreachable, "refused"},
+		"silence":        {plain, func(_ *testing.T, p *published) { p.ref = silent + "/a:1"; p.remote.Answer = time.Second }, images.ErrUnreachable, silent},
+		"plain HTTP beyond loopback": {plain, func(_ *testing.T, p *published) {
+			p.ref = "127.0.0.1.nowhere.test" + plain.Host[strings.Index(plain.Host, ":"):] + "/a:1"
+		}, images.ErrUnreachable, "nowhere.test"},
+		"no settings there": {plain, func(_ *testing.T, p *published) { p.remote.HostsDir = "/nowhere" }, os.ErrNotExist, "/nowhere"},
+		"altered bytes":     {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, flip) }, images.ErrCorrupt, plain.Host},
+		"truncated layer":   {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, halve) }, images.ErrCorrupt, plain.Host},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leakcheck.Check(t)
+			ctx, cl, s := connect(t)
+			p := publish(ctx, t, cl, s, c.registry, fmt.Sprintf("bad/%d:1", time.Now().UnixNano()))
+			c.change(t, &p)
+			_, err := s.Pull(ctx, p.ref, p.remote)
+			if !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), c.says) || strings.Contains(fmt.Sprint(err), "\n") {
+				t.Errorf("got %v\nwant %v, with %q in it", err, c.want, c.says)
+			}
+			if _, err := s.Lookup(ctx, p.ref); !errors.Is(err, images.ErrMissing) {
+				t.Errorf("the image is there: %v", err)
+			}
+		})
+	}
+}
+
+// listenSilently accepts connections and says nothing.
+func listenSilently(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, l.Close()) })
+	return l.Addr().String()
+}
+
+func flip(data []byte) []byte {
+	data[len(data)/2] ^= 0xff
+	return data
+}
+
+func halve(data []byte) []byte { return data[:len(data)/2] }
+
+// alter changes the layer that the registry keeps for ref: each test's image has
+// a layer with its name in it.
+func alter(t *testing.T, r *labtest.Registry, ref string, change func([]byte) []byte) {
+	t.Helper()
+	done := 0
+	must(t, filepath.WalkDir(r.Storage, func(name string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Base(name) != "data" {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		if err == nil && strings.Contains(string(data), ref) && len(data) >= 1024 {
+			done++
+			err = os.WriteFile(name, change(data), 0o600)
+		}
+		return err
+	}))
+	if done != 1 {
+		t.Fatalf("%d layers changed, want 1", done)
+	}
+}
+
+// TestPullCancelled ends a pull from a registry that never answers: at once, and
+// with nothing left.
+func TestPullCancelled(t *testing.T) {
+	leakcheck.Check(t)
+	ctx, _, s := connect(t)
+	ctx, cancel := context.WithCancel(ctx)
+	host := listenSilently(t)
+	time.AfterFunc(300*time.Millisecond, cancel)
+	begin := time.Now()
+	_, err := s.Pull(ctx, host+"/a:1", images.Remote{})
+	if took := time.Since(begin); !errors.Is(err, context.Canceled) || took > 3*time.Second {
+		t.Errorf("after %s: %v", took, err)
+	}
+}
+
+// TestPullOtherPlatform leaves the name with the image that it had.
+func TestPullOtherPlatform(t *testing.T) {
+	leakcheck.Check(t)
+	ctx, c, s := connect(t)
+	r := labtest.PlainRegistry(t)
+	ref := r.Host + "/other:1"
+	put(ctx, t, c, ref, "s390x")
+	if _, err := s.Push(ctx, ref, images.Remote{}); err != nil {
+		t.Fatal(err)
+	}
+	drop(ctx, t, c, ref)
+	if _, err := s.Pull(ctx, ref, images.Remote{}); !errors.Is(err, images.ErrPlatform) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := s.Lookup(ctx, ref); !errors.Is(err, images.ErrMissing) {
+		t.Errorf("the image is there: %v", err)
+	}
+	put(ctx, t, c, ref, runtime.GOARCH)
+	if _, err := s.Pull(ctx, ref, images.Remote{}); !errors.Is(err, images.ErrPlatform) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := s.Lookup(ctx, ref); err != nil {
+		t.Errorf("the image that was there: %v", err)
+	}
+}
+
+// TestCredentialHelper has a helper that knows the password, and that runs as
+// the user whose configuration names it.
+func TestCredentialHelper(t *testing.T) {
+	leakcheck.Check(t)
+	ctx, c, s := connect(t)
+	r := labtest.PrivateRegistry(t)
+	p := publish(ctx, t, c, s, r, "helped:1")
+	dir := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(dir), 0o755))
+	must(t, os.Chmod(dir, 0o777))
+	script := fmt.Sprintf("#!/bin/sh\nread host\nid -u >%q\necho \"$HOME $host\" >>%[1]q\nprintf '{\"ServerURL\":\"%%s\",\"Username\":%q,\"Secret\":%q}' \"$host\"\n",
+		filepath.Join(dir, "asked"), r.User, r.Password)
+	must(t, os.WriteFile(filepath.Join(dir, "docker-credential-lab"), []byte(script), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"lab"}}`, r.Host), 0o600))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	p.remote.Login = images.Login{ConfigDir: dir, Home: "/home/of-user", UID: 4242, GID: 4242, Environ: os.Environ()}
+	if _, err := s.Pull(ctx, p.ref, p.remote); err != nil {
+		t.Fatal(err)
+	}
+	asked, err := os.ReadFile(filepath.Join(dir, "asked"))
+	if want := "4242\n/home/of-user " + r.Host + "\n"; err != nil || string(asked) != want {
+		t.Errorf("the helper saw %q, %v; want %q", asked, err, want)
+	}
+	drop(ctx, t, c, p.ref)
+}
+
+func TestPushMissing(t *testing.T) {
+	leakcheck.Check(t)
+	ctx, _, s := connect(t)
+	if _, err := s.Push(ctx, "127.0.0.1:1/none:1", images.Remote{}); !errors.Is(err, images.ErrMissing) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,196 @@
+package labtest
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+)
+
+// Registry is a registry of distribution's on loopback, for one test.
+type Registry struct {
+	Host string // 127.0.0.1:PORT
+	// Storage is where its blobs are.
+	Storage string
+	// CA is the file of the certificate that signs it; of a plain one nothing.
+	CA string
+	// User and Password are who may use it; of a plain one nothing.
+	User, Password string
+}
+
+// registryStart bounds how long a registry may take to listen.
+const registryStart = 20 * time.Second
+
+// PlainRegistry starts a registry that speaks HTTP and lets everybody in.
+func PlainRegistry(t testing.TB) *Registry { return startRegistry(t, &Registry{}) }
+
+// PrivateRegistry starts a registry that speaks HTTPS, with a certificate that
+// nobody trusts yet, and wants a password.
+func PrivateRegistry(t testing.TB) *Registry {
+	return startRegistry(t, &Registry{CA: "ca.pem", User: "reader", Password: "correct horse"})
+}
+
+func startRegistry(t testing.TB, r *Registry) *Registry {
+	t.Helper()
+	dir := t.TempDir()
+	r.Storage = filepath.Join(dir, "storage")
+	conf := map[string]any{
+		"version": 0.1,
+		"log":     map[string]any{"level": "info", "formatter": "json", "accesslog": map[string]any{"disabled": true}},
+		"storage": map[string]any{"filesystem": map[string]any{"rootdirectory": r.Storage}, "delete": map[string]any{"enabled": true}},
+	}
+	web := map[string]any{"addr": "127.0.0.1:0"}
+	if r.CA != "" {
+		r.CA = filepath.Join(dir, r.CA)
+		key := filepath.Join(dir, "key.pem")
+		if err := selfSigned(r.CA, key); err != nil {
+			t.Fatal(err)
+		}
+		hash, err := bcrypt.GenerateFromPassword([]byte(r.Password), bcrypt.MinCost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users := filepath.Join(dir, "users")
+		writeFile(t, users, []byte(r.User+":"+string(hash)+"\n"))
+		web["tls"] = map[string]any{"certificate": r.CA, "key": key}
+		conf["auth"] = map[string]any{"htpasswd": map[string]any{"realm": "lab", "path": users}}
+	}
+	conf["http"] = web
+	data, err := json.Marshal(conf) // every JSON text is YAML
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "registry.yml")
+	writeFile(t, file, data)
+	r.Host = runRegistry(t, file)
+	return r
+}
+
+// runRegistry starts the program and returns where it says that it listens.
+func runRegistry(t testing.TB, file string) string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, "registry", "serve", file)
+	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	log, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		cancel()
+		t.Fatalf("start the registry: %v", err)
+	}
+	listening := make(chan string, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		readRegistryLog(log, listening)
+		_ = cmd.Wait() // it is killed
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	select {
+	case host := <-listening:
+		if host == "" {
+			t.Fatal("the registry ended before it listened")
+		}
+		return host
+	case <-time.After(registryStart):
+		t.Fatal("the registry does not listen")
+		return ""
+	}
+}
+
+func readRegistryLog(log io.Reader, listening chan<- string) {
+	lines := bufio.NewScanner(log)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var line struct {
+			Msg string `json:"msg"`
+		}
+		if json.Unmarshal(lines.Bytes(), &line) != nil {
+			continue
+		}
+		if at, ok := strings.CutPrefix(line.Msg, "listening on "); ok {
+			host, _, _ := strings.Cut(at, ",")
+			select {
+			case listening <- host:
+			default:
+			}
+		}
+	}
+	close(listening)
+	_, _ = io.Copy(io.Discard, log)
+}
+
+// HostsDir makes a folder of hosts.toml files that trusts the registry's
+// certificate.
+func (r *Registry) HostsDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	at := filepath.Join(dir, r.Host)
+	if err := os.Mkdir(at, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(at, "hosts.toml"), fmt.Appendf(nil, "server = %q\n[host.%q]\n  ca = %q\n", "https://"+r.Host, "https://"+r.Host, r.CA))
+	return dir
+}
+
+func writeFile(t testing.TB, name string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(name, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// selfSigned writes a certificate for 127.0.0.1 that is its own authority.
+func selfSigned(certFile, keyFile string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "lab registry"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"},
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name, kind string
+		data       []byte
+	}{{certFile, "CERTIFICATE", cert}, {keyFile, "PRIVATE KEY", der}} {
+		if err := os.WriteFile(f.name, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.data}), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
