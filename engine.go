@@ -42,7 +42,12 @@ type Config struct {
 	// Program is bottle's own executable, mounted into both containers; empty:
 	// the one that runs. A program that uses this package sets it.
 	Program string
-	Log     *slog.Logger
+	// BuildkitHost is the address of a buildkitd that builds images; empty: they
+	// are built in this process, and what that keeps is bounded by BuildCache, in
+	// bytes.
+	BuildkitHost string
+	BuildCache   int64
+	Log          *slog.Logger
 }
 
 // ConfigFromEnv reads the variables that containerd's and CNI's own tools read,
@@ -62,6 +67,9 @@ func ConfigFromEnv(getenv func(string) string) Config {
 		StateDir:    or("BOTTLE_STATE_DIR", DefaultStateDir),
 		CNIPath:     or("CNI_PATH", DefaultCNIPath),
 		CNIConf:     or("BOTTLE_CNI_CONF", DefaultCNIConf),
+
+		BuildkitHost: getenv("BUILDKIT_HOST"),
+		BuildCache:   DefaultBuildCache,
 	}
 }
 

@@ -15,9 +15,10 @@ import (
 // package that speaks to it.
 func TestImports(t *testing.T) {
 	const module = "github.com/bot-bottle/bottle"
-	leaves := []string{module + "/runtime", module + "/netns", module + "/images", module + "/egress", module + "/cni-conf"}
+	leaves := []string{module + "/runtime", module + "/netns", module + "/images", module + "/images/buildkit", module + "/egress", module + "/cni-conf"}
 	only := map[string][]string{ // what may import what begins so
-		"github.com/containerd/containerd/": {module + "/runtime", module + "/images"},
+		"github.com/containerd/containerd/": {module + "/runtime", module + "/images", module + "/images/buildkit"},
+		"github.com/moby/buildkit/":         {module + "/images/buildkit"},
 		"github.com/containernetworking/":   {module + "/netns", module + "/cni-conf"},
 		"github.com/vishvananda/":           {module + "/netns"},
 		"github.com/google/nftables":        {module + "/netns"},

@@ -71,7 +71,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.manifest, "manifest", "", "manifest file (default: bottle.yaml upwards from here, then ~/.config/bottle/)")
 	f.BoolVar(&a.debug, "debug", false, "log what is done to standard error")
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
-		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand())
+		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	return root
 }
 

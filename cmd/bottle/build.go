@@ -1,0 +1,206 @@
+package main
+
+import (
+	"encoding/csv"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+type buildFlags struct {
+	request               bottle.BuildRequest
+	args, labels, secrets []string
+	cacheSize             string
+	quiet, prune          bool
+}
+
+func (a *app) buildCommand() *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:     "build [flags] CONTEXT",
+		Short:   "Build an image from a Dockerfile into containerd's store",
+		Long:    textBuildLong,
+		Example: textBuildExample,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if f.prune {
+				return a.pruneBuilds(args)
+			}
+			return a.build(f, args)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringArrayVarP(&f.request.Names, "tag", "t", nil, "name of the image; may be given several times")
+	fs.StringVarP(&f.request.Dockerfile, "file", "f", "", "the Dockerfile (default: Dockerfile in CONTEXT)")
+	fs.StringVar(&f.request.Target, "target", "", "the stage to build (default: the last)")
+	fs.StringArrayVar(&f.args, "build-arg", nil, "set an ARG (NAME=VALUE), or pass a variable on (NAME)")
+	fs.StringArrayVar(&f.labels, "label", nil, "set a label of the image (NAME=VALUE)")
+	fs.StringArrayVar(&f.secrets, "secret", nil, "show steps a secret (id=ID,src=FILE or id=ID,env=NAME)")
+	fs.StringVar(&f.request.Platform, "platform", "", "build for another platform, such as linux/arm64")
+	fs.BoolVar(&f.request.NoCache, "no-cache", false, "run every step anew")
+	fs.BoolVar(&f.request.Pull, "pull", false, "ask registries for newer base images")
+	fs.StringVar(&f.request.Progress, "progress", "auto", "how progress is shown: "+strings.Join(bottle.BuildProgress, ", "))
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
+	fs.StringVar(&f.cacheSize, "cache-size", "", "bound of what builds keep for the next one, such as 5GB; 0: none (BOTTLE_BUILD_CACHE; default 20GB)")
+	fs.BoolVar(&f.prune, "prune", false, "remove all that builds have kept for the next one, and stop")
+	return cmd
+}
+
+func (a *app) build(f buildFlags, args []string) error {
+	if len(args) != 1 {
+		return usage(textBuildArgs)
+	}
+	cfg, err := a.buildConfig(f.cacheSize)
+	if err != nil {
+		return err
+	}
+	req := f.request
+	req.Context = args[0]
+	if req.Dockerfile == "" {
+		req.Dockerfile = "Dockerfile"
+		if !strings.Contains(req.Context, "://") {
+			req.Dockerfile = filepath.Join(req.Context, "Dockerfile")
+		}
+	}
+	if req.Args, err = buildArgs(f.args); err != nil {
+		return err
+	}
+	if req.Labels, err = buildLabels(f.labels); err != nil {
+		return err
+	}
+	if req.Secrets, err = buildSecrets(f.secrets); err != nil {
+		return err
+	}
+	if f.quiet {
+		req.Progress = "quiet"
+	}
+	if !slices.Contains(bottle.BuildProgress, req.Progress) {
+		return usage(textBuildProgress, req.Progress, strings.Join(bottle.BuildProgress, ", "))
+	}
+	req.Out, req.DockerConfig = a.stderr, dockerConfig()
+	res, err := bottle.Build(a.ctx, cfg, req, func() { a.note(textBuildWaits) })
+	if err != nil {
+		return err
+	}
+	return a.printBuilt(res)
+}
+
+func (a *app) pruneBuilds(args []string) error {
+	if len(args) > 0 {
+		return usage(textBuildPruneArgs)
+	}
+	freed, err := bottle.PruneBuilds(a.ctx, a.config(), func() { a.note(textBuildWaits) })
+	if err != nil {
+		return err
+	}
+	a.note(textBuildPruned, units.BytesSize(float64(freed)))
+	return nil
+}
+
+// buildConfig is the common one with the cache's bound: flag over environment.
+func (a *app) buildConfig(cacheSize string) (bottle.Config, error) {
+	cfg := a.config()
+	if cacheSize == "" {
+		cacheSize = os.Getenv("BOTTLE_BUILD_CACHE")
+	}
+	if cacheSize == "" {
+		return cfg, nil
+	}
+	n, err := units.RAMInBytes(cacheSize)
+	if err != nil || n < 0 {
+		return cfg, usage(textBuildCacheSize, cacheSize)
+	}
+	cfg.BuildCache = n
+	return cfg, nil
+}
+
+// buildArgs takes NAME=VALUE, and NAME as docker does: a variable that is not
+// set is no argument.
+func buildArgs(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, kv := range list {
+		name, value, given := strings.Cut(kv, "=")
+		if name == "" {
+			return nil, usage(textBuildArg, kv)
+		}
+		if !given {
+			if value, given = os.LookupEnv(name); !given {
+				continue
+			}
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+func buildLabels(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, kv := range list {
+		name, value, _ := strings.Cut(kv, "=")
+		if name == "" {
+			return nil, usage(textBuildLabel, kv)
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+// buildSecrets takes what docker takes: id=ID,src=FILE; id=ID,env=NAME; id=ID
+// alone is the variable of that name.
+func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
+	var out []bottle.BuildSecret
+	for _, text := range list {
+		fields, err := csv.NewReader(strings.NewReader(text)).Read()
+		if err != nil {
+			return nil, usage(textBuildSecret)
+		}
+		var s bottle.BuildSecret
+		env := ""
+		for _, f := range fields {
+			key, value, _ := strings.Cut(f, "=")
+			switch key {
+			case "id":
+				s.ID = value
+			case "src", "source":
+				s.File = value
+			case "env":
+				env = value
+			case "type":
+			default:
+				return nil, usage(textBuildSecret)
+			}
+		}
+		if s.ID == "" {
+			return nil, usage(textBuildSecret)
+		}
+		if s.File == "" {
+			if env == "" {
+				env = s.ID
+			}
+			value, ok := os.LookupEnv(env)
+			if !ok {
+				return nil, usage(textBuildSecretUnset, s.ID, env)
+			}
+			s.Value = func() []byte { return []byte(value) }
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// dockerConfig is the folder of the invoking user's credentials.
+func dockerConfig() string {
+	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
+		return dir
+	}
+	home := caller().Home
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, ".docker")
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const (
+	textBuildLong = `Build an image from a Dockerfile into containerd's store, where bottle run finds
+it. CONTEXT is a folder, or the URL of a git repository or an archive. All that
+Dockerfiles can say is understood; neither docker nor a buildkitd is needed, but
+the one that BUILDKIT_HOST names is used.
+
+RUN steps have the network of the host, its loopback included: build what you
+would run. RUN --network=none gives a step none. The digest of the image is
+printed on standard output.`
+	textBuildExample = `  sudo bottle build -t my-agent:1 .
+  sudo bottle build -t my-agent:1 --target dev --build-arg VERSION=2 --secret id=npmrc,src=$HOME/.npmrc .
+  sudo bottle build --prune`
+
+	textBuildArgs        = "one context is needed, a folder or a URL: bottle build -t NAME CONTEXT"
+	textBuildPruneArgs   = "with --prune nothing is built: leave the context out"
+	textBuildProgress    = "no progress %q: choose one of %s"
+	textBuildCacheSize   = "%q is no size: write one such as 5GB, or 0 for no bound"
+	textBuildArg         = "--build-arg %q has no name: write NAME=VALUE"
+	textBuildLabel       = "--label %q has no name: write NAME=VALUE"
+	textBuildSecret      = "a --secret is id=ID,src=FILE or id=ID,env=NAME"
+	textBuildSecretUnset = "the secret %s has no file, and %s is not set here: add src=FILE"
+	textBuildWaits       = "Another build is running here: waiting for it to end."
+	textBuildPruned      = "Removed %s of what builds had kept."
+)
+
+// printBuilt writes the image's digest, for programs.
+func (a *app) printBuilt(res bottle.BuildResult) error {
+	_, err := fmt.Fprintln(a.stdout, res.Digest)
+	return err
+}

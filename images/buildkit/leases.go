@@ -1,0 +1,67 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+)
+
+// Labels of leases: which state folder they belong to. Leases keep the cache's
+// content and snapshots; one that no folder knows of would keep them for ever.
+const (
+	labelState = "bottle.build/state" // the folder
+	labelID    = "bottle.build/id"    // the folder's id
+)
+
+// leaseManager is containerd's with the state folder's labels on all that is
+// made, and nothing but those in what is listed: two folders may use one
+// namespace and leave each other alone.
+type leaseManager struct {
+	leases.Manager
+	dir, id string
+}
+
+func (m leaseManager) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
+	return m.Manager.Create(ctx, append(opts, leases.WithLabels(map[string]string{labelState: m.dir, labelID: m.id}))...)
+}
+
+func (m leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
+	mine := fmt.Sprintf("labels.%q==%s", labelID, m.id)
+	if len(filters) == 0 {
+		return m.Manager.List(ctx, mine)
+	}
+	narrowed := make([]string, len(filters))
+	for i, f := range filters {
+		narrowed[i] = mine + "," + f
+	}
+	return m.Manager.List(ctx, narrowed...)
+}
+
+// sweep removes leases of state folders that are lost: removed, or made anew in
+// the same place.
+func (m leaseManager) sweep(ctx context.Context) error {
+	list, err := m.Manager.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
+	}
+	var errs []error
+	for _, l := range list {
+		dir, id := l.Labels[labelState], l.Labels[labelID]
+		if dir == "" || id == m.id {
+			continue
+		}
+		if now, err := os.ReadFile(filepath.Join(dir, "id")); err == nil && strings.TrimSpace(string(now)) == id {
+			continue
+		}
+		if err := m.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove the lease %s of a lost build cache: %w", l.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,35 @@
+package buildkit
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
+)
+
+// oneFile is a folder in memory that holds one file.
+func oneFile(name string, data []byte) (fsutil.FS, error) {
+	return memFS{name: name, data: data}, nil
+}
+
+type memFS struct {
+	name string
+	data []byte
+}
+
+func (m memFS) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
+	stat := &fstypes.Stat{Path: m.name, Mode: 0o644, Size: int64(len(m.data)), ModTime: time.Unix(0, 0).UnixNano()}
+	return fn(m.name, &fsutil.DirEntryInfo{Stat: stat}, nil)
+}
+
+func (m memFS) Open(path string) (io.ReadCloser, error) {
+	if path != m.name {
+		return nil, os.ErrNotExist
+	}
+	return io.NopCloser(bytes.NewReader(m.data)), nil
+}

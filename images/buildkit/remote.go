@@ -1,0 +1,64 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/moby/buildkit/client"
+	"golang.org/x/sync/errgroup"
+)
+
+// buildRemote has the buildkitd at Host build, and takes the image from it into
+// containerd's store: the daemon's own store may be another one.
+func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
+	c.quiet()
+	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
+	if err != nil {
+		return Result{}, connectError(c.Address, err)
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	bk, err := client.New(ctx, c.Host)
+	if err != nil {
+		return Result{}, fmt.Errorf("connect to buildkitd at %s: %w", c.Host, err)
+	}
+	defer func() { err = errors.Join(err, bk.Close()) }()
+	if _, err := bk.Info(ctx); err != nil {
+		return Result{}, fmt.Errorf("ask buildkitd at %s (BUILDKIT_HOST): %w", c.Host, err)
+	}
+	if len(req.Names) == 0 {
+		return solve(ctx, bk, req, client.ExportEntry{Type: client.ExporterImage, Attrs: map[string]string{"store": "false"}})
+	}
+	r, w := io.Pipe()
+	export := c.exporter(req)
+	export.Type, export.Output = client.ExporterOCI, func(map[string]string) (io.WriteCloser, error) { return w, nil }
+	delete(export.Attrs, "unpack")
+	var res Result
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		res, err = solve(ctx, bk, req, export)
+		w.CloseWithError(err) // nil is the end
+		return err
+	})
+	g.Go(func() error {
+		err := c.load(ctx, store, r)
+		r.CloseWithError(err)
+		return err
+	})
+	return res, g.Wait()
+}
+
+func (c Config) load(ctx context.Context, store *containerd.Client, archive io.Reader) error {
+	list, err := store.Import(ctx, archive)
+	if err != nil {
+		return fmt.Errorf("import what buildkitd built: %w", err)
+	}
+	for _, img := range list {
+		if err := containerd.NewImage(store, img).Unpack(ctx, c.Snapshotter); err != nil {
+			return fmt.Errorf("unpack %s: %w", img.Name, err)
+		}
+	}
+	return nil
+}

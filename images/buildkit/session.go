@@ -1,0 +1,267 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/leases"
+	docker "github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/containerd/v2/pkg/gc"
+	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cache/metadata"
+	"github.com/moby/buildkit/client"
+	bkconfig "github.com/moby/buildkit/cmd/buildkitd/config"
+	"github.com/moby/buildkit/control"
+	"github.com/moby/buildkit/executor/containerdexecutor"
+	"github.com/moby/buildkit/frontend"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway"
+	"github.com/moby/buildkit/frontend/gateway/forwarder"
+	bksession "github.com/moby/buildkit/session"
+	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
+	"github.com/moby/buildkit/solver"
+	"github.com/moby/buildkit/solver/bboltcachestorage"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/util/winlayers"
+	"github.com/moby/buildkit/worker"
+	"github.com/moby/buildkit/worker/base"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/test/bufconn"
+)
+
+// session is a BuildKit that lives for one call.
+type session struct {
+	cfg    Config
+	state  *state
+	undo   []func(context.Context) error // last made first
+	worker *base.Worker
+	client *client.Client
+}
+
+// closeTime bounds what is done at the end, on a context of its own.
+const closeTime = 30 * time.Second
+
+// open takes the state folder, removes what a killed build has left and starts
+// BuildKit.
+func open(ctx context.Context, cfg Config) (_ *session, err error) {
+	cfg.quiet()
+	s := &session{cfg: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(ctx))
+		}
+	}()
+	st, err := cfg.openState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.state = st
+	s.push(func(context.Context) error { return st.close() })
+	store, err := s.connect(cfg.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	steps, err := s.connect(cfg.stepsNamespace(st))
+	if err != nil {
+		return nil, err
+	}
+	if err := reap(ctx, steps); err != nil {
+		return nil, err
+	}
+	s.push(func(ctx context.Context) error {
+		return errors.Join(dropNamespace(ctx, steps), removeCgroups(steps.DefaultNamespace()))
+	})
+	lm := leaseManager{Manager: store.LeasesService(), dir: st.dir, id: st.id}
+	if err := lm.sweep(withNamespace(ctx, cfg.Namespace)); err != nil {
+		return nil, err
+	}
+	opt, err := cfg.workerOpt(st, store, steps, leaseutil.WithNamespace(lm, cfg.Namespace))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.start(ctx, st, opt); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *session) push(fn func(context.Context) error) { s.undo = append(s.undo, fn) }
+
+func (s *session) connect(namespace string) (*containerd.Client, error) {
+	c, err := containerd.New(s.cfg.Address, containerd.WithDefaultNamespace(namespace), containerd.WithTimeout(10*time.Second))
+	if err != nil {
+		return nil, connectError(s.cfg.Address, err)
+	}
+	s.push(func(context.Context) error { return c.Close() })
+	return c, nil
+}
+
+// close undoes all that open did, and keeps the cache.
+func (s *session) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer cancel()
+	var errs []error
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		errs = append(errs, s.undo[i](ctx))
+	}
+	s.undo = nil
+	return errors.Join(errs...)
+}
+
+// stepsNamespace is where the containers of RUN steps are, and nothing else, so
+// that all that is found in it under the lock is a killed build's.
+func (c Config) stepsNamespace(st *state) string {
+	return c.Namespace + ".build-" + filepath.Base(st.dir)
+}
+
+// workerOpt puts a worker together by hand: BuildKit's own constructor for
+// containerd wants one namespace for everything and a daemon's settings.
+func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseutil.Manager) (base.WorkerOpt, error) {
+	root := st.cache()
+	md, err := metadata.NewStore(filepath.Join(root, "metadata.db"))
+	if err != nil {
+		return base.WorkerOpt{}, fmt.Errorf("open the build cache %s: %w", root, err)
+	}
+	nets := map[pb.NetMode]network.Provider{
+		pb.NetMode_UNSET: ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
+		pb.NetMode_HOST:  ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
+		pb.NetMode_NONE:  network.NewNoneProvider(),
+	}
+	cs := containerdsnapshot.NewContentStore(store.ContentStore(), c.Namespace)
+	return base.WorkerOpt{
+		ID: st.id, Root: root, Labels: map[string]string{},
+		Platforms: []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
+		GCPolicy:  c.policy(), NetworkProviders: nets,
+		Executor: containerdexecutor.New(containerdexecutor.ExecutorOptions{
+			Client: steps, Root: root, NetworkProviders: nets, CgroupParent: steps.DefaultNamespace(),
+		}),
+		Snapshotter:  containerdsnapshot.NewSnapshotter(c.Snapshotter, store.SnapshotService(c.Snapshotter), c.Namespace, nil),
+		ContentStore: cs,
+		Applier:      winlayers.NewFileSystemApplierWithWindows(cs, store.DiffService()),
+		Differ:       winlayers.NewWalkingDiffWithWindows(cs, store.DiffService()),
+		ImageStore:   store.ImageService(),
+		RegistryHosts: docker.ConfigureHosts(context.Background(), docker.HostOptions{
+			HostDir: docker.HostDirFromRoot(c.HostsDir),
+		}),
+		LeaseManager: lm, GarbageCollect: collect(lm), MetadataStore: md,
+		MountPoolRoot: filepath.Join(st.tmp(), "mounts"),
+	}, nil
+}
+
+// collect has containerd remove what nothing refers to any more, and waits.
+func collect(lm *leaseutil.Manager) func(context.Context) (gc.Stats, error) {
+	return func(ctx context.Context) (gc.Stats, error) {
+		l, err := lm.Create(ctx, leases.WithRandomID())
+		if err != nil {
+			return nil, err
+		}
+		return nil, lm.Delete(ctx, l, leases.SynchronousDelete)
+	}
+}
+
+// start runs BuildKit's controller and connects to it in memory.
+func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) error {
+	w, err := base.NewWorker(ctx, opt)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the build worker: %w", err), opt.MetadataStore.Close())
+	}
+	s.worker = w
+	wc := &worker.Controller{}
+	if err := wc.Add(w); err != nil {
+		return errors.Join(err, w.Close())
+	}
+	controller, err := newController(st, wc, w)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close())
+	}
+	s.push(func(context.Context) error { return controller.Close() })
+	listener := bufconn.Listen(256 << 10)
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20))
+	controller.Register(server)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	s.push(func(context.Context) error { server.Stop(); return <-done })
+	s.client, err = client.New(ctx, "passthrough:///buildkit", client.WithContextDialer(
+		func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
+	if err != nil {
+		return fmt.Errorf("connect to BuildKit: %w", err)
+	}
+	s.push(func(context.Context) error { return s.client.Close() })
+	return nil
+}
+
+func newController(st *state, wc *worker.Controller, w *base.Worker) (_ *control.Controller, err error) {
+	sessions, err := bksession.NewManager()
+	if err != nil {
+		return nil, err
+	}
+	gw, err := gateway.NewGatewayFrontend(wc.Infos(), nil)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := bboltcachestorage.NewStore(filepath.Join(st.cache(), "cache.db"))
+	if err != nil {
+		return nil, err
+	}
+	historyDB, err := boltutil.SafeOpen(filepath.Join(st.cache(), "history.db"), 0o600, &bolt.Options{NoFreelistSync: true})
+	if err != nil {
+		return nil, errors.Join(err, cache.Close())
+	}
+	none := int64(0) // no history of builds: nobody could ask for it
+	c, err := control.NewController(control.Opt{
+		SessionManager: sessions, WorkerController: wc,
+		Frontends: map[string]frontend.Frontend{
+			"dockerfile.v0": forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
+			"gateway.v0":    gw,
+		},
+		CacheManager: solver.NewCacheManager(context.Background(), "local", cache, worker.NewCacheResultStorage(wc)),
+		// RUN --network=host: it is what steps have anyway.
+		Entitlements: []string{"network.host"},
+		HistoryDB:    historyDB, HistoryConfig: &bkconfig.HistoryConfig{MaxEntries: &none},
+		CacheStore: cache, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
+	})
+	if err != nil {
+		return nil, errors.Join(err, cache.Close(), historyDB.Close())
+	}
+	return c, nil
+}
+
+// limit brings the cache under its bound. BuildKit would do so a minute after a
+// build, when this process has ended.
+func (s *session) limit(ctx context.Context) error {
+	policy := s.cfg.policy()
+	if len(policy) == 0 {
+		return nil
+	}
+	_, err := s.prune(ctx, policy...)
+	return err
+}
+
+func (s *session) prune(ctx context.Context, policy ...client.PruneInfo) (freed int64, err error) {
+	removed := make(chan client.UsageInfo)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for u := range removed {
+			freed += u.Size
+		}
+	}()
+	err = s.worker.Prune(ctx, removed, policy...)
+	close(removed)
+	<-done
+	if err != nil {
+		return freed, fmt.Errorf("prune the build cache: %w", err)
+	}
+	return freed, nil
+}

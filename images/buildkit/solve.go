@@ -1,0 +1,248 @@
+package buildkit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/config/configfile"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	bksession "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth/authprovider"
+	"github.com/moby/buildkit/session/secrets"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/moby/buildkit/util/progress/progressui"
+	"github.com/tonistiigi/fsutil"
+	"golang.org/x/sync/errgroup"
+)
+
+// solve runs the request and shows its progress.
+func solve(ctx context.Context, c *client.Client, req Request, export client.ExportEntry) (Result, error) {
+	opt, err := req.solveOpt()
+	if err != nil {
+		return Result{}, err
+	}
+	opt.Exports = []client.ExportEntry{export}
+	if req.Out == nil {
+		req.Out = io.Discard
+	}
+	display, err := progressui.NewDisplay(req.Out, progressui.DisplayMode(req.Progress))
+	if err != nil {
+		return Result{}, fmt.Errorf("show progress as %q: %w", req.Progress, err)
+	}
+	status := make(chan *client.SolveStatus)
+	var res *client.SolveResponse
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		res, err = c.Solve(ctx, nil, opt, status)
+		return err
+	})
+	g.Go(func() error {
+		// To the channel's end, whatever becomes of ctx: Solve closes it.
+		_, err := display.UpdateFrom(context.WithoutCancel(ctx), status)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return Result{}, err
+	}
+	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey]}, nil
+}
+
+// exporter puts the image into containerd's store, ready to run.
+func (c Config) exporter(req Request) client.ExportEntry {
+	// zstd takes two thirds of gzip's time; whatever pulls OCI images reads it.
+	attrs := map[string]string{"unpack": "true", "oci-mediatypes": "true", "compression": "zstd"}
+	if len(req.Names) > 0 {
+		attrs["name"] = strings.Join(req.Names, ",")
+	} else {
+		attrs["store"], attrs["unpack"] = "false", "false"
+	}
+	return client.ExportEntry{Type: client.ExporterImage, Attrs: attrs}
+}
+
+func (r Request) solveOpt() (client.SolveOpt, error) {
+	text, dir, name, err := r.dockerfile()
+	if err != nil {
+		return client.SolveOpt{}, err
+	}
+	mounts, err := r.mounts(text, dir, name)
+	if err != nil {
+		return client.SolveOpt{}, err
+	}
+	attrs := map[string]string{
+		"filename": name, "image-resolve-mode": "local",
+	}
+	if r.Pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	if r.Target != "" {
+		attrs["target"] = r.Target
+	}
+	if r.NoCache {
+		attrs["no-cache"] = ""
+	}
+	if r.Platform != "" {
+		attrs["platform"] = r.Platform
+	}
+	for k, v := range r.Args {
+		attrs["build-arg:"+k] = v
+	}
+	for k, v := range r.Labels {
+		attrs["label:"+k] = v
+	}
+	if remote(r.Context) {
+		attrs["context"] = r.Context
+	}
+	if ours(text, r.Args) {
+		attrs["cmdline"] = "built-in"
+	}
+	store, err := secretStore(r.Secrets)
+	if err != nil {
+		return client.SolveOpt{}, err
+	}
+	docker, err := r.dockerConfig()
+	if err != nil {
+		return client.SolveOpt{}, err
+	}
+	return client.SolveOpt{
+		Frontend: "dockerfile.v0", FrontendAttrs: attrs, LocalMounts: mounts,
+		AllowedEntitlements: []string{"network.host"},
+		Session: []bksession.Attachable{
+			authprovider.NewDockerAuthProvider(authprovider.DockerAuthProviderConfig{AuthConfigProvider: authprovider.LoadAuthConfig(docker)}),
+			secretsprovider.NewSecretProvider(store),
+		},
+	}, nil
+}
+
+// dockerConfig reads the credentials of registries.
+func (r Request) dockerConfig() (*configfile.ConfigFile, error) {
+	if r.DockerConfig == "" {
+		return configfile.New(""), nil
+	}
+	f, err := config.Load(r.DockerConfig)
+	if err != nil {
+		return nil, fmt.Errorf("read docker's credentials: %w", err)
+	}
+	return f, nil
+}
+
+// ours tells whether a Dockerfile asks for the frontend that is built in: a
+// "# syntax=docker/dockerfile:1" would have it fetched from a registry, the same
+// program over again. Any other one is fetched.
+func ours(text []byte, args map[string]string) bool {
+	if args["BUILDKIT_SYNTAX"] != "" {
+		return false
+	}
+	ref, _, _, ok := parser.DetectSyntax(text)
+	return ok && (ref == "docker/dockerfile:1" || ref == "docker.io/docker/dockerfile:1")
+}
+
+// remote tells whether a context is fetched by BuildKit: a git repository or an
+// archive.
+func remote(context string) bool {
+	for _, prefix := range []string{"https://", "http://", "git://", "ssh://", "git@"} {
+		if strings.HasPrefix(context, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// maxDockerfile bounds a Dockerfile, in bytes.
+const maxDockerfile = 4 << 20
+
+// dockerfile returns the file's content, its folder and its name in there.
+func (r Request) dockerfile() (text []byte, dir, name string, err error) {
+	switch {
+	case r.Text != nil:
+		return r.Text, "", filepath.Base(r.Dockerfile), nil
+	case remote(r.Context): // it is in there
+		return nil, "", r.Dockerfile, nil
+	}
+	f, err := os.Open(r.Dockerfile)
+	if err != nil {
+		return nil, "", "", fmt.Errorf("read the Dockerfile: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	text, err = io.ReadAll(io.LimitReader(f, maxDockerfile+1))
+	if err != nil {
+		return nil, "", "", fmt.Errorf("read the Dockerfile: %w", err)
+	}
+	if len(text) > maxDockerfile {
+		return nil, "", "", fmt.Errorf("read the Dockerfile %s: it is larger than 4 MiB", r.Dockerfile)
+	}
+	return text, filepath.Dir(r.Dockerfile), filepath.Base(r.Dockerfile), nil
+}
+
+// mounts are the folders that the build may read: the context, and the
+// Dockerfile's with its ignore file.
+func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, error) {
+	var err error
+	out := map[string]fsutil.FS{}
+	if remote(r.Context) && r.Text == nil {
+		return nil, nil
+	}
+	if dir != "" {
+		if out["dockerfile"], err = fsutil.NewFS(dir); err != nil {
+			return nil, fmt.Errorf("read the Dockerfile's folder: %w", err)
+		}
+	} else {
+		if out["dockerfile"], err = oneFile(name, text); err != nil {
+			return nil, err
+		}
+	}
+	if remote(r.Context) {
+		return out, nil
+	}
+	if r.Context == "" {
+		out["context"], err = oneFile(".dockerignore", []byte("*\n"))
+		return out, err
+	}
+	if out["context"], err = fsutil.NewFS(r.Context); err != nil {
+		return nil, fmt.Errorf("read the build context: %w", err)
+	}
+	return out, nil
+}
+
+// secretStore finds what files are missing before anything is built.
+func secretStore(list []Secret) (secrets.SecretStore, error) {
+	s := secretValues{}
+	for _, secret := range list {
+		if secret.ID == "" {
+			return nil, errors.New("a build secret has no id")
+		}
+		if secret.Value == nil {
+			fi, err := os.Stat(secret.File)
+			if err != nil {
+				return nil, fmt.Errorf("the build secret %s: %w", secret.ID, err)
+			}
+			if !fi.Mode().IsRegular() || fi.Size() > secretsprovider.MaxSecretSize {
+				return nil, fmt.Errorf("the build secret %s: %s is no file of at most %d bytes", secret.ID, secret.File, secretsprovider.MaxSecretSize)
+			}
+		}
+		s[secret.ID] = secret
+	}
+	return s, nil
+}
+
+type secretValues map[string]Secret
+
+// GetSecret is asked by a step that mounts the secret.
+func (s secretValues) GetSecret(_ context.Context, id string) ([]byte, error) {
+	secret, ok := s[id]
+	switch {
+	case !ok:
+		return nil, secrets.ErrNotFound
+	case secret.Value != nil:
+		return bytes.Clone(secret.Value()), nil
+	}
+	return os.ReadFile(secret.File)
+}
