@@ -93,7 +93,7 @@ func FindManifest(workDir, home string) (string, error) {
 	return "", &Error{
 		Err: fmt.Errorf("%w (looked for %s in %s and above, and in %s)", ErrNoManifest,
 			strings.Join(manifestNames, ", "), workDir, dirs[len(dirs)-1]),
-		Hint: "write one, or name one with --manifest",
+		Hint: "write one with bottle init, or name one with --manifest",
 	}
 }
 

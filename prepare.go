@@ -63,7 +63,7 @@ type Host interface {
 // that can be wrong before something is made: the error is Problems when there
 // is more than one.
 func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
-	m, err := s.manifest()
+	m, err := s.Manifest()
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,8 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	return p.plan, nil
 }
 
-func (s Spec) manifest() (*Manifest, error) {
+// Manifest finds, reads and checks the manifest that is meant.
+func (s Spec) Manifest() (*Manifest, error) {
 	path := s.ManifestPath
 	if path == "" {
 		var err error
@@ -315,16 +316,7 @@ func (p *preparation) ssh(context.Context) error {
 }
 
 func (p *preparation) limits(context.Context) error {
-	p.plan.Limits = p.bottle.Limits
-	if p.plan.Limits.Memory == 0 {
-		p.plan.Limits.Memory = defaultMemory
-	}
-	if p.plan.Limits.Pids == 0 {
-		p.plan.Limits.Pids = defaultPids
-	}
-	if p.plan.Limits.Disk == 0 {
-		p.plan.Limits.Disk = defaultDisk
-	}
+	p.plan.Limits = p.bottle.Limits.orDefault()
 	return nil
 }
 

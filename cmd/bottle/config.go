@@ -1,0 +1,90 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+// configCommand groups what looks at a manifest and at nothing else: its
+// commands need neither root nor containerd.
+func (a *app) configCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Check and show the manifest",
+		Args:  noArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.configCheckCommand(), a.configShowCommand(), a.configSchemaCommand())
+	return cmd
+}
+
+// readManifest reads the manifest that a run would.
+func (a *app) readManifest() (*bottle.Manifest, bottle.Caller, error) {
+	c := caller()
+	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
+	return m, c, err
+}
+
+func (a *app) configCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Tell every mistake in the manifest",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			m, _, err := a.readManifest()
+			if err != nil {
+				return err
+			}
+			a.note(textConfigGood, visible(m.Path), count(len(m.Bottles), "bottle"), count(len(m.Agents), "agent"))
+			return nil
+		},
+	}
+}
+
+func (a *app) configShowCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show [AGENT]",
+		Short: "Show agents and their bottles, with defaults filled in and values hidden",
+		Long:  textConfigShowLong,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usage(textTooManyAgents, args[1])
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			m, c, err := a.readManifest()
+			if err != nil {
+				return err
+			}
+			agent := ""
+			if len(args) == 1 {
+				agent = args[0]
+			}
+			list, err := m.Describe(agent, c)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(list)
+			}
+			return printDescriptions(a.stdout, list)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a list of objects as JSON")
+	return cmd
+}
+
+func (a *app) configSchemaCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the manifest's JSON Schema, for editors",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := a.stdout.Write(bottle.Schema)
+			return err
+		},
+	}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle"
+)
+
+// inFolder runs bottle's whole program in a folder, for commands that need no
+// host.
+func inFolder(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	t.Chdir(dir)
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, strings.NewReader(""), &out, &errs)
+	return out.String(), errs.String(), code
+}
+
+func TestInit(t *testing.T) {
+	dir := t.TempDir()
+	out, errs, code := inFolder(t, dir, "init")
+	path := filepath.Join(dir, "bottle.yaml")
+	if code != 0 || out != "" || errs != path+" is written: edit it, then bottle config check.\n" {
+		t.Fatalf("exit %d, %q, %q", code, out, errs)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !bytes.Equal(text, bottle.Starter) {
+		t.Fatalf("wrote %q, %v", text, err)
+	}
+	if _, errs, code := inFolder(t, dir, "config", "check"); code != 0 || errs != path+" is good: 1 bottle, 1 agent.\n" {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+	// A manifest that is there stays, whatever its name.
+	for _, name := range []string{"bottle.yaml", "bottle.yml", "bottle.json"} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, errs, code := inFolder(t, dir, "init")
+		if want := "bottle: there is a manifest already: " + path + ": edit that one, or move it away\n"; code != 125 || errs != want {
+			t.Errorf("exit %d, %q", code, errs)
+		}
+		_, errs, code = inFolder(t, dir, "init", "--manifest", path)
+		if code != 125 || !strings.Contains(errs, "already") {
+			t.Errorf("with --manifest: exit %d, %q", code, errs)
+		}
+		if text, err := os.ReadFile(path); err != nil || string(text) != "mine" {
+			t.Errorf("%s was changed to %q, %v", name, text, err)
+		}
+	}
+	if _, errs, code := inFolder(t, t.TempDir(), "init", "--manifest", "none/here.yaml"); code != 125 || !strings.Contains(errs, "none/here.yaml") {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+}
+
+const shownManifest = `version: 1
+bottles:
+  dev:
+    image: base
+    build: {context: sub, dockerfile: D, args: {TOKEN: hunter2}, secrets: {npm: NPM}}
+    env: {A: hunter2, B: , C: {from: D}, E: {prompt: "Key?"}, F: {file: keys/f}}
+    egress: {allow: [b.example, a.example], allow_private: [10.0.0.0/8]}
+    ssh: [{Host: work, IdentityFile: id}]
+    git: {name: A, email: a@b}
+    limits: {cpus: 2}
+  bare: {}
+agents:
+  impl: {bottle: dev, command: [claude, "-p", "a b"], prompt: hunter2, skills: [review]}
+  other: {bottle: bare}
+`
+
+func TestConfigShow(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(shownManifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := inFolder(t, dir, "config", "show")
+	want := strings.ReplaceAll(`agent impl
+  bottle         dev, of DIR/bottle.yaml
+  image          docker.io/library/base:latest
+  build          DIR/sub; dockerfile D; args TOKEN; secrets npm
+  command        claude -p "a b"
+  variables      A, B (forwarded), C (forwarded from D), E (prompt), F (file from DIR/keys/f)
+  allowed hosts  a.example, b.example
+  even private   10.0.0.0/8
+  prompt         7 bytes
+  skills         review
+  ssh hosts      work (work:22)
+  git            A <a@b>
+  limits         memory 4 GiB, disk 20 GiB, 4096 processes, 2 CPUs
+
+agent other
+  bottle         bare, of DIR/bottle.yaml
+  image          docker.io/library/claude-bottle:latest
+  command        the image's
+  variables      none
+  allowed hosts  none
+  prompt         none
+  skills         none
+  ssh hosts      none
+  limits         memory 4 GiB, disk 20 GiB, 4096 processes
+`, "DIR", dir)
+	if code != 0 || errs != "" || out != want {
+		t.Errorf("exit %d, %q\ngot\n%s\nwant\n%s", code, errs, out, want)
+	}
+	out, _, code = inFolder(t, dir, "config", "show", "impl", "--json")
+	var list []bottle.Description
+	if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 {
+		t.Fatalf("exit %d, %v: %s", code, err, out)
+	}
+	if strings.Contains(out, "hunter2") || len(list) != 1 || list[0].SSH[0].IdentityFile != filepath.Join(dir, "id") {
+		t.Errorf("got %s", out)
+	}
+	if _, errs, code := inFolder(t, dir, "config", "show", "imp"); code != 125 || !strings.Contains(errs, `did you mean "impl"?`) {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+	if _, errs, code := inFolder(t, dir, "config", "show", "impl", "other"); code != 125 || !strings.Contains(errs, "other") {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+}
+
+// TestConfigCheck tells every mistake, each on a line with its place.
+func TestConfigCheck(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "bottle.yaml")
+	if err := os.WriteFile(path, []byte("version: 2\nbottels: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := inFolder(t, dir, "config", "check")
+	want := "bottle: " + path + ":1:10: version must be the number 1, not 2\n" +
+		"bottle: " + path + ":2:1: unknown key \"bottels\" in the manifest: did you mean \"bottles\"?\n"
+	if code != 125 || out != "" || errs != want {
+		t.Errorf("exit %d, %q\ngot  %s\nwant %s", code, out, errs, want)
+	}
+}
+
+func TestConfigSchema(t *testing.T) {
+	out, errs, code := inFolder(t, t.TempDir(), "config", "schema")
+	if code != 0 || errs != "" || out != string(bottle.Schema) {
+		t.Errorf("exit %d, %q, %d bytes", code, errs, len(out))
+	}
+}

@@ -1,0 +1,328 @@
+package bottle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	kinds "github.com/santhosh-tekuri/jsonschema/v6/kind"
+	"go.yaml.in/yaml/v4"
+)
+
+// notInSchema lists the mistakes that a JSON Schema cannot express, by what the
+// parser says of them, with the reason. Every other mistake of testdata/bad has
+// to be one for the schema too, in the same place.
+var notInSchema = []struct{ file, message, reason string }{
+	{"*", `: not valid (YAML|JSON): `, "the text is no document, so that there is nothing to validate"},
+	{"*", `: the manifest is empty`, "the text is no document"},
+	{"*", `: (a tab|text that begins with|a control character|this is not UTF-8|a second document begins|the manifest is larger)`, "the text is no document"},
+	{"*", ` stands twice in `, "a validator sees the last of two equal keys only"},
+	{"*", `: no bottle "`, "a schema relates no value to the keys of another mapping"},
+	{"*", `: merging with << is not supported`, "a YAML library resolves the merge before validation"},
+	{"*", `: a key of bottles must be text, not `, "JSON has no other keys"},
+	{"*", `: here the manifest has more than `, "a schema counts nothing across the document"},
+	{"agent_slug_long.yaml", ` is too long: it makes `, "the length counts after characters were replaced"},
+	{"alias_self_deep.yaml", ``, "a document without an end"},
+	{"alias_self.yaml", ``, "a document without an end"},
+	{"allow.yaml", ` has bits set beyond its length`, "arithmetic on addresses"},
+	{"allow.yaml", ` would open every private network`, "arithmetic on addresses"},
+	{"json_types.json", `1:13: version must be the number 1, not a number with a fraction`, "to a schema 1.0 is the integer 1"},
+	{"json_types.json", `: pids must be a whole number .* not a number with a fraction or an exponent`, "to a schema 5e2 is an integer"},
+	{"laughs_lists.yaml", ``, "a schema would walk all that the aliases stand for"},
+	{"limits.yaml", `: pids must be a whole number .* not a number with a fraction or an exponent`, "to a schema 1e3 is an integer"},
+	{"limits.yaml", `: memory "[0-9]+[A-Za-z]+" must be a size`, "the bounds depend on the unit in the text"},
+	{"tag.yaml", ``, "JSON has no tags"},
+	{"tag_int.yaml", ``, "JSON has no tags"},
+}
+
+func reasonNotInSchema(file, message string) string {
+	for _, e := range notInSchema {
+		if (e.file == "*" || e.file == file) && regexp.MustCompile(e.message).MatchString(message) {
+			return e.reason
+		}
+	}
+	return ""
+}
+
+func compileSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(Schema))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("bottle.schema.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("bottle.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// document is a manifest as a validator sees it, and where in it each position
+// of the text is.
+type document struct {
+	value    any
+	pointers map[string]string // "line:col" to JSON pointer; of a key, its mapping's
+	keys     map[string]string // "line:col" to the key that stands there
+}
+
+// readDocument is not ok when there is no document to validate, or none that
+// JSON can hold.
+func readDocument(file string, data []byte) (*document, bool) {
+	d := &decoder{file: file}
+	root, ok := d.document(data)
+	if !ok {
+		return nil, false
+	}
+	doc := &document{pointers: map[string]string{}, keys: map[string]string{}}
+	count := 0
+	doc.value, ok = doc.read(root, "", &count)
+	return doc, ok
+}
+
+func (doc *document) note(n *yaml.Node, pointer string) {
+	at := strconv.Itoa(n.Line) + ":" + strconv.Itoa(n.Column)
+	if _, ok := doc.pointers[at]; !ok {
+		doc.pointers[at] = pointer
+	}
+}
+
+func (doc *document) read(n *yaml.Node, pointer string, count *int) (any, bool) {
+	doc.note(n, pointer)
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if *count++; *count > maxNodes {
+		return nil, false
+	}
+	switch n.Kind {
+	case yaml.MappingNode:
+		out := map[string]any{}
+		for i := 0; i < len(n.Content); i += 2 {
+			key := n.Content[i]
+			doc.note(key, pointer)
+			if key.Kind == yaml.AliasNode {
+				key = key.Alias
+			}
+			if key.Kind != yaml.ScalarNode {
+				return nil, false
+			}
+			doc.keys[strconv.Itoa(n.Content[i].Line)+":"+strconv.Itoa(n.Content[i].Column)] = key.Value
+			value, ok := doc.read(n.Content[i+1], pointer+"/"+key.Value, count)
+			if !ok {
+				return nil, false
+			}
+			out[key.Value] = value
+		}
+		return out, true
+	case yaml.SequenceNode:
+		out := []any{}
+		for i, item := range n.Content {
+			value, ok := doc.read(item, pointer+"/"+strconv.Itoa(i), count)
+			if !ok {
+				return nil, false
+			}
+			out = append(out, value)
+		}
+		return out, true
+	}
+	return scalarJSON(n)
+}
+
+func scalarJSON(n *yaml.Node) (any, bool) {
+	switch n.Tag {
+	case "!!str", "!!timestamp": // YAML 1.2 has no timestamps
+		return n.Value, true
+	case "!!null":
+		return nil, true
+	case "!!bool":
+		return strings.EqualFold(n.Value, "true"), true
+	case "!!int":
+		v, err := strconv.ParseInt(n.Value, 0, 64)
+		if err != nil {
+			return json.Number(n.Value), json.Valid([]byte(n.Value))
+		}
+		return json.Number(strconv.FormatInt(v, 10)), true
+	case "!!float":
+		v, err := strconv.ParseFloat(n.Value, 64)
+		if text, jerr := json.Marshal(v); err == nil && jerr == nil {
+			return json.Number(text), true
+		}
+		return n.Value, true // JSON has no infinity
+	}
+	return nil, false
+}
+
+// complaints are the places that a validator complains about.
+func complaints(err error) []string {
+	var ve *jsonschema.ValidationError
+	if !errors.As(err, &ve) {
+		return nil
+	}
+	var out []string
+	var walk func(*jsonschema.ValidationError)
+	walk = func(e *jsonschema.ValidationError) {
+		// The validator overwrites the place of these; the key it has.
+		if k, ok := e.ErrorKind.(*kinds.PropertyNames); ok {
+			out = append(out, "key "+k.Property)
+			return
+		}
+		if len(e.Causes) == 0 {
+			pointer := ""
+			for _, part := range e.InstanceLocation {
+				pointer += "/" + part
+			}
+			out = append(out, pointer)
+		}
+		for _, c := range e.Causes {
+			walk(c)
+		}
+	}
+	walk(ve)
+	return out
+}
+
+// TestSchemaEqualsParser has schema and parser judge every file of testdata:
+// the same verdict, and each mistake that the parser finds the schema finds in
+// the same place, but for those that notInSchema lists.
+func TestSchemaEqualsParser(t *testing.T) {
+	schema := compileSchema(t)
+	files, err := filepath.Glob("testdata/*/*.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	excused := map[string]bool{}
+	judged := 0
+	for _, path := range files {
+		name := filepath.Base(path)
+		if name == "messages.txt" {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, perr := ParseManifest(name, data)
+		doc, readable := readDocument(name, data)
+		var places []string
+		if readable {
+			serr := schema.Validate(doc.value)
+			if places = complaints(serr); (serr != nil) != (len(places) > 0) {
+				t.Fatalf("%s: no places in %v", name, serr)
+			}
+			judged++
+			if perr == nil && serr != nil {
+				t.Errorf("%s: good for the parser, not for the schema: %v", path, serr)
+			}
+		}
+		for _, mistake := range Mistakes(perr) {
+			if reason := reasonNotInSchema(name, mistake.Error()); reason != "" {
+				excused[reason] = true
+				continue
+			}
+			if !readable {
+				t.Errorf("no document for the schema, and no reason listed: %v", mistake)
+				continue
+			}
+			at := strings.Join(strings.SplitN(mistake.Error(), ":", 4)[1:3], ":")
+			pointer, ok := doc.pointers[at]
+			key, isKey := doc.keys[at]
+			found := isKey && slices.Contains(places, "key "+key) || slices.ContainsFunc(places, func(p string) bool {
+				return p == pointer || strings.HasPrefix(p, pointer+"/")
+			})
+			if !ok || !found {
+				t.Errorf("the schema has nothing to say there (%s): %v; it complains about %q", pointer, mistake, places)
+			}
+		}
+	}
+	for _, e := range notInSchema {
+		if !excused[e.reason] {
+			t.Errorf("no file needs the excuse %q", e.reason)
+		}
+	}
+	if judged < 40 {
+		t.Errorf("only %d files were judged by both", judged)
+	}
+}
+
+// TestSchemaHasTheParsersKeys asks the parser for the keys that it knows.
+func TestSchemaHasTheParsersKeys(t *testing.T) {
+	var schema struct {
+		Properties map[string]any
+		Defs       map[string]struct {
+			Properties map[string]any
+			Then       struct{ Properties map[string]any }
+		} `json:"$defs"`
+	}
+	if err := json.Unmarshal(Schema, &schema); err != nil {
+		t.Fatal(err)
+	}
+	known := regexp.MustCompile(`: known are ([\w, ]+)`)
+	for name, c := range map[string]struct {
+		manifest string
+		keys     map[string]any
+	}{
+		"root":     {`{xxxxxxxxxxxx: 1}`, schema.Properties},
+		"bottle":   {`{bottles: {a: {xxxxxxxxxxxx: 1}}}`, schema.Defs["bottle"].Properties},
+		"build":    {`{bottles: {a: {image: i, build: {xxxxxxxxxxxxxx: 1}}}}`, schema.Defs["build"].Properties},
+		"variable": {`{bottles: {a: {env: {A: {xxxxxxxxxxxx: 1}}}}}`, schema.Defs["variable"].Then.Properties},
+		"egress":   {`{bottles: {a: {egress: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["egress"].Properties},
+		"sshHost":  {`{bottles: {a: {ssh: [{xxxxxxxxxxxxxxxx: 1}]}}}`, schema.Defs["sshHost"].Properties},
+		"git":      {`{bottles: {a: {git: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["git"].Properties},
+		"limits":   {`{bottles: {a: {limits: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["limits"].Properties},
+		"agent":    {`{bottles: {a: {}}, agents: {b: {bottle: a, xxxxxxxxxxxxxxxx: 1}}}`, schema.Defs["agent"].Properties},
+	} {
+		_, err := ParseManifest("m.yaml", []byte(c.manifest))
+		if err == nil {
+			t.Fatalf("%s: an unknown key is none", name)
+		}
+		found := known.FindStringSubmatch(err.Error())
+		if found == nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		parser := strings.Split(found[1], ", ")
+		if got := sortedKeys(c.keys); !slices.Equal(got, parser) {
+			t.Errorf("%s: the schema knows %q, the parser %q", name, got, parser)
+		}
+	}
+}
+
+// The starter has to be one for both, and so has all that it comments out.
+func TestStarter(t *testing.T) {
+	schema := compileSchema(t)
+	whole := regexp.MustCompile(`(?m)^( *)# (- |ssh:|  - |git:|build:|[a-zA-Z_]+:|  You)`).ReplaceAll(Starter, []byte("$1$2"))
+	if bytes.Equal(whole, Starter) {
+		t.Fatal("nothing was put in")
+	}
+	for _, text := range [][]byte{Starter, whole} {
+		m, err := ParseManifest("bottle.yaml", text)
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, text)
+		}
+		doc, ok := readDocument("bottle.yaml", text)
+		if !ok {
+			t.Fatal("no document")
+		}
+		if err := schema.Validate(doc.value); err != nil {
+			t.Error(err)
+		}
+		if m.Agents["claude"] == nil {
+			t.Error("no agent called claude")
+		}
+	}
+	m, _ := ParseManifest("bottle.yaml", whole)
+	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 3 || len(b.SSH) != 1 || b.Git == nil {
+		t.Errorf("not all was put in: %+v", b)
+	}
+}
