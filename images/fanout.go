@@ -1,0 +1,114 @@
+package images
+
+import (
+	"context"
+	"io"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Chunks that a fanout hands on, and how many may wait for a slow reader.
+const (
+	chunkSize   = 512 << 10
+	chunksAhead = 16
+)
+
+// fanout hands everything that is written to it to several readers, each on its
+// own goroutine, so that hashing, compressing and unpacking go at the same time.
+type fanout struct {
+	ctx   context.Context
+	group *errgroup.Group
+	sinks []chan []byte
+	chunk []byte
+}
+
+func newFanout(ctx context.Context) *fanout {
+	g, ctx := errgroup.WithContext(ctx)
+	return &fanout{ctx: ctx, group: g}
+}
+
+// to adds a reader. Its error ends the whole.
+func (f *fanout) to(read func(ctx context.Context, r io.Reader) error) {
+	sink := make(chan []byte, chunksAhead)
+	f.sinks = append(f.sinks, sink)
+	f.group.Go(func() error {
+		r := &chunkReader{ctx: f.ctx, chunks: sink}
+		if err := read(f.ctx, r); err != nil {
+			return err
+		}
+		// A reader that has seen enough must not hold the others up.
+		_, err := io.Copy(io.Discard, r)
+		return err
+	})
+}
+
+func (f *fanout) Write(p []byte) (int, error) {
+	written := len(p)
+	for len(p) > 0 {
+		if f.chunk == nil {
+			f.chunk = make([]byte, 0, chunkSize)
+		}
+		n := min(len(p), chunkSize-len(f.chunk))
+		f.chunk = append(f.chunk, p[:n]...)
+		p = p[n:]
+		if len(f.chunk) == chunkSize {
+			if err := f.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return written, nil
+}
+
+func (f *fanout) flush() error {
+	for _, sink := range f.sinks {
+		select {
+		case sink <- f.chunk:
+		case <-f.ctx.Done():
+			return f.ctx.Err()
+		}
+	}
+	f.chunk = nil
+	return nil
+}
+
+// run writes by fn and returns when all have read to the end; the error is that
+// of whoever failed first.
+func (f *fanout) run(fn func(context.Context) error) error {
+	f.group.Go(func() error {
+		if err := fn(f.ctx); err != nil {
+			return err
+		}
+		if err := f.flush(); err != nil {
+			return err
+		}
+		for _, sink := range f.sinks {
+			close(sink)
+		}
+		return nil
+	})
+	return f.group.Wait()
+}
+
+type chunkReader struct {
+	ctx    context.Context
+	chunks <-chan []byte
+	rest   []byte
+}
+
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		select {
+		case chunk, ok := <-r.chunks:
+			if !ok {
+				return 0, io.EOF
+			}
+			r.rest = chunk
+		case <-r.ctx.Done():
+			return 0, r.ctx.Err()
+		}
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}

@@ -1,0 +1,197 @@
+package images
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// packer writes a tree as a layer's tar: everything owned by one user, at one
+// place of the image.
+type packer struct {
+	tree     *tree
+	out      *tar.Writer
+	target   string // without the leading slash
+	uid, gid int
+	links    map[inode]string
+	holes    []hole
+	notice   func(string)
+	progress func(done int64)
+	done     int64
+	buf      []byte
+}
+
+// inode identifies a file that may have more than one name.
+type inode struct{ dev, ino uint64 }
+
+func (p *packer) pack(ctx context.Context) error {
+	p.links, p.buf = map[inode]string{}, make([]byte, 256<<10)
+	for i := range p.tree.entries {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := p.add(&p.tree.entries[i]); err != nil {
+			return fmt.Errorf("pack %s: %w", p.tree.entries[i].name, err)
+		}
+	}
+	return p.out.Close()
+}
+
+func (p *packer) add(e *treeEntry) error {
+	h := &tar.Header{
+		Name: path.Join(p.target, e.name), Mode: int64(e.stat.Mode & 0o7777), Uid: p.uid, Gid: p.gid,
+		ModTime: time.Unix(e.stat.Mtim.Sec, 0),
+	}
+	switch e.stat.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		h.Typeflag, h.Name = tar.TypeDir, h.Name+"/"
+		return p.addDir(e, h)
+	case unix.S_IFLNK:
+		h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, e.link, 0o777
+	case unix.S_IFIFO:
+		h.Typeflag = tar.TypeFifo
+	case unix.S_IFREG:
+		return p.addFile(e, h)
+	}
+	return p.out.WriteHeader(h)
+}
+
+func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
+	f, err := openBeneath(p.tree.root, e.name, unix.O_DIRECTORY)
+	if changedMeanwhile(err) {
+		p.notice(e.name + " is left out: it went while the folder was read")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := xattrs(int(f.Fd()), h); err != nil {
+		return err
+	}
+	return p.out.WriteHeader(h)
+}
+
+func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
+	// O_NONBLOCK: what was a file may be a pipe now.
+	f, err := openBeneath(p.tree.root, e.name, unix.O_NONBLOCK)
+	if changedMeanwhile(err) {
+		p.notice(e.name + " is left out: it went while the folder was read")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		p.notice(e.name + " is left out: it became something else while the folder was read")
+		return nil
+	}
+	h.Typeflag, h.Size = tar.TypeReg, st.Size
+	if st.Nlink > 1 && p.hardlink(&st, h) {
+		return p.out.WriteHeader(h)
+	}
+	if err := xattrs(int(f.Fd()), h); err != nil {
+		return err
+	}
+	p.holes = append(p.holes, findHoles(f, &st, h.Name)...)
+	if err := p.out.WriteHeader(h); err != nil {
+		return err
+	}
+	return p.content(e, f, st.Size)
+}
+
+// hardlink turns a file's second name into a link to its first.
+func (p *packer) hardlink(st *unix.Stat_t, h *tar.Header) bool {
+	id := inode{st.Dev, st.Ino}
+	first, seen := p.links[id]
+	if !seen {
+		p.links[id] = h.Name
+		return false
+	}
+	h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
+	return true
+}
+
+// content copies as much as the header promised; of a file that has become
+// shorter the rest is zeros, as with tar(1).
+func (p *packer) content(e *treeEntry, f io.Reader, size int64) error {
+	for left := size; left > 0; {
+		n, err := f.Read(p.buf[:min(left, int64(len(p.buf)))])
+		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if n == 0 {
+			p.notice(fmt.Sprintf("%s became shorter while it was read: its last %d bytes are zeros", e.name, left))
+			clear(p.buf)
+			n = int(min(left, int64(len(p.buf))))
+		}
+		if _, err := p.out.Write(p.buf[:n]); err != nil {
+			return err
+		}
+		left -= int64(n)
+		p.done += int64(n)
+		p.progress(p.done)
+	}
+	return nil
+}
+
+// changedMeanwhile tells the errors of a path that is not any more what it was
+// when the folder was looked at.
+func changedMeanwhile(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO)
+}
+
+// maxAttribute is the kernel's limit on an attribute's value, in bytes
+// (XATTR_SIZE_MAX in linux/limits.h).
+const maxAttribute = 64 << 10
+
+// xattrs keeps the attributes that are the file's own: those of users, and file
+// capabilities. Others (ACLs by the host's ids, labels of its security modules)
+// mean nothing in the image.
+func xattrs(fd int, h *tar.Header) error {
+	size, err := unix.Flistxattr(fd, nil)
+	if err != nil || size == 0 {
+		return noAttributes(err)
+	}
+	names := make([]byte, size)
+	if size, err = unix.Flistxattr(fd, names); err != nil {
+		return noAttributes(err)
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(names[:size]), "\x00"), "\x00") {
+		if !strings.HasPrefix(name, "user.") && name != "security.capability" {
+			continue
+		}
+		value := make([]byte, maxAttribute)
+		n, err := unix.Fgetxattr(fd, name, value)
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read attribute %s: %w", name, err)
+		}
+		if h.PAXRecords == nil {
+			h.PAXRecords = map[string]string{}
+		}
+		h.PAXRecords["SCHILY.xattr."+name] = string(value[:n])
+	}
+	return nil
+}
+
+func noAttributes(err error) error {
+	if err == nil || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ERANGE) {
+		return nil
+	}
+	return fmt.Errorf("list attributes: %w", err)
+}
