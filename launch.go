@@ -19,8 +19,9 @@ type Bottle struct {
 	// Timings are those of the launch, and of the teardown once it was done.
 	Timings *Timings
 
-	e    *Engine
-	plan *Plan
+	e     *Engine
+	plan  *Plan
+	relay *sshRelay
 }
 
 // Launch makes the bottle of a plan. It returns when the agent's sandbox runs
@@ -62,6 +63,7 @@ type launch struct {
 
 	pair   *netns.Pair
 	rootfs *runtime.RootFS
+	relay  *sshRelay
 }
 
 func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
@@ -93,7 +95,7 @@ func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bott
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p}, nil
+	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p, relay: l.relay}, nil
 }
 
 // step runs one step of the launch, timed, unless the launch has failed
@@ -224,7 +226,7 @@ func (l *launch) makeAgent(ctx context.Context) error {
 	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
-	return l.step(ctx, "agent start", func(ctx context.Context) error {
+	err = l.step(ctx, "agent start", func(ctx context.Context) error {
 		if err := task.Start(ctx); err != nil {
 			return err
 		}
@@ -233,6 +235,11 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		}
 		return task.ExposeToOOM()
 	})
+	if err != nil || len(l.plan.agentKeys()) == 0 {
+		return err
+	}
+	l.undo.push(func(context.Context) error { l.relay.close(); return nil })
+	return l.step(ctx, "ssh agent", l.startRelay)
 }
 
 func (l *launch) makeRootFS(ctx context.Context) (err error) {

@@ -162,8 +162,8 @@ func TestGoodManifest(t *testing.T) {
 					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
 				},
 				SSH: []SSHHost{
-					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work"},
-					{Host: "git.example.com", HostName: "git.example.com", Port: 22},
+					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy},
+					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},
 				},
 				Git:    &Git{Name: "A Person", Email: "a@example.com"},
 				Limits: Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096},

@@ -62,6 +62,7 @@ type Plan struct {
 	Created  time.Time `json:"-"`
 
 	skillFiles []runtime.File // their paths begin with the skill's name
+	ssh        []sshAccess    // of each entry of SSH
 }
 
 // EnvVar is one variable of the agent's environment.
@@ -122,6 +123,12 @@ type SSHHost struct {
 	User         string `json:"user,omitempty"`
 	Port         int    `json:"port"`
 	IdentityFile string `json:"identity_file"`
+	// HostKey is the host's, if the manifest says it: "ssh-ed25519 AAAA…".
+	HostKey string `json:"host_key,omitempty"`
+	Mode    string `json:"mode"` // SSHAgent or SSHCopy
+	// Keys are the fingerprints of the keys that may be used there; nil: nobody
+	// was asked yet.
+	Keys []string `json:"keys,omitempty"`
 }
 
 // Git is the identity that commits are made under.

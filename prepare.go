@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -297,24 +296,6 @@ func (p *preparation) env(context.Context) (err error) {
 	return err
 }
 
-// maxKey bounds a private key's file, in bytes.
-const maxKey = 64 << 10
-
-func (p *preparation) ssh(context.Context) error {
-	var problems Problems
-	for _, h := range p.bottle.SSH {
-		if h.IdentityFile != "" {
-			h.IdentityFile = p.spec.Caller.path(h.IdentityFile, filepath.Dir(p.plan.Manifest))
-			if _, err := p.spec.Caller.readPrivate(h.IdentityFile, maxKey); err != nil {
-				problems.add(fmt.Errorf("the ssh key of %s: %w", h.Host, err))
-				continue
-			}
-		}
-		p.plan.SSH = append(p.plan.SSH, h)
-	}
-	return problems.err()
-}
-
 func (p *preparation) limits(context.Context) error {
 	p.plan.Limits = p.bottle.Limits.orDefault()
 	return nil
@@ -332,17 +313,8 @@ func (p *preparation) warn() {
 	if p.gitWarning != "" {
 		warn("%s", p.gitWarning)
 	}
-	var missing []string
-	for what, there := range map[string]bool{
-		"ssh keys": len(plan.SSH) > 0,
-	} {
-		if there {
-			missing = append(missing, what)
-		}
-	}
-	if len(missing) > 0 {
-		slices.Sort(missing)
-		warn("not yet put into the bottle by this version: %s", strings.Join(missing, ", "))
+	for _, w := range plan.sshWarnings() {
+		warn("%s", w)
 	}
 }
 

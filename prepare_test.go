@@ -193,37 +193,9 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 	}
 }
 
-func TestPrepareSSHKeys(t *testing.T) {
-	s := newScene(t, `ssh: [{Host: a, IdentityFile: ~/.ssh/a}, {Host: b, IdentityFile: keys/b}, {Host: c}]`, "")
-	s.write("home/.ssh/a", "hunter2", 0o600)
-	s.write("work/keys/b", "hunter2", 0o600)
-	want := []string{s.path("home/.ssh/a"), s.path("work/keys/b"), ""}
-	for i, h := range s.good().SSH {
-		if h.IdentityFile != want[i] {
-			t.Errorf("%s: got %s, want %s", h.Host, h.IdentityFile, want[i])
-		}
-	}
-	s.write("home/.ssh/a", "hunter2", 0o640)
-	s.bad("the ssh key of a", want[0], "mode 0640", "chmod 600 "+want[0])
-	s.spec.Caller.UID += 4242
-	_, err := s.prepare()
-	if got := Mistakes(err); len(got) != 2 || !strings.Contains(got[1].Error(), want[1]+" is not your own file") {
-		t.Errorf("another's keys: %v", err)
-	}
-	s.spec.Caller.UID -= 4242
-	s.write("home/.ssh/a", strings.Repeat("x", maxKey+1), 0o600)
-	s.bad("larger than 65536 bytes")
-	if err := os.Remove(want[0]); err != nil {
-		t.Fatal(err)
-	}
-	s.bad("the ssh key of a: there is no file " + want[0])
-	s.mkdir("home/.ssh/a")
-	s.bad(want[0] + " is no regular file")
-}
-
 // Mistakes are all told at once, and always in the same order.
 func TestPrepareTellsEveryMistake(t *testing.T) {
-	s := newScene(t, `env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none}]`, "skills: [x, y]")
+	s := newScene(t, `env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none, HostKey: `+testHostKey+`}]`, "skills: [x, y]")
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
 	s.spec.Name, s.spec.Proxy = "a b", "squid"
 	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}

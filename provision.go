@@ -30,6 +30,7 @@ func (l *launch) provision(r *runtime.RootFS) ([]runtime.File, error) {
 		skillsIn(claude.skills, l.plan.skillFiles),
 		gitFiles(home, l.plan.Git),
 		claudeFiles(claude, r.WorkDir()),
+		sshFiles(r, l.plan.SSH),
 	), nil
 }
 
@@ -37,7 +38,11 @@ func (l *launch) provision(r *runtime.RootFS) ([]runtime.File, error) {
 // manifest, the command line or the image says goes over it.
 func (l *launch) provisionEnv() []string {
 	env := promptEnv(l.plan.Prompt)
-	for _, kv := range claudeEnv(l.rootfs.User.UID) {
+	defaults := claudeEnv(l.rootfs.User.UID)
+	if len(l.plan.agentKeys()) > 0 {
+		defaults = append(defaults, "SSH_AUTH_SOCK="+guestSSHSocket)
+	}
+	for _, kv := range defaults {
 		name, _, _ := strings.Cut(kv, "=")
 		if !l.says(name) {
 			env = append(env, kv)
@@ -48,10 +53,23 @@ func (l *launch) provisionEnv() []string {
 
 // provisionGuest writes the files of the guest's folder.
 func (l *launch) provisionGuest(dir string) error {
-	if l.plan.Prompt == "" {
+	if l.plan.Prompt != "" {
+		if err := l.writeGuest(filepath.Join(dir, "prompt"), 0o600, []byte(l.plan.Prompt)); err != nil {
+			return err
+		}
+	}
+	if len(l.plan.SSH) == 0 {
 		return nil
 	}
-	return l.writeGuest(filepath.Join(dir, "prompt"), 0o600, []byte(l.plan.Prompt))
+	if err := os.Mkdir(filepath.Join(dir, "ssh"), 0o755); err != nil {
+		return fmt.Errorf("make the guest's folder: %w", err)
+	}
+	for _, f := range l.plan.sshGuestFiles() {
+		if err := l.writeGuest(filepath.Join(dir, "ssh", f.name), f.mode, f.data); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // setting returns a variable that is no secret, from the manifest or else the

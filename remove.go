@@ -72,5 +72,7 @@ func (e *Engine) removeEmpty() {
 func (b *Bottle) Remove(ctx context.Context) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
+	b.relay.close()
+	defer b.relay.wait()
 	return b.e.remove(ctx, b.Name, b.Timings)
 }

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/sshagent"
 )
 
 // ParseManifest checks a manifest's text; path is for messages and for Path.
@@ -218,7 +219,7 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 	var out []SSHHost
 	d.items(n, "ssh", func(item *yaml.Node) {
-		h := SSHHost{Port: 22}
+		h := SSHHost{Port: 22, Mode: SSHAgent}
 		before := len(d.problems)
 		d.mapping(item, "an entry of ssh", map[string]func(*yaml.Node){
 			"Host":         d.setName(&h.Host, "Host"),
@@ -226,6 +227,8 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 			"User":         d.setName(&h.User, "User"),
 			"Port":         func(n *yaml.Node) { h.Port = int(d.integer(n, "Port", 1, math.MaxUint16)) },
 			"IdentityFile": d.setName(&h.IdentityFile, "IdentityFile"),
+			"HostKey":      func(n *yaml.Node) { h.HostKey = d.hostKey(n) },
+			"mode":         func(n *yaml.Node) { h.Mode = d.sshMode(n) },
 		})
 		if len(d.problems) > before {
 			return
@@ -247,6 +250,25 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 		}
 	})
 	return out
+}
+
+func (d *decoder) hostKey(n *yaml.Node) string {
+	s, ok := d.name(n, "HostKey")
+	if !ok {
+		return ""
+	}
+	if _, err := sshagent.ParsePublic([]byte(s)); err != nil {
+		d.fail(n, "HostKey is %s, as ssh-keyscan prints it behind the host's name", err)
+	}
+	return s
+}
+
+func (d *decoder) sshMode(n *yaml.Node) string {
+	s, ok := d.name(n, "mode")
+	if ok && s != SSHAgent && s != SSHCopy {
+		d.fail(n, "mode must be agent or copy, not %q", s)
+	}
+	return s
 }
 
 func (h SSHHost) destination() string { return h.HostName + ":" + strconv.Itoa(h.Port) }

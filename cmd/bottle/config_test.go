@@ -91,7 +91,7 @@ func TestConfigShow(t *testing.T) {
   even private   10.0.0.0/8
   prompt         7 bytes
   skills         review
-  ssh hosts      work (work:22)
+  ssh hosts      work (work:22, signed for by DIR/id)
   git            A <a@b>
   limits         memory 4 GiB, disk 20 GiB, 4096 processes, 2 CPUs
 

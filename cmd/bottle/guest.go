@@ -27,7 +27,8 @@ const (
 const guestProgram = "/.bottle/init"
 
 // runGuest runs what bottle's program does inside a bottle, if it was started
-// as that: "init", PID 1; "exec [--env-file F]… -- COMMAND", a session.
+// as that: "init", PID 1; "exec [--env-file F]… -- COMMAND", a session; "agent",
+// the ssh agent's inner end; "connect HOST PORT", ssh's way out.
 func runGuest(args []string) (code int, ok bool) {
 	if len(args) == 0 || os.Args[0] != guestProgram {
 		return 0, false
@@ -37,6 +38,10 @@ func runGuest(args []string) (code int, ok bool) {
 		return guestInit(), true
 	case "exec":
 		return guestExec(args[1:]), true
+	case "agent":
+		return guestRelay(), true
+	case "connect":
+		return guestConnect(args[1:]), true
 	}
 	return 0, false
 }

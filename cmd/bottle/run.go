@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
@@ -127,7 +129,28 @@ func (a *app) askSecrets(plan *bottle.Plan) error {
 		}
 		plan.Env[i].Secret = bottle.NewSecret(s)
 	}
+	for _, file := range plan.Locked() {
+		if err := a.unlock(plan, file); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// passphraseTries is how often ssh asks, too.
+const passphraseTries = 3
+
+func (a *app) unlock(plan *bottle.Plan, file string) (err error) {
+	for range passphraseTries {
+		var s string
+		if s, err = a.readSecret(fmt.Sprintf(textPassphrase, file)); err != nil {
+			return err
+		}
+		if err = plan.Unlock(file, bottle.NewSecret(s)); !errors.Is(err, bottle.ErrPassphrase) {
+			return err
+		}
+	}
+	return err
 }
 
 // caller is the invoking user: under sudo the one who called sudo.

@@ -41,6 +41,7 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textRmRunning     = "%s runs: end it with bottle rm -f %[1]s"
 	textEnvUnset      = "%s is not set here, so it cannot be forwarded: set it, or give a value with -e %[1]s=VALUE"
 	textEnvName       = "%q is no name of a variable: letters, digits and _ only, and no digit first"
+	textPassphrase    = "Passphrase of %s"
 	textNoTerminal    = "%q has to be asked and there is no terminal: run bottle on one, or forward the value from the environment"
 	textInterrupted   = "bottle: interrupted"
 	textNothingDone   = "Nothing was done."
@@ -188,7 +189,18 @@ func prompt(bytes int) string {
 func sshHosts(hosts []bottle.SSHHost) []string {
 	var out []string
 	for _, h := range hosts {
-		out = append(out, fmt.Sprintf("%s (%s:%d)", h.Host, h.HostName, h.Port))
+		key := "no key"
+		switch {
+		case h.IdentityFile == "" && h.Keys == nil:
+			key = "the keys of your ssh agent, if you have one" // nobody was asked
+		case h.Mode == bottle.SSHCopy:
+			key = "the key " + h.IdentityFile + " is copied"
+		case h.IdentityFile != "":
+			key = "signed for by " + h.IdentityFile
+		case len(h.Keys) > 0:
+			key = fmt.Sprintf("signed for by your ssh agent, %d keys", len(h.Keys))
+		}
+		out = append(out, fmt.Sprintf("%s (%s:%d, %s)", h.Host, h.HostName, h.Port, visible(key)))
 	}
 	return out
 }

@@ -39,7 +39,7 @@ func fullPlan() *bottle.Plan {
 		Network: bottle.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
 		Limits:  bottle.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
-		SSH:      []bottle.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222}},
+		SSH:      []bottle.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: bottle.SSHAgent}},
 		Git:      &bottle.Git{Name: "A Person", Email: "a@example.com"},
 		Warnings: []string{"runtime runc: less is kept apart", "the host is odd"},
 	}

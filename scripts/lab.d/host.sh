@@ -54,7 +54,7 @@ init_run() {
   # The cgroup namespace's root is where its first process is, so before unshare.
   while read -r dir; do echo $BASHPID >"$dir/cgroup.procs"; done <"$LAB_DIR/cgroup-roots"
   PATH=$(inside_path):$PATH
-  export LAB_TOOLS=$TOOLS_BIN LAB_CA_DIR=$CA_DIR
+  export LAB_TOOLS=$TOOLS_BIN LAB_CA_DIR=$CA_DIR LAB_SSHD=$SSHD_ROOT
   exec setsid unshare --fork --pid --mount --net --uts --ipc --cgroup --propagation private \
     bash "$LAB_SCRIPTS/init.sh" 3>&1 >>"$LAB_DIR/log/init.log" 2>&1 </dev/null 9>&-
 }

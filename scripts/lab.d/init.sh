@@ -94,6 +94,14 @@ view_files() {
   printf '127.0.0.1\tlocalhost labhost\n::1\tlocalhost\n' >/etc/hosts
   echo labhost >/etc/hostname
   echo labhost >/proc/sys/kernel/hostname
+  # Whom the world's sshd runs for (world, startSSH): its own user, which has no
+  # rights, and the one who owns the repositories. No password is theirs.
+  mkdir -p /run/sshd
+  grep -q '^sshd:' /etc/passwd || echo 'sshd:x:64022:65534::/run/sshd:/usr/sbin/nologin' >>/etc/passwd
+  echo "labgit:x:64023:64023::$LAB_DIR/world/ssh/repos:/usr/bin/git-shell" >>/etc/passwd
+  echo 'labother:x:64024:64023::/nonexistent:/usr/bin/git-shell' >>/etc/passwd
+  echo 'labgit:x:64023:' >>/etc/group
+  printf '%s:*:20000:0:99999:7:::\n' labgit labother >>/etc/shadow
   mkdir -p "$LAB_DISK" /var/lib/bottle
   mount --move $own/disk "$LAB_DISK"
   mount --bind "$LAB_DISK/bottle" /var/lib/bottle
@@ -154,7 +162,7 @@ wait_for() {
 # start_world and start_containerd set $! apart from descriptor 3, on which
 # scripts/lab waits.
 start_world() {
-  nsenter --net=/run/lab/ns/world -- "$LAB_TOOLS/world" serve --state "$LAB_DIR/world" --ca "$LAB_CA_DIR" \
+  nsenter --net=/run/lab/ns/world -- "$LAB_TOOLS/world" serve --state "$LAB_DIR/world" --ca "$LAB_CA_DIR" --sshd "$LAB_SSHD" \
     >"$LAB_DIR/log/world.log" 2>&1 3>&- &
   wait_for 30 $! test -e "$LAB_DIR/world/ready" || { last world; return 1; }
 }

@@ -14,6 +14,7 @@ GVISOR_BIN=$LAB_CACHE/gvisor-$GVISOR_VERSION
 CNI_BIN=$LAB_CACHE/cni-plugins-$CNI_PLUGINS_VERSION
 REGISTRY_BIN=$LAB_CACHE/registry-$REGISTRY_VERSION
 TOOLS_BIN=$LAB_CACHE/tools-$LAB_ID
+SSHD_ROOT=$LAB_CACHE/openssh-server
 
 install_all() {
   mkdir -p "$LAB_CACHE" || die "make the cache $LAB_CACHE: see above"
@@ -23,6 +24,7 @@ install_all() {
   find_go
   install_packages
   install_go_programs
+  install_sshd
   install_tools
   fetch_modules
   images_build
@@ -44,7 +46,8 @@ find_go() {
 # install_packages installs the Debian packages of the commands that are missing.
 install_packages() {
   local missing=() entry
-  for entry in runc:runc nft:nftables ip:iproute2 unshare:util-linux debootstrap:debootstrap git:git; do
+  for entry in runc:runc nft:nftables ip:iproute2 unshare:util-linux debootstrap:debootstrap git:git \
+    ssh:openssh-client; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
   done
   # busybox and busybox-static both own /bin/busybox; only one is static.
@@ -59,6 +62,25 @@ install_packages() {
       DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y \
         --no-install-recommends "${missing[@]}"
   } >"$log" 2>&1 </dev/null || die "install Debian packages ${missing[*]}: $(tail -n 1 "$log") (whole output: $log)"
+}
+
+# install_sshd unpacks Debian's openssh-server, and what of its dependencies is
+# missing, into the cache. Installed, it would serve the machine itself.
+install_sshd() {
+  local partial=$SSHD_ROOT.partial log=$SSHD_ROOT.log deb
+  [ ! -d "$SSHD_ROOT" ] || return 0
+  say 'fetching openssh-server'
+  rm -rf "$partial" "$SSHD_ROOT.debs"
+  mkdir -p "$partial" "$SSHD_ROOT.debs/partial"
+  {
+    apt-get -o DPkg::Lock::Timeout=120 update &&
+      apt-get -o DPkg::Lock::Timeout=120 -o Dir::Cache::archives="$SSHD_ROOT.debs" install \
+        --download-only --reinstall -y --no-install-recommends openssh-server &&
+      for deb in "$SSHD_ROOT.debs"/*.deb; do dpkg-deb --extract "$deb" "$partial" || exit 1; done
+  } >"$log" 2>&1 </dev/null || die "fetch openssh-server: $(tail -n 1 "$log") (whole output: $log)"
+  [ -x "$partial/usr/sbin/sshd" ] || die "fetch openssh-server: it has no sshd (whole output: $log)"
+  rm -rf "$SSHD_ROOT.debs"
+  mv -T "$partial" "$SSHD_ROOT"
 }
 
 install_go_programs() {

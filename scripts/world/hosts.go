@@ -54,6 +54,14 @@ var victims = []netip.Addr{
 	netip.MustParseAddr("fd00:99::10"),
 }
 
+// sshSites serve git over ssh, with keys of their own, on each of sshPorts.
+var sshSites = []site{
+	{name: "ssh.allowed.test", addr: netip.MustParseAddr("198.51.101.22")},
+	{name: "ssh.other.test", addr: netip.MustParseAddr("198.51.101.23")},
+}
+
+var sshPorts = []uint16{22, 2222}
+
 var (
 	victimTCPPorts = []uint16{22, 25, 53, 80, 443, 2375, 4444, 8080, 9999}
 	victimUDPPorts = []uint16{53, 123, 443, 9999}
@@ -77,7 +85,7 @@ func makeZone() map[string][]netip.Addr {
 		"mapped.test":   {netip.AddrFrom16(addrPrivate.As16())},
 		"internal.test": {netip.MustParseAddr("10.77.0.1")},
 	}
-	for _, s := range append(slices.Clone(webSites), gitSites...) {
+	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		names[s.name] = []netip.Addr{s.addr}
 	}
 	return names
@@ -86,7 +94,7 @@ func makeZone() map[string][]netip.Addr {
 // addresses are all that the servers listen on, each once, in order.
 func addresses() []netip.Addr {
 	all := append([]netip.Addr{addrDNS, addrMessages}, victims...)
-	for _, s := range append(slices.Clone(webSites), gitSites...) {
+	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		all = append(all, s.addr)
 	}
 	slices.SortFunc(all, netip.Addr.Compare)

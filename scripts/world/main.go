@@ -23,7 +23,8 @@ usage: world COMMAND
 
   addresses                     print the addresses to put on a link, ADDR/PREFIX each
   ca --state DIR                make DIR/ca.pem and DIR/ca.key, if they are not there
-  serve --state DIR [--ca DIR]  serve until SIGTERM; DIR/ready is there when all
+  serve --state DIR [--ca DIR] [--sshd DIR]
+                                serve until SIGTERM; DIR/ready is there when all
                                 servers listen; the log is DIR/world.log
 `
 
@@ -62,39 +63,41 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	case "addresses":
 		return printAddresses(stdout)
 	case "ca":
-		state, _, err := parseFlags(rest)
+		state, _, _, err := parseFlags(rest)
 		if err != nil {
 			return err
 		}
 		_, err = loadAuthority(state)
 		return err
 	case "serve":
-		state, ca, err := parseFlags(rest)
+		state, ca, sshd, err := parseFlags(rest)
 		if err != nil {
 			return err
 		}
-		return serve(ctx, state, ca, stderr)
+		return serve(ctx, state, ca, sshd, stderr)
 	default:
 		return fmt.Errorf("unknown command %s: %w", name, errUsage)
 	}
 }
 
-// parseFlags reads --state and --ca, which is the state folder if not given.
-func parseFlags(args []string) (state, ca string, err error) {
+// parseFlags reads --state, --ca, which is the state folder if not given, and
+// --sshd.
+func parseFlags(args []string) (state, ca, sshd string, err error) {
 	flags := pflag.NewFlagSet("world", pflag.ContinueOnError)
 	flags.Usage = func() {}
 	flags.StringVar(&state, "state", "", "folder of the world's files")
 	flags.StringVar(&ca, "ca", "", "folder of ca.pem and ca.key")
+	flags.StringVar(&sshd, "sshd", "", "folder that openssh-server is unpacked in; empty: no ssh")
 	if err := flags.Parse(args); err != nil {
-		return "", "", fmt.Errorf("%w: %w", err, errUsage)
+		return "", "", "", fmt.Errorf("%w: %w", err, errUsage)
 	}
 	if state == "" || flags.NArg() > 0 {
-		return "", "", fmt.Errorf("it takes --state DIR and no arguments: %w", errUsage)
+		return "", "", "", fmt.Errorf("it takes --state DIR and no arguments: %w", errUsage)
 	}
 	if ca == "" {
 		ca = state
 	}
-	return state, ca, nil
+	return state, ca, sshd, nil
 }
 
 func printAddresses(w io.Writer) error {

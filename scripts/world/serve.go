@@ -21,6 +21,7 @@ import (
 // world is all servers together.
 type world struct {
 	state  string
+	sshd   string // folder of openssh-server's files; empty: none is run
 	ca     *authority
 	log    *eventLog
 	stderr *log.Logger
@@ -35,7 +36,7 @@ type world struct {
 
 // serve starts every server, says so by the file ready, which holds the process
 // id, and ends them all when ctx does. It removes the file at its end.
-func serve(ctx context.Context, state, ca string, stderr io.Writer) (err error) {
+func serve(ctx context.Context, state, ca, sshd string, stderr io.Writer) (err error) {
 	if err := os.MkdirAll(state, 0o755); err != nil {
 		return fmt.Errorf("make the state folder: %w", err)
 	}
@@ -43,7 +44,7 @@ func serve(ctx context.Context, state, ca string, stderr io.Writer) (err error) 
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the mark of an earlier run: %w", err)
 	}
-	w := &world{state: state, failed: make(chan error, 1), closing: make(chan struct{}),
+	w := &world{state: state, sshd: sshd, failed: make(chan error, 1), closing: make(chan struct{}),
 		stderr: log.New(stderr, "world: ", 0)}
 	if w.ca, err = loadAuthority(ca); err != nil {
 		return err
@@ -69,7 +70,7 @@ func serve(ctx context.Context, state, ca string, stderr io.Writer) (err error) 
 
 func (w *world) start() error {
 	for _, start := range []func() error{
-		w.watchLinks, w.startDNS, w.startWeb, w.startGit, w.startMessages, w.startVictims,
+		w.watchLinks, w.startDNS, w.startWeb, w.startGit, w.startMessages, w.startVictims, w.startSSH,
 	} {
 		if err := start(); err != nil {
 			return err

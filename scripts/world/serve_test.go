@@ -99,7 +99,7 @@ func TestMissingAddress(t *testing.T) {
 		}
 	}()
 	state := t.TempDir()
-	err = serve(t.Context(), state, state, testWriter{t})
+	err = serve(t.Context(), state, state, "", testWriter{t})
 	if err == nil || !strings.Contains(err.Error(), "198.51.101.14:443") {
 		t.Errorf("serve without an address: %v", err)
 	}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/bot-bottle/bottle"
+)
+
+// guestRelay is the inner end of the bottle's ssh agent.
+func guestRelay() int {
+	if err := bottle.RunRelay(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle:", err)
+		return exitBottle
+	}
+	return 0
+}
+
+// guestConnect joins standard input and output to a host, by way of the egress
+// proxy: ssh's ProxyCommand.
+func guestConnect(args []string) int {
+	if len(args) != 2 {
+		fmt.Fprintln(os.Stderr, "bottle: a host and a port are needed")
+		return exitBottle
+	}
+	target := net.JoinHostPort(strings.Trim(args[0], "[]"), args[1])
+	conn, rest, err := tunnel(bottle.ProxyURL, target)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bottle: connect to %s: %v\n", target, err)
+		return 1
+	}
+	defer func() { _ = conn.Close() }()
+	go func() {
+		_, _ = io.Copy(conn, os.Stdin)
+		// The host is told that no more comes, and may still answer.
+		_ = conn.CloseWrite()
+	}()
+	if _, err := io.Copy(os.Stdout, rest); err != nil {
+		fmt.Fprintf(os.Stderr, "bottle: connection to %s: %v\n", target, err)
+		return 1
+	}
+	return 0
+}
+
+// tunnelTime bounds how long the proxy may take to answer; its own bound on a
+// dial is shorter.
+const tunnelTime = time.Minute
+
+// maxRefusal bounds what is shown of a refusal, in bytes.
+const maxRefusal = 512
+
+// tunnel asks an HTTP proxy for a connection; rest reads what comes over it.
+func tunnel(proxy, target string) (conn *net.TCPConn, rest io.Reader, err error) {
+	u, err := url.Parse(proxy)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := net.DialTimeout("tcp", u.Host, tunnelTime)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil, nil, errors.Join(fmt.Errorf("%T is no TCP connection", c), c.Close())
+	}
+	if rest, err = askTunnel(conn, target); err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return conn, rest, nil
+}
+
+func askTunnel(conn net.Conn, target string) (io.Reader, error) {
+	if err := conn.SetDeadline(time.Now().Add(tunnelTime)); err != nil {
+		return nil, err
+	}
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", target); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // of a 200 it has none
+	if resp.StatusCode != http.StatusOK {
+		why, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+		return nil, fmt.Errorf("the egress proxy says: %s", strings.TrimSpace(string(why)))
+	}
+	return r, conn.SetDeadline(time.Time{})
+}

@@ -1,0 +1,60 @@
+package bottle
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// TestFaultsOfSSH fails the start of the ssh agent's relay, before and after:
+// nothing of it may be left.
+func TestFaultsOfSSH(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	s := testSpec(t, fmt.Sprintf(`
+version: 1
+bottles:
+  dev: {ssh: [{Host: a, HostKey: %s, IdentityFile: key}]}
+agents:
+  it: {bottle: dev, command: [sh], prompt: a prompt}
+`, testHostKey))
+	if err := os.WriteFile(filepath.Join(s.Caller.WorkDir, "key"), []byte(testPEM(t, 1, "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plan := prepare(t, e, s)
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("after=%v", after), func(t *testing.T) {
+			leakcheck.Check(t)
+			e.fault = func(step string, done bool) error {
+				if step == "ssh agent" && done == after {
+					return errInjected
+				}
+				return nil
+			}
+			defer func() { e.fault = nil }()
+			if b, err := e.Launch(t.Context(), plan); !errors.Is(err, errInjected) || b != nil {
+				t.Fatalf("Launch = %v, %v; want the injected error", b, err)
+			}
+		})
+	}
+	// The relay ends with the bottle, and not with the sessions.
+	b, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if out, code := output(t, e, b.Name, "sh", "-c", "ssh-add -l | wc -l"); code != 0 || out != "1\n" {
+			t.Errorf("the agent has %q keys, exit %d", out, code)
+		}
+	}
+	remove(t, b)
+	select {
+	case <-b.relay.done:
+	default:
+		t.Error("the relay outlives the bottle")
+	}
+}

@@ -1,0 +1,205 @@
+package bottle
+
+import (
+	"crypto/ed25519"
+	"encoding/pem"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/bot-bottle/bottle/sshagent"
+)
+
+const testHostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"
+
+// testPrivate is the private key number n, the same each time.
+func testPrivate(n byte) ed25519.PrivateKey {
+	seed := make([]byte, ed25519.SeedSize)
+	seed[0] = n
+	return ed25519.NewKeyFromSeed(seed)
+}
+
+func testPublic(t *testing.T, n byte) string {
+	t.Helper()
+	key, err := ssh.NewPublicKey(testPrivate(n).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sshagent.Line(key)
+}
+
+func testPEM(t *testing.T, n byte, passphrase string) string {
+	t.Helper()
+	block, err := ssh.MarshalPrivateKey(testPrivate(n), "")
+	if passphrase != "" {
+		block, err = ssh.MarshalPrivateKeyWithPassphrase(testPrivate(n), "", []byte(passphrase))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(block))
+}
+
+// ownAgent serves the caller's agent, with one key.
+func (s *scene) ownAgent(n byte) {
+	s.t.Helper()
+	ring := agent.NewKeyring()
+	if err := ring.Add(agent.AddedKey{PrivateKey: testPrivate(n)}); err != nil {
+		s.t.Fatal(err)
+	}
+	l, err := net.Listen("unix", s.t.TempDir()+"/agent")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _ = agent.ServeAgent(ring, conn) }()
+		}
+	}()
+	s.env["SSH_AUTH_SOCK"] = l.Addr().String()
+}
+
+func TestPrepareSSHKeys(t *testing.T) {
+	s := newScene(t, `ssh: [{Host: a, IdentityFile: ~/.ssh/a}, {Host: b, User: u, IdentityFile: keys/b, HostKey: `+testHostKey+`}, {Host: c, IdentityFile: ~/.ssh/a}, {Host: d}]`, "")
+	s.write("home/.ssh/known_hosts", "a,c "+testHostKey+"\n"+knownhosts.HashHostname("d")+" "+testHostKey+"\nbroken\n", 0o600)
+	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
+	s.write("work/keys/b", testPEM(t, 2, ""), 0o600)
+	want := []string{s.path("home/.ssh/a"), s.path("work/keys/b"), s.path("home/.ssh/a"), ""}
+	plan := s.good()
+	for i, h := range plan.SSH {
+		if h.IdentityFile != want[i] || len(plan.ssh[i].hostKeys) != 1 || sshagent.Line(plan.ssh[i].hostKeys[0]) != testHostKey {
+			t.Errorf("%s: got %s and host keys %v", h.Host, h.IdentityFile, plan.ssh[i].hostKeys)
+		}
+	}
+	keys := plan.agentKeys()
+	if len(keys) != 2 || len(keys[0].Hosts) != 2 || len(keys[1].Hosts) != 1 || keys[1].Hosts[0].User != "u" ||
+		sshagent.Line(keys[0].Public) != testPublic(t, 1) || len(plan.Locked()) != 0 || len(plan.Warnings) != 0 {
+		t.Errorf("keys %v, warnings %q", keys, plan.Warnings)
+	}
+	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o640)
+	_, err := s.prepare()
+	if got := Mistakes(err); len(got) != 2 || !strings.Contains(got[0].Error(), "the ssh key of a") || Hint(got[0]) != "chmod 600 "+want[0] {
+		t.Errorf("others may read it: %v", err)
+	}
+	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
+	s.spec.Caller.UID += 4242
+	_, err = s.prepare()
+	if got := Mistakes(err); len(got) != 3 || !strings.Contains(got[1].Error(), want[1]+" is not your own file") {
+		t.Errorf("another's keys: %v", err)
+	}
+}
+
+func TestPrepareSSHMistakes(t *testing.T) {
+	entry := func(more string) string { return `ssh: [{Host: a, HostKey: ` + testHostKey + `, ` + more + `}]` }
+	private := entry("IdentityFile: ~/.ssh/a")
+	for name, c := range map[string]struct {
+		bottle string
+		set    func(s *scene)
+		want   []string
+	}{
+		"too large":            {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", maxKey+1), 0o600) }, []string{"larger than 65536 bytes"}},
+		"not there":            {private, func(*scene) {}, []string{"the ssh key of a: there is no file"}},
+		"a folder":             {private, func(s *scene) { s.mkdir("home/.ssh/a") }, []string{"is no regular file"}},
+		"no key":               {private, func(s *scene) { s.write("home/.ssh/a", "hunter2", 0o600) }, []string{"is no private key that can be read"}},
+		"locked":               {private, func(s *scene) { s.write("home/.ssh/a", testPEM(s.t, 1, "pw"), 0o600); s.spec.NoInput = true }, []string{"has a passphrase", "ssh-add"}},
+		"public":               {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t, 1), 0o644) }, []string{"does not have its private one", "ssh-add"}},
+		"other agent":          {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t, 1), 0o644); s.ownAgent(2) }, []string{"does not have its private one"}},
+		"no agent":             {entry("User: u"), func(s *scene) { s.env["SSH_AUTH_SOCK"] = "/nowhere" }, []string{"ask your ssh agent"}},
+		"bad public":           {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", "hunter2", 0o644) }, []string{"a.pub: no public key"}},
+		"no public":            {entry("IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"there is no file"}},
+		"copy of a public one": {entry("mode: copy, IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"mode: copy needs the private key"}},
+		"copy of nothing":      {entry("mode: copy"), func(*scene) {}, []string{"mode: copy needs an IdentityFile"}},
+		"unknown host":         {"ssh: [{Host: a, Port: 2222}]", func(s *scene) { s.write("home/.ssh/known_hosts", "a "+testHostKey, 0o600) }, []string{"a:2222 is not in your ~/.ssh/known_hosts", "ssh -p 2222 a", "HostKey"}},
+		"known_hosts a folder": {"ssh: [{Host: a}]", func(s *scene) { s.mkdir("home/.ssh/known_hosts") }, []string{"the host key of a", "no regular file"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, c.bottle, "")
+			c.set(s)
+			s.bad(c.want...)
+		})
+	}
+}
+
+// A locked key is the agent's if that has it, and else asked for.
+func TestUnlock(t *testing.T) {
+	s := newScene(t, `ssh: [{Host: a, HostKey: `+testHostKey+`, IdentityFile: ~/.ssh/a}]`, "")
+	s.write("home/.ssh/a", testPEM(t, 1, "open sesame"), 0o600)
+	plan := s.good()
+	if got := plan.Locked(); len(got) != 1 || got[0] != s.path("home/.ssh/a") || len(plan.agentKeys()) != 0 {
+		t.Fatalf("locked %q", got)
+	}
+	if err := plan.Unlock(plan.Locked()[0], NewSecret("wrong")); err == nil || !strings.Contains(err.Error(), "passphrase is wrong") {
+		t.Errorf("a wrong passphrase: %v", err)
+	}
+	if err := plan.Unlock(plan.Locked()[0], NewSecret("open sesame")); err != nil || len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {
+		t.Errorf("the right passphrase: %v, locked %q", err, plan.Locked())
+	}
+	s.ownAgent(1)
+	s.spec.NoInput = true
+	if plan := s.good(); len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {
+		t.Error("the caller's agent has it, and it is asked for")
+	}
+	if strings.Contains(planJSON(t, plan), "PRIVATE KEY") {
+		t.Error("the plan shows the key")
+	}
+}
+
+func TestSSHConfig(t *testing.T) {
+	s := newScene(t, `ssh: [{Host: work, HostName: git.test, User: git, HostKey: `+testHostKey+`, IdentityFile: ~/.ssh/a}, {Host: home, HostName: git.test, Port: 2222, mode: copy, IdentityFile: ~/.ssh/b, HostKey: `+testHostKey+`}]`, "")
+	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
+	s.write("home/.ssh/b", testPEM(t, 2, "pw"), 0o600)
+	plan := s.good()
+	files := map[string]string{}
+	for _, f := range plan.sshGuestFiles() {
+		files[f.name] = string(f.data)
+	}
+	if files["key-1-1.pub"] != testPublic(t, 1)+"\n" || files["key-2"] == "" ||
+		files["known_hosts"] != "git.test "+testHostKey+"\n[git.test]:2222 "+testHostKey+"\n" {
+		t.Errorf("files %q", files)
+	}
+	for name, text := range files {
+		if strings.Contains(text, "PRIVATE KEY") != (name == "key-2") {
+			t.Errorf("%s holds %s", name, text)
+		}
+	}
+	if len(plan.Warnings) != 1 || !strings.Contains(plan.Warnings[0], "is copied into the bottle for home") {
+		t.Errorf("warnings %q", plan.Warnings)
+	}
+	// The real ssh's view, of both entries and by the host's name.
+	config := t.TempDir() + "/config"
+	if err := os.WriteFile(config, []byte(files["config"]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string][]string{
+		"work":     {"hostname git.test", "user git", "port 22", "proxycommand /.bottle/init connect %h %p", "stricthostkeychecking true", "identityagent /.bottle/run/ssh-agent.sock", "identityfile /.bottle/ssh/key-1-1.pub", "userknownhostsfile /.bottle/ssh/known_hosts", "serveraliveinterval 30"},
+		"git.test": {"hostname git.test", "user git", "port 22"},
+		"home":     {"hostname git.test", "port 2222", "identityagent none", "identityfile /.bottle/ssh/key-2"},
+	} {
+		got := sshView(t, config, host)
+		for _, w := range want {
+			if !strings.Contains(got, "\n"+w+"\n") {
+				t.Errorf("%s: no %q in\n%s", host, w, got)
+			}
+		}
+	}
+}
+
+func sshView(t *testing.T, config, host string) string {
+	t.Helper()
+	out, err := exec.Command("ssh", "-G", "-F", config, host).CombinedOutput()
+	if err != nil {
+		t.Fatalf("ssh -G: %v\n%s", err, out)
+	}
+	return "\n" + string(out)
+}

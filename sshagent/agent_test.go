@@ -1,0 +1,328 @@
+package sshagent
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+func newSigner(t testing.TB) (ssh.Signer, ed25519.PrivateKey) {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, private
+}
+
+func pemOf(t testing.TB, private any, passphrase string) []byte {
+	t.Helper()
+	block, err := ssh.MarshalPrivateKey(private, "comment")
+	if passphrase != "" {
+		block, err = ssh.MarshalPrivateKeyWithPassphrase(private, "comment", []byte(passphrase))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(block)
+}
+
+// setting is an agent with one key, listed for one user at one host, and another
+// host that has a key too.
+type setting struct {
+	t              testing.TB
+	client         agent.ExtendedAgent
+	key            ssh.PublicKey
+	listed, victim ssh.Signer
+}
+
+var sessionID = []byte("the hash of a key exchange, H...")
+
+func newSetting(t testing.TB) setting {
+	t.Helper()
+	_, private := newSigner(t)
+	public, signer, err := ParsePrivate(pemOf(t, private, ""), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := setting{t: t, key: public}
+	s.listed, _ = newSigner(t)
+	s.victim, _ = newSigner(t)
+	a := New([]Key{{Public: public, Signer: signer, Hosts: []Host{{Keys: []PublicKey{s.listed.PublicKey()}, User: "git"}}}},
+		slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s.client = connectTo(t, a)
+	return s
+}
+
+func connectTo(t testing.TB, a *Agent) agent.ExtendedAgent {
+	near, far := net.Pipe()
+	go func() { _ = a.Serve(far); _ = far.Close() }()
+	t.Cleanup(func() { _ = near.Close() })
+	return agent.NewClient(near)
+}
+
+func (s setting) bind(by ssh.Signer, id []byte, forwarding bool) error {
+	s.t.Helper()
+	sig, err := by.Sign(rand.Reader, id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.bindRaw(by.PublicKey().Marshal(), id, ssh.Marshal(sig), forwarding)
+}
+
+func (s setting) bindRaw(hostKey, id, sig []byte, forwarding bool) error {
+	_, err := s.client.Extension(sessionBind, ssh.Marshal(struct {
+		HostKey, ID, Sig []byte
+		Forwarding       bool
+	}{hostKey, id, sig, forwarding}))
+	return err
+}
+
+// login is what a client has signed to log in.
+type login struct {
+	ID                    []byte
+	Type                  byte
+	User, Service, Method string
+	Has                   bool
+	Algorithm             string
+	Blob                  []byte
+	Rest                  []byte `ssh:"rest"`
+}
+
+func (s setting) login() login {
+	return login{sessionID, msgUserauth, "git", "ssh-connection", methodPublicKey, true, "ssh-ed25519", s.key.Marshal(), nil}
+}
+
+func (s setting) sign(l login) error {
+	s.t.Helper()
+	data := ssh.Marshal(l)
+	sig, err := s.client.Sign(s.key, data)
+	if err == nil {
+		err = s.key.Verify(data, sig)
+		if err != nil {
+			s.t.Errorf("a signature that does not hold: %v", err)
+		}
+	}
+	return err
+}
+
+func TestSigns(t *testing.T) {
+	s := newSetting(t)
+	if err := s.bind(s.listed, sessionID, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.sign(s.login()); err != nil {
+		t.Errorf("a login at the listed host: %v", err)
+	}
+	l := s.login()
+	l.Method, l.Rest = methodHostBound, ssh.Marshal(struct{ K []byte }{s.listed.PublicKey().Marshal()})
+	if err := s.sign(l); err != nil {
+		t.Errorf("a login that names the host key: %v", err)
+	}
+	// OpenSSH binds once more when it asks for the keys again.
+	if err := s.bind(s.listed, sessionID, false); err != nil {
+		t.Errorf("the same binding again: %v", err)
+	}
+	keys, err := s.client.List()
+	if err != nil || len(keys) != 1 || !bytes.Equal(keys[0].Blob, s.key.Marshal()) || keys[0].Comment != "" {
+		t.Errorf("keys %v, %v", keys, err)
+	}
+}
+
+// TestRefuses asks for signatures that must not be given. Each is asked after a
+// binding to the listed host, in which TestSigns gets one.
+func TestRefuses(t *testing.T) {
+	other := []byte("another session's hash..........")
+	for name, change := range map[string]func(setting, *login){
+		"another session":       func(_ setting, l *login) { l.ID = other },
+		"another user":          func(_ setting, l *login) { l.User = "root" },
+		"no user":               func(_ setting, l *login) { l.User = "" },
+		"another service":       func(_ setting, l *login) { l.Service = "ssh-userauth" },
+		"another method":        func(_ setting, l *login) { l.Method = "hostbased" },
+		"another message":       func(_ setting, l *login) { l.Type = 51 },
+		"no signature":          func(_ setting, l *login) { l.Has = false },
+		"another key":           func(s setting, l *login) { l.Blob = s.victim.PublicKey().Marshal() },
+		"more behind it":        func(_ setting, l *login) { l.Rest = []byte("x") },
+		"host-bound, no host":   func(_ setting, l *login) { l.Method = methodHostBound },
+		"host-bound, to victim": func(s setting, l *login) { l.Method, l.Rest = methodHostBound, hostField(s.victim) },
+		"host-bound, and more": func(s setting, l *login) {
+			l.Method, l.Rest = methodHostBound, append(hostField(s.listed), 'x')
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetting(t)
+			if err := s.bind(s.listed, sessionID, false); err != nil {
+				t.Fatal(err)
+			}
+			l := s.login()
+			change(s, &l)
+			if s.sign(l) == nil {
+				t.Error("it signs")
+			}
+			if err := s.sign(s.login()); err != nil {
+				t.Errorf("afterwards it does not sign what it may: %v", err)
+			}
+		})
+	}
+}
+
+func hostField(s ssh.Signer) []byte {
+	return ssh.Marshal(struct{ K []byte }{s.PublicKey().Marshal()})
+}
+
+func TestRefusesData(t *testing.T) {
+	s := newSetting(t)
+	if err := s.bind(s.listed, sessionID, false); err != nil {
+		t.Fatal(err)
+	}
+	signature := "SSHSIG" + string(ssh.Marshal(struct{ A, B, C, D string }{"git", "", "sha512", "hash"}))
+	trueAsTwo := ssh.Marshal(s.login())
+	i := bytes.Index(trueAsTwo, []byte("publickey\x01")) + len("publickey")
+	trueAsTwo[i] = 2 // RFC 4251, 5: stored as 1
+	for name, data := range map[string]string{"a file's signature": signature, "nothing": "", "text": "text", "another form": string(trueAsTwo)} {
+		if _, err := s.client.Sign(s.key, []byte(data)); err == nil {
+			t.Errorf("%s: it signs", name)
+		}
+	}
+}
+
+// TestBindings are claims about a session that are not proven, and sessions with
+// hosts that are not listed.
+func TestBindings(t *testing.T) {
+	for name, bind := range map[string]func(s setting) (bindFails bool, err error){
+		"none":       func(setting) (bool, error) { return false, nil },
+		"the victim": func(s setting) (bool, error) { return false, s.bind(s.victim, sessionID, false) },
+		"forwarded":  func(s setting) (bool, error) { return true, s.bind(s.listed, sessionID, true) },
+		"forwarded by the victim, then the listed": func(s setting) (bool, error) {
+			return true, s.bind(s.victim, sessionID, true)
+		},
+		"the victim's signature": func(s setting) (bool, error) {
+			sig, err := s.victim.Sign(rand.Reader, sessionID)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return true, s.bindRaw(s.listed.PublicKey().Marshal(), sessionID, ssh.Marshal(sig), false)
+		},
+		"a signature of another session": func(s setting) (bool, error) {
+			sig, err := s.listed.Sign(rand.Reader, []byte("another"))
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			return true, s.bindRaw(s.listed.PublicKey().Marshal(), sessionID, ssh.Marshal(sig), false)
+		},
+		"no session": func(s setting) (bool, error) { return true, s.bind(s.listed, nil, false) },
+		"rubbish":    func(s setting) (bool, error) { return true, s.bindRaw([]byte("x"), sessionID, []byte("y"), false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetting(t)
+			fails, err := bind(s)
+			if fails != (err != nil) {
+				t.Errorf("the binding: %v", err)
+			}
+			if s.sign(s.login()) == nil {
+				t.Error("it signs")
+			}
+		})
+	}
+	s := newSetting(t)
+	if err := s.bind(s.victim, sessionID, false); err != nil {
+		t.Fatal(err)
+	}
+	if s.bind(s.listed, sessionID, false) == nil || s.sign(s.login()) == nil {
+		t.Error("a second binding goes over the first")
+	}
+}
+
+func TestNothingElse(t *testing.T) {
+	s := newSetting(t)
+	_, private := newSigner(t)
+	for name, err := range map[string]error{
+		"add":        s.client.Add(agent.AddedKey{PrivateKey: private}),
+		"remove":     s.client.Remove(s.key),
+		"remove all": s.client.RemoveAll(),
+		"lock":       s.client.Lock([]byte("x")),
+		"unlock":     s.client.Unlock([]byte("x")),
+	} {
+		if err == nil {
+			t.Errorf("%s succeeds", name)
+		}
+	}
+	if _, err := s.client.Extension("query", nil); !errors.Is(err, agent.ErrExtensionUnsupported) {
+		t.Errorf("another extension: %v", err)
+	}
+	if keys, err := s.client.List(); err != nil || len(keys) != 1 {
+		t.Errorf("afterwards it has %v, %v", keys, err)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	_, ed := newSigner(t)
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, private := range map[string]any{"ed25519": ed, "ecdsa": ec, "rsa": rs} {
+		public, signer, err := ParsePrivate(pemOf(t, private, ""), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, flag := range []agent.SignatureFlags{0, agent.SignatureFlagRsaSha256, agent.SignatureFlagRsaSha512} {
+			if name != "rsa" && flag != 0 {
+				continue
+			}
+			sig, err := signer.Sign(nil, []byte("data"), flag)
+			if err != nil || public.Verify([]byte("data"), sig) != nil {
+				t.Errorf("%s, flags %d: %v", name, flag, err)
+			}
+		}
+	}
+	locked := pemOf(t, ed, "open sesame")
+	if public, signer, err := ParsePrivate(locked, nil); !errors.Is(err, ErrLocked) || public == nil || signer != nil {
+		t.Errorf("a locked key: %v, %v, %v", public, signer, err)
+	}
+	if _, _, err := ParsePrivate(locked, []byte("wrong")); !errors.Is(err, ErrPassphrase) {
+		t.Errorf("a wrong passphrase: %v", err)
+	}
+	if _, signer, err := ParsePrivate(locked, []byte("open sesame")); err != nil || signer == nil {
+		t.Errorf("the right passphrase: %v", err)
+	}
+	if _, _, err := ParsePrivate([]byte("hunter2"), nil); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("no key: %v", err)
+	}
+}
+
+// FuzzServe sends whatever comes from inside.
+func FuzzServe(f *testing.F) {
+	s := newSetting(f)
+	f.Add([]byte{0, 0, 0, 1, msgRequestIdentities})
+	f.Add(append([]byte{0, 0, 0, 1, msgSignRequest}, ssh.Marshal(s.login())...))
+	f.Add(append([]byte{0, 0, 0, 29, msgExtension, 0, 0, 0, 24}, sessionBind...))
+	a := New([]Key{{Public: s.key}}, slog.New(slog.DiscardHandler))
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		_ = a.Serve(struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(data), io.Discard})
+	})
+}
