@@ -65,6 +65,7 @@ type WorldEvent struct {
 	Local string `json:"local"`
 	Host  string `json:"host"`
 	Path  string `json:"path"`
+	Name  string `json:"name"`
 }
 
 // World yields what reaches the world's addresses from now on.

@@ -13,6 +13,11 @@ var (
 	addrPrivate  = netip.MustParseAddr("10.99.0.10")
 	addrMetadata = netip.MustParseAddr("169.254.169.254")
 	addrFlip     = netip.MustParseAddr("198.51.101.10")
+	addrVictim   = netip.MustParseAddr("198.51.101.66")
+	// The metadata service's address on an IPv6 network, and what addrPrivate is
+	// to a host behind a NAT64 (RFC 6052).
+	addrMetadata6 = netip.MustParseAddr("fd00:ec2::254")
+	addrNAT64     = netip.MustParseAddr("64:ff9b::a63:a")
 )
 
 // site is a web server: the name it gives itself in its answers and where it
@@ -52,6 +57,8 @@ var victims = []netip.Addr{
 	addrMetadata,
 	netip.MustParseAddr("2001:db8:77::66"),
 	netip.MustParseAddr("fd00:99::10"),
+	addrMetadata6,
+	addrNAT64,
 }
 
 // sshSites serve git over ssh, with keys of their own, on each of sshPorts.
@@ -77,13 +84,23 @@ const flipName = "flip.test"
 func makeZone() map[string][]netip.Addr {
 	names := map[string][]netip.Addr{
 		"api.anthropic.com": {addrMessages},
-		"victim.test":       {netip.MustParseAddr("198.51.101.66"), netip.MustParseAddr("2001:db8:77::66")},
+		"victim.test":       {addrVictim, netip.MustParseAddr("2001:db8:77::66")},
 		// Names with more than one kind of address, or one that is no host's.
 		"mixed.test":    {addrFlip, addrPrivate},
 		"mixed6.test":   {addrFlip, netip.MustParseAddr("fd00:99::10")},
 		"loopback.test": {netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()},
 		"mapped.test":   {netip.AddrFrom16(addrPrivate.As16())},
 		"internal.test": {netip.MustParseAddr("10.77.0.1")},
+		"meta6.test":    {addrMetadata6},
+		"nat64.test":    {addrNAT64},
+		"labhost.test":  {netip.MustParseAddr("192.0.2.2")},
+		"zero.test":     {netip.IPv4Unspecified()},
+		// Names that look like allowed.test and wild.test.
+		"evilallowed.test":      {addrVictim},
+		"allowed.test.evil.com": {addrVictim},
+		"evilwild.test":         {addrVictim},
+		"wild.test.evil.com":    {addrVictim},
+		"xn--llowed-2nf.test":   {addrVictim}, // with a Cyrillic a
 	}
 	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		names[s.name] = []netip.Addr{s.addr}
