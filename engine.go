@@ -194,6 +194,7 @@ func (e *Engine) Image(ctx context.Context, ref string) (ImageInfo, error) {
 	return ImageInfo{
 		Ref: img.Ref, Digest: img.Digest, Platform: img.Platform, User: img.Config.User,
 		WorkDir: img.Config.WorkingDir, Env: img.Config.Env, Entrypoint: img.Config.Entrypoint, Cmd: img.Config.Cmd,
+		Labels: img.Config.Labels,
 	}, nil
 }
 

@@ -15,7 +15,8 @@ import (
 // package that speaks to it.
 func TestImports(t *testing.T) {
 	const module = "github.com/bot-bottle/bottle"
-	leaves := []string{module + "/runtime", module + "/netns", module + "/images", module + "/images/buildkit", module + "/egress", module + "/cni-conf", module + "/sshagent"}
+	leaves := []string{module + "/runtime", module + "/netns", module + "/images", module + "/images/buildkit",
+		module + "/images/agent", module + "/egress", module + "/cni-conf", module + "/sshagent"}
 	only := map[string][]string{ // what may import what begins so
 		"github.com/containerd/containerd/": {module + "/runtime", module + "/images", module + "/images/buildkit"},
 		"github.com/moby/buildkit/":         {module + "/images/buildkit"},

@@ -40,18 +40,20 @@ type Plan struct {
 	Manifest string `json:"manifest"`
 	Name     string `json:"name"`
 	// Pinned: the name was asked for, so a lost race for it is an error.
-	Pinned  bool     `json:"pinned"`
-	Image   string   `json:"image"`          // normalised reference of what will run
-	BaseRef string   `json:"base,omitempty"` // with --cwd: the image that Image is derived from
-	User    string   `json:"user"`           // the image's; empty: root
-	Runtime string   `json:"runtime"`        // "runsc" or "runc"
-	Command []string `json:"command"`
-	Env     []EnvVar `json:"env"`
-	Egress  Egress   `json:"egress"`
-	Proxy   Proxy    `json:"proxy"`
-	Network Network  `json:"network"`
-	Limits  Limits   `json:"limits"`
-	Prompt  string   `json:"-"` // text; shown as PromptBytes
+	Pinned  bool   `json:"pinned"`
+	Image   string `json:"image"`          // normalised reference of what will run
+	BaseRef string `json:"base,omitempty"` // with --cwd: the image that Image is derived from
+	// Build is what is built before all else; nil: nothing.
+	Build   *BuildPlan `json:"build,omitempty"`
+	User    string     `json:"user"`    // the image's; empty: root
+	Runtime string     `json:"runtime"` // "runsc" or "runc"
+	Command []string   `json:"command"`
+	Env     []EnvVar   `json:"env"`
+	Egress  Egress     `json:"egress"`
+	Proxy   Proxy      `json:"proxy"`
+	Network Network    `json:"network"`
+	Limits  Limits     `json:"limits"`
+	Prompt  string     `json:"-"` // text; shown as PromptBytes
 	// PromptBytes is the length of the prompt.
 	PromptBytes int       `json:"prompt_bytes"`
 	Skills      []string  `json:"skills"`

@@ -42,6 +42,7 @@ type ImageInfo struct {
 	Env        []string
 	Entrypoint []string
 	Cmd        []string
+	Labels     map[string]string
 }
 
 // Host is what Prepare looks at. Nothing that it asks changes the host; an
@@ -184,11 +185,20 @@ func (p *preparation) image(ctx context.Context) error {
 		}
 	}
 	p.plan.Image = ref
-	info, err := p.host.Image(ctx, ref)
+	look := p.host.Image
+	if !p.spec.Cwd {
+		look = func(ctx context.Context, ref string) (ImageInfo, error) {
+			return p.imageOrBuild(ctx, ref, source == "the manifest")
+		}
+	}
+	info, err := look(ctx, ref)
 	if err != nil {
 		return p.imageHint(err)
 	}
 	p.plan.User = info.User
+	if p.plan.Build.decidesCommand() {
+		return nil
+	}
 	return p.command(info)
 }
 
@@ -230,8 +240,6 @@ func (p *preparation) imageHint(err error) error {
 	switch {
 	case p.spec.Cwd:
 		hint = "build it with the working directory first, or run without --cwd"
-	case p.bottle.Build != nil:
-		hint = "build it from the bottle's build settings first"
 	}
 	return &Error{Err: fmt.Errorf("no image %s in containerd's store: %w", familiar, err), Hint: hint}
 }

@@ -115,8 +115,6 @@ func TestPrepareImageErrors(t *testing.T) {
 	s.bad(`derived image "Bad"`)
 	s.env["CLAUDE_BOTTLE_IMAGE"] = "No Image"
 	s.bad(`"No Image" from CLAUDE_BOTTLE_IMAGE`)
-	s = newScene(t, "image: mine, build: {context: .}", "")
-	s.bad("no image mine:latest", "build settings")
 }
 
 func TestPrepareCommand(t *testing.T) {
@@ -195,7 +193,7 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 
 // Mistakes are all told at once, and always in the same order.
 func TestPrepareTellsEveryMistake(t *testing.T) {
-	s := newScene(t, `env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none, HostKey: `+testHostKey+`}]`, "skills: [x, y]")
+	s := newScene(t, `image: mine, env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none, HostKey: `+testHostKey+`}]`, "skills: [x, y]")
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
 	s.spec.Name, s.spec.Proxy = "a b", "squid"
 	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}

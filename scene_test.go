@@ -35,8 +35,6 @@ func (h *fakeHost) Network(context.Context) (Network, error) {
 	return Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: h.warnings}, h.network
 }
 
-const defaultRef = "docker.io/library/claude-bottle:latest"
-
 // scene is a caller with a home and a working folder, a manifest and a host.
 type scene struct {
 	t    *testing.T

@@ -109,9 +109,12 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, value) }
 	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
-	row("agent", fmt.Sprintf("%s: %s", p.Agent, commandLine(p.Command)))
+	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
 	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, visible(p.Manifest)))
 	row("image", image(p))
+	if p.Build != nil {
+		row("build", plannedBuild(p.Build))
+	}
 	row("runtime", p.Runtime)
 	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
 	row("on the host", orNothing(p.Network.Changes))

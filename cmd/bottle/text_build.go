@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/bot-bottle/bottle"
 )
@@ -35,4 +36,31 @@ printed on standard output.`
 func (a *app) printBuilt(res bottle.BuildResult) error {
 	_, err := fmt.Fprintln(a.stdout, res.Digest)
 	return err
+}
+
+// planCommand is the agent's command, as far as it is known yet.
+func planCommand(p *bottle.Plan) string {
+	if len(p.Command) == 0 {
+		return "what the image says, once it is built"
+	}
+	return commandLine(p.Command)
+}
+
+// plannedBuild tells what is built before a launch, and why.
+func plannedBuild(b *bottle.BuildPlan) string {
+	switch {
+	case b.Default && b.Reason == bottle.BuildMissing:
+		return "first, as it is missing: bottle's default agent image, of packages from Debian and npm"
+	case b.Default:
+		return "first, as bottle has another Dockerfile than it was built from: the default agent image"
+	}
+	line := "first"
+	if b.Reason != bottle.BuildMissing {
+		line = "what has changed of it, first"
+	}
+	line += ": " + visible(b.Dockerfile) + " in " + visible(b.Context)
+	if len(b.Secrets) > 0 {
+		line += ", shown the secrets " + visible(strings.Join(b.Secrets, ", "))
+	}
+	return line
 }

@@ -1,0 +1,168 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/bot-bottle/bottle/images/agent"
+)
+
+// Reasons of a BuildPlan.
+const (
+	BuildMissing = "missing" // there is no such image
+	BuildChanged = "changed" // it was made from another Dockerfile of bottle's
+	BuildInputs  = "inputs"  // it is there; what has changed since is built anew
+)
+
+// BuildPlan says which image a launch builds before all else, from what, and why.
+type BuildPlan struct {
+	Image   string `json:"image"` // normalised
+	Reason  string `json:"reason"`
+	Default bool   `json:"default"` // the default agent image, of a Dockerfile of bottle's own
+	// Context, Dockerfile and Target are those of the manifest, paths made whole.
+	Context    string   `json:"context,omitempty"`
+	Dockerfile string   `json:"dockerfile,omitempty"`
+	Target     string   `json:"target,omitempty"`
+	Secrets    []string `json:"secrets,omitempty"` // their ids
+
+	request BuildRequest
+	// complete sets the command of an agent that has none of its own, once the
+	// image is built.
+	complete func(ImageInfo) error
+}
+
+// defaultRef is DefaultImage, normalised.
+const defaultRef = "docker.io/library/" + DefaultImage
+
+// imageOrBuild looks an image up and decides whether it is built first. Of one
+// that is missing and will be built, what is known is returned.
+func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest bool) (ImageInfo, error) {
+	info, err := p.host.Image(ctx, ref)
+	missing := errors.Is(err, ErrImageMissing)
+	if err != nil && !missing {
+		return info, err
+	}
+	switch {
+	case fromManifest && p.bottle.Build != nil:
+		return info, p.planOwnBuild(ref, missing)
+	case ref == defaultRef && (missing || outdated(info)):
+		p.planDefaultBuild(ref, missing)
+		return ImageInfo{Ref: ref, User: agent.User, Cmd: []string{agent.Command}}, nil
+	}
+	return info, err
+}
+
+// outdated tells whether an image was built from another version of bottle's own
+// Dockerfile. One that has no label is somebody's own, and stays.
+func outdated(info ImageInfo) bool {
+	hash := info.Labels[agent.Label]
+	return hash != "" && hash != agent.Hash()
+}
+
+func (p *preparation) planDefaultBuild(ref string, missing bool) {
+	reason := BuildChanged
+	if missing {
+		reason = BuildMissing
+	}
+	p.plan.Build = &BuildPlan{Image: ref, Reason: reason, Default: true, request: BuildRequest{
+		Names: []string{ref}, Dockerfile: "bottle's own Dockerfile", Text: agent.Dockerfile(),
+		Labels: map[string]string{agent.Label: agent.Hash()},
+	}}
+}
+
+// planOwnBuild resolves the manifest's build. BuildKit's cache decides what of it
+// is to be done: a build of what has not changed takes a tenth of a second.
+func (p *preparation) planOwnBuild(ref string, missing bool) error {
+	cfg, dir := p.bottle.Build, filepath.Dir(p.plan.Manifest)
+	b := &BuildPlan{Image: ref, Reason: BuildInputs, Target: cfg.Target, Secrets: slices.Sorted(maps.Keys(cfg.Secrets))}
+	if missing {
+		b.Reason = BuildMissing
+	}
+	b.Context = p.spec.Caller.path(orDefault(cfg.Context, "."), dir)
+	b.Dockerfile = p.spec.Caller.path(orDefault(cfg.Dockerfile, "Dockerfile"), b.Context)
+	if cfg.Dockerfile != "" {
+		b.Dockerfile = p.spec.Caller.path(cfg.Dockerfile, dir)
+	}
+	var problems Problems
+	if fi, err := os.Stat(b.Context); err != nil || !fi.IsDir() {
+		problems.add(fmt.Errorf("the build context %s is no folder; set context in the bottle's build", b.Context))
+	} else if fi, err := os.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
+		problems.add(fmt.Errorf("there is no Dockerfile %s; set dockerfile in the bottle's build", b.Dockerfile))
+	}
+	b.request = BuildRequest{Names: []string{ref}, Context: b.Context, Dockerfile: b.Dockerfile, Target: cfg.Target, Args: maps.Clone(cfg.Args)}
+	for _, id := range b.Secrets {
+		s, err := p.buildSecret(id, cfg.Secrets[id], dir)
+		problems.add(err)
+		b.request.Secrets = append(b.request.Secrets, s)
+	}
+	if len(p.agent.Command) == 0 {
+		b.complete = p.command
+	}
+	p.plan.Build = b
+	return problems.err()
+}
+
+// decidesCommand tells whether the command shows only when the image is built.
+func (b *BuildPlan) decidesCommand() bool {
+	return b != nil && b.Reason == BuildMissing && b.complete != nil
+}
+
+// buildSecret is a file that is the caller's own, or, of "env:NAME", a variable.
+func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
+	s := BuildSecret{ID: id}
+	if name, ok := strings.CutPrefix(from, "env:"); ok {
+		value, set := p.spec.Caller.Getenv(name)
+		if !set {
+			return s, fmt.Errorf("the build secret %s: %s is not set here, set it and run again", id, name)
+		}
+		s.Value = func() []byte { return []byte(value) }
+		return s, nil
+	}
+	data, err := p.spec.Caller.readPrivate(p.spec.Caller.path(from, dir), maxBuildSecret)
+	if err != nil {
+		return s, fmt.Errorf("the build secret %s: %w", id, err)
+	}
+	s.Value = func() []byte { return data }
+	return s, nil
+}
+
+// maxBuildSecret is BuildKit's bound on a secret, in bytes.
+const maxBuildSecret = 500 << 10
+
+func orDefault(s, fallback string) string {
+	if s == "" {
+		return fallback
+	}
+	return s
+}
+
+// Build makes the image that the plan says is built, if it says so, and
+// completes the plan with what the image turned out to be. Progress goes to out;
+// dockerConfig is the folder of the caller's credentials for registries.
+func (e *Engine) Build(ctx context.Context, p *Plan, progress string, out io.Writer, dockerConfig string, wait func()) error {
+	b := p.Build
+	if b == nil {
+		return nil
+	}
+	req := b.request
+	req.Progress, req.Out, req.DockerConfig = progress, out, dockerConfig
+	if _, err := Build(ctx, e.cfg, req, wait); err != nil {
+		return fmt.Errorf("build %s: %w", b.Image, err)
+	}
+	info, err := e.Image(ctx, b.Image)
+	if err != nil {
+		return err
+	}
+	p.User = info.User
+	if b.complete != nil {
+		return b.complete(info)
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package bottle
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/images/agent"
+)
+
+// TestPlanDefaultBuild: bottle's own image is built when there is none and when
+// bottle's Dockerfile is another one; what somebody else has put there stays.
+func TestPlanDefaultBuild(t *testing.T) {
+	for name, c := range map[string]struct {
+		missing bool
+		labels  map[string]string
+		reason  string
+	}{
+		"missing":         {missing: true, reason: BuildMissing},
+		"current":         {labels: map[string]string{agent.Label: agent.Hash()}},
+		"older":           {labels: map[string]string{agent.Label: "older"}, reason: BuildChanged},
+		"somebody's own":  {},
+		"with own labels": {labels: map[string]string{"maintainer": "A Person"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "", "")
+			s.host.images = map[string]ImageInfo{}
+			if !c.missing {
+				s.host.images[defaultRef] = ImageInfo{Cmd: []string{"theirs"}, Labels: c.labels}
+			}
+			plan := s.good()
+			if c.reason == "" {
+				if plan.Build != nil {
+					t.Errorf("%+v is built", plan.Build)
+				}
+				return
+			}
+			b := plan.Build
+			if b == nil || b.Reason != c.reason || !b.Default || b.Image != defaultRef {
+				t.Fatalf("%+v", b)
+			}
+			if string(b.request.Text) != string(agent.Dockerfile()) || b.request.Labels[agent.Label] != agent.Hash() || b.request.Context != "" {
+				t.Errorf("the build is of something else: %+v", b.request)
+			}
+			if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) {
+				t.Errorf("user %s and command %q", plan.User, plan.Command)
+			}
+		})
+	}
+}
+
+// TestAgentDockerfile holds what the program says of the image to what its
+// Dockerfile says.
+func TestAgentDockerfile(t *testing.T) {
+	text := string(agent.Dockerfile())
+	for _, line := range []string{"\nUSER " + agent.User + "\n", "\nCMD [\"" + agent.Command + "\"]\n"} {
+		if !strings.Contains(text, line) {
+			t.Errorf("the Dockerfile has no line %q", line)
+		}
+	}
+}
+
+// TestPlanDefaultBuildElsewhere: only under its own name, and not against what
+// the user has chosen.
+func TestPlanDefaultBuildElsewhere(t *testing.T) {
+	s := newScene(t, "image: mine", "")
+	s.host.images = map[string]ImageInfo{}
+	s.bad("no image mine:latest")
+	s.env["CLAUDE_BOTTLE_IMAGE"] = "docker.io/library/claude-bottle"
+	if plan := s.good(); plan.Build == nil || !plan.Build.Default {
+		t.Errorf("the default image, named by the environment, is not built: %+v", plan.Build)
+	}
+}
+
+const ownBuild = `image: mine, build: {context: sub, dockerfile: sub/Make.file, target: dev, args: {A: "1"}, secrets: {tok: tok, var: "env:TOKEN"}}`
+
+func TestPlanOwnBuild(t *testing.T) {
+	const ref = "docker.io/library/mine:latest"
+	s := newScene(t, ownBuild, "command: [run]")
+	s.write("work/sub/Make.file", "FROM scratch\n", 0o644)
+	s.write("work/tok", "file-value", 0o600)
+	s.env["TOKEN"] = "env-value"
+	plan := s.good()
+	b := plan.Build
+	if b == nil || b.Image != ref || b.Reason != BuildMissing || b.Default {
+		t.Fatalf("%+v", b)
+	}
+	if b.Context != s.path("work/sub") || b.Dockerfile != s.path("work/sub/Make.file") || b.Target != "dev" || b.request.Args["A"] != "1" {
+		t.Errorf("%+v", b)
+	}
+	values := map[string]string{}
+	for _, secret := range b.request.Secrets {
+		values[secret.ID] = string(secret.Value())
+	}
+	if values["tok"] != "file-value" || values["var"] != "env-value" || !slices.Equal(b.Secrets, []string{"tok", "var"}) {
+		t.Errorf("secrets %q of %q", values, b.Secrets)
+	}
+	s.host.images[ref] = ImageInfo{User: "u"}
+	if plan := s.good(); plan.Build == nil || plan.Build.Reason != BuildInputs || plan.User != "u" {
+		t.Errorf("%+v", plan.Build)
+	}
+	s.env["CLAUDE_BOTTLE_IMAGE"] = "other"
+	s.host.images["docker.io/library/other:latest"] = ImageInfo{}
+	if plan := s.good(); plan.Build != nil {
+		t.Errorf("an image named by the environment is built by the manifest's recipe: %+v", plan.Build)
+	}
+}
+
+// TestPlanOwnBuildCommand: an agent without a command gets that of an image that
+// is not there yet.
+func TestPlanOwnBuildCommand(t *testing.T) {
+	s := newScene(t, "image: mine, build: {}", "")
+	s.write("work/Dockerfile", "FROM scratch\n", 0o644)
+	s.spec.Args = []string{"more"}
+	plan := s.good()
+	if len(plan.Command) != 0 || plan.Build.Context != s.path("work") || plan.Build.Dockerfile != s.path("work/Dockerfile") {
+		t.Fatalf("%q, %+v", plan.Command, plan.Build)
+	}
+	if err := plan.Build.complete(ImageInfo{Entrypoint: []string{"entry"}}); err != nil || !slices.Equal(plan.Command, []string{"entry", "more"}) {
+		t.Errorf("%q, %v", plan.Command, err)
+	}
+	if err := plan.Build.complete(ImageInfo{}); err == nil {
+		t.Error("an image without a command will do")
+	}
+}
+
+func TestPlanOwnBuildErrors(t *testing.T) {
+	s := newScene(t, ownBuild, "command: [run]")
+	s.write("work/tok", "file-value", 0o600)
+	s.env["TOKEN"] = "env-value"
+	s.bad("build context", "work/sub", "set context")
+	s.mkdir("work/sub")
+	s.bad("no Dockerfile", "Make.file")
+	s.write("work/sub/Make.file", "FROM scratch\n", 0o644)
+	s.write("work/tok", "file-value", 0o644)
+	s.bad("build secret tok", "read by others")
+	s.write("work/tok", "file-value", 0o600)
+	delete(s.env, "TOKEN")
+	s.bad("build secret var", "TOKEN is not set")
+}
