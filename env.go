@@ -19,6 +19,9 @@ const (
 	SourceArgument  = "command line" // -e NAME=VALUE
 	SourcePrompt    = "prompt"       // asked at launch
 	SourceFile      = "file"         // a file of the caller's
+
+	SourceEnvFile    = "env file"        // --env-file
+	SourceDescriptor = "file descriptor" // --env-from-fd
 )
 
 // Claude Code's token is kept under a name of bottle's own on the caller's side,
@@ -56,14 +59,19 @@ type envSource struct {
 	lookUp func()
 }
 
-func (r *envResolver) resolve(vars []EnvConfig, flags []string) ([]EnvVar, error) {
+// resolve looks up what the manifest, files and flags ask for, in this order.
+// token, when not nil, says whether Claude Code's is forwarded.
+func (r *envResolver) resolve(vars []EnvConfig, files []EnvArg, flags []string, token *bool) ([]EnvVar, error) {
 	for _, v := range vars {
 		r.source(v.Name, func() { r.fromManifest(v) })
 	}
-	for _, kv := range flags {
-		r.fromFlag(kv)
+	for _, a := range files {
+		r.fromArg(a)
 	}
-	if _, ok := r.caller.Getenv(callerToken); ok && !r.has(agentToken) {
+	for _, kv := range flags {
+		r.fromArg(parseEnvFlag(kv))
+	}
+	if token != nil && *token && !r.has(agentToken) {
 		r.source(agentToken, func() { r.forward(agentToken, callerToken) })
 	}
 	for _, s := range r.sources {
@@ -121,17 +129,14 @@ func (r *envResolver) fromManifest(v EnvConfig) {
 	}
 }
 
-func (r *envResolver) fromFlag(kv string) {
-	name, value, literal := strings.Cut(kv, "=")
-	switch {
-	case !ValidEnvName(name):
-		r.problems.add(fmt.Errorf("-e: %q is no name of a variable: letters, digits and _ only, and no digit first", name))
-	case reserved(name):
-		r.problems.add(fmt.Errorf("-e: %s is bottle's own, as the agent reaches the network through the proxy alone: leave it out", name))
-	case literal:
-		r.source(name, func() { r.set(EnvVar{Name: name, Source: SourceArgument, Secret: NewSecret(value)}) })
+func (r *envResolver) fromArg(a EnvArg) {
+	switch err := a.check(); {
+	case err != nil:
+		r.problems.add(err)
+	case a.Value != nil:
+		r.source(a.Name, func() { r.set(EnvVar{Name: a.Name, Source: a.Source, From: a.From, Secret: *a.Value}) })
 	default:
-		r.source(name, func() { r.forward(name, name) })
+		r.source(a.Name, func() { r.forward(a.Name, a.Name) })
 	}
 }
 
@@ -154,7 +159,7 @@ func (r *envResolver) reportUnset() {
 		verb, hint = "are", "set and export them"
 	}
 	if _, sudo := r.caller.Getenv("SUDO_UID"); sudo {
-		hint = fmt.Sprintf("sudo clears the environment: let through what it has with sudo --preserve-env=%s bottle …", strings.Join(r.unset, ","))
+		hint = fmt.Sprintf("sudo clears the environment: let through what it has with sudo --preserve-env=%s bottle …, or give --env-file a file on tmpfs", strings.Join(r.unset, ","))
 	}
 	r.problems.add(&Error{
 		Err:  fmt.Errorf("%s %s to be forwarded and not set", strings.Join(r.unset, ", "), verb),

@@ -233,6 +233,9 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		if l.plan.Runtime == runtime.RuntimeRunc {
 			return nil
 		}
+		if err := task.ForbidCores(); err != nil {
+			return err
+		}
 		return task.ExposeToOOM()
 	})
 	if err != nil || len(l.plan.agentKeys()) == 0 {

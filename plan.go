@@ -16,6 +16,8 @@ type Spec struct {
 	Proxy        string   // --proxy; empty: DefaultProxy
 	Cwd          bool     // --cwd: run on an image that holds the working directory
 	Env          []string // -e NAME or NAME=VALUE, in the order given
+	EnvFiles     []EnvArg // of --env-file and --env-from-fd, in the order given; Env goes over them
+	ForwardToken *bool    // CLAUDE_BOTTLE_OAUTH_TOKEN; nil: if it is set
 	Args         []string // after --: appended to the agent's command
 	NoInput      bool     // nothing may be asked
 	// Caller says who called and from where.

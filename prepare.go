@@ -300,7 +300,12 @@ func (p *Plan) entriesFor(ssh []SSHHost) egress.Entries {
 
 func (p *preparation) env(context.Context) (err error) {
 	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []EnvVar{}}
-	p.plan.Env, err = r.resolve(p.bottle.Env, p.spec.Env)
+	token := p.spec.ForwardToken
+	if token == nil {
+		_, there := p.spec.Caller.Getenv(callerToken)
+		token = &there
+	}
+	p.plan.Env, err = r.resolve(p.bottle.Env, p.spec.EnvFiles, p.spec.Env, token)
 	return err
 }
 

@@ -40,7 +40,7 @@ func (m *Manager) network(conf *cniconf.List, dir, id, nsPath string) (*network,
 	}
 	return &network{
 		conf: conf, list: list,
-		cni: libcni.NewCNIConfigWithCacheDir(m.cfg.PluginDirs, cniDir(dir), nil),
+		cni: libcni.NewCNIConfigWithCacheDir(m.cfg.PluginDirs, cniDir(dir), newExec()),
 		rt:  &libcni.RuntimeConf{ContainerID: id, NetNS: nsPath, IfName: nicName},
 	}, nil
 }

@@ -188,7 +188,9 @@ func (c *Client) forceRunsc(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("find runsc: %w", err)
 	}
-	out, err := exec.CommandContext(ctx, bin, "--root", root, "delete", "--force", id).CombinedOutput()
+	cmd := exec.CommandContext(ctx, bin, "--root", root, "delete", "--force", id)
+	cmd.Env = []string{pathEnv} // not the caller's, which may have secrets
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("runsc delete --force %s: %w: %s", id, err, out)
 	}

@@ -96,6 +96,7 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)
 	limit(s, cfg.Memory, cfg.CPUs, pidsBackstop(cfg))
+	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}} // a core file would hold the environment
 	if cfg.Runtime == RuntimeRunc {
 		// gVisor filters its own system calls; under runc the profile is all
 		// that stands between the agent and the host's kernel.
@@ -106,7 +107,7 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	} else {
 		// Not under runc, where the host's kernel counts all processes of that
 		// user id, other bottles' and the host's own among them.
-		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)}}
+		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)})
 		s.Annotations = map[string]string{
 			// Without it runsc's shim hands the container no stdio, and create
 			// never returns (gVisor pkg/shim/v1/utils).

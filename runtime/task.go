@@ -247,18 +247,9 @@ func (t *Task) Exited() <-chan containerd.ExitStatus { return t.exit }
 // own. As a "sandbox" they would keep the shim's -999, and the kernel would
 // kill anything on the host before them. Only runsc's tasks need it.
 func (t *Task) ExposeToOOM() error {
-	pid := t.PID()
-	parent, err := parentOf(pid)
+	pids, err := t.hostProcesses()
 	if err != nil {
 		return err
-	}
-	pids := []int{pid}
-	// The gofer is the sandbox's sister. Were the shim gone, the parent would
-	// be init, whose other children are none of ours.
-	if isShim(parent) {
-		if pids, err = childrenOf(parent); err != nil {
-			return err
-		}
 	}
 	for _, p := range pids {
 		f := filepath.Join("/proc", strconv.Itoa(p), "oom_score_adj")

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"os"
-	"strings"
-
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
 )
 
 func (a *app) execCommand() *cobra.Command {
-	var env []string
+	var env envFlags
 	var tty, noTTY, interactive bool
 	var dir string
 	cmd := &cobra.Command{
@@ -23,7 +20,13 @@ func (a *app) execCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			vars, err := execEnv(env)
+			keepSecrets()
+			c := caller()
+			files, err := env.read(a)
+			if err != nil {
+				return err
+			}
+			vars, err := bottle.ResolveEnv(c, files, env.env)
 			if err != nil {
 				return err
 			}
@@ -40,30 +43,10 @@ func (a *app) execCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.SetInterspersed(false)
-	fs.StringArrayVarP(&env, "env", "e", nil, "set a variable (NAME=VALUE) or forward one (NAME)")
+	env.register(fs)
 	fs.StringVarP(&dir, "workdir", "w", "", "working directory inside")
 	fs.BoolVarP(&tty, "tty", "t", false, "give the command a terminal (default: when standard input and output are one)")
 	fs.BoolVarP(&noTTY, "no-tty", "T", false, "give the command no terminal")
 	fs.BoolVarP(&interactive, "interactive", "i", true, "pass standard input on (always so)")
 	return cmd
-}
-
-// execEnv takes variables as docker does: NAME=VALUE, or NAME from here.
-func execEnv(list []string) ([]bottle.EnvVar, error) {
-	var out []bottle.EnvVar
-	for _, kv := range list {
-		name, value, literal := strings.Cut(kv, "=")
-		if !literal {
-			v, ok := os.LookupEnv(name)
-			if !ok {
-				return nil, usage(textEnvUnset, name)
-			}
-			value = v
-		}
-		if !bottle.ValidEnvName(name) {
-			return nil, usage(textEnvName, name)
-		}
-		out = append(out, bottle.EnvVar{Name: name, Source: bottle.SourceForwarded, Secret: bottle.NewSecret(value)})
-	}
-	return out, nil
 }

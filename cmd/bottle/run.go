@@ -16,6 +16,8 @@ type runFlags struct {
 	spec                            bottle.Spec
 	yes, dryRun, json, timings, tty bool
 	noTTY                           bool
+	env                             envFlags
+	token                           bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -29,7 +31,16 @@ func (a *app) runCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.spec.Agent, f.spec.Args = args[0], args[1:]
 			f.spec.ManifestPath = a.manifest
+			keepSecrets()
 			f.spec.Caller = caller()
+			f.spec.Env = f.env.env
+			if cmd.Flags().Changed(flagToken) {
+				f.spec.ForwardToken = &f.token
+			}
+			var err error
+			if f.spec.EnvFiles, err = f.env.read(a); err != nil {
+				return err
+			}
 			return a.withEngine(func(e *bottle.Engine) error { return a.run(e, f) })
 		},
 	}
@@ -42,7 +53,8 @@ func (a *app) runCommand() *cobra.Command {
 	fs.BoolVar(&f.spec.Cwd, "cwd", false, "run on an image that holds the working directory")
 	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc or runc (default runsc)")
 	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default pipelock)")
-	fs.StringArrayVarP(&f.spec.Env, "env", "e", nil, "set a variable (NAME=VALUE) or forward one (NAME)")
+	f.env.register(fs)
+	fs.BoolVar(&f.token, flagToken, false, "forward CLAUDE_BOTTLE_OAUTH_TOKEN as CLAUDE_CODE_OAUTH_TOKEN (default: when it is set)")
 	fs.BoolVarP(&f.tty, "tty", "t", false, "give the agent a terminal (default: when standard input and output are one)")
 	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the agent no terminal")
 	fs.BoolVar(&f.timings, "timings", false, "print the time of each step on standard error")

@@ -194,6 +194,10 @@ func readUnbuffered(r io.Reader) (string, error) {
 	return string(line), nil
 }
 
+// maxLine is where a terminal cuts a line, in bytes without its end (termios(3),
+// canonical mode): the kernel drops the rest without a word.
+const maxLine = 4095
+
 // readSecret asks without echo.
 func (a *app) readSecret(question string) (string, error) {
 	fd, ok := a.terminal()
@@ -209,6 +213,9 @@ func (a *app) readSecret(question string) (string, error) {
 	a.prompt(question + ": ")
 	return a.unlessEnded(func() (string, error) {
 		line, err := term.ReadPassword(fd)
+		if len(line) >= maxLine {
+			return "", usage(textCut, question)
+		}
 		return string(line), err
 	})
 }

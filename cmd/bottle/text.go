@@ -39,8 +39,6 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textExecArgs      = "a name and a command are needed: bottle exec NAME COMMAND"
 	textRmArgs        = "no bottle named: bottle rm NAME"
 	textRmRunning     = "%s runs: end it with bottle rm -f %[1]s"
-	textEnvUnset      = "%s is not set here, so it cannot be forwarded: set it, or give a value with -e %[1]s=VALUE"
-	textEnvName       = "%q is no name of a variable: letters, digits and _ only, and no digit first"
 	textPassphrase    = "Passphrase of %s"
 	textNoTerminal    = "%q has to be asked and there is no terminal: run bottle on one, or forward the value from the environment"
 	textInterrupted   = "bottle: interrupted"

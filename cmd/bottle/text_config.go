@@ -18,6 +18,10 @@ or where --manifest says. A manifest that is there is left as it is.`
 filled in, and no value of a variable or a build argument is shown. Nothing of
 the host is looked at; bottle run AGENT --dry-run does that.`
 	textConfigGood = "%s is good: %s, %s."
+	textEnvLarge   = "%s holds more than %d bytes, which no environment can"
+	textFDOutput   = "file descriptor %d is for output: give variables on another, such as 3"
+	textFDClosed   = "file descriptor %d is not open for reading: sudo closes those above 2, so use 0 there, or --env-file with a file on tmpfs"
+	textCut        = "the value of %s may be cut: a terminal passes 4095 bytes of a line on, so give it in another way, such as a file"
 	textNoAgents   = "The manifest has no agents yet."
 )
 

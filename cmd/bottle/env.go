@@ -1,0 +1,106 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const flagToken = "forward-oauth-token"
+
+// maxEnvFile bounds what is read of variables from one file, in bytes: about
+// what the kernel takes of them (execve(2)).
+const maxEnvFile = 2 << 20
+
+// envFlags are the ways in which a command line gives variables.
+type envFlags struct {
+	env, files  []string
+	descriptors []int
+}
+
+func (f *envFlags) register(fs *pflag.FlagSet) {
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "set a variable (NAME=VALUE, which other users of this machine can see) or forward one (NAME)")
+	fs.StringArrayVar(&f.files, "env-file", nil, "read variables from a file, as docker does, or with entries that end with NUL bytes")
+	fs.IntSliceVar(&f.descriptors, "env-from-fd", nil, "read variables from a file descriptor, in the same formats")
+}
+
+// read reads all files and descriptors. All mistakes are told together.
+func (f *envFlags) read(a *app) ([]bottle.EnvArg, error) {
+	var out []bottle.EnvArg
+	var problems bottle.Problems
+	add := func(source, from string, open func() (*os.File, error)) error {
+		text, err := a.unlessEnded(func() (string, error) { return readEnvFile(open) })
+		if err != nil {
+			return err
+		}
+		args, err := bottle.ParseEnvFile(source, from, []byte(text))
+		out = append(out, args...)
+		problems = append(problems, bottle.Mistakes(err)...)
+		return nil
+	}
+	for _, path := range f.files {
+		if err := add(bottle.SourceEnvFile, path, func() (*os.File, error) { return os.Open(path) }); err != nil {
+			return nil, err
+		}
+	}
+	for _, fd := range f.descriptors {
+		if err := add(bottle.SourceDescriptor, strconv.Itoa(fd), func() (*os.File, error) { return descriptor(fd) }); err != nil {
+			return nil, err
+		}
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return out, nil
+}
+
+func readEnvFile(open func() (*os.File, error)) (string, error) {
+	f, err := open()
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxEnvFile+1))
+	if err != nil {
+		return "", fmt.Errorf("read variables: %w", err)
+	}
+	if len(data) > maxEnvFile {
+		return "", usage(textEnvLarge, f.Name(), maxEnvFile)
+	}
+	return string(data), nil
+}
+
+// descriptor takes over a file that the caller left open. Go's own descriptors
+// may have the same numbers, and none of these kinds.
+func descriptor(fd int) (*os.File, error) {
+	var st unix.Stat_t
+	if fd == 1 || fd == 2 {
+		return nil, usage(textFDOutput, fd)
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, usage(textFDClosed, fd)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR:
+	default:
+		return nil, usage(textFDClosed, fd)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), fmt.Sprintf("file descriptor %d", fd)), nil
+}
+
+// keepSecrets has the kernel write no core file of this process, which is about
+// to hold values, and lets no other process of the user's read its memory. A
+// core that is piped to a program is not bounded by the limit (core(5)), but a
+// process that is not dumpable leaves none (prctl(2)). Neither can fail for a
+// process that asks it of itself.
+func keepSecrets() {
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}

@@ -1,0 +1,129 @@
+package bottle
+
+import (
+	"strings"
+	"testing"
+)
+
+// given is what ParseEnvFile reads, as lines; a forwarded one has no =.
+func given(t *testing.T, text string) string {
+	t.Helper()
+	args, err := ParseEnvFile(SourceEnvFile, "work.env", []byte(text))
+	if err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	var out []string
+	for _, a := range args {
+		if a.Value == nil {
+			out = append(out, a.Name)
+			continue
+		}
+		out = append(out, a.Name+"="+a.Value.Reveal())
+	}
+	return strings.Join(out, "|")
+}
+
+func TestParseEnvFile(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                "",
+		"A=1\nB=2":                        "A=1|B=2",
+		"A=1\r\nB=2\r\n":                  "A=1|B=2",
+		"\ufeffA=1\n\n# note\n  #n\n\tB=": "A=1|B=",
+		// Docker takes values as they are.
+		"A='x y' \"z\"\\n # no comment \nB==a=b=": "A='x y' \"z\"\\n # no comment |B==a=b=",
+		"A=ü😀\nNAME\n":                            "A=ü😀|NAME",
+		// Each entry ended by NUL: all other bytes are the value's.
+		"A=l1\nl2\r\n\x00":              "A=l1\nl2\r\n",
+		"A= # \"q\"=\xff\x01\x00B=\x00": "A= # \"q\"=\xff\x01|B=",
+		"NAME\x00A=1":                   "NAME|A=1",
+		"A=1\x00\x00B=2\x00":            "A=1|B=2",
+	} {
+		if got := given(t, text); got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestParseEnvFileErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"A=1\n2B=hunter2":           "env file work.env, line 2: what stands before =",
+		"A = hunter2":               "line 1: what stands before =",
+		"hunter2 without a name":    "line 1: what stands before =",
+		"=hunter2":                  "line 1: what stands before =",
+		"\n\nhttps_proxy=hunter2":   "line 3: https_proxy is bottle's own",
+		"A=\xffhunter2":             "line 1: this is not UTF-8",
+		"A=1\x00B C=hunter2\x00":    "entry 2: what stands before =",
+		"export A=hunter2":          "line 1: what stands before =",
+		"A=-----BEGIN\nhunter2\n--": "line 3: what stands before =", // hunter2 is a name that could be forwarded
+	} {
+		_, err := ParseEnvFile(SourceEnvFile, "work.env", []byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) || secrets.MatchString(err.Error()) {
+			t.Errorf("%q: got %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestEnvFilesInAPlan(t *testing.T) {
+	s := newScene(t, "env: {A: lit, B: , C: {prompt: q}}", "")
+	file, err := ParseEnvFile(SourceEnvFile, "/w.env", []byte("A=file\nB=file\nC=file\nD=file\nE\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := ParseEnvFile(SourceDescriptor, "3", []byte("C=fd\nhunt\x00"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.spec.EnvFiles, s.spec.Env, s.env["E"] = append(file, fd...), []string{"D=flag"}, "hunter2"
+	p := s.good()
+	checkVariable(t, p, "A", SourceEnvFile, "/w.env", "file")
+	checkVariable(t, p, "B", SourceEnvFile, "/w.env", "file")
+	checkVariable(t, p, "C", SourceDescriptor, "3", "fd\nhunt")
+	checkVariable(t, p, "D", SourceArgument, "", "flag")
+	checkVariable(t, p, "E", SourceForwarded, "E", "hunter2")
+	delete(s.env, "E")
+	s.bad("E is to be forwarded and not set")
+}
+
+func TestEnvTokenFlag(t *testing.T) {
+	yes, no := true, false
+	s := newScene(t, "", "")
+	s.spec.ForwardToken = &yes
+	s.bad(callerToken + " is to be forwarded and not set")
+	s.env[callerToken] = "hunter2"
+	checkVariable(t, s.good(), agentToken, SourceForwarded, callerToken, "hunter2")
+	s.spec.ForwardToken = &no
+	if p := s.good(); len(p.Env) != 0 {
+		t.Errorf("got %v", p.Env)
+	}
+}
+
+func TestResolveEnv(t *testing.T) {
+	c := Caller{Getenv: func(name string) (string, bool) { return "hunter2", name == "A" || name == callerToken }}
+	vars, err := ResolveEnv(c, nil, []string{"A", "B=x"})
+	if err != nil || len(vars) != 2 || vars[0].Secret.Reveal() != "hunter2" {
+		t.Errorf("got %v, %v", vars, err)
+	}
+	_, err = ResolveEnv(c, nil, []string{"NONE", "1=hunter2", "no_proxy=hunter2"})
+	if n := len(Mistakes(err)); n != 3 || secrets.MatchString(err.Error()) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzParseEnvFile(f *testing.F) {
+	for _, s := range []string{"", "A=1\nB", "A=1\x00B=\n\x00", "\ufeff# x\r\n A=\xff", "=\n\x00"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		args, err := ParseEnvFile(SourceEnvFile, "f", data)
+		for _, a := range args {
+			if !ValidEnvName(a.Name) || a.Value != nil && strings.Contains(a.Value.Reveal(), "\x00") {
+				t.Errorf("%q gives %q", data, a.Name)
+			}
+		}
+		for _, e := range Mistakes(err) {
+			if strings.ContainsAny(e.Error(), "\n\x00\x1b") {
+				t.Errorf("%q", e)
+			}
+		}
+	})
+}
