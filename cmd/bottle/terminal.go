@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/bot-bottle/bottle"
@@ -210,6 +212,10 @@ func (a *app) readSecret(question string) (string, error) {
 	}
 	// Given up, the read would leave the terminal without echo.
 	defer func() { _ = term.Restore(fd, before); a.prompt("\n") }()
+	// Before the question, so that a quick answer does not show either.
+	if err := echoOff(fd); err != nil {
+		return "", err
+	}
 	a.prompt(question + ": ")
 	return a.unlessEnded(func() (string, error) {
 		line, err := term.ReadPassword(fd)
@@ -218,4 +224,16 @@ func (a *app) readSecret(question string) (string, error) {
 		}
 		return string(line), err
 	})
+}
+
+func echoOff(fd int) error {
+	settings, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return fmt.Errorf("read the terminal's settings: %w", err)
+	}
+	settings.Lflag &^= unix.ECHO
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, settings); err != nil {
+		return fmt.Errorf("turn the terminal's echo off: %w", err)
+	}
+	return nil
 }
