@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os/exec"
 	"path"
 	"strings"
@@ -45,6 +46,14 @@ func (p *preparation) git(ctx context.Context) error {
 // gitIdentity asks git, as the user, so that their files, includes and
 // conditions count as git has them. A host without git has no identity.
 func (c Caller) gitIdentity(ctx context.Context) (Git, error) {
+	g, err := c.gitIdentityIn(ctx, c.WorkDir)
+	if errors.Is(err, fs.ErrPermission) { // a folder that is root's
+		return c.gitIdentityIn(ctx, "/")
+	}
+	return g, err
+}
+
+func (c Caller) gitIdentityIn(ctx context.Context, dir string) (Git, error) {
 	program, err := exec.LookPath("git")
 	if errors.Is(err, exec.ErrNotFound) {
 		return Git{}, nil
@@ -55,7 +64,7 @@ func (c Caller) gitIdentity(ctx context.Context) (Git, error) {
 	ctx, cancel := context.WithTimeout(ctx, gitTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "config", "--null", "--get-regexp", `^user\.(name|email)$`)
-	cmd.Dir = c.WorkDir
+	cmd.Dir = dir
 	cmd.Env = []string{"HOME=" + c.Home, "PATH=/usr/local/bin:/usr/bin:/bin"}
 	if dir, ok := c.Getenv("XDG_CONFIG_HOME"); ok {
 		cmd.Env = append(cmd.Env, "XDG_CONFIG_HOME="+dir)

@@ -25,9 +25,10 @@ func testPrivate(n byte) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed)
 }
 
-func testPublic(t *testing.T, n byte) string {
+// testPublic is the public half of number 1.
+func testPublic(t *testing.T) string {
 	t.Helper()
-	key, err := ssh.NewPublicKey(testPrivate(n).Public())
+	key, err := ssh.NewPublicKey(testPrivate(1).Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func TestPrepareSSHKeys(t *testing.T) {
 	}
 	keys := plan.agentKeys()
 	if len(keys) != 2 || len(keys[0].Hosts) != 2 || len(keys[1].Hosts) != 1 || keys[1].Hosts[0].User != "u" ||
-		sshagent.Line(keys[0].Public) != testPublic(t, 1) || len(plan.Locked()) != 0 || len(plan.Warnings) != 0 {
+		sshagent.Line(keys[0].Public) != testPublic(t) || len(plan.Locked()) != 0 || len(plan.Warnings) != 0 {
 		t.Errorf("keys %v, warnings %q", keys, plan.Warnings)
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o640)
@@ -113,8 +114,8 @@ func TestPrepareSSHMistakes(t *testing.T) {
 		"a folder":             {private, func(s *scene) { s.mkdir("home/.ssh/a") }, []string{"is no regular file"}},
 		"no key":               {private, func(s *scene) { s.write("home/.ssh/a", "hunter2", 0o600) }, []string{"is no private key that can be read"}},
 		"locked":               {private, func(s *scene) { s.write("home/.ssh/a", testPEM(s.t, 1, "pw"), 0o600); s.spec.NoInput = true }, []string{"has a passphrase", "ssh-add"}},
-		"public":               {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t, 1), 0o644) }, []string{"does not have its private one", "ssh-add"}},
-		"other agent":          {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t, 1), 0o644); s.ownAgent(2) }, []string{"does not have its private one"}},
+		"public":               {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644) }, []string{"does not have its private one", "ssh-add"}},
+		"other agent":          {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644); s.ownAgent(2) }, []string{"does not have its private one"}},
 		"no agent":             {entry("User: u"), func(s *scene) { s.env["SSH_AUTH_SOCK"] = "/nowhere" }, []string{"ask your ssh agent"}},
 		"bad public":           {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", "hunter2", 0o644) }, []string{"a.pub: no public key"}},
 		"no public":            {entry("IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"there is no file"}},
@@ -164,7 +165,7 @@ func TestSSHConfig(t *testing.T) {
 	for _, f := range plan.sshGuestFiles() {
 		files[f.name] = string(f.data)
 	}
-	if files["key-1-1.pub"] != testPublic(t, 1)+"\n" || files["key-2"] == "" ||
+	if files["key-1-1.pub"] != testPublic(t)+"\n" || files["key-2"] == "" ||
 		files["known_hosts"] != "git.test "+testHostKey+"\n[git.test]:2222 "+testHostKey+"\n" {
 		t.Errorf("files %q", files)
 	}

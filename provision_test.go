@@ -2,6 +2,8 @@ package bottle
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,6 +143,66 @@ func TestGitIdentity(t *testing.T) {
 	s.env["XDG_CONFIG_HOME"] = s.path("home/xdg")
 	if got := s.good().Git; got == nil || *got != (Git{"X", "manifest@example.test"}) {
 		t.Errorf("the manifest's goes over it: %+v", got)
+	}
+}
+
+// TestGitIdentityOfAnother runs git as the invoking user, who is not root: what
+// only root may read is no part of it.
+func TestGitIdentityOfAnother(t *testing.T) {
+	home, err := os.MkdirTemp("", "bottle-home-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(home); err != nil {
+			t.Error(err)
+		}
+	})
+	const uid = 4242
+	work := filepath.Join(home, "work")
+	for name, text := range map[string]string{
+		".gitconfig": "[user]\n\tname = Mine\n\temail = mine@example.test\n[includeIf \"gitdir:" + work + "/\"]\n\tpath = " + home + "/more\n",
+		"more":       "[user]\n\temail = work@example.test\n",
+	} {
+		if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(work, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("git", "init", "-q", work).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	give := func(uid int) {
+		t.Helper()
+		err := filepath.WalkDir(home, func(p string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Lchown(p, uid, uid)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	give(uid)
+	s := newScene(t, "", "")
+	s.spec.Caller.Home, s.spec.Caller.UID, s.spec.Caller.GID = home, uid, uid
+	identity := func(dir string) Git {
+		t.Helper()
+		s.spec.Caller.WorkDir = dir
+		g, err := s.spec.Caller.gitIdentity(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		return g
+	}
+	if got := identity(work); got != (Git{"Mine", "work@example.test"}) {
+		t.Errorf("in the repository: %+v", got)
+	}
+	// A folder that the user cannot enter, as the test's own.
+	if got := identity(t.TempDir()); got != (Git{"Mine", "mine@example.test"}) {
+		t.Errorf("in root's folder: %+v", got)
+	}
+	give(0)
+	if g, err := s.spec.Caller.gitIdentity(t.Context()); g != (Git{}) {
+		t.Errorf("of a home that is root's: %+v, %v", g, err)
 	}
 }
 

@@ -38,16 +38,22 @@ func guestConnect(args []string) int {
 		return 1
 	}
 	defer func() { _ = conn.Close() }()
-	go func() {
-		_, _ = io.Copy(conn, os.Stdin)
-		// The host is told that no more comes, and may still answer.
-		_ = conn.CloseWrite()
-	}()
-	if _, err := io.Copy(os.Stdout, rest); err != nil {
+	if err := join(conn, rest, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "bottle: connection to %s: %v\n", target, err)
 		return 1
 	}
 	return 0
+}
+
+// join returns when the host has ended its side. The end of in is only told to
+// it: it may still have an answer.
+func join(conn *net.TCPConn, rest, in io.Reader, out io.Writer) error {
+	go func() {
+		_, _ = io.Copy(conn, in)
+		_ = conn.CloseWrite()
+	}()
+	_, err := io.Copy(out, rest)
+	return err
 }
 
 // tunnelTime bounds how long the proxy may take to answer; its own bound on a
