@@ -73,7 +73,7 @@ func (l *launch) makeGuest(context.Context) error {
 			secret = append(secret, v)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, "run"), 0o755); err != nil {
+	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)
 	}
 	if err := l.provisionGuest(dir); err != nil {
