@@ -65,7 +65,9 @@ func TestAgentDockerfile(t *testing.T) {
 func TestPlanDefaultBuildElsewhere(t *testing.T) {
 	s := newScene(t, "image: mine", "")
 	s.host.images = map[string]ImageInfo{}
-	s.bad("no image mine:latest")
+	if plan := s.good(); plan.Build != nil || plan.Pull != "docker.io/library/mine:latest" {
+		t.Errorf("another image is built: %+v", plan.Build)
+	}
 	s.env["CLAUDE_BOTTLE_IMAGE"] = "docker.io/library/claude-bottle"
 	if plan := s.good(); plan.Build == nil || !plan.Build.Default {
 		t.Errorf("the default image, named by the environment, is not built: %+v", plan.Build)

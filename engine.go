@@ -47,7 +47,14 @@ type Config struct {
 	// bytes.
 	BuildkitHost string
 	BuildCache   int64
-	Log          *slog.Logger
+	// HostsDir holds a hosts.toml for each registry that needs one; empty: the
+	// one of containerd's own tools, if it is there.
+	HostsDir string
+	// Progress is told of images that are pulled, pushed or made, and Notice of
+	// what was left out of one; both may be nil.
+	Progress func(ImageProgress)
+	Notice   func(string)
+	Log      *slog.Logger
 }
 
 // ConfigFromEnv reads the variables that containerd's and CNI's own tools read,
@@ -68,6 +75,7 @@ func ConfigFromEnv(getenv func(string) string) Config {
 		CNIPath:     or("CNI_PATH", DefaultCNIPath),
 		CNIConf:     or("BOTTLE_CNI_CONF", DefaultCNIConf),
 
+		HostsDir:     getenv("BOTTLE_HOSTS_DIR"),
 		BuildkitHost: getenv("BUILDKIT_HOST"),
 		BuildCache:   DefaultBuildCache,
 	}

@@ -64,6 +64,7 @@ type launch struct {
 	pair   *netns.Pair
 	rootfs *runtime.RootFS
 	relay  *sshRelay
+	hold   *os.File // on the derived image's name
 }
 
 func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
@@ -199,14 +200,16 @@ func (l *launch) makeNetwork(ctx context.Context) error {
 }
 
 func (l *launch) makeAgent(ctx context.Context) error {
+	defer l.releaseImage()
 	if err := l.step(ctx, "image", func(ctx context.Context) error {
-		return l.e.images.Unpack(ctx, l.plan.Image)
+		return l.makeImage(ctx)
 	}); err != nil {
 		return err
 	}
 	if err := l.step(ctx, "root file system", l.makeRootFS); err != nil {
 		return err
 	}
+	l.releaseImage()
 	if err := l.step(ctx, "guest files", l.makeGuest); err != nil {
 		return err
 	}

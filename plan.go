@@ -15,6 +15,9 @@ type Spec struct {
 	Runtime      string   // --runtime; empty: DefaultRuntime
 	Proxy        string   // --proxy; empty: DefaultProxy
 	Cwd          bool     // --cwd: run on an image that holds the working directory
+	CwdTarget    string   // --cwd-target: where it is in that image; empty: DefaultCwdTarget
+	CwdForce     bool     // --cwd-force: even a home folder
+	Pull         string   // --pull: one of PullPolicies; empty: PullMissing
 	Env          []string // -e NAME or NAME=VALUE, in the order given
 	EnvFiles     []EnvArg // of --env-file and --env-from-fd, in the order given; Env goes over them
 	ForwardToken *bool    // CLAUDE_BOTTLE_OAUTH_TOKEN; nil: if it is set
@@ -31,6 +34,9 @@ type Caller struct {
 	Home    string                      // absolute; of the invoking user, not root's under sudo
 	UID     int
 	GID     int
+	// Environ is the caller's environment, for credential helpers; nil: this
+	// process's.
+	Environ []string
 }
 
 // Plan is a Spec resolved against the manifest and the host: everything that
@@ -46,16 +52,23 @@ type Plan struct {
 	Image   string `json:"image"`          // normalised reference of what will run
 	BaseRef string `json:"base,omitempty"` // with --cwd: the image that Image is derived from
 	// Build is what is built before all else; nil: nothing.
-	Build   *BuildPlan `json:"build,omitempty"`
-	User    string     `json:"user"`    // the image's; empty: root
-	Runtime string     `json:"runtime"` // "runsc" or "runc"
-	Command []string   `json:"command"`
-	Env     []EnvVar   `json:"env"`
-	Egress  Egress     `json:"egress"`
-	Proxy   Proxy      `json:"proxy"`
-	Network Network    `json:"network"`
-	Limits  Limits     `json:"limits"`
-	Prompt  string     `json:"-"` // text; shown as PromptBytes
+	Build *BuildPlan `json:"build,omitempty"`
+	// Pull is the image that is pulled first: Image, or BaseRef. Folder goes into
+	// Image at Target, both absolute, with --cwd.
+	Pull    string   `json:"pull,omitempty"`
+	Folder  string   `json:"folder,omitempty"`
+	Target  string   `json:"target,omitempty"`
+	User    string   `json:"user"`    // the image's; empty: root, or not known before it is pulled
+	Runtime string   `json:"runtime"` // "runsc" or "runc"
+	Command []string `json:"command"`
+	// ImageCommand: the image's own command, known when it has been pulled.
+	ImageCommand bool     `json:"image_command,omitempty"`
+	Env          []EnvVar `json:"env"`
+	Egress       Egress   `json:"egress"`
+	Proxy        Proxy    `json:"proxy"`
+	Network      Network  `json:"network"`
+	Limits       Limits   `json:"limits"`
+	Prompt       string   `json:"-"` // text; shown as PromptBytes
 	// PromptBytes is the length of the prompt.
 	PromptBytes int       `json:"prompt_bytes"`
 	Skills      []string  `json:"skills"`
@@ -67,6 +80,8 @@ type Plan struct {
 
 	skillFiles []runtime.File // their paths begin with the skill's name
 	ssh        []sshAccess    // of each entry of SSH
+	caller     Caller
+	args       []string // for the image's command, while that is not known
 }
 
 // EnvVar is one variable of the agent's environment.

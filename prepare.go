@@ -178,25 +178,27 @@ func (p *preparation) image(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the image %q from %s: %w", base, source, err)
 	}
+	looked := ref
 	if p.spec.Cwd {
 		p.plan.BaseRef = ref
 		if ref, err = p.derived(); err != nil {
 			return err
 		}
-	}
-	p.plan.Image = ref
-	look := p.host.Image
-	if !p.spec.Cwd {
-		look = func(ctx context.Context, ref string) (ImageInfo, error) {
-			return p.imageOrBuild(ctx, ref, source == "the manifest")
+		if err := p.cwd(); err != nil {
+			return err
 		}
 	}
-	info, err := look(ctx, ref)
+	p.plan.Image, p.plan.caller = ref, p.spec.Caller
+	info, known, err := p.lookUp(ctx, looked, source == "the manifest")
 	if err != nil {
-		return p.imageHint(err)
+		return err
 	}
 	p.plan.User = info.User
 	if p.plan.Build.decidesCommand() {
+		return nil
+	}
+	if !known && len(p.agent.Command) == 0 {
+		p.plan.Command, p.plan.ImageCommand, p.plan.args = []string{}, true, p.spec.Args
 		return nil
 	}
 	return p.command(info)
@@ -228,35 +230,23 @@ func normalise(name string) (string, error) {
 	return named.String(), nil
 }
 
-func (p *preparation) imageHint(err error) error {
+func (p *preparation) imageHint(ref string, err error) error {
 	if !errors.Is(err, ErrImageMissing) {
 		return err
 	}
-	familiar := p.plan.Image
-	if named, perr := reference.ParseNormalizedNamed(familiar); perr == nil {
-		familiar = reference.FamiliarString(named)
+	hint := "put it there: bottle pull " + Familiar(ref)
+	if p.bottle.Build != nil {
+		hint = "build it from the bottle's build settings first"
 	}
-	hint := "put it there: ctr images pull, or ctr images import, with " + p.plan.Image
-	switch {
-	case p.spec.Cwd:
-		hint = "build it with the working directory first, or run without --cwd"
-	}
-	return &Error{Err: fmt.Errorf("no image %s in containerd's store: %w", familiar, err), Hint: hint}
+	return &Error{Err: fmt.Errorf("no image %s in containerd's store: %w", Familiar(ref), err), Hint: hint}
 }
 
 func (p *preparation) command(info ImageInfo) error {
-	p.plan.Command = slices.Clone(p.agent.Command)
-	if len(p.plan.Command) == 0 {
-		p.plan.Command = slices.Concat(info.Entrypoint, info.Cmd)
+	if len(p.agent.Command) == 0 {
+		return p.plan.setImageCommand(info, p.spec.Args)
 	}
-	if len(p.plan.Command) == 0 {
-		return &Error{
-			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.spec.Agent),
-			Hint: "give the agent a command in the manifest",
-		}
-	}
-	p.plan.Command = append(p.plan.Command, p.spec.Args...)
-	return p.promptOption()
+	p.plan.Command = slices.Concat(p.agent.Command, p.spec.Args)
+	return p.plan.promptOption()
 }
 
 func (p *preparation) runtime(ctx context.Context) error {

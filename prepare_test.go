@@ -20,7 +20,7 @@ func TestPrepareDefaults(t *testing.T) {
 	if got.Created.IsZero() {
 		t.Error("no time")
 	}
-	got.Created = s.good().Created
+	got.Created, got.caller = s.good().Created, Caller{}
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
 		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []EnvVar{},
@@ -94,7 +94,11 @@ func TestPrepareImage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, c.bottle, "command: [run]")
-			s.host.images = map[string]ImageInfo{c.image: {}}
+			base := c.base
+			if base == "" {
+				base = c.image
+			}
+			s.host.images = map[string]ImageInfo{base: {}}
 			s.env["CLAUDE_BOTTLE_IMAGE"], s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"], s.spec.Cwd = c.env, c.derived, c.cwd
 			if got := s.good(); got.Image != c.image || got.BaseRef != c.base {
 				t.Errorf("got %s of %q, want %s of %q", got.Image, got.BaseRef, c.image, c.base)
@@ -105,12 +109,13 @@ func TestPrepareImage(t *testing.T) {
 
 func TestPrepareImageErrors(t *testing.T) {
 	s := newScene(t, "image: mine", "")
-	s.bad("no image mine:latest", "ctr images pull", "docker.io/library/mine:latest")
+	s.spec.Pull = PullNever
+	s.bad("no image mine:latest", "bottle pull mine:latest")
 	if _, err := s.prepare(); !errors.Is(err, ErrImageMissing) {
 		t.Errorf("%v is not ErrImageMissing", err)
 	}
 	s.spec.Cwd = true
-	s.bad("no image claude-bottle:cwd-impl", "without --cwd")
+	s.bad("no image mine:latest", "bottle pull mine:latest")
 	s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"] = "Bad"
 	s.bad(`derived image "Bad"`)
 	s.env["CLAUDE_BOTTLE_IMAGE"] = "No Image"
@@ -196,6 +201,7 @@ func TestPrepareTellsEveryMistake(t *testing.T) {
 	s := newScene(t, `image: mine, env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none, HostKey: `+testHostKey+`}]`, "skills: [x, y]")
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
 	s.spec.Name, s.spec.Proxy = "a b", "squid"
+	s.spec.Pull = PullNever
 	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}
 	for range 20 {
 		_, err := s.prepare()

@@ -19,21 +19,21 @@ const claudePrompt = "--append-system-prompt-file"
 
 // promptOption hands Claude Code its prompt. The option stands first, as what
 // follows may be behind a "--".
-func (p *preparation) promptOption() error {
-	command := p.plan.Command
-	if p.plan.Prompt == "" || path.Base(command[0]) != "claude" {
+func (p *Plan) promptOption() error {
+	command := p.Command
+	if p.Prompt == "" || path.Base(command[0]) != "claude" {
 		return nil
 	}
 	for _, arg := range command[1:] {
 		name, _, _ := strings.Cut(arg, "=")
 		if name == claudePrompt || name == strings.TrimSuffix(claudePrompt, "-file") {
 			return &Error{
-				Err:  fmt.Errorf("agent %q has a prompt in the manifest, and its command has %s", p.spec.Agent, name),
+				Err:  fmt.Errorf("agent %q has a prompt in the manifest, and its command has %s", p.Agent, name),
 				Hint: "keep one of the two",
 			}
 		}
 	}
-	p.plan.Command = slices.Insert(command, 1, claudePrompt, PromptFile)
+	p.Command = slices.Insert(command, 1, claudePrompt, PromptFile)
 	return nil
 }
 

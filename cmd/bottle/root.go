@@ -21,7 +21,9 @@ type app struct {
 	stdout, stderr io.Writer
 
 	address, namespace, manifest string
-	debug                        bool
+	hostsDir                     string // --hosts-dir of the command, if it has one
+	debug, quiet                 bool
+	progress                     *progressView
 }
 
 // exitError ends the program with a code of its own and no message: a session's
@@ -73,6 +75,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	root.AddCommand(a.initCommand(), a.configCommand())
+	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
 	return root
 }
 
@@ -85,12 +88,27 @@ func (a *app) config() bottle.Config {
 	if a.namespace != "" {
 		cfg.Namespace = a.namespace
 	}
+	if a.hostsDir != "" {
+		cfg.HostsDir = a.hostsDir
+	}
+	if !a.quiet {
+		a.progress = a.newProgress()
+		cfg.Progress = a.progress.tell
+	}
+	cfg.Notice = func(text string) { a.note("%s", visible(text)) }
 	level := slog.LevelWarn
 	if a.debug {
 		level = slog.LevelDebug
 	}
 	cfg.Log = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
 	return cfg
+}
+
+// endProgress leaves the last state of what was shown on the screen.
+func (a *app) endProgress() {
+	if a.progress != nil {
+		a.progress.end()
+	}
 }
 
 // withEngine runs fn with a connection to containerd that is closed after it.

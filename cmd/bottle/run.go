@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,11 @@ func (a *app) runCommand() *cobra.Command {
 	fs.BoolVar(&f.json, "json", false, "print the plan as JSON on standard output")
 	fs.StringVar(&f.spec.Name, "name", "", "name of the bottle (CLAUDE_BOTTLE_CONTAINER; default: claude-bottle-AGENT)")
 	fs.BoolVar(&f.spec.Cwd, "cwd", false, "run on an image that holds the working directory")
+	fs.StringVar(&f.spec.CwdTarget, "cwd-target", "", "where the working directory is in that image (default "+bottle.DefaultCwdTarget+")")
+	fs.BoolVar(&f.spec.CwdForce, "cwd-force", false, "take even a home folder as the working directory")
+	fs.StringVar(&f.spec.Pull, "pull", "", "pull the image: "+strings.Join(bottle.PullPolicies, ", ")+" (default "+bottle.PullMissing+")")
+	fs.StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
+	fs.BoolVarP(&a.quiet, "quiet", "q", false, "show no progress of pulling and packing")
 	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc or runc (default runsc)")
 	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default pipelock)")
 	f.env.register(fs)
@@ -106,6 +112,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 		return err
 	}
 	b, err := e.Launch(a.ctx, plan)
+	a.endProgress()
 	if err != nil {
 		return err
 	}
@@ -172,7 +179,7 @@ func (a *app) unlock(plan *bottle.Plan, file string) (err error) {
 // caller is the invoking user: under sudo the one who called sudo.
 func caller() bottle.Caller {
 	wd, _ := os.Getwd() // an unreachable folder is found when it is needed
-	c := bottle.Caller{Getenv: os.LookupEnv, WorkDir: wd, UID: os.Getuid(), GID: os.Getgid()}
+	c := bottle.Caller{Getenv: os.LookupEnv, WorkDir: wd, UID: os.Getuid(), GID: os.Getgid(), Environ: os.Environ()}
 	c.Home, c.UID, c.GID = invokingUser(c.UID, c.GID)
 	return c
 }

@@ -135,13 +135,6 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	return t.Flush()
 }
 
-func image(p *bottle.Plan) string {
-	if p.BaseRef == "" {
-		return p.Image
-	}
-	return fmt.Sprintf("%s, made of %s and the working directory", p.Image, p.BaseRef)
-}
-
 // commandLine quotes arguments that could be taken for several, or for a line
 // of the plan.
 func commandLine(args []string) string {

@@ -41,7 +41,7 @@ func (a *app) printBuilt(res bottle.BuildResult) error {
 // planCommand is the agent's command, as far as it is known yet.
 func planCommand(p *bottle.Plan) string {
 	if len(p.Command) == 0 {
-		return "what the image says, once it is built"
+		return "what the image says, once it is there"
 	}
 	return commandLine(p.Command)
 }

@@ -48,7 +48,7 @@ func fullPlan() *bottle.Plan {
 func TestPrintPlan(t *testing.T) {
 	var got bytes.Buffer
 	bare := &bottle.Plan{
-		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1",
+		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1", Folder: "/home/me/work", Target: "/workspace", Pull: "docker.io/library/base:1",
 		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: bottle.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
 	}
 	for _, p := range []*bottle.Plan{fullPlan(), bare} {

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/docker/go-units"
+
+	"github.com/bot-bottle/bottle"
+)
+
+// progressView shows how far a pull, a push or a derived image is: on a terminal
+// a bar for each part, redrawn in place; elsewhere a line for each part that has
+// ended.
+type progressView struct {
+	out           func(format string, args ...any)
+	terminal      bool
+	width, height int
+
+	mu    sync.Mutex
+	parts map[string]bottle.ImageProgress
+	order []string
+	drawn int // lines that are on the screen
+	last  time.Time
+	told  map[string]bool
+}
+
+// redrawEvery is how often a terminal is written to at most.
+const redrawEvery = 80 * time.Millisecond
+
+// Sizes of a terminal that does not tell.
+const (
+	usualWidth  = 80
+	usualHeight = 24
+)
+
+func (a *app) newProgress() *progressView {
+	v := &progressView{out: a.errorf, width: usualWidth, height: usualHeight}
+	if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		v.terminal = true
+		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
+			v.width, v.height = w, h
+		}
+	}
+	return v
+}
+
+// tell takes one part's progress.
+func (v *progressView) tell(p bottle.ImageProgress) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.parts == nil {
+		v.parts, v.told = map[string]bottle.ImageProgress{}, map[string]bool{}
+	}
+	if _, ok := v.parts[p.ID]; !ok {
+		v.order = append(v.order, p.ID)
+	}
+	v.parts[p.ID] = p
+	if !v.terminal {
+		if ended(p) && !v.told[p.ID] {
+			v.told[p.ID] = true
+			v.out("%s  %s  %s\n", partName(p.ID), units.HumanSize(float64(p.Total)), p.State)
+		}
+		return
+	}
+	if now := time.Now(); now.Sub(v.last) >= redrawEvery {
+		v.last = now
+		v.draw()
+	}
+}
+
+// end leaves the last state on the screen.
+func (v *progressView) end() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.terminal && len(v.order) > 0 {
+		v.draw()
+	}
+	v.parts, v.order, v.drawn = nil, nil, 0
+}
+
+// draw writes over what it drew before. Of more parts than the screen has lines
+// it leaves out those that have ended.
+func (v *progressView) draw() {
+	lines := v.lines()
+	var b strings.Builder
+	if v.drawn > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA", v.drawn) // up, ECMA-48
+	}
+	b.WriteString("\r\x1b[J") // erase to the end of the screen
+	for _, l := range lines {
+		b.WriteString(l + "\n")
+	}
+	v.drawn = len(lines)
+	v.out("%s", b.String())
+}
+
+func (v *progressView) lines() []string {
+	room := max(v.height-2, 1)
+	var done, total int64
+	finished := 0
+	shown := v.order
+	for _, id := range v.order {
+		p := v.parts[id]
+		done, total = done+p.Done, total+p.Total
+		if ended(p) {
+			finished++
+		}
+	}
+	var lines []string
+	if len(shown) > room {
+		lines = append(lines, fit(fmt.Sprintf("%d of %d parts, %s of %s", finished, len(shown),
+			units.HumanSize(float64(done)), units.HumanSize(float64(total))), v.width))
+		room--
+	}
+	for _, id := range shown {
+		p := v.parts[id]
+		if len(lines) > room || len(shown) > v.height-2 && ended(p) {
+			continue
+		}
+		lines = append(lines, fit(v.line(p), v.width))
+	}
+	return lines
+}
+
+// barWidth is the width of a bar, in columns.
+const barWidth = 24
+
+func (v *progressView) line(p bottle.ImageProgress) string {
+	filled := barWidth
+	if p.Total > 0 {
+		filled = int(barWidth * min(p.Done, p.Total) / p.Total)
+	} else if !ended(p) {
+		filled = 0
+	}
+	bar := strings.Repeat("=", filled) + strings.Repeat(" ", barWidth-filled)
+	return fmt.Sprintf("%-12s [%s] %8s / %-8s %s", partName(p.ID), bar,
+		units.HumanSize(float64(p.Done)), units.HumanSize(float64(p.Total)), p.State)
+}
+
+func ended(p bottle.ImageProgress) bool {
+	return p.State == bottle.ImageDone || p.State == bottle.ImageThere
+}
+
+// partName is a layer's digest as docker shortens it, or a folder's name.
+func partName(id string) string {
+	if hex, ok := strings.CutPrefix(id, "sha256:"); ok && len(hex) > 12 {
+		return hex[:12]
+	}
+	return visible(filepath.Base(id))
+}
+
+// fit cuts a line that would break on the screen, where its drawing over would
+// leave a part.
+func fit(s string, width int) string {
+	runes := []rune(s)
+	if len(runes) >= width {
+		return string(runes[:max(width-1, 0)])
+	}
+	return s
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle"
+)
+
+// shown is what a view writes for a pull of n layers, of 2 MB each, half of
+// which have ended.
+func shown(v *progressView, n int) string {
+	var b strings.Builder
+	v.out = func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	id := func(i int) string { return fmt.Sprintf("sha256:%012x%052x", i, 0) }
+	for i := range n {
+		v.tell(bottle.ImageProgress{ID: id(i), State: bottle.ImageWaiting, Total: 2e6})
+		v.tell(bottle.ImageProgress{ID: id(i), State: bottle.ImageActive, Done: 1e6, Total: 2e6})
+	}
+	for i := range n / 2 {
+		for range 2 {
+			v.tell(bottle.ImageProgress{ID: id(i), State: bottle.ImageDone, Done: 2e6, Total: 2e6})
+		}
+	}
+	v.end()
+	return b.String()
+}
+
+func TestProgressPlain(t *testing.T) {
+	got := shown(&progressView{}, 4)
+	if want := "000000000000  2MB  done\n000000000001  2MB  done\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestProgressTerminal(t *testing.T) {
+	got := shown(&progressView{terminal: true, width: 80, height: 24}, 4)
+	last := got[strings.LastIndex(got, "\x1b[J")+len("\x1b[J"):]
+	lines := strings.Split(strings.TrimSuffix(last, "\n"), "\n")
+	if len(lines) != 4 || !strings.Contains(lines[0], "2MB / 2MB") || !strings.Contains(lines[3], "[============            ]") ||
+		!strings.Contains(lines[3], "1MB / 2MB") {
+		t.Errorf("the last screen is\n%s", last)
+	}
+}
+
+// However many layers and however narrow, what is drawn fits the screen:
+// otherwise drawing over it leaves parts behind.
+func TestProgressFits(t *testing.T) {
+	const width, height = 30, 8
+	got := shown(&progressView{terminal: true, width: width, height: height}, 100)
+	for screen := range strings.SplitSeq(got, "\x1b[J") {
+		lines := strings.Split(screen, "\n")
+		if len(lines) > height {
+			t.Errorf("%d lines on a screen of %d", len(lines), height)
+		}
+		for _, l := range lines {
+			if len([]rune(strings.TrimSpace(l))) >= width && !strings.Contains(l, "\x1b[") {
+				t.Errorf("a line of %d columns: %q", len([]rune(l)), l)
+			}
+		}
+	}
+	if !strings.Contains(got, "50 of 100 parts") {
+		t.Error("the parts that are not shown are not counted")
+	}
+}
+
+func TestProgressNothing(t *testing.T) {
+	if got := shown(&progressView{terminal: true, width: 80, height: 24}, 0); got != "" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+func (a *app) pullCommand() *cobra.Command {
+	return a.registryCommand(&cobra.Command{
+		Use:   "pull IMAGE",
+		Short: "Pull an image from its registry into containerd's store",
+		Long:  textPullLong,
+	}, (*bottle.Engine).Pull)
+}
+
+func (a *app) pushCommand() *cobra.Command {
+	return a.registryCommand(&cobra.Command{
+		Use:   "push IMAGE",
+		Short: "Push an image from containerd's store to its registry",
+		Long:  textPushLong,
+	}, (*bottle.Engine).Push)
+}
+
+// registryCommand completes a command that transfers one image.
+func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, context.Context, string, bottle.Caller) (string, error)) *cobra.Command {
+	var quiet bool
+	cmd.Args = oneImage
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but errors")
+	cmd.Flags().StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		a.quiet = quiet
+		return a.withEngine(func(e *bottle.Engine) error {
+			ref, err := transfer(e, a.ctx, args[0], caller())
+			a.endProgress()
+			if err != nil || quiet {
+				return err
+			}
+			return a.printRef(ref)
+		})
+	}
+	return cmd
+}
+
+func oneImage(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usage(textOneImage)
+	}
+	return nil
+}

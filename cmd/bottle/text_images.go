@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const (
+	textPullLong = `Pull an image from its registry into containerd's store and unpack it for this
+host. Registry logins are those of docker login, of the user who called sudo;
+registries are configured in hosts.toml files as for containerd's own tools.`
+	textPushLong = `Push an image from containerd's store to the registry that its name begins with.
+Of an image for several platforms that is not here whole, this host's alone is
+pushed.`
+	textRmiLong = `Remove images by name, or by the beginning of a digest. What nothing else needs
+any more, layers and unpacked files, is freed before the command ends.`
+	textHostsDir = "folder of hosts.toml files (BOTTLE_HOSTS_DIR; default /etc/containerd/certs.d)"
+	textOneImage = "one image is to be named: an image such as registry.example/name:tag"
+	textNoImage  = "no image named: bottle rmi IMAGE"
+	textNoImages = "There are no images."
+)
+
+// printRef writes an image's name, for programs.
+func (a *app) printRef(ref string) error {
+	_, err := fmt.Fprintln(a.stdout, ref)
+	return err
+}
+
+func (a *app) printImages(list []bottle.ImageStatus) error {
+	if len(list) == 0 {
+		a.note(textNoImages)
+		return nil
+	}
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintln(t, "NAME\tDIGEST\tSIZE\tAGE\tUSED BY")
+	for _, i := range list {
+		used := strings.Join(i.UsedBy, ", ")
+		if used == "" {
+			used = "-"
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", visible(i.Name), partName(i.Digest),
+			units.HumanSize(float64(i.Size)), age(time.Since(i.Created)), used)
+	}
+	return t.Flush()
+}
+
+// image tells what runs, what it is made of, and what is pulled for it.
+func image(p *bottle.Plan) string {
+	s := p.Image
+	if p.BaseRef != "" {
+		s = fmt.Sprintf("%s, made of %s and %s at %s", p.Image, p.BaseRef, visible(p.Folder), visible(p.Target))
+	}
+	if p.Pull != "" {
+		s += "; " + p.Pull + " is pulled first"
+	}
+	return s
+}

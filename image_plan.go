@@ -1,0 +1,134 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Ways to decide whether an image is pulled before it runs.
+const (
+	PullMissing = "missing" // when containerd's store has none of the name
+	PullAlways  = "always"
+	PullNever   = "never"
+)
+
+// PullPolicies are the values of Spec.Pull.
+var PullPolicies = []string{PullAlways, PullMissing, PullNever}
+
+// DefaultCwdTarget is where the working directory is in a derived image.
+const DefaultCwdTarget = "/workspace"
+
+// lookUp finds the image that runs, or the base of the one that will, or plans
+// to build it, or to pull it: then nothing is known of it yet.
+func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool) (info ImageInfo, known bool, err error) {
+	policy := p.spec.Pull
+	if policy == "" {
+		policy = PullMissing
+	}
+	if !slices.Contains(PullPolicies, policy) {
+		return info, false, &Error{Err: fmt.Errorf("no way to pull called %q", policy), Hint: "choose --pull " + strings.Join(PullPolicies, ", ")}
+	}
+	// The default image, and those with build settings, are built here.
+	pullable := ref != defaultRef && (p.bottle.Build == nil || !fromManifest)
+	if policy == PullAlways && pullable {
+		p.plan.Pull = ref
+		return info, false, nil
+	}
+	info, err = p.imageOrBuild(ctx, ref, fromManifest)
+	if errors.Is(err, ErrImageMissing) && policy == PullMissing && pullable {
+		p.plan.Pull = ref
+		return info, false, nil
+	}
+	if err != nil {
+		return info, false, p.imageHint(ref, err)
+	}
+	return info, true, nil
+}
+
+// cwd plans the image that holds the working directory.
+func (p *preparation) cwd() (err error) {
+	if p.plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
+		return err
+	}
+	if p.plan.Folder, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
+		return fmt.Errorf("find the working directory: %w", err)
+	}
+	if p.spec.CwdForce {
+		return nil
+	}
+	return p.spec.Caller.whole(p.plan.Folder)
+}
+
+// whole refuses a folder with everything that a user has in it.
+func (c Caller) whole(folder string) error {
+	what := ""
+	switch home, err := filepath.EvalSymlinks(c.Home); {
+	case folder == "/":
+		what = "the whole file system"
+	case err != nil || c.Home == "":
+	case folder == home:
+		what = "your home folder, with keys and passwords"
+	case strings.HasPrefix(home, folder+"/"):
+		what = "the folder of all homes, yours among them"
+	}
+	if what == "" {
+		return nil
+	}
+	return &Error{
+		Err:  fmt.Errorf("--cwd would put %s into the bottle: it is %s", folder, what),
+		Hint: "run it in a project's folder, or insist with --cwd-force",
+	}
+}
+
+// cwdTarget checks where in the image the working directory goes.
+func cwdTarget(dir string) (string, error) {
+	if dir == "" {
+		return DefaultCwdTarget, nil
+	}
+	clean := filepath.Clean(dir)
+	if !filepath.IsAbs(dir) || clean == "/" {
+		return "", &Error{Err: fmt.Errorf("%q cannot be the working directory's place", dir), Hint: "give a path that begins with /, below /"}
+	}
+	for _, taken := range []string{"/proc", "/sys", "/dev", guestDir} {
+		if clean == taken || strings.HasPrefix(clean, taken+"/") {
+			return "", &Error{Err: fmt.Errorf("%q cannot be the working directory's place: %s is the bottle's own", dir, taken), Hint: "give another path"}
+		}
+	}
+	return clean, nil
+}
+
+// setImageCommand makes the image's own command the agent's.
+func (p *Plan) setImageCommand(info ImageInfo, args []string) error {
+	p.Command = slices.Concat(info.Entrypoint, info.Cmd)
+	if len(p.Command) == 0 {
+		return &Error{
+			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.Agent),
+			Hint: "give the agent a command in the manifest",
+		}
+	}
+	p.Command = append(p.Command, args...)
+	return p.promptOption()
+}
+
+// DockerConfigDir is where `docker login` keeps what it is told.
+func (c Caller) DockerConfigDir() string {
+	if dir, ok := c.Getenv("DOCKER_CONFIG"); ok && dir != "" {
+		return dir
+	}
+	if c.Home == "" {
+		return ""
+	}
+	return filepath.Join(c.Home, ".docker")
+}
+
+func (c Caller) environ() []string {
+	if c.Environ == nil {
+		return os.Environ()
+	}
+	return c.Environ
+}
