@@ -277,16 +277,8 @@ func (p *Pair) hostDiffers() (diff []string, err error) {
 		{"ipv6/conf/" + port.Attrs().Name + "/disable_ipv6", "1"},
 		{"ipv4/ip_forward", "1"},
 	})...)
-	shape, err := tableShape()
-	if err != nil {
-		return nil, err
-	}
-	want, err := hostTable(hostRules{bridge: bridge, subnet: p.confs.Egress.Subnet})
-	if err != nil {
-		return nil, err
-	}
-	barred, err := forwardDiffers(bridge)
-	return append(append(diff, compareChains(shape, want.shape)...), barred...), err
+	table, err := hostTableDiffers(bridge, hostRules{bridge: bridge, subnet: p.confs.Egress.Subnet})
+	return append(diff, table...), err
 }
 
 // hostPort finds the host's end of the veth whose other end is the proxy's.

@@ -102,7 +102,9 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 		err = proc.Start(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start a process in %s: %w", task.ID(), err), s.remove(context.WithoutCancel(ctx)))
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+		defer cancel()
+		return nil, errors.Join(fmt.Errorf("start a process in %s: %w", task.ID(), err), s.remove(rctx))
 	}
 	close(stdin.started)
 	if cfg.Terminal && cfg.Width > 0 {

@@ -76,6 +76,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	root.AddCommand(a.initCommand(), a.configCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
+	root.AddCommand(a.doctorCommand())
 	return root
 }
 

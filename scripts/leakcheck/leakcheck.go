@@ -155,6 +155,10 @@ func processes() ([]string, error) {
 			continue
 		}
 		args := strings.TrimSpace(string(bytes.ReplaceAll(cmdline, []byte{0}, []byte(" "))))
+		if strings.HasPrefix(args, "containerd --config ") {
+			out = append(out, args) // a test may restart it
+			continue
+		}
 		out = append(out, fmt.Sprintf("%d %s", pid, args))
 	}
 	return out, nil

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON, refresh bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look whether this host has what bottles need, and say how to mend it",
+		Long:  textDoctorLong,
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if refresh {
+				if err := bottle.Refresh(a.ctx, a.config()); err != nil {
+					return err
+				}
+			}
+			return a.doctor(bottle.Doctor(a.ctx, a.config()), asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&refresh, "refresh", false, "first write the host's firewall rules of running bottles again")
+	return cmd
+}
+
+// doctor prints the findings, and ends with 1 if one is a fail.
+func (a *app) doctor(found []bottle.Finding, asJSON bool) error {
+	print := a.printFindings
+	if asJSON {
+		print = func(found []bottle.Finding) error { return a.printJSON(found) }
+	}
+	if err := print(found); err != nil {
+		return err
+	}
+	for _, f := range found {
+		if f.Level == bottle.LevelFail {
+			return exitError(1)
+		}
+	}
+	return nil
+}

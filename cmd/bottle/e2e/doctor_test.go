@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// doctor runs the command and takes its findings by what they are about.
+func (u user) doctor(t *testing.T, code int, args ...string) map[string]bottle.Finding {
+	t.Helper()
+	r := u.bottle(append([]string{"doctor", "--json"}, args...)...)
+	var list []bottle.Finding
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || r.code != code {
+		t.Fatalf("exit %d, want %d; %v in %s%s", r.code, code, err, r.stdout, r.stderr)
+	}
+	found := map[string]bottle.Finding{}
+	for _, f := range list {
+		found[f.Check] = f
+		if (f.Level == bottle.LevelOK) != (f.Mend == "") {
+			t.Errorf("a command that mends is for what is not ok: %+v", f)
+		}
+	}
+	return found
+}
+
+func TestDoctorGoodHost(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	found := u.doctor(t, 0)
+	for check, want := range map[string]string{
+		"root": "as root", "containerd": "2.", "runsc": "runsc version", "runc": "runc version", "gVisor": "a sandbox runs on platform systrap",
+		"CNI plugins": "found in", "egress subnet": "10.210.0.0/16 is free", "kernel": "nftables work", "cgroups": "version",
+		"forwarding": "ip_forward", "firewall": "nothing", "disk": "GiB free", "tmpfs": "is on tmpfs", "resolver": "198.51.101.53",
+	} {
+		if f, ok := found[check]; !ok || f.Level == bottle.LevelFail || !strings.Contains(f.Detail, want) {
+			t.Errorf("%s: %+v, want %q", check, f, want)
+		}
+	}
+	if r := u.bottle("doctor"); r.code != 0 || !strings.Contains(r.stdout, "ok    containerd") || strings.Contains(r.stdout, "fail") {
+		t.Errorf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
+// TestDoctorBrokenHosts takes one thing away each time.
+func TestDoctorBrokenHosts(t *testing.T) {
+	leakcheck.Check(t)
+	onDisk := filepath.Join(t.TempDir(), "run")
+	noRunsc := t.TempDir()
+	for _, name := range []string{"runc", "containerd-shim-runc-v2"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(noRunsc, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name, check, detail, mend string
+		env                       []string
+	}{
+		{"no containerd", "containerd", "no containerd answers", "systemctl start containerd", []string{"CONTAINERD_ADDRESS=/run/nothing.sock"}},
+		{"no runsc", "runsc", "not in PATH", "install gVisor", []string{"PATH=" + noRunsc}},
+		{"no runc", "runc", "not in PATH", "apt install runc", []string{"PATH=/nowhere"}},
+		{"no plugins", "CNI plugins", "bridge", "containernetworking-plugins", []string{"CNI_PATH=/nowhere"}},
+		{"run directory on disk", "tmpfs", "not on tmpfs", "mount -t tmpfs", []string{"BOTTLE_RUN_DIR=" + onDisk}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newUser(t).with(tt.env...).doctor(t, 1)[tt.check]
+			if f.Level != bottle.LevelFail || !strings.Contains(f.Detail, tt.detail) || !strings.Contains(f.Mend, tt.mend) {
+				t.Errorf("got %+v; want a fail with %q and %q", f, tt.detail, tt.mend)
+			}
+		})
+	}
+	t.Run("subnet in use", func(t *testing.T) {
+		hostCommand(t, "ip", "route", "add", "blackhole", "10.210.4.0/24")
+		defer hostCommand(t, "ip", "route", "del", "blackhole", "10.210.4.0/24")
+		if f := newUser(t).doctor(t, 1)["egress subnet"]; f.Level != bottle.LevelFail || !strings.Contains(f.Detail, "10.210.4.0/24") {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("firewall that refuses", func(t *testing.T) {
+		hostCommand(t, "nft", "add table ip fw; add chain ip fw forward { type filter hook forward priority 0; }; add rule ip fw forward counter reject")
+		defer hostCommand(t, "nft", "delete table ip fw")
+		if f := newUser(t).doctor(t, 0)["firewall"]; f.Level != bottle.LevelWarn || !strings.Contains(f.Mend, "firewall-cmd") {
+			t.Errorf("got %+v", f)
+		}
+	})
+}
+
+// TestDoctorRefresh has the host's firewall lose bottle's rules under a bottle
+// that runs.
+func TestDoctorRefresh(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-doctor")
+	if f := u.doctor(t, 0)["firewall"]; f.Level != bottle.LevelOK {
+		t.Errorf("with a bottle that runs: %+v", f)
+	}
+	hostCommand(t, "nft", "flush", "ruleset")
+	if r := u.exec(l.name, "curl", "-sS", "-m", "2", "https://allowed.test/"); r.code == 0 {
+		t.Error("egress works without the host's rules, so that this shows nothing")
+	}
+	if f := u.doctor(t, 1)["firewall"]; f.Level != bottle.LevelFail || f.Mend != "bottle doctor --refresh" {
+		t.Errorf("after the flush: %+v", f)
+	}
+	if f := u.doctor(t, 0, "--refresh")["firewall"]; f.Level != bottle.LevelOK {
+		t.Errorf("after --refresh: %+v", f)
+	}
+	if r := u.exec(l.name, "curl", "-sS", "-m", "5", "https://allowed.test/"); r.code != 0 {
+		t.Errorf("egress does not work again: %+v", r)
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+}
+
+func hostCommand(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const textDoctorLong = `Look at everything on this host that a bottle needs: containerd, gVisor and runc
+with their shims, CNI plugins, kernel, firewall, cgroups, disk and tmpfs. Each is
+ok, warn or fail, with the command that mends it. The exit code is 1 on a fail.`
+
+func (a *app) printFindings(found []bottle.Finding) error {
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	for _, f := range found {
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\n", f.Level, f.Check, visible(f.Detail))
+		if f.Mend != "" {
+			_, _ = fmt.Fprintf(t, "\t\tmend: %s\n", visible(f.Mend))
+		}
+	}
+	return t.Flush()
+}

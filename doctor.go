@@ -1,0 +1,371 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Levels of a finding.
+const (
+	LevelOK   = "ok"
+	LevelWarn = "warn" // bottles run, but something may not work or is less safe
+	LevelFail = "fail" // no bottle can run
+)
+
+// Finding is what Doctor says of one part of the host.
+type Finding struct {
+	Check  string `json:"check"`
+	Level  string `json:"level"`
+	Detail string `json:"detail"`
+	// Mend is what to do about it, empty where nothing is to be done.
+	Mend string `json:"mend,omitempty"`
+}
+
+// Doctor looks at everything on the host that a bottle needs. It changes
+// nothing but a scratch folder that it removes.
+func Doctor(ctx context.Context, cfg Config) []Finding {
+	d := &doctor{cfg: cfg}
+	d.privilege()
+	d.tmpfs()
+	e := d.containerd(ctx)
+	if e != nil {
+		defer func() { _ = e.Close() }()
+	}
+	d.runtime(ctx, e, runtime.RuntimeRunsc)
+	d.runtime(ctx, e, runtime.RuntimeRunc)
+	d.platform(ctx)
+	d.network(ctx)
+	d.cgroups()
+	d.disk()
+	d.resolvers()
+	return d.found
+}
+
+type doctor struct {
+	cfg   Config
+	found []Finding
+}
+
+func (d *doctor) say(check, level, mend, format string, args ...any) {
+	d.found = append(d.found, Finding{Check: check, Level: level, Detail: fmt.Sprintf(format, args...), Mend: mend})
+}
+
+// fail tells an error with its own advice, or else with that given.
+func (d *doctor) fail(check string, err error, mend string) {
+	if hint := Hint(err); hint != "" {
+		mend = hint
+	}
+	d.say(check, LevelFail, mend, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+func (d *doctor) privilege() {
+	if uid := os.Geteuid(); uid != 0 {
+		d.say("root", LevelFail, "sudo bottle doctor", "it runs as user %d: namespaces and firewall rules need root", uid)
+		return
+	}
+	d.say("root", LevelOK, "", "it runs as root")
+}
+
+// containerd also returns an engine if one can be had.
+func (d *doctor) containerd(ctx context.Context) *Engine {
+	e, err := Open(ctx, d.cfg)
+	if err != nil {
+		d.fail("containerd", err, "systemctl start containerd")
+		return nil
+	}
+	v, err := e.rt.Containerd().Version(ctx)
+	if err != nil {
+		d.fail("containerd", err, "systemctl restart containerd")
+		return e
+	}
+	major, _, _ := strings.Cut(strings.TrimPrefix(v.Version, "v"), ".")
+	if n, err := strconv.Atoi(major); err == nil && n < 2 {
+		d.say("containerd", LevelFail, "install containerd 2 (https://github.com/containerd/containerd/releases)", "%s at %s is too old", v.Version, d.cfg.Address)
+		return e
+	}
+	d.say("containerd", LevelOK, "", "%s at %s, namespace %s", v.Version, d.cfg.Address, d.cfg.Namespace)
+	return e
+}
+
+// runtime asks the program for its version and, through containerd, its shim
+// whether it answers.
+func (d *doctor) runtime(ctx context.Context, e *Engine, name string) {
+	version, err := firstLine(ctx, name, "--version")
+	if err != nil {
+		missing := runtime.ErrNoRunsc
+		if name == runtime.RuntimeRunc {
+			missing = runtime.ErrNoRunc
+		}
+		d.fail(name, runtimeHint(fmt.Errorf("%w: %w", missing, err)), "")
+		return
+	}
+	if e == nil {
+		d.say(name, LevelWarn, "mend containerd first", "%s; whether its shim answers is not known", version)
+		return
+	}
+	if err := e.checkRuntime(ctx, name); err != nil {
+		d.fail(name, err, "install "+name+" and its shim again")
+		return
+	}
+	d.say(name, LevelOK, "", "%s; its shim answers", version)
+}
+
+func (e *Engine) checkRuntime(ctx context.Context, name string) error {
+	scratch, err := e.scratch()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_ = os.RemoveAll(scratch) // on tmpfs; cleanup finds it otherwise
+		e.removeEmpty()
+	}()
+	return runtimeHint(e.rt.CheckRuntime(ctx, name, scratch))
+}
+
+// programTime bounds a program that doctor runs.
+const programTime = 20 * time.Second
+
+func firstLine(ctx context.Context, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, programTime)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).Output()
+	line, _, _ := strings.Cut(string(out), "\n")
+	return strings.TrimSpace(line), err
+}
+
+// platform runs a program in a sandbox without network, as only that tells
+// whether gVisor's platform works on this kernel.
+func (d *doctor) platform(ctx context.Context) {
+	const check = "gVisor"
+	if _, err := exec.LookPath("runsc"); err != nil {
+		return // told already
+	}
+	ctx, cancel := context.WithTimeout(ctx, programTime)
+	defer cancel()
+	state, err := os.MkdirTemp("", "bottle-doctor-")
+	if err != nil {
+		d.fail(check, err, "make room in "+os.TempDir())
+		return
+	}
+	defer func() { _ = os.RemoveAll(state) }()
+	out, err := exec.CommandContext(ctx, "runsc", "--root", state, "--platform=systrap", "--network=none", "--ignore-cgroups", "do", "true").CombinedOutput()
+	if err != nil {
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		d.say(check, LevelFail, "use a kernel of at least 4.14.77 (https://gvisor.dev/docs/user_guide/faq/), or --runtime runc and lose its isolation",
+			"a sandbox on platform systrap does not run: %v: %s", err, lines[len(lines)-1])
+		return
+	}
+	kvm := "KVM, which is not used, is there too"
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		kvm = "KVM, which is not needed, is not there"
+	}
+	d.say(check, LevelOK, "", "a sandbox runs on platform systrap; %s", kvm)
+}
+
+// network tells each part of netns.Check by itself.
+func (d *doctor) network(ctx context.Context) {
+	m, err := netns.New(netns.Config{RunDir: d.cfg.RunDir, PluginDirs: filepath.SplitList(d.cfg.CNIPath), ConfDir: d.cfg.CNIConf})
+	if err != nil {
+		d.fail("network", err, "name an absolute folder with BOTTLE_RUN_DIR")
+		return
+	}
+	info, err := m.Check(ctx)
+	mistakes := Mistakes(err)
+	for _, part := range []struct {
+		check, fine, mend string
+		kind              error
+	}{
+		{"CNI plugins", "found in " + d.cfg.CNIPath, "apt install containernetworking-plugins, and export CNI_PATH=/usr/lib/cni", netns.ErrNoPlugin},
+		{"egress subnet", info.Egress + " is free", "copy the egress network's conflist to " + d.cfg.CNIConf + " and choose another subnet", netns.ErrOverlap},
+		{"kernel", kernelRelease() + ": namespaces, bridges, veth pairs and nftables work", "modprobe -a bridge veth nf_tables nft_masq nft_ct", netns.ErrKernel},
+	} {
+		if i := indexIs(mistakes, part.kind); i >= 0 {
+			d.fail(part.check, mistakes[i], part.mend)
+			mistakes = append(mistakes[:i], mistakes[i+1:]...)
+			continue
+		}
+		d.say(part.check, LevelOK, "", "%s", part.fine)
+	}
+	for _, err := range mistakes {
+		d.fail("network", err, "mend "+d.cfg.CNIConf)
+	}
+	d.firewall(ctx, m, info)
+}
+
+func indexIs(list []error, kind error) int {
+	for i, err := range list {
+		if errors.Is(err, kind) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (d *doctor) firewall(ctx context.Context, m *netns.Manager, info netns.Info) {
+	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	switch {
+	case err != nil:
+		d.fail("forwarding", err, "mount -t proc proc /proc")
+	case strings.TrimSpace(string(forward)) == "1":
+		d.say("forwarding", LevelOK, "", "net.ipv4.ip_forward is on")
+	default:
+		d.say("forwarding", LevelOK, "", "net.ipv4.ip_forward is off; it is on while bottles run")
+	}
+	if err := m.HostStands(ctx); err != nil {
+		d.fail("firewall", err, "bottle doctor --refresh")
+		return
+	}
+	if len(info.Warnings) == 0 {
+		detail := "nothing of the host's drops what proxies send"
+		for _, c := range info.Changes {
+			if strings.Contains(c, "nftables") {
+				detail = "while bottles run: " + c
+			}
+		}
+		d.say("firewall", LevelOK, "", "%s", detail)
+	}
+	for _, w := range info.Warnings {
+		what, mend, _ := strings.Cut(w, ": ")
+		d.say("firewall", LevelWarn, mend, "%s", what)
+	}
+}
+
+func (d *doctor) cgroups() {
+	const check = "cgroups"
+	var st unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &st); err != nil {
+		d.fail(check, err, "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+		return
+	}
+	need := []string{"memory", "pids", "cpu"}
+	if st.Type == unix.CGROUP2_SUPER_MAGIC {
+		data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+		if err != nil {
+			d.fail(check, err, "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
+			return
+		}
+		if lacks := without(need, strings.Fields(string(data))); len(lacks) > 0 {
+			d.say(check, LevelFail, "boot with cgroup_enable="+strings.Join(lacks, ","), "version 2, without %s", strings.Join(lacks, ", "))
+			return
+		}
+		d.say(check, LevelOK, "", "version 2")
+		return
+	}
+	var have []string
+	for _, c := range need {
+		if _, err := os.Stat("/sys/fs/cgroup/" + c); err == nil {
+			have = append(have, c)
+		}
+	}
+	if lacks := without(need, have); len(lacks) > 0 {
+		d.say(check, LevelFail, "boot with cgroup_enable="+strings.Join(lacks, ","), "version 1, without %s", strings.Join(lacks, ", "))
+		return
+	}
+	d.say(check, LevelWarn, "boot with systemd.unified_cgroup_hierarchy=1", "version 1: limits work, but swap is not bounded everywhere")
+}
+
+func without(need, have []string) (lacks []string) {
+	there := map[string]bool{}
+	for _, h := range have {
+		there[h] = true
+	}
+	for _, n := range need {
+		if !there[n] {
+			lacks = append(lacks, n)
+		}
+	}
+	return lacks
+}
+
+// Room below which a host is short, in bytes.
+const (
+	fewDisk  = 10 << 30
+	noDisk   = 1 << 30
+	fewTmpfs = 64 << 20
+)
+
+func (d *doctor) disk() {
+	dir, free, _, err := roomAt(d.cfg.StateDir)
+	switch {
+	case err != nil:
+		d.fail("disk", err, "name a folder with BOTTLE_STATE_DIR")
+	case free < noDisk:
+		d.say("disk", LevelFail, "bottle cleanup, and remove images that nobody needs (bottle images, bottle rmi)", "%s free at %s", gib(free), dir)
+	case free < fewDisk:
+		d.say("disk", LevelWarn, "bottle cleanup, and remove images that nobody needs (bottle images, bottle rmi)", "%s free at %s", gib(free), dir)
+	default:
+		d.say("disk", LevelOK, "", "%s free at %s", gib(free), dir)
+	}
+}
+
+func (d *doctor) tmpfs() {
+	dir, free, kind, err := roomAt(d.cfg.RunDir)
+	mend := "mount -t tmpfs -o mode=700 tmpfs " + d.cfg.RunDir
+	switch {
+	case err != nil:
+		d.fail("tmpfs", err, mend)
+	case kind != unix.TMPFS_MAGIC && kind != unix.RAMFS_MAGIC:
+		d.say("tmpfs", LevelFail, mend, "%s is not on tmpfs, so that secrets would come to a disk", d.cfg.RunDir)
+	case kind == unix.TMPFS_MAGIC && free < fewTmpfs:
+		d.say("tmpfs", LevelWarn, "mount -o remount,size=256m "+dir, "%d MiB free at %s", free>>20, dir)
+	default:
+		d.say("tmpfs", LevelOK, "", "%s is on tmpfs", d.cfg.RunDir)
+	}
+}
+
+// roomAt looks at the file system that a folder is on, or will be.
+func roomAt(dir string) (at string, free uint64, kind int64, err error) {
+	var st unix.Statfs_t
+	for at = filepath.Clean(dir); ; at = filepath.Dir(at) {
+		err = unix.Statfs(at, &st)
+		if !errors.Is(err, unix.ENOENT) || at == "/" {
+			break
+		}
+	}
+	if err != nil {
+		return at, 0, 0, fmt.Errorf("look at %s: %w", at, err)
+	}
+	return at, st.Bavail * uint64(st.Bsize), int64(st.Type), nil
+}
+
+func gib(n uint64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
+
+func (d *doctor) resolvers() {
+	for _, f := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
+		if servers := readResolvers(f); len(servers) > 0 {
+			d.say("resolver", LevelOK, "", "%s, of %s", servers[0], f)
+			return
+		}
+	}
+	d.say("resolver", LevelWarn, "name a server that is not on loopback in /etc/resolv.conf", "no name server with an IPv4 address beyond loopback: proxies cannot look names up")
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "kernel"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// Refresh writes the host's firewall rules of the bottles that run again, as
+// after a reload of the host's firewall took them away.
+func Refresh(ctx context.Context, cfg Config) error {
+	m, err := netns.New(netns.Config{RunDir: cfg.RunDir, PluginDirs: filepath.SplitList(cfg.CNIPath), ConfDir: cfg.CNIConf, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	return m.Refresh(ctx)
+}
