@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
@@ -25,6 +26,9 @@ bottles:
       FROM_MANIFEST: said there
     egress: {allow: [api.anthropic.com]}
     git: {name: A "Quoted" Person}
+  oauth:
+    image: claude-bottle:claude
+    egress: {allow: [api.anthropic.com]}
   other:
     env: {DISABLE_AUTOUPDATER: "0"}
 agents:
@@ -34,6 +38,7 @@ agents:
     prompt: |
       You are the reviewer whom the manifest made, with ü and "quotes".
     skills: [review]
+  oauth: {bottle: oauth, command: [claude]}
   shell: {bottle: other, command: [sh], prompt: "text of the prompt", skills: [review]}
   plain: {bottle: other, command: [sh]}
 `
@@ -120,11 +125,12 @@ func TestSkillMistakes(t *testing.T) {
 func TestClaudeSees(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t)
-	seen := messages(t)
+	seen, requests := messages(t), labtest.World(t)
 	r := u.run("claude", "-p", "RUN: env | sort", "--allowed-tools", "Bash")
 	if r.code != 0 {
 		t.Fatalf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	onlyTheAPI(t, requests())
 	var all, results string
 	for _, m := range seen() {
 		all += string(m.System) + string(m.Messages)
@@ -155,16 +161,9 @@ func TestClaudeSees(t *testing.T) {
 func TestClaudeScreen(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t).with("TERM=xterm-256color")
+	requests := labtest.World(t)
 	x := u.onTerminal(100, 40, "run", "claude", "--proxy", "builtin", "--yes", "--name", "claude-bottle-screen")
-	before := x.sees("❯")
-	// Typed at once, it stands behind the prompt; a question would not take it.
-	x.types("typed at once")
-	before += x.sees("typed at once")
-	for _, question := range []string{"Do you trust", "Detected a custom API key", "Choose the text style", "Select login method"} {
-		if strings.Contains(before, plain(question)) {
-			t.Errorf("Claude Code asks %q", question)
-		}
-	}
+	x.seesPrompt()
 	state := u.exec("claude-bottle-screen", "sh", "-c", "readlink ~/.claude.json; cat ~/.claude.json; stat -f -c %T /.bottle/run")
 	part := testKey[len(testKey)-20:]
 	if !strings.HasPrefix(state.stdout, "/.bottle/run/claude.json\n") || !strings.Contains(state.stdout, `"`+part+`"`) ||
@@ -178,11 +177,63 @@ func TestClaudeScreen(t *testing.T) {
 	if found := onDisk(t, part); len(found) > 0 {
 		t.Errorf("the API key's end is on the host's disk: %v", found)
 	}
+	onlyTheAPI(t, requests())
+	if denied := u.bottle("egress", "claude-bottle-screen", "--denied").stdout; denied != "" {
+		t.Errorf("Claude Code wanted more than the API:\n%s", denied)
+	}
+	x.leaves()
+}
+
+// TestClaudeScreenWithToken does so with a subscription's token.
+func TestClaudeScreenWithToken(t *testing.T) {
+	leakcheck.Check(t)
+	u := owner(t).with("TERM=xterm-256color", "CLAUDE_BOTTLE_OAUTH_TOKEN=sk-ant-oat01-a-test-token-0123456789")
+	x := u.onTerminal(100, 40, "run", "oauth", "--proxy", "builtin", "--yes")
+	x.seesPrompt()
+	x.leaves()
+}
+
+// seesPrompt waits for Claude Code's prompt, and fails if a question was before
+// it.
+func (x *terminal) seesPrompt() {
+	x.t.Helper()
+	before := x.sees("❯")
+	// Typed at once, it stands behind the prompt; a question would not take it.
+	x.types("typed at once")
+	before += x.sees("typed at once")
+	for _, question := range []string{"Do you trust", "Detected a custom API key", "Choose the text style", "Select login method"} {
+		if strings.Contains(before, plain(question)) {
+			x.t.Errorf("Claude Code asks %q", question)
+		}
+	}
+}
+
+// leaves ends Claude Code.
+func (x *terminal) leaves() {
+	x.t.Helper()
 	x.types("\x03")
 	x.sees("again to exit")
 	x.types("\x03")
 	if code := x.wait(); code != 0 {
-		t.Errorf("exit %d", code)
+		x.t.Errorf("exit %d", code)
+	}
+}
+
+// onlyTheAPI fails unless the API was asked, and nobody else, by name or address.
+func onlyTheAPI(t *testing.T, events []labtest.WorldEvent) {
+	t.Helper()
+	asked := false
+	for _, e := range events {
+		if e.Event != "request" {
+			continue
+		}
+		asked = asked || e.Host == "api.anthropic.com"
+		if e.Host != "api.anthropic.com" {
+			t.Errorf("a request beside the API: %+v", e)
+		}
+	}
+	if !asked {
+		t.Error("the API was not asked")
 	}
 }
 
