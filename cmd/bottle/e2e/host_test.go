@@ -145,23 +145,30 @@ func (u user) start(name string) *live {
 
 func (u user) startAgent(agent, name string) *live {
 	u.t.Helper()
-	l := &live{t: u.t, cmd: u.command("run", agent, "--proxy", "builtin", "--yes", "--name", name), errs: &bytes.Buffer{}, name: name}
-	l.cmd.Stderr = l.errs
+	return begin(u.t, u.command("run", agent, "--proxy", "builtin", "--yes", "--name", name), name)
+}
+
+// begin starts a command of bottle's that says ready and then waits for the end
+// of its standard input.
+func begin(t *testing.T, cmd *exec.Cmd, name string) *live {
+	t.Helper()
+	l := &live{t: t, cmd: cmd, errs: &bytes.Buffer{}, name: name}
+	cmd.Stderr = l.errs
 	var err error
-	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
-		u.t.Fatal(err)
+	if l.stdin, err = cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
 	}
-	out, err := l.cmd.StdoutPipe()
+	out, err := cmd.StdoutPipe()
 	if err != nil {
-		u.t.Fatal(err)
+		t.Fatal(err)
 	}
 	l.out = bufio.NewReader(out)
-	if err := l.cmd.Start(); err != nil {
-		u.t.Fatal(err)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	u.t.Cleanup(func() { l.end() })
+	t.Cleanup(func() { l.end() })
 	if line, err := l.out.ReadString('\n'); line != "ready\n" {
-		u.t.Fatalf("the agent said %q, %v; standard error:\n%s", line, err, l.errs)
+		t.Fatalf("the agent said %q, %v; standard error:\n%s", line, err, l.errs)
 	}
 	return l
 }

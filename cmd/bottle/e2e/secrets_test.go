@@ -1,0 +1,199 @@
+package e2e
+
+import (
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+const secretManifest = `
+version: 1
+bottles:
+  dev:
+    env:
+      FORWARDED: {from: CALLERS}
+      ASKED: {prompt: "The key"}
+      FILE: {file: key}
+agents:
+  it: {bottle: dev, command: [sh, -c, 'echo "${#FORWARDED} ${#ASKED} ${#FILE}, ready"; cat']}
+`
+
+// secretScene is a bottle with a secret of each source, and a session with two.
+type secretScene struct {
+	*search
+	u       user
+	name    string
+	secrets map[string]string // by source
+	bottle  *terminal
+	session *live
+	out     string // all that bottle wrote
+}
+
+// TestSecretsAtRest searches the whole host for the values of a bottle that is
+// up, and again when it is gone. They may be in the environment of bottle's own
+// process, where the caller put them, in the caller's own file, and in the one
+// place on tmpfs that docs/manifest.md names.
+func TestSecretsAtRest(t *testing.T) {
+	leakcheck.Check(t)
+	s := &secretScene{search: newSearch(t), u: newUser(t), name: "claude-bottle-secrets", secrets: map[string]string{}}
+	for source, more := range map[string]string{"forwarded": odd, "asked": "'=/+ é", "file": odd, "session": odd, "descriptor": odd} {
+		s.secrets[source] = "s3-" + rand.Text() + more
+		s.add(source, s.secrets[source])
+	}
+	s.u = s.u.with("CALLERS="+s.secrets["forwarded"], "SESSIONS="+s.secrets["session"])
+	s.u.write("bottle.yaml", secretManifest)
+	s.u.write("key", s.secrets["file"]+"\n")
+
+	stop := s.sample()
+	s.start()
+	passing, looks := stop()
+	t.Logf("all processes were looked at %d times during the launch", looks)
+	s.check("during the launch", passing)
+	places := s.check("while it is up", s.everywhere(s.texts()))
+	// Had the values not been there, their absence elsewhere would mean nothing.
+	for source := range s.secrets {
+		if !places[source] {
+			t.Errorf("%s is not even where it has to be", source)
+		}
+	}
+	s.checkCores()
+	t.Run("control", func(t *testing.T) { control(t, s.name) })
+
+	s.end()
+	if places := s.check("when it is gone", s.everywhere(s.texts())); len(places) > 0 {
+		t.Errorf("still in bottle's folder: %v", places)
+	}
+}
+
+// start launches the bottle on a terminal, answers it, and starts the session.
+func (s *secretScene) start() {
+	t := s.t
+	t.Helper()
+	s.bottle = s.u.onTerminal(80, 24, "run", "it", "--proxy", "builtin", "--yes", "--debug", "--name", s.name)
+	s.out = s.bottle.until("The key: ")
+	s.bottle.types(s.secrets["asked"] + "\n")
+	s.out += s.bottle.until("ready\r\n")
+	// The shell counts characters, of which é is one.
+	want := fmt.Sprintf("%d %d %d, ready", runes(s.secrets["forwarded"]), runes(s.secrets["asked"]), runes(s.secrets["file"]))
+	inBytes := fmt.Sprintf("%d %d %d, ready", len(s.secrets["forwarded"]), len(s.secrets["asked"]), len(s.secrets["file"]))
+	if !strings.Contains(s.out, want) && !strings.Contains(s.out, inBytes) {
+		t.Fatalf("the agent does not have its variables:\n%s", s.out)
+	}
+	cmd := s.u.command("exec", "--debug", "-e", "SESSIONS", "--env-from-fd", "3", s.name, "sh", "-c", "echo ready; cat")
+	cmd.ExtraFiles = append(cmd.ExtraFiles, piped(t, "GIVEN="+s.secrets["descriptor"]+"\x00"))
+	s.session = begin(t, cmd, s.name)
+}
+
+func runes(s string) int { return len([]rune(s)) }
+
+// end ends session and bottle, and keeps what they wrote.
+func (s *secretScene) end() {
+	t := s.t
+	t.Helper()
+	if code := s.session.end(); code != 0 {
+		t.Errorf("the session: exit %d\n%s", code, s.session.errs)
+	}
+	s.bottle.types("\x04")
+	if code := s.bottle.wait(); code != 0 {
+		t.Errorf("the bottle: exit %d", code)
+	}
+	const end = "all that was written"
+	if _, err := s.bottle.far.WriteString(end); err != nil {
+		t.Fatal(err)
+	}
+	s.out += s.bottle.until(end)
+}
+
+// texts are what bottle writes: to the terminal, with --debug, and as plans.
+func (s *secretScene) texts() map[string]string {
+	plan := s.u.bottle("run", "it", "--proxy", "builtin", "--dry-run", "--json")
+	refused := s.u.bottle("run", "it", "--proxy", "builtin", "--yes", "--no-input")
+	return map[string]string{
+		"terminal": s.out, "session's stderr": s.session.errs.String(),
+		"plan": plan.stdout + plan.stderr, "message": refused.stderr, "config show": s.u.bottle("config", "show", "--json").stdout,
+	}
+}
+
+// check fails for all that was found where it may not be. It returns the sources
+// that were found in bottle's place on tmpfs.
+func (s *secretScene) check(when string, found []find) map[string]bool {
+	t := s.t
+	t.Helper()
+	caller := map[string]bool{
+		"environ of " + strconv.Itoa(s.bottle.cmd.Process.Pid):  true,
+		"environ of " + strconv.Itoa(s.session.cmd.Process.Pid): true,
+		filepath.Join(s.u.dir, "key"):                           true,
+	}
+	guest := regexp.MustCompile(`^/run/bottle/[^/]+/` + s.name + `/guest/env(-[A-Z2-7]+)?$`)
+	places := map[string]bool{}
+	for _, f := range found {
+		source, _, _ := strings.Cut(f.form, ", ")
+		switch {
+		case guest.MatchString(f.place):
+			places[source] = true
+		case !caller[f.place]:
+			t.Errorf("%s: %s: %s", when, f.place, f.form)
+		}
+	}
+	return places
+}
+
+// checkCores looks at what the kernel would write of the processes whose memory
+// has the values.
+func (s *secretScene) checkCores() {
+	t := s.t
+	t.Helper()
+	sandboxes := 0
+	for pid, argv := range processArgs(t) {
+		sandbox := strings.Contains(argv, "runsc-sandbox") || strings.Contains(argv, "runsc-gofer")
+		if sandbox && strings.Contains(argv, s.name) {
+			sandboxes++
+			if filter := readProc(t, pid, "coredump_filter"); strings.Trim(filter, "0\n") != "" {
+				t.Errorf("a core of %s would have memory: filter %s", argv, filter)
+			}
+		} else if pid != s.bottle.cmd.Process.Pid && pid != s.session.cmd.Process.Pid {
+			continue
+		}
+		if !coreLimit.MatchString(readProc(t, pid, "limits")) {
+			t.Errorf("%s may leave a core:\n%s", argv, readProc(t, pid, "limits"))
+		}
+	}
+	if sandboxes < 2 {
+		t.Errorf("%d host processes of the sandbox were seen; there are two", sandboxes)
+	}
+}
+
+var coreLimit = regexp.MustCompile(`(?m)^Max core file size +0 +0 `)
+
+func processArgs(t *testing.T) map[int]string {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[int]string{}
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline")); err == nil {
+				out[pid] = strings.ReplaceAll(string(data), "\x00", " ")
+			}
+		}
+	}
+	return out
+}
+
+func readProc(t *testing.T, pid int, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
