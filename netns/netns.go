@@ -17,9 +17,10 @@
 // left.
 //
 // The package must never change a rule, a route or an interface of the host's
-// that it did not make. The one setting of the host's that it changes is
-// net.ipv4.ip_forward, which CNI's bridge plugin turns on; it is put back by
-// whoever leaves last.
+// that it did not make. It adds two rules to the end of a chain of the host's that
+// drops forwarded packets by default, and the one setting of the host's that it
+// changes is net.ipv4.ip_forward, which CNI's bridge plugin turns on; whoever
+// leaves last puts both back.
 package netns
 
 import (

@@ -213,6 +213,24 @@ func TestExposeToOOM(t *testing.T) {
 	}
 }
 
+// TestScoresUnderRunc: neither agent nor proxy takes over the shim's score, and
+// neither is shown the host's cgroups.
+func TestScoresUnderRunc(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	task := started(t, c, agentConfig(t, c, "claude-bottle-test-scores", runtime.RuntimeRunc))
+	if got := oomScore(t, task.PID()); got != "500" {
+		t.Errorf("the agent's score is %s", got)
+	}
+	if got := script(t, c, task.ID, "cat /proc/1/cgroup"); strings.Contains(got, task.ID) {
+		t.Errorf("the agent is shown the host's cgroups: %s", got)
+	}
+	side, _ := proxy(t, c, "claude-bottle-test-scores-2")
+	if got := oomScore(t, side.PID()); got != "100" {
+		t.Errorf("the proxy's score is %s", got)
+	}
+}
+
 func oomScore(t *testing.T, pid int) string {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))

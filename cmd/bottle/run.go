@@ -127,6 +127,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 			a.printTimings(b.Timings.Steps())
 		}
 	}()
+	defer e.KeepRules(a.ctx)()
 	if b.Name != plan.Name {
 		a.note(textRenamed, plan.Name, b.Name)
 	}

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Attempt is one thing to try.
+// attempt is one thing to try.
 type attempt struct {
 	Name string   `json:"name"`
 	Kind string   `json:"kind"`
@@ -29,7 +29,7 @@ type attempt struct {
 type batch struct {
 	Proxy    string    `json:"proxy"` // host:port
 	Attempts []attempt `json:"attempts"`
-	// Rounds repeats all of them for so many milliseconds; 0: once.
+	// Milliseconds is for how long all of them are repeated; 0: once.
 	Milliseconds int `json:"milliseconds"`
 }
 

@@ -1,11 +1,8 @@
 #!/bin/bash
 # Restarts the lab's containerd, from inside the lab: scripts/lab exec --
-# scripts/lab.d/restart-containerd.sh. Its tasks go on under their shims. With
-# --for SECONDS it stays down so long.
+# scripts/lab.d/restart-containerd.sh. Its tasks go on under their shims.
 set -euo pipefail
 
-down=0
-[ "${1-}" != --for ] || down=$2
 pid=$(</run/lab/containerd.pid)
 kill -TERM "$pid"
 # It is a child of the lab's init, which reaps it.
@@ -14,7 +11,6 @@ for ((try = 0; try < 400; try++)); do
   sleep 0.05
 done
 [ ! -e "/proc/$pid" ] || { echo "containerd, process $pid, has not ended in 20 seconds" >&2; exit 1; }
-sleep "$down"
 setsid containerd --config "$LAB_DIR/containerd.toml" >>"$LAB_DIR/log/containerd.log" 2>&1 </dev/null &
 pid=$!
 echo "$pid" >/run/lab/containerd.pid

@@ -6,7 +6,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
@@ -104,6 +106,9 @@ func TestDoctorRefresh(t *testing.T) {
 	if f := u.doctor(t, 0)["firewall"]; f.Level != bottle.LevelOK {
 		t.Errorf("with a bottle that runs: %+v", f)
 	}
+	// The bottle's own process would mend it.
+	l.signal(syscall.SIGSTOP)
+	defer func() { _ = l.cmd.Process.Signal(syscall.SIGCONT) }() // it may have ended
 	hostCommand(t, "nft", "flush", "ruleset")
 	if r := u.exec(l.name, "curl", "-sS", "-m", "2", "https://allowed.test/"); r.code == 0 {
 		t.Error("egress works without the host's rules, so that this shows nothing")
@@ -116,6 +121,29 @@ func TestDoctorRefresh(t *testing.T) {
 	}
 	if r := u.exec(l.name, "curl", "-sS", "-m", "5", "https://allowed.test/"); r.code != 0 {
 		t.Errorf("egress does not work again: %+v", r)
+	}
+	l.signal(syscall.SIGCONT)
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+}
+
+// TestRulesComeBack has the host's firewall be reloaded as its service does it:
+// everything flushed, and a chain that drops by default put in its place.
+func TestRulesComeBack(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-reload")
+	hostCommand(t, "nft", "flush ruleset; add table ip fw; add chain ip fw forward { type filter hook forward priority 0; policy drop; }")
+	defer hostCommand(t, "nft", "delete table ip fw")
+	deadline := time.Now().Add(20 * time.Second)
+	for u.exec(l.name, "curl", "-sS", "-m", "2", "-o", "/dev/null", "https://allowed.test/").code != 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("egress does not come back after a reload of the firewall")
+		}
+	}
+	if r := u.exec(l.name, "curl", "-sS", "-m", "2", "https://refused.test/"); r.code == 0 {
+		t.Errorf("a refused host is reached: %+v", r)
 	}
 	if code := l.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, l.errs)
