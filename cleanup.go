@@ -59,7 +59,7 @@ func (e *Engine) surveyContainerd(ctx context.Context, at func(string) *Remains)
 		return err
 	}
 	for _, s := range snapshots {
-		r := at(s)
+		r := at(strings.TrimSuffix(s, runtime.ProxySuffix))
 		r.Files = append(r.Files, "snapshot "+s)
 	}
 	return nil

@@ -278,6 +278,7 @@ func TestSchemaHasTheParsersKeys(t *testing.T) {
 		"build":    {`{bottles: {a: {image: i, build: {xxxxxxxxxxxxxx: 1}}}}`, schema.Defs["build"].Properties},
 		"variable": {`{bottles: {a: {env: {A: {xxxxxxxxxxxx: 1}}}}}`, schema.Defs["variable"].Then.Properties},
 		"egress":   {`{bottles: {a: {egress: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["egress"].Properties},
+		"proxy":    {`{bottles: {a: {proxy: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["proxy"].Properties},
 		"sshHost":  {`{bottles: {a: {ssh: [{xxxxxxxxxxxxxxxx: 1}]}}}`, schema.Defs["sshHost"].Properties},
 		"git":      {`{bottles: {a: {git: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["git"].Properties},
 		"limits":   {`{bottles: {a: {limits: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["limits"].Properties},

@@ -65,6 +65,8 @@ type launch struct {
 	rootfs *runtime.RootFS
 	relay  *sshRelay
 	hold   *os.File // on the derived image's name
+	// proxyRoot is the proxy's; nil for the built-in one.
+	proxyRoot *runtime.RootFS
 }
 
 func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
@@ -186,6 +188,9 @@ func (l *launch) makeNetwork(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		return l.step(gctx, "egress network", func(ctx context.Context) error {
+			if err := l.openDestinations(ctx); err != nil {
+				return err
+			}
 			return l.pair.AttachEgress(ctx, resolvers)
 		})
 	})
@@ -292,4 +297,4 @@ func hostname(name string) string {
 }
 
 // proxyTimeout bounds how long a proxy may take to be healthy.
-const proxyTimeout = 15 * time.Second
+var proxyTimeout = 15 * time.Second

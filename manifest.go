@@ -24,6 +24,7 @@ type BottleConfig struct {
 	Build  *BuildConfig
 	Env    []EnvConfig // in the manifest's order
 	Egress EgressConfig
+	Proxy  ProxyConfig
 	SSH    []SSHHost // IdentityFile as written
 	Git    *Git
 	Limits Limits // zero: the default
@@ -50,6 +51,12 @@ type EnvConfig struct {
 // EgressConfig is the policy as the manifest describes it.
 type EgressConfig struct {
 	Allow, AllowPrivate []string
+}
+
+// ProxyConfig says which proxy enforces the policy; empty: the defaults.
+type ProxyConfig struct {
+	Kind  string // ProxyPipelock or ProxyBuiltin
+	Image string // pipelock's, as written
 }
 
 // AgentConfig is a command, with what it is told, in a bottle.

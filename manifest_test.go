@@ -161,6 +161,7 @@ func TestGoodManifest(t *testing.T) {
 					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7"},
 					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
 				},
+				Proxy: ProxyConfig{Kind: ProxyPipelock, Image: "registry.example/pipelock:2.3.0"},
 				SSH: []SSHHost{
 					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy},
 					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},

@@ -13,7 +13,8 @@ type Spec struct {
 	ManifestPath string   // --manifest; empty: searched for
 	Name         string   // --name; empty: CLAUDE_BOTTLE_CONTAINER, else derived from the agent
 	Runtime      string   // --runtime; empty: DefaultRuntime
-	Proxy        string   // --proxy; empty: DefaultProxy
+	Proxy        string   // --proxy; empty: the manifest's, else DefaultProxy
+	Learn        bool     // --learn: nothing is blocked, and what would be is noted
 	Cwd          bool     // --cwd: run on an image that holds the working directory
 	CwdTarget    string   // --cwd-target: where it is in that image; empty: DefaultCwdTarget
 	CwdForce     bool     // --cwd-force: even a home folder
@@ -66,9 +67,11 @@ type Plan struct {
 	Env          []EnvVar `json:"env"`
 	Egress       Egress   `json:"egress"`
 	Proxy        Proxy    `json:"proxy"`
-	Network      Network  `json:"network"`
-	Limits       Limits   `json:"limits"`
-	Prompt       string   `json:"-"` // text; shown as PromptBytes
+	// Learn: the proxy lets everything public through.
+	Learn   bool    `json:"learn,omitempty"`
+	Network Network `json:"network"`
+	Limits  Limits  `json:"limits"`
+	Prompt  string  `json:"-"` // text; shown as PromptBytes
 	// PromptBytes is the length of the prompt.
 	PromptBytes int       `json:"prompt_bytes"`
 	Skills      []string  `json:"skills"`
@@ -109,8 +112,13 @@ type Egress struct {
 
 // Proxy says which proxy enforces the policy.
 type Proxy struct {
-	Kind  string `json:"kind"` // "pipelock" or "builtin"
-	Image string `json:"image,omitempty"`
+	Kind string `json:"kind"` // "pipelock" or "builtin"
+	// Image is pipelock's, as containerd's store has it; Version is pipelock's,
+	// and Pinned says that the digest was asked for.
+	Image   string `json:"image,omitempty"`
+	Digest  string `json:"digest,omitempty"`
+	Version string `json:"version,omitempty"`
+	Pinned  bool   `json:"pinned,omitempty"`
 }
 
 // Network names what will be wired.

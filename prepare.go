@@ -139,7 +139,10 @@ func (p *preparation) run(ctx context.Context) error {
 }
 
 func (p *preparation) runtimeAndProxy() {
-	p.plan.Runtime, p.plan.Proxy.Kind = DefaultRuntime, DefaultProxy
+	p.plan.Runtime, p.plan.Proxy.Kind, p.plan.Learn = DefaultRuntime, DefaultProxy, p.spec.Learn
+	if p.bottle.Proxy.Kind != "" {
+		p.plan.Proxy.Kind = p.bottle.Proxy.Kind
+	}
 	if p.spec.Runtime != "" {
 		p.plan.Runtime = p.spec.Runtime
 	}
@@ -262,16 +265,6 @@ func (p *preparation) network(ctx context.Context) (err error) {
 	return err
 }
 
-func (p *preparation) proxy(context.Context) error {
-	switch p.plan.Proxy.Kind {
-	case ProxyBuiltin:
-		return nil
-	case ProxyPipelock:
-		return &Error{Err: errors.New("the pipelock proxy is not supported yet"), Hint: "use the built-in one: --proxy builtin"}
-	}
-	return &Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy builtin"}
-}
-
 func (p *preparation) policy(context.Context) error {
 	if _, err := p.plan.entriesFor(p.bottle.SSH).Policy(); err != nil {
 		return fmt.Errorf("egress: %w", err)
@@ -310,6 +303,7 @@ func (p *preparation) warn() {
 	if plan.Runtime == runtime.RuntimeRunc {
 		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
 	}
+	p.warnProxy(warn)
 	for _, w := range plan.Network.Warnings {
 		warn("%s", w)
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,14 +17,22 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
 func (l *launch) makeProxy(ctx context.Context) error {
+	return proxyHint(ctx, l.plan.Proxy, l.makeAnyProxy(ctx))
+}
+
+func (l *launch) makeAnyProxy(ctx context.Context) error {
 	if err := l.step(ctx, "proxy files", l.writeProxyFiles); err != nil {
 		return err
+	}
+	if l.plan.Proxy.Kind == ProxyPipelock {
+		if err := l.step(ctx, "proxy image", l.makeProxyRoot); err != nil {
+			return err
+		}
 	}
 	if err := wait(ctx, l.namespaced); err != nil {
 		return err
@@ -43,90 +50,98 @@ func (l *launch) makeProxy(ctx context.Context) error {
 		return err
 	}
 	return l.step(ctx, "proxy healthy", func(ctx context.Context) error {
-		return l.startProxy(ctx, task)
+		return l.e.startProxy(ctx, l.plan.Name, task)
 	})
 }
 
-// writeProxyFiles makes the proxy's read-only root, which holds nothing but
-// places to mount things on, and its configuration.
+// proxyHint tells what to do about a proxy that does not run. It is not bottle's
+// to choose another.
+func proxyHint(ctx context.Context, p Proxy, err error) error {
+	// A name that is taken is not the proxy's fault, nor is another's failure.
+	if err == nil || p.Kind != ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
+		return err
+	}
+	return &Error{
+		Err:  fmt.Errorf("proxy %s: %w", p.Image, err),
+		Hint: "name an image of pipelock that runs under proxy: in the manifest, or choose --proxy builtin",
+	}
+}
+
+// writeProxyFiles makes the built-in proxy's read-only root, which holds nothing
+// but places to mount things on, and any proxy's configuration.
 func (l *launch) writeProxyFiles(context.Context) error {
-	dir := filepath.Join(l.dir, "proxy")
+	dir := l.e.proxyDir(l.plan.Name)
 	for _, d := range []string{"rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/etc", "rootfs/config", "config"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return fmt.Errorf("make the proxy's root: %w", err)
 		}
 	}
-	conf, err := json.MarshalIndent(egress.Config{
-		Listen: proxyListen, Entries: l.plan.entriesFor(l.plan.SSH),
-	}, "", "  ")
-	if err != nil {
-		return fmt.Errorf("render the proxy's configuration: %w", err)
-	}
 	files := map[string]string{
-		"rootfs/bottle": "", "rootfs/etc/resolv.conf": "", "rootfs/etc/hosts": "127.0.0.1\tlocalhost\n",
-		"config/proxy.json": string(conf),
+		"rootfs/bottle": "", "rootfs/etc/resolv.conf": "", "rootfs/etc/hosts": "",
+		"hosts": "127.0.0.1\tlocalhost\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("write the proxy's files: %w", err)
 		}
 	}
+	return l.e.storeProxyState(l.plan.Name, l.plan.proxyState())
+}
+
+// makeProxyRoot makes pipelock's root of its image. The digest is looked at once
+// more: the name may have got another image since the plan was made.
+func (l *launch) makeProxyRoot(ctx context.Context) error {
+	p := l.plan.Proxy
+	info, err := l.e.Image(ctx, p.Image)
+	if err != nil {
+		return err
+	}
+	if info.Digest != p.Digest {
+		return fmt.Errorf("the proxy's image %s has changed: it is %s, the plan has %s", p.Image, info.Digest, p.Digest)
+	}
+	if err := l.e.images.Unpack(ctx, p.Image); err != nil {
+		return err
+	}
+	id := proxyID(l.plan.Name)
+	l.proxyRoot, err = l.e.rt.PrepareProxyRootFS(ctx, id, p.Image, []string{"/etc/resolv.conf", "/etc/hosts"}, []string{"/config"})
+	if err != nil {
+		return err
+	}
+	l.undo.push(func(ctx context.Context) error { return l.e.rt.RemoveSnapshot(ctx, id) })
 	return nil
 }
 
 func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
-	name, dir := l.plan.Name, filepath.Join(l.dir, "proxy")
+	name, dir := l.plan.Name, l.e.proxyDir(l.plan.Name)
+	mounts := []runtime.Mount{
+		{Source: filepath.Join(dir, "config"), Target: "/config"},
+		{Source: filepath.Join(l.dir, "resolv.conf"), Target: "/etc/resolv.conf"},
+		{Source: filepath.Join(dir, "hosts"), Target: "/etc/hosts"},
+	}
+	if l.proxyRoot == nil {
+		mounts = append(mounts, runtime.Mount{Source: l.e.cfg.Program, Target: "/bottle"})
+	}
 	task, err := l.e.rt.CreateProxy(ctx, runtime.ProxyConfig{
-		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy",
-		Args: []string{"/bottle", "proxy", "--config", "/config/proxy.json"},
-		Mounts: []runtime.Mount{
-			{Source: l.e.cfg.Program, Target: "/bottle"},
-			{Source: filepath.Join(dir, "config"), Target: "/config"},
-			{Source: filepath.Join(l.dir, "resolv.conf"), Target: "/etc/resolv.conf"},
-		},
+		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
+		Args: l.plan.proxyState().command(), Mounts: mounts,
 		Logger: l.e.cfg.Program, LogFile: l.e.proxyLog(name),
 		Labels: l.labels(runtime.RoleProxy),
 	})
 	if err != nil {
 		return nil, err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, name+runtime.ProxySuffix) })
+	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, proxyID(name)) })
 	return task, nil
 }
 
-// startProxy returns when the proxy's health endpoint has answered.
-func (l *launch) startProxy(ctx context.Context, task *runtime.Task) error {
-	log := l.e.proxyLog(l.plan.Name)
-	watch, err := watchFile(log)
-	if err != nil {
+// openDestinations lets the proxy reach what the policy names beside public
+// addresses, and keeps one that knows no ports to those of the policy.
+func (l *launch) openDestinations(ctx context.Context) error {
+	d, err := l.plan.proxyState().destinations()
+	if err != nil || len(d.Ports)+len(d.Private) == 0 {
 		return err
 	}
-	defer func() { _ = watch.Close() }()
-	if err := task.Start(ctx); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, proxyTimeout)
-	defer cancel()
-	client := l.proxyClient()
-	defer client.CloseIdleConnections()
-	// A proxy says on its log that it has started; asking then, and not in
-	// rounds, costs neither time nor sleep. The ticker is for a proxy that
-	// speaks before it listens.
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-watch.Events:
-		case <-tick.C:
-		case <-task.Exited():
-			return fmt.Errorf("the proxy ended at once%s", lastLines(log))
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the proxy's health endpoint: %w%s", ctx.Err(), lastLines(log))
-		}
-		if healthy(ctx, client) {
-			return nil
-		}
-	}
+	return l.e.net.SetDestinations(ctx, l.dir, d)
 }
 
 // watchFile tells of writes to a file that may not exist yet.
@@ -143,11 +158,11 @@ func watchFile(file string) (*fsnotify.Watcher, error) {
 
 // proxyClient speaks to the proxy from inside its own namespace: it listens
 // nowhere else.
-func (l *launch) proxyClient() *http.Client {
+func (e *Engine) proxyClient(name string) *http.Client {
 	return &http.Client{
 		Timeout: 2 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return netns.DialIn(ctx, netns.ProxyPath(l.dir), network, addr)
+			return netns.DialIn(ctx, netns.ProxyPath(e.dir(name)), network, addr)
 		}},
 	}
 }
@@ -165,17 +180,45 @@ func healthy(ctx context.Context, client *http.Client) bool {
 	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 }
 
-// lastLines is the end of a log, for an error's text.
-func lastLines(file string) string {
-	data, err := os.ReadFile(file)
-	if err != nil || len(bytes.TrimSpace(data)) == 0 {
-		return ""
+// Bounds of what an error repeats of a proxy's log, and of the wait for it.
+const (
+	lastLines  = 5
+	lastLength = 400 // of each, in bytes
+	lastWait   = 500 * time.Millisecond
+)
+
+// lastWords is the end of a proxy's log, for an error's text. What the proxy
+// wrote last may still be on its way to the file.
+func (e *Engine) lastWords(ctx context.Context, name string) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
+	defer cancel()
+	data := e.settledLog(ctx, name)
+	if len(bytes.TrimSpace(data)) == 0 {
+		return "; it said nothing"
 	}
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	if len(lines) > 5 {
-		lines = lines[len(lines)-5:]
+	lines = lines[max(0, len(lines)-lastLines):]
+	for i, line := range lines {
+		lines[i] = strings.ToValidUTF8(line[:min(len(line), lastLength)], "")
 	}
 	return "; it said: " + strings.Join(lines, " | ")
+}
+
+// settledLog reads the log until ctx ends or it has not grown for a while.
+func (e *Engine) settledLog(ctx context.Context, name string) []byte {
+	var before []byte
+	for {
+		data, err := os.ReadFile(e.proxyLog(name))
+		if err == nil && len(data) > 0 && len(data) == len(before) {
+			return data
+		}
+		before = data
+		select {
+		case <-ctx.Done():
+			return data
+		case <-time.After(lastWait / 10):
+		}
+	}
 }
 
 // writeResolvConf gives the proxy the host's resolvers and returns them. A stub

@@ -21,6 +21,9 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 
 func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
 	defer t.begin("teardown")()
+	if err := e.markGoing(name); err != nil {
+		return err
+	}
 	// All at once: a task loses its links while it is being ended, and the
 	// network's rules go only after the links. What fails does not keep the
 	// rest: cleanup finds what stays.

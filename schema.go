@@ -83,15 +83,8 @@ func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 	image := false
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"image": func(n *yaml.Node) {
-			var ok bool
 			image = true
-			if b.Image, ok = d.name(n, "image"); !ok {
-				return
-			}
-			if _, err := reference.ParseNormalizedNamed(b.Image); err != nil {
-				why := strings.TrimPrefix(err.Error(), "invalid reference format: ")
-				d.fail(n, "image %q is no image's name, such as registry.example/name:tag: %s", b.Image, why)
-			}
+			b.Image = d.image(n)
 		},
 		"build": func(n *yaml.Node) { b.Build = d.build(n) },
 		"env":   func(n *yaml.Node) { b.Env = d.env(n) },
@@ -101,6 +94,7 @@ func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 				"allow_private": func(n *yaml.Node) { b.Egress.AllowPrivate = d.rules(n, "allow_private") },
 			})
 		},
+		"proxy":  func(n *yaml.Node) { b.Proxy = d.proxy(n) },
 		"ssh":    func(n *yaml.Node) { b.SSH = d.ssh(n) },
 		"git":    func(n *yaml.Node) { b.Git = d.git(n) },
 		"limits": func(n *yaml.Node) { b.Limits = d.limits(n) },
@@ -214,6 +208,40 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 		out = append(out, s)
 	})
 	return out
+}
+
+func (d *decoder) proxy(n *yaml.Node) ProxyConfig {
+	var p ProxyConfig
+	var imageNode *yaml.Node
+	d.mapping(n, "proxy", map[string]func(*yaml.Node){
+		"kind": func(n *yaml.Node) {
+			p.Kind, _ = d.name(n, "kind")
+			if p.Kind != "" && p.Kind != ProxyPipelock && p.Kind != ProxyBuiltin {
+				d.fail(n, "no proxy %q: kind is pipelock or builtin", p.Kind)
+			}
+		},
+		"image": func(n *yaml.Node) {
+			imageNode = n
+			p.Image = d.image(n)
+		},
+	})
+	if p.Kind == ProxyBuiltin && p.Image != "" {
+		d.fail(imageNode, "the built-in proxy has no image: take it out, or make the kind pipelock")
+	}
+	return p
+}
+
+// image reads an image's name.
+func (d *decoder) image(n *yaml.Node) string {
+	name, ok := d.name(n, "image")
+	if !ok {
+		return name
+	}
+	if _, err := reference.ParseNormalizedNamed(name); err != nil {
+		why := strings.TrimPrefix(err.Error(), "invalid reference format: ")
+		d.fail(n, "image %q is no image's name, such as registry.example/name:tag: %s", name, why)
+	}
+	return name
 }
 
 func (d *decoder) ssh(n *yaml.Node) []SSHHost {

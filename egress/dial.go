@@ -43,6 +43,10 @@ var privateNets = []netip.Prefix{
 	netip.MustParsePrefix("fc00::/7"),
 }
 
+// PrivateNets are the networks that a name may resolve to which the policy says
+// may be private.
+func PrivateNets() []netip.Prefix { return slices.Clone(privateNets) }
+
 // dialer reaches hosts that a policy allows, by addresses that it has checked.
 type dialer struct {
 	resolver     Resolver

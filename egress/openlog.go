@@ -38,6 +38,18 @@ func OpenLog(ctx context.Context, path string, follow bool) (*Log, error) {
 	return l, nil
 }
 
+// SkipToEnd leaves out what the log holds now.
+func (l *Log) SkipToEnd() error {
+	opened, err := l.open(l.path)
+	if err != nil || !opened {
+		return err
+	}
+	if _, err := l.file.Seek(0, io.SeekEnd); err != nil {
+		return fmt.Errorf("read the egress log: %w", err)
+	}
+	return nil
+}
+
 // Read implements io.Reader.
 func (l *Log) Read(p []byte) (int, error) {
 	for {

@@ -3,6 +3,7 @@ package egress
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -151,6 +152,54 @@ func (p Policy) check(name string, isAddr bool, port int) Verdict {
 		}
 	}
 	return v
+}
+
+// Ports are those that some entry allows, sorted; 443 where there is no entry, so
+// that the list is never empty.
+func (p Policy) Ports() []uint16 {
+	var ports []uint16
+	for _, r := range p.Allow {
+		if r.Port == 0 {
+			ports = append(ports, portHTTPS, portHTTP)
+		} else {
+			ports = append(ports, uint16(r.Port))
+		}
+	}
+	if len(ports) == 0 {
+		return []uint16{portHTTPS}
+	}
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// MixedPorts tells whether some host is not allowed on a port that another is
+// allowed on.
+func (p Policy) MixedPorts() bool {
+	all := len(p.Ports())
+	byHost := map[string]Policy{}
+	for _, r := range p.Allow {
+		byHost[r.Host] = Policy{Allow: append(byHost[r.Host].Allow, r)}
+	}
+	for _, one := range byHost {
+		if len(one.Ports()) != all {
+			return true
+		}
+	}
+	return false
+}
+
+// Covering is an entry that allows what a rule names, or a part of it; empty if
+// there is none.
+func (p Policy) Covering(rule Rule) string {
+	base, _ := strings.CutPrefix(rule.Host, "*.")
+	_, addr, _ := normalHost(base) // a rule's host is in its normal form
+	for _, r := range p.Allow {
+		samePort := rule.Port == 0 || r.matchesPort(rule.Port)
+		if samePort && (r.Host == rule.Host || r.matchesHost(base, addr.IsValid()) && base == rule.Host) {
+			return r.String()
+		}
+	}
+	return ""
 }
 
 // Hosts are the entries in their normal form, sorted, without doubles.

@@ -124,9 +124,9 @@ func tryKernel(confs *cniconf.Networks) error {
 		some := addrPair{netip.IPv4Unspecified(), netip.IPv4Unspecified()}
 		return errors.Join(
 			writeHostTable(hostRules{
-				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{some}, allow: []addrPair{some},
+				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{some}, allow: []route4{{some.from, netip.PrefixFrom(some.to, 8)}},
 			}),
-			writeProxyTable(confs.Internal.Bridge, policy{}),
+			writeProxyTable(confs.Internal.Bridge, policy{Ports: []uint16{80}}),
 		)
 	})
 	if err != nil {

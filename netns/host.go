@@ -147,7 +147,7 @@ func (m *Manager) writeHost(conf *cniconf.List) error {
 			m.log.Error("no exceptions for a bottle", "id", l.id, "error", err)
 		}
 		h.resolvers = append(h.resolvers, pairsOf(l.addr, p.Resolvers)...)
-		h.allow = append(h.allow, pairsOf(l.addr, p.Allow)...)
+		h.allow = append(h.allow, routesOf(l.addr, p.Allow)...)
 	}
 	return errors.Join(writeHostTable(h), openForward(conf.Bridge))
 }

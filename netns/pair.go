@@ -104,7 +104,11 @@ func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	pol := policy{Resolvers: ipv4Only(resolvers), Host: host}
+	pol, err := readPolicy(p.dir) // that of SetDestinations, if it was called
+	if err != nil {
+		return err
+	}
+	pol.Resolvers, pol.Host = ipv4Only(resolvers), host
 	if err := writePolicy(p.dir, pol); err != nil {
 		return err
 	}

@@ -19,7 +19,10 @@ const dnsPort = 53
 // is there, after a reload of the host's firewall for example.
 type policy struct {
 	Resolvers []netip.Addr `json:"resolvers"` // port 53 only
-	Allow     []netip.Addr `json:"allow"`     // special addresses that the policy names
+	// Allow are special networks that the policy names.
+	Allow []netip.Prefix `json:"allow"`
+	// Ports are the TCP ports that may be dialled; empty: all.
+	Ports []uint16 `json:"ports,omitempty"`
 	// Host are the host's own addresses and subnets. They are barred in the
 	// proxy's namespace too, where no reload of the host's firewall reaches.
 	Host []netip.Prefix `json:"host"`
@@ -30,7 +33,7 @@ type hostRules struct {
 	bridge    string
 	subnet    netip.Prefix
 	resolvers []addrPair     // a bottle's egress address and a resolver's
-	allow     []addrPair     // likewise, of special addresses
+	allow     []route4       // likewise, of special networks
 	local     []netip.Prefix // the host's own subnets
 }
 
@@ -52,7 +55,6 @@ func hostTable(h hostRules) (*ruleset, error) {
 		return nil, err
 	}
 	resolvers := r.pairs("resolvers", h.resolvers)
-	allow := r.pairs("allow", h.allow)
 	barred := r.ranges("special", merged(slices.Concat(special, h.local)))
 
 	input := r.chain("input", nftables.ChainHookInput, false)
@@ -68,7 +70,9 @@ func hostTable(h hostRules) (*ruleset, error) {
 	for _, p := range dns() {
 		r.rule(forward, from(h.bridge), pairIn(resolvers), p, accept())
 	}
-	r.rule(forward, from(h.bridge), pairIn(allow), accept())
+	for _, a := range h.allow {
+		r.rule(forward, from(h.bridge), source(a.from), destPrefix(a.to), accept())
+	}
 	r.rule(forward, from(h.bridge), destIn(barred), drop())
 	r.rule(forward, to(h.bridge), replies(), accept())
 	r.rule(forward, to(h.bridge), drop())
@@ -110,8 +114,11 @@ func proxyTable(bridge string, p policy) (*ruleset, error) {
 			r.rule(output, dest(a), d, accept())
 		}
 	}
+	if len(p.Ports) > 0 {
+		r.rule(output, r.portNotIn(p.Ports), drop())
+	}
 	for _, a := range p.Allow {
-		r.rule(output, dest(a), protocol(unix.IPPROTO_TCP), accept())
+		r.rule(output, destPrefix(a), protocol(unix.IPPROTO_TCP), accept())
 	}
 	r.rule(output, destIn(r.ranges("special", merged(slices.Concat(special, p.Host)))), drop())
 	r.rule(output, protocol(unix.IPPROTO_TCP), accept())

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
@@ -174,13 +175,19 @@ func environ(image, over []string, home string) []string {
 
 func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	s := baseSpec(cgroup, cfg.NetNS, cfg.Hostname)
-	s.Root = &specs.Root{Path: filepath.Join(cfg.Dir, "rootfs"), Readonly: true}
+	s.Root.Readonly = true
+	s.Process.Args, s.Process.Env = cfg.Args, append([]string{pathEnv}, cfg.Env...)
+	if cfg.RootFS == nil {
+		s.Root.Path = filepath.Join(cfg.Dir, "rootfs")
+	} else {
+		conf := cfg.RootFS.conf
+		s.Process.Args = slices.Concat(conf.Entrypoint, cfg.Args)
+		s.Process.Env = environ(conf.Env, cfg.Env, "/")
+	}
 	for _, m := range cfg.Mounts {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
 	}
-	s.Process.Args = cfg.Args
 	s.Process.Cwd = "/"
-	s.Process.Env = append([]string{pathEnv}, cfg.Env...)
 	s.Process.User = specs.User{UID: proxyUID, GID: proxyUID}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
 	limit(s, proxyMemory, 0, proxyPids)

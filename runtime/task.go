@@ -56,9 +56,11 @@ type AgentConfig struct {
 	AddCaps  []string // beyond the defaults; tests of the isolation add some
 }
 
-// ProxyConfig describes a proxy's task. Dir/rootfs must exist.
+// ProxyConfig describes a proxy's task. Its root is RootFS or, where that is nil,
+// Dir/rootfs, which must exist.
 type ProxyConfig struct {
-	Name     string // the bottle's; the container is Name + ProxySuffix
+	RootFS   *RootFS // of PrepareProxyRootFS; its entry point comes before Args
+	Name     string  // the bottle's; the container is Name + ProxySuffix
 	Dir      string
 	NetNS    string
 	Hostname string
@@ -128,6 +130,9 @@ func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error
 	}
 	id := cfg.Name + ProxySuffix
 	rec := containers.Container{ID: id, Labels: cfg.Labels}
+	if cfg.RootFS != nil {
+		rec.Image, rec.Snapshotter, rec.SnapshotKey = cfg.RootFS.image.Name(), c.cfg.Snapshotter, cfg.RootFS.key
+	}
 	return c.create(ctx, rec, runtime, opts, proxySpec(cfg, c.cgroupPath(id)), proxyIO(cfg.Logger, cfg.LogFile))
 }
 

@@ -43,7 +43,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 }
 
 func (a *app) configShowCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, pipelock bool
 	cmd := &cobra.Command{
 		Use:   "show [AGENT]",
 		Short: "Show agents and their bottles, with defaults filled in and values hidden",
@@ -63,6 +63,9 @@ func (a *app) configShowCommand() *cobra.Command {
 			if len(args) == 1 {
 				agent = args[0]
 			}
+			if pipelock {
+				return a.showPipelock(m, agent)
+			}
 			list, err := m.Describe(agent, c)
 			if err != nil {
 				return err
@@ -74,6 +77,7 @@ func (a *app) configShowCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a list of objects as JSON")
+	cmd.Flags().BoolVar(&pipelock, "pipelock", false, "print pipelock's configuration for the agent's policy, and nothing else")
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/signal"
 	"syscall"
@@ -88,7 +89,10 @@ func (a *app) proxyCommand() *cobra.Command {
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
-			return bottle.RunProxy(a.ctx, config, hup, a.stdout, a.stderr)
+			// SIGHUP, which ends every other command, is no reason either.
+			ctx, stop := signal.NotifyContext(context.WithoutCancel(a.ctx), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			return bottle.RunProxy(ctx, config, hup, a.stdout, a.stderr)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/config/proxy.json", "the proxy's configuration")

@@ -116,7 +116,7 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	row("runtime", p.Runtime)
 	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
 	row("on the host", orNothing(p.Network.Changes))
-	row("proxy", p.Proxy.Kind)
+	row("proxy", proxyText(p.Proxy))
 	row("allowed hosts", orNothing(p.Egress.Allow))
 	if len(p.Egress.AllowPrivate) > 0 {
 		row("even private", strings.Join(p.Egress.AllowPrivate, ", "))

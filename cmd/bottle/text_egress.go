@@ -19,6 +19,7 @@ const (
 	textSince      = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
 	textRefused    = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
 	textMoreHosts  = "and %d more"
+	textNoPipelock = "one agent is to be named: bottle config show AGENT --pipelock"
 )
 
 // egressJSON is an entry as a program reads it.
@@ -165,4 +166,28 @@ func refusedHosts(hosts []bottle.HostSummary) []string {
 		out = append(out, fmt.Sprintf(textMoreHosts, more))
 	}
 	return out
+}
+
+// proxyText names the proxy, and which image it is.
+func proxyText(p bottle.Proxy) string {
+	if p.Image == "" {
+		return p.Kind
+	}
+	if strings.Contains(p.Image, "@") {
+		return fmt.Sprintf("%s, image %s", p.Kind, p.Image)
+	}
+	return fmt.Sprintf("%s, image %s@%s", p.Kind, p.Image, p.Digest)
+}
+
+// showPipelock prints the configuration that pipelock gets for an agent.
+func (a *app) showPipelock(m *bottle.Manifest, agent string) error {
+	if agent == "" {
+		return usage(textNoPipelock)
+	}
+	conf, err := m.PipelockConfig(agent)
+	if err != nil {
+		return err
+	}
+	_, err = a.stdout.Write(conf)
+	return err
 }

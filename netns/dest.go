@@ -1,0 +1,107 @@
+package netns
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Destinations are what a proxy may reach, as far as a packet filter can tell:
+// it knows addresses and ports, and no names.
+type Destinations struct {
+	// Ports are the TCP ports that may be dialled, public addresses' as well as
+	// private ones'; empty: all.
+	Ports []uint16
+	// Private are special networks that may be reached; those of IPv6 are left
+	// out, as the network has none. The host's own addresses and other bottles
+	// stay out of reach.
+	Private []netip.Prefix
+}
+
+// SetDestinations changes what a bottle's proxy may reach, for connections that
+// begin after it returns. Before AttachEgress it decides what that opens.
+func (m *Manager) SetDestinations(ctx context.Context, dir string, d Destinations) error {
+	dir = filepath.Clean(dir)
+	confs, err := m.confs()
+	if err != nil {
+		return err
+	}
+	l, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	pol, err := readPolicy(dir)
+	if err != nil {
+		return err
+	}
+	pol.Ports, pol.Allow = slices.Clone(d.Ports), ipv4Prefixes(d.Private)
+	slices.Sort(pol.Ports)
+	pol.Ports = slices.Compact(pol.Ports)
+	if err := writePolicy(dir, pol); err != nil {
+		return err
+	}
+	id, err := m.containerID(dir)
+	if err != nil {
+		return err
+	}
+	held, err := m.leasesOf(confs.Egress.Name, id)
+	if err != nil || len(held) == 0 {
+		return err // AttachEgress writes the tables
+	}
+	err = Do(ProxyPath(dir), func() error { return writeProxyTable(confs.Internal.Bridge, pol) })
+	if err != nil {
+		return err
+	}
+	return m.writeHost(confs.Egress)
+}
+
+func ipv4Prefixes(prefixes []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range prefixes {
+		if p.Addr().Is4() && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// destPrefix holds for packets to a network.
+func destPrefix(p netip.Prefix) []expr.Any {
+	out := sourceIn(p)
+	out[0] = address(offsetDest, reg1)
+	return out
+}
+
+// portNotIn holds for TCP packets to other ports than those.
+func (r *ruleset) portNotIn(ports []uint16) []expr.Any {
+	var elems []nftables.SetElement
+	for _, p := range ports {
+		elems = append(elems, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p)})
+	}
+	set := r.set(&nftables.Set{Name: "ports", KeyType: nftables.TypeInetService}, elems)
+	not := lookup(set)
+	not.Invert = true
+	return append(protocol(unix.IPPROTO_TCP),
+		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offsetDport, Len: 2, DestRegister: reg1}, not)
+}
+
+// route4 is a bottle's egress address and a network that it may reach.
+type route4 struct {
+	from netip.Addr
+	to   netip.Prefix
+}
+
+func routesOf(from netip.Addr, to []netip.Prefix) []route4 {
+	out := make([]route4, len(to))
+	for i, p := range to {
+		out[i] = route4{from, p}
+	}
+	return out
+}

@@ -1,0 +1,145 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/distribution/reference"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+// Pipelock as bottle knows it: what its configuration was seen to work with.
+const (
+	pipelockVersion = "2.3.0"
+	// DefaultPipelock is pipelock's image where the manifest names none.
+	DefaultPipelock = "ghcr.io/luckypipewrench/pipelock:" + pipelockVersion
+)
+
+const useBuiltin = "choose the built-in proxy with --proxy builtin"
+
+// proxy decides which proxy enforces the policy. There is no other than the one
+// that was asked for.
+func (p *preparation) proxy(ctx context.Context) error {
+	switch p.plan.Proxy.Kind {
+	case ProxyBuiltin:
+		return nil
+	case ProxyPipelock:
+		if p.spec.Learn {
+			return &Error{Err: errors.New("pipelock cannot learn a policy"), Hint: useBuiltin}
+		}
+		return p.pipelock(ctx)
+	}
+	return &Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
+}
+
+func (p *preparation) pipelock(ctx context.Context) error {
+	name := p.bottle.Proxy.Image
+	if name == "" {
+		name = DefaultPipelock
+	}
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return fmt.Errorf("the proxy's image %q: %w", name, err)
+	}
+	p.plan.Proxy.Version = versionOf(named)
+	if _, err := (egress.Policy{}).Render(p.plan.Proxy.Version); err != nil {
+		return &Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of version 2 under proxy: in the manifest, or " + useBuiltin}
+	}
+	info, err := p.pipelockImage(ctx, named)
+	if errors.Is(err, ErrImageMissing) {
+		return &Error{
+			Err:  fmt.Errorf("the proxy's image %s: %w", name, err),
+			Hint: "pull it into containerd's store, or " + useBuiltin,
+		}
+	}
+	if err != nil {
+		return err
+	}
+	p.plan.Proxy.Image, p.plan.Proxy.Digest = info.Ref, info.Digest
+	return nil
+}
+
+// pipelockImage finds the image that a name with or without digest means. With
+// one, it may be stored under its tag, and then has to be the very image.
+func (p *preparation) pipelockImage(ctx context.Context, named reference.Named) (ImageInfo, error) {
+	digested, ok := named.(reference.Digested)
+	if !ok {
+		return p.host.Image(ctx, reference.TagNameOnly(named).String())
+	}
+	p.plan.Proxy.Pinned = true
+	byDigest, err := reference.WithDigest(reference.TrimNamed(named), digested.Digest())
+	if err != nil {
+		return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
+	}
+	info, err := p.host.Image(ctx, byDigest.String())
+	tagged, hasTag := named.(reference.Tagged)
+	if errors.Is(err, ErrImageMissing) && hasTag {
+		var byTag reference.NamedTagged
+		if byTag, err = reference.WithTag(reference.TrimNamed(named), tagged.Tag()); err != nil {
+			return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
+		}
+		info, err = p.host.Image(ctx, byTag.String())
+	}
+	if err == nil && info.Digest != digested.Digest().String() {
+		err = &Error{
+			Err:  fmt.Errorf("the proxy's image %s in containerd's store is another one, %s", named, info.Digest),
+			Hint: "pull it anew, or correct the digest in the manifest",
+		}
+	}
+	return info, err
+}
+
+var versionTag = regexp.MustCompile(`^v?(\d+\.\d+\.\d+)([-+].*)?$`)
+
+// versionOf is the version that an image's tag tells; of one that tells none, as
+// a mirror's may, the one that bottle knows.
+func versionOf(named reference.Named) string {
+	if tagged, ok := named.(reference.Tagged); ok {
+		if m := versionTag.FindStringSubmatch(tagged.Tag()); m != nil {
+			return m[1]
+		}
+	}
+	return pipelockVersion
+}
+
+// warnProxy tells what the choice of proxy costs.
+func (p *preparation) warnProxy(warn func(format string, args ...any)) {
+	plan := p.plan
+	if plan.Learn {
+		warn("NOTHING IS BLOCKED: THE AGENT REACHES EVERY PUBLIC HOST, and what the policy would have refused is only noted (--learn)")
+	}
+	if plan.Proxy.Kind != ProxyPipelock {
+		return
+	}
+	if plan.Proxy.Image != "" && !plan.Proxy.Pinned {
+		warn("the proxy's image is not pinned: name it with its digest, %s@%s, under proxy: in the manifest", plan.Proxy.Image, plan.Proxy.Digest)
+	}
+	if policy, err := plan.entriesFor(p.bottle.SSH).Policy(); err == nil && policy.MixedPorts() {
+		warn("pipelock knows no ports: each allowed host is open on every port that any of them is allowed on")
+	}
+}
+
+// PipelockConfig is pipelock's configuration for an agent's policy.
+func (m *Manifest) PipelockConfig(agent string) ([]byte, error) {
+	_, b, err := m.agent(agent)
+	if err != nil {
+		return nil, err
+	}
+	p := Plan{Egress: Egress{Allow: b.Egress.Allow, AllowPrivate: b.Egress.AllowPrivate}}
+	policy, err := p.entriesFor(b.SSH).Policy()
+	if err != nil {
+		return nil, fmt.Errorf("egress: %w", err)
+	}
+	version := pipelockVersion
+	if b.Proxy.Image != "" {
+		named, err := reference.ParseNormalizedNamed(b.Proxy.Image)
+		if err != nil {
+			return nil, fmt.Errorf("the proxy's image %q: %w", b.Proxy.Image, err)
+		}
+		version = versionOf(named)
+	}
+	return policy.Render(version)
+}

@@ -1,0 +1,112 @@
+package bottle
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	pipelockRef    = "ghcr.io/luckypipewrench/pipelock:2.3.0"
+	pipelockDigest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+)
+
+// newPipelockScene is one whose host has pipelock's default image.
+func newPipelockScene(t *testing.T, bottle string) *scene {
+	s := newScene(t, bottle, "")
+	s.spec.Proxy = ""
+	s.host.images[pipelockRef] = ImageInfo{Ref: pipelockRef, Digest: pipelockDigest}
+	return s
+}
+
+func TestPrepareProxyKind(t *testing.T) {
+	// The default, and what stands over it.
+	if got := newPipelockScene(t, "").good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Digest: pipelockDigest, Version: "2.3.0"}) {
+		t.Errorf("by default: %+v", got)
+	}
+	if got := newPipelockScene(t, "proxy: {kind: builtin}").good().Proxy; got != (Proxy{Kind: "builtin"}) {
+		t.Errorf("by the manifest: %+v", got)
+	}
+	s := newPipelockScene(t, "proxy: {kind: pipelock}")
+	s.spec.Proxy = ProxyBuiltin
+	if got := s.good().Proxy; got != (Proxy{Kind: "builtin"}) {
+		t.Errorf("by the flag: %+v", got)
+	}
+	s.spec.Proxy = "squid"
+	s.bad(`no proxy "squid"`, "--proxy pipelock or --proxy builtin")
+}
+
+func TestPreparePipelock(t *testing.T) {
+	s := newPipelockScene(t, "")
+	delete(s.host.images, pipelockRef)
+	s.bad("the proxy's image "+pipelockRef, "the image is missing", "--proxy builtin")
+
+	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:3.1.0'}")
+	s.bad(`version "3.1.0" is not known`, "--proxy builtin")
+
+	s = newPipelockScene(t, "")
+	s.spec.Learn = true
+	s.bad("pipelock cannot learn", "--proxy builtin")
+}
+
+func TestPreparePipelockDigest(t *testing.T) {
+	other := "sha256:" + strings.Repeat("b", 64)
+	named := func(digest string) *scene { return newPipelockScene(t, "proxy: {image: '"+pipelockRef+"@"+digest+"'}") }
+	if p := named(pipelockDigest).good(); !p.Proxy.Pinned || p.Proxy.Image != pipelockRef || len(p.Warnings) != 0 {
+		t.Errorf("%+v, warnings %q", p.Proxy, p.Warnings)
+	}
+	named(other).bad("is another one, "+pipelockDigest, "pull it anew")
+
+	// Stored under its digest, as a pull by digest does.
+	s := named(other)
+	byDigest := "ghcr.io/luckypipewrench/pipelock@" + other
+	s.host.images[byDigest] = ImageInfo{Ref: byDigest, Digest: other}
+	if p := s.good(); p.Proxy.Image != byDigest || p.Proxy.Version != "2.3.0" {
+		t.Errorf("%+v", p.Proxy)
+	}
+}
+
+func TestProxyWarnings(t *testing.T) {
+	has := func(s *scene, want string) {
+		t.Helper()
+		if w := s.good().Warnings; !slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("no %q in %q", want, w)
+		}
+	}
+	hasNot := func(s *scene, not string) {
+		t.Helper()
+		if w := s.good().Warnings; slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, not) }) {
+			t.Errorf("%q in %q", not, w)
+		}
+	}
+	has(newPipelockScene(t, ""), "is not pinned: name it with its digest, "+pipelockRef+"@"+pipelockDigest)
+	has(newPipelockScene(t, "egress: {allow: [a.test, 'b.test:8443']}"), "pipelock knows no ports")
+	hasNot(newPipelockScene(t, "egress: {allow: [a.test, b.test]}"), "pipelock knows no ports")
+	hasNot(newScene(t, "egress: {allow: [a.test, 'b.test:8443']}", ""), "ports")
+
+	s := newScene(t, "", "")
+	s.spec.Learn = true
+	has(s, "NOTHING IS BLOCKED")
+	if !s.good().Learn {
+		t.Error("the plan does not learn")
+	}
+}
+
+func TestPipelockConfig(t *testing.T) {
+	m := loadGood(t, "all.yaml")
+	got, err := m.PipelockConfig("impl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"mode: strict\n", "- api.anthropic.com\n", `- '*.github.com'` + "\n", "- git.example.com\n", "- 10.1.2.0/24\n", "- intranet.example\n"} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if strings.Contains(string(got), "8443") {
+		t.Errorf("a port, which pipelock would take for a part of the name:\n%s", got)
+	}
+	if _, err := m.PipelockConfig("nobody"); err == nil {
+		t.Error("an agent that is not there has a configuration")
+	}
+}

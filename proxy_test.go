@@ -1,0 +1,349 @@
+package bottle
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+const shapeRef = "registry.test/pipelock:2.3.0"
+
+// putShape makes an image that looks like pipelock's from outside and plays a
+// part; files are what it holds beside the program.
+func putShape(t *testing.T, entrypoint ...string) (digest string) {
+	t.Helper()
+	return labtest.PutImage(t, shapeRef, ocispec.ImageConfig{Entrypoint: entrypoint},
+		map[string][]byte{"pipelock": labtest.Build(t, "github.com/bot-bottle/bottle/scripts/pipelockshape")})
+}
+
+func shapeManifest(proxy string) string {
+	return strings.Replace(simpleManifest, "    egress:", "    proxy: {"+proxy+"}\n    egress:", 1)
+}
+
+// shapePlan is a plan whose proxy is that image.
+func shapePlan(t *testing.T, e *Engine) *Plan {
+	t.Helper()
+	spec := testSpec(t, shapeManifest("kind: pipelock, image: '"+shapeRef+"'"))
+	spec.Proxy = ""
+	return prepare(t, e, spec)
+}
+
+// An image whose pipelock cannot start, ends at once, never gets healthy or says
+// nothing ends the launch with its last words, and leaves nothing.
+func TestProxyImageFails(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	for name, c := range map[string]struct {
+		entrypoint []string
+		want       []string
+	}{
+		"no such program": {[]string{"/nothing"}, []string{"/nothing"}},
+		"exits":           {[]string{"/pipelock", "exit"}, []string{"the proxy ended at once", "it said: ", "config: unknown key"}},
+		"unhealthy":       {[]string{"/pipelock", "unhealthy"}, []string{"health endpoint has not answered for 2s", `"event":"startup"`}},
+		"silent":          {[]string{"/pipelock", "silent"}, []string{"health endpoint has not answered", "it said nothing"}},
+		"no entry point":  {nil, []string{"no entry point"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leakcheck.Check(t)
+			defer setProxyTimeout(2 * time.Second)()
+			putShape(t, c.entrypoint...)
+			b, err := e.Launch(t.Context(), shapePlan(t, e))
+			if err == nil {
+				remove(t, b)
+				t.Fatal("launched")
+			}
+			for _, want := range append(c.want, shapeRef) {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("got %q, want %q in it", err, want)
+				}
+			}
+			if !strings.Contains(Hint(err), "--proxy builtin") {
+				t.Errorf("the hint is %q", Hint(err))
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than one line: %q", err)
+			}
+		})
+	}
+}
+
+func setProxyTimeout(d time.Duration) func() {
+	before := proxyTimeout
+	proxyTimeout = d
+	return func() { proxyTimeout = before }
+}
+
+// TestProxyImageFaults fails and cancels the steps of such a launch.
+func TestProxyImageFaults(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	putShape(t, "/pipelock", "serve")
+	plan := shapePlan(t, e)
+	if err := e.images.Unpack(t.Context(), shapeRef); err != nil { // which stays as long as the image
+		t.Fatal(err)
+	}
+	for _, step := range []string{"proxy image", "proxy container", "egress network", "proxy healthy"} {
+		for _, after := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/after=%v", step, after), func(t *testing.T) {
+				leakcheck.Check(t)
+				e.fault = func(s string, done bool) error {
+					if s == step && done == after {
+						return errInjected
+					}
+					return nil
+				}
+				defer func() { e.fault = nil }()
+				if b, err := e.Launch(t.Context(), plan); err == nil {
+					remove(t, b)
+					t.Error("launched")
+				}
+			})
+		}
+	}
+}
+
+// The proxy of an image runs as bottle says and not as its image does; what it
+// lets through goes out on the ports of the policy only; a change of the policy
+// is in force when Allow returns.
+func TestProxyImageRuns(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	digest := putShape(t, "/pipelock", "serve")
+	plan := shapePlan(t, e)
+	if plan.Proxy != (Proxy{Kind: ProxyPipelock, Image: shapeRef, Digest: digest, Version: "2.3.0"}) {
+		t.Errorf("the plan's proxy is %+v", plan.Proxy)
+	}
+	b, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	status := proxyStatus(t, e, b.Name)
+	for _, want := range []string{
+		"Uid:\t65534\t65534\t65534\t65534\n", "Gid:\t65534\t65534\t65534\t65534\n", "CapEff:\t0000000000000000\n",
+		"CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n",
+	} {
+		if !strings.Contains(status, want) {
+			t.Errorf("no %q in\n%s", want, status)
+		}
+	}
+	mounts := proxyFile(t, e, b.Name, "mounts")
+	for _, at := range []string{" / ", " /config ", " /etc/resolv.conf ", " /etc/hosts "} {
+		if !readOnlyMount(mounts, at) {
+			t.Errorf("%s is not a read-only mount of\n%s", at, mounts)
+		}
+	}
+	connect := func(target string) string {
+		out, _ := output(t, e, b.Name, "bash", "-c", `exec 3<>/dev/tcp/10.77.0.1/8888; printf 'CONNECT `+target+` HTTP/1.1\r\nHost: `+target+`\r\n\r\n' >&3; head -n 1 <&3`)
+		return out
+	}
+	if got := connect("allowed.test:443"); !strings.Contains(got, "200") {
+		t.Errorf("an allowed host: %q", got)
+	}
+	// The image would let any port through, and something listens there.
+	if got := connect("allowed.test:4444"); !strings.Contains(got, "502") {
+		t.Errorf("a port that the policy does not have: %q", got)
+	}
+	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
+		t.Errorf("a host that the policy does not have: %q", got)
+	}
+	change, err := e.Allow(t.Context(), b.Name, "REFUSED.test:443")
+	if err != nil || !change.Changed || change.Entries[0] != "refused.test:443" {
+		t.Fatalf("Allow = %+v, %v", change, err)
+	}
+	if got := connect("refused.test:443"); !strings.Contains(got, "200") {
+		t.Errorf("a host that is allowed now: %q", got)
+	}
+	if change, err := e.Deny(t.Context(), b.Name, "refused.test"); err != nil || !change.Changed {
+		t.Fatalf("Deny = %+v, %v", change, err)
+	}
+	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
+		t.Errorf("a host that is denied again: %q", got)
+	}
+	hosts, err := e.EgressSummary(t.Context(), b.Name)
+	if err != nil || len(hosts) < 2 || hosts[0].Destination != "refused.test:443" || hosts[0].Refused != 2 {
+		t.Errorf("the summary is %+v, %v", hosts, err)
+	}
+}
+
+func proxyStatus(t *testing.T, e *Engine, name string) string { return proxyFile(t, e, name, "status") }
+
+// proxyFile reads a file of /proc of the proxy's first process.
+func proxyFile(t *testing.T, e *Engine, name, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", proxyPID(t, e, name), file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func proxyPID(t *testing.T, e *Engine, name string) int {
+	t.Helper()
+	list, err := e.rt.List(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list {
+		if c.ID == proxyID(name) {
+			return int(c.PID)
+		}
+	}
+	t.Fatalf("no proxy of %s", name)
+	return 0
+}
+
+func readOnlyMount(mounts, at string) bool {
+	found := false
+	for line := range strings.Lines(mounts) {
+		f := strings.Fields(line)
+		if len(f) > 3 && f[1] == strings.TrimSpace(at) {
+			found = f[3] == "ro" || strings.HasPrefix(f[3], "ro,")
+		}
+	}
+	return found
+}
+
+// TestProxyDigest: an image that is not the one asked for is refused, before the
+// question and, should it change after that, at launch.
+func TestProxyDigest(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	digest := putShape(t, "/pipelock", "serve")
+	spec := testSpec(t, shapeManifest("image: '"+shapeRef+"@"+digest+"'"))
+	spec.Proxy = ""
+	plan := prepare(t, e, spec)
+	if !plan.Proxy.Pinned || plan.Proxy.Digest != digest || plan.Proxy.Image != shapeRef {
+		t.Errorf("the plan's proxy is %+v", plan.Proxy)
+	}
+	wrong := strings.Replace(digest, digest[7:15], "00000000", 1)
+	spec = testSpec(t, shapeManifest("image: '"+shapeRef+"@"+wrong+"'"))
+	spec.Proxy = ""
+	if _, err := Prepare(t.Context(), spec, e); err == nil || !strings.Contains(err.Error(), "is another one, "+digest) {
+		t.Errorf("a wrong digest: %v", err)
+	}
+	plan.Proxy.Digest = wrong
+	if b, err := e.Launch(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "has changed") {
+		t.Errorf("an image that changed: %v, %v", b, err)
+	}
+}
+
+// TestProxyRestarts kills the proxy, again and again: the agent loses its way out
+// and nothing else, has it again within two seconds, under the policy as it was
+// changed, and nothing that is refused passes meanwhile.
+func TestProxyRestarts(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	ctx, cancel := context.WithCancel(t.Context())
+	told, ended := make(chan error, 10), make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.WatchProxy(ctx, b.Name, func(err error) { told <- err })
+	}()
+	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Allow(t.Context(), b.Name, "refused.test"); err != nil {
+		t.Fatal(err)
+	}
+	seen := labtest.World(t)
+	// A process of the agent's that asks without a pause for what is refused.
+	var asked strings.Builder
+	asking, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{
+		"bash", "-c", "for i in $(seq 60); do curl -sm 1 -o /dev/null https://allowed.test/; done; echo done",
+	}, Stdout: &asked, Stderr: &asked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-told; err != nil {
+		t.Errorf("the proxy was not started again: %v", err)
+	}
+	took := time.Since(began)
+	t.Logf("started again after %s", took)
+	if took > 2*time.Second {
+		t.Errorf("that took %s", took)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-o", "/dev/null", "https://refused.test/"); code != 0 {
+		t.Errorf("what was allowed while it ran is not any more: %s", out)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-o", "/dev/null", "https://allowed.test/"); code == 0 {
+		t.Errorf("what was denied while it ran is allowed again: %s", out)
+	}
+	if code, err := asking.Wait(); err != nil || code != 0 {
+		t.Errorf("the agent's own process ended with %d, %v", code, err)
+	}
+	for _, ev := range seen() {
+		if ev.Event == "request" && ev.Host == "allowed.test" {
+			t.Errorf("a refused request passed: %+v", ev)
+		}
+	}
+	cancel()
+	<-ended
+}
+
+// TestProxyStaysDown: a bottle that is being removed gets no new proxy, and one
+// whose proxy is down says so and stays shut.
+func TestProxyStaysDown(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.rt.WaitTask(t.Context(), proxyID(b.Name)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := e.List(t.Context(), false)
+	if err != nil || len(list) != 1 || list[0].Status != "running, proxy is stopped" {
+		t.Errorf("list says %+v, %v", list, err)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "2", "https://allowed.test/"); code == 0 {
+		t.Errorf("something answered without a proxy: %s", out)
+	}
+	// A policy that is changed now holds from the next start on.
+	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
+		t.Error(err)
+	}
+	if err := e.markGoing(b.Name); err != nil {
+		t.Fatal(err)
+	}
+	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
+	if err := os.Remove(e.goingFile(b.Name)); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := e.restartProxy(t.Context(), b.Name); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	if done, err := e.restartProxy(t.Context(), b.Name); done || err != nil {
+		t.Errorf("a proxy that runs was started again: %v, %v", done, err)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {
+		t.Errorf("what was denied while the proxy was down: %d %s", code, out)
+	}
+	if _, err := os.Lstat(netns.ProxyPath(e.dir(b.Name))); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,166 @@
+package bottle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+// reloadTimeout bounds the wait for a proxy to say that it has a new policy.
+const reloadTimeout = 5 * time.Second
+
+// PolicyChange tells what Allow or Deny has done.
+type PolicyChange struct {
+	// Changed is false if the policy was so already.
+	Changed bool
+	// Entries are those added, or taken away.
+	Entries []string
+	// Manifest and Bottle say where the bottle's policy came from.
+	Manifest, Bottle string
+}
+
+// Allow adds an entry to the policy of a bottle that runs: host, *.name or
+// host:port. It returns when the proxy has the new policy in force, for
+// connections that begin from then on; on an error the old one is.
+func (e *Engine) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
+	rule, err := egress.ParseRule(entry)
+	if err != nil {
+		return PolicyChange{}, err
+	}
+	return e.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
+		return addEntry(entries, rule)
+	})
+}
+
+func addEntry(entries *egress.Entries, rule egress.Rule) ([]string, error) {
+	for _, s := range entries.Allow {
+		if have, err := egress.ParseRule(s); err == nil && have == rule {
+			return nil, nil
+		}
+	}
+	entries.Allow = append(slices.Clone(entries.Allow), rule.String())
+	return []string{rule.String()}, nil
+}
+
+// Deny takes away every entry of a host, ssh's too, from the policy of a bottle
+// that runs: host, *.name or host:port. Tunnels that are open stay so. It is an
+// error when another entry still covers the host.
+func (e *Engine) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
+	rule, err := egress.ParseRule(entry)
+	if err != nil {
+		return PolicyChange{}, err
+	}
+	return e.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
+		return dropEntries(entries, rule)
+	})
+}
+
+func dropEntries(entries *egress.Entries, rule egress.Rule) ([]string, error) {
+	var gone []string
+	keep := func(list []string, parse func(string) (egress.Rule, error)) []string {
+		return slices.DeleteFunc(slices.Clone(list), func(s string) bool {
+			have, err := parse(s)
+			drop := err == nil && have.Host == rule.Host && (rule.Port == 0 || have.Port == rule.Port)
+			if drop {
+				gone = append(gone, s)
+			}
+			return drop
+		})
+	}
+	left := *entries
+	left.Allow, left.SSH = keep(entries.Allow, egress.ParseRule), keep(entries.SSH, egress.ParseSSHRule)
+	policy, err := left.Policy()
+	if err != nil {
+		return nil, err
+	}
+	if cover := policy.Covering(rule); cover != "" {
+		return nil, &Error{
+			Err:  fmt.Errorf("%s is still allowed by the entry %s", rule, cover),
+			Hint: "deny that entry",
+		}
+	}
+	*entries = left
+	return gone, nil
+}
+
+// changePolicy changes the policy's files, the packet filter and the proxy, in an
+// order in which nothing is open that neither policy allows.
+func (e *Engine) changePolicy(ctx context.Context, name string, change func(*egress.Entries) ([]string, error)) (PolicyChange, error) {
+	unlock, err := e.proxyLock(name)
+	if err != nil {
+		return PolicyChange{}, err
+	}
+	defer unlock()
+	old, err := e.loadProxyState(name)
+	if err != nil {
+		return PolicyChange{}, err
+	}
+	state := old
+	entries, err := change(&state.Entries)
+	result := PolicyChange{Changed: len(entries) > 0, Entries: entries, Manifest: old.Manifest, Bottle: old.Bottle}
+	if err != nil || !result.Changed {
+		return result, err
+	}
+	if err := e.applyPolicy(ctx, name, state); err != nil {
+		undo, cancel := detached(ctx)
+		defer cancel()
+		return PolicyChange{}, errors.Join(fmt.Errorf("change the policy of %s: %w", name, err), e.applyPolicy(undo, name, old))
+	}
+	return result, nil
+}
+
+// applyPolicy puts a policy in force. A proxy that does not run reads it when it
+// is started.
+func (e *Engine) applyPolicy(ctx context.Context, name string, s proxyState) error {
+	if err := e.storeProxyState(name, s); err != nil {
+		return err
+	}
+	d, err := s.destinations()
+	if err != nil {
+		return err
+	}
+	if s.Kind == ProxyPipelock || len(d.Private) > 0 {
+		if err := e.net.SetDestinations(ctx, e.dir(name), d); err != nil {
+			return err
+		}
+	}
+	return e.reloadProxy(ctx, name)
+}
+
+// reloadProxy has the proxy read its configuration, and returns when its log says
+// that it did.
+func (e *Engine) reloadProxy(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	log, err := egress.OpenLog(ctx, e.proxyLog(name), true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // read only
+	if err := log.SkipToEnd(); err != nil {
+		return err
+	}
+	if err := e.rt.Signal(ctx, proxyID(name), syscall.SIGHUP); err != nil {
+		if errors.Is(err, ErrNotRunning) {
+			return nil
+		}
+		return err
+	}
+	for entry, err := range egress.ParseLog(log) {
+		switch {
+		case err != nil:
+			return err
+		case entry.Event == egress.EventReload:
+			return nil
+		case entry.Event == egress.EventError && entry.Target == "" && entry.URL == "":
+			return errors.New(strings.TrimSpace(entry.Reason))
+		}
+	}
+	return fmt.Errorf("the proxy has not said within %s that it has the new policy", reloadTimeout)
+}

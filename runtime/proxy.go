@@ -1,0 +1,162 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+)
+
+// ErrNoEntrypoint is wrapped when a proxy's image names no program.
+var ErrNoEntrypoint = errors.New("the image has no entry point")
+
+// PrepareProxyRootFS makes a snapshot over a proxy's image, unpacked already, in
+// which there are places to mount files and folders on; the image may be one
+// program and nothing else. The task has it read-only. The snapshot is called
+// id, as the proxy's container, and goes with it; the error wraps ErrTaken when
+// it is there, and after an error nothing is left.
+func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files, folders []string) (*RootFS, error) {
+	ctx, cancel := whole(c.in(ctx))
+	defer cancel()
+	r, parent, err := c.imageRootFS(ctx, id, image)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.conf.Entrypoint) == 0 {
+		return nil, fmt.Errorf("proxy's image %s: %w", image, ErrNoEntrypoint)
+	}
+	mounts, err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Prepare(ctx, id, parent, snapshots.WithLabels(map[string]string{
+		LabelName:               id,
+		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
+	}))
+	if errdefs.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("make snapshot %s: %w", id, ErrTaken)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make snapshot %s: %w", id, err)
+	}
+	err = mount.WithTempMount(ctx, mounts, func(dir string) error { return mountPoints(dir, files, folders) })
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare the proxy's root from %s: %w", image, err), c.RemoveSnapshot(ctx, id))
+	}
+	return r, nil
+}
+
+// mountPoints works on a mounted snapshot, whose symbolic links may point
+// anywhere: os.Root keeps within it.
+func mountPoints(dir string, files, folders []string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }() // nothing was written by it
+	for _, d := range append([]string{"/proc", "/sys", "/dev"}, folders...) {
+		if err := root.MkdirAll(strings.TrimPrefix(d, "/"), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, f := range files {
+		name := strings.TrimPrefix(f, "/")
+		if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return err
+		}
+		// A link of the image's would be mounted on where it points to.
+		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := root.WriteFile(name, nil, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WaitTask returns when the task of a container has ended, or is not there; an
+// error is that this cannot be told.
+func (c *Client) WaitTask(ctx context.Context, id string) error {
+	task, err := c.loadTask(c.in(ctx), id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	exit, err := task.Wait(c.in(ctx))
+	if err != nil {
+		return fmt.Errorf("wait for task %s: %w", id, err)
+	}
+	select {
+	case st := <-exit:
+		if st.Error() != nil && !errdefs.IsNotFound(st.Error()) {
+			return fmt.Errorf("wait for task %s: %w", id, st.Error())
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Signal sends a signal to the first process of a container. The error wraps
+// ErrNotRunning where there is none.
+func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) error {
+	ctx = c.in(ctx)
+	task, err := c.loadTask(ctx, id)
+	if err == nil {
+		err = task.Kill(ctx, sig)
+	}
+	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
+		return fmt.Errorf("signal %s: %w", id, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("signal %s: %w", id, err)
+	}
+	return nil
+}
+
+func (c *Client) loadTask(ctx context.Context, id string) (containerd.Task, error) {
+	cont, err := c.ctrd.LoadContainer(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("load container %s: %w", id, err)
+	}
+	task, err := cont.Task(ctx, nil)
+	if err != nil {
+		return nil, fmt.Errorf("load task %s: %w", id, err)
+	}
+	return task, nil
+}
+
+// RecreateProxy makes the task of a proxy's container anew, not yet started:
+// with the root, mounts and namespaces that it had. What is left of the old task
+// is removed. It gives nil if the old task runs. The error wraps ErrNotRunning
+// when there is no such container.
+func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) (*Task, error) {
+	ctx, cancel := whole(c.in(ctx))
+	defer cancel()
+	cont, err := c.ctrd.LoadContainer(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("load container %s: %w", id, ErrNotRunning)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load container %s: %w", id, err)
+	}
+	if old, err := cont.Task(ctx, nil); err == nil {
+		if st, err := old.Status(ctx); err == nil && st.Status == containerd.Running {
+			return nil, nil
+		}
+	}
+	if err := c.removeTask(ctx, cont); err != nil {
+		return nil, err
+	}
+	return c.createTask(ctx, containers.Container{ID: id}, proxyIO(logger, logFile))
+}

@@ -1,0 +1,162 @@
+// Command pipelockshape has the outside of pipelock and nothing of its inside:
+// its command line, health endpoint, log and reload. Tests of how bottle runs a
+// proxy's image, and of how that fails, have it in the image's place. It tells
+// nothing about pipelock's verdicts.
+//
+// Its image's entry point gives a first argument that is a part to play: "serve";
+// "exit", which ends at once; "unhealthy", which never answers; "silent", which
+// does not even speak.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v4"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	flags := pflag.NewFlagSet("pipelock", pflag.ContinueOnError)
+	listen := flags.String("listen", "", "")
+	config := flags.String("config", "", "")
+	if len(args) < 2 || args[1] != "run" || flags.Parse(args[2:]) != nil || *listen == "" || *config == "" {
+		say("error", "reason", fmt.Sprintf("not pipelock's command line: %q", args))
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	switch args[0] {
+	case "exit":
+		say("error", "reason", "config: unknown key")
+		return 3
+	case "silent":
+		<-ctx.Done()
+		return 0
+	case "unhealthy":
+		say("startup", "listen", *listen)
+		<-ctx.Done()
+		return 0
+	}
+	if err := serve(ctx, *listen, *config); err != nil {
+		say("error", "reason", err.Error())
+		return 1
+	}
+	return 0
+}
+
+// say writes one line of the log.
+func say(event string, pairs ...string) {
+	line := map[string]string{"event": event, "time": time.Now().UTC().Format(time.RFC3339Nano)}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		line[pairs[i]] = pairs[i+1]
+	}
+	_ = json.NewEncoder(os.Stdout).Encode(line) // strings only
+}
+
+// allowlist is the part of the configuration that is understood here.
+type allowlist struct {
+	Mode  string   `yaml:"mode"`
+	Hosts []string `yaml:"api_allowlist"`
+}
+
+func load(path string) (*allowlist, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var a allowlist
+	if err := yaml.Unmarshal(data, &a); err != nil {
+		return nil, err
+	}
+	if a.Mode != "strict" || len(a.Hosts) == 0 {
+		return nil, errors.New("config: mode strict needs an api_allowlist")
+	}
+	return &a, nil
+}
+
+func serve(ctx context.Context, listen, config string) error {
+	var current atomic.Pointer[allowlist]
+	a, err := load(config)
+	if err != nil {
+		return err
+	}
+	current.Store(a)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handle(w, r, current.Load())
+	})}
+	go func() { _ = srv.Serve(l) }()
+	say("startup", "listen", listen)
+	for {
+		select {
+		case <-hup:
+			if a, err := load(config); err != nil {
+				say("error", "reason", err.Error())
+			} else {
+				current.Store(a)
+				say("config_reload")
+			}
+		case <-ctx.Done():
+			say("shutdown")
+			return srv.Close()
+		}
+	}
+}
+
+func handle(w http.ResponseWriter, r *http.Request, a *allowlist) {
+	host, _, err := net.SplitHostPort(r.Host)
+	switch {
+	case r.URL.Path == "/health":
+		_, _ = io.WriteString(w, `{"status":"healthy"}`)
+	case r.Method != http.MethodConnect || err != nil:
+		http.Error(w, "only CONNECT", http.StatusBadRequest)
+	case !slices.Contains(a.Hosts, strings.ToLower(host)):
+		say("blocked", "target", r.Host, "scanner", "allowlist", "reason", "domain not in allowlist: "+host)
+		http.Error(w, "CONNECT blocked: domain not in allowlist: "+host, http.StatusForbidden)
+	default:
+		tunnel(w, r)
+	}
+}
+
+func tunnel(w http.ResponseWriter, r *http.Request) {
+	up, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(r.Context(), "tcp", r.Host)
+	if err != nil {
+		say("error", "target", r.Host, "reason", err.Error())
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer func() { _ = up.Close() }()
+	client, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer func() { _ = client.Close() }()
+	say("tunnel_open", "target", r.Host)
+	_, _ = io.WriteString(client, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go func() {
+		_, _ = io.Copy(up, client)
+		_ = up.Close()
+	}()
+	n, _ := io.Copy(client, up)
+	say("tunnel_close", "target", r.Host, "total_bytes", fmt.Sprint(n))
+}
