@@ -337,7 +337,7 @@ func roomAt(dir string) (at string, free uint64, kind int64, err error) {
 	if err != nil {
 		return at, 0, 0, fmt.Errorf("look at %s: %w", at, err)
 	}
-	return at, st.Bavail * uint64(st.Bsize), int64(st.Type), nil
+	return at, st.Bavail * uint64(st.Bsize), st.Type, nil
 }
 
 func gib(n uint64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }

@@ -206,25 +206,25 @@ func names() []escape {
 
 // requests are plain ones, which the proxy reads.
 func requests() []escape {
-	get := func(url, host, more string) string {
-		return "GET " + url + " HTTP/1.1\r\nHost: " + host + "\r\n" + more + "\r\n"
+	get := func(url, host string) string {
+		return "GET " + url + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n"
 	}
 	raw := func(name, path string, texts ...string) escape {
 		return escape{name: name, kind: "raw", args: texts, victim: worldRequest + path, control: onHost}
 	}
 	return []escape{
-		raw("GET of a refused host", "refused.test/plain", get("http://refused.test/plain", "refused.test", "")),
-		raw("GET with the Host of an allowed one", "refused.test/host", get("http://refused.test/host", "allowed.test", "")),
-		raw("Host that differs from the URL", "Host refused.test/differs", get("http://allowed.test/differs", "refused.test", "")),
-		raw("GET of an address", "private.test/address", get("http://10.99.0.10/address", "allowed.test", "")),
-		raw("GET of a decimal address", "private.test/decimal", get("http://174260234/decimal", "allowed.test", "")),
-		raw("GET of the metadata service", "meta.test/latest", get("http://169.254.169.254/latest", "169.254.169.254", "")),
-		raw("GET of a private name", "private.test/name", get("http://private.test/name", "private.test", "")),
-		raw("user part", "refused.test/user", get("http://allowed.test@refused.test/user", "allowed.test", "")),
-		raw("second request on a connection", "refused.test/second", get("http://allowed.test/", "allowed.test", ""), get("http://refused.test/second", "allowed.test", "")),
-		raw("pipelined request", "refused.test/pipelined", get("http://allowed.test/", "allowed.test", "")+get("http://refused.test/pipelined", "allowed.test", "")),
+		raw("GET of a refused host", "refused.test/plain", get("http://refused.test/plain", "refused.test")),
+		raw("GET with the Host of an allowed one", "refused.test/host", get("http://refused.test/host", "allowed.test")),
+		raw("Host that differs from the URL", "Host refused.test/differs", get("http://allowed.test/differs", "refused.test")),
+		raw("GET of an address", "private.test/address", get("http://10.99.0.10/address", "allowed.test")),
+		raw("GET of a decimal address", "private.test/decimal", get("http://174260234/decimal", "allowed.test")),
+		raw("GET of the metadata service", "meta.test/latest", get("http://169.254.169.254/latest", "169.254.169.254")),
+		raw("GET of a private name", "private.test/name", get("http://private.test/name", "private.test")),
+		raw("user part", "refused.test/user", get("http://allowed.test@refused.test/user", "allowed.test")),
+		raw("second request on a connection", "refused.test/second", get("http://allowed.test/", "allowed.test"), get("http://refused.test/second", "allowed.test")),
+		raw("pipelined request", "refused.test/pipelined", get("http://allowed.test/", "allowed.test")+get("http://refused.test/pipelined", "allowed.test")),
 		raw("line break in the target", "refused.test/broken", "GET http://refused.test/broken\r\nX: .wild.test/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
-		raw("NUL in the host", "refused.test/nul", get("http://refused.test\x00.wild.test/nul", "allowed.test", "")),
+		raw("NUL in the host", "refused.test/nul", get("http://refused.test\x00.wild.test/nul", "allowed.test")),
 		{name: "redirect to a refused host", kind: "follow", args: []string{"http://allowed.test/redirect?to=http://refused.test/redirected"}, victim: worldRequest + "refused.test/redirected", control: onHost},
 		{name: "redirect to the metadata service", kind: "follow", args: []string{"http://allowed.test/redirect?to=http://169.254.169.254/redirected"}, victim: worldRequest + "meta.test/redirected", control: onHost},
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -331,7 +332,7 @@ func (s *scenery) inside(name, proxy string, list []escape, lasting time.Duratio
 // namespace.
 func (s *scenery) outside(proxy string, one escape, prefix ...string) probeResult {
 	s.t.Helper()
-	args := append(prefix, s.probe)
+	args := slices.Concat(prefix, []string{s.probe})
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin = bytes.NewReader(batchOf([]escape{one}, proxy, 0))
 	out, err := cmd.Output()
@@ -391,7 +392,7 @@ func serveNaive(t *testing.T, ns, addr string) string {
 				defer func() { _ = c.Close() }()
 				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 				in := bufio.NewReader(c)
-				for naiveRequest(ns, c, in) == nil { //nolint:revive // all is in the condition
+				for naiveRequest(ns, c, in) == nil {
 				}
 			}()
 		}
@@ -461,7 +462,7 @@ func naiveForward(ns string, c net.Conn, url, host string) error {
 	if err != nil {
 		return err
 	}
-	return res.Write(c)
+	return errors.Join(res.Write(c), res.Body.Close())
 }
 
 // naiveDial reads a host as C's inet_aton and a browser would, cuts it at a NUL,

@@ -92,9 +92,9 @@ func TestForwardRefused(t *testing.T) {
 func TestHostBarredByProxy(t *testing.T) {
 	m := newManager(t)
 	const hostPublic = "203.0.114.1" // makeWorld's uplink
-	listen(t, "", hostPublic+":8080")
+	host := listen(t, "", hostPublic+":8080")
 	listen(t, worldNS, lanAddr+":8080")
-	p := up(t, m, "one")
+	p := up(t, m, "barred")
 	proxy := ProxyPath(p.dir)
 	in(t, "", removeTable)
 	for _, addr := range []string{hostPublic + ":8080", lanAddr + ":8080"} {
@@ -102,9 +102,15 @@ func TestHostBarredByProxy(t *testing.T) {
 			t.Errorf("%s is reached without the host's table", addr)
 		}
 	}
+	if datagramReaches(t, proxy, host, probeTime) {
+		t.Error("a datagram reaches the host without the host's table")
+	}
 	// The control: without the proxy's own.
 	in(t, proxy, removeTable)
 	if !reaches(proxy, hostPublic+":8080", controlTime) {
 		t.Error("the host is not reached without any rules, so that the test shows nothing")
+	}
+	if !datagramReaches(t, proxy, host, controlTime) {
+		t.Error("no datagram reaches the host without any rules, so that the test shows nothing")
 	}
 }

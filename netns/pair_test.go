@@ -184,7 +184,7 @@ func TestVerifySees(t *testing.T) {
 	host := func() error { return m.writeHost(p.confs.Egress) }
 	for _, tt := range []struct {
 		name, ns    string
-		break_, fix func() error
+		damage, fix func() error
 		want        string
 	}{
 		{"forwarding", proxy, set("ipv4/ip_forward", "1"), closeNS, "proxy's namespace: ipv4/ip_forward is 1"},
@@ -203,7 +203,7 @@ func TestVerifySees(t *testing.T) {
 		{"IPv6 on the bridge", "", set("ipv6/conf/bottle0/disable_ipv6", "0"), set("ipv6/conf/bottle0/disable_ipv6", "1"), "bottle0/disable_ipv6 is 0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			in(t, tt.ns, tt.break_)
+			in(t, tt.ns, tt.damage)
 			err := p.Verify(ctx(t))
 			if !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Verify: %v, want %q", err, tt.want)

@@ -35,7 +35,7 @@ func load(args []string, out io.Writer) int {
 	case "fork":
 		did, err = fork(n)
 	case "memory":
-		did, err = memory(n, out)
+		did = memory(n, out)
 	case "disk":
 		did, err = disk(n)
 	case "connect":
@@ -69,7 +69,7 @@ func fork(n int) (int, error) {
 	return n, nil
 }
 
-func memory(n int, out io.Writer) (int, error) {
+func memory(n int, out io.Writer) int {
 	var held [][]byte
 	for i := range n {
 		page := make([]byte, 1<<20)
@@ -80,7 +80,7 @@ func memory(n int, out io.Writer) (int, error) {
 			_, _ = fmt.Fprintln(out, i)
 		}
 	}
-	return len(held), nil
+	return len(held)
 }
 
 func disk(n int) (int, error) {

@@ -38,6 +38,7 @@ func tryRaw(ctx context.Context, proxy string, args []string) (string, error) {
 			}
 			if !strings.HasPrefix(text, "CONNECT") {
 				_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 1<<16))
+				_ = answer.Body.Close() // read
 			}
 			last = answer.StatusCode
 			seen = append(seen, answer.Status)
@@ -94,6 +95,7 @@ func tryTLS(ctx context.Context, proxy string, args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	defer func() { _ = answer.Body.Close() }() // the tunnel, as far as Go knows
 	if answer.StatusCode != http.StatusOK {
 		return answer.Status, fmt.Errorf("refused")
 	}
