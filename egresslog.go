@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
@@ -56,6 +57,25 @@ func (e *Engine) EgressLog(ctx context.Context, name string, since time.Time, fo
 // refused first.
 func (e *Engine) EgressSummary(ctx context.Context, name string) ([]HostSummary, error) {
 	return egress.Summarize(e.EgressLog(ctx, name, time.Time{}, false))
+}
+
+// LearntEntries are the entries of a policy that would allow what a run with
+// --learn has noted.
+func LearntEntries(hosts []HostSummary) []string {
+	var out []string
+	for _, h := range hosts {
+		if h.Learnt == 0 || h.Scanner != "allowlist" && h.Scanner != "port" {
+			continue
+		}
+		entry := h.Destination
+		for _, port := range []string{":443", ":80"} {
+			entry = strings.TrimSuffix(entry, port)
+		}
+		if _, err := egress.ParseRule(entry); err == nil {
+			out = append(out, entry)
+		}
+	}
+	return sortedSet(out)
 }
 
 // RunProxy is the built-in egress proxy's process, until ctx ends; each value

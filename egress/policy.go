@@ -195,7 +195,7 @@ func (p Policy) Covering(rule Rule) string {
 	_, addr, _ := normalHost(base) // a rule's host is in its normal form
 	for _, r := range p.Allow {
 		samePort := rule.Port == 0 || r.matchesPort(rule.Port)
-		if samePort && (r.Host == rule.Host || r.matchesHost(base, addr.IsValid()) && base == rule.Host) {
+		if samePort && (r.Host == rule.Host || base == rule.Host && r.matchesHost(base, addr.IsValid())) {
 			return r.String()
 		}
 	}

@@ -35,6 +35,7 @@ func (a *app) execCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				defer a.watchProxy(e, name)()
 				return a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
 					return e.Exec(a.ctx, name, cfg)
 				}, bottle.SessionConfig{Command: args[1:], Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)})

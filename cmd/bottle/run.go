@@ -58,7 +58,8 @@ func (a *app) runCommand() *cobra.Command {
 	fs.StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
 	fs.BoolVarP(&a.quiet, "quiet", "q", false, "show no progress of pulling and packing")
 	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc or runc (default runsc)")
-	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default pipelock)")
+	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default: the manifest's, else pipelock)")
+	fs.BoolVar(&f.spec.Learn, "learn", false, "block nothing public, and end by telling what the policy would have refused")
 	f.env.register(fs)
 	fs.BoolVar(&f.token, flagToken, false, "forward CLAUDE_BOTTLE_OAUTH_TOKEN as CLAUDE_CODE_OAUTH_TOKEN (default: when it is set)")
 	fs.BoolVarP(&f.tty, "tty", "t", false, "give the agent a terminal (default: when standard input and output are one)")
@@ -83,6 +84,9 @@ func agentAndArgs(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) run(e *bottle.Engine, f runFlags) error {
+	if _, ok := a.terminal(); f.spec.Learn && (f.yes || f.spec.NoInput || !ok) {
+		return usage(textLearnAsks)
+	}
 	plan, err := bottle.Prepare(a.ctx, f.spec, e)
 	if err != nil {
 		return err
@@ -131,12 +135,17 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 	if b.Name != plan.Name {
 		a.note(textRenamed, plan.Name, b.Name)
 	}
+	stopWatch := a.watchProxy(e, b.Name)
 	err = a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
 		return b.Exec(a.ctx, cfg)
 	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)})
+	stopWatch()
 	// The log is a help, not a duty: one that cannot be read is left out.
 	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name); serr == nil {
 		a.showSummary(hosts)
+		if plan.Learn {
+			a.showLearnt(plan, hosts)
+		}
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,12 +15,24 @@ import (
 )
 
 const (
-	textEgressArgs = "one bottle is to be named: bottle egress NAME"
-	textNoLog      = "Nothing has been requested."
-	textSince      = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
-	textRefused    = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
-	textMoreHosts  = "and %d more"
-	textNoPipelock = "one agent is to be named: bottle config show AGENT --pipelock"
+	textEgressArgs     = "one bottle is to be named: bottle egress NAME"
+	textNoLog          = "Nothing has been requested."
+	textSince          = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
+	textRefused        = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
+	textAllowArgs      = "a bottle and a host are to be named: bottle allow NAME HOST[:PORT]"
+	textDenyArgs       = "a bottle and a host are to be named: bottle deny NAME HOST[:PORT]"
+	textAllowed        = "%s may reach %s from now on."
+	textAllowedAlready = "%s may reach %s already."
+	textDenied         = "%s may not reach %s any more; tunnels that are open stay so."
+	textDeniedAlready  = "%s could not reach %s anyway."
+	textSaved          = "Written to %s."
+	textSavedAlready   = "%s says so already."
+	textRestarted      = "The egress proxy of %s had ended and was started again; what was open through it was cut."
+	textNoRestart      = "The egress proxy of %s has ended and cannot be started again, so that nothing is reached: %s"
+	textLearnAsks      = "--learn lets everything out, so somebody has to watch: leave out --yes and --no-input, and run bottle on a terminal"
+	textLearnt         = "To allow what the policy would have refused, put this into %s:"
+	textMoreHosts      = "and %d more"
+	textNoPipelock     = "one agent is to be named: bottle config show AGENT --pipelock"
 )
 
 // egressJSON is an entry as a program reads it.
@@ -190,4 +203,17 @@ func (a *app) showPipelock(m *bottle.Manifest, agent string) error {
 	}
 	_, err = a.stdout.Write(conf)
 	return err
+}
+
+// showLearnt prints what to add to the manifest after a run with --learn.
+func (a *app) showLearnt(plan *bottle.Plan, hosts []bottle.HostSummary) {
+	entries := bottle.LearntEntries(hosts)
+	if len(entries) == 0 {
+		return
+	}
+	a.note(textLearnt, plan.Manifest)
+	a.note("bottles:\n  %s:\n    egress:\n      allow:", strconv.Quote(plan.Bottle))
+	for _, entry := range entries {
+		a.note("        - %s", strconv.Quote(entry))
+	}
 }

@@ -1,0 +1,14 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+func (a *app) allowCommand() *cobra.Command {
+	return a.policyCommand(policyVerb{
+		use: "allow NAME HOST[:PORT]", short: "Let a bottle that runs reach a host", args: textAllowArgs,
+		change: (*bottle.Engine).Allow, save: bottle.SaveAllow, done: textAllowed, already: textAllowedAlready,
+	})
+}

@@ -1,0 +1,368 @@
+package bottle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+// SaveAllow adds an entry to a bottle's egress.allow in a manifest. The rest of
+// the text, comments and all, stays as it is. It returns false if the entry is
+// there already.
+func SaveAllow(manifest, bottleName, entry string) (bool, error) {
+	rule, err := egress.ParseRule(entry)
+	if err != nil {
+		return false, err
+	}
+	return saveManifest(manifest, bottleName, rule, addToManifest)
+}
+
+// SaveDeny takes the entries of a host out of a bottle's egress.allow in a
+// manifest. It returns false if there is none.
+func SaveDeny(manifest, bottleName, entry string) (bool, error) {
+	rule, err := egress.ParseRule(entry)
+	if err != nil {
+		return false, err
+	}
+	return saveManifest(manifest, bottleName, rule, dropFromManifest)
+}
+
+type manifestEdit func(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error)
+
+func saveManifest(path, bottleName string, rule egress.Rule, edit manifestEdit) (bool, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false, fmt.Errorf("write to the manifest: %w", err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false, fmt.Errorf("write to the manifest: %w", err)
+	}
+	changed, err := edit(path, bottleName, data, rule)
+	if err != nil || bytes.Equal(changed, data) {
+		return false, err
+	}
+	if err := rewrite(path, changed); err != nil {
+		return false, fmt.Errorf("write to the manifest: %w", err)
+	}
+	return true, nil
+}
+
+// rewrite replaces a user's file, whose it stays.
+func rewrite(path string, data []byte) (err error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(fi.Mode().Perm()))
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		err = errors.Join(err, f.Chown(int(st.Uid), int(st.Gid)))
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// byHand is what is left to say about a text that is not edited safely.
+func byHand(file, what string) error {
+	return &Error{Err: fmt.Errorf("%s is written in a way that bottle does not change", file), Hint: what + " by hand"}
+}
+
+// addToManifest works on the text at the places that the parser tells, and
+// parses the result: it must say the same but for the entry.
+func addToManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
+	hint := fmt.Sprintf("add %s under bottles, %s, egress, allow", rule, bottleName)
+	before, err := ParseManifest(file, data)
+	if err != nil {
+		return nil, err
+	}
+	b := before.Bottles[bottleName]
+	if b == nil {
+		return nil, fmt.Errorf("%s has no bottle %q any more", file, bottleName)
+	}
+	if slices.ContainsFunc(b.Egress.Allow, func(s string) bool { r, err := egress.ParseRule(s); return err == nil && r == rule }) {
+		return data, nil
+	}
+	t := newManifestText(file, data)
+	if t == nil || !t.add(bottleName, rule.String()) {
+		return nil, byHand(file, hint)
+	}
+	if !sameBut(before, file, bottleName, t.data, append(slices.Clone(b.Egress.Allow), rule.String())) {
+		return nil, byHand(file, hint)
+	}
+	return t.data, nil
+}
+
+func dropFromManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
+	hint := fmt.Sprintf("take %s out under bottles, %s, egress, allow", rule, bottleName)
+	before, err := ParseManifest(file, data)
+	if err != nil {
+		return nil, err
+	}
+	b := before.Bottles[bottleName]
+	if b == nil {
+		return nil, fmt.Errorf("%s has no bottle %q any more", file, bottleName)
+	}
+	match := func(s string) bool {
+		r, err := egress.ParseRule(s)
+		return err == nil && r.Host == rule.Host && (rule.Port == 0 || r.Port == rule.Port)
+	}
+	left := slices.Clone(b.Egress.Allow)
+	for {
+		i := slices.IndexFunc(left, match)
+		if i < 0 {
+			return data, nil
+		}
+		left = slices.Delete(left, i, i+1)
+		t := newManifestText(file, data)
+		if t == nil || !t.drop(bottleName, i) || !sameBut(before, file, bottleName, t.data, left) {
+			return nil, byHand(file, hint)
+		}
+		data = t.data
+	}
+}
+
+// sameBut tells whether a text is the manifest before with another list.
+func sameBut(before *Manifest, file, bottleName string, data []byte, allow []string) bool {
+	after, err := ParseManifest(file, data)
+	if err != nil || !slices.Equal(after.Bottles[bottleName].Egress.Allow, allow) {
+		return false
+	}
+	again := *after.Bottles[bottleName]
+	again.Egress.Allow = before.Bottles[bottleName].Egress.Allow
+	after.Bottles[bottleName] = &again
+	return reflect.DeepEqual(withoutPositions(before), withoutPositions(after))
+}
+
+// withoutPositions is a manifest without where in the text its variables stand.
+func withoutPositions(m *Manifest) *Manifest {
+	out := &Manifest{Path: m.Path, Agents: m.Agents, Bottles: map[string]*BottleConfig{}}
+	for name, b := range m.Bottles {
+		c := *b
+		c.Env = slices.Clone(b.Env)
+		for i := range c.Env {
+			c.Env[i].at = position{}
+		}
+		out.Bottles[name] = &c
+	}
+	return out
+}
+
+// manifestText is a manifest's text that is being edited.
+type manifestText struct {
+	data []byte
+	json bool
+	root *yaml.Node
+}
+
+func newManifestText(file string, data []byte) *manifestText {
+	d := &decoder{file: file}
+	root, ok := d.document(data)
+	if !ok {
+		return nil
+	}
+	return &manifestText{data: data, json: json.Valid(data), root: root}
+}
+
+// offset is that of a node's first byte.
+func (t *manifestText) offset(n *yaml.Node) int {
+	at := 0
+	for range n.Line - 1 {
+		at += bytes.IndexByte(t.data[at:], '\n') + 1
+	}
+	for range n.Column - 1 {
+		_, size := utf8.DecodeRune(t.data[at:])
+		at += size
+	}
+	return at
+}
+
+func (t *manifestText) insert(at int, text string) {
+	t.data = slices.Concat(t.data[:at], []byte(text), t.data[at:])
+}
+
+// child is the value of a key; nil where there is none, or another place is meant.
+func child(n *yaml.Node, key string) (k, v *yaml.Node) {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil, nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i], n.Content[i+1]
+		}
+	}
+	return nil, nil
+}
+
+func (t *manifestText) find(bottleName string) (bottle, egressNode, key, allow *yaml.Node) {
+	_, bottles := child(t.root, "bottles")
+	_, bottle = child(bottles, bottleName)
+	_, egressNode = child(bottle, "egress")
+	key, allow = child(egressNode, "allow")
+	return bottle, egressNode, key, allow
+}
+
+var plainEntry = regexp.MustCompile(`^[a-z][a-z0-9-]*(\.[a-z0-9-]+)+$`)
+
+func (t *manifestText) scalar(entry string) string {
+	if !t.json && plainEntry.MatchString(entry) {
+		return entry
+	}
+	return `"` + entry + `"` // an entry has nothing that would have to be escaped
+}
+
+// add inserts an entry; false is that it does not know how.
+func (t *manifestText) add(bottleName, entry string) bool {
+	bottle, egressNode, _, allow := t.find(bottleName)
+	scalar := t.scalar(entry)
+	quoted := func(key string) string {
+		if t.json {
+			return `"` + key + `"`
+		}
+		return key
+	}
+	switch {
+	case allow != nil:
+		return allow.Kind == yaml.SequenceNode && t.append(allow, scalar)
+	case egressNode != nil:
+		return t.insertKey(egressNode, quoted("allow")+": ["+scalar+"]", "allow:", "  - "+scalar)
+	case bottle != nil:
+		return t.insertKey(bottle, quoted("egress")+": {"+quoted("allow")+": ["+scalar+"]}", "egress:", "  allow:", "    - "+scalar)
+	}
+	return false
+}
+
+// append adds a scalar behind the last item of a list.
+func (t *manifestText) append(list *yaml.Node, scalar string) bool {
+	at := t.offset(list)
+	if t.data[at] == '[' {
+		if len(list.Content) == 0 {
+			t.insert(at+1, scalar)
+			return true
+		}
+		last := list.Content[len(list.Content)-1]
+		end := t.end(last)
+		between := ", "
+		// A list of a line for each item stays one.
+		if n := len(list.Content); n > 1 && last.Line > list.Content[n-2].Line || last.Line > list.Line {
+			between = ",\n" + strings.Repeat(" ", last.Column-1)
+		}
+		t.insert(end, between+scalar)
+		return true
+	}
+	last := list.Content[len(list.Content)-1]
+	start, end := t.line(t.offset(last))
+	prefix := string(t.data[start:t.offset(last)])
+	if strings.TrimSpace(prefix) != "-" {
+		return false
+	}
+	t.insertLine(end, prefix+scalar)
+	return true
+}
+
+// insertKey makes a key the first of a mapping: flow in one of braces, lines in
+// one of lines, which are indented as its keys are.
+func (t *manifestText) insertKey(m *yaml.Node, flow string, lines ...string) bool {
+	if m.Kind != yaml.MappingNode {
+		return false
+	}
+	at := t.offset(m)
+	if t.data[at] == '{' {
+		if len(m.Content) > 0 {
+			flow += ", "
+		}
+		t.insert(at+1, flow)
+		return true
+	}
+	start, _ := t.line(at)
+	indent := string(t.data[start:at])
+	if strings.TrimSpace(indent) != "" {
+		return false
+	}
+	t.insert(start, indent+strings.Join(lines, "\n"+indent)+"\n")
+	return true
+}
+
+// drop takes the item with an index out of the list.
+func (t *manifestText) drop(bottleName string, index int) bool {
+	_, _, key, allow := t.find(bottleName)
+	if allow == nil || allow.Kind != yaml.SequenceNode || index >= len(allow.Content) {
+		return false
+	}
+	item := allow.Content[index]
+	from := t.offset(item)
+	if t.data[t.offset(allow)] == '[' {
+		to := t.end(item)
+		if index+1 < len(allow.Content) {
+			to = t.offset(allow.Content[index+1])
+		} else if index > 0 {
+			from = t.end(allow.Content[index-1])
+		}
+		t.data = slices.Delete(slices.Clone(t.data), from, to)
+		return true
+	}
+	start, end := t.line(from)
+	if strings.TrimSpace(string(t.data[start:from])) != "-" {
+		return false
+	}
+	keyEnd := t.offset(key) + len("allow:")
+	t.data = slices.Delete(slices.Clone(t.data), start, min(end+1, len(t.data)))
+	if len(allow.Content) == 1 {
+		if !bytes.HasPrefix(t.data[t.offset(key):], []byte("allow:")) {
+			return false
+		}
+		t.insert(keyEnd, " []")
+	}
+	return true
+}
+
+// line gives the bounds of the line that holds an offset, its end without the
+// line break.
+func (t *manifestText) line(at int) (start, end int) {
+	start = bytes.LastIndexByte(t.data[:at], '\n') + 1
+	if n := bytes.IndexByte(t.data[at:], '\n'); n >= 0 {
+		return start, at + n
+	}
+	return start, len(t.data)
+}
+
+func (t *manifestText) insertLine(end int, text string) {
+	if end == len(t.data) {
+		t.insert(end, "\n"+text)
+		return
+	}
+	t.insert(end+1, text+"\n")
+}
+
+// end is where a scalar of a list in brackets ends.
+func (t *manifestText) end(n *yaml.Node) int {
+	at := t.offset(n)
+	if q := t.data[at]; q == '"' || q == '\'' {
+		return at + 2 + bytes.IndexByte(t.data[at+1:], q)
+	}
+	return at + len(bytes.TrimRight(t.data[at:at+bytes.IndexAny(t.data[at:], ",]\n#")], " \t\r"))
+}
