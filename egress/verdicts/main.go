@@ -1,0 +1,194 @@
+// Command verdicts asks a proxy for more than 120 things and prints what it
+// answered: "go run ./egress/verdicts" asks the built-in proxy, which has to
+// answer as the table says; with --proxy URL it asks another one too, such as a
+// real pipelock, and prints where the two differ.
+//
+// The other proxy needs the policy of this program, and its names: --write DIR
+// writes pipelock.yaml and a hosts file for it. The servers that requests end at
+// listen on --upstream, an address of this machine that the proxy reaches, on
+// ports 22, 80, 443, 2222 and 8443: root is needed. Nothing leaves the machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/pflag"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := pflag.NewFlagSet("verdicts", pflag.ContinueOnError)
+	proxy := flags.String("proxy", "", "URL of another proxy to ask, as http://127.0.0.1:8888")
+	upstream := flags.String("upstream", "127.7.7.7", "address of this machine that the servers listen on")
+	write := flags.String("write", "", "write pipelock.yaml and hosts into this folder, and stop")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	differ, err := ask(ctx, *proxy, *upstream, *write, stdout)
+	switch {
+	case err != nil:
+		_, _ = fmt.Fprintln(stderr, "verdicts:", err)
+		return 2
+	case differ > 0:
+		_, _ = fmt.Fprintln(stderr, "verdicts:", differ, "differ")
+		return 1
+	}
+	return 0
+}
+
+// ask returns how many answers differ: the built-in proxy's from the table, or
+// the other proxy's from the built-in one's.
+func ask(ctx context.Context, proxy, upstream, write string, out io.Writer) (int, error) {
+	addr, err := netip.ParseAddr(upstream)
+	if err != nil {
+		return 0, err
+	}
+	s := scene{upstream: addr}
+	if write != "" {
+		return 0, s.write(write)
+	}
+	stop, err := s.serve(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
+	builtin, end, err := s.builtin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer end()
+	other := ""
+	if proxy != "" {
+		u, err := url.Parse(proxy)
+		if err != nil || u.Host == "" {
+			return 0, fmt.Errorf("--proxy %q is not a URL such as http://127.0.0.1:8888", proxy)
+		}
+		other = u.Host
+	}
+	return compare(table(addr.String()), builtin, other, out)
+}
+
+func compare(requests []request, builtin, other string, out io.Writer) (int, error) {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	differ := 0
+	for _, r := range requests {
+		got := r.ask(builtin)
+		line := fmt.Sprintf("%s\t%s", r.name, got)
+		wrong := other == "" && got != r.want
+		if wrong {
+			line += "\tDIFFERS: the table has " + r.want
+		}
+		if other != "" {
+			theirs := r.ask(other)
+			line += "\t" + theirs
+			if wrong = kind(theirs) != kind(got); wrong {
+				line += "\tDIFFERS"
+			}
+		}
+		if wrong {
+			differ++
+		}
+		_, _ = fmt.Fprintln(t, line)
+	}
+	_, _ = fmt.Fprintf(t, "%d requests, %d differ\n", len(requests), differ)
+	return differ, t.Flush()
+}
+
+// kind is what two proxies have to agree in: whether the server was reached. How
+// a refusal is worded, and its status, is each one's own.
+func kind(verdict string) string {
+	if verdict == allowed {
+		return allowed
+	}
+	return "refused"
+}
+
+// scene is the policy, the names and the servers.
+type scene struct{ upstream netip.Addr }
+
+var names = []string{
+	"api.verdict.test", "wild.verdict.test", "a.wild.verdict.test", "a.b.wild.verdict.test", "port.verdict.test",
+	"git.verdict.test", "git2.verdict.test", "other.verdict.test", "evilapi.verdict.test", "api.verdict.test.evil.test",
+	"evilwild.verdict.test", "xn--bcher-kva.verdict.test", "sub.api.verdict.test",
+}
+
+func (s scene) entries() egress.Entries {
+	return egress.Entries{
+		Allow: []string{
+			"api.verdict.test", "*.wild.verdict.test", "port.verdict.test:8443", "bücher.verdict.test", s.upstream.String(),
+			"inside.verdict.test", "meta.verdict.test", "169.254.169.254", "10.99.0.10", "lost.verdict.test",
+		},
+		SSH: []string{"git.verdict.test", "git2.verdict.test:2222"},
+		// The names too, for pipelock, which asks for both.
+		AllowPrivate: append([]string{s.upstream.String()}, names...),
+	}
+}
+
+// LookupNetIP implements egress.Resolver for the built-in proxy.
+func (s scene) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	host = strings.TrimSuffix(host, ".")
+	for _, n := range names {
+		if n == host {
+			return []netip.Addr{s.upstream}, nil
+		}
+	}
+	if a, ok := special[host]; ok {
+		return []netip.Addr{netip.MustParseAddr(a)}, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+var special = map[string]string{"inside.verdict.test": "10.99.0.10", "meta.verdict.test": "169.254.169.254"}
+
+func (s scene) write(dir string) error {
+	policy, err := s.entries().Policy()
+	if err != nil {
+		return err
+	}
+	conf, err := policy.Render("2.3.0")
+	if err != nil {
+		return err
+	}
+	var hosts strings.Builder
+	for _, n := range names {
+		_, _ = fmt.Fprintf(&hosts, "%s\t%s\n", s.upstream, n)
+	}
+	for n, a := range special {
+		_, _ = fmt.Fprintf(&hosts, "%s\t%s\n", a, n)
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "pipelock.yaml"), conf, 0o644),
+		os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts.String()), 0o644),
+	)
+}
+
+func (s scene) builtin(ctx context.Context) (addr string, stop func(), err error) {
+	p, err := egress.New(egress.Config{Entries: s.entries(), Resolver: s}, io.Discard)
+	if err != nil {
+		return "", nil, err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.Serve(ctx, l) // its requests tell
+	}()
+	return l.Addr().String(), func() { cancel(); <-done }, nil
+}

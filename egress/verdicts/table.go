@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// patience bounds one request.
+const patience = 5 * time.Second
+
+// Verdicts. A refusal has its status behind it; one after the 200 of a CONNECT
+// has none.
+const (
+	allowed = "allowed"
+	closed  = "closed"
+)
+
+// request is one question.
+type request struct {
+	name, want string
+	text       string        // what is sent first
+	pieces     []string      // and then, with a pause before each
+	tunnel     []byte        // what is sent in a tunnel
+	pause      time.Duration // between its bytes
+	listen     bool          // nothing is sent in it: the server speaks
+}
+
+// ask puts the question to the proxy at addr.
+func (r request) ask(addr string) string {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	for i, text := range append([]string{r.text}, r.pieces...) {
+		if i > 0 {
+			time.Sleep(20 * time.Millisecond) // the request is a slow one
+		}
+		if _, err := io.WriteString(c, text); err != nil {
+			break // the answer tells why
+		}
+	}
+	method, _, _ := strings.Cut(r.text, " ")
+	br := bufio.NewReader(c)
+	res, err := http.ReadResponse(br, &http.Request{Method: method})
+	if err != nil {
+		return closed
+	}
+	defer func() { _ = res.Body.Close() }()
+	if method == http.MethodConnect && res.StatusCode == http.StatusOK {
+		return r.through(c, br)
+	}
+	body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<16))
+	if strings.Contains(string(body), mark) || res.StatusCode == http.StatusFound {
+		return allowed
+	}
+	return fmt.Sprintf("refused %d", res.StatusCode)
+}
+
+func (r request) through(c net.Conn, br *bufio.Reader) string {
+	if !r.listen {
+		for i := range r.tunnel {
+			if r.pause == 0 {
+				_, _ = c.Write(r.tunnel) // the answer tells
+				break
+			}
+			_, _ = c.Write(r.tunnel[i : i+1])
+			time.Sleep(r.pause)
+		}
+	}
+	text := make([]byte, len("SSH-2.0-"+mark))
+	n, _ := io.ReadAtLeast(br, text, len(mark))
+	if got := string(text[:n]); strings.Contains(got, mark) || strings.HasPrefix(got, "SSH-2.0") {
+		return allowed
+	}
+	return closed
+}
+
+// hello is the first message of a TLS handshake for a server's name.
+func hello(name string) []byte {
+	client, server := net.Pipe()
+	go func() {
+		// It ends when the pipe does; an empty name sends none.
+		_ = tls.Client(client, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() //nolint:gosec // nothing is verified: only the first message is wanted
+	}()
+	buf := make([]byte, 16<<10)
+	n, _ := server.Read(buf)
+	_, _ = server.Close(), client.Close()
+	return buf[:n]
+}
+
+func connect(target, sni, want string) request {
+	return request{
+		name: "CONNECT " + target + " for " + sni, want: want, tunnel: hello(sni),
+		text: "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n",
+	}
+}
+
+func get(target, want string, headers ...string) request {
+	text := "GET " + target + " HTTP/1.1\r\nHost: x\r\n" + strings.Join(append(headers, ""), "\r\n") + "Connection: close\r\n\r\n"
+	return request{name: strings.TrimSpace("GET " + target + " " + strings.Join(headers, " ")), want: want, text: text}
+}
+
+func (r request) named(name string) request { r.name = name; return r }
+
+// hosts are the forms in which a host can be written, and whether the policy has
+// it.
+var hosts = []struct{ host, sni, want string }{
+	{"api.verdict.test", "api.verdict.test", allowed},
+	{"API.Verdict.TEST", "api.verdict.test", allowed},
+	{"api.verdict.test.", "api.verdict.test", allowed},
+	{"wild.verdict.test", "wild.verdict.test", allowed},
+	{"a.wild.verdict.test", "a.wild.verdict.test", allowed},
+	{"a.b.wild.verdict.test", "a.b.wild.verdict.test", allowed},
+	{"A.WILD.verdict.test.", "a.wild.verdict.test", allowed},
+	{"xn--bcher-kva.verdict.test", "xn--bcher-kva.verdict.test", allowed},
+	{"other.verdict.test", "other.verdict.test", "refused 403"},
+	{"sub.api.verdict.test", "sub.api.verdict.test", "refused 403"},
+	{"evilapi.verdict.test", "evilapi.verdict.test", "refused 403"},
+	{"evilwild.verdict.test", "evilwild.verdict.test", "refused 403"},
+	{"api.verdict.test.evil.test", "api.verdict.test.evil.test", "refused 403"},
+	{"verdict.test", "verdict.test", "refused 403"},
+	{"test", "test", "refused 403"},
+	{"localhost", "localhost", "refused 403"},
+	{"inside.verdict.test", "inside.verdict.test", "refused 403"},
+	{"meta.verdict.test", "meta.verdict.test", "refused 403"},
+	{"lost.verdict.test", "lost.verdict.test", "refused 403"},
+	{"169.254.169.254", "", "refused 403"},
+	{"10.99.0.10", "", "refused 403"},
+	{"127.0.0.1", "", "refused 403"},
+	{"0.0.0.0", "", "refused 403"},
+	{"[::1]", "", "refused 403"},
+	{"[::ffff:169.254.169.254]", "", "refused 403"},
+	{"[fd00:99::10]", "", "refused 403"},
+	{"[64:ff9b::a9fe:a9fe]", "", "refused 403"},
+	{"127.1", "", "refused 400"},
+	{"2130706433", "", "refused 400"},
+	{"0x7f000001", "", "refused 400"},
+	{"0177.0.0.1", "", "refused 400"},
+	{"api..verdict.test", "", "refused 400"},
+	{".api.verdict.test", "", "refused 400"},
+	{"-api.verdict.test", "", "refused 400"},
+	{"api.verdict.test..", "", "refused 400"},
+}
+
+func table(upstream string) []request {
+	var out []request
+	for _, h := range hosts {
+		out = append(out, connect(h.host+":443", h.sni, h.want), get("http://"+h.host+"/", h.want))
+	}
+	out = append(out, connect(upstream+":443", "", allowed), get("http://"+upstream+"/", allowed))
+	return append(append(append(out, ports()...), streams()...), plain()...)
+}
+
+// ports asks for each kind of entry on ports that are its own and that are not.
+func ports() (out []request) {
+	own := map[string]map[int]bool{
+		"api.verdict.test": {443: true, 80: true}, "a.wild.verdict.test": {443: true, 80: true}, "port.verdict.test": {8443: true},
+		"git.verdict.test": {22: true}, "git2.verdict.test": {2222: true}, "other.verdict.test": {},
+	}
+	for _, host := range []string{"api.verdict.test", "a.wild.verdict.test", "port.verdict.test", "git.verdict.test", "git2.verdict.test", "other.verdict.test"} {
+		for _, port := range []int{22, 80, 443, 2222, 8443} {
+			want := "refused 403"
+			if own[host][port] {
+				want = allowed
+			}
+			r := connect(fmt.Sprintf("%s:%d", host, port), host, want)
+			// HTTP's own server gives a TLS client an answer that is no mark.
+			if port == 80 && want == allowed {
+				continue
+			}
+			r.listen = port == 22 || port == 2222
+			out = append(out, r.named(fmt.Sprintf("port %d of %s", port, host)))
+		}
+	}
+	for _, target := range []string{"api.verdict.test", "api.verdict.test:", "api.verdict.test:0", "api.verdict.test:65536", "api.verdict.test:+443", "api.verdict.test:0443", ":443"} {
+		out = append(out, connect(target, "api.verdict.test", "refused 400"))
+	}
+	return out
+}
+
+// streams asks what may pass in a tunnel.
+func streams() []request {
+	const api = "api.verdict.test:443"
+	own := hello("api.verdict.test")
+	tunnel := func(name, target string, first []byte, want string) request {
+		r := connect(target, "", want)
+		r.tunnel = first
+		return r.named(name)
+	}
+	slow := tunnel("a handshake of single bytes", api, own[:60], closed)
+	slow.pause = time.Millisecond
+	whole := tunnel("a handshake, slowly", api, own, allowed)
+	whole.pause = 50 * time.Microsecond
+	return []request{
+		connect(api, "other.verdict.test", closed), connect(api, "evilapi.verdict.test", closed), connect(api, "", closed),
+		connect("a.wild.verdict.test:443", "b.wild.verdict.test", closed), connect("port.verdict.test:8443", "api.verdict.test", closed),
+		connect("git.verdict.test:22", "git.verdict.test", allowed).named("TLS on ssh's port, for the host"),
+		tunnel("ssh on 443", api, []byte("SSH-2.0-x\r\n"), closed),
+		tunnel("HTTP on 443", api, []byte("GET / HTTP/1.1\r\n\r\n"), closed),
+		tunnel("zeros on 443", api, make([]byte, 512), closed),
+		tunnel("a record of another kind", api, []byte("\x17\x03\x03\x00\x05hello"), closed),
+		whole, slow,
+	}
+}
+
+// plain asks what may pass without a tunnel.
+func plain() []request {
+	const token = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
+	big := get("http://api.verdict.test/", allowed).named("a large body")
+	big.text = fmt.Sprintf("POST http://api.verdict.test/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", 256<<10) + strings.Repeat("x", 256<<10)
+	slow := get("http://api.verdict.test/", allowed).named("a slow body")
+	slow.text = "POST http://api.verdict.test/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\n"
+	slow.pieces = []string{"a", "b", "c"}
+	otherHost := get("http://other.verdict.test/", "refused 403").named("a refused URL with the Host of an allowed one")
+	otherHost.text = strings.Replace(otherHost.text, "Host: x", "Host: api.verdict.test", 1)
+	return []request{
+		big, slow,
+		get("http://api.verdict.test:80/", allowed), get("http://api.verdict.test:8080/", "refused 403"), get("http://api.verdict.test/redirect", allowed),
+		get("http://other.verdict.test/", "refused 400", "Host: api.verdict.test").named("two Host headers"),
+		otherHost,
+		get("http://api.verdict.test/", allowed, "X-Forwarded-Host: other.verdict.test"),
+		get("https://api.verdict.test/", "refused 403"), get("ftp://api.verdict.test/", "refused 403"), get("file:///etc/passwd", "refused 403"),
+		get("http://user:pw@api.verdict.test/", "refused 400"), get("/", "refused 404"), get("http:///", "refused 400"),
+		get("http://api.verdict.test/", "refused 403", "Connection: Upgrade", "Upgrade: websocket"),
+		get("http://api.verdict.test/?q="+token, "refused 403").named("a token in the URL"),
+		get("http://api.verdict.test/", "refused 403", "Authorization: Bearer "+token).named("a token in a header"),
+		get("http://api.verdict.test/"+strings.Repeat("x", 9000), "refused 403").named("a URL of 9000 bytes"),
+	}
+}
