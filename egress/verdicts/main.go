@@ -12,6 +12,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -22,15 +23,14 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/spf13/pflag"
-
 	"github.com/bot-bottle/bottle/egress"
 )
 
 func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := pflag.NewFlagSet("verdicts", pflag.ContinueOnError)
+	flags := flag.NewFlagSet("verdicts", flag.ContinueOnError)
+	flags.SetOutput(stderr)
 	proxy := flags.String("proxy", "", "URL of another proxy to ask, as http://127.0.0.1:8888")
 	upstream := flags.String("upstream", "127.7.7.7", "address of this machine that the servers listen on")
 	write := flags.String("write", "", "write pipelock.yaml and hosts into this folder, and stop")
