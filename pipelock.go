@@ -49,6 +49,11 @@ func (p *preparation) pipelock(ctx context.Context) error {
 		return &Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of version 2 under proxy: in the manifest, or " + useBuiltin}
 	}
 	info, err := p.pipelockImage(ctx, named)
+	if errors.Is(err, ErrImageMissing) && p.spec.Pull != PullNever {
+		p.plan.Proxy.Pull = true
+		p.plan.Proxy.Image, p.plan.Proxy.Digest = pullName(named)
+		return nil
+	}
 	if errors.Is(err, ErrImageMissing) {
 		return &Error{
 			Err:  fmt.Errorf("the proxy's image %s: %w", name, err),
@@ -60,6 +65,17 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	}
 	p.plan.Proxy.Image, p.plan.Proxy.Digest = info.Ref, info.Digest
 	return nil
+}
+
+// pullName is what to pull, and the digest that it then must have: of a name with
+// both tag and digest the digest decides.
+func pullName(named reference.Named) (ref, digest string) {
+	digested, ok := named.(reference.Digested)
+	if !ok {
+		return reference.TagNameOnly(named).String(), ""
+	}
+	digest = digested.Digest().String()
+	return reference.TrimNamed(named).String() + "@" + digest, digest
 }
 
 // pipelockImage finds the image that a name with or without digest means. With
@@ -114,7 +130,9 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	if plan.Proxy.Kind != ProxyPipelock {
 		return
 	}
-	if plan.Proxy.Image != "" && !plan.Proxy.Pinned {
+	if plan.Proxy.Pull && !plan.Proxy.Pinned {
+		warn("the proxy's image is not pinned, and is pulled: name it with its digest, %s@sha256:…, under proxy: in the manifest", plan.Proxy.Image)
+	} else if plan.Proxy.Image != "" && !plan.Proxy.Pinned {
 		warn("the proxy's image is not pinned: name it with its digest, %s@%s, under proxy: in the manifest", plan.Proxy.Image, plan.Proxy.Digest)
 	}
 	if policy, err := plan.entriesFor(p.bottle.SSH).Policy(); err == nil && policy.MixedPorts() {

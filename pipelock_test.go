@@ -39,6 +39,10 @@ func TestPrepareProxyKind(t *testing.T) {
 func TestPreparePipelock(t *testing.T) {
 	s := newPipelockScene(t, "")
 	delete(s.host.images, pipelockRef)
+	if got := s.good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Version: "2.3.0", Pull: true}) {
+		t.Errorf("an image that is not there: %+v", got)
+	}
+	s.spec.Pull = PullNever
 	s.bad("the proxy's image "+pipelockRef, "the image is missing", "--proxy builtin")
 
 	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:3.1.0'}")

@@ -119,6 +119,8 @@ type Proxy struct {
 	Digest  string `json:"digest,omitempty"`
 	Version string `json:"version,omitempty"`
 	Pinned  bool   `json:"pinned,omitempty"`
+	// Pull: the image is not there and is pulled; its digest is known if Pinned.
+	Pull bool `json:"pull,omitempty"`
 }
 
 // Network names what will be wired.

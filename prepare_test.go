@@ -161,7 +161,7 @@ func TestPrepareRuntimeAndProxy(t *testing.T) {
 	s.bad("no runsc: install it")
 	s.host.runtimeErr, s.host.network = nil, errors.New("no bridge plugin")
 	s.bad("no bridge plugin")
-	s.host.network, s.spec.Proxy = nil, ""
+	s.host.network, s.spec.Proxy, s.spec.Pull = nil, "", PullNever
 	s.bad("pipelock", "--proxy builtin")
 	s.spec.Proxy = "squid"
 	s.bad(`no proxy "squid"`, "--proxy builtin")

@@ -92,11 +92,16 @@ func (l *launch) writeProxyFiles(context.Context) error {
 // more: the name may have got another image since the plan was made.
 func (l *launch) makeProxyRoot(ctx context.Context) error {
 	p := l.plan.Proxy
+	if p.Pull {
+		if _, err := l.e.pull(ctx, p.Image, l.plan.caller); err != nil {
+			return err
+		}
+	}
 	info, err := l.e.Image(ctx, p.Image)
 	if err != nil {
 		return err
 	}
-	if info.Digest != p.Digest {
+	if p.Digest != "" && info.Digest != p.Digest {
 		return fmt.Errorf("the proxy's image %s has changed: it is %s, the plan has %s", p.Image, info.Digest, p.Digest)
 	}
 	if err := l.e.images.Unpack(ctx, p.Image); err != nil {

@@ -18,7 +18,7 @@ const (
 	textEgressArgs     = "one bottle is to be named: bottle egress NAME"
 	textNoLog          = "Nothing has been requested."
 	textSince          = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
-	textRefused        = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle."
+	textRefused        = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle; one that runs is told with bottle allow NAME HOST[:PORT]."
 	textAllowArgs      = "a bottle and a host are to be named: bottle allow NAME HOST[:PORT]"
 	textDenyArgs       = "a bottle and a host are to be named: bottle deny NAME HOST[:PORT]"
 	textAllowed        = "%s may reach %s from now on."
@@ -185,6 +185,9 @@ func refusedHosts(hosts []bottle.HostSummary) []string {
 func proxyText(p bottle.Proxy) string {
 	if p.Image == "" {
 		return p.Kind
+	}
+	if p.Pull {
+		return fmt.Sprintf("%s, image %s, to be pulled", p.Kind, p.Image)
 	}
 	if strings.Contains(p.Image, "@") {
 		return fmt.Sprintf("%s, image %s", p.Kind, p.Image)

@@ -104,7 +104,7 @@ func TestShowSummary(t *testing.T) {
 b.test:443   3          0 B      3
 c.test:80    2          999 B    1
 a.test:443   1          1.2 MB   0
-The egress proxy refused the agent: b.test:443 (3 times), c.test:80. What it may reach is listed under egress.allow of its bottle.
+The egress proxy refused the agent: b.test:443 (3 times), c.test:80. What it may reach is listed under egress.allow of its bottle; one that runs is told with bottle allow NAME HOST[:PORT].
 `
 	if stderr.String() != want || stdout.Len() != 0 {
 		t.Errorf("got\n%s\nwant\n%s", stderr, want)
