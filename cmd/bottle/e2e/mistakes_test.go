@@ -51,7 +51,7 @@ func TestMistakes(t *testing.T) {
 		{"two agents", u, append(run, "more"), []string{`"more"`, "behind --"}},
 		{"bad runtime", u, append(run, "--runtime", "kata"), []string{`"kata"`, "runsc or runc"}},
 		{"bad proxy", u, []string{"run", "sh", "--proxy", "squid", "--yes"}, []string{`"squid"`, "--proxy builtin"}},
-		{"default proxy", u, []string{"run", "sh", "--yes"}, []string{"pipelock", "--proxy builtin"}},
+		{"default proxy", u, []string{"run", "sh", "--yes", "--pull", "never"}, []string{"pipelock", "--proxy builtin"}},
 		{"unset variable", u, append(run, "-e", "NOT_SET_HERE"), []string{"NOT_SET_HERE", "set"}},
 		{"bad name", u, append(run, "--name", "a/b"), []string{`"a/b"`, "letters"}},
 		{"no runsc", u.with("PATH=" + without(t, "runsc")), run, []string{"runsc is not in PATH", "gvisor.dev"}},
