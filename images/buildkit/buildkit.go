@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"strings"
@@ -168,6 +169,8 @@ func (c Config) quiet() {
 	logrus.SetLevel(logrus.WarnLevel)
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	logrus.AddHook(logHook{c.Log})
+	// Go's HTTP/2 server, on which BuildKit serves its client, writes here.
+	log.SetOutput(slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug).Writer())
 }
 
 type logHook struct{ log *slog.Logger }

@@ -33,20 +33,18 @@ func full(err error) bool {
 
 // place is the file and line that an error is about, with the line itself.
 func place(err error) string {
-	sources := errdefs.Sources(err)
-	if len(sources) == 0 {
-		return ""
+	for _, s := range errdefs.Sources(err) {
+		if s.Info == nil || len(s.Ranges) == 0 || s.Ranges[0].Start == nil {
+			continue
+		}
+		n := int(s.Ranges[0].Start.Line)
+		lines := strings.Split(string(s.Info.Data), "\n")
+		if n < 1 || n > len(lines) {
+			return s.Info.Filename
+		}
+		return fmt.Sprintf("%s:%d: %s", s.Info.Filename, n, strings.TrimSpace(lines[n-1]))
 	}
-	s := sources[0]
-	if s.Info == nil || len(s.Ranges) == 0 {
-		return ""
-	}
-	n := int(s.Ranges[0].Start.Line)
-	lines := strings.Split(string(s.Info.Data), "\n")
-	if n < 1 || n > len(lines) {
-		return s.Info.Filename
-	}
-	return fmt.Sprintf("%s:%d: %s", s.Info.Filename, n, strings.TrimSpace(lines[n-1]))
+	return ""
 }
 
 // connectError tells why there is no connection to containerd.

@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/tonistiigi/fsutil"
@@ -22,7 +24,11 @@ type memFS struct {
 	data []byte
 }
 
-func (m memFS) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
+// Walk visits what is at target or below.
+func (m memFS) Walk(_ context.Context, target string, fn fs.WalkDirFunc) error {
+	if t := filepath.Clean("/" + target); t != "/" && t != "/"+m.name {
+		return &fs.PathError{Op: "walk", Path: target, Err: syscall.ENOENT}
+	}
 	stat := &fstypes.Stat{Path: m.name, Mode: 0o644, Size: int64(len(m.data)), ModTime: time.Unix(0, 0).UnixNano()}
 	return fn(m.name, &fsutil.DirEntryInfo{Stat: stat}, nil)
 }

@@ -14,6 +14,8 @@ import (
 	docker "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/containerd/v2/pkg/gc"
 	"github.com/containerd/platforms"
+	"github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/contenthash"
 	"github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	bkconfig "github.com/moby/buildkit/cmd/buildkitd/config"
@@ -29,6 +31,7 @@ import (
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/db/boltutil"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/network"
 	"github.com/moby/buildkit/util/winlayers"
@@ -46,6 +49,7 @@ type session struct {
 	state  *state
 	undo   []func(context.Context) error // last made first
 	worker *base.Worker
+	server *grpc.Server
 	client *client.Client
 }
 
@@ -56,6 +60,7 @@ const closeTime = 30 * time.Second
 // BuildKit.
 func open(ctx context.Context, cfg Config) (_ *session, err error) {
 	cfg.quiet()
+	ctx = withNamespace(ctx, cfg.Namespace)
 	s := &session{cfg: cfg}
 	defer func() {
 		if err != nil {
@@ -83,7 +88,7 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 		return errors.Join(dropNamespace(ctx, steps), removeCgroups(steps.DefaultNamespace()))
 	})
 	lm := leaseManager{Manager: store.LeasesService(), dir: st.dir, id: st.id}
-	if err := lm.sweep(withNamespace(ctx, cfg.Namespace)); err != nil {
+	if err := lm.sweep(ctx); err != nil {
 		return nil, err
 	}
 	opt, err := cfg.workerOpt(st, store, steps, leaseutil.WithNamespace(lm, cfg.Namespace))
@@ -185,13 +190,15 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 	if err != nil {
 		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close())
 	}
-	s.push(func(context.Context) error { return controller.Close() })
+	s.push(func(context.Context) error { return errors.Join(forget(w), controller.Close()) })
 	listener := bufconn.Listen(256 << 10)
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20))
-	controller.Register(server)
+	s.server = grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20),
+		// They carry an error's place in the Dockerfile.
+		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
+	controller.Register(s.server)
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
-	s.push(func(context.Context) error { server.Stop(); return <-done })
+	go func() { done <- s.server.Serve(listener) }()
+	s.push(func(context.Context) error { s.server.Stop(); return <-done })
 	s.client, err = client.New(ctx, "passthrough:///buildkit", client.WithContextDialer(
 		func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	if err != nil {
@@ -200,6 +207,28 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 	s.push(func(context.Context) error { return s.client.Close() })
 	return nil
 }
+
+// forget empties BuildKit's one global: checksums of snapshots, which refer to the
+// database that is about to be closed. The next build in this process would meet
+// them.
+func forget(w *base.Worker) error {
+	items, err := w.MetadataStore.All()
+	if err != nil {
+		return fmt.Errorf("list the build cache: %w", err)
+	}
+	for _, item := range items {
+		contenthash.ClearCacheContext(refID{id: item.ID()})
+	}
+	return nil
+}
+
+// refID is a snapshot's metadata, of which nothing but the id is asked.
+type refID struct {
+	cache.RefMetadata
+	id string
+}
+
+func (r refID) ID() string { return r.id }
 
 func newController(st *state, wc *worker.Controller, w *base.Worker) (_ *control.Controller, err error) {
 	sessions, err := bksession.NewManager()
@@ -210,13 +239,13 @@ func newController(st *state, wc *worker.Controller, w *base.Worker) (_ *control
 	if err != nil {
 		return nil, err
 	}
-	cache, err := bboltcachestorage.NewStore(filepath.Join(st.cache(), "cache.db"))
+	links, err := bboltcachestorage.NewStore(filepath.Join(st.cache(), "cache.db"))
 	if err != nil {
 		return nil, err
 	}
 	historyDB, err := boltutil.SafeOpen(filepath.Join(st.cache(), "history.db"), 0o600, &bolt.Options{NoFreelistSync: true})
 	if err != nil {
-		return nil, errors.Join(err, cache.Close())
+		return nil, errors.Join(err, links.Close())
 	}
 	none := int64(0) // no history of builds: nobody could ask for it
 	c, err := control.NewController(control.Opt{
@@ -225,14 +254,14 @@ func newController(st *state, wc *worker.Controller, w *base.Worker) (_ *control
 			"dockerfile.v0": forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
 			"gateway.v0":    gw,
 		},
-		CacheManager: solver.NewCacheManager(context.Background(), "local", cache, worker.NewCacheResultStorage(wc)),
+		CacheManager: solver.NewCacheManager(context.Background(), "local", links, worker.NewCacheResultStorage(wc)),
 		// RUN --network=host: it is what steps have anyway.
 		Entitlements: []string{"network.host"},
 		HistoryDB:    historyDB, HistoryConfig: &bkconfig.HistoryConfig{MaxEntries: &none},
-		CacheStore: cache, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
+		CacheStore: links, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
 	})
 	if err != nil {
-		return nil, errors.Join(err, cache.Close(), historyDB.Close())
+		return nil, errors.Join(err, links.Close(), historyDB.Close())
 	}
 	return c, nil
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/moby/buildkit/client"
@@ -22,6 +23,7 @@ import (
 	"github.com/moby/buildkit/util/progress/progressui"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/metadata"
 )
 
 // solve runs the request and shows its progress.
@@ -38,6 +40,7 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 	if err != nil {
 		return Result{}, fmt.Errorf("show progress as %q: %w", req.Progress, err)
 	}
+	ctx = withoutNamespace(ctx)
 	status := make(chan *client.SolveStatus)
 	var res *client.SolveResponse
 	var g errgroup.Group
@@ -54,6 +57,18 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 		return Result{}, err
 	}
 	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey]}, nil
+}
+
+// withoutNamespace keeps a containerd namespace of the caller's from travelling to
+// BuildKit, whose own calls would take it for theirs and then not pass it on.
+func withoutNamespace(ctx context.Context) context.Context {
+	md, ok := metadata.FromOutgoingContext(ctx)
+	if !ok {
+		return ctx
+	}
+	md = md.Copy()
+	md.Delete(namespaces.GRPCHeader)
+	return metadata.NewOutgoingContext(ctx, md)
 }
 
 // exporter puts the image into containerd's store, ready to run.
@@ -163,7 +178,7 @@ const maxDockerfile = 4 << 20
 func (r Request) dockerfile() (text []byte, dir, name string, err error) {
 	switch {
 	case r.Text != nil:
-		return r.Text, "", filepath.Base(r.Dockerfile), nil
+		return r.Text, "", "Dockerfile", nil
 	case remote(r.Context): // it is in there
 		return nil, "", r.Dockerfile, nil
 	}

@@ -1,0 +1,98 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestErrors: a mistake is told with the file and the line it is in.
+func TestErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		dockerfile string
+		req        Request
+		want       []string
+	}{
+		"unknown instruction": {"FROM scratch\n\nCOPPY a /\n", Request{}, []string{"Dockerfile:3: COPPY a /", "unknown instruction"}},
+		"no arguments":        {"FROM scratch\nCOPY a\n", Request{}, []string{"Dockerfile:2: COPY a", "COPY requires"}},
+		"empty":               {"", Request{}, []string{"Dockerfile cannot be empty"}},
+		"open heredoc":        {"FROM scratch\nCOPY <<END /x\ntext\n", Request{}, []string{"Dockerfile:2", "unterminated heredoc"}},
+		"failing step":        {"FROM bottle-demo:latest\nRUN true\nRUN exit 7\n", Request{}, []string{"Dockerfile:3: RUN exit 7", "exit code: 7"}},
+		"missing file":        {"FROM scratch\nCOPY absent /\n", Request{}, []string{"Dockerfile:2: COPY absent /", "not found"}},
+		"unknown stage":       {"FROM scratch\n", Request{Target: "dev"}, []string{"target stage", "dev"}},
+		"missing secret":      {"FROM bottle-demo:latest\nRUN --mount=type=secret,id=s,required true\n", Request{}, []string{"Dockerfile:2", "secret s: not found"}},
+		"no secret's file":    {"FROM scratch\n", Request{Secrets: []Secret{{ID: "s", File: "/no/such"}}}, []string{"secret s", "/no/such"}},
+		"no registry":         {"FROM 127.0.0.1:1/absent:1\n", Request{}, []string{"Dockerfile:1: FROM 127.0.0.1:1/absent:1", "connection refused"}},
+		"no dockerfile":       {"FROM scratch\n", Request{Dockerfile: "/no/Dockerfile"}, []string{"read the Dockerfile", "/no/Dockerfile"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.write("Dockerfile", c.dockerfile)
+			c.req.Names = []string{b.ref()}
+			b.bad(c.req, c.want...)
+			if _, err := b.c.GetImage(b.ctx, b.ref()); err == nil {
+				t.Error("there is an image")
+			}
+		})
+	}
+}
+
+func TestNoContainerd(t *testing.T) {
+	cfg := Config{Address: filepath.Join(t.TempDir(), "none.sock"), Namespace: "n", StateDir: t.TempDir()}
+	if _, err := Build(context.Background(), cfg, Request{}); !errors.Is(err, ErrNoContainerd) {
+		t.Error(err)
+	}
+}
+
+// TestCancel gives up in the middle of a step; nothing of it goes on.
+func TestCancel(t *testing.T) {
+	b := newBench(t)
+	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo begun && sleep 600\n")
+	ctx, cancel := context.WithCancel(b.ctx)
+	b.ctx = ctx
+	time.AfterFunc(2*time.Second, cancel)
+	begun := time.Now()
+	b.bad(Request{}, "canceled")
+	if took := time.Since(begun); took > 30*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	b.ctx = context.WithoutCancel(ctx)
+}
+
+// TestNoSpace has the state on a file system that is too small, then on the same
+// one made larger.
+func TestNoSpace(t *testing.T) {
+	b := newBench(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	good := b.cfg
+	b.cfg.StateDir = dir
+	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo 1 >/tmp/1\nRUN echo 2 >/tmp/2\n")
+	req := Request{Names: []string{b.ref()}}
+	if err := b.bad(req); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("%v is not ErrNoSpace", err)
+	}
+	small := b.cfg
+	// The store works, with another state as with the same one given room.
+	b.cfg = good
+	b.good(req)
+	b.cfg = small
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT, "size=16m"); err != nil {
+		t.Fatal(err)
+	}
+	b.good(req)
+	if _, files := b.read(b.ref(), "tmp/2"); files["tmp/2"] != "2\n" {
+		t.Errorf("%q", files)
+	}
+	if _, err := Prune(b.ctx, small, true); err != nil {
+		t.Error(err)
+	}
+	b.cfg = good
+}

@@ -1,0 +1,176 @@
+package buildkit
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	store "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("LAB_STATE") == "" || os.Getenv("CONTAINERD_ADDRESS") == "" {
+		fmt.Fprintln(os.Stderr, "these tests run on the test host only: "+
+			"`scripts/lab up`, then `scripts/lab exec -- go test ./images/buildkit`")
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// bench is where one test builds: a state folder and a context of its own.
+type bench struct {
+	t   *testing.T
+	ctx context.Context
+	cfg Config
+	dir string // the context
+	c   *containerd.Client
+	log bytes.Buffer // of the last build
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	leakcheck.Check(t)
+	ns := os.Getenv("CONTAINERD_NAMESPACE")
+	ctx, cancel := context.WithTimeout(withNamespace(context.Background(), ns), 2*time.Minute)
+	t.Cleanup(cancel)
+	c, err := containerd.New(os.Getenv("CONTAINERD_ADDRESS"), containerd.WithDefaultNamespace(ns))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { must(t, c.Close()) })
+	b := &bench{t: t, ctx: ctx, c: c, dir: t.TempDir(), cfg: Config{
+		Address: os.Getenv("CONTAINERD_ADDRESS"), Namespace: ns, StateDir: t.TempDir(),
+	}}
+	t.Cleanup(func() {
+		if _, err := Prune(context.WithoutCancel(ctx), b.cfg, true); err != nil {
+			t.Error(err)
+		}
+		if left, _ := os.ReadDir(b.cfg.StateDir); len(left) > 0 {
+			t.Errorf("prune left %v in the state folder", left)
+		}
+	})
+	return b
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func (b *bench) write(name, text string) {
+	b.t.Helper()
+	path := filepath.Join(b.dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// build builds the context's Dockerfile. The image goes at the test's end.
+func (b *bench) build(req Request) (Result, error) {
+	b.t.Helper()
+	b.log.Reset()
+	req.Context, req.Progress, req.Out = b.dir, "plain", &b.log
+	if req.Dockerfile == "" {
+		req.Dockerfile = filepath.Join(b.dir, "Dockerfile")
+	}
+	for _, name := range req.Names {
+		b.t.Cleanup(func() {
+			_ = b.c.ImageService().Delete(context.WithoutCancel(b.ctx), name, store.SynchronousDelete()) // a build that failed made none
+		})
+	}
+	return Build(b.ctx, b.cfg, req)
+}
+
+func (b *bench) good(req Request) Result {
+	b.t.Helper()
+	res, err := b.build(req)
+	if err != nil {
+		b.t.Fatalf("%v\n%s", err, b.log.String())
+	}
+	return res
+}
+
+// bad expects an error that says all of want on one line.
+func (b *bench) bad(req Request, want ...string) error {
+	b.t.Helper()
+	_, err := b.build(req)
+	if err == nil {
+		b.t.Fatalf("no error, want one with %q", want)
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error(), w) {
+			b.t.Errorf("got %q, want %q in it", err, w)
+		}
+	}
+	return err
+}
+
+// ref is a name for an image of this test's.
+func (b *bench) ref() string {
+	return "docker.io/library/" + strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(b.t.Name())) + ":latest"
+}
+
+// read returns an image's configuration and the content of files in it; of
+// those that are not there, nothing.
+func (b *bench) read(ref string, paths ...string) (ocispec.Image, map[string]string) {
+	b.t.Helper()
+	img, err := b.c.GetImage(b.ctx, ref)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	config, err := img.Config(b.ctx)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	data, err := content.ReadBlob(b.ctx, b.c.ContentStore(), config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var spec ocispec.Image
+	if err := json.Unmarshal(data, &spec); err != nil {
+		b.t.Fatal(err)
+	}
+	sn := b.c.SnapshotService("overlayfs")
+	key := "view-" + b.ref()
+	mounts, err := sn.View(b.ctx, key, identity.ChainID(spec.RootFS.DiffIDs).String())
+	if err != nil {
+		b.t.Fatalf("the image is not unpacked: %v", err)
+	}
+	defer func() { must(b.t, sn.Remove(b.ctx, key)) }()
+	files := map[string]string{}
+	err = mount.WithReadonlyTempMount(b.ctx, mounts, func(root string) error {
+		for _, p := range paths {
+			data, err := os.ReadFile(filepath.Join(root, p))
+			if os.IsNotExist(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			files[p] = string(data)
+		}
+		return nil
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return spec, files
+}
