@@ -65,3 +65,23 @@ func (m leaseManager) sweep(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// removeAll removes what this state folder has, temporary leases too, and waits
+// until containerd has collected what they kept.
+func (m leaseManager) removeAll(ctx context.Context) error {
+	list, err := m.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
+	}
+	var errs []error
+	for i, l := range list {
+		var opts []leases.DeleteOpt
+		if i == len(list)-1 {
+			opts = append(opts, leases.SynchronousDelete)
+		}
+		if err := m.Delete(ctx, l, opts...); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("remove the lease %s: %w", l.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -150,7 +150,12 @@ func (b *bench) read(ref string, paths ...string) (ocispec.Image, map[string]str
 	}
 	sn := b.c.SnapshotService("overlayfs")
 	key := "view-" + b.ref()
-	mounts, err := sn.View(b.ctx, key, identity.ChainID(spec.RootFS.DiffIDs).String())
+	ctx, done, err := b.c.WithLease(b.ctx) // or containerd collects the view
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer func() { must(b.t, done(b.ctx)) }()
+	mounts, err := sn.View(ctx, key, identity.ChainID(spec.RootFS.DiffIDs).String())
 	if err != nil {
 		b.t.Fatalf("the image is not unpacked: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,21 @@ func endStep(ctx context.Context, c containerd.Container) error {
 	if err := c.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
+	return removeFIFOs(c.ID())
+}
+
+// removeFIFOs removes the pipes of a step's output, which are its client's to
+// remove: containerd's client makes a folder of a random name for them.
+func removeFIFOs(id string) error {
+	pipes, err := filepath.Glob(filepath.Join(defaults.DefaultFIFODir, "*", id+"-*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range pipes {
+		if err := os.RemoveAll(filepath.Dir(p)); err != nil {
+			return fmt.Errorf("remove its pipes: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -54,6 +70,8 @@ func dropNamespace(ctx context.Context, steps *containerd.Client) error {
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("remove the namespace of build steps: %w", err)
 	}
+	// The shim's folder for runc's state of this namespace; empty, or it stays.
+	_ = os.Remove(filepath.Join("/run/containerd/runc", steps.DefaultNamespace()))
 	return nil
 }
 

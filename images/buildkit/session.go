@@ -2,6 +2,8 @@ package buildkit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -87,10 +89,19 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 	s.push(func(ctx context.Context) error {
 		return errors.Join(dropNamespace(ctx, steps), removeCgroups(steps.DefaultNamespace()))
 	})
+	if err := st.prepare(); err != nil {
+		return nil, err
+	}
 	lm := leaseManager{Manager: store.LeasesService(), dir: st.dir, id: st.id}
 	if err := lm.sweep(ctx); err != nil {
 		return nil, err
 	}
+	s.push(func(ctx context.Context) error {
+		if !st.discard {
+			return nil
+		}
+		return lm.removeAll(withNamespace(ctx, cfg.Namespace))
+	})
 	opt, err := cfg.workerOpt(st, store, steps, leaseutil.WithNamespace(lm, cfg.Namespace))
 	if err != nil {
 		return nil, err
@@ -124,10 +135,11 @@ func (s *session) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stepsNamespace is where the containers of RUN steps are, and nothing else, so
-// that all that is found in it under the lock is a killed build's.
+// stepsNamespace is where the containers of this state folder's RUN steps are, and
+// nothing else, so that all that is found in it under the lock is a killed build's.
 func (c Config) stepsNamespace(st *state) string {
-	return c.Namespace + ".build-" + filepath.Base(st.dir)
+	sum := sha256.Sum256([]byte(st.dir))
+	return c.Namespace + ".build-" + hex.EncodeToString(sum[:6])
 }
 
 // workerOpt puts a worker together by hand: BuildKit's own constructor for

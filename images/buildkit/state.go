@@ -25,11 +25,12 @@ import (
 //	cache/   BuildKit's databases
 //	tmp/     mounts of running steps; after a crash they are still there
 type state struct {
-	dir, id string
-	lock    *os.File
-	tmpdir  string // TMPDIR as it was
-	hadTmp  bool
-	discard bool // the folder goes when it is closed
+	dir, id  string
+	lock     *os.File
+	tmpdir   string // TMPDIR as it was
+	hadTmp   bool
+	prepared bool
+	discard  bool // the folder goes when it is closed
 }
 
 // lockPoll is how often a waiting build looks whether its turn has come.
@@ -58,21 +59,25 @@ func (c Config) openState(ctx context.Context) (_ *state, err error) {
 	if s.id, err = stateID(filepath.Join(s.dir, "id")); err != nil {
 		return nil, err
 	}
-	if err = s.unmountLeft(); err != nil {
-		return nil, err
+	return s, nil
+}
+
+// prepare empties the folder of what a killed build has left, whose steps are
+// gone by now, and has BuildKit mount in it.
+func (s *state) prepare() error {
+	if err := s.unmountLeft(); err != nil {
+		return err
 	}
 	for _, dir := range []string{s.tmp(), s.cache()} {
-		if err = os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the build state: %w", err)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the build state: %w", err)
 		}
 	}
 	// BuildKit mounts steps' file systems and secrets in the process's folder
 	// for temporary files; in one of our own they are found after a crash.
 	s.tmpdir, s.hadTmp = os.LookupEnv("TMPDIR")
-	if err = os.Setenv("TMPDIR", s.tmp()); err != nil {
-		return nil, err
-	}
-	return s, nil
+	s.prepared = true
+	return os.Setenv("TMPDIR", s.tmp())
 }
 
 // hold takes the lock, and makes the folder when there is none. A pruning build
@@ -170,7 +175,9 @@ func (s *state) unmountLeft() error {
 	if err != nil {
 		return err
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(real + "/"))
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Mountpoint, real+"/"), false
+	})
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
@@ -181,18 +188,24 @@ func (s *state) unmountLeft() error {
 		}
 	}
 	// Nothing is mounted there any more that could be emptied by this.
-	return os.RemoveAll(s.tmp())
+	if err := os.RemoveAll(s.tmp()); err != nil {
+		return fmt.Errorf("remove what a build left: %w", err)
+	}
+	return nil
 }
 
 func (s *state) close() error {
-	err := s.unmountLeft()
+	var err error
+	if s.prepared {
+		err = s.unmountLeft()
+		if s.hadTmp {
+			err = errors.Join(err, os.Setenv("TMPDIR", s.tmpdir))
+		} else {
+			err = errors.Join(err, os.Unsetenv("TMPDIR"))
+		}
+	}
 	if s.discard {
 		err = errors.Join(err, s.remove())
-	}
-	if s.hadTmp {
-		err = errors.Join(err, os.Setenv("TMPDIR", s.tmpdir))
-	} else {
-		err = errors.Join(err, os.Unsetenv("TMPDIR"))
 	}
 	return errors.Join(err, s.lock.Close())
 }

@@ -237,7 +237,7 @@ func files() ([]string, error) {
 
 // notBottles are folders that containerd and its shims make once, with the
 // first task of a namespace, and keep; and the test host's own.
-var notBottles = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
+var notBottles = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|containerd/fifo|containerd/runc|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
 
 // walk lists what is under root, on whatever is mounted there; what vanishes
 // meanwhile is not there.
