@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -83,6 +84,9 @@ func (l *Log) Read(p []byte) (int, error) {
 	}
 }
 
+// followTick is how often a follower looks for itself whether there is still a log.
+const followTick = time.Second
+
 // more waits for something to happen in the log's folder; io.EOF is that there
 // is nothing to wait for.
 func (l *Log) more() error {
@@ -100,6 +104,8 @@ func (l *Log) more() error {
 			return io.EOF
 		}
 		return nil
+	case <-time.After(followTick):
+		return nil // the end of the folder itself is not always told
 	case err := <-l.watch.Errors:
 		if errors.Is(err, fsnotify.ErrEventOverflow) {
 			return nil // something happened, then
