@@ -26,6 +26,7 @@ build: export GIT_CONFIG_KEY_0 := safe.directory
 build: export GIT_CONFIG_VALUE_0 := $(CURDIR)
 .PHONY: build
 build: ## build bin/bottle, a static binary
+	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/carried/guest-$$(go env GOARCH) ./cmd/bottle/guest/program
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test
@@ -42,6 +43,11 @@ test-lab: ## test the test host itself: isolation, restart, what is left behind 
 demo: build ## show a bottle at work on a test host of its own (root)
 	scripts/lab up
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/demo
+
+.PHONY: bench
+bench: build ## print speeds as ratios to plainer ways, on a test host (root)
+	scripts/lab up
+	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/bench/run
 
 .PHONY: lab-up
 lab-up: build ## start the test host; then: eval "$$(scripts/lab env)" (root)

@@ -39,8 +39,8 @@ type Config struct {
 	StateDir    string // on disk
 	CNIPath     string // folders of CNI plugins, separated by colons
 	CNIConf     string // folder that may hold conflists in place of the embedded ones
-	// Program is bottle's own executable, mounted into both containers; empty:
-	// the one that runs. A program that uses this package sets it.
+	// Program is bottle's own executable, mounted into the proxy's container;
+	// empty: the one that runs. A program that uses this package sets it.
 	Program string
 	// BuildkitHost is the address of a buildkitd that builds images; empty: they
 	// are built in this process, and what that keeps is bounded by BuildCache, in
@@ -54,7 +54,10 @@ type Config struct {
 	// what was left out of one; both may be nil.
 	Progress func(ImageProgress)
 	Notice   func(string)
-	Log      *slog.Logger
+	// Guest is the program that runs inside as PID 1 and begins every session
+	// (cmd/bottle/guest); empty: Program does it, more slowly.
+	Guest []byte
+	Log   *slog.Logger
 }
 
 // ConfigFromEnv reads the variables that containerd's and CNI's own tools read,

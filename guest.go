@@ -12,7 +12,7 @@ import (
 )
 
 // What an agent's container has of bottle's: one folder on tmpfs, read-only
-// inside, and in it this very program, which is PID 1 and sets secret variables.
+// inside, and in it the guest program, which is PID 1 and sets secret variables.
 const (
 	guestDir  = "/.bottle"
 	guestInit = guestDir + "/init"
@@ -57,14 +57,14 @@ func (l *launch) agentEnv() []string {
 	return env
 }
 
-// makeGuest makes the folder that is mounted at guestDir: an empty file for the
-// program to be mounted over, and the secret variables.
+// makeGuest makes the folder that is mounted at guestDir: the guest program, or
+// an empty file for bottle's own to be mounted over, and the secret variables.
 func (l *launch) makeGuest(context.Context) error {
 	dir := filepath.Join(l.dir, "guest")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "init"), nil, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "init"), l.e.cfg.Guest, 0o755); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)
 	}
 	var secret []EnvVar
@@ -105,8 +105,9 @@ func writeEnvFile(file string, vars []EnvVar, uid, gid int) (err error) {
 }
 
 func (l *launch) guestMounts() []runtime.Mount {
-	return []runtime.Mount{
-		{Source: filepath.Join(l.dir, "guest"), Target: guestDir},
-		{Source: l.e.cfg.Program, Target: guestInit},
+	mounts := []runtime.Mount{{Source: filepath.Join(l.dir, "guest"), Target: guestDir}}
+	if len(l.e.cfg.Guest) == 0 {
+		mounts = append(mounts, runtime.Mount{Source: l.e.cfg.Program, Target: guestInit})
 	}
+	return mounts
 }

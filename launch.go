@@ -22,6 +22,7 @@ type Bottle struct {
 	e     *Engine
 	plan  *Plan
 	relay *sshRelay
+	agent *runtime.Task
 }
 
 // Launch makes the bottle of a plan. It returns when the agent's sandbox runs
@@ -67,6 +68,7 @@ type launch struct {
 	hold   *os.File // on the derived image's name
 	// proxyRoot is the proxy's; nil for the built-in one.
 	proxyRoot *runtime.RootFS
+	agent     *runtime.Task
 }
 
 func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
@@ -98,7 +100,7 @@ func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bott
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p, relay: l.relay}, nil
+	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p, relay: l.relay, agent: l.agent}, nil
 }
 
 // step runs one step of the launch, timed, unless the launch has failed
@@ -222,9 +224,8 @@ func (l *launch) makeAgent(ctx context.Context) error {
 	if err := wait(ctx, l.segmented); err != nil {
 		return err
 	}
-	var task *runtime.Task
 	err := l.step(ctx, "agent container", func(ctx context.Context) (err error) {
-		task, err = l.createAgent(ctx)
+		l.agent, err = l.createAgent(ctx)
 		return err
 	})
 	if err != nil {
@@ -235,16 +236,16 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		return err
 	}
 	err = l.step(ctx, "agent start", func(ctx context.Context) error {
-		if err := task.Start(ctx); err != nil {
+		if err := l.agent.Start(ctx); err != nil {
 			return err
 		}
 		if l.plan.Runtime == runtime.RuntimeRunc {
 			return nil
 		}
-		if err := task.ForbidCores(); err != nil {
+		if err := l.agent.ForbidCores(); err != nil {
 			return err
 		}
-		return task.ExposeToOOM()
+		return l.agent.ExposeToOOM()
 	})
 	if err != nil || len(l.plan.agentKeys()) == 0 {
 		return err

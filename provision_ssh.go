@@ -339,7 +339,7 @@ func (p *Plan) sshGuestFiles() []guestFile {
 		line("HostName", h.HostName)
 		line("User", h.User)
 		line("Port", fmt.Sprint(h.Port))
-		line("ProxyCommand", guestInit+" connect %h %p")
+		line("ProxyCommand", guestInit+" connect "+proxyListen+" %h %p")
 		line("UserKnownHostsFile", guestSSH+"/known_hosts")
 		line("StrictHostKeyChecking", "yes")
 		line("UpdateHostKeys", "no")

@@ -38,6 +38,15 @@ var ErrNotRunning = runtime.ErrNotRunning
 // Exec starts a process in a running bottle. Its end is told by Wait, which
 // must be called.
 func (e *Engine) Exec(ctx context.Context, name string, cfg SessionConfig) (*Session, error) {
+	return e.exec(ctx, name, cfg, func(ctx context.Context, cfg runtime.SessionConfig) (*runtime.Session, error) {
+		return e.rt.Exec(ctx, name, cfg)
+	})
+}
+
+// exec prepares a session and has start start it.
+func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
+	start func(context.Context, runtime.SessionConfig) (*runtime.Session, error),
+) (*Session, error) {
 	if len(cfg.Command) == 0 {
 		return nil, errors.New("no command to run")
 	}
@@ -53,7 +62,7 @@ func (e *Engine) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 	} else if empty(filepath.Join(guest, "env")) {
 		files = nil
 	}
-	rs, err := e.rt.Exec(ctx, name, runtime.SessionConfig{
+	rs, err := start(ctx, runtime.SessionConfig{
 		Args: guestArgs(files, cfg), Dir: cfg.Dir, Terminal: cfg.Terminal,
 		Env: terminalEnv(cfg), Width: cfg.Width, Height: cfg.Height,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
@@ -134,5 +143,5 @@ func (b *Bottle) Exec(ctx context.Context, cfg SessionConfig) (*Session, error) 
 		cfg.Command = b.plan.Command
 	}
 	defer b.Timings.begin("session")()
-	return b.e.Exec(ctx, b.Name, cfg)
+	return b.e.exec(ctx, b.Name, cfg, b.agent.Exec)
 }

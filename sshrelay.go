@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -34,7 +32,7 @@ func (l *launch) startRelay(ctx context.Context) error {
 	stdout, outside := io.Pipe()
 	var stderr bytes.Buffer
 	s, err := l.e.rt.Exec(ctx, l.plan.Name, runtime.SessionConfig{
-		Args: []string{guestInit, "agent"}, Stdin: inside, Stdout: outside, Stderr: &stderr,
+		Args: []string{guestInit, "agent", guestSSHSocket}, Stdin: inside, Stdout: outside, Stderr: &stderr,
 	})
 	if err != nil {
 		return fmt.Errorf("start the ssh agent's relay: %w", err)
@@ -82,19 +80,4 @@ func (r *sshRelay) wait() {
 	case <-r.done:
 	case <-time.After(relayEnd):
 	}
-}
-
-// RunRelay is the inner end of a bottle's ssh agent, until in ends.
-func RunRelay(in io.Reader, out io.Writer) error {
-	if err := os.Remove(guestSSHSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("make the ssh agent's socket: %w", err)
-	}
-	l, err := net.Listen("unix", guestSSHSocket)
-	if err != nil {
-		return fmt.Errorf("make the ssh agent's socket: %w", err)
-	}
-	if err := os.Chmod(guestSSHSocket, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("make the ssh agent's socket: %w", err), l.Close())
-	}
-	return sshagent.Listen(l, in, out)
 }

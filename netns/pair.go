@@ -25,9 +25,8 @@ type Pair struct {
 }
 
 // Create makes both namespaces, pinned in the bottle's folder dir, which must
-// exist and be RunDir/<namespace>/<name>. Neither forwards or knows IPv6, in
-// both lo is up, and in the proxy's the packet filter stands before any link.
-// After an error nothing is left.
+// exist and be RunDir/<namespace>/<name>. Neither forwards or knows IPv6, and
+// in both lo is up. After an error nothing is left.
 func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
 	dir = filepath.Clean(dir)
 	id, err := m.containerID(dir)
@@ -44,10 +43,7 @@ func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
 	if err := pin(AgentPath(dir), prepareNS); err != nil {
 		return nil, fmt.Errorf("agent's namespace: %w", err)
 	}
-	err = pin(ProxyPath(dir), func() error {
-		return errors.Join(prepareNS(), writeProxyTable(confs.Internal.Bridge, policy{}))
-	})
-	if err != nil {
+	if err := pin(ProxyPath(dir), prepareNS); err != nil {
 		return nil, errors.Join(fmt.Errorf("proxy's namespace: %w", err), unpin(AgentPath(dir)))
 	}
 	return &Pair{m: m, dir: dir, id: id, confs: confs}, nil
@@ -96,7 +92,11 @@ func setAddress(name string, addr netip.Prefix) error {
 	return nil
 }
 
-// AttachEgress joins the proxy's namespace to the egress network on the host.
+// AttachEgress joins the proxy's namespace to the egress network on the host,
+// after its packet filter was written. (The internal segment need not wait for
+// that, some 10 ms of the kernel's: nothing runs at either end of it before
+// VerifyProxy has seen the filter.)
+//
 // The proxy reaches public addresses, and port 53 of the resolvers wherever
 // those are; ones that are not IPv4 are left out, as the network has no IPv6.
 func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {

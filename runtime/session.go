@@ -60,7 +60,17 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 	if err != nil {
 		return nil, fmt.Errorf("load task %s: %w", name, notRunning(err))
 	}
-	s, err := c.exec(ctx, task, spec.Process, cfg)
+	return c.execIn(ctx, task, spec.Process, cfg)
+}
+
+// Exec is Client.Exec for a task that this client has started, and faster:
+// nothing has to be looked up.
+func (t *Task) Exec(ctx context.Context, cfg SessionConfig) (*Session, error) {
+	return t.c.execIn(t.c.in(ctx), t.task, t.process, cfg)
+}
+
+func (c *Client) execIn(ctx context.Context, task containerd.Task, base *specs.Process, cfg SessionConfig) (*Session, error) {
+	s, err := c.exec(ctx, task, base, cfg)
 	if err != nil && ended(ctx, task) {
 		err = fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}

@@ -82,6 +82,8 @@ type Task struct {
 	task containerd.Task
 	c    *Client
 	exit <-chan containerd.ExitStatus
+	// process is that of the spec, which sessions are like.
+	process *specs.Process
 }
 
 // createTimeout bounds a create: runsc's shim can hang in it for ever.
@@ -160,6 +162,7 @@ func (c *Client) create(ctx context.Context, rec containers.Container, runtime s
 		}
 		return nil, err
 	}
+	t.process = spec.Process
 	return t, nil
 }
 

@@ -2,6 +2,7 @@ package sshagent
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/bot-bottle/bottle/sshagent/relay"
 )
 
 // Host is a server that a key may be used at: whoever has one of the host keys.
@@ -173,4 +176,14 @@ func (c *client) sign(body []byte) ([]byte, error) {
 		}{msgSignResponse, ssh.Marshal(sig)}), nil
 	}
 	return nil, errors.New("no such key")
+}
+
+// Relay answers what comes from a relay's inner end, until that ends. Ready is
+// called when the socket inside listens.
+func (a *Agent) Relay(ctx context.Context, in io.Reader, out io.Writer, ready func()) error {
+	return relay.Serve(ctx, in, out, ready, func(conn io.ReadWriter) {
+		if err := a.Serve(conn); err != nil {
+			a.log.Info("ssh agent ends a connection", "reason", err)
+		}
+	})
 }

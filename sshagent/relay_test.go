@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/bot-bottle/bottle/sshagent/relay"
 )
 
 // relayed joins both ends of a relay and returns the socket; end ends it.
@@ -27,7 +29,7 @@ func relayed(t *testing.T, a *Agent) (socket string, end func()) {
 	ready := make(chan struct{})
 	var both sync.WaitGroup
 	both.Go(func() {
-		if err := Listen(l, inner, toOuter); err != nil {
+		if err := relay.Listen(l, inner, toOuter); err != nil {
 			t.Errorf("the inner end: %v", err)
 		}
 		_ = toOuter.Close()
@@ -102,7 +104,7 @@ func TestRelay(t *testing.T) {
 func TestRelayIsBounded(t *testing.T) {
 	a := New(nil, slog.New(slog.DiscardHandler))
 	socket, _ := relayed(t, a)
-	open := make([]net.Conn, maxConnections)
+	open := make([]net.Conn, relay.MaxConnections)
 	for i := range open {
 		open[i] = dial(t, socket)
 		if _, err := agent.NewClient(open[i]).List(); err != nil {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
@@ -36,8 +38,8 @@ func (a *app) execCommand() *cobra.Command {
 					return err
 				}
 				defer a.watchProxy(e, name)()
-				return a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
-					return e.Exec(a.ctx, name, cfg)
+				return a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+					return e.Exec(ctx, name, cfg)
 				}, bottle.SessionConfig{Command: args[1:], Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)})
 			})
 		},

@@ -7,14 +7,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/bot-bottle/bottle/cmd/bottle/guest"
 )
 
 func main() { os.Exit(program()) }
 
 func program() int {
-	// Inside a bottle this program is PID 1, and the helper that every session
-	// begins with: that part must start fast and needs none of the rest.
-	if code, ok := runGuest(os.Args[1:]); ok {
+	// Inside a bottle this program stands in for the small one that it should
+	// carry (carried.go).
+	if code, ok := guest.Run(os.Args[1:]); ok {
 		return code
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

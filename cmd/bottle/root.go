@@ -14,6 +14,12 @@ import (
 	"github.com/bot-bottle/bottle"
 )
 
+// Exit codes as docker has them; those of a session's command are its own.
+const (
+	exitBottle = 125 // bottle itself failed
+	exitSignal = 128 // plus the signal's number
+)
+
 // app is what every command has at hand.
 type app struct {
 	ctx            context.Context
@@ -84,6 +90,7 @@ func (a *app) rootCommand() *cobra.Command {
 // config is the environment's with the flags over it.
 func (a *app) config() bottle.Config {
 	cfg := bottle.ConfigFromEnv(os.Getenv)
+	cfg.Guest = guestProgram()
 	if a.address != "" {
 		cfg.Address = a.address
 	}

@@ -136,8 +136,8 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 		a.note(textRenamed, plan.Name, b.Name)
 	}
 	stopWatch := a.watchProxy(e, b.Name)
-	err = a.talk(func(cfg bottle.SessionConfig) (*bottle.Session, error) {
-		return b.Exec(a.ctx, cfg)
+	err = a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+		return b.Exec(ctx, cfg)
 	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)})
 	stopWatch()
 	// The log is a help, not a duty: one that cannot be read is left out.

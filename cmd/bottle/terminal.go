@@ -34,9 +34,15 @@ func (a *app) wantsTerminal(tty, noTTY bool) bool {
 	return (ok || tty) && !noTTY
 }
 
+// startTimeout bounds the start of a session.
+const startTimeout = time.Minute
+
 // talk joins the caller to a session until it ends, and ends with its exit code.
-func (a *app) talk(start func(bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig) error {
-	// From here on signals are the session's, not the program's.
+func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig) error {
+	// From here on signals are the session's, not the program's: also while it
+	// is being started, as it may have spoken already.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), startTimeout)
+	defer cancel()
 	sigs := make(chan os.Signal, 16)
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
@@ -55,7 +61,7 @@ func (a *app) talk(start func(bottle.SessionConfig) (*bottle.Session, error), cf
 		}
 		defer func() { _ = term.Restore(fd, before) }()
 	}
-	s, err := start(cfg)
+	s, err := start(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -171,6 +171,7 @@ LAB_VICTIMS=$LAB_DIR/world/world.log
 LAB_WORLD_NETNS=/run/lab/ns/world
 LAB_RUNSC_CONFIG=$LAB_DIR/runsc.toml
 GOFLAGS=-buildvcs=false
+CGO_ENABLED=0
 GOPROXY=off
 GOTOOLCHAIN=local
 -XDG_RUNTIME_DIR

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -48,11 +49,23 @@ func buildProgram() (err error) {
 	if dir, err = os.MkdirTemp("", "bottle-test-"); err != nil {
 		return err
 	}
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return fmt.Errorf("find this checkout: %w", err)
+	}
+	command := filepath.Join(strings.TrimSpace(string(root)), "cmd", "bottle")
+	// As `make build` does: the guest's part first, which the program carries.
 	// Static, as the proxy's root file system holds nothing else.
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(dir, "bottle"), "github.com/bot-bottle/bottle/cmd/bottle")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build bottle: %w\n%s", err, out)
+	for _, b := range [][2]string{
+		{filepath.Join(command, "carried", "guest-"+runtime.GOARCH), "./guest/program"},
+		{filepath.Join(dir, "bottle"), "."},
+	} {
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b[0], b[1])
+		cmd.Dir = command
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build bottle: %w\n%s", err, out)
+		}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"bufio"
@@ -37,7 +37,7 @@ func serveOnce(t *testing.T, answer string, fn func(r io.Reader, w io.Writer)) s
 		fn(r, conn)
 	}()
 	t.Cleanup(func() { _ = l.Close(); <-done })
-	return "http://" + l.Addr().String()
+	return l.Addr().String()
 }
 
 // TestTunnelHalfClosed: the host hears the end of what is said, and its answer,

@@ -1,4 +1,10 @@
-package main
+// Package guest is what bottle does inside a bottle: PID 1, and the helper that
+// every session begins with. It runs in the sandbox, under the agent's eyes, and
+// every session waits for it, so that it is small: a program of its own
+// (cmd/bottle/guest/program), which bottle carries with it. A bottle that was
+// built without that runs itself in its place. It imports nothing of this
+// module, and little else.
+package guest
 
 import (
 	"bytes"
@@ -23,14 +29,15 @@ const (
 	exitSignal     = 128 // plus the signal's number
 )
 
-// guestProgram is the path by which this program is known inside a bottle.
-const guestProgram = "/.bottle/init"
+// Program is the path by which this program is known inside a bottle.
+const Program = "/.bottle/init"
 
-// runGuest runs what bottle's program does inside a bottle, if it was started
-// as that: "init", PID 1; "exec [--env-file F]… -- COMMAND", a session; "agent",
-// the ssh agent's inner end; "connect HOST PORT", ssh's way out.
-func runGuest(args []string) (code int, ok bool) {
-	if len(args) == 0 || os.Args[0] != guestProgram {
+// Run does what it is asked for inside a bottle, if the program was started as
+// that: "init", PID 1; "exec [--env-file F]… -- COMMAND", a session; "agent
+// SOCKET", the ssh agent's inner end; "connect PROXY HOST PORT", ssh's way out. ok
+// is false if it was not. code is for os.Exit.
+func Run(args []string) (code int, ok bool) {
+	if len(args) == 0 || os.Args[0] != Program {
 		return 0, false
 	}
 	switch args[0] {
@@ -39,7 +46,7 @@ func runGuest(args []string) (code int, ok bool) {
 	case "exec":
 		return guestExec(args[1:]), true
 	case "agent":
-		return guestRelay(), true
+		return guestRelay(args[1:]), true
 	case "connect":
 		return guestConnect(args[1:]), true
 	}

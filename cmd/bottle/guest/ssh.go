@@ -1,4 +1,4 @@
-package main
+package guest
 
 import (
 	"bufio"
@@ -7,32 +7,50 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/sshagent/relay"
 )
 
-// guestRelay is the inner end of the bottle's ssh agent.
-func guestRelay() int {
-	if err := bottle.RunRelay(os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "bottle:", err)
+// guestRelay is the inner end of the bottle's ssh agent, until standard input
+// ends.
+func guestRelay(args []string) int {
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "bottle: a socket is needed")
+		return exitBottle
+	}
+	if err := listen(args[0]); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle: ssh agent:", err)
 		return exitBottle
 	}
 	return 0
 }
 
+func listen(socket string) error {
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(socket, 0o600); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return relay.Listen(l, os.Stdin, os.Stdout)
+}
+
 // guestConnect joins standard input and output to a host, by way of the egress
 // proxy: ssh's ProxyCommand.
 func guestConnect(args []string) int {
-	if len(args) != 2 {
-		fmt.Fprintln(os.Stderr, "bottle: a host and a port are needed")
+	if len(args) != 3 {
+		fmt.Fprintln(os.Stderr, "bottle: the proxy, a host and a port are needed")
 		return exitBottle
 	}
-	target := net.JoinHostPort(strings.Trim(args[0], "[]"), args[1])
-	conn, rest, err := tunnel(bottle.ProxyURL, target)
+	target := net.JoinHostPort(strings.Trim(args[1], "[]"), args[2])
+	conn, rest, err := tunnel(args[0], target)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "bottle: connect to %s: %v\n", target, err)
 		return 1
@@ -63,13 +81,9 @@ const tunnelTime = time.Minute
 // maxRefusal bounds what is shown of a refusal, in bytes.
 const maxRefusal = 512
 
-// tunnel asks an HTTP proxy for a connection; rest reads what comes over it.
+// tunnel asks the HTTP proxy at an address for a connection; rest reads what comes over it.
 func tunnel(proxy, target string) (conn *net.TCPConn, rest io.Reader, err error) {
-	u, err := url.Parse(proxy)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := net.DialTimeout("tcp", u.Host, tunnelTime)
+	c, err := net.DialTimeout("tcp", proxy, tunnelTime)
 	if err != nil {
 		return nil, nil, err
 	}

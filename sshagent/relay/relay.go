@@ -1,4 +1,8 @@
-package sshagent
+// Package relay carries the connections of a unix socket inside a bottle over
+// the standard input and output of one process inside, to whoever answers them
+// outside: no socket of the host's is in the sandbox, and no way to one. Its
+// inner end is part of the guest program, so that it imports little.
+package relay
 
 import (
 	"context"
@@ -10,16 +14,14 @@ import (
 	"sync"
 )
 
-// The relay carries the connections of a unix socket inside over the standard
-// input and output of one process inside, to the agent outside: no socket of the
-// host's is in the sandbox, and no way to one. A frame is the connection's
-// number, a length and as many bytes; a length of 0 closes the connection.
-// Connections begin inside, with numbers from 1 on; 0 says that the socket
-// listens.
+// A frame is the connection's number, a length and as many bytes; a length of 0
+// closes the connection. Connections begin inside, with numbers from 1 on; 0 says
+// that the socket listens.
 
 const (
-	maxFrame       = 32 << 10 // bytes
-	maxConnections = 64       // at once
+	maxFrame = 32 << 10 // bytes
+	// MaxConnections is how many connections may be open at once.
+	MaxConnections = 64
 )
 
 // frames writes whole frames, one at a time.
@@ -60,7 +62,7 @@ type ends struct {
 func (e *ends) add(conn uint32, w io.WriteCloser) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.open) >= maxConnections {
+	if len(e.open) >= MaxConnections {
 		return false
 	}
 	if e.open == nil {
@@ -152,9 +154,10 @@ func pump(f *frames, conns *ends, id uint32, conn io.Reader) {
 	}
 }
 
-// Relay is the outer end: it has the agent answer what comes from inside, until
-// that ends. Ready is called when the socket listens.
-func (a *Agent) Relay(ctx context.Context, in io.Reader, out io.Writer, ready func()) error {
+// Serve is the outer end: it has each connection from inside answered, until in
+// ends. Ready is called when the socket listens; answer returns when it is done
+// with a connection.
+func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answer func(io.ReadWriter)) error {
 	f, conns := &frames{w: out}, &ends{}
 	var serving sync.WaitGroup
 	defer serving.Wait()
@@ -185,19 +188,17 @@ func (a *Agent) Relay(ctx context.Context, in io.Reader, out io.Writer, ready fu
 				continue
 			}
 			serving.Go(func() {
-				if err := a.Serve(stream{r, f, id}); err != nil {
-					a.log.Info("ssh agent ends a connection", "reason", err)
-				}
+				answer(stream{r, f, id})
 				_ = r.Close() // fails what still comes
 				_ = f.send(id, nil)
 			})
-			_, _ = w.Write(data) // fails when the agent has ended the connection
+			_, _ = w.Write(data) // fails when answer has returned
 		}
 	}
 	return ctx.Err()
 }
 
-// stream is one connection as the agent reads and writes it.
+// stream is one connection as it is answered.
 type stream struct {
 	io.Reader
 	f  *frames

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/bot-bottle/bottle"
+)
+
+const manifest = `version: 1
+bottles:
+  bench: {image: "bottle-demo:latest", egress: {allow: [allowed.test]}}
+agents:
+  bench: {bottle: bench, command: ["true"]}
+`
+
+// bottled is bottle as its own library, from a plan to the end.
+type bottled struct {
+	engine *bottle.Engine
+	spec   bottle.Spec
+}
+
+func newBottle(ctx context.Context, dir string) (*bottled, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(manifest), 0o600); err != nil {
+		return nil, err
+	}
+	cfg := bottle.ConfigFromEnv(os.Getenv)
+	var err error
+	if cfg.Program, err = filepath.Abs("bin/bottle"); err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(cfg.Program); err != nil {
+		return nil, fmt.Errorf("bottle's program: %w (make build)", err)
+	}
+	if cfg.Guest, err = os.ReadFile(filepath.Join("cmd", "bottle", "carried", "guest-"+runtime.GOARCH)); err != nil {
+		return nil, fmt.Errorf("the guest program: %w (make build)", err)
+	}
+	e, err := bottle.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &bottled{engine: e, spec: bottle.Spec{
+		Agent: "bench", Proxy: bottle.ProxyBuiltin,
+		Caller: bottle.Caller{
+			Getenv:  func(string) (string, bool) { return "", false },
+			WorkDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid(),
+		},
+	}}, nil
+}
+
+func (b *bottled) close() { _ = b.engine.Close() }
+
+func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
+	plan, err := bottle.Prepare(ctx, b.spec, b.engine)
+	if err != nil {
+		return r, err
+	}
+	start := time.Now()
+	live, err := b.engine.Launch(ctx, plan)
+	if err != nil {
+		return r, err
+	}
+	err = first(ctx, live)
+	r.launch = time.Since(start)
+	start = time.Now()
+	err = errors.Join(err, live.Remove(ctx))
+	r.teardown = time.Since(start)
+	for _, s := range live.Timings.Steps() {
+		r.steps = append(r.steps, step{s.Step, s.Begin, s.Took})
+		if s.Step == "session" {
+			r.steps = append(r.steps, step{"first exec", s.Begin, r.launch - s.Begin})
+		}
+	}
+	return r, err
+}
+
+// first runs the first exec to its end.
+func first(ctx context.Context, b *bottle.Bottle) error {
+	s, err := b.Exec(ctx, bottle.SessionConfig{Stdout: io.Discard, Stderr: io.Discard})
+	if err != nil {
+		return err
+	}
+	code, err := s.Wait()
+	if err == nil && code != 0 {
+		err = fmt.Errorf("the first exec ended with %d", code)
+	}
+	return err
+}
