@@ -1,4 +1,4 @@
-// Command verdicts asks a proxy for more than 120 things and prints what it
+// Command verdicts asks a proxy for more than 180 things and prints what it
 // answered: "go run ./egress/verdicts" asks the built-in proxy, which has to
 // answer as the table says; with --proxy URL it asks another one too, such as a
 // real pipelock, and prints where the two differ.
@@ -6,7 +6,7 @@
 // The other proxy needs the policy of this program, and its names: --write DIR
 // writes pipelock.yaml and a hosts file for it. The servers that requests end at
 // listen on --upstream, an address of this machine that the proxy reaches, on
-// ports 22, 80, 443, 2222 and 8443: root is needed. Nothing leaves the machine.
+// ports such as 22, 80 and 443: root is needed. Nothing leaves the machine.
 package main
 
 import (
@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/bottle/egress"
 )
@@ -84,15 +86,19 @@ func ask(ctx context.Context, proxy, upstream, write string, out io.Writer) (int
 func compare(requests []request, builtin, other string, out io.Writer) (int, error) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	differ := 0
-	for _, r := range requests {
-		got := r.ask(builtin)
+	ours, all := askAll(requests, builtin), []string(nil)
+	if other != "" {
+		all = askAll(requests, other)
+	}
+	for i, r := range requests {
+		got := ours[i]
 		line := fmt.Sprintf("%s\t%s", r.name, got)
 		wrong := other == "" && got != r.want
 		if wrong {
 			line += "\tDIFFERS: the table has " + r.want
 		}
 		if other != "" {
-			theirs := r.ask(other)
+			theirs := all[i]
 			line += "\t" + theirs
 			if wrong = kind(theirs) != kind(got); wrong {
 				line += "\tDIFFERS"
@@ -105,6 +111,24 @@ func compare(requests []request, builtin, other string, out io.Writer) (int, err
 	}
 	_, _ = fmt.Fprintf(t, "%d requests, %d differ\n", len(requests), differ)
 	return differ, t.Flush()
+}
+
+// atOnce is how many requests are under way together: some wait for the end of a
+// proxy's patience.
+const atOnce = 8
+
+func askAll(requests []request, proxy string) []string {
+	out := make([]string, len(requests))
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, r := range requests {
+		g.Go(func() error {
+			out[i] = r.ask(proxy)
+			return nil
+		})
+	}
+	_ = g.Wait() // a failure is a verdict
+	return out
 }
 
 // kind is what two proxies have to agree in: whether the server was reached. How
@@ -122,7 +146,7 @@ type scene struct{ upstream netip.Addr }
 var names = []string{
 	"api.verdict.test", "wild.verdict.test", "a.wild.verdict.test", "a.b.wild.verdict.test", "port.verdict.test",
 	"git.verdict.test", "git2.verdict.test", "other.verdict.test", "evilapi.verdict.test", "api.verdict.test.evil.test",
-	"evilwild.verdict.test", "xn--bcher-kva.verdict.test", "sub.api.verdict.test",
+	"evilwild.verdict.test", "xn--bcher-kva.verdict.test", "sub.api.verdict.test", "tls.verdict.test", "raw.verdict.test",
 }
 
 func (s scene) entries() egress.Entries {
@@ -130,8 +154,12 @@ func (s scene) entries() egress.Entries {
 		Allow: []string{
 			"api.verdict.test", "*.wild.verdict.test", "port.verdict.test:8443", "bücher.verdict.test", s.upstream.String(),
 			"inside.verdict.test", "meta.verdict.test", "169.254.169.254", "10.99.0.10", "lost.verdict.test",
+			fmt.Sprintf("tls.verdict.test:%d", portTLS), fmt.Sprintf("tls.verdict.test:%d", portTLSHalf),
 		},
-		SSH: []string{"git.verdict.test", "git2.verdict.test:2222"},
+		SSH: []string{
+			"git.verdict.test", "git2.verdict.test:2222", fmt.Sprintf("raw.verdict.test:%d", portHalf),
+			fmt.Sprintf("raw.verdict.test:%d", portEnds), fmt.Sprintf("raw.verdict.test:%d", portWeb),
+		},
 		// The names too, for pipelock, which asks for both.
 		AllowPrivate: append([]string{s.upstream.String()}, names...),
 	}
@@ -176,7 +204,7 @@ func (s scene) write(dir string) error {
 }
 
 func (s scene) builtin(ctx context.Context) (addr string, stop func(), err error) {
-	p, err := egress.New(egress.Config{Entries: s.entries(), Resolver: s}, io.Discard)
+	p, err := egress.New(egress.Config{Entries: s.entries(), Resolver: s, HeaderTimeout: egress.Duration(headTime)}, io.Discard)
 	if err != nil {
 		return "", nil, err
 	}

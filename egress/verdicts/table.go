@@ -3,22 +3,29 @@ package main
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"time"
 )
 
-// patience bounds one request.
-const patience = 5 * time.Second
+// patience bounds one request, headTime what the built-in proxy waits for a head.
+const (
+	patience = 30 * time.Second
+	headTime = 3 * time.Second
+)
 
 // Verdicts. A refusal has its status behind it; one after the 200 of a CONNECT
 // has none.
 const (
 	allowed = "allowed"
 	closed  = "closed"
+	silent  = "silent" // neither an answer nor an end within patience
 )
 
 // request is one question.
@@ -29,16 +36,28 @@ type request struct {
 	tunnel     []byte        // what is sent in a tunnel
 	pause      time.Duration // between its bytes
 	listen     bool          // nothing is sent in it: the server speaks
+	// converse asks in its own way, in place of all of that.
+	converse func(addr string) string
+}
+
+func dial(addr string) (*net.TCPConn, error) {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), c.SetDeadline(time.Now().Add(patience))
 }
 
 // ask puts the question to the proxy at addr.
 func (r request) ask(addr string) string {
-	c, err := net.DialTimeout("tcp", addr, patience)
+	if r.converse != nil {
+		return r.converse(addr)
+	}
+	c, err := dial(addr)
 	if err != nil {
 		return err.Error()
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(patience))
 	for i, text := range append([]string{r.text}, r.pieces...) {
 		if i > 0 {
 			time.Sleep(20 * time.Millisecond) // the request is a slow one
@@ -51,17 +70,37 @@ func (r request) ask(addr string) string {
 	br := bufio.NewReader(c)
 	res, err := http.ReadResponse(br, &http.Request{Method: method})
 	if err != nil {
-		return closed
+		return ended(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if method == http.MethodConnect && res.StatusCode == http.StatusOK {
 		return r.through(c, br)
 	}
-	body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<16))
-	if strings.Contains(string(body), mark) || res.StatusCode == http.StatusFound {
+	return verdict(res)
+}
+
+// verdict reads an answer to its end.
+func verdict(res *http.Response) string {
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<16))
+	switch {
+	case err != nil:
+		return ended(err)
+	case strings.Contains(string(body), mark):
 		return allowed
 	}
 	return fmt.Sprintf("refused %d", res.StatusCode)
+}
+
+// ended is the verdict where no answer came, or an unexpected one.
+func ended(err error) string {
+	var op *net.OpError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return silent
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
+		return closed
+	}
+	return err.Error()
 }
 
 func (r request) through(c net.Conn, br *bufio.Reader) string {
@@ -76,11 +115,11 @@ func (r request) through(c net.Conn, br *bufio.Reader) string {
 		}
 	}
 	text := make([]byte, len("SSH-2.0-"+mark))
-	n, _ := io.ReadAtLeast(br, text, len(mark))
+	n, err := io.ReadAtLeast(br, text, len(mark))
 	if got := string(text[:n]); strings.Contains(got, mark) || strings.HasPrefix(got, "SSH-2.0") {
 		return allowed
 	}
-	return closed
+	return ended(err)
 }
 
 // hello is the first message of a TLS handshake for a server's name.
@@ -156,7 +195,7 @@ func table(upstream string) []request {
 		out = append(out, connect(h.host+":443", h.sni, h.want), get("http://"+h.host+"/", h.want))
 	}
 	out = append(out, connect(upstream+":443", "", allowed), get("http://"+upstream+"/", allowed))
-	return append(append(append(out, ports()...), streams()...), plain()...)
+	return slices.Concat(out, ports(), streams(), plain(), websockets(), halves(), bodies(), redirects())
 }
 
 // ports asks for each kind of entry on ports that are its own and that are not.
@@ -198,7 +237,7 @@ func streams() []request {
 	slow := tunnel("a handshake of single bytes", api, own[:60], closed)
 	slow.pause = time.Millisecond
 	whole := tunnel("a handshake, slowly", api, own, allowed)
-	whole.pause = 50 * time.Microsecond
+	whole.pause = time.Microsecond
 	return []request{
 		connect(api, "other.verdict.test", closed), connect(api, "evilapi.verdict.test", closed), connect(api, "", closed),
 		connect("a.wild.verdict.test:443", "b.wild.verdict.test", closed), connect("port.verdict.test:8443", "api.verdict.test", closed),
@@ -214,22 +253,15 @@ func streams() []request {
 // plain asks what may pass without a tunnel.
 func plain() []request {
 	const token = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
-	big := get("http://api.verdict.test/", allowed).named("a large body")
-	big.text = fmt.Sprintf("POST http://api.verdict.test/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", 256<<10) + strings.Repeat("x", 256<<10)
-	slow := get("http://api.verdict.test/", allowed).named("a slow body")
-	slow.text = "POST http://api.verdict.test/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\n"
-	slow.pieces = []string{"a", "b", "c"}
 	otherHost := get("http://other.verdict.test/", "refused 403").named("a refused URL with the Host of an allowed one")
 	otherHost.text = strings.Replace(otherHost.text, "Host: x", "Host: api.verdict.test", 1)
 	return []request{
-		big, slow,
-		get("http://api.verdict.test:80/", allowed), get("http://api.verdict.test:8080/", "refused 403"), get("http://api.verdict.test/redirect", allowed),
+		get("http://api.verdict.test:80/", allowed), get("http://api.verdict.test:8080/", "refused 403"),
 		get("http://other.verdict.test/", "refused 400", "Host: api.verdict.test").named("two Host headers"),
 		otherHost,
 		get("http://api.verdict.test/", allowed, "X-Forwarded-Host: other.verdict.test"),
 		get("https://api.verdict.test/", "refused 403"), get("ftp://api.verdict.test/", "refused 403"), get("file:///etc/passwd", "refused 403"),
 		get("http://user:pw@api.verdict.test/", "refused 400"), get("/", "refused 404"), get("http:///", "refused 400"),
-		get("http://api.verdict.test/", "refused 403", "Connection: Upgrade", "Upgrade: websocket"),
 		get("http://api.verdict.test/?q="+token, "refused 403").named("a token in the URL"),
 		get("http://api.verdict.test/", "refused 403", "Authorization: Bearer "+token).named("a token in a header"),
 		get("http://api.verdict.test/"+strings.Repeat("x", 9000), "refused 403").named("a URL of 9000 bytes"),

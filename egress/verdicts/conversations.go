@@ -1,0 +1,404 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/net/websocket"
+)
+
+// noise is the same endless bytes each time.
+func noise() io.Reader { return rand.NewChaCha8([32]byte{7}) }
+
+// large is the length of a large body, in bytes.
+const large = 8 << 20
+
+// tunnel is what a conversation in a CONNECT has: to read from is what may have
+// come with the answer.
+type tunnel struct {
+	*net.TCPConn
+	io.Reader
+}
+
+func (t tunnel) Read(p []byte) (int, error) { return t.Reader.Read(p) }
+
+// inTunnel opens a tunnel and has talk say what came of it; an error of talk's is
+// that the tunnel did not serve.
+func inTunnel(name, target, want string, talk func(t tunnel) error) request {
+	return request{name: name, want: want, converse: func(addr string) string {
+		c, err := dial(addr)
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = c.Close() }()
+		_, err = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", target)
+		if err != nil {
+			return ended(err)
+		}
+		br := bufio.NewReader(c)
+		res, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+		if err != nil {
+			return ended(err)
+		}
+		if res.StatusCode != http.StatusOK {
+			return verdict(res)
+		}
+		if err := talk(tunnel{c, br}); err != nil {
+			return ended(err)
+		}
+		return allowed
+	}}
+}
+
+// inTLS is inTunnel to a host of TLS, whose handshake is for sni.
+func inTLS(name, target, sni, want string, talk func(c *tls.Conn) error) request {
+	return inTunnel(name, target, want, func(t tunnel) error {
+		c := tls.Client(t, &tls.Config{ServerName: sni, InsecureSkipVerify: true}) //nolint:gosec // which server it is, is not what is asked
+		if err := c.Handshake(); err != nil {
+			return err
+		}
+		return talk(c)
+	})
+}
+
+// Hosts that conversations are held with.
+var (
+	hostTLS     = "tls.verdict.test"
+	targetTLS   = fmt.Sprintf("%s:%d", hostTLS, portTLS)
+	targetTLSHC = fmt.Sprintf("%s:%d", hostTLS, portTLSHalf)
+	targetHalf  = fmt.Sprintf("raw.verdict.test:%d", portHalf)
+	targetEnds  = fmt.Sprintf("raw.verdict.test:%d", portEnds)
+	targetRaw   = fmt.Sprintf("raw.verdict.test:%d", portWeb)
+)
+
+// wsOpen begins a websocket on a connection.
+func wsOpen(c io.ReadWriteCloser, path string) (*websocket.Conn, error) {
+	config, err := websocket.NewConfig("wss://"+hostTLS+path, "https://"+hostTLS)
+	if err != nil {
+		return nil, err
+	}
+	return websocket.NewClient(config, c)
+}
+
+// wsEcho sends messages of a length, and wants each of them back.
+func wsEcho(c io.ReadWriteCloser, messages, length int, pause time.Duration) error {
+	ws, err := wsOpen(c, "/ws")
+	if err != nil {
+		return err
+	}
+	sent := make([]byte, length)
+	_, _ = noise().Read(sent)
+	for range messages {
+		if err := websocket.Message.Send(ws, sent); err != nil {
+			return err
+		}
+		// The server may cut a message in pieces.
+		got := make([]byte, length)
+		if _, err := io.ReadFull(ws, got); err != nil {
+			return err
+		}
+		if !bytes.Equal(sent, got) {
+			return fmt.Errorf("a message of %d bytes came back as another", length)
+		}
+		time.Sleep(pause)
+	}
+	return ws.Close()
+}
+
+// websockets asks for them in tunnels and, which is refused, without.
+func websockets() []request {
+	echo := func(messages, length int, pause time.Duration) func(*tls.Conn) error {
+		return func(c *tls.Conn) error { return wsEcho(c, messages, length, pause) }
+	}
+	upgrade := func(name, url, want string, headers ...string) request {
+		return get(url, want, append(headers, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")...).named("websocket: " + name)
+	}
+	return []request{
+		inTLS("websocket: over TLS", targetTLS, hostTLS, allowed, echo(3, 40, 0)),
+		inTLS("websocket: with pauses", targetTLS, hostTLS, allowed, echo(5, 4, pauseTime)),
+		inTLS("websocket: a large message", targetTLS, hostTLS, allowed, echo(1, 1<<20, 0)),
+		inTLS("websocket: the server speaks first, and ends it", targetTLS, hostTLS, allowed, wsPushed),
+		inTLS("websocket: for another host", targetTLS, "other.verdict.test", closed, echo(1, 4, 0)),
+		inTLS("websocket: to a refused host", "other.verdict.test:443", "other.verdict.test", "refused 403", echo(1, 4, 0)),
+		inTLS("websocket: to a port that is not the entry's", fmt.Sprintf("api.verdict.test:%d", portTLS), "api.verdict.test", "refused 403", echo(1, 4, 0)),
+		inTunnel("websocket: without TLS, in a tunnel to 80", "api.verdict.test:80", closed, func(t tunnel) error { return wsEcho(t, 1, 4, 0) }),
+		inTunnel("websocket: without TLS, on an ssh entry's port", targetRaw, allowed, func(t tunnel) error { return wsEcho(t, 3, 40, 0) }),
+		upgrade("plain HTTP", "http://api.verdict.test/ws", "refused 403", "Connection: Upgrade", "Upgrade: websocket"),
+		upgrade("plain HTTP, in capitals", "http://api.verdict.test/ws", "refused 403", "Connection: UPGRADE", "Upgrade: WEBSOCKET"),
+		upgrade("plain HTTP, among others", "http://api.verdict.test/ws", "refused 403", "Connection: keep-alive, Upgrade", "Upgrade: websocket"),
+		upgrade("plain HTTP, without Connection", "http://api.verdict.test/ws", "refused 403", "Upgrade: websocket"),
+		upgrade("plain HTTP, to a refused host", "http://other.verdict.test/ws", "refused 403", "Connection: Upgrade", "Upgrade: websocket"),
+		upgrade("a URL of ws", "ws://api.verdict.test/ws", "refused 403", "Connection: Upgrade", "Upgrade: websocket"),
+		get("http://api.verdict.test/plain", allowed, "Connection: Upgrade", "Upgrade: h2c, websocket").named("an upgrade to one of two: no upgrade"),
+		get("http://api.verdict.test/plain", allowed, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__").named("an upgrade to HTTP/2: no upgrade"),
+	}
+}
+
+func wsPushed(c *tls.Conn) error {
+	ws, err := wsOpen(c, "/push")
+	if err != nil {
+		return err
+	}
+	for range pushes {
+		var got string
+		if err := websocket.Message.Receive(ws, &got); err != nil || got != mark {
+			return fmt.Errorf("the server said %q: %w", got, err)
+		}
+	}
+	if n, err := ws.Read(make([]byte, 1)); n > 0 || err != io.EOF { //nolint:errorlint // io.Reader promises the very value
+		return fmt.Errorf("%d bytes after the end: %w", n, err)
+	}
+	return nil
+}
+
+// halves asks whether one direction can end before the other.
+func halves() []request {
+	counted := func(c io.Reader, n int64) error {
+		got, err := io.ReadAll(c)
+		if want := fmt.Sprint(n, " <nil>"); err != nil || string(got) != want {
+			return fmt.Errorf("the server counted %q, not %q: %w", got, want, err)
+		}
+		return nil
+	}
+	return []request{
+		inTunnel("half-close: the client's, then the answer", targetHalf, allowed, func(t tunnel) error {
+			_, err := io.CopyN(t, noise(), 5)
+			if err == nil {
+				err = t.CloseWrite()
+			}
+			if err != nil {
+				return err
+			}
+			return counted(t, 5)
+		}),
+		inTunnel("half-close: the client's, without a byte", targetHalf, allowed, func(t tunnel) error {
+			if err := t.CloseWrite(); err != nil {
+				return err
+			}
+			return counted(t, 0)
+		}),
+		inTunnel("half-close: the client's, after a large body", targetHalf, allowed, func(t tunnel) error {
+			_, err := io.CopyN(t, noise(), large)
+			if err == nil {
+				err = t.CloseWrite()
+			}
+			if err != nil {
+				return err
+			}
+			return counted(t, large)
+		}),
+		inTunnel("half-close: the server's, and the client goes on", targetEnds, allowed, func(t tunnel) error {
+			if got, err := io.ReadAll(t); err != nil || string(got) != mark {
+				return fmt.Errorf("before its end the server said %q: %w", got, err)
+			}
+			_, err := io.WriteString(t, "still here")
+			if err == nil {
+				err = t.CloseWrite()
+			}
+			if err != nil {
+				return err
+			}
+			select {
+			case got := <-heard:
+				if got != "still here <nil>" {
+					return fmt.Errorf("after its end the server heard %q", got)
+				}
+				return nil
+			case <-time.After(patience):
+				return fmt.Errorf("after its end the server heard nothing")
+			}
+		}),
+		inTLS("half-close: of TLS alone", targetTLSHC, hostTLS, allowed, func(c *tls.Conn) error {
+			_, err := io.CopyN(c, noise(), 1000)
+			if err == nil {
+				err = c.CloseWrite()
+			}
+			if err != nil {
+				return err
+			}
+			return counted(c, 1000)
+		}),
+		inTunnel("half-close: in the middle of a handshake", "api.verdict.test:443", closed, func(t tunnel) error {
+			_, err := t.Write(hello("api.verdict.test")[:100])
+			if err == nil {
+				err = t.CloseWrite()
+			}
+			if err != nil {
+				return err
+			}
+			_, err = io.ReadFull(t, make([]byte, len(mark)))
+			return err
+		}),
+	}
+}
+
+// plainBody is a request whose body is sent as it is read, and whose answer check
+// reads.
+func plainBody(name, method, url string, body io.Reader, length int64, check func(io.Reader) error) request {
+	return request{name: name, want: allowed, converse: func(addr string) string {
+		c, err := dial(addr)
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = c.Close() }()
+		return exchange(c, bufio.NewReader(c), method, url, body, length, check)
+	}}
+}
+
+// exchange makes a request on a connection. A length of -1 is told in chunks.
+func exchange(c io.Writer, br *bufio.Reader, method, target string, body io.Reader, length int64, check func(io.Reader) error) string {
+	req, err := http.NewRequest(method, target, body)
+	if err != nil {
+		return err.Error()
+	}
+	req.ContentLength, req.Close = length, true
+	wrote := make(chan error, 1)
+	go func() { wrote <- req.WriteProxy(c) }() // the answer may begin before its end
+	res, err := http.ReadResponse(br, req)
+	if err != nil {
+		return ended(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Sprintf("refused %d", res.StatusCode)
+	}
+	if err := check(res.Body); err != nil {
+		return err.Error()
+	}
+	if err := <-wrote; err != nil {
+		return err.Error()
+	}
+	return allowed
+}
+
+// same wants n bytes of noise.
+func same(n int64) func(io.Reader) error {
+	return func(r io.Reader) error {
+		got, err := io.ReadAll(r)
+		want := make([]byte, n)
+		_, _ = io.ReadFull(noise(), want)
+		if err != nil || !bytes.Equal(got, want) {
+			return fmt.Errorf("%d bytes came of %d, the same: %v, %w", len(got), n, bytes.Equal(got, want), err)
+		}
+		return nil
+	}
+}
+
+// says wants a text.
+func says(want string) func(io.Reader) error {
+	return func(r io.Reader) error {
+		got, err := io.ReadAll(r)
+		if err != nil || string(got) != want {
+			return fmt.Errorf("it said %.40q, not %q: %w", got, want, err)
+		}
+		return nil
+	}
+}
+
+// slowly gives a text a byte at a time.
+type slowly struct{ left string }
+
+func (s *slowly) Read(p []byte) (int, error) {
+	if s.left == "" {
+		return 0, io.EOF
+	}
+	time.Sleep(pauseTime)
+	n := copy(p[:1], s.left)
+	s.left = s.left[n:]
+	return n, nil
+}
+
+// bodies asks for large ones and slow ones, with and without a tunnel.
+func bodies() []request {
+	const api = "http://api.verdict.test"
+	inside := func(name, method, path string, body func() io.Reader, length int64, check func(io.Reader) error) request {
+		return inTLS(name, targetTLS, hostTLS, allowed, func(c *tls.Conn) error {
+			if got := exchange(c, bufio.NewReader(c), method, "https://"+targetTLS+path, body(), length, check); got != allowed {
+				return fmt.Errorf("in the tunnel: %s", got)
+			}
+			return nil
+		})
+	}
+	lots := func() io.Reader { return io.LimitReader(noise(), large) }
+	drip := func() io.Reader { return &slowly{"a slow body"} }
+	none := func() io.Reader { return http.NoBody }
+	head := get(api+"/", allowed).named("a slow head")
+	for _, b := range []byte(head.text[10:]) {
+		head.pieces = append(head.pieces, string(b))
+	}
+	head.text = head.text[:10]
+	never := get(api+"/", closed).named("a head without an end")
+	never.text = strings.TrimSuffix(never.text, "\r\n")
+	return []request{
+		plainBody("a large body", http.MethodPost, api+"/count", lots(), large, says(fmt.Sprint(large, " <nil>"))),
+		plainBody("a large body, in chunks", http.MethodPost, api+"/count", lots(), -1, says(fmt.Sprint(large, " <nil>"))),
+		plainBody("a large body, and back", http.MethodPost, api+"/echo", lots(), large, same(large)),
+		plainBody("a large answer", http.MethodGet, fmt.Sprintf("%s/bytes?n=%d", api, large), http.NoBody, 0, same(large)),
+		plainBody("a slow body", http.MethodPost, api+"/echo", drip(), 11, says("a slow body")),
+		plainBody("a slow body, in chunks", http.MethodPut, api+"/echo", drip(), -1, says("a slow body")),
+		plainBody("a slow answer", http.MethodGet, api+"/slow", http.NoBody, 0, says(mark)),
+		head, never,
+		inside("in a tunnel: a large body", http.MethodPost, "/count", lots, large, says(fmt.Sprint(large, " <nil>"))),
+		inside("in a tunnel: a large body, and back", http.MethodPost, "/echo", lots, -1, same(large)),
+		inside("in a tunnel: a large answer", http.MethodGet, fmt.Sprintf("/bytes?n=%d", large), none, 0, same(large)),
+		inside("in a tunnel: a slow body", http.MethodPost, "/echo", drip, 11, says("a slow body")),
+		inside("in a tunnel: a slow answer", http.MethodGet, "/slow", none, 0, says(mark)),
+	}
+}
+
+// redirected makes a plain request that is redirected, and follows as a client
+// does: the verdict is that of the second request.
+func redirected(to string, code int, want string) request {
+	return request{name: fmt.Sprintf("redirect %d to %s", code, to), want: want, converse: func(addr string) string {
+		c, err := dial(addr)
+		if err != nil {
+			return err.Error()
+		}
+		defer func() { _ = c.Close() }()
+		_, err = fmt.Fprintf(c, "GET http://api.verdict.test/redirect?code=%d&to=%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", code, url.QueryEscape(to))
+		if err != nil {
+			return ended(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodGet})
+		if err != nil {
+			return ended(err)
+		}
+		_ = res.Body.Close()
+		u, err := url.Parse(res.Header.Get("Location"))
+		if res.StatusCode != code || err != nil {
+			return fmt.Sprintf("not redirected: %d to %v", res.StatusCode, u)
+		}
+		u = (&url.URL{Scheme: "http", Host: "api.verdict.test", Path: "/redirect"}).ResolveReference(u)
+		if u.Scheme == "https" {
+			return connect(u.Host+":443", u.Hostname(), "").ask(addr)
+		}
+		return get(u.String(), "").ask(addr)
+	}}
+}
+
+// redirects asks whether a server that may be reached can send a client where it
+// may not go.
+func redirects() (out []request) {
+	for _, code := range []int{301, 302, 303, 307, 308} {
+		out = append(out, redirected("http://other.verdict.test/", code, "refused 403"))
+	}
+	for _, r := range []struct{ to, want string }{
+		{"/", allowed}, {"http://a.wild.verdict.test/", allowed}, {"http://API.verdict.test:80/", allowed}, {"https://api.verdict.test", allowed},
+		{"https://other.verdict.test", "refused 403"}, {"http://api.verdict.test:8443/", "refused 403"}, {"http://inside.verdict.test/", "refused 403"},
+		{"http://169.254.169.254/latest/meta-data/", "refused 403"}, {"http://127.0.0.1/", "refused 403"}, {"ftp://api.verdict.test/", "refused 403"},
+		{"http://evilapi.verdict.test/", "refused 403"}, {"http://[::1]/", "refused 403"}, {"http://2130706433/", "refused 400"},
+		{"http://api.verdict.test@other.verdict.test/", "refused 400"},
+	} {
+		out = append(out, redirected(r.to, 302, r.want))
+	}
+	return out
+}
