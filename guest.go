@@ -8,11 +8,14 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bot-bottle/bottle/runtime"
 )
 
 // What an agent's container has of bottle's: one folder on tmpfs, read-only
-// inside, and in it the guest program, which is PID 1 and sets secret variables.
+// inside, and mounted in it the guest program, which is PID 1 and sets secret
+// variables.
 const (
 	guestDir  = "/.bottle"
 	guestInit = guestDir + "/init"
@@ -57,15 +60,18 @@ func (l *launch) agentEnv() []string {
 	return env
 }
 
-// makeGuest makes the folder that is mounted at guestDir: the guest program, or
-// an empty file for bottle's own to be mounted over, and the secret variables.
+// makeGuest makes the folder that is mounted at guestDir: the secret variables,
+// and a place for the guest program to be mounted on.
 func (l *launch) makeGuest(context.Context) error {
 	dir := filepath.Join(l.dir, "guest")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "init"), l.e.cfg.Guest, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "init"), nil, 0o755); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)
+	}
+	if err := l.writeGuestProgram(); err != nil {
+		return err
 	}
 	var secret []EnvVar
 	for _, v := range l.plan.Env {
@@ -104,10 +110,33 @@ func writeEnvFile(file string, vars []EnvVar, uid, gid int) (err error) {
 	return nil
 }
 
-func (l *launch) guestMounts() []runtime.Mount {
-	mounts := []runtime.Mount{{Source: filepath.Join(l.dir, "guest"), Target: guestDir}}
+// writeGuestProgram puts the guest program on disk: Debian, for one, mounts /run
+// so that nothing in it can be executed, and gVisor cannot either, as it maps
+// what is executed inside with the host's mmap(2). Where the same holds for the
+// state folder, bottle's own program serves, which is where programs are.
+func (l *launch) writeGuestProgram() error {
+	l.guestProgram = l.e.cfg.Program
 	if len(l.e.cfg.Guest) == 0 {
-		mounts = append(mounts, runtime.Mount{Source: l.e.cfg.Program, Target: guestInit})
+		return nil
 	}
-	return mounts
+	dir := l.e.stateDir(l.plan.Name)
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if st.Flags&unix.ST_NOEXEC != 0 {
+		return nil
+	}
+	l.guestProgram = filepath.Join(dir, "guest")
+	if err := os.WriteFile(l.guestProgram, l.e.cfg.Guest, 0o755); err != nil {
+		return fmt.Errorf("write the guest program: %w", err)
+	}
+	return nil
+}
+
+func (l *launch) guestMounts() []runtime.Mount {
+	return []runtime.Mount{
+		{Source: filepath.Join(l.dir, "guest"), Target: guestDir},
+		{Source: l.guestProgram, Target: guestInit},
+	}
 }

@@ -62,10 +62,11 @@ type launch struct {
 	// internal segment, verified on the agent's side; all, verified.
 	namespaced, segmented, networked chan struct{}
 
-	pair   *netns.Pair
-	rootfs *runtime.RootFS
-	relay  *sshRelay
-	hold   *os.File // on the derived image's name
+	pair         *netns.Pair
+	rootfs       *runtime.RootFS
+	guestProgram string // on the host
+	relay        *sshRelay
+	hold         *os.File // on the derived image's name
 	// proxyRoot is the proxy's; nil for the built-in one.
 	proxyRoot *runtime.RootFS
 	agent     *runtime.Task

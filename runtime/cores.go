@@ -36,6 +36,9 @@ func (t *Task) ForbidCores() error {
 func (t *Task) hostProcesses() ([]int, error) {
 	pid := t.PID()
 	parent, err := parentOf(pid)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s ended as soon as it was started", t.ID)
+	}
 	if err != nil {
 		return nil, err
 	}

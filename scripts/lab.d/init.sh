@@ -75,7 +75,8 @@ view_files() {
   local new=$LAB_DIR/new-run own=/run/lab lower
   mount -t proc proc /proc
   mkdir -p "$new"
-  mount -t tmpfs -o mode=755 lab-run "$new"
+  # noexec: as Debian mounts /run.
+  mount -t tmpfs -o nosuid,nodev,noexec,mode=755 lab-run "$new"
   mkdir -p "$new/lab/disk" "$new/lab/ns" "$new/lab/s" "$new/lock" "$new/${LAB_DIR#/run/}"
   mount --bind "$LAB_DIR" "$new/${LAB_DIR#/run/}"
   mount --bind "$LAB_DISK" "$new/lab/disk"

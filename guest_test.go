@@ -1,0 +1,87 @@
+package bottle
+
+import (
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// TestNoExec launches where nothing can be executed from the run directory, as
+// on Debian, and from the state directory either.
+func TestNoExec(t *testing.T) {
+	leakcheck.Check(t)
+	// Beside it `make build` and the tests put the guest program.
+	labtest.Program(t)
+	guest, err := os.ReadFile(filepath.Join("cmd", "bottle", "carried", "guest-"+goruntime.GOARCH))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{runtime.RuntimeRunsc, runtime.RuntimeRunc} {
+		for _, noexec := range []bool{false, true} {
+			t.Run(name+" state noexec "+strconv.FormatBool(noexec), func(t *testing.T) {
+				leakcheck.Check(t)
+				e := openEngine(t)
+				e.cfg.Guest = guest
+				want := len(guest)
+				if noexec {
+					e.cfg.StateDir = noExec(t)
+					info, err := os.Stat(e.cfg.Program)
+					if err != nil {
+						t.Fatal(err)
+					}
+					want = int(info.Size())
+				}
+				s := testSpec(t, simpleManifest)
+				s.Runtime = name
+				b, err := e.Launch(t.Context(), prepare(t, e, s))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer remove(t, b)
+				if !flags(t, e.dir(b.Name), unix.ST_NOEXEC) {
+					t.Error("the run directory can be executed from, so that this shows nothing")
+				}
+				out, code := output(t, e, b.Name, "wc", "-c", guestInit)
+				if size, _, _ := strings.Cut(out, " "); code != 0 || size != strconv.Itoa(want) {
+					t.Errorf("the program inside: %q, exit %d; want %d bytes", out, code, want)
+				}
+				if out, code := output(t, e, b.Name, "sh", "-c", "echo >> "+guestInit); code == 0 {
+					t.Errorf("the agent can write the guest program: %q", out)
+				}
+			})
+		}
+	}
+}
+
+// noExec is a folder on a file system that nothing can be executed from.
+func noExec(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func flags(t *testing.T, dir string, flag int64) bool {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Flags&flag != 0
+}
