@@ -69,7 +69,8 @@ func TestReloadKeepsTunnels(t *testing.T) {
 
 func (p *testProxy) wantStatus(t *testing.T, target string, status int) {
 	t.Helper()
-	res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	res, body, s := p.raw(t, http.MethodConnect, "CONNECT "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	_ = s.Close()
 	if res.StatusCode != status {
 		t.Errorf("CONNECT %s: %s: %s, want %d", target, res.Status, body, status)
 	}
