@@ -50,6 +50,9 @@ func hijack(w http.ResponseWriter) (*net.TCPConn, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("taking over the client's connection: %w", err)
 	}
+	if w, ok := conn.(*watchedConn); ok {
+		conn = w.TCPConn
+	}
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		_ = conn.Close()

@@ -4,8 +4,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
-	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -47,12 +48,26 @@ func secretIn(text string) string {
 	return ""
 }
 
-// maskSecrets takes out of a text what a log must not keep.
+// maskSecrets takes out of a text what a log must not keep. Of one that hides it
+// by encoding nothing is left but the host.
 func maskSecrets(text string) string {
 	if len(text) < 16 { // shorter than any of them
 		return text
 	}
-	return anySecret.ReplaceAllString(text, "***")
+	text = anySecret.ReplaceAllString(text, "***")
+	if !hidesSecret(text) {
+		return text
+	}
+	if scheme, rest, ok := strings.Cut(text, "://"); ok {
+		if authority, _, _ := strings.Cut(rest, "/"); !hidesSecret(scheme + authority) {
+			return scheme + "://" + authority + "/***"
+		}
+	}
+	return "***"
+}
+
+func hidesSecret(text string) bool {
+	return slices.ContainsFunc(decodings(text)[1:], func(s string) bool { return secretIn(s) != "" })
 }
 
 // maxURL is the length of the longest URL that is forwarded, in bytes; the same
@@ -99,14 +114,30 @@ func decodings(text string) []string {
 		if !strings.Contains(text, "%") {
 			break
 		}
-		decoded, err := url.PathUnescape(text)
-		if err != nil {
-			break
-		}
-		text = decoded
+		text = unescape(text)
 		out = append(out, text)
 	}
 	return out
+}
+
+// unescape is percent-decoding that leaves what is not an escape as it is, as
+// many servers do.
+func unescape(text string) string {
+	var b strings.Builder
+	for rest := text; rest != ""; {
+		before, after, found := strings.Cut(rest, "%")
+		b.WriteString(before)
+		if rest = after; !found {
+			break
+		}
+		if code, err := strconv.ParseUint(after[:min(2, len(after))], 16, 8); err == nil && len(after) >= 2 {
+			b.WriteByte(byte(code))
+			rest = after[2:]
+		} else {
+			b.WriteByte('%')
+		}
+	}
+	return b.String()
 }
 
 // basicAuth is what the credentials of "Basic …" stand for (RFC 7617).

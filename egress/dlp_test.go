@@ -32,6 +32,8 @@ func TestForwardSecrets(t *testing.T) {
 		{"in the path", "http://" + host + "/a/" + testSecret, "", 403, "the URL holds what looks like a GitHub token"},
 		{"in the query", "http://" + host + "/?q=" + testSecret, "", 403, "the URL holds what looks like a GitHub token"},
 		{"percent-encoded", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
+		{"percent-encoded, in the path", "http://" + host + "/" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
+		{"behind what is no escape", "http://" + host + "/?x=%zz&q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
 		{"encoded twice", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%255f"), "", 403, "the URL holds"},
 		{"in a header", "http://" + host + "/", "X-Note: " + testSecret + "\r\n", 403, "the header X-Note holds what looks like a GitHub token"},
 		{"in basic credentials", "http://" + host + "/", "Authorization: Basic " + basic + "\r\n", 403, "the header Authorization holds"},
@@ -52,8 +54,10 @@ func TestForwardSecrets(t *testing.T) {
 	p.log.mu.Lock()
 	defer p.log.mu.Unlock()
 	for _, e := range p.log.entries {
-		if all := e.URL + e.Target + e.Reason; strings.Contains(strings.ToLower(all), strings.ToLower(testSecret)) {
-			t.Errorf("the log shows the secret: %+v", e)
+		for _, text := range decodings(strings.ToLower(e.URL + " " + e.Target + " " + e.Reason)) {
+			if strings.Contains(text, strings.ToLower(testSecret)) {
+				t.Errorf("the log shows the secret: %+v", e)
+			}
 		}
 	}
 }

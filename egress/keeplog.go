@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -23,8 +24,8 @@ const (
 const retryEvery = time.Second
 
 // KeepLog writes the lines of several streams to the file at path until all
-// streams have ended, a line at a time, and keeps the log bounded. The end of
-// stop makes it give up what it cannot write.
+// streams have ended, a line at a time, with secrets in them masked, and keeps
+// the log bounded. The end of stop makes it give up what it cannot write.
 func KeepLog(path string, stop <-chan os.Signal, streams ...io.Reader) error {
 	k, err := openKeeper(path, maxLogFile)
 	if err != nil {
@@ -70,7 +71,7 @@ func (k *keeper) open() error {
 func (k *keeper) keep(r io.Reader, stop <-chan os.Signal) error {
 	br := bufio.NewReaderSize(r, maxLine)
 	for {
-		line, err := br.ReadSlice('\n')
+		line, err := keptLine(br)
 		for len(line) > 0 {
 			werr := k.write(line)
 			if werr == nil {
@@ -83,13 +84,27 @@ func (k *keeper) keep(r io.Reader, stop <-chan os.Signal) error {
 			}
 		}
 		switch {
-		case err == nil, errors.Is(err, bufio.ErrBufferFull):
+		case err == nil:
 		case errors.Is(err, io.EOF):
 			return nil
 		default:
 			return fmt.Errorf("read what the proxy logs: %w", err)
 		}
 	}
+}
+
+// keptLine is the next line as it is kept. One that is longer than a reader of the
+// log takes is broken off.
+func keptLine(br *bufio.Reader) ([]byte, error) {
+	text, err := br.ReadSlice('\n')
+	if len(text) == 0 {
+		return nil, err
+	}
+	line := append(maskLine(bytes.TrimRight(text, "\n")), '\n')
+	for errors.Is(err, bufio.ErrBufferFull) {
+		_, err = br.ReadSlice('\n')
+	}
+	return line, err
 }
 
 // write appends a line, whole or not at all.

@@ -3,6 +3,7 @@ package egress
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -131,6 +132,60 @@ func TestFollowEnds(t *testing.T) {
 	if e, ok := <-entries; ok {
 		t.Errorf("after the end: %+v", e)
 	}
+}
+
+// What a proxy shows in clear is masked before it comes to a disk, whatever the
+// line is, and nothing else is changed.
+func TestKeepLogMasks(t *testing.T) {
+	const secret = "s3cr3t-of-nobodys-form"
+	encoded := strings.ReplaceAll(testSecret, "_", "%5f")
+	path := filepath.Join(t.TempDir(), "egress.log")
+	lines := []struct{ in, want string }{
+		{`{"event":"blocked","url":"http://u:` + secret + `@h.test/p?k=` + secret + `","n":1.50}`, `{"event":"blocked","url":"http://***@h.test/p?k=***","n":1.50}`},
+		{`{"event":"blocked","event":"again","target":"` + testSecret + `.test:443"}`, `{"event":"blocked","event":"again","target":"***.test:443"}`},
+		{`{"event":"blocked","reason":"secret in http://h.test/?` + secret + `, why?"}`, `{"event":"blocked","reason":"secret in http://h.test/?*** why?"}`},
+		{`{"event":"blocked","url":"http://h.test/a/` + encoded + `","more":["` + testSecret + `"]}`, `{"event":"blocked","url":"http://h.test/***","more":["***"]}`},
+		{`panic: ` + testSecret + ` of http://h.test/?` + secret, `panic: *** of http://h.test/?***`},
+		{`{"event":"blocked","url":"http://h.test/` + strings.Repeat("x", maxLine) + secret + `"}`, `{"event":"blocked"}`},
+		{`{"event":"blocked","url":"http://h.test/?` + secret, `{"event":"blocked"}`}, // the end without a line break
+	}
+	var in, want strings.Builder
+	for i, l := range lines {
+		in.WriteString(l.in)
+		if i+1 < len(lines) {
+			in.WriteByte('\n')
+		}
+		want.WriteString(l.want + "\n")
+	}
+	if err := KeepLog(path, nil, strings.NewReader(in.String())); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != want.String() {
+		t.Errorf("%v, got\n%s\nwant\n%s", err, got, want.String())
+	}
+}
+
+// FuzzMaskLine: a line stays one line, an object stays one, and no secret is left.
+func FuzzMaskLine(f *testing.F) {
+	f.Add(`{"event":"blocked","url":"http://u:p@h/?a=` + testSecret + `","n":[1,{"a":"b"}]}`)
+	f.Add(`{"event":"blocked","url`)
+	f.Add(`panic: ` + testSecret)
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "\n") {
+			return
+		}
+		got := maskLine([]byte(text))
+		if bytes.Contains(got, []byte("\n")) {
+			t.Errorf("%q became more lines: %q", text, got)
+		}
+		if strings.HasPrefix(text, "{") && !json.Valid(got) {
+			t.Errorf("%q is no object any more: %q", text, got)
+		}
+		if kind := secretIn(string(got)); kind != "" && len(text) >= 16 {
+			t.Errorf("%q still has %s: %q", text, kind, got)
+		}
+	})
 }
 
 // What cannot be written holds its writer up, and is given up at the end only.

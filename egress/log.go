@@ -1,8 +1,10 @@
 package egress
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -71,7 +73,7 @@ func (l *logger) log(ln line) {
 	ln.Level = level(ln.Event)
 	ln.URL = bounded(maskSecrets(maskURL(ln.URL)), maxLogURL)
 	for _, s := range []*string{&ln.Target, &ln.Method, &ln.ConnectHost, &ln.SNIHost, &ln.Reason, &ln.Rule} {
-		*s = bounded(maskSecrets(*s), maxLogText)
+		*s = bounded(maskText(*s), maxLogText)
 	}
 	data, err := json.Marshal(ln)
 	if err != nil {
@@ -120,6 +122,56 @@ func maskURL(u string) string {
 		return u
 	}
 	return u + "?" + maskQuery(query)
+}
+
+var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]+`)
+
+// maskText is maskURL for the URLs in a text, and maskSecrets for the rest of it.
+func maskText(text string) string {
+	return maskSecrets(anyURL.ReplaceAllStringFunc(text, maskURL))
+}
+
+// maskLine masks a line of any proxy's log: pipelock's may show in clear what was
+// in a URL that it blocked. Of a JSON object that is broken off the keys that are
+// whole stay; what is none is masked as a text.
+func maskLine(text []byte) []byte {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
+		return []byte(maskText(string(text)))
+	}
+	out := []byte{'{'}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			break
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			break
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		name, _ := key.(string) // a key is one
+		out = append(append(append(out, quoted(maskText(name))...), ':'), maskValue(name, value)...)
+	}
+	return append(out, '}')
+}
+
+func maskValue(key string, value json.RawMessage) []byte {
+	var text string
+	switch {
+	case json.Unmarshal(value, &text) != nil:
+		return []byte(maskSecrets(string(value)))
+	case key == "url" || key == "target":
+		return quoted(maskSecrets(maskURL(text)))
+	}
+	return quoted(maskText(text))
+}
+
+func quoted(text string) []byte {
+	data, _ := json.Marshal(text) // of a string it is no error
+	return data
 }
 
 func maskQuery(query string) string {

@@ -91,7 +91,7 @@ func parseEntry(text []byte) (Entry, bool) {
 		Method:   textOf(keys["method"]),
 		URL:      maskSecrets(maskURL(textOf(keys["url"]))),
 		Scanner:  textOf(keys["scanner"]),
-		Reason:   maskSecrets(textOf(keys["reason"])),
+		Reason:   maskText(textOf(keys["reason"])),
 		Rule:     textOf(keys["rule"]),
 		SNI:      maskSecrets(textOf(keys["sni_host"])),
 		Status:   int(numberOf(keys["status_code"])),
@@ -99,7 +99,7 @@ func parseEntry(text []byte) (Entry, bool) {
 		Duration: millis(numberOf(keys["duration_ms"])),
 	}
 	if e.Target == "" {
-		e.Target = textOf(keys["connect_host"])
+		e.Target = maskSecrets(textOf(keys["connect_host"]))
 	}
 	return e, e.Event != ""
 }

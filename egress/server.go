@@ -84,7 +84,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	srv := s.httpServer(ctx)
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
+	go func() { failed <- srv.Serve(watchedListener{l, s}) }()
 	select {
 	case err := <-failed:
 		cancel()
@@ -142,25 +142,41 @@ type overLimitKey struct{}
 const spareConnections = 64
 
 func (s *Server) countIn(ctx context.Context, c net.Conn) context.Context {
+	if w, ok := c.(*watchedConn); ok {
+		ctx = context.WithValue(ctx, connKey{}, w)
+	}
 	over := s.conns.Add(1) - int64(s.limits.connections)
 	if over <= 0 {
 		return ctx
 	}
 	if over > spareConnections {
+		s.log.log(line{Event: EventBlocked, Scanner: "ratelimit", Reason: s.tooMany() + ": closed without an answer"})
 		_ = c.Close() // it is refused either way
 	}
 	return context.WithValue(ctx, overLimitKey{}, true)
 }
 
+func (s *Server) tooMany() string {
+	return fmt.Sprintf("more than %d connections are open", s.limits.connections)
+}
+
 // countOut follows countIn. A hijacked connection is counted by its tunnel.
-func (s *Server) countOut(_ net.Conn, state http.ConnState) {
-	if state == http.StateClosed || state == http.StateHijacked {
+func (s *Server) countOut(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateClosed, http.StateHijacked:
 		s.conns.Add(-1)
+	case http.StateActive:
+		if w, ok := c.(*watchedConn); ok {
+			w.ours.Store(false)
+		}
 	}
 }
 
 // handle tells apart what a client can ask of a proxy.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
+	if w, ok := r.Context().Value(connKey{}).(*watchedConn); ok {
+		w.ours.Store(true)
+	}
 	over, _ := r.Context().Value(overLimitKey{}).(bool)
 	switch {
 	case isHealth(r):
@@ -168,15 +184,17 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	case over:
 		w.Header().Set("Connection", "close")
 		s.refuse(w, r, &refusalError{
-			status: http.StatusTooManyRequests, scanner: "ratelimit",
-			reason: fmt.Sprintf("more than %d connections are open", s.limits.connections),
+			status: http.StatusTooManyRequests, scanner: "ratelimit", reason: s.tooMany(),
 		})
 	case r.Method == http.MethodConnect:
 		s.connect(w, r)
 	case r.URL.IsAbs():
 		s.forward(w, r)
 	default:
-		answer(w, http.StatusNotFound, "this is a proxy: set HTTP_PROXY and HTTPS_PROXY to its address\n")
+		s.refuse(w, r, &refusalError{
+			status: http.StatusNotFound, scanner: "parser",
+			reason: "this is a proxy: set HTTP_PROXY and HTTPS_PROXY to its address",
+		})
 	}
 }
 

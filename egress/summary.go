@@ -38,11 +38,17 @@ func (e Entry) Verdict() string {
 	return ""
 }
 
+// noHost is the destination of a request that names no host.
+const noHost = "(no host)"
+
 // Destination is host:port of the request that the entry is about; the URL
-// itself where it has no host.
+// itself where its host cannot be told.
 func (e Entry) Destination() string {
 	if e.Target != "" {
 		return e.Target
+	}
+	if e.URL == "" || strings.HasPrefix(e.URL, "/") {
+		return noHost
 	}
 	u, err := url.Parse(e.URL)
 	if err != nil || u.Host == "" {

@@ -84,8 +84,9 @@ func (a *app) proxyCommand() *cobra.Command {
 		Hidden: true,
 		Args:   noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			// A log that nobody reads any more is no reason to end.
-			signal.Ignore(syscall.SIGPIPE)
+			// A log that nobody reads any more ends the process, as Go has it for a
+			// write to a closed standard output: what is not logged does not happen,
+			// and who watches starts the proxy again with a new log.
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
