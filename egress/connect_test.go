@@ -332,16 +332,22 @@ func TestConnectionLimit(t *testing.T) {
 	p.connect(t, target).roundTrip(t, "again")
 }
 
+// Idle time and pauses of the tests of it. They are far apart, so that a machine
+// that stands still for a while changes nothing.
+const (
+	idle  = time.Second
+	pause = idle / 20
+)
+
 func TestIdleTunnelEnds(t *testing.T) {
-	const idle = 200 * time.Millisecond
 	port := serveTCP(t, echo)
 	p := startProxy(t, Config{IdleTimeout: Duration(idle), Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}})
 	s := p.connect(t, fmt.Sprintf("example.com:%d", port))
 	// One that is used now and then outlives the idle time.
 	start := time.Now()
-	for time.Since(start) < 3*idle {
+	for time.Since(start) < 3*idle/2 {
 		s.roundTrip(t, "busy")
-		time.Sleep(idle / 4) // the pause is what is tested
+		time.Sleep(pause)
 	}
 	start = time.Now()
 	if _, err := io.ReadAll(s); err != nil {
@@ -357,17 +363,17 @@ func TestIdleTunnelEnds(t *testing.T) {
 
 // One direction that flows keeps the silent other one open.
 func TestOneWayTunnelIsNotIdle(t *testing.T) {
-	const idle = 200 * time.Millisecond
+	const bytes = 30 // longer than the idle time
 	port := serveTCP(t, func(c *net.TCPConn) {
-		for range 20 {
+		for range bytes {
 			_, _ = io.WriteString(c, "x")
-			time.Sleep(idle / 5) // the pause is what is tested
+			time.Sleep(pause)
 		}
 	})
 	p := startProxy(t, Config{IdleTimeout: Duration(idle), Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}})
 	got, err := io.ReadAll(p.connect(t, fmt.Sprintf("example.com:%d", port)))
-	if err != nil || len(got) != 20 {
-		t.Errorf("%d bytes, %v; want 20", len(got), err)
+	if err != nil || len(got) != bytes {
+		t.Errorf("%d bytes, %v; want %d", len(got), err, bytes)
 	}
 }
 

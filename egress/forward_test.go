@@ -246,12 +246,12 @@ func TestForwardAfterReload(t *testing.T) {
 
 // A request in which nothing moves any more ends; one that moves does not.
 func TestForwardIdle(t *testing.T) {
-	const idle = 200 * time.Millisecond
+	const bytes = 30 // longer than the idle time
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for range 12 {
+		for range bytes {
 			_, _ = io.WriteString(w, "x")
 			_ = http.NewResponseController(w).Flush()
-			time.Sleep(idle / 5) // the pause is what is tested
+			time.Sleep(pause)
 		}
 		<-r.Context().Done()
 	}))
@@ -264,7 +264,7 @@ func TestForwardIdle(t *testing.T) {
 	}
 	defer func() { _ = res.Body.Close() }()
 	got, err := io.ReadAll(res.Body)
-	if err == nil || len(got) != 12 {
-		t.Errorf("%d bytes, %v; want 12, then an error", len(got), err)
+	if err == nil || len(got) != bytes {
+		t.Errorf("%d bytes, %v; want %d, then an error", len(got), err, bytes)
 	}
 }
