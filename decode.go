@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -23,17 +24,23 @@ type decoder struct {
 	file     string
 	problems Problems
 	visited  int
+	bytes    int // of what was visited
 }
 
 // Bounds of a walk. Aliases are followed, so that a small file can stand for a
 // huge tree, or for one without an end.
 const (
 	maxNodes    = 20_000
+	maxText     = 8 * maxManifest // a walk may look at a value more than once
 	maxProblems = 20
+	maxShown    = 400 // bytes of one thing in a message
 )
 
 // tooLarge ends a walk, at a node.
 type tooLarge struct{ at position }
+
+// enough ends a walk that has found maxProblems mistakes.
+type enough struct{}
 
 func (d *decoder) at(n *yaml.Node) position { return position{d.file, n.Line, n.Column} }
 
@@ -41,25 +48,51 @@ func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
 	d.failAt(d.at(n), format, args...)
 }
 
+// failAt notes a mistake. It panics with enough after the last one that is told,
+// which ParseManifest recovers.
 func (d *decoder) failAt(at position, format string, args ...any) {
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case string:
+			args[i] = cut(arg, maxShown)
+		case error:
+			args[i] = cut(arg.Error(), maxShown)
+		}
+	}
 	err := fmt.Errorf("%s: %s", at, fmt.Sprintf(format, args...))
 	// What aliases repeat is told once.
-	again := slices.ContainsFunc(d.problems, func(e error) bool { return e.Error() == err.Error() })
-	if len(d.problems) < maxProblems && !again {
-		d.problems = append(d.problems, err)
+	if slices.ContainsFunc(d.problems, func(e error) bool { return e.Error() == err.Error() }) {
+		return
 	}
+	if d.problems = append(d.problems, err); len(d.problems) == maxProblems {
+		panic(enough{})
+	}
+}
+
+// cut shortens a text to n bytes and a mark, at a character's border.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
 }
 
 // follow resolves an alias and counts. It panics with tooLarge, which
 // ParseManifest recovers, as a walk must end at once then.
 func (d *decoder) follow(n *yaml.Node) *yaml.Node {
-	if d.visited++; d.visited > maxNodes {
+	target := n
+	if n.Kind == yaml.AliasNode {
+		target = n.Alias
+	}
+	d.visited++
+	d.bytes += len(target.Value)
+	if d.visited > maxNodes || d.bytes > maxText {
 		panic(tooLarge{d.at(n)})
 	}
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
-	}
-	return n
+	return target
 }
 
 // mapping walks a mapping's keys; each has a function for its value. A key of
@@ -82,10 +115,13 @@ func (d *decoder) mapping(n *yaml.Node, what string, fields map[string]func(*yam
 // shown quotes a key for a message, without a value that was written into it.
 func shown(key string) string {
 	if name, _, both := strings.Cut(key, "="); both {
-		return strconv.Quote(name + "=…")
+		return quoted(name + "=…")
 	}
-	return strconv.Quote(key)
+	return quoted(key)
 }
+
+// quoted is the beginning of a text, in quotes.
+func quoted(s string) string { return strconv.Quote(cut(s, maxShown/4)) }
 
 // entries walks a mapping whose keys are the user's own.
 func (d *decoder) entries(n *yaml.Node, what string, fn func(key, value *yaml.Node)) {
@@ -225,5 +261,5 @@ func kind(n *yaml.Node) string {
 	case "!!str":
 		return "text"
 	}
-	return fmt.Sprintf("a value with the tag %q", n.Tag)
+	return "a value with the tag " + quoted(n.Tag)
 }

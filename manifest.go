@@ -128,7 +128,7 @@ func (m *Manifest) agent(name string) (*AgentConfig, *BottleConfig, error) {
 		if len(names) == 0 {
 			return nil, nil, &Error{Err: err, Hint: "there are none yet: add one under agents"}
 		}
-		hint := "there are: " + strings.Join(names, ", ")
+		hint := "there are: " + cut(strings.Join(names, ", "), maxShown)
 		if n := nearest(name, names); n != "" {
 			hint = fmt.Sprintf("did you mean %q? %s", n, hint)
 		}

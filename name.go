@@ -36,12 +36,12 @@ func Slug(agent string) (string, error) {
 	switch {
 	case slug == "":
 		return "", &Error{
-			Err:  fmt.Errorf("the agent's name %q has no letter or digit to make a bottle's name of", agent),
+			Err:  fmt.Errorf("the agent's name %s has no letter or digit to make a bottle's name of", quoted(agent)),
 			Hint: "give the agent a name with a letter from a to z or a digit",
 		}
 	case len(slug) > maxSlug:
 		return "", &Error{
-			Err:  fmt.Errorf("the agent's name %q is too long: it makes %d characters of a bottle's name, and %d is the most", agent, len(slug), maxSlug),
+			Err:  fmt.Errorf("the agent's name %s is too long: it makes %d characters of a bottle's name, and %d is the most", quoted(agent), len(slug), maxSlug),
 			Hint: "give the agent a shorter name",
 		}
 	}
@@ -102,10 +102,18 @@ func ValidEnvName(name string) bool { return envName.MatchString(name) }
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // nearest returns the candidate that a mistyped word most likely meant, or
-// nothing: one that a third of its letters, at most, would have to change.
+// nothing: one that a third of its letters, at most, would have to change. As
+// comparing takes time, words longer than any identifier are nobody's mistyped
+// ones, and only the first thousand candidates are looked at.
 func nearest(word string, candidates []string) string {
+	if len(word) > maxIdentifier {
+		return ""
+	}
 	best, bestDistance := "", len(word)/3+1
-	for _, c := range candidates {
+	for _, c := range candidates[:min(len(candidates), 1000)] {
+		if max(len(c)-len(word), len(word)-len(c)) > bestDistance {
+			continue // so many letters, at least, have to come or go
+		}
 		if d := distance(strings.ToLower(word), strings.ToLower(c)); d <= bestDistance && d < len(c) {
 			if d < bestDistance || best == "" {
 				best, bestDistance = c, d

@@ -24,14 +24,16 @@ func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 		return nil, d.problems.err()
 	}
 	defer func() {
-		if r := recover(); r != nil {
-			end, ok := r.(tooLarge)
-			if !ok {
-				panic(r)
-			}
-			d.failAt(end.at, "here the manifest has more than %d values, those that aliases repeat counted each time: make it smaller", maxNodes)
-			m, err = nil, d.problems.err()
+		switch r := recover().(type) {
+		case nil:
+			return
+		case enough:
+		case tooLarge:
+			d.tooLarge(r.at)
+		default:
+			panic(r)
 		}
+		m, err = nil, d.problems.err()
 	}()
 	root, ok := d.document(data)
 	if !ok {
@@ -43,6 +45,14 @@ func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+func (d *decoder) tooLarge(at position) {
+	what := fmt.Sprintf("more than %d values", maxNodes)
+	if d.visited <= maxNodes {
+		what = "more than " + units.BytesSize(maxText) + " of text"
+	}
+	d.problems = append(d.problems, fmt.Errorf("%s: here the manifest has %s, what aliases repeat counted each time: make it smaller", at, what))
 }
 
 func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
@@ -78,7 +88,7 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 
 func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 	b := &BottleConfig{}
-	what := fmt.Sprintf("bottle %q", key.Value)
+	what := "bottle " + quoted(key.Value)
 	d.name(key, "a bottle's name")
 	image := false
 	d.mapping(n, what, map[string]func(*yaml.Node){
@@ -110,7 +120,7 @@ func (d *decoder) build(n *yaml.Node) *BuildConfig {
 	pairs := func(what string, out map[string]string) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			d.entries(n, what, func(key, value *yaml.Node) {
-				out[key.Value], _ = d.text(value, fmt.Sprintf("%s %q", what, key.Value), true)
+				out[key.Value], _ = d.text(value, what+" "+quoted(key.Value), true)
 			})
 		}
 	}
@@ -217,7 +227,7 @@ func (d *decoder) proxy(n *yaml.Node) ProxyConfig {
 		"kind": func(n *yaml.Node) {
 			p.Kind, _ = d.name(n, "kind")
 			if p.Kind != "" && p.Kind != ProxyPipelock && p.Kind != ProxyBuiltin {
-				d.fail(n, "no proxy %q: kind is pipelock or builtin", p.Kind)
+				d.fail(n, "no proxy %s: kind is pipelock or builtin", quoted(p.Kind))
 			}
 		},
 		"image": func(n *yaml.Node) {
@@ -239,7 +249,7 @@ func (d *decoder) image(n *yaml.Node) string {
 	}
 	if _, err := reference.ParseNormalizedNamed(name); err != nil {
 		why := strings.TrimPrefix(err.Error(), "invalid reference format: ")
-		d.fail(n, "image %q is no image's name, such as registry.example/name:tag: %s", name, why)
+		d.fail(n, "image %s is no image's name, such as registry.example/name:tag: %s", quoted(name), why)
 	}
 	return name
 }
@@ -294,7 +304,7 @@ func (d *decoder) hostKey(n *yaml.Node) string {
 func (d *decoder) sshMode(n *yaml.Node) string {
 	s, ok := d.name(n, "mode")
 	if ok && s != SSHAgent && s != SSHCopy {
-		d.fail(n, "mode must be agent or copy, not %q", s)
+		d.fail(n, "mode must be agent or copy, not %s", quoted(s))
 	}
 	return s
 }
@@ -347,14 +357,14 @@ func (d *decoder) size(n *yaml.Node, what string) int64 {
 	}
 	v, err := units.RAMInBytes(s)
 	if err != nil || v < minMemory || v > maxMemory {
-		d.fail(n, "%s %q must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", what, s)
+		d.fail(n, "%s %s must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", what, quoted(s))
 	}
 	return v
 }
 
 func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 	a := &AgentConfig{}
-	what := fmt.Sprintf("agent %q", key.Value)
+	what := "agent " + quoted(key.Value)
 	if !printable(key.Value) {
 		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")
 	} else if _, err := Slug(key.Value); err != nil {
@@ -391,11 +401,11 @@ func (d *decoder) noBottle(n *yaml.Node, name string, m *Manifest) {
 	names := sortedKeys(m.Bottles)
 	switch near := nearest(name, names); {
 	case near != "":
-		d.fail(n, "no bottle %q: did you mean %q?", name, near)
+		d.fail(n, "no bottle %s: did you mean %q?", quoted(name), near)
 	case len(names) > 0:
-		d.fail(n, "no bottle %q: there are %s", name, strings.Join(names, ", "))
+		d.fail(n, "no bottle %s: there are %s", quoted(name), strings.Join(names, ", "))
 	default:
-		d.fail(n, "no bottle %q: there are none yet, add it under bottles", name)
+		d.fail(n, "no bottle %s: there are none yet, add it under bottles", quoted(name))
 	}
 }
 
@@ -405,7 +415,7 @@ func (d *decoder) skills(n *yaml.Node) []string {
 	d.items(n, "skills", func(item *yaml.Node) {
 		s, ok := d.name(item, "an entry of skills")
 		if ok && (strings.ContainsAny(s, `/\`) || strings.HasPrefix(s, ".")) {
-			d.fail(item, "skill %q must be the name of a folder in ~/.claude/skills, without / or a dot first", s)
+			d.fail(item, "skill %s must be the name of a folder in ~/.claude/skills, without / or a dot first", quoted(s))
 			return
 		}
 		out = append(out, s)

@@ -1,0 +1,186 @@
+package bottle
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// hostile is a text of a manifest's full size that is no manifest.
+type hostile struct{ name, text string }
+
+// fill repeats a text, with a number of six digits in it, until a manifest is
+// full.
+func fill(begin, format, end string) string {
+	return begin + numbered(maxManifest-len(begin)-len(end), format) + end
+}
+
+// numbered repeats a text, with a number of six digits in it, on so many bytes.
+func numbered(size int, format string) string {
+	var b strings.Builder
+	for i := 0; b.Len()+len(format)+8 < size; i++ {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
+// stretch repeats a text until a manifest is full.
+func stretch(begin, text, end string) string {
+	return begin + strings.Repeat(text, (maxManifest-len(begin)-len(end))/len(text)) + end
+}
+
+// laughs is a small text that stands for 10 to the 30th values, in a list that
+// the manifest's key would have to hold.
+func laughs(key string) string {
+	s := "version: 1\n? &x0 [a, a, a, a, a, a, a, a, a, a]\n: 1\n"
+	for i := 1; i < 30; i++ {
+		s += fmt.Sprintf("? &x%d [%s]\n: 1\n", i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*x%d, ", i-1), 10), ", "))
+	}
+	return s + key + ": *x29\n"
+}
+
+// hostiles are texts that a parser could be kept busy by, or made to write a
+// message as long as they are.
+func hostiles() []hostile {
+	const (
+		half  = maxManifest/2 - 100
+		dev   = "version: 1\nbottles:\n  dev: {}\nagents:\n"
+		in    = "version: 1\nbottles:\n  dev: "
+		agent = "version: 1\nbottles: {dev: {}}\nagents: {a: {bottle: dev, "
+	)
+	long := strings.Repeat("k", half)
+	wide := strings.Repeat("n", 70)
+	return []hostile{
+		{"lists in lists", stretch("version: 1\nbottles: ", "[", "")},
+		{"mappings in mappings", stretch("version: 1\nbottles: ", "{a: ", "")},
+		{"lists in lists, indented", stretch("", "- ", "x\n")},
+		{"keys of keys", stretch("", "? ", "x\n")},
+		{"as deep as is parsed", in + strings.Repeat("[", 9000) + strings.Repeat("]", 9000)},
+		{"lists in lists as JSON", stretch(`{"version": 1, "bottles": `, "[", "")},
+		{"unknown keys", fill("version: 1\n", "k%06d: 1\n", "")},
+		{"unknown keys as JSON", fill(`{"version": 1`, `, "k%06d": 1`, "}")},
+		{"unknown keys without values", stretch("{", "a, ", "}")},
+		{"unknown keys of bottles", fill("version: 1\nbottles:\n", "  b%06d: {x: 1}\n", "")},
+		{"dangling references", fill(dev, "  a%06d: {bottle: dex}\n", "")},
+		{"dangling references to many", "version: 1\nbottles:\n" + numbered(half, "  "+wide+"%06d: {}\n") +
+			"agents:\n" + numbered(half, "  a%06d: {bottle: "+wide+"xxxxxx}\n")},
+		{"a long dangling reference to a long name", in + "{}\n  ? " + long + "\n  : {}\nagents: {a: {bottle: " + long + "x}}\n"},
+		{"a long key", stretch("version: 1\n? ", "k", "\n: 1\n")},
+		{"a long key of escapes", stretch("version: 1\n? \"", `\u202e`, "\"\n: 1\n")},
+		{"a long key twice", in + "{}\n  ? " + long + "\n  : {}\n  ? " + long + "\n  : {}\n"},
+		{"a long image", stretch(in+"{image: ", "A", "}\n")},
+		{"a long variable", stretch(in+"{env: {? ", "A-", " : 1}}\n")},
+		{"a long entry", stretch(in+"{egress: {allow: [", "a.", "]}}\n")},
+		{"a long entry beyond ASCII", stretch(in+"{egress: {allow: [", "ü", "]}}\n")},
+		{"a long host", stretch(in+"{ssh: [{Host: ", "a", "}]}\n")},
+		{"a long host key", stretch(in+"{ssh: [{Host: a, HostKey: ", "a", "}]}\n")},
+		{"a long name of an agent", stretch("version: 1\nbottles: {dev: {}}\nagents:\n  ? ", "ab-", "\n  : {bottle: dev}\n")},
+		{"a long skill", stretch(agent+"skills: [", "a/", "]}}\n")},
+		{"a long tag", stretch("version: 1\nbottles: !", "a", " x\n")},
+		{"a long number", stretch(in+"{limits: {pids: ", "9", "}}\n")},
+		{"a long size", stretch(in+"{limits: {memory: ", "9", "}}\n")},
+		{"a long fraction", stretch(in+"{limits: {cpus: 0.", "9", "x}}\n")},
+		{"a long number as JSON", stretch(`{"version": `, "9", "}")},
+		{"laughs", laughs("bottles")},
+		{"laughs of agents", laughs("agents")},
+		{"a list that holds itself", "version: 1\nbottles: &a [*a]\n"},
+		{"a mapping that holds itself", "version: 1\nbottles: &a {a: *a, ? *a : *a}\n"},
+		{"a long key that all share", fill(in+"{build: {args: &a {"+long[:half/2]+": []}}}\n", "  b%06d: {build: {args: *a}}\n", "")},
+		{"a long variable that all share", fill(in+"{env: &a {"+long[:half/2]+"-: 1}}\n", "  b%06d: {env: *a}\n", "")},
+		{"a long image that all share", fill(in+"{image: &a "+strings.ToUpper(long[:half/2])+"}\n", "  b%06d: {image: *a}\n", "")},
+		{"a long text that all share", fill(in+"{image: &a "+long[:half/2]+"}\n", "  b%06d: {build: {context: *a}}\n", "")},
+		{"merges", stretch("version: 1\nx: &x {a: 1}\nbottles:\n  dev:\n", "    <<: *x\n", "")},
+		{"merges of merges", fill("version: 1\nx: &x {a: 1}\n", "k%06d: &x {<<: [*x, *x]}\n", "")},
+		{"tags", stretch("version: 1\nbottles: {dev: {egress: {allow: [", "!x a,", "]}}}\n")},
+		{"NUL bytes", stretch("", "\x00", "")},
+		{"a NUL byte at the end", stretch("version: 1\nbottles: {}\n", "# comment\n", "\x00")},
+		{"no UTF-8", stretch("version: 1\nx: ", "\xff", "\n")},
+		{"byte order marks", stretch("", "\ufeff", "")},
+		{"byte order marks between", stretch("version: 1\n", "\ufeff\n", "bottles: {}\n")},
+		{"documents", stretch("", "---\nversion: 1\n", "")},
+		{"ends of documents", stretch("", "...\n", "")},
+		{"directives", stretch("", "%TAG !a! tag:a\n", "---\nversion: 1\n")},
+		{"one key again and again", stretch("", "version: 1\n", "")},
+		{"one key again and again as JSON", stretch("{", `"version": 1,`, `"version": 1}`)},
+		{"one variable again and again", stretch(in+"\n    env:\n", "      A: 1\n", "")},
+		{"anchors", fill("version: 1\n", "? &a%06d x\n: y\n", "")},
+		{"aliases of nothing", stretch("version: 1\nx: [", "*a, ", "]\n")},
+		{"quotes", stretch("", `"`, "")},
+		{"a quote that stays open", stretch(`version: "`, "x\n", "")},
+		{"commas", stretch("[", ",", "]")},
+		{"colons", stretch("version: 1\nx: [", "a: b, ", "]\n")},
+		{"tabs", stretch("", "\t", "")},
+		{"halves of pairs as JSON", stretch(`{"version": "`, `\ud800`, `"}`)},
+		{"arguments that are lists", stretch(agent+"command: [", "[],", "]}}\n")},
+		{"too large by a byte", stretch("version: 1\n", "#", "#\n#")[:maxManifest] + "#"},
+	}
+}
+
+// cpuTime is what this process has used of processors, which a busy machine
+// makes no longer.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// lasts is the least that a function took of several times.
+func lasts(t *testing.T, times int, fn func()) time.Duration {
+	t.Helper()
+	var least time.Duration
+	for i := range times {
+		begin := cpuTime(t)
+		fn()
+		if took := cpuTime(t) - begin; i == 0 || took < least {
+			least = took
+		}
+	}
+	return least
+}
+
+// TestHostileManifests: each is an error with a short message, which takes little
+// longer than reading the text as YAML does. That again is bounded by how long a
+// manifest of that size takes that is a good one.
+func TestHostileManifests(t *testing.T) {
+	good := []byte(stretch("version: 1\nbottles: {dev: {}}\nagents:\n  a:\n    bottle: dev\n    prompt: |\n", "      A line of a long prompt.\n", ""))
+	harmless := lasts(t, 5, func() {
+		if _, err := ParseManifest("good.yaml", good); err != nil {
+			t.Fatal(err)
+		}
+	})
+	for _, h := range hostiles() {
+		data := []byte(h.text)
+		if len(data) > maxManifest+1 || strings.HasPrefix(h.name, "a long ") && len(data) < maxManifest*9/10 {
+			t.Errorf("%s: %d bytes", h.name, len(data))
+		}
+		var err error
+		took := lasts(t, 1, func() { _, err = ParseManifest("bad.yaml", data) })
+		library := lasts(t, 1, func() {
+			var n yaml.Node
+			_ = yaml.Load(data, &n) // most are no YAML
+		})
+		if err == nil {
+			t.Errorf("%s: no error", h.name)
+			continue
+		}
+		if n := len(err.Error()); n > maxProblems*1000 || len(Mistakes(err)) > maxProblems {
+			t.Errorf("%s: a message of %d bytes in %d lines", h.name, n, len(Mistakes(err)))
+		}
+		for _, e := range Mistakes(err) {
+			if !strings.HasPrefix(e.Error(), "bad.yaml:") || strings.ContainsAny(e.Error(), "\n\r\x00\x1b\u202e") {
+				t.Errorf("%s: %q", h.name, e)
+			}
+		}
+		if took > 10*(harmless+library) || library > 500*harmless {
+			t.Errorf("%s: parsed in %v, by the library in %v; a good manifest in %v", h.name, took, library, harmless)
+		}
+		t.Logf("%-40s %6.1f times a good manifest; %s", h.name, float64(took)/float64(harmless), cut(err.Error(), 100))
+	}
+}
