@@ -53,10 +53,27 @@ func (e *Engine) EgressLog(ctx context.Context, name string, since time.Time, fo
 	}
 }
 
-// EgressSummary adds the egress log of a bottle up by host and port, what was
-// refused first.
-func (e *Engine) EgressSummary(ctx context.Context, name string) ([]HostSummary, error) {
-	return egress.Summarize(e.EgressLog(ctx, name, time.Time{}, false))
+// EgressSummary adds the egress log of a bottle up by host and port, from since
+// on, what was refused first.
+func (e *Engine) EgressSummary(ctx context.Context, name string, since time.Time) ([]HostSummary, error) {
+	return egress.Summarize(e.EgressLog(ctx, name, since, false))
+}
+
+// AllowingEntry is the entry of a policy that would allow what was refused, HOST
+// or HOST:PORT; empty where none would, as the host was not why.
+func AllowingEntry(destination, scanner string) string {
+	if scanner != "allowlist" && scanner != "port" {
+		return ""
+	}
+	entry := destination
+	for _, port := range []string{":443", ":80"} {
+		entry = strings.TrimSuffix(entry, port)
+	}
+	rule, err := egress.ParseRule(entry)
+	if err != nil {
+		return ""
+	}
+	return rule.String()
 }
 
 // LearntEntries are the entries of a policy that would allow what a run with
@@ -64,14 +81,7 @@ func (e *Engine) EgressSummary(ctx context.Context, name string) ([]HostSummary,
 func LearntEntries(hosts []HostSummary) []string {
 	var out []string
 	for _, h := range hosts {
-		if h.Learnt == 0 || h.Scanner != "allowlist" && h.Scanner != "port" {
-			continue
-		}
-		entry := h.Destination
-		for _, port := range []string{":443", ":80"} {
-			entry = strings.TrimSuffix(entry, port)
-		}
-		if _, err := egress.ParseRule(entry); err == nil {
+		if entry := AllowingEntry(h.Destination, h.Scanner); h.Learnt > 0 && entry != "" {
 			out = append(out, entry)
 		}
 	}

@@ -170,7 +170,7 @@ func TestProxyImageRuns(t *testing.T) {
 	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
 		t.Errorf("a host that is denied again: %q", got)
 	}
-	hosts, err := e.EgressSummary(t.Context(), b.Name)
+	hosts, err := e.EgressSummary(t.Context(), b.Name, time.Time{})
 	if err != nil || len(hosts) < 2 || hosts[0].Destination != "refused.test:443" || hosts[0].Refused != 2 {
 		t.Errorf("the summary is %+v, %v", hosts, err)
 	}

@@ -134,9 +134,12 @@ func (p Policy) Check(host string, port int) Verdict {
 	return p.check(name, addr.IsValid(), port)
 }
 
+// notAllowed begins the reason of a refusal, pipelock's too.
+const notAllowed = "domain not in allowlist: "
+
 // check is Check for a host in its normal form.
 func (p Policy) check(name string, isAddr bool, port int) Verdict {
-	v := Verdict{Reason: "domain not in allowlist: " + name}
+	v := Verdict{Reason: notAllowed + name}
 	for _, r := range p.Allow {
 		switch {
 		case !r.matchesHost(name, isAddr):

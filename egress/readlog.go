@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -97,6 +98,9 @@ func parseEntry(text []byte) (Entry, bool) {
 		Status:   int(numberOf(keys["status_code"])),
 		Bytes:    int64(numberOf(keys["total_bytes"])),
 		Duration: millis(numberOf(keys["duration_ms"])),
+	}
+	if strings.HasPrefix(e.Reason, notAllowed) {
+		e.Scanner = "allowlist" // whatever another proxy calls it
 	}
 	if e.Target == "" {
 		e.Target = maskSecrets(textOf(keys["connect_host"]))

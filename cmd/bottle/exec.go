@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,9 +39,18 @@ func (a *app) execCommand() *cobra.Command {
 					return err
 				}
 				defer a.watchProxy(e, name)()
-				return a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+				cfg := bottle.SessionConfig{Command: args[1:], Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)}
+				began := time.Now()
+				err = a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
 					return e.Exec(ctx, name, cfg)
-				}, bottle.SessionConfig{Command: args[1:], Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)})
+				}, cfg, a.tellRefusals(e, name))
+				if _, ok := a.terminal(); ok && cfg.Terminal {
+					// The log is a help, not a duty, as at the end of run.
+					if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
+						a.showRefused(name, hosts)
+					}
+				}
+				return err
 			})
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -138,11 +139,11 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 	stopWatch := a.watchProxy(e, b.Name)
 	err = a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
 		return b.Exec(ctx, cfg)
-	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)})
+	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)}, a.tellRefusals(e, b.Name))
 	stopWatch()
 	// The log is a help, not a duty: one that cannot be read is left out.
-	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name); serr == nil {
-		a.showSummary(hosts)
+	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name, time.Time{}); serr == nil {
+		a.showSummary(b.Name, hosts)
 		if plan.Learn {
 			a.showLearnt(plan, hosts)
 		}

@@ -38,7 +38,9 @@ func (a *app) wantsTerminal(tty, noTTY bool) bool {
 const startTimeout = time.Minute
 
 // talk joins the caller to a session until it ends, and ends with its exit code.
-func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig) error {
+// On a terminal, aside may tell something beside what the session writes, until
+// its context ends.
+func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig, aside func(context.Context, *screen)) error {
 	// From here on signals are the session's, not the program's: also while it
 	// is being started, as it may have spoken already.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), startTimeout)
@@ -60,6 +62,9 @@ func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Se
 			return err
 		}
 		defer func() { _ = term.Restore(fd, before) }()
+		var stop func()
+		cfg.Stdout, stop = a.withAside(aside)
+		defer stop()
 	}
 	s, err := start(ctx, cfg)
 	if err != nil {
@@ -80,6 +85,26 @@ func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Se
 		return exitError(code)
 	}
 	return nil
+}
+
+// withAside is the terminal for a session, and for what is told beside it until
+// stop.
+func (a *app) withAside(aside func(context.Context, *screen)) (out io.Writer, stop func()) {
+	if !hasTitle(os.Getenv("TERM")) {
+		return a.stdout, func() {}
+	}
+	s := newScreen(a.stdout)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		aside(ctx, s)
+	}()
+	return s, func() {
+		cancel()
+		<-done
+		s.close()
+	}
 }
 
 // hangupGrace is how long a session may take to end by itself after bottle was

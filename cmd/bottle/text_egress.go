@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -18,7 +19,10 @@ const (
 	textEgressArgs     = "one bottle is to be named: bottle egress NAME"
 	textNoLog          = "Nothing has been requested."
 	textSince          = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
-	textRefused        = "The egress proxy refused the agent: %s. What it may reach is listed under egress.allow of its bottle; one that runs is told with bottle allow NAME HOST[:PORT]."
+	textRefused        = "The egress proxy refused the agent: %s."
+	textToAllow        = "While %s runs, this allows it; with --save it is written to the manifest, too:"
+	textAllowCommand   = "bottle allow %s %s"
+	textRefusedTitle   = "refused: %s"
 	textAllowArgs      = "a bottle and a host are to be named: bottle allow NAME HOST[:PORT]"
 	textDenyArgs       = "a bottle and a host are to be named: bottle deny NAME HOST[:PORT]"
 	textAllowed        = "%s may reach %s from now on."
@@ -133,7 +137,7 @@ func since(text string, now time.Time) (time.Time, error) {
 }
 
 // maxSummary is how many hosts the table at a session's end has, and maxRefused
-// how many are told in words.
+// how many are told in words and with the command that allows them.
 const (
 	maxSummary = 15
 	maxRefused = 10
@@ -142,7 +146,7 @@ const (
 // showSummary tells at a session's end what the agent asked of which host, and
 // what it was not allowed to reach: many clients keep the proxy's own words to
 // themselves.
-func (a *app) showSummary(hosts []bottle.HostSummary) {
+func (a *app) showSummary(name string, hosts []bottle.HostSummary) {
 	if len(hosts) == 0 {
 		return
 	}
@@ -156,29 +160,87 @@ func (a *app) showSummary(hosts []bottle.HostSummary) {
 		_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", visible(h.Destination), h.Requests, decimal(h.Bytes), h.Refused)
 	}
 	_ = t.Flush() // there is nowhere else to tell
-	if refused := refusedHosts(hosts); len(refused) > 0 {
-		a.note(textRefused, strings.Join(refused, ", "))
+	a.showRefused(name, hosts)
+}
+
+// showRefused tells what was refused, and for each host the very command that
+// would allow it, where one would.
+func (a *app) showRefused(name string, hosts []bottle.HostSummary) {
+	var refused, commands []string
+	more := 0
+	for _, h := range hosts {
+		if h.Refused == 0 {
+			continue
+		}
+		if len(refused) == maxRefused {
+			more++
+			continue
+		}
+		refused = append(refused, refusedHost(h))
+		entry := bottle.AllowingEntry(h.Destination, h.Scanner)
+		if command := fmt.Sprintf(textAllowCommand, name, entry); entry != "" && !slices.Contains(commands, command) {
+			commands = append(commands, command)
+		}
+	}
+	if len(refused) == 0 {
+		return
+	}
+	if more > 0 {
+		refused = append(refused, fmt.Sprintf(textMoreHosts, more))
+	}
+	a.note(textRefused, strings.Join(refused, ", "))
+	if len(commands) > 0 {
+		a.note(textToAllow, name)
+	}
+	for _, command := range commands {
+		a.note("  %s", command)
 	}
 }
 
-func refusedHosts(hosts []bottle.HostSummary) []string {
-	var out []string
-	more := 0
-	for _, h := range hosts {
-		switch {
-		case h.Refused == 0:
-		case len(out) == maxRefused:
-			more++
-		case h.Refused == 1:
-			out = append(out, visible(h.Destination))
-		default:
-			out = append(out, fmt.Sprintf("%s (%d times)", visible(h.Destination), h.Refused))
-		}
+// refusedHost names a host, how often it was refused, and why if it is not that
+// the policy does not have it.
+func refusedHost(h bottle.HostSummary) string {
+	var notes []string
+	if h.Refused > 1 {
+		notes = append(notes, fmt.Sprintf("%d times", h.Refused))
 	}
-	if more > 0 {
-		out = append(out, fmt.Sprintf(textMoreHosts, more))
+	if why, ok := refusals[h.Scanner]; ok {
+		notes = append(notes, why)
 	}
-	return out
+	if len(notes) == 0 {
+		return visible(h.Destination)
+	}
+	return fmt.Sprintf("%s (%s)", visible(h.Destination), strings.Join(notes, ", "))
+}
+
+// refusals are what refuses beside the policy's list of hosts.
+var refusals = map[string]string{
+	"ssrf":      "a private or special address, for egress.allow_private",
+	"dns":       "its name cannot be looked up",
+	"dlp":       "a secret would have been sent",
+	"sni":       "the TLS handshake was for another host",
+	"ratelimit": "too much at once",
+	"length":    "the URL is too long",
+	"websocket": "a websocket without TLS",
+	"scheme":    "not http or https",
+	"parser":    "it cannot be read",
+}
+
+// maxTitleText bounds a notice in a terminal's title, in characters.
+const maxTitleText = 200
+
+// refusalTitle is the notice of a refusal: what was refused, and the command that
+// would allow it.
+func refusalTitle(name string, e bottle.EgressEntry) string {
+	h := bottle.HostSummary{Destination: e.Destination(), Refused: 1, Scanner: e.Scanner}
+	text := fmt.Sprintf(textRefusedTitle, refusedHost(h))
+	if entry := bottle.AllowingEntry(h.Destination, h.Scanner); entry != "" {
+		text += " - " + fmt.Sprintf(textAllowCommand, name, entry)
+	}
+	if runes := []rune(text); len(runes) > maxTitleText {
+		text = string(runes[:maxTitleText-1]) + "…"
+	}
+	return text
 }
 
 // proxyText names the proxy, and which image it is.

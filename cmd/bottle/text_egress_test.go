@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -91,28 +92,70 @@ func TestSince(t *testing.T) {
 
 func TestShowSummary(t *testing.T) {
 	a, stdout, stderr := newApp()
-	a.showSummary(nil)
+	a.showSummary("box", nil)
 	if stderr.Len() != 0 {
 		t.Errorf("nothing was asked for: %q", stderr)
 	}
-	a.showSummary([]bottle.HostSummary{
-		{Destination: "b.test:443", Requests: 3, Refused: 3, Bytes: 0},
-		{Destination: "c.test:80", Requests: 2, Refused: 1, Bytes: 999},
+	a.showSummary("box", []bottle.HostSummary{
+		{Destination: "b.test:443", Requests: 3, Refused: 3, Bytes: 0, Scanner: "allowlist"},
+		{Destination: "c.test:8080", Requests: 2, Refused: 1, Bytes: 999, Scanner: "port"},
+		{Destination: "10.0.0.1:80", Requests: 2, Refused: 2, Scanner: "ssrf"},
+		{Destination: "b.test:80", Requests: 1, Refused: 1, Scanner: "allowlist"},
+		{Destination: "x\x1b[2J:80", Requests: 1, Refused: 1, Scanner: "allowlist"},
 		{Destination: "a.test:443", Requests: 1, Bytes: 1234567},
 	})
-	want := `HOST         REQUESTS   BYTES    REFUSED
-b.test:443   3          0 B      3
-c.test:80    2          999 B    1
-a.test:443   1          1.2 MB   0
-The egress proxy refused the agent: b.test:443 (3 times), c.test:80. What it may reach is listed under egress.allow of its bottle; one that runs is told with bottle allow NAME HOST[:PORT].
+	want := `HOST          REQUESTS   BYTES    REFUSED
+b.test:443    3          0 B      3
+c.test:8080   2          999 B    1
+10.0.0.1:80   2          0 B      2
+b.test:80     1          0 B      1
+x�[2J:80      1          0 B      1
+a.test:443    1          1.2 MB   0
+The egress proxy refused the agent: b.test:443 (3 times), c.test:8080, 10.0.0.1:80 (2 times, a private or special address, for egress.allow_private), b.test:80, x�[2J:80.
+While box runs, this allows it; with --save it is written to the manifest, too:
+  bottle allow box b.test
+  bottle allow box c.test:8080
 `
 	if stderr.String() != want || stdout.Len() != 0 {
 		t.Errorf("got\n%s\nwant\n%s", stderr, want)
 	}
 	a, _, stderr = newApp()
-	a.showSummary(make([]bottle.HostSummary, 100))
+	a.showSummary("box", make([]bottle.HostSummary, 100))
 	if lines := strings.Count(stderr.String(), "\n"); lines != maxSummary+2 || !strings.Contains(stderr.String(), "and 85 more") {
 		t.Errorf("%d lines: %s", lines, stderr)
+	}
+}
+
+// However many hosts are refused, few are told, each with its own command.
+func TestShowRefusedBounded(t *testing.T) {
+	a, _, stderr := newApp()
+	var hosts []bottle.HostSummary
+	for i := range 100 {
+		hosts = append(hosts, bottle.HostSummary{Destination: fmt.Sprintf("h%d.test:443", i), Requests: 1, Refused: 1, Scanner: "allowlist"})
+	}
+	a.showRefused("box", hosts)
+	for i := range maxRefused {
+		if want := fmt.Sprintf("  bottle allow box h%d.test\n", i); !strings.Contains(stderr.String(), want) {
+			t.Errorf("no %q in %s", want, stderr)
+		}
+	}
+	if n := strings.Count(stderr.String(), "\n"); n != maxRefused+2 || !strings.Contains(stderr.String(), "and 90 more") {
+		t.Errorf("%d lines: %s", n, stderr)
+	}
+}
+
+func TestRefusalTitle(t *testing.T) {
+	for want, e := range map[string]bottle.EgressEntry{
+		"refused: a.test:443 - bottle allow box a.test":                                  {Target: "a.test:443", Scanner: "allowlist"},
+		"refused: a.test:8080 - bottle allow box a.test:8080":                            {URL: "http://a.test:8080/x", Scanner: "port"},
+		"refused: 10.0.0.1:443 (a private or special address, for egress.allow_private)": {Target: "10.0.0.1:443", Scanner: "ssrf"},
+		"refused: a\ufffd]0;x\ufffd:443":                                                 {Target: "a\x1b]0;x\a:443", Scanner: "allowlist"},
+		"refused: " + strings.Repeat("é", maxTitleText-len("refused: ")-1) + "…":         {Target: strings.Repeat("é", 500), Scanner: "allowlist"},
+		"refused: (no host) (it cannot be read)":                                         {Scanner: "parser"},
+	} {
+		if got := refusalTitle("box", e); got != want {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
 	}
 }
 

@@ -2,9 +2,25 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/bot-bottle/bottle"
 )
+
+// tellRefusals tells what is refused from now on in the terminal's title, until
+// ctx ends.
+func (a *app) tellRefusals(e *bottle.Engine, name string) func(context.Context, *screen) {
+	return func(ctx context.Context, s *screen) {
+		for entry, err := range e.EgressLog(ctx, name, time.Now(), true) {
+			if err != nil {
+				return // the log itself tells, to who asks for it
+			}
+			if entry.Verdict() == bottle.VerdictRefused {
+				s.tell(refusalTitle(name, entry))
+			}
+		}
+	}
+}
 
 // watchProxy has a bottle's proxy started again when it ends, for as long as a
 // session lasts. The function that it returns ends that, and tells what happened:

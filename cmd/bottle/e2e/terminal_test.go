@@ -202,3 +202,65 @@ agents:
 		t.Errorf("--no-input: exit %d\n%s", r.code, r.stderr)
 	}
 }
+
+// TestRefusalsOnTheSide refuses something while the agent draws: it is told in the
+// title, with the command that allows it, and after the session; what the agent
+// draws is not touched, and the title is what it was in the end.
+func TestRefusalsOnTheSide(t *testing.T) {
+	leakcheck.Check(t)
+	const (
+		told = "\x1b[22;2t\x1b]2;refused: refused.test:8443 - bottle allow claude-bottle-side refused.test:8443\a"
+		back = "\x1b[23;2t"
+		// Colours, characters of several bytes, and a sequence that is cut by a pause.
+		drawing = "\x1b[31mé€\x1b[0m"
+	)
+	script := `draw() { for i in $(seq 200); do printf '\033[3'; sleep 0.01; printf '1m\303'; printf '\251\342\202'; printf '\254\033[0m'; done; }
+echo there; read -r go
+curl -sm 10 https://refused.test:8443/ & draw; wait; echo drawn; read -r end`
+	for _, command := range [][]string{
+		{"run", "sh", "--proxy", "builtin", "--yes", "--name", "claude-bottle-side", "--", "-c", script},
+		{"exec", "claude-bottle-side", "sh", "-c", script},
+	} {
+		t.Run(command[0], func(t *testing.T) {
+			u := newUser(t).with("TERM=xterm-256color")
+			if command[0] == "exec" {
+				l := u.start("claude-bottle-side")
+				defer l.end()
+			}
+			x := u.onTerminal(200, 24, command...)
+			x.until("there\r\n")
+			x.types("\r")
+			drawn := x.until("drawn\r\n")
+			drawn = drawn[strings.Index(drawn, "\x1b"):] // after the echo of the key
+			if n := strings.Count(drawn, told); n != 1 {
+				t.Errorf("it was told %d times in\n%q", n, drawn)
+			}
+			if got, want := strings.Replace(drawn, told, "", 1), strings.Repeat(drawing, 200)+"drawn\r\n"; got != want {
+				t.Errorf("the agent's drawing came as\n%q", got)
+			}
+			x.types("\r")
+			rest := x.until("  bottle allow claude-bottle-side refused.test:8443\r\n")
+			if strings.Count(rest, back) != 1 || strings.Index(rest, back) > strings.Index(rest, "The egress proxy refused the agent: refused.test:8443.") {
+				t.Errorf("the title does not come back before what is told after the session:\n%q", rest)
+			}
+			if code := x.wait(); code != 0 {
+				t.Errorf("exit %d", code)
+			}
+		})
+	}
+	t.Run("no terminal", func(t *testing.T) {
+		r := newUser(t).run("sh", "-c", "curl -sm 10 https://refused.test/; echo done")
+		r.want(t, 0, "done\n")
+		if strings.Contains(r.stderr, "\x1b") || !strings.Contains(r.stderr, "  bottle allow claude-bottle-sh refused.test\n") {
+			t.Errorf("standard error:\n%q", r.stderr)
+		}
+	})
+	t.Run("a terminal without titles", func(t *testing.T) {
+		x := newUser(t).with("TERM=dumb").onTerminal(200, 24, "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", "curl -sm 10 https://refused.test/; echo done")
+		seen := x.until("bottle allow claude-bottle-sh refused.test\r\n")
+		if strings.Contains(seen, "\x1b") {
+			t.Errorf("a terminal that has no title got\n%q", seen)
+		}
+		x.wait()
+	})
+}

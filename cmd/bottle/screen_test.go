@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tokens are what a terminal takes as one: nothing may come in their middle.
+var tokens = []string{
+	"a", " ", "\r", "\n", "\t", "é", "€", "🍾", "\x1b[2J", "\x1b[1;31m", "\x1b[?25l", "\x1b[38;2;1;2;3m", "\x1b7", "\x1b(0", "\x1b#8",
+	"\x1b]0;agent's own\a", "\x1b]2;agent's é\x1b\\", "\x1b]8;;http://x/\a", "\x1b]52;c;QUFB\a", "\x1bPq#0;2;0;0;0\x1b\\",
+	"\x1b_Gf=100;AAAA\x1b\\", "\x1b^private\x1b\\", "\x1b[?2026h", "\x1b[>0q", "\x1b[\x18", "\x1bP1\x1a", "\x1b[3\x1b[4m", "\x1b]0;cut\x18", "\x1b M",
+	"\x1bPa\ab\x1b\\",
+}
+
+// The agent's output reaches the terminal as it is, however it is cut, and ours
+// stands between its tokens only.
+func TestScreen(t *testing.T) {
+	for seed := range 300 {
+		r := rand.New(rand.NewPCG(uint64(seed), 1))
+		var text strings.Builder
+		borders := map[int]bool{0: true}
+		for range 60 {
+			text.WriteString(tokens[r.IntN(len(tokens))])
+			borders[text.Len()] = true
+		}
+		var out bytes.Buffer
+		s, now := newScreen(&out), time.Now()
+		s.now = func() time.Time { return now }
+		tell := func() {
+			now = now.Add(time.Minute)
+			s.tell(fmt.Sprintf("NOTICE %d", now.Unix()))
+		}
+		for rest := text.String(); rest != ""; {
+			if r.IntN(4) == 0 {
+				tell()
+			}
+			n := 1 + r.IntN(min(9, len(rest)))
+			if m, err := s.Write([]byte(rest[:n])); m != n || err != nil {
+				t.Fatal(m, err)
+			}
+			rest = rest[n:]
+			if r.IntN(9) == 0 {
+				s.rest()
+			}
+		}
+		if r.IntN(2) == 0 {
+			tell()
+		}
+		s.close()
+		got := strip(t, out.String(), borders)
+		if got != text.String() {
+			t.Fatalf("seed %d: the agent's output came as\n%q\nnot as\n%q", seed, got, text.String())
+		}
+	}
+}
+
+// ours is what no token is.
+var ours = regexp.MustCompile(`\x1b\[2[23];2t|\x1b\]2;[^\x1b\a]*\a`)
+
+// strip takes ours out of what a terminal got, and fails where it is not at a
+// border of the agent's tokens.
+func strip(t *testing.T, out string, borders map[int]bool) string {
+	t.Helper()
+	got, end := "", 0
+	for _, at := range ours.FindAllStringIndex(out, -1) {
+		if got += out[end:at[0]]; !borders[len(got)] {
+			t.Fatalf("ours stands within a token: %q|%q", got, out[at[0]:])
+		}
+		end = at[1]
+	}
+	return got + out[end:]
+}
+
+// titles is a terminal that has only titles: it gives each that it has shown.
+func titles(t *testing.T, out string) []string {
+	t.Helper()
+	now, kept := "the user's", []string{}
+	shown := []string{now}
+	var q sequence
+	for i, b := range []byte(out) {
+		if title, ok := q.next(b); ok {
+			now = title
+		}
+		switch {
+		case strings.HasSuffix(out[:i+1], titlePush):
+			kept = append(kept, now)
+		case strings.HasSuffix(out[:i+1], titlePop):
+			if len(kept) == 0 {
+				t.Fatalf("nothing was kept: %q", out[:i+1])
+			}
+			now, kept = kept[len(kept)-1], kept[:len(kept)-1]
+		}
+		if now != shown[len(shown)-1] {
+			shown = append(shown, now)
+		}
+	}
+	if len(kept) > 0 {
+		t.Errorf("%d titles are still kept at the end of %q", len(kept), out)
+	}
+	return shown
+}
+
+// The title is told, outlives the agent's own for a while, and is what it would be
+// without ours in the end.
+func TestScreenTitle(t *testing.T) {
+	const own = "\x1b]0;agent\a"
+	for name, c := range map[string]struct {
+		do   func(s *screen, later func())
+		want []string
+	}{
+		"nothing to tell": {func(s *screen, _ func()) { _, _ = s.Write([]byte("x" + own)) }, []string{"the user's", "agent"}},
+		"told":            {func(s *screen, _ func()) { s.tell("A") }, []string{"the user's", "A", "the user's"}},
+		"told twice":      {func(s *screen, later func()) { s.tell("A"); later(); s.tell("B") }, []string{"the user's", "A", "B", "the user's"}},
+		"told too soon":   {func(s *screen, _ func()) { s.tell("A"); s.tell("B") }, []string{"the user's", "A", "the user's"}},
+		"told and over":   {func(s *screen, _ func()) { s.tell("A"); s.rest(); s.rest() }, []string{"the user's", "A", "the user's"}},
+		"the agent's own": {func(s *screen, _ func()) {
+			_, _ = s.Write([]byte(own))
+			s.tell("A")
+		}, []string{"the user's", "agent", "A", "agent"}},
+		"the agent sets one meanwhile": {func(s *screen, _ func()) {
+			s.tell("A")
+			_, _ = s.Write([]byte(own))
+		}, []string{"the user's", "A", "agent", "A", "the user's", "agent"}},
+		"and it is over": {func(s *screen, later func()) {
+			s.tell("A")
+			_, _ = s.Write([]byte(own))
+			s.rest()
+			later()
+			s.tell("B")
+		}, []string{"the user's", "A", "agent", "A", "the user's", "agent", "B", "agent"}},
+		"within a sequence": {func(s *screen, _ func()) {
+			_, _ = s.Write([]byte("\x1b[3"))
+			s.tell("A")
+			_, _ = s.Write([]byte("1m"))
+		}, []string{"the user's", "A", "the user's"}},
+		"within one that never ends": {func(s *screen, _ func()) {
+			_, _ = s.Write([]byte("\x1b]0;x"))
+			s.tell("A")
+			s.rest()
+		}, []string{"the user's"}},
+		"an end within one": {func(s *screen, _ func()) {
+			s.tell("A")
+			_, _ = s.Write([]byte("\x1b[3"))
+		}, []string{"the user's", "A", "the user's"}},
+	} {
+		var out bytes.Buffer
+		s, now := newScreen(&out), time.Now()
+		s.now = func() time.Time { return now }
+		c.do(s, func() { now = now.Add(time.Minute) })
+		s.close()
+		if got := titles(t, out.String()); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q; written %q", name, got, c.want, out.String())
+		}
+	}
+}
+
+func TestHasTitle(t *testing.T) {
+	for term, want := range map[string]bool{"": false, "dumb": false, "linux": false, "vt220": false, "xterm-256color": true, "tmux": true, "screen": true, "xterm-kitty": true} {
+		if got := hasTitle(term); got != want {
+			t.Errorf("%q has a title: %v", term, got)
+		}
+	}
+}
+
+// FuzzSequence: whatever a terminal is sent, it passes, and a plain text is taken
+// as one again after a cancel.
+func FuzzSequence(f *testing.F) {
+	for _, token := range tokens {
+		f.Add([]byte(token))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var out bytes.Buffer
+		s := newScreen(&out)
+		if n, err := s.Write(data); n != len(data) || err != nil || !bytes.Equal(out.Bytes(), data) {
+			t.Errorf("%d, %v: %q", n, err, out.Bytes())
+		}
+		for _, b := range []byte("\x1b\x18a") {
+			s.agent.next(b)
+		}
+		if !s.agent.between() {
+			t.Errorf("after %q: %+v", data, s.agent)
+		}
+		if len(s.title) > maxTitle {
+			t.Errorf("a title of %d bytes is kept", len(s.title))
+		}
+	})
+}
