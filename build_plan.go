@@ -52,36 +52,60 @@ func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest
 	switch {
 	case fromManifest && p.bottle.Build != nil:
 		return info, p.planOwnBuild(ref, missing)
-	case ref == defaultRef && (missing || outdated(info)):
-		p.planDefaultBuild(ref, missing)
-		return ImageInfo{Ref: ref, User: agent.User, Cmd: []string{agent.Command}}, nil
+	case ref == defaultRef && (missing || outdated(info, p.bottle.defaultBuild().Args)):
+		return ImageInfo{Ref: ref, User: agent.User, Cmd: []string{agent.Command}}, p.planDefaultBuild(ref, missing)
 	}
 	return info, err
 }
 
 // outdated tells whether an image was built from another version of bottle's own
-// Dockerfile. One that has no label is somebody's own, and stays.
-func outdated(info ImageInfo) bool {
+// Dockerfile, or with other arguments. One that has no label is somebody's own,
+// and stays.
+func outdated(info ImageInfo, args map[string]string) bool {
 	hash := info.Labels[agent.Label]
-	return hash != "" && hash != agent.Hash()
+	return hash != "" && hash != agent.Hash(args)
 }
 
-func (p *preparation) planDefaultBuild(ref string, missing bool) {
+// defaultBuild is what the bottle's settings say of the build of the default
+// image, which has a Dockerfile and a name already.
+func (b *BottleConfig) defaultBuild() BuildConfig {
+	if b.Build == nil || b.Image != "" {
+		return BuildConfig{}
+	}
+	return *b.Build
+}
+
+func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	reason := BuildChanged
 	if missing {
 		reason = BuildMissing
 	}
-	p.plan.Build = &BuildPlan{Image: ref, Reason: reason, Default: true, request: BuildRequest{
+	cfg := p.bottle.defaultBuild()
+	b := &BuildPlan{Image: ref, Reason: reason, Default: true, request: BuildRequest{
 		Names: []string{ref}, Dockerfile: "bottle's own Dockerfile", Text: agent.Dockerfile(),
-		Labels: map[string]string{agent.Label: agent.Hash()},
+		Args: maps.Clone(cfg.Args), Labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
 	}}
+	p.plan.Build = b
+	return p.buildSecrets(b, cfg)
+}
+
+// buildSecrets reads the secrets that a build shows to its steps.
+func (p *preparation) buildSecrets(b *BuildPlan, cfg BuildConfig) error {
+	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
+	var problems Problems
+	for _, id := range b.Secrets {
+		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.plan.Manifest))
+		problems.add(err)
+		b.request.Secrets = append(b.request.Secrets, s)
+	}
+	return problems.err()
 }
 
 // planOwnBuild resolves the manifest's build. BuildKit's cache decides what of it
 // is to be done: a build of what has not changed takes a tenth of a second.
 func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	cfg, dir := p.bottle.Build, filepath.Dir(p.plan.Manifest)
-	b := &BuildPlan{Image: ref, Reason: BuildInputs, Target: cfg.Target, Secrets: slices.Sorted(maps.Keys(cfg.Secrets))}
+	b := &BuildPlan{Image: ref, Reason: BuildInputs, Target: cfg.Target}
 	if missing {
 		b.Reason = BuildMissing
 	}
@@ -97,11 +121,7 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 		problems.add(fmt.Errorf("there is no Dockerfile %s; set dockerfile in the bottle's build", b.Dockerfile))
 	}
 	b.request = BuildRequest{Names: []string{ref}, Context: b.Context, Dockerfile: b.Dockerfile, Target: cfg.Target, Args: maps.Clone(cfg.Args)}
-	for _, id := range b.Secrets {
-		s, err := p.buildSecret(id, cfg.Secrets[id], dir)
-		problems.add(err)
-		b.request.Secrets = append(b.request.Secrets, s)
-	}
+	problems.add(p.buildSecrets(b, *cfg))
 	if len(p.agent.Command) == 0 {
 		b.complete = p.command
 	}
@@ -144,15 +164,16 @@ func orDefault(s, fallback string) string {
 }
 
 // Build makes the image that the plan says is built, if it says so, and
-// completes the plan with what the image turned out to be. Progress goes to out;
-// dockerConfig is the folder of the caller's credentials for registries.
+// completes the plan with what the image turned out to be. Progress goes to out, but
+// nothing of a build that has nothing to do; dockerConfig is the folder of the
+// caller's credentials for registries.
 func (e *Engine) Build(ctx context.Context, p *Plan, progress string, out io.Writer, dockerConfig string, wait func()) error {
 	b := p.Build
 	if b == nil {
 		return nil
 	}
 	req := b.request
-	req.Progress, req.Out, req.DockerConfig = progress, out, dockerConfig
+	req.Progress, req.Out, req.OnlyWork, req.DockerConfig = progress, out, true, dockerConfig
 	if _, err := Build(ctx, e.cfg, req, wait); err != nil {
 		return fmt.Errorf("build %s: %w", b.Image, err)
 	}

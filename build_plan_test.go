@@ -17,7 +17,7 @@ func TestPlanDefaultBuild(t *testing.T) {
 		reason  string
 	}{
 		"missing":         {missing: true, reason: BuildMissing},
-		"current":         {labels: map[string]string{agent.Label: agent.Hash()}},
+		"current":         {labels: map[string]string{agent.Label: agent.Hash(nil)}},
 		"older":           {labels: map[string]string{agent.Label: "older"}, reason: BuildChanged},
 		"somebody's own":  {},
 		"with own labels": {labels: map[string]string{"maintainer": "A Person"}},
@@ -39,7 +39,7 @@ func TestPlanDefaultBuild(t *testing.T) {
 			if b == nil || b.Reason != c.reason || !b.Default || b.Image != defaultRef {
 				t.Fatalf("%+v", b)
 			}
-			if string(b.request.Text) != string(agent.Dockerfile()) || b.request.Labels[agent.Label] != agent.Hash() || b.request.Context != "" {
+			if string(b.request.Text) != string(agent.Dockerfile()) || b.request.Labels[agent.Label] != agent.Hash(nil) || b.request.Context != "" {
 				t.Errorf("the build is of something else: %+v", b.request)
 			}
 			if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) {
@@ -47,6 +47,34 @@ func TestPlanDefaultBuild(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPlanDefaultBuildArgs: a bottle says what the default image is built with,
+// and gets it anew when that has changed.
+func TestPlanDefaultBuildArgs(t *testing.T) {
+	s := newScene(t, `build: {args: {BASE: "mine:1"}, secrets: {sources: list, npmrc: "env:NPMRC"}}`, "")
+	s.write("work/list", "deb", 0o600)
+	s.env["NPMRC"] = "registry"
+	for reason, images := range map[string]map[string]ImageInfo{
+		BuildMissing: {},
+		BuildChanged: {defaultRef: {Labels: map[string]string{agent.Label: agent.Hash(map[string]string{"BASE": "mine:2"})}}},
+	} {
+		s.host.images = images
+		b := s.good().Build
+		if b == nil || b.Reason != reason || !b.Default || b.request.Args["BASE"] != "mine:1" || !slices.Equal(b.Secrets, []string{"npmrc", "sources"}) {
+			t.Fatalf("%s: %+v", reason, b)
+		}
+		if got := string(b.request.Secrets[0].Value()) + string(b.request.Secrets[1].Value()); got != "registrydeb" {
+			t.Errorf("secrets %q", got)
+		}
+		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.request.Labels, Cmd: []string{agent.Command}}}
+		if b := s.good().Build; b != nil {
+			t.Errorf("what was just built is built again: %+v", b)
+		}
+	}
+	s.host.images = map[string]ImageInfo{}
+	delete(s.env, "NPMRC")
+	s.bad("build secret npmrc", "NPMRC is not set")
 }
 
 // TestAgentDockerfile holds what the program says of the image to what its
@@ -139,4 +167,45 @@ func TestPlanOwnBuildErrors(t *testing.T) {
 	s.write("work/tok", "file-value", 0o600)
 	delete(s.env, "TOKEN")
 	s.bad("build secret var", "TOKEN is not set")
+}
+
+// TestPlanBuildCwd: the base of a working directory's image is built as it would
+// be without one, and the agent is what the base says.
+func TestPlanBuildCwd(t *testing.T) {
+	s := newScene(t, "", "")
+	s.spec.Cwd = true
+	for reason, images := range map[string]map[string]ImageInfo{
+		BuildMissing: {},
+		BuildChanged: {defaultRef: {Labels: map[string]string{agent.Label: "older"}}},
+	} {
+		s.host.images = images
+		plan := s.good()
+		if b := plan.Build; b == nil || b.Image != defaultRef || b.Reason != reason || plan.BaseRef != defaultRef || plan.Image == defaultRef {
+			t.Errorf("%s: builds %+v for %s on %s", reason, plan.Build, plan.Image, plan.BaseRef)
+		}
+		if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) || plan.ImageCommand {
+			t.Errorf("%s: user %s and command %q", reason, plan.User, plan.Command)
+		}
+	}
+	s = newScene(t, "image: mine, build: {}", "")
+	s.write("work/Dockerfile", "FROM scratch\n", 0o644)
+	s.spec.Cwd = true
+	plan := s.good()
+	const mine = "docker.io/library/mine:latest"
+	if b := plan.Build; b == nil || b.Image != mine || b.Reason != BuildMissing || plan.BaseRef != mine || plan.Pull != "" {
+		t.Fatalf("builds %+v on %s", plan.Build, plan.BaseRef)
+	}
+	if err := plan.Build.complete(ImageInfo{Cmd: []string{"theirs"}}); err != nil || !slices.Equal(plan.Command, []string{"theirs"}) {
+		t.Errorf("%q, %v", plan.Command, err)
+	}
+}
+
+// TestPullNeverNamed: what the environment names is not the manifest's build, and
+// the advice says so.
+func TestPullNeverNamed(t *testing.T) {
+	s := newScene(t, "image: mine, build: {}", "")
+	s.write("work/Dockerfile", "FROM scratch\n", 0o644)
+	s.env["CLAUDE_BOTTLE_IMAGE"] = "other"
+	s.spec.Pull = PullNever
+	s.bad("no image other", "bottle pull other")
 }

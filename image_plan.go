@@ -45,7 +45,7 @@ func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 		return info, false, nil
 	}
 	if err != nil {
-		return info, false, p.imageHint(ref, err)
+		return info, false, imageHint(ref, err)
 	}
 	return info, true, nil
 }

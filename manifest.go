@@ -30,7 +30,8 @@ type BottleConfig struct {
 	Limits Limits // zero: the default
 }
 
-// BuildConfig says how an image is built.
+// BuildConfig says how an image is built. Without an image's name it has arguments
+// and secrets only, which are for the default image.
 type BuildConfig struct {
 	Context, Dockerfile, Target string
 	Args                        map[string]string

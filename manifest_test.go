@@ -143,6 +143,9 @@ func TestGoodManifest(t *testing.T) {
 	want := &Manifest{
 		Bottles: map[string]*BottleConfig{
 			"bare": {},
+			"mirrors": {Build: &BuildConfig{
+				Args: map[string]string{"BASE": "debian:1"}, Secrets: map[string]string{"sources": "sources.list"},
+			}},
 			"dev": {
 				Image: "registry.example/claude:1",
 				Build: &BuildConfig{

@@ -233,15 +233,14 @@ func normalise(name string) (string, error) {
 	return named.String(), nil
 }
 
-func (p *preparation) imageHint(ref string, err error) error {
+func imageHint(ref string, err error) error {
 	if !errors.Is(err, ErrImageMissing) {
 		return err
 	}
-	hint := "put it there: bottle pull " + Familiar(ref)
-	if p.bottle.Build != nil {
-		hint = "build it from the bottle's build settings first"
+	return &Error{
+		Err:  fmt.Errorf("no image %s in containerd's store: %w", Familiar(ref), err),
+		Hint: "put it there: bottle pull " + Familiar(ref),
 	}
-	return &Error{Err: fmt.Errorf("no image %s in containerd's store: %w", Familiar(ref), err), Hint: hint}
 }
 
 func (p *preparation) command(info ImageInfo) error {

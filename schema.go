@@ -109,7 +109,8 @@ func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 		"git":    func(n *yaml.Node) { b.Git = d.git(n) },
 		"limits": func(n *yaml.Node) { b.Limits = d.limits(n) },
 	})
-	if b.Build != nil && !image {
+	// With neither a name nor a recipe of its own, it is the default image's build.
+	if b.Build != nil && !image && b.Build.Context+b.Build.Dockerfile+b.Build.Target != "" {
 		d.fail(key, "%s has a build and no image: name the image that the build makes", what)
 	}
 	return b

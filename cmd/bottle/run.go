@@ -112,7 +112,11 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 // launchAndTalk holds the bottle's whole life. Whatever happens in between, the
 // bottle is removed, and the first thing that went wrong is what is reported.
 func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (err error) {
-	err = e.Build(a.ctx, plan, "auto", a.stderr, dockerConfig(), func() { a.note(textBuildWaits) })
+	progress := "auto"
+	if a.quiet {
+		progress = "quiet"
+	}
+	err = e.Build(a.ctx, plan, progress, a.stderr, dockerConfig(), func() { a.note(textBuildWaits) })
 	if err != nil {
 		return err
 	}

@@ -48,17 +48,17 @@ func planCommand(p *bottle.Plan) string {
 
 // plannedBuild tells what is built before a launch, and why.
 func plannedBuild(b *bottle.BuildPlan) string {
+	line := ""
 	switch {
 	case b.Default && b.Reason == bottle.BuildMissing:
-		return "first, as it is missing: bottle's default agent image, of packages from Debian and npm"
+		line = "first, as it is missing: bottle's default agent image, of packages from Debian and npm"
 	case b.Default:
-		return "first, as bottle has another Dockerfile than it was built from: the default agent image"
+		line = "first, as bottle's Dockerfile or the arguments are others than it was built with: the default agent image"
+	case b.Reason == bottle.BuildMissing:
+		line = "first: " + visible(b.Dockerfile) + " in " + visible(b.Context)
+	default:
+		line = "what has changed of it, first: " + visible(b.Dockerfile) + " in " + visible(b.Context)
 	}
-	line := "first"
-	if b.Reason != bottle.BuildMissing {
-		line = "what has changed of it, first"
-	}
-	line += ": " + visible(b.Dockerfile) + " in " + visible(b.Context)
 	if len(b.Secrets) > 0 {
 		line += ", shown the secrets " + visible(strings.Join(b.Secrets, ", "))
 	}

@@ -6,6 +6,9 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
 )
 
 //go:embed Dockerfile
@@ -24,8 +27,13 @@ const (
 // Dockerfile is the file's content.
 func Dockerfile() []byte { return append([]byte(nil), dockerfile...) }
 
-// Hash tells one Dockerfile from another.
-func Hash() string {
-	sum := sha256.Sum256(dockerfile)
-	return hex.EncodeToString(sum[:16])
+// Hash tells one Dockerfile, and the build arguments that it is built with, from
+// another.
+func Hash(args map[string]string) string {
+	h := sha256.New()
+	h.Write(dockerfile) // a hash's Write never fails
+	for _, name := range slices.Sorted(maps.Keys(args)) {
+		_, _ = fmt.Fprintf(h, "\x00%s=%s", name, args[name])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }

@@ -56,9 +56,11 @@ type Request struct {
 	// DockerConfig is the folder of docker's config.json, for credentials; empty:
 	// none are used.
 	DockerConfig string
-	// Progress is one of Modes; Out is where it is shown.
+	// Progress is one of Modes; Out is where it is shown. With OnlyWork nothing is
+	// shown of a build that has nothing to do.
 	Progress string
 	Out      io.Writer
+	OnlyWork bool
 }
 
 // Secret is a value that RUN --mount=type=secret,id=ID shows to a step. It is

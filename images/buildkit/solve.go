@@ -20,7 +20,6 @@ import (
 	"github.com/moby/buildkit/session/auth/authprovider"
 	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
-	"github.com/moby/buildkit/util/progress/progressui"
 	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/metadata"
@@ -33,12 +32,9 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 		return Result{}, err
 	}
 	opt.Exports = []client.ExportEntry{export}
-	if req.Out == nil {
-		req.Out = io.Discard
-	}
-	display, err := progressui.NewDisplay(req.Out, progressui.DisplayMode(req.Progress))
+	show, err := req.display()
 	if err != nil {
-		return Result{}, fmt.Errorf("show progress as %q: %w", req.Progress, err)
+		return Result{}, err
 	}
 	ctx = withoutNamespace(ctx)
 	status := make(chan *client.SolveStatus)
@@ -48,11 +44,7 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 		res, err = c.Solve(ctx, nil, opt, status)
 		return err
 	})
-	g.Go(func() error {
-		// To the channel's end, whatever becomes of ctx: Solve closes it.
-		_, err := display.UpdateFrom(context.WithoutCancel(ctx), status)
-		return err
-	})
+	g.Go(func() error { return show(status) })
 	if err := g.Wait(); err != nil {
 		return Result{}, err
 	}

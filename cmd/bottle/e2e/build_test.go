@@ -72,15 +72,39 @@ CMD ["cat", "/made", "/given"]
 		t.Errorf("a plan alone has built: %s%v", out, err)
 	}
 	const made = "hej " + sumFile + " " + sumVariable + "\n"
-	u.run("own").want(t, 0, made)
+	const progress = "load build definition"
+	r := u.run("own")
+	r.want(t, 0, made)
+	if !strings.Contains(r.stderr, progress) {
+		t.Errorf("the build shows no progress:\n%s", r.stderr)
+	}
 	first := u.run("image", "/random")
-	u.run("image", "/random").want(t, 0, first.stdout)
+	again := u.run("image", "/random")
+	again.want(t, 0, first.stdout)
+	if strings.Contains(first.stderr+again.stderr, progress) {
+		t.Errorf("a build of what has not changed shows progress:\n%s%s", first.stderr, again.stderr)
+	}
 	if want := made + "one\n"; !strings.HasPrefix(first.stdout, want) || len(first.stdout) < len(want)+8 {
 		t.Errorf("the image's command printed %q", first.stdout)
 	}
 	u.write("img/given", "two\n")
 	changed := u.run("image")
 	changed.want(t, 0, made+"two\n")
+}
+
+// TestCwdBuilds: with --cwd a missing base is built first, and the working
+// directory's image is made anew when the base has changed.
+func TestCwdBuilds(t *testing.T) {
+	u := newBuilder(t).with("CLAUDE_BOTTLE_DERIVED_IMAGE=e2e-own:cwd")
+	u.write("bottle.yaml", strings.ReplaceAll(buildManifest, ", secrets: {tok: tok, var: \"env:TEST_KEY\"}", ""))
+	u.write("outside", "outside\n")
+	removeImage(t, "e2e-own:latest")
+	removeImage(t, "e2e-own:cwd")
+	for _, base := range []string{"one\n", "two\n"} {
+		u.dockerfile("FROM bottle-demo:latest\nCOPY --chmod=0644 given /given\nUSER 1000:1000\nCMD [\"cat\", \"/given\"]\n")
+		u.write("img/given", base)
+		u.bottle("run", "image", "--cwd", "--proxy", "builtin", "--yes", "--", "outside").want(t, 0, base+"outside\n")
+	}
 }
 
 // The first eight digits of the SHA-256 of the two secrets.
