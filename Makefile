@@ -30,10 +30,11 @@ build: ## build bin/bottle, a static binary
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test
-test: build ## run all tests on a test host of their own (root)
+test: build ## run all tests, on a test host of their own and of it (root)
 	GOARCH=arm64 go build -trimpath -o /dev/null ./cmd/bottle
 	scripts/lab up --with-claude
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)
+	scripts/lab.d/selftest.sh
 
 .PHONY: test-lab
 test-lab: ## test the test host itself: isolation, restart, what is left behind (root)
