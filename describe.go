@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Description is an agent and its bottle as the manifest says and with what
@@ -128,7 +129,8 @@ var ErrManifestExists = errors.New("there is a manifest already")
 
 // WriteStarter writes a manifest to begin with, and returns its path. An empty
 // path is bottle.yaml in the caller's folder, which must have no manifest of
-// any name. Under sudo the file is the invoking user's.
+// any name. Under sudo the file is the invoking user's. Their ~/.config/bottle is
+// made if it is missing, and no other folder.
 func WriteStarter(path string, c Caller) (_ string, err error) {
 	if path == "" {
 		for _, name := range manifestNames {
@@ -138,9 +140,17 @@ func WriteStarter(path string, c Caller) (_ string, err error) {
 		}
 		path = filepath.Join(c.WorkDir, manifestNames[0])
 	}
+	if _, err := os.Stat(filepath.Dir(path)); err != nil && filepath.Dir(path) == filepath.Join(c.Home, homeManifests) {
+		if err := c.makeInHome(homeManifests); err != nil {
+			return "", fmt.Errorf("write a manifest: %w", err)
+		}
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, os.ErrExist) {
 		return "", exists(path)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return "", &Error{Err: fmt.Errorf("write a manifest: %w", err), Hint: "make its folder first: mkdir -p " + filepath.Dir(path)}
 	}
 	if err != nil {
 		return "", fmt.Errorf("write a manifest: %w", err)
@@ -156,6 +166,31 @@ func WriteStarter(path string, c Caller) (_ string, err error) {
 		return "", fmt.Errorf("give the manifest to you: %w", err)
 	}
 	return path, nil
+}
+
+// makeInHome makes a folder below the invoking user's home, and those above it,
+// all of them theirs. Links that they put there lead nowhere else.
+func (c Caller) makeInHome(dir string) error {
+	root, err := os.OpenRoot(c.Home)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	made := "."
+	for _, part := range strings.Split(dir, string(filepath.Separator)) {
+		made = filepath.Join(made, part)
+		err := root.Mkdir(made, 0o755)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = root.Lchown(made, c.UID, c.GID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func exists(path string) error {

@@ -47,6 +47,7 @@ type envResolver struct {
 	caller   Caller
 	noInput  bool
 	manifest string // path
+	token    bool   // Claude Code's is forwarded from callerToken
 	sources  []envSource
 	vars     []EnvVar
 	unset    []string
@@ -60,8 +61,9 @@ type envSource struct {
 }
 
 // resolve looks up what the manifest, files and flags ask for, in this order.
-// token, when not nil, says whether Claude Code's is forwarded.
-func (r *envResolver) resolve(vars []EnvConfig, files []EnvArg, flags []string, token *bool) ([]EnvVar, error) {
+// token says whether Claude Code's is forwarded.
+func (r *envResolver) resolve(vars []EnvConfig, files []EnvArg, flags []string, token bool) ([]EnvVar, error) {
+	r.token = token
 	for _, v := range vars {
 		r.source(v.Name, func() { r.fromManifest(v) })
 	}
@@ -71,7 +73,7 @@ func (r *envResolver) resolve(vars []EnvConfig, files []EnvArg, flags []string, 
 	for _, kv := range flags {
 		r.fromArg(parseEnvFlag(kv))
 	}
-	if token != nil && *token && !r.has(agentToken) {
+	if token && !r.has(agentToken) {
 		r.source(agentToken, func() { r.forward(agentToken, callerToken) })
 	}
 	for _, s := range r.sources {
@@ -142,6 +144,11 @@ func (r *envResolver) fromArg(a EnvArg) {
 
 func (r *envResolver) forward(name, from string) {
 	value, ok := r.caller.Getenv(from)
+	if !ok && r.token && name == agentToken && from == agentToken {
+		// A manifest that names it means the token, wherever the caller has it.
+		from = callerToken
+		value, ok = r.caller.Getenv(from)
+	}
 	switch {
 	case ok:
 		r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: NewSecret(value)})
@@ -219,7 +226,7 @@ func (c Caller) readPrivate(path string, limit int64) ([]byte, error) {
 	case !fi.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is no regular file", path)
 	case !ok || c.UID != 0 && int(st.Uid) != c.UID:
-		return nil, fmt.Errorf("%s is not your own file", path)
+		return nil, &Error{Err: fmt.Errorf("%s is not your own file", path), Hint: "name one that belongs to you"}
 	case fi.Mode().Perm()&0o077 != 0:
 		return nil, &Error{
 			Err:  fmt.Errorf("%s can be read by others (mode %04o)", path, fi.Mode().Perm()),

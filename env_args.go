@@ -94,5 +94,5 @@ func (a EnvArg) check() error {
 // there is more than one.
 func ResolveEnv(c Caller, files []EnvArg, flags []string) ([]EnvVar, error) {
 	r := &envResolver{caller: c}
-	return r.resolve(nil, files, flags, nil)
+	return r.resolve(nil, files, flags, false)
 }

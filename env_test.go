@@ -111,6 +111,25 @@ func TestEnvToken(t *testing.T) {
 	if p := s.good(); len(p.Env) != 0 {
 		t.Errorf("got %v", p.Env)
 	}
+	s.env[callerToken] = "" // as of a secret that a CI does not have
+	if p := s.good(); len(p.Env) != 0 {
+		t.Errorf("an empty one: got %v", p.Env)
+	}
+}
+
+// A manifest or a flag that names the agent's variable takes the caller's token
+// under either name.
+func TestEnvTokenNamed(t *testing.T) {
+	s := newScene(t, "env: {"+agentToken+": }", "")
+	s.bad(agentToken + " is to be forwarded and not set")
+	s.env[callerToken] = "hunter2"
+	checkVariable(t, s.good(), agentToken, SourceForwarded, callerToken, "hunter2")
+	s.env[agentToken] = "by its own name"
+	checkVariable(t, s.good(), agentToken, SourceForwarded, agentToken, "by its own name")
+	no := false
+	s.spec.ForwardToken = &no
+	delete(s.env, agentToken)
+	s.bad(agentToken + " is to be forwarded and not set")
 }
 
 func TestEnvTooLong(t *testing.T) {
@@ -154,7 +173,7 @@ func TestEnvFileErrors(t *testing.T) {
 	}
 	s.write("home/.key", "hunter2", 0o600)
 	s.spec.Caller.UID += 4242
-	s.bad("is not your own file")
+	s.bad("is not your own file", "belongs to you")
 	s.spec.Caller.UID = 0 // root may read what it likes
 	checkVariable(t, s.good(), "KEY", SourceFile, s.path("home/.key"), "hunter2")
 }

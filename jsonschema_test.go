@@ -26,6 +26,7 @@ var notInSchema = []struct{ file, message, reason string }{
 	{"*", `: (a tab|text that begins with|a control character|this is not UTF-8|a second document begins|the manifest is larger)`, "the text is no document"},
 	{"*", ` stands twice in `, "a validator sees the last of two equal keys only"},
 	{"*", `: no bottle "`, "a schema relates no value to the keys of another mapping"},
+	{"*", `: two entries of ssh have the Host `, "a schema compares whole items of a list only"},
 	{"*", `: merging with << is not supported`, "a YAML library resolves the merge before validation"},
 	{"*", `: a key of bottles must be text, not `, "JSON has no other keys"},
 	{"*", `: here the manifest has more than `, "a schema counts nothing across the document"},

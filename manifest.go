@@ -74,6 +74,9 @@ const maxManifest = 1 << 20
 // manifestNames are looked for in this order in each folder.
 var manifestNames = []string{"bottle.yaml", "bottle.yml", "bottle.json"}
 
+// homeManifests is where in a user's home their own manifest is.
+const homeManifests = ".config/bottle"
+
 // ErrNoManifest is wrapped when no manifest is found.
 var ErrNoManifest = errors.New("no manifest found")
 
@@ -88,7 +91,7 @@ func FindManifest(workDir, home string) (string, error) {
 		}
 	}
 	if home != "" {
-		dirs = append(dirs, filepath.Join(home, ".config", "bottle"))
+		dirs = append(dirs, filepath.Join(home, homeManifests))
 	}
 	for _, dir := range dirs {
 		for _, name := range manifestNames {

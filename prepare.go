@@ -282,10 +282,9 @@ func (p *Plan) entriesFor(ssh []SSHHost) egress.Entries {
 
 func (p *preparation) env(context.Context) (err error) {
 	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []EnvVar{}}
-	token := p.spec.ForwardToken
-	if token == nil {
-		_, there := p.spec.Caller.Getenv(callerToken)
-		token = &there
+	token := p.spec.getenv(callerToken) != ""
+	if p.spec.ForwardToken != nil {
+		token = *p.spec.ForwardToken
 	}
 	p.plan.Env, err = r.resolve(p.bottle.Env, p.spec.EnvFiles, p.spec.Env, token)
 	return err

@@ -329,8 +329,11 @@ func (p *Plan) sshGuestFiles() []guestFile {
 	var config, known strings.Builder
 	var files []guestFile
 	named := map[string]bool{}
+	for _, h := range p.SSH {
+		named[h.Host] = true
+	}
 	for i, h := range p.SSH {
-		fmt.Fprintf(&config, "Host %s\n", strings.Join(patterns(h, named), " "))
+		fmt.Fprintf(&config, "Host %s\n", patterns(h, named))
 		line := func(key, value string) {
 			if value != "" {
 				fmt.Fprintf(&config, "    %s %s\n", key, value)
@@ -369,20 +372,14 @@ func (p *Plan) sshGuestFiles() []guestFile {
 	return append(files, guestFile{"config", 0o644, []byte(config.String())}, guestFile{"known_hosts", 0o644, []byte(known.String())})
 }
 
-// patterns are the names that an entry is for: its own, and its host's unless an
-// entry before it has that.
-func patterns(h SSHHost, named map[string]bool) []string {
-	var out []string
-	for _, name := range []string{h.Host, h.HostName} {
-		if !named[name] {
-			out = append(out, name)
-		}
-		named[name] = true
+// patterns are the names that an entry is for: its own, and its host's unless
+// another entry has that for its own, or one before it for its host's.
+func patterns(h SSHHost, named map[string]bool) string {
+	if named[h.HostName] {
+		return h.Host
 	}
-	if len(out) == 0 {
-		return []string{h.Host}
-	}
-	return out
+	named[h.HostName] = true
+	return h.Host + " " + h.HostName
 }
 
 // sshWarnings tell of keys that leave the caller's hands.

@@ -196,6 +196,27 @@ func TestSSHConfig(t *testing.T) {
 	}
 }
 
+// A name that is an entry's own is not another's, wherever that stands.
+func TestSSHConfigNames(t *testing.T) {
+	s := newScene(t, `ssh: [{Host: work, HostName: git.test, User: a, HostKey: `+testHostKey+`}, {Host: git.test, User: b, HostKey: `+testHostKey+`}, {Host: again, HostName: git.test, User: c, HostKey: `+testHostKey+`}, {Host: other, HostName: x.test, HostKey: `+testHostKey+`}, {Host: third, HostName: x.test, User: d, HostKey: `+testHostKey+`}]`, "")
+	config := t.TempDir() + "/config"
+	for _, f := range s.good().sshGuestFiles() {
+		if f.name == "config" {
+			if err := os.WriteFile(config, f.data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for host, want := range map[string]string{"work": "user a\n", "git.test": "user b\n", "again": "user c\n", "third": "user d\n"} {
+		if got := sshView(t, config, host); !strings.Contains(got, "\n"+want) {
+			t.Errorf("%s: no %q in\n%s", host, want, got)
+		}
+	}
+	if got := sshView(t, config, "x.test"); !strings.Contains(got, "\nidentityagent "+guestSSHSocket) || strings.Contains(got, "\nuser d\n") {
+		t.Errorf("x.test is not the first entry's:\n%s", got)
+	}
+}
+
 func sshView(t *testing.T, config, host string) string {
 	t.Helper()
 	out, err := exec.Command("ssh", "-G", "-F", config, host).CombinedOutput()

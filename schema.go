@@ -257,6 +257,7 @@ func (d *decoder) image(n *yaml.Node) string {
 
 func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 	var out []SSHHost
+	lines := map[string]int{} // by Host
 	d.items(n, "ssh", func(item *yaml.Node) {
 		h := SSHHost{Port: 22, Mode: SSHAgent}
 		before := len(d.problems)
@@ -278,6 +279,8 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 		switch {
 		case h.Host == "":
 			d.fail(item, "an entry of ssh has no Host: add the name that the agent is to use")
+		case lines[h.Host] > 0:
+			d.fail(item, "two entries of ssh have the Host %s, the first in line %d: give one of them another name", quoted(h.Host), lines[h.Host])
 		case strings.ContainsAny(h.Host+h.HostName+h.User, " \t*?!#\"'"):
 			d.fail(item, "Host, HostName and User of an entry of ssh have to be single names: take out spaces, quotes and patterns")
 		default:
@@ -285,6 +288,7 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 				d.fail(item, "%s", err)
 				return
 			}
+			lines[h.Host] = item.Line
 			out = append(out, h)
 		}
 	})

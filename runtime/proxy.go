@@ -46,7 +46,7 @@ func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files
 	if err != nil {
 		return nil, fmt.Errorf("make snapshot %s: %w", id, err)
 	}
-	err = mount.WithTempMount(ctx, mounts, func(dir string) error { return mountPoints(dir, files, folders) })
+	err = within(ctx, mount.WithTempMount, mounts, func(dir string) error { return mountPoints(dir, files, folders) })
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the proxy's root from %s: %w", image, err), c.RemoveSnapshot(ctx, id))
 	}

@@ -64,11 +64,22 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files fun
 	if err != nil {
 		return nil, fmt.Errorf("make snapshot %s: %w", key, err)
 	}
-	err = mount.WithTempMount(ctx, mounts, func(dir string) error { return r.furnish(dir, files) })
+	err = within(ctx, mount.WithTempMount, mounts, func(dir string) error { return r.furnish(dir, files) })
 	if err != nil {
 		return nil, errors.Join(err, c.RemoveSnapshot(ctx, key))
 	}
 	return r, nil
+}
+
+// within runs fn on a mounted snapshot. fn's own error comes back as it is, unless
+// there is one of the unmounting too: where the mount was helps nobody.
+func within(ctx context.Context, with func(context.Context, []mount.Mount, func(string) error) error, mounts []mount.Mount, fn func(dir string) error) error {
+	var own error
+	err := with(ctx, mounts, func(dir string) error { own = fn(dir); return own })
+	if own != nil && strings.HasPrefix(err.Error(), "mount callback failed on ") {
+		return own
+	}
+	return err
 }
 
 // imageRootFS reads what a root file system takes over from its image, and the

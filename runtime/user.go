@@ -38,7 +38,7 @@ func (c *Client) ImageUser(ctx context.Context, image string) (u User, err error
 			err = errors.Join(err, rerr)
 		}
 	}()
-	err = mount.WithReadonlyTempMount(ctx, mounts, func(dir string) (err error) {
+	err = within(ctx, mount.WithReadonlyTempMount, mounts, func(dir string) (err error) {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/bot-bottle/bottle"
@@ -54,8 +55,42 @@ func TestInit(t *testing.T) {
 			t.Errorf("%s was changed to %q, %v", name, text, err)
 		}
 	}
-	if _, errs, code := inFolder(t, t.TempDir(), "init", "--manifest", "none/here.yaml"); code != 125 || !strings.Contains(errs, "none/here.yaml") {
+	if _, errs, code := inFolder(t, t.TempDir(), "init", "--manifest", "none/here.yaml"); code != 125 ||
+		!strings.Contains(errs, "none/here.yaml") || !strings.Contains(errs, "mkdir -p none") {
 		t.Errorf("exit %d, %q", code, errs)
+	}
+}
+
+// TestInitOfAnother writes the manifest that holds in all folders, under sudo:
+// the folders that it makes are the invoking user's, and a link of theirs leads
+// nowhere else.
+func TestInitOfAnother(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	path := filepath.Join(home, ".config/bottle/bottle.yaml")
+	c := bottle.Caller{WorkDir: home, Home: home, UID: 4242, GID: 4243}
+	if got, err := bottle.WriteStarter(path, c); err != nil || got != path {
+		t.Fatalf("got %s, %v", got, err)
+	}
+	for p := path; p != home; p = filepath.Dir(p) {
+		var st syscall.Stat_t
+		if err := syscall.Stat(p, &st); err != nil || st.Uid != 4242 || st.Gid != 4243 {
+			t.Errorf("%s is of %d:%d, %v", p, st.Uid, st.Gid, err)
+		}
+	}
+	if _, errs, code := inFolder(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is good: 1 bottle, 1 agent.\n" {
+		t.Errorf("it is not found from another folder: exit %d, %q", code, errs)
+	}
+	elsewhere := t.TempDir()
+	c.Home = t.TempDir()
+	if err := os.Symlink(elsewhere, filepath.Join(c.Home, ".config")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := bottle.WriteStarter(filepath.Join(c.Home, ".config/bottle/bottle.yaml"), c); err == nil {
+		t.Errorf("wrote %s", got)
+	}
+	if made, err := os.ReadDir(elsewhere); err != nil || len(made) > 0 {
+		t.Errorf("made %v, %v", made, err)
 	}
 }
 
