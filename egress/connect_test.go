@@ -377,6 +377,26 @@ func TestOneWayTunnelIsNotIdle(t *testing.T) {
 	}
 }
 
+// A client that leaves with an answer unread, as many TLS clients do, has not
+// failed.
+func TestClientLeavesFirst(t *testing.T) {
+	port := serveTCP(t, func(c *net.TCPConn) {
+		_, _ = io.Copy(io.Discard, c)
+		_, _ = io.WriteString(c, "farewell")
+	})
+	p := startProxy(t, Config{Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}})
+	s := p.connect(t, fmt.Sprintf("example.com:%d", port))
+	if _, err := io.WriteString(s, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.log.waitEvent(t, EventTunnelClose); e.Reason != "" {
+		t.Errorf("logged %+v", e)
+	}
+}
+
 func TestOldTunnelEnds(t *testing.T) {
 	port := serveTCP(t, echo)
 	p := startProxy(t, Config{TunnelTimeout: Duration(100 * time.Millisecond), Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}})

@@ -146,13 +146,24 @@ func (t *tunnel) pump(dst, src *net.TCPConn) error {
 		t.count(n)
 		switch {
 		case err == nil:
-			return dst.CloseWrite()
+			return endWrites(dst)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
 		case time.Now().After(stalled):
 			return errStalled // it was the write that timed out: bytes are lost
 		}
 	}
+}
+
+// endWrites tells dst that no more comes. One that has left already, with what
+// came last unread, has reset the connection and needs no telling (ENOTCONN,
+// shutdown(2)).
+func endWrites(dst *net.TCPConn) error {
+	err := dst.CloseWrite()
+	if errors.Is(err, unix.ENOTCONN) {
+		return nil
+	}
+	return err
 }
 
 // await waits until src can be read, or the tunnel is idle.
