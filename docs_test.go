@@ -1,0 +1,121 @@
+package bottle
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	heading  = regexp.MustCompile(`(?m)^#{1,3} (.+)$`)
+	keyRow   = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+	yamlText = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+)
+
+// TestManifestDocs: docs/manifest.md has a row for each key of the schema, and
+// none for others.
+func TestManifestDocs(t *testing.T) {
+	text, err := os.ReadFile("docs/manifest.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type object struct {
+		Properties map[string]json.RawMessage
+		Then       struct{ Properties map[string]json.RawMessage }
+	}
+	var schema struct {
+		object
+		Defs map[string]object `json:"$defs"`
+	}
+	if err := json.Unmarshal(Schema, &schema); err != nil {
+		t.Fatal(err)
+	}
+	sections := map[string]string{}
+	begins := heading.FindAllSubmatchIndex(text, -1)
+	for i, at := range begins {
+		end := len(text)
+		if i+1 < len(begins) {
+			end = begins[i+1][0]
+		}
+		sections[string(text[at[2]:at[3]])] = string(text[at[1]:end])
+	}
+	documented := map[string]string{
+		"bottle": "A bottle", "build": "A build", "egress": "Egress", "proxy": "The proxy", "sshHost": "An entry of ssh",
+		"git": "Git", "limits": "Limits", "variable": "Variables", "agent": "An agent",
+	}
+	check := func(section string, properties map[string]json.RawMessage) {
+		t.Helper()
+		var rows []string
+		for _, row := range keyRow.FindAllStringSubmatch(sections[section], -1) {
+			rows = append(rows, row[1])
+		}
+		slices.Sort(rows)
+		if want := sortedKeys(properties); !slices.Equal(rows, want) {
+			t.Errorf("section %q has %q, the schema %q", section, rows, want)
+		}
+	}
+	check("The manifest", schema.Properties)
+	for name, def := range schema.Defs {
+		properties := def.Properties
+		if name == "variable" {
+			properties = def.Then.Properties
+		}
+		if section, ok := documented[name]; ok {
+			check(section, properties)
+		} else if len(properties) > 0 {
+			t.Errorf("no section is named for the schema's %s", name)
+		}
+	}
+	for _, link := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllSubmatch(text, -1) {
+		if !slices.ContainsFunc(sortedKeys(sections), func(s string) bool {
+			return strings.ReplaceAll(strings.ToLower(s), " ", "-") == string(link[1])
+		}) {
+			t.Errorf("#%s leads to no heading", link[1])
+		}
+	}
+}
+
+// TestExamples: what the documentation shows as a manifest, or as a part of a
+// bottle, is a good one for the parser and the schema.
+func TestExamples(t *testing.T) {
+	schema := compileSchema(t)
+	for file, want := range map[string]int{"README.md": 4, "docs/manifest.md": 1} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		examples := yamlText.FindAllSubmatch(text, -1)
+		if len(examples) < want {
+			t.Errorf("%s has %d examples of YAML, and had %d", file, len(examples), want)
+		}
+		for _, example := range examples {
+			// A digest is for the reader to fill in.
+			manifest := strings.ReplaceAll(string(example[1]), "sha256:…", "sha256:"+strings.Repeat("0", 64))
+			if !strings.HasPrefix(manifest, "version:") {
+				part := "    " + strings.ReplaceAll(strings.TrimSpace(manifest), "\n", "\n    ") + "\n"
+				if strings.HasPrefix(manifest, "    ") {
+					part = manifest
+				}
+				manifest = "version: 1\nbottles:\n  dev:\n" + part
+			}
+			m, err := ParseManifest(file, []byte(manifest))
+			if err != nil {
+				t.Errorf("%v in\n%s", err, manifest)
+				continue
+			}
+			if len(m.Bottles) == 0 {
+				t.Errorf("no bottle in\n%s", manifest)
+			}
+			doc, ok := readDocument(file, []byte(manifest))
+			if !ok {
+				t.Fatal("no document")
+			}
+			if err := schema.Validate(doc.value); err != nil {
+				t.Errorf("%v in\n%s", err, manifest)
+			}
+		}
+	}
+}
