@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +35,8 @@ const (
 	textRestarted      = "The egress proxy of %s had ended and was started again; what was open through it was cut."
 	textNoRestart      = "The egress proxy of %s has ended and cannot be started again, so that nothing is reached: %s"
 	textLearnAsks      = "--learn lets everything out, so somebody has to watch: leave out --yes and --no-input, and run bottle on a terminal"
-	textLearnt         = "To allow what the policy would have refused, put this into %s:"
+	textLearnt         = "The policy would have refused some of this. To allow it, apply this patch in %s, with patch -p1:"
+	textLearntByHand   = "The policy would have refused some of this. To allow it, put this into %s, as %v:"
 	textMoreHosts      = "and %d more"
 	textNoPipelock     = "one agent is to be named: bottle config show AGENT --pipelock"
 )
@@ -270,13 +272,23 @@ func (a *app) showPipelock(m *bottle.Manifest, agent string) error {
 	return err
 }
 
-// showLearnt prints what to add to the manifest after a run with --learn.
+// showLearnt prints what to add to the manifest after a run with --learn: as a
+// patch, or as it is for a manifest that bottle does not change.
 func (a *app) showLearnt(plan *bottle.Plan, hosts []bottle.HostSummary) {
 	entries := bottle.LearntEntries(hosts)
 	if len(entries) == 0 {
 		return
 	}
-	a.note(textLearnt, plan.Manifest)
+	patch, err := bottle.PatchAllow(plan.Manifest, plan.Bottle, entries)
+	if err == nil && patch != "" {
+		a.note(textLearnt, filepath.Dir(plan.Manifest))
+		a.errorf("%s", patch)
+		return
+	}
+	if err == nil {
+		return // the manifest has them by now
+	}
+	a.note(textLearntByHand, plan.Manifest, err)
 	a.note("bottles:\n  %s:\n    egress:\n      allow:", strconv.Quote(plan.Bottle))
 	for _, entry := range entries {
 		a.note("        - %s", strconv.Quote(entry))

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -164,5 +166,51 @@ func TestDecimal(t *testing.T) {
 		if got := decimal(n); got != want {
 			t.Errorf("decimal(%d) = %s, want %s", n, got, want)
 		}
+	}
+}
+
+func TestShowLearnt(t *testing.T) {
+	dir := t.TempDir()
+	plan := &bottle.Plan{Manifest: filepath.Join(dir, "bottle.yaml"), Bottle: "dev"}
+	hosts := []bottle.HostSummary{{Destination: "a.test:443", Learnt: 1, Scanner: "allowlist"}}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(plan.Manifest, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shown := func(hosts []bottle.HostSummary) string {
+		a, stdout, stderr := newApp()
+		a.showLearnt(plan, hosts)
+		if stdout.Len() > 0 {
+			t.Errorf("on standard output: %q", stdout)
+		}
+		return stderr.String()
+	}
+	write("version: 1\nbottles:\n  dev: {}\nagents: {x: {bottle: dev}}\n")
+	want := "The policy would have refused some of this. To allow it, apply this patch in " + dir + `, with patch -p1:
+--- a/bottle.yaml
++++ b/bottle.yaml
+@@ -1,4 +1,4 @@
+ version: 1
+ bottles:
+-  dev: {}
++  dev: {egress: {allow: [a.test]}}
+ agents: {x: {bottle: dev}}
+`
+	if got := shown(hosts); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := shown(nil); got != "" {
+		t.Errorf("nothing was learnt: %q", got)
+	}
+	// An alias is nothing that bottle changes.
+	write("version: 1\nbottles:\n  dev: {egress: {allow: &list [b.test], allow_private: *list}}\nagents: {x: {bottle: dev}}\n")
+	if got := shown(hosts); !strings.Contains(got, "put this into "+plan.Manifest) || !strings.Contains(got, "\n        - \"a.test\"\n") {
+		t.Errorf("by hand: %s", got)
+	}
+	write("version: 1\nbottles:\n  dev: {egress: {allow: [a.test]}}\nagents: {x: {bottle: dev}}\n")
+	if got := shown(hosts); got != "" {
+		t.Errorf("written meanwhile: %q", got)
 	}
 }

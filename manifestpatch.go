@@ -1,0 +1,82 @@
+package bottle
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/bot-bottle/bottle/egress"
+)
+
+// PatchAllow is the change of a manifest that adds entries to a bottle's
+// egress.allow, as a unified diff for "patch -p1" in the manifest's folder; empty
+// if all are there already. It writes nothing.
+func PatchAllow(manifest, bottleName string, entries []string) (patch string, err error) {
+	data, err := os.ReadFile(manifest)
+	if err != nil {
+		return "", fmt.Errorf("read the manifest: %w", err)
+	}
+	changed := data
+	for _, entry := range entries {
+		rule, err := egress.ParseRule(entry)
+		if err != nil {
+			return "", err
+		}
+		if changed, err = addToManifest(manifest, bottleName, changed, rule); err != nil {
+			return "", err
+		}
+	}
+	return diff(filepath.Base(manifest), data, changed), nil
+}
+
+// patchContext is how many lines stand around a change.
+const patchContext = 3
+
+// diff is a unified diff of one hunk: from the first line that differs to the last.
+func diff(name string, before, after []byte) string {
+	if bytes.Equal(before, after) {
+		return ""
+	}
+	a, b := lines(before), lines(after)
+	same := 0
+	for same < min(len(a), len(b)) && a[same] == b[same] {
+		same++
+	}
+	end := 0
+	for end < min(len(a), len(b))-same && a[len(a)-1-end] == b[len(b)-1-end] {
+		end++
+	}
+	first, tail := max(0, same-patchContext), min(patchContext, end)
+	var out strings.Builder
+	fmt.Fprintf(&out, "--- a/%s\n+++ b/%[1]s\n@@ -%s +%s @@\n", name, hunk(first, len(a)-end+tail), hunk(first, len(b)-end+tail))
+	write := func(mark string, lines []string) {
+		for _, line := range lines {
+			out.WriteString(mark + line)
+			if !strings.HasSuffix(line, "\n") {
+				out.WriteString("\n\\ No newline at end of file\n")
+			}
+		}
+	}
+	write(" ", a[first:same])
+	write("-", a[same:len(a)-end])
+	write("+", b[same:len(b)-end])
+	write(" ", a[len(a)-end:len(a)-end+tail])
+	return out.String()
+}
+
+func lines(data []byte) (out []string) {
+	for line := range bytes.Lines(data) {
+		out = append(out, string(line))
+	}
+	return out
+}
+
+// hunk is the range of lines from first to end as a diff counts them.
+func hunk(first, end int) string {
+	if first == end {
+		return fmt.Sprintf("%d,0", first)
+	}
+	return fmt.Sprintf("%d,%d", first+1, end-first)
+}

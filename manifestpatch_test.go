@@ -1,0 +1,120 @@
+package bottle
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestLearntEntries(t *testing.T) {
+	got := LearntEntries([]HostSummary{
+		{Destination: "b.test:443", Learnt: 2, Scanner: "allowlist"},
+		{Destination: "b.test:80", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "a.test:8443", Learnt: 1, Scanner: "port"},
+		{Destination: "B.test:443", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "203.0.113.9:443", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "[2001:db8::1]:8443", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "allowed.test:443", Requests: 7},
+		{Destination: "refused.test:443", Refused: 1, Scanner: "allowlist"},
+		{Destination: "secret.test:80", Learnt: 1, Scanner: "dlp"},
+		{Destination: "other.test:443", Learnt: 1, Scanner: "sni"},
+		{Destination: "no host\x1b:443", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "(no host)", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "(others)", Learnt: 1, Scanner: "allowlist"},
+	})
+	if want := []string{"203.0.113.9", "[2001:db8::1]:8443", "a.test:8443", "b.test"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A patch, put to git, makes the manifest that would allow the entries, and says
+// nothing else; comments stay.
+func TestPatchAllow(t *testing.T) {
+	head := "version: 1\n# a comment\nbottles:\n"
+	agents := "agents:\n  impl: {bottle: dev}\n"
+	for name, text := range map[string]string{
+		"lines":              head + "  dev:\n    egress:\n      allow:\n        - one.test # first\n        - two.test\n    env:\n      A: b\n" + agents,
+		"brackets":           head + "  dev: {egress: {allow: [one.test]}} # here\n" + agents,
+		"no list":            head + "  dev:\n    env: {A: b}\n" + agents,
+		"empty list":         head + "  dev: {egress: {allow: []}}\n" + agents,
+		"no last line end":   "version: 1\nagents: {impl: {bottle: dev}}\nbottles:\n  dev:\n    egress:\n      allow:\n        - one.test",
+		"JSON":               `{"version": 1, "bottles": {"dev": {"egress": {"allow": ["one.test"]}}}, "agents": {"impl": {"bottle": "dev"}}}` + "\n",
+		"JSON of one line":   `{"version": 1, "bottles": {"dev": {}}, "agents": {"impl": {"bottle": "dev"}}}`,
+		"another's in front": head + "  aaa:\n    egress:\n      allow: [x.test]\n  dev:\n    egress:\n      allow: [one.test]\n" + agents,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "bottle.yaml")
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			before, err := ParseManifest(file, []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			entries := []string{"new.test", "new.test:8443", "*.wild.test"}
+			patch, err := PatchAllow(file, "dev", entries)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command("git", "apply", "--verbose", "-")
+			cmd.Dir, cmd.Stdin = dir, strings.NewReader(patch)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("git apply: %v: %s\n%s", err, out, patch)
+			}
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := append(slices.Clone(before.Bottles["dev"].Egress.Allow), entries...)
+			if !sameBut(before, file, "dev", data, want) {
+				t.Errorf("the manifest is\n%s", data)
+			}
+			if n := strings.Count(string(data), "#"); n != strings.Count(text, "#") {
+				t.Errorf("comments are lost:\n%s", data)
+			}
+			if again, err := PatchAllow(file, "dev", entries); err != nil || again != "" {
+				t.Errorf("once more: %q, %v", again, err)
+			}
+		})
+	}
+	file := filepath.Join(t.TempDir(), "bottle.yaml")
+	if _, err := PatchAllow(file, "dev", nil); err == nil {
+		t.Error("a manifest that is not there has a patch")
+	}
+}
+
+// A diff is git's to read whatever the texts are.
+func TestDiff(t *testing.T) {
+	texts := []string{"", "a\n", "a", "a\nb\n", "b\na\n", "a\nb", "a\na\na\n", "a\n\n", "1\n2\n3\n4\n5\n6\n7\n8\n9\n", "1\n2\n3\n4\nx\n6\n7\n8\n9\n", "1\n2\n3\n4\n5\n6\n7\n8\n", "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"}
+	for i, before := range texts {
+		for j, after := range texts {
+			t.Run(fmt.Sprint(i, " ", j), func(t *testing.T) {
+				dir := t.TempDir()
+				file := filepath.Join(dir, "f")
+				if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				patch := diff("f", []byte(before), []byte(after))
+				if (patch == "") != (before == after) {
+					t.Fatalf("the patch is %q", patch)
+				}
+				if patch == "" {
+					return
+				}
+				cmd := exec.Command("git", "apply", "-")
+				cmd.Dir, cmd.Stdin = dir, strings.NewReader(patch)
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("git apply: %v: %s\n%s", err, out, patch)
+				}
+				if got, err := os.ReadFile(file); err != nil || string(got) != after {
+					t.Errorf("%q became %q by\n%s", before, got, patch)
+				}
+			})
+		}
+	}
+}
