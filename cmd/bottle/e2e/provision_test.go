@@ -124,24 +124,23 @@ func TestSkillMistakes(t *testing.T) {
 // given.
 func TestClaudeSees(t *testing.T) {
 	leakcheck.Check(t)
-	u := owner(t)
+	u := owner(t).with("NOT_NAMED=never")
 	seen, requests := messages(t), labtest.World(t)
 	r := u.run("claude", "-p", "RUN: env | sort", "--allowed-tools", "Bash")
 	if r.code != 0 {
 		t.Fatalf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	onlyTheAPI(t, requests())
-	var all, results string
-	for _, m := range seen() {
-		all += string(m.System) + string(m.Messages)
-		results += string(m.Messages)
+	system, results := told(seen())
+	if want := `You are the reviewer whom the manifest made, with ü and \"quotes\".`; !strings.Contains(system, want) {
+		t.Errorf("the API was not told %q", want)
 	}
-	for _, want := range []string{
-		`You are the reviewer whom the manifest made, with ü and \"quotes\".`,
-		"Reviews a change as the test wants it.",
-	} {
-		if !strings.Contains(all, want) {
-			t.Errorf("the API was not told %q", want)
+	if want := "Reviews a change as the test wants it."; !strings.Contains(results, want) {
+		t.Errorf("the API was not told of the skill: %q", want)
+	}
+	for _, never := range []string{"The body of the skill.", "NOT_NAMED", "TEST_KEY"} {
+		if strings.Contains(system+results, never) {
+			t.Errorf("the API was told %q", never)
 		}
 	}
 	for _, want := range []string{
@@ -153,6 +152,23 @@ func TestClaudeSees(t *testing.T) {
 			t.Errorf("the agent's environment lacks %q", want)
 		}
 	}
+	// The skill at work.
+	seen = messages(t)
+	if r := u.run("claude", "-p", "/review"); r.code != 0 {
+		t.Fatalf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if _, got := told(seen()); !strings.Contains(got, "The body of the skill.") {
+		t.Error("the skill was used, and the API was not told its body")
+	}
+}
+
+// told is all that requests say, as the system and in messages.
+func told(requests []message) (system, messages string) {
+	for _, m := range requests {
+		system += string(m.System)
+		messages += string(m.Messages)
+	}
+	return system, messages
 }
 
 // TestClaudeScreen begins Claude Code on a terminal: the first thing to be seen
@@ -190,6 +206,50 @@ func TestClaudeScreenWithToken(t *testing.T) {
 	u := owner(t).with("TERM=xterm-256color", "CLAUDE_BOTTLE_OAUTH_TOKEN=sk-ant-oat01-a-test-token-0123456789")
 	x := u.onTerminal(100, 40, "run", "oauth", "--proxy", "builtin", "--yes")
 	x.seesPrompt()
+	x.leaves()
+}
+
+// TestClaudeOfAnImage runs an image whose Claude Code has settings of its own:
+// they stay, and it begins with its prompt all the same.
+func TestClaudeOfAnImage(t *testing.T) {
+	u := newBuilder(t).with("TERM=xterm-256color", "TEST_KEY="+testKey, "HOME="+t.TempDir())
+	u.write("bottle.yaml", `
+version: 1
+bottles:
+  own:
+    image: e2e-claude:latest
+    build: {context: img}
+    env: {ANTHROPIC_API_KEY: {from: TEST_KEY}, CLAUDE_CODE_MAX_RETRIES: 0}
+    egress: {allow: [api.anthropic.com]}
+    git: {email: person@example.test}
+agents:
+  own: {bottle: own, command: [claude]}
+`)
+	u.dockerfile("FROM claude-bottle:claude\nCOPY --chown=1000:1000 home /home/agent\n")
+	for name, text := range map[string]string{
+		".claude.json":          `{"theme": "light", "tipsHistory": {"x": 4711}, "projects": {"/workspace": {"hasTrustDialogAccepted": false, "lastCost": 1}, "/other": {}}}`,
+		".claude/settings.json": `{"env": {"OF_THE_IMAGE": "1"}, "skipDangerousModePermissionPrompt": false}`,
+		".gitconfig":            "[user]\n\tname = Of The Image\n\temail = image@example.test\n[alias]\n\tst = status", // no line break at its end
+		".ssh/config":           "Host *\n  User image\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(u.dir, "img/home", name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		u.write(filepath.Join("img/home", name), text)
+	}
+	removeImage(t, "e2e-claude:latest")
+	x := u.onTerminal(100, 40, "run", "own", "--proxy", "builtin", "--yes", "--name", "claude-bottle-own")
+	x.seesPrompt()
+	r := u.exec("claude-bottle-own", "sh", "-c", `grep -E '"(theme|x|lastCost|/other|hasTrustDialogAccepted)"' ~/.claude.json | tr -d ' ,\n'; echo; tr -d ' \n' <~/.claude/settings.json; echo
+git config user.name; git config user.email; git config alias.st; cat ~/.ssh/config`)
+	for _, want := range []string{
+		`"theme":"light"`, `"x":4711`, `"lastCost":1`, `"/other":{`, `"hasTrustDialogAccepted":true`,
+		`"env":{"OF_THE_IMAGE":"1"}`, `"skipDangerousModePermissionPrompt":false`, "\nOf The Image\nperson@example.test\nstatus\nHost *\n",
+	} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("no %s in\n%s%s", want, r.stdout, r.stderr)
+		}
+	}
 	x.leaves()
 }
 
