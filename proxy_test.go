@@ -1,17 +1,14 @@
 package bottle
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
@@ -235,115 +232,5 @@ func TestProxyDigest(t *testing.T) {
 	plan.Proxy.Digest = wrong
 	if b, err := e.Launch(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "has changed") {
 		t.Errorf("an image that changed: %v, %v", b, err)
-	}
-}
-
-// TestProxyRestarts kills the proxy, again and again: the agent loses its way out
-// and nothing else, has it again within two seconds, under the policy as it was
-// changed, and nothing that is refused passes meanwhile.
-func TestProxyRestarts(t *testing.T) {
-	leakcheck.Check(t)
-	e := openEngine(t)
-	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove(t, b)
-	ctx, cancel := context.WithCancel(t.Context())
-	told, ended := make(chan error, 10), make(chan struct{})
-	go func() {
-		defer close(ended)
-		e.WatchProxy(ctx, b.Name, func(err error) { told <- err })
-	}()
-	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := e.Allow(t.Context(), b.Name, "refused.test"); err != nil {
-		t.Fatal(err)
-	}
-	seen := labtest.World(t)
-	// A process of the agent's that asks without a pause for what is refused.
-	var asked strings.Builder
-	asking, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{
-		"bash", "-c", "for i in $(seq 60); do curl -sm 1 -o /dev/null https://allowed.test/; done; echo done",
-	}, Stdout: &asked, Stderr: &asked})
-	if err != nil {
-		t.Fatal(err)
-	}
-	began := time.Now()
-	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-told; err != nil {
-		t.Errorf("the proxy was not started again: %v", err)
-	}
-	took := time.Since(began)
-	t.Logf("started again after %s", took)
-	if took > 2*time.Second {
-		t.Errorf("that took %s", took)
-	}
-	if out, code := output(t, e, b.Name, "curl", "-sS", "-o", "/dev/null", "https://refused.test/"); code != 0 {
-		t.Errorf("what was allowed while it ran is not any more: %s", out)
-	}
-	if out, code := output(t, e, b.Name, "curl", "-sS", "-o", "/dev/null", "https://allowed.test/"); code == 0 {
-		t.Errorf("what was denied while it ran is allowed again: %s", out)
-	}
-	if code, err := asking.Wait(); err != nil || code != 0 {
-		t.Errorf("the agent's own process ended with %d, %v", code, err)
-	}
-	for _, ev := range seen() {
-		if ev.Event == "request" && ev.Host == "allowed.test" {
-			t.Errorf("a refused request passed: %+v", ev)
-		}
-	}
-	cancel()
-	<-ended
-}
-
-// TestProxyStaysDown: a bottle that is being removed gets no new proxy, and one
-// whose proxy is down says so and stays shut.
-func TestProxyStaysDown(t *testing.T) {
-	leakcheck.Check(t)
-	e := openEngine(t)
-	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove(t, b)
-	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.rt.WaitTask(t.Context(), proxyID(b.Name)); err != nil {
-		t.Fatal(err)
-	}
-	list, err := e.List(t.Context(), false)
-	if err != nil || len(list) != 1 || list[0].Status != "running, proxy is stopped" {
-		t.Errorf("list says %+v, %v", list, err)
-	}
-	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "2", "https://allowed.test/"); code == 0 {
-		t.Errorf("something answered without a proxy: %s", out)
-	}
-	// A policy that is changed now holds from the next start on.
-	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
-		t.Error(err)
-	}
-	if err := e.markGoing(b.Name); err != nil {
-		t.Fatal(err)
-	}
-	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
-	if err := os.Remove(e.goingFile(b.Name)); err != nil {
-		t.Fatal(err)
-	}
-	if done, err := e.restartProxy(t.Context(), b.Name); !done || err != nil {
-		t.Fatal(done, err)
-	}
-	if done, err := e.restartProxy(t.Context(), b.Name); done || err != nil {
-		t.Errorf("a proxy that runs was started again: %v, %v", done, err)
-	}
-	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {
-		t.Errorf("what was denied while the proxy was down: %d %s", code, out)
-	}
-	if _, err := os.Lstat(netns.ProxyPath(e.dir(b.Name))); err != nil {
-		t.Error(err)
 	}
 }

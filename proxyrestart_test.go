@@ -1,0 +1,224 @@
+package bottle
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// hammer asks the proxy for a host without a pause, whether there is a proxy or
+// not, until /tmp/stop is there, and then says what it was answered.
+const hammer = `trap '' PIPE
+ok=0 no=0 other=0 down=0
+while [ ! -e /tmp/stop ]; do
+  line=
+  { printf 'GET http://%[1]s/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3; read -r -t 10 line <&3; } 3<>/dev/tcp/10.77.0.1/8888
+  case $line in *" 200 "*) ok=$((ok+1));; *" 403 "*) no=$((no+1));; "") down=$((down+1));; *) other=$((other+1)); echo "$line";; esac
+done 2>/dev/null
+echo "$ok $no $other $down"`
+
+// hammering is a session with a hammer in it.
+type hammering struct {
+	*Session
+	out bytes.Buffer
+}
+
+func startHammer(t *testing.T, e *Engine, name, host string) *hammering {
+	t.Helper()
+	h := &hammering{}
+	var err error
+	h.Session, err = e.Exec(context.WithoutCancel(t.Context()), name, SessionConfig{
+		Command: []string{"bash", "-c", fmt.Sprintf(hammer, host)}, Stdout: &h.out, Stderr: &h.out,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// end gives how often it was let through, refused, and met no proxy.
+func (h *hammering) end(t *testing.T) (ok, no, down int) {
+	t.Helper()
+	var other int
+	if code, err := h.Wait(); err != nil || code != 0 {
+		t.Errorf("the agent's own process ended with %d, %v", code, err)
+	}
+	if n, err := fmt.Sscan(h.out.String(), &ok, &no, &other, &down); n != 4 || other > 0 {
+		t.Errorf("the hammer says %q, %v", &h.out, err)
+	}
+	return ok, no, down
+}
+
+// requestsFor counts those for a host in what the world has seen.
+func requestsFor(seen []labtest.WorldEvent, host string) (n int) {
+	for _, ev := range seen {
+		if ev.Event == "request" && ev.Host == host {
+			n++
+		}
+	}
+	return n
+}
+
+// TestProxyRestarts kills the proxy, again and again, while the agent hammers at
+// it: the agent loses its way out and nothing else, list says so, it has it again
+// within two seconds, under the policy as it was changed while the proxy ran, and
+// of what that refuses not one request reaches the victim before, between or after.
+func TestProxyRestarts(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	ctx, cancel := context.WithCancel(t.Context())
+	told, ended := make(chan error, 10), make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.WatchProxy(ctx, b.Name, func(err error) { told <- err })
+	}()
+	defer func() { cancel(); <-ended }()
+	// From here on the manifest would let through what is refused, and refuse what
+	// is let through.
+	const victim, served = "allowed.test", "refused.test"
+	if _, err := e.Deny(t.Context(), b.Name, victim); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Allow(t.Context(), b.Name, served); err != nil {
+		t.Fatal(err)
+	}
+	seen := labtest.World(t)
+	bad, good := startHammer(t, e, b.Name, victim), startHammer(t, e, b.Name, served)
+
+	passes := func() {
+		t.Helper()
+		before := requestsFor(seen(), served)
+		waitFor(t, "a request that is let through", func() bool { return requestsFor(seen(), served) > before })
+	}
+
+	const kills = 3
+	for i := range kills {
+		passes()
+		began := time.Now()
+		if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 { // it waits a little before it starts a proxy that keeps ending
+			waitFor(t, "list to say that the proxy is gone", func() bool { return statusOfOnly(t, e) == "running, proxy is stopped" })
+		}
+		if err := <-told; err != nil {
+			t.Errorf("the proxy was not started again: %v", err)
+		}
+		took := time.Since(began)
+		t.Logf("started again after %s", took)
+		if i == 0 && took > 2*time.Second {
+			t.Errorf("that took %s", took)
+		}
+	}
+	passes()
+	if got := statusOfOnly(t, e); got != "running" {
+		t.Errorf("list says %q", got)
+	}
+	if out, code := output(t, e, b.Name, "touch", "/tmp/stop"); code != 0 {
+		t.Fatal(out)
+	}
+	ok, no, down := bad.end(t)
+	if ok > 0 || no == 0 || down < kills {
+		t.Errorf("what is refused was let through %d times and refused %d times; there was no proxy %d times", ok, no, down)
+	}
+	if n := requestsFor(seen(), victim); n > 0 {
+		t.Errorf("the victim saw %d requests", n)
+	}
+	ok, no2, down2 := good.end(t)
+	if ok == 0 || no2 > 0 || down2 < kills {
+		t.Errorf("what is allowed was let through %d times and refused %d times; there was no proxy %d times", ok, no2, down2)
+	}
+	t.Logf("%d requests refused, %d let through, %d without a proxy, %d restarts", no, ok, down+down2, kills)
+
+	// The control: such a request, let through, is seen by the victim.
+	if _, err := e.Allow(t.Context(), b.Name, victim); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-o", "/dev/null", "http://"+victim+"/"); code != 0 {
+		t.Error(out)
+	}
+	if n := requestsFor(seen(), victim); n != 1 {
+		t.Errorf("the victim saw %d requests of the control", n)
+	}
+}
+
+func waitFor(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(30 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("waiting for %s", what)
+		}
+	}
+}
+
+// statusOfOnly is what list says of the one bottle.
+func statusOfOnly(t *testing.T, e *Engine) string {
+	t.Helper()
+	list, err := e.List(t.Context(), false)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("list says %+v, %v", list, err)
+	}
+	return list[0].Status
+}
+
+// TestProxyStaysDown: a bottle that is being removed gets no new proxy, and one
+// whose proxy is down says so and stays shut.
+func TestProxyStaysDown(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.rt.WaitTask(t.Context(), proxyID(b.Name)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := e.List(t.Context(), false)
+	if err != nil || len(list) != 1 || list[0].Status != "running, proxy is stopped" {
+		t.Errorf("list says %+v, %v", list, err)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "2", "https://allowed.test/"); code == 0 {
+		t.Errorf("something answered without a proxy: %s", out)
+	}
+	// A policy that is changed now holds from the next start on.
+	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
+		t.Error(err)
+	}
+	if err := e.markGoing(b.Name); err != nil {
+		t.Fatal(err)
+	}
+	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
+	if err := os.Remove(e.goingFile(b.Name)); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := e.restartProxy(t.Context(), b.Name); !done || err != nil {
+		t.Fatal(done, err)
+	}
+	if done, err := e.restartProxy(t.Context(), b.Name); done || err != nil {
+		t.Errorf("a proxy that runs was started again: %v, %v", done, err)
+	}
+	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {
+		t.Errorf("what was denied while the proxy was down: %d %s", code, out)
+	}
+	if _, err := os.Lstat(netns.ProxyPath(e.dir(b.Name))); err != nil {
+		t.Error(err)
+	}
+}
