@@ -33,9 +33,10 @@ type Finding struct {
 	Mend string `json:"mend,omitempty"`
 }
 
-// Doctor looks at everything on the host that a bottle needs. It changes
-// nothing but a scratch folder that it removes.
-func Doctor(ctx context.Context, cfg Config) []Finding {
+// Doctor looks at everything on the host that a bottle needs, and at the proxies'
+// images of the manifest that spec names. It changes nothing but a scratch folder
+// that it removes.
+func Doctor(ctx context.Context, cfg Config, spec Spec) []Finding {
 	d := &doctor{cfg: cfg}
 	d.privilege()
 	d.tmpfs()
@@ -50,6 +51,7 @@ func Doctor(ctx context.Context, cfg Config) []Finding {
 	d.cgroups()
 	d.disk()
 	d.resolvers()
+	d.proxyImages(ctx, e, spec)
 	return d.found
 }
 

@@ -19,7 +19,7 @@ func (a *app) doctorCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.doctor(bottle.Doctor(a.ctx, a.config()), asJSON)
+			return a.doctor(bottle.Doctor(a.ctx, a.config(), bottle.Spec{ManifestPath: a.manifest, Caller: caller()}), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

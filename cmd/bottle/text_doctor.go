@@ -8,8 +8,9 @@ import (
 )
 
 const textDoctorLong = `Look at everything on this host that a bottle needs: containerd, gVisor and runc
-with their shims, CNI plugins, kernel, firewall, cgroups, disk and tmpfs. Each is
-ok, warn or fail, with the command that mends it. The exit code is 1 on a fail.`
+with their shims, CNI plugins, kernel, firewall, cgroups, disk and tmpfs; and
+whether the manifest pins the image of each proxy. Each is ok, warn or fail, with
+what mends it. The exit code is 1 on a fail.`
 
 func (a *app) printFindings(found []bottle.Finding) error {
 	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)

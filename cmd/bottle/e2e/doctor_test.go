@@ -10,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
@@ -154,5 +157,42 @@ func hostCommand(t *testing.T, name string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+// TestDoctorProxyImage: a proxy's image is asked for by its digest, which doctor
+// knows if the host has the image.
+func TestDoctorProxyImage(t *testing.T) {
+	leakcheck.Check(t)
+	const ref = "registry.test/pipelock:2.3.0"
+	digest := labtest.PutImage(t, ref, ocispec.ImageConfig{Entrypoint: []string{"/pipelock"}}, map[string][]byte{"pipelock": []byte("x")})
+	wrong := "sha256:" + strings.Repeat("0", 64)
+	for name, c := range map[string]struct{ proxy, level, detail, mend string }{
+		"default":       {"", bottle.LevelWarn, "ghcr.io/luckypipewrench/pipelock:2.3.0, of a, b in ", "bottle pull ghcr.io/luckypipewrench/pipelock:2.3.0"},
+		"not pinned":    {"kind: pipelock, image: '" + ref + "'", bottle.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
+		"pinned":        {"image: '" + ref + "@" + digest + "'", bottle.LevelOK, "is pinned, and is there", ""},
+		"another":       {"image: '" + ref + "@" + wrong + "'", bottle.LevelWarn, "is another one, " + digest, "pull it anew"},
+		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", bottle.LevelOK, "is pinned, and will be pulled", ""},
+		"builtin":       {"kind: builtin", bottle.LevelOK, "no bottle of ", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUser(t)
+			u.write("bottle.yaml", "version: 1\nbottles:\n  a: {proxy: {"+c.proxy+"}}\n  b: {proxy: {"+c.proxy+"}}\nagents: {}\n")
+			f := u.doctor(t, 0)["proxy image"]
+			if f.Level != c.level || !strings.Contains(f.Detail, c.detail) || !strings.Contains(f.Mend, c.mend) {
+				t.Errorf("got %+v; want %+v", f, c)
+			}
+		})
+	}
+	u := newUser(t)
+	u.write("bottle.yaml", "version: 2\n")
+	if f := u.doctor(t, 0)["proxy image"]; f.Level != bottle.LevelWarn || f.Mend != "bottle config check" {
+		t.Errorf("a broken manifest: %+v", f)
+	}
+	if err := os.Remove(filepath.Join(u.dir, "bottle.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if f := u.with("HOME="+u.dir).doctor(t, 0)["proxy image"]; f.Level != bottle.LevelOK || !strings.Contains(f.Detail, "no manifest") {
+		t.Errorf("no manifest: %+v", f)
 	}
 }
