@@ -30,7 +30,7 @@ func (l *launch) provision(r *runtime.RootFS) ([]runtime.File, error) {
 		skillsIn(claude.skills, l.plan.skillFiles),
 		gitFiles(home, l.plan.Git),
 		claudeFiles(claude, r.WorkDir()),
-		sshFiles(r, l.plan.SSH),
+		sshFiles(r),
 	), nil
 }
 
@@ -57,9 +57,6 @@ func (l *launch) provisionGuest(dir string) error {
 		if err := l.writeGuest(filepath.Join(dir, "prompt"), 0o600, []byte(l.plan.Prompt)); err != nil {
 			return err
 		}
-	}
-	if len(l.plan.SSH) == 0 {
-		return nil
 	}
 	if err := os.Mkdir(filepath.Join(dir, "ssh"), 0o755); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)

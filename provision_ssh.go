@@ -305,10 +305,7 @@ func (p *Plan) agentKeys() []sshagent.Key {
 // sshFiles have ssh read bottle's configuration before what the image has: of
 // two values ssh takes the first. It looks in the home of the passwd file,
 // whatever HOME says.
-func sshFiles(r *runtime.RootFS, hosts []SSHHost) []runtime.File {
-	if len(hosts) == 0 {
-		return nil
-	}
+func sshFiles(r *runtime.RootFS) []runtime.File {
 	dir := path.Join("/", r.User.Home, ".ssh")
 	edit := func(old []byte) ([]byte, error) {
 		return append([]byte("Include "+guestSSH+"/config\n"), old...), nil
@@ -322,6 +319,17 @@ type guestFile struct {
 	mode fs.FileMode
 	data []byte
 }
+
+// sshProxy is the program that has ssh reach a host.
+const sshProxy = guestInit + " connect " + proxyListen + " %h %p"
+
+// sshElsewhere is for hosts that no entry names: the proxy refuses them with its
+// reason, and its log tells of it. Without it ssh would say that it cannot resolve
+// a name.
+const sshElsewhere = `Host * !localhost !127.* !::1
+    ProxyCommand ` + sshProxy + `
+    ServerAliveInterval 30
+`
 
 // sshGuestFiles are what Include leads to, the hosts' keys, and the public halves
 // of the agent's keys, by which ssh chooses among them.
@@ -342,7 +350,7 @@ func (p *Plan) sshGuestFiles() []guestFile {
 		line("HostName", h.HostName)
 		line("User", h.User)
 		line("Port", fmt.Sprint(h.Port))
-		line("ProxyCommand", guestInit+" connect "+proxyListen+" %h %p")
+		line("ProxyCommand", sshProxy)
 		line("UserKnownHostsFile", guestSSH+"/known_hosts")
 		line("StrictHostKeyChecking", "yes")
 		line("UpdateHostKeys", "no")
@@ -369,6 +377,7 @@ func (p *Plan) sshGuestFiles() []guestFile {
 			fmt.Fprintln(&known, sshagent.KnownHostsLine(h.HostName, h.Port, key))
 		}
 	}
+	config.WriteString(sshElsewhere)
 	return append(files, guestFile{"config", 0o644, []byte(config.String())}, guestFile{"known_hosts", 0o644, []byte(known.String())})
 }
 

@@ -183,11 +183,16 @@ func TestSSHConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	for host, want := range map[string][]string{
-		"work":     {"hostname git.test", "user git", "port 22", "proxycommand /.bottle/init connect 10.77.0.1:8888 %h %p", "stricthostkeychecking true", "identityagent /.bottle/run/ssh-agent.sock", "identityfile /.bottle/ssh/key-1-1.pub", "userknownhostsfile /.bottle/ssh/known_hosts", "serveraliveinterval 30"},
-		"git.test": {"hostname git.test", "user git", "port 22"},
-		"home":     {"hostname git.test", "port 2222", "identityagent none", "identityfile /.bottle/ssh/key-2"},
+		"work":      {"hostname git.test", "user git", "port 22", "proxycommand /.bottle/init connect 10.77.0.1:8888 %h %p", "stricthostkeychecking true", "identityagent /.bottle/run/ssh-agent.sock", "identityfile /.bottle/ssh/key-1-1.pub", "userknownhostsfile /.bottle/ssh/known_hosts", "serveraliveinterval 30"},
+		"git.test":  {"hostname git.test", "user git", "port 22"},
+		"home":      {"hostname git.test", "port 2222", "identityagent none", "identityfile /.bottle/ssh/key-2"},
+		"localhost": {"port 22"},
+		"else.test": {"port 22", "proxycommand /.bottle/init connect 10.77.0.1:8888 %h %p"},
 	} {
 		got := sshView(t, config, host)
+		if host == "localhost" && strings.Contains(got, "proxycommand") {
+			t.Errorf("the sandbox itself is reached through the proxy:\n%s", got)
+		}
 		for _, w := range want {
 			if !strings.Contains(got, "\n"+w+"\n") {
 				t.Errorf("%s: no %q in\n%s", host, w, got)

@@ -253,6 +253,41 @@ func TestSSHKeys(t *testing.T) {
 	})
 }
 
+// TestSSHElsewhere asks for hosts that no entry of ssh names: the proxy refuses
+// them, also one whose port is allowed for the web, and its log tells why.
+func TestSSHElsewhere(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	u.write("bottle.yaml", `
+version: 1
+bottles:
+  dev: {egress: {allow: ["ssh.allowed.test:22"]}}
+agents:
+  wait: {bottle: dev, command: [sh, -c, "echo ready; cat"]}
+`)
+	l := u.start("claude-bottle-elsewhere")
+	for args, want := range map[string]string{
+		"labgit@ssh.other.test":           "connect to ssh.other.test:22: the egress proxy says: CONNECT blocked: domain not in allowlist: ssh.other.test",
+		"-p 2222 labgit@ssh.allowed.test": "port not in allowlist",
+		"labgit@ssh.allowed.test":         "Connection closed by remote host",
+		"localhost":                       "connect to host localhost port 22: Connection refused",
+	} {
+		r := u.exec(l.name, "sh", "-c", "ssh -o BatchMode=yes -o StrictHostKeyChecking=no "+args+" true </dev/null")
+		if r.code != 255 || !strings.Contains(r.stderr, want) {
+			t.Errorf("%s: exit %d, want %q in\n%s", args, r.code, want, r.stderr)
+		}
+	}
+	r := u.bottle("egress", l.name, "--denied")
+	for _, want := range []string{"ssh.other.test:22", "ssh.allowed.test:2222", "only an ssh entry of the bottle"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("the log of refusals lacks %q:\n%s%s", want, r.stdout, r.stderr)
+		}
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+}
+
 // serveAgent is a caller's own ssh agent.
 func serveAgent(t *testing.T, key ed25519.PrivateKey) string {
 	t.Helper()
