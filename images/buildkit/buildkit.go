@@ -77,6 +77,7 @@ var Modes = []string{"auto", "plain", "tty", "rawjson", "quiet"}
 // Result tells what was built.
 type Result struct {
 	Digest string // of the manifest that the names point to
+	Worked bool   // a step ran or something was fetched; else all was in the cache
 }
 
 // Errors that a caller can give advice on.
@@ -103,7 +104,7 @@ func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 	}
 	res, err := solve(ctx, s.client, req, cfg.exporter(req))
 	if err == nil {
-		err = s.limit(ctx)
+		err = s.limit(ctx, res.Worked)
 	}
 	return res, explain(errors.Join(err, s.close(ctx)))
 }

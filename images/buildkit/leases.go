@@ -44,15 +44,18 @@ func (m leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lea
 }
 
 // sweep removes leases of state folders that are lost: removed, or made anew in
-// the same place.
-func (m leaseManager) sweep(ctx context.Context) error {
+// the same place. It tells how many this folder has.
+func (m leaseManager) sweep(ctx context.Context) (mine int, err error) {
 	list, err := m.Manager.List(ctx)
 	if err != nil {
-		return fmt.Errorf("list leases: %w", err)
+		return 0, fmt.Errorf("list leases: %w", err)
 	}
 	var errs []error
 	for _, l := range list {
 		dir, id := l.Labels[labelState], l.Labels[labelID]
+		if id == m.id {
+			mine++
+		}
 		if dir == "" || id == m.id {
 			continue
 		}
@@ -63,7 +66,7 @@ func (m leaseManager) sweep(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove the lease %s of a lost build cache: %w", l.ID, err))
 		}
 	}
-	return errors.Join(errs...)
+	return mine, errors.Join(errs...)
 }
 
 // removeAll removes what this state folder has, temporary leases too, and waits

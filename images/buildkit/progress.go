@@ -25,7 +25,7 @@ func (r Request) display() (func(chan *client.SolveStatus) error, error) {
 		return nil, fmt.Errorf("show progress as %q: %w", r.Progress, err)
 	}
 	show := func(status chan *client.SolveStatus) error {
-		// To the channel's end, whatever becomes of the build: Solve closes it.
+		// To the channel's end, whatever becomes of the build.
 		_, err := d.UpdateFrom(context.Background(), status)
 		return err
 	}

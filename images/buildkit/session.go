@@ -93,8 +93,16 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 		return nil, err
 	}
 	lm := leaseManager{Manager: store.LeasesService(), dir: st.dir, id: st.id}
-	if err := lm.sweep(ctx); err != nil {
+	mine, err := lm.sweep(ctx)
+	if err != nil {
 		return nil, err
+	}
+	if mine == 0 {
+		// Nothing of what the cache says is kept by containerd, whose own folder may
+		// have been removed.
+		if err := st.emptyCache(); err != nil {
+			return nil, err
+		}
 	}
 	s.push(func(ctx context.Context) error {
 		if !st.discard {
@@ -102,7 +110,12 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 		}
 		return lm.removeAll(withNamespace(ctx, cfg.Namespace))
 	})
-	opt, err := cfg.workerOpt(st, store, steps, leaseutil.WithNamespace(lm, cfg.Namespace))
+	list, err := cfg.catalogue(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	defer list.close()
+	opt, err := cfg.workerOpt(st, store, steps, leaseutil.WithNamespace(lm, cfg.Namespace), list)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +157,7 @@ func (c Config) stepsNamespace(st *state) string {
 
 // workerOpt puts a worker together by hand: BuildKit's own constructor for
 // containerd wants one namespace for everything and a daemon's settings.
-func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseutil.Manager) (base.WorkerOpt, error) {
+func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseutil.Manager, list *catalogue) (base.WorkerOpt, error) {
 	root := st.cache()
 	md, err := metadata.NewStore(filepath.Join(root, "metadata.db"))
 	if err != nil {
@@ -155,7 +168,7 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 		pb.NetMode_HOST:  ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
 		pb.NetMode_NONE:  network.NewNoneProvider(),
 	}
-	cs := containerdsnapshot.NewContentStore(store.ContentStore(), c.Namespace)
+	cs := containerdsnapshot.NewContentStore(list.content(store.ContentStore()), c.Namespace)
 	return base.WorkerOpt{
 		ID: st.id, Root: root, Labels: map[string]string{},
 		Platforms: []ocispec.Platform{platforms.Normalize(platforms.DefaultSpec())},
@@ -163,7 +176,7 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 		Executor: containerdexecutor.New(containerdexecutor.ExecutorOptions{
 			Client: steps, Root: root, NetworkProviders: nets, CgroupParent: steps.DefaultNamespace(),
 		}),
-		Snapshotter:  containerdsnapshot.NewSnapshotter(c.Snapshotter, store.SnapshotService(c.Snapshotter), c.Namespace, nil),
+		Snapshotter:  containerdsnapshot.NewSnapshotter(c.Snapshotter, list.snapshotter(store.SnapshotService(c.Snapshotter)), c.Namespace, nil),
 		ContentStore: cs,
 		Applier:      winlayers.NewFileSystemApplierWithWindows(cs, store.DiffService()),
 		Differ:       winlayers.NewWalkingDiffWithWindows(cs, store.DiffService()),
@@ -189,18 +202,31 @@ func collect(lm *leaseutil.Manager) func(context.Context) (gc.Stats, error) {
 
 // start runs BuildKit's controller and connects to it in memory.
 func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) error {
+	type opened struct {
+		databases
+		err error
+	}
+	others := make(chan opened, 1)
+	go func() { // beside the worker, which waits for a `git version`
+		d, err := openDatabases(st)
+		others <- opened{d, err}
+	}()
 	w, err := base.NewWorker(ctx, opt)
+	dbs := <-others
 	if err != nil {
-		return errors.Join(fmt.Errorf("start the build worker: %w", err), opt.MetadataStore.Close())
+		return errors.Join(fmt.Errorf("start the build worker: %w", err), opt.MetadataStore.Close(), dbs.close(), dbs.err)
+	}
+	if dbs.err != nil {
+		return errors.Join(dbs.err, w.Close())
 	}
 	s.worker = w
 	wc := &worker.Controller{}
 	if err := wc.Add(w); err != nil {
-		return errors.Join(err, w.Close())
+		return errors.Join(err, w.Close(), dbs.close())
 	}
-	controller, err := newController(st, wc, w)
+	controller, err := newController(wc, w, dbs.databases)
 	if err != nil {
-		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close())
+		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close(), dbs.close())
 	}
 	s.push(func(context.Context) error { return errors.Join(forget(w), controller.Close()) })
 	listener := bufconn.Listen(256 << 10)
@@ -242,7 +268,31 @@ type refID struct {
 
 func (r refID) ID() string { return r.id }
 
-func newController(st *state, wc *worker.Controller, w *base.Worker) (_ *control.Controller, err error) {
+// databases are BuildKit's beside the worker's.
+type databases struct {
+	links   *bboltcachestorage.Store
+	history *boltutil.DB
+}
+
+func openDatabases(st *state) (d databases, err error) {
+	if d.links, err = bboltcachestorage.NewStore(filepath.Join(st.cache(), "cache.db")); err != nil {
+		return databases{}, fmt.Errorf("open the build cache: %w", err)
+	}
+	d.history, err = boltutil.SafeOpen(filepath.Join(st.cache(), "history.db"), 0o600, &bolt.Options{NoFreelistSync: true})
+	if err != nil {
+		return databases{}, errors.Join(fmt.Errorf("open the build cache: %w", err), d.links.Close())
+	}
+	return d, nil
+}
+
+func (d databases) close() error {
+	if d.links == nil {
+		return nil
+	}
+	return errors.Join(d.links.Close(), d.history.Close())
+}
+
+func newController(wc *worker.Controller, w *base.Worker, dbs databases) (*control.Controller, error) {
 	sessions, err := bksession.NewManager()
 	if err != nil {
 		return nil, err
@@ -251,42 +301,46 @@ func newController(st *state, wc *worker.Controller, w *base.Worker) (_ *control
 	if err != nil {
 		return nil, err
 	}
-	links, err := bboltcachestorage.NewStore(filepath.Join(st.cache(), "cache.db"))
-	if err != nil {
-		return nil, err
-	}
-	historyDB, err := boltutil.SafeOpen(filepath.Join(st.cache(), "history.db"), 0o600, &bolt.Options{NoFreelistSync: true})
-	if err != nil {
-		return nil, errors.Join(err, links.Close())
-	}
 	none := int64(0) // no history of builds: nobody could ask for it
-	c, err := control.NewController(control.Opt{
+	return control.NewController(control.Opt{
 		SessionManager: sessions, WorkerController: wc,
 		Frontends: map[string]frontend.Frontend{
 			"dockerfile.v0": forwarder.NewGatewayForwarder(wc.Infos(), dockerfile.Build),
 			"gateway.v0":    gw,
 		},
-		CacheManager: solver.NewCacheManager(context.Background(), "local", links, worker.NewCacheResultStorage(wc)),
+		CacheManager: solver.NewCacheManager(context.Background(), "local", dbs.links, worker.NewCacheResultStorage(wc)),
 		// RUN --network=host: it is what steps have anyway.
 		Entitlements: []string{"network.host"},
-		HistoryDB:    historyDB, HistoryConfig: &bkconfig.HistoryConfig{MaxEntries: &none},
-		CacheStore: links, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
+		HistoryDB:    dbs.history, HistoryConfig: &bkconfig.HistoryConfig{MaxEntries: &none},
+		CacheStore: dbs.links, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
 	})
-	if err != nil {
-		return nil, errors.Join(err, links.Close(), historyDB.Close())
-	}
-	return c, nil
 }
 
 // limit brings the cache under its bound. BuildKit would do so a minute after a
-// build, when this process has ended.
-func (s *session) limit(ctx context.Context) error {
+// build, when this process has ended. After a build that had nothing to do the
+// cache is as the last one has left it.
+func (s *session) limit(ctx context.Context, worked bool) error {
 	policy := s.cfg.policy()
-	if len(policy) == 0 {
+	if len(policy) == 0 || !worked && s.state.bound() == s.cfg.CacheSize {
 		return nil
 	}
-	_, err := s.prune(ctx, policy...)
-	return err
+	// To prune makes containerd look for garbage, even when nothing was removed.
+	used, err := s.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+	if err != nil {
+		return fmt.Errorf("find the size of the build cache: %w", err)
+	}
+	var size int64
+	for _, u := range used {
+		if !u.Shared { // with an image in the store
+			size += u.Size
+		}
+	}
+	if size > s.cfg.CacheSize {
+		if _, err := s.prune(ctx, policy...); err != nil {
+			return err
+		}
+	}
+	return s.state.setBound(s.cfg.CacheSize)
 }
 
 func (s *session) prune(ctx context.Context, policy ...client.PruneInfo) (freed int64, err error) {

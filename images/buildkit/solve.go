@@ -37,18 +37,27 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 		return Result{}, err
 	}
 	ctx = withoutNamespace(ctx)
-	status := make(chan *client.SolveStatus)
+	told, status := make(chan *client.SolveStatus), make(chan *client.SolveStatus)
 	var res *client.SolveResponse
+	worked := false
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		res, err = c.Solve(ctx, nil, opt, status)
+		res, err = c.Solve(ctx, nil, opt, told)
 		return err
+	})
+	g.Go(func() error {
+		defer close(status)
+		for s := range told { // to its end, whatever becomes of ctx: Solve closes it
+			worked = worked || works(s)
+			status <- s
+		}
+		return nil
 	})
 	g.Go(func() error { return show(status) })
 	if err := g.Wait(); err != nil {
 		return Result{}, err
 	}
-	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey]}, nil
+	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey], Worked: worked}, nil
 }
 
 // withoutNamespace keeps a containerd namespace of the caller's from travelling to

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 //
 //	lock     held while a build runs; the kernel lets go of it whatever happens
 //	id       random, made with the folder: what its leases in containerd bear
+//	bound    what the cache was last brought under, in bytes
 //	cache/   BuildKit's databases
 //	tmp/     mounts of running steps; after a crash they are still there
 type state struct {
@@ -167,6 +169,38 @@ func stateID(file string) (string, error) {
 		return "", fmt.Errorf("write the build state's id: %w", err)
 	}
 	return id, nil
+}
+
+// emptyCache has BuildKit begin anew.
+func (s *state) emptyCache() error {
+	err := os.RemoveAll(s.cache())
+	if err == nil {
+		err = os.Mkdir(s.cache(), 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("empty the build cache: %w", err)
+	}
+	return nil
+}
+
+// bound is what setBound has kept; of a folder that has none, nothing.
+func (s *state) bound() int64 {
+	data, err := os.ReadFile(filepath.Join(s.dir, "bound"))
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(string(data), 10, 64) // what is no number is no bound
+	return n
+}
+
+func (s *state) setBound(n int64) error {
+	if s.bound() == n {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "bound"), strconv.AppendInt(nil, n, 10), 0o600); err != nil {
+		return fmt.Errorf("write the build cache's bound: %w", err)
+	}
+	return nil
 }
 
 // unmountLeft takes away what a killed build has left mounted, deepest first.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containerd/containerd/v2/core/leases"
 )
 
 // TestNetwork: a step has the host's network, down to its loopback, unless it
@@ -64,6 +66,47 @@ func TestCacheSize(t *testing.T) {
 	b.cfg.CacheSize = 20 << 20
 	if bound := kept(4); bound > base+b.cfg.CacheSize || bound < base+layer {
 		t.Errorf("with a bound of 20 MiB %d bytes were kept beside the base's %d", bound-base, base)
+	}
+}
+
+// TestLowerBound: a bound that is lower than the last one takes effect even when
+// there is nothing to build.
+func TestLowerBound(t *testing.T) {
+	b := newBench(t)
+	b.cfg.CacheSize = 1 << 30
+	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/1 bs=1M count=8 2>/dev/null\n")
+	if !b.good(Request{}).Worked || b.good(Request{}).Worked {
+		t.Error("a first build has to work, and a second one not")
+	}
+	b.cfg.CacheSize = 1 << 20
+	if b.good(Request{}).Worked {
+		t.Error("the bound alone makes a build work")
+	}
+	if !b.good(Request{}).Worked {
+		t.Error("the cache still has what exceeds its bound")
+	}
+}
+
+// TestLostContent: somebody has removed from containerd what the cache says is
+// there. It is made again.
+func TestLostContent(t *testing.T) {
+	b := newBench(t)
+	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo 1 >/tmp/1\nRUN echo 2 >/tmp/2\n")
+	req := Request{Names: []string{b.ref()}}
+	b.good(req)
+	must(t, b.c.ImageService().Delete(b.ctx, b.ref()))
+	list := b.leases(b.cfg)
+	if len(list) == 0 {
+		t.Fatal("a build keeps nothing, so that the test shows nothing")
+	}
+	for _, id := range list {
+		must(t, b.c.LeasesService().Delete(b.ctx, leases.Lease{ID: id}, leases.SynchronousDelete))
+	}
+	if !b.good(req).Worked {
+		t.Error("nothing was made again")
+	}
+	if _, files := b.read(b.ref(), "tmp/1", "tmp/2"); files["tmp/1"] != "1\n" || files["tmp/2"] != "2\n" {
+		t.Errorf("%q", files)
 	}
 }
 
