@@ -47,7 +47,7 @@ demo: build ## show a bottle at work on a test host of its own (root)
 
 .PHONY: bench
 bench: build ## print speeds as ratios to plainer ways, on a test host (root)
-	scripts/lab up
+	scripts/lab up --with-buildkitd
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/bench/run
 
 .PHONY: lab-up

@@ -135,7 +135,7 @@ cgroups_remove() {
 # inside_path prints the folders put before PATH inside the lab; sudo's PATH may
 # leave out the last.
 inside_path() {
-  printf %s "$LAB_DIR/sbin:$CONTAINERD_BIN:$GVISOR_BIN:$REGISTRY_BIN:$LAB_CHECKOUT/bin:$(dirname "$(command -v go)")"
+  printf %s "$LAB_DIR/sbin:$CONTAINERD_BIN:$GVISOR_BIN:$REGISTRY_BIN:$BUILDKIT_BIN:$LAB_CHECKOUT/bin:$(dirname "$(command -v go)")"
 }
 
 # shims_write puts the wrapper before runsc's shim where it cannot do without:

@@ -2,6 +2,7 @@
 #   bottle-demo:latest    busybox and the demo's client
 #   claude-bottle:latest  Debian with what an agent needs
 #   claude-bottle:claude  the same with Claude Code (--with-claude)
+#   bottle-base:latest    Debian alone, to build the default image on (--with-base)
 # Each archive is named for a hash of what it is made of, so that a change makes
 # a new one.
 # shellcheck shell=bash
@@ -17,6 +18,8 @@ images_build() {
   debian_layer
   debian_image claude-bottle:latest "$DEBIAN_LAYER"
   AGENT_ARCHIVE=$ARCHIVE
+  BASE_ARCHIVE=
+  [ -z "$WITH_BASE" ] || base_image
   CLAUDE_ARCHIVE=
   [ -n "$WITH_CLAUDE" ] || return 0
   claude_layer
@@ -92,28 +95,45 @@ debian_mirror() {
     awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1, $2; exit }'
 }
 
-debian_layer() {
-  local url suite root log
-  DEBIAN_LAYER=$LAB_CACHE/debian-$(printf %s "$DEBIAN_PACKAGES 1" | sha256sum | cut -c1-12).tar
-  [ ! -e "$DEBIAN_LAYER" ] || return 0
+# debian_root LAYER WHAT [PACKAGE,...] fills partial_root's folder with this
+# machine's release of Debian.
+debian_root() {
+  local url suite root=$1.root log=$1.log
   read -r url suite < <(debian_mirror) || die "no Debian mirror of this machine's release in apt's settings"
-  say "making the Debian layer ($suite)"
-  partial_root "$DEBIAN_LAYER"
-  root=$DEBIAN_LAYER.root
-  log=$DEBIAN_LAYER.log
+  say "making $2 ($suite)"
+  partial_root "$1"
   # A mount namespace of its own: an interrupted debootstrap leaves /proc mounted.
-  unshare --mount --propagation private debootstrap --variant=minbase --include="$DEBIAN_PACKAGES" \
-    "$suite" "$root" "$url" >"$log" 2>&1 </dev/null || die "make the Debian layer: $(tail -n 1 "$log") (whole output: $log)"
+  unshare --mount --propagation private debootstrap --variant=minbase ${3:+--include="$3"} \
+    "$suite" "$root" "$url" >"$log" 2>&1 </dev/null || die "make $2: $(tail -n 1 "$log") (whole output: $log)"
   # The mirror is this machine's affair, the rest is of no use in a bottle.
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/doc/* \
     "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/etc/apt/sources.list*
   : >"$root/etc/resolv.conf"
   echo bottle >"$root/etc/hostname"
+}
+
+debian_layer() {
+  local root
+  DEBIAN_LAYER=$LAB_CACHE/debian-$(printf %s "$DEBIAN_PACKAGES 1" | sha256sum | cut -c1-12).tar
+  [ ! -e "$DEBIAN_LAYER" ] || return 0
+  debian_root "$DEBIAN_LAYER" 'the Debian layer' "$DEBIAN_PACKAGES"
+  root=$DEBIAN_LAYER.root
   chroot "$root" useradd --uid 1000 --user-group --shell /bin/bash --no-create-home agent
   image_folders "$root"
   cp "$root"/etc/skel/.[!.]* "$root/home/agent/"
   chown -R 1000:1000 "$root/home/agent"
   pack_root "$DEBIAN_LAYER"
+}
+
+base_image() {
+  local layer
+  layer=$LAB_CACHE/bottle-base-latest-$(key).tar
+  BASE_ARCHIVE=${layer%.tar}.oci.tar
+  [ ! -e "$BASE_ARCHIVE" ] || return 0
+  debian_root "$layer" 'the base image'
+  pack_root "$layer"
+  make_image "$BASE_ARCHIVE" bottle-base:latest --layer-tar "$layer" --user 0:0 --workdir / -- /bin/bash
+  rm -f "$layer"
 }
 
 # debian_image NAME LAYER... sets ARCHIVE to the image of the layers with the
@@ -173,7 +193,7 @@ claude_pack() {
 images_import() {
   local archive
   mkdir -p "$LAB_DIR/imported"
-  for archive in "$DEMO_ARCHIVE" "$AGENT_ARCHIVE" "$CLAUDE_ARCHIVE"; do
+  for archive in "$DEMO_ARCHIVE" "$AGENT_ARCHIVE" "$CLAUDE_ARCHIVE" "$BASE_ARCHIVE"; do
     [ -z "$archive" ] || image_import "$archive"
   done
 }

@@ -8,11 +8,13 @@ GVISOR_VERSION=v0.0.0-20260905035102-160fafc42237
 CNI_PLUGINS_VERSION=v1.9.1
 REGISTRY_VERSION=v3.1.2
 CLAUDE_CODE_VERSION=2.1.330
+BUILDKIT_VERSION=$(awk '$1 == "github.com/moby/buildkit" { print $2 }' "$LAB_CHECKOUT/go.mod")
 
 CONTAINERD_BIN=$LAB_CACHE/containerd-$CONTAINERD_VERSION
 GVISOR_BIN=$LAB_CACHE/gvisor-$GVISOR_VERSION
 CNI_BIN=$LAB_CACHE/cni-plugins-$CNI_PLUGINS_VERSION
 REGISTRY_BIN=$LAB_CACHE/registry-$REGISTRY_VERSION
+BUILDKIT_BIN=$LAB_CACHE/buildkit-$BUILDKIT_VERSION
 TOOLS_BIN=$LAB_CACHE/tools-$LAB_ID
 SSHD_ROOT=$LAB_CACHE/openssh-server
 
@@ -24,6 +26,7 @@ install_all() {
   find_go
   install_packages
   install_go_programs
+  [ -z "$WITH_BUILDKITD" ] || install_buildkitd
   install_sshd
   install_tools
   fetch_modules
@@ -106,6 +109,23 @@ go_programs() {
   # The name that containerd looks for as runtime io.containerd.runsc.v1.
   [ ! -e "$partial/shim" ] || mv "$partial/shim" "$partial/containerd-shim-runsc-v1"
   mv -T "$partial" "$dir"
+}
+
+# install_buildkitd builds the daemon that `make bench` compares with, of the
+# version that go.mod names. Its go.mod excludes versions, which `go install`
+# refuses: a copy of ours is put around it.
+install_buildkitd() {
+  local partial=$BUILDKIT_BIN.partial log=$BUILDKIT_BIN.log module=$BUILDKIT_BIN.module
+  [ ! -d "$BUILDKIT_BIN" ] || return 0
+  say "building $(basename "$BUILDKIT_BIN")"
+  rm -rf "$partial" "$module"
+  mkdir -p "$partial" "$module"
+  cp "$LAB_CHECKOUT/go.mod" "$LAB_CHECKOUT/go.sum" "$module"
+  (cd "$module" && GOFLAGS='' CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags '-s -w' -o "$partial" \
+    github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl) >"$log" 2>&1 </dev/null ||
+    die "build $(basename "$BUILDKIT_BIN"): $(tail -n 1 "$log") (whole output: $log)"
+  rm -rf "$module"
+  mv -T "$partial" "$BUILDKIT_BIN"
 }
 
 # install_tools builds this checkout's own helpers; go's cache makes it quick.
