@@ -111,7 +111,8 @@ type preparation struct {
 	bottle *BottleConfig
 	plan   *Plan
 
-	gitWarning string
+	gitWarning    string
+	skillWarnings []string
 }
 
 // run asks the host at once for what takes time, and decides the rest
@@ -308,7 +309,7 @@ func (p *preparation) warn() {
 	if p.gitWarning != "" {
 		warn("%s", p.gitWarning)
 	}
-	for _, w := range plan.sshWarnings() {
+	for _, w := range append(p.skillWarnings, plan.sshWarnings()...) {
 		warn("%s", w)
 	}
 }

@@ -180,13 +180,13 @@ func TestPreparePolicyAndLimits(t *testing.T) {
 
 func TestPrepareSkillsAndPrompt(t *testing.T) {
 	s := newScene(t, "git: {name: A}", `skills: [review, test], prompt: "é!"`)
-	s.mkdir("home/.claude/skills/review")
+	s.write("home/.claude/skills/review/SKILL.md", "", 0o644)
 	s.write("home/.claude/skills/test", "", 0o644) // a file is no skill
 	s.bad(`skill 'test' not found at ` + s.path("home/.claude/skills/test") + "; create it there")
 	if err := os.Remove(s.path("home/.claude/skills/test")); err != nil {
 		t.Fatal(err)
 	}
-	s.mkdir("home/.claude/skills/test")
+	s.write("home/.claude/skills/test/skill.md", "", 0o644)
 	got := s.good()
 	if !slices.Equal(got.Skills, []string{"review", "test"}) || got.Prompt != "é!" || got.PromptBytes != 3 || got.Git.Name != "A" {
 		t.Errorf("got %+v", got)

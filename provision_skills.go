@@ -40,6 +40,9 @@ func (p *preparation) skills(context.Context) error {
 			problems.add(err)
 			continue
 		}
+		if !slices.ContainsFunc(s.files, func(f runtime.File) bool { return strings.EqualFold(f.Path, name+"/SKILL.md") }) {
+			p.skillWarnings = append(p.skillWarnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: Claude Code will not know it", name, dir))
+		}
 		p.plan.Skills = append(p.plan.Skills, name)
 		p.plan.skillFiles = append(p.plan.skillFiles, s.files...)
 	}

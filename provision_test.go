@@ -64,8 +64,17 @@ func TestSkillFiles(t *testing.T) {
 		"review/bin/run -rwxr-xr-x": "script", "review/within.md -rw-r--r--": "text",
 		"review/folder drwxr-xr-x": "", "review/folder/run -rwxr-xr-x": "script",
 	}
-	if !reflect.DeepEqual(got, want) || !slices.Equal(plan.Skills, []string{"review"}) {
-		t.Errorf("got %v of %v", got, plan.Skills)
+	if !reflect.DeepEqual(got, want) || !slices.Equal(plan.Skills, []string{"review"}) || len(plan.Warnings) != 0 {
+		t.Errorf("got %v of %v, warnings %q", got, plan.Skills, plan.Warnings)
+	}
+	if err := os.Rename(s.path(dir+"SKILL.md"), s.path(dir+"README.md")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(s.path(dir + "within.md")); err != nil {
+		t.Fatal(err)
+	}
+	if w := s.good().Warnings; len(w) != 1 || !strings.HasPrefix(w[0], "skill 'review' has no SKILL.md in "+s.path(dir[:len(dir)-1])) {
+		t.Errorf("without a SKILL.md: warnings %q", w)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,16 +15,18 @@ func (a *app) execCommand() *cobra.Command {
 	var tty, noTTY, interactive bool
 	var dir string
 	cmd := &cobra.Command{
-		Use:   "exec NAME [flags] [--] COMMAND [ARG...]",
+		Use:   "exec [flags] NAME [--] COMMAND [ARG...]",
 		Short: "Run a command in a bottle that runs",
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 2 {
-				return usage(textExecArgs)
-			}
-			return nil
+			_, _, err := nameAndCommand(args)
+			return err
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			keepSecrets()
+			name, command, err := nameAndCommand(args)
+			if err != nil {
+				return err
+			}
 			c := caller()
 			files, err := env.read(a)
 			if err != nil {
@@ -34,12 +37,12 @@ func (a *app) execCommand() *cobra.Command {
 				return err
 			}
 			return a.withEngine(func(e *bottle.Engine) error {
-				name, err := e.Resolve(a.ctx, args[0])
+				name, err := e.Resolve(a.ctx, name)
 				if err != nil {
 					return err
 				}
 				defer a.watchProxy(e, name)()
-				cfg := bottle.SessionConfig{Command: args[1:], Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)}
+				cfg := bottle.SessionConfig{Command: command, Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)}
 				began := time.Now()
 				err = a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
 					return e.Exec(ctx, name, cfg)
@@ -62,4 +65,18 @@ func (a *app) execCommand() *cobra.Command {
 	fs.BoolVarP(&noTTY, "no-tty", "T", false, "give the command no terminal")
 	fs.BoolVarP(&interactive, "interactive", "i", true, "pass standard input on (always so)")
 	return cmd
+}
+
+// nameAndCommand takes a bottle's name and, behind it or behind it and "--", a
+// command. A flag there is one of bottle's in the wrong place.
+func nameAndCommand(args []string) (name string, command []string, err error) {
+	switch {
+	case len(args) > 2 && args[1] == "--":
+		return args[0], args[2:], nil
+	case len(args) < 2 || args[1] == "--":
+		return "", nil, usage(textExecArgs)
+	case strings.HasPrefix(args[1], "-"):
+		return "", nil, usage(textExecFlag, args[1], args[0])
+	}
+	return args[0], args[1:], nil
 }

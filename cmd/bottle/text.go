@@ -37,6 +37,7 @@ agent's sandbox, run the agent's command in it, and remove everything at the end
 	textBadFlag       = "%v: %s --help lists the flags"
 	textNoInput       = "a question would have to be asked: answer it beforehand with --yes, or leave out --no-input"
 	textExecArgs      = "a name and a command are needed: bottle exec NAME COMMAND"
+	textExecFlag      = "%q stands behind the bottle's name: flags go before it, bottle exec %[1]s … %[2]s COMMAND"
 	textRmArgs        = "no bottle named: bottle rm NAME"
 	textRmRunning     = "%s runs: end it with bottle rm -f %[1]s"
 	textPassphrase    = "Passphrase of %s"

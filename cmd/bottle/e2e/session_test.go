@@ -80,7 +80,14 @@ func TestVariables(t *testing.T) {
 	l := u.start("claude-bottle-vars")
 	u.bottle("exec", "-e", "FORWARDED", "-e", "LOG_LEVEL=other", l.name, "sh", "-c", `printf '%s|%s' "$FORWARDED" "$LOG_LEVEL"`).
 		want(t, 0, value+"|other")
-	u.exec(l.name, "sh", "-c", `printf %s "$FORWARDED"`).want(t, 0, "")
+	u.exec(l.name, "--", "sh", "-c", `printf %s "$FORWARDED"`).want(t, 0, "")
+	r = u.exec(l.name, "-e", "FORWARDED", "env")
+	if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, "flags go before it, bottle exec -e … "+l.name) {
+		t.Errorf("a flag behind the name: exit %d, %q\n%s", r.code, r.stdout, r.stderr)
+	}
+	if r = u.exec(l.name, "--"); r.code != 125 || !strings.Contains(r.stderr, "a command are needed") {
+		t.Errorf("no command: exit %d\n%s", r.code, r.stderr)
+	}
 	u.bottle("exec", "-w", "/tmp", l.name, "pwd").want(t, 0, "/tmp\n")
 }
 
