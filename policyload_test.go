@@ -1,0 +1,87 @@
+package bottle
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+// streams are downloads through tunnels of their own, slow ones and large ones. It
+// says what does not arrive whole.
+const streams = `cd /tmp
+for i in $(seq 30); do (curl -sS -m 200 -o slow.$i 'https://allowed.test/slow?ms=50&n=250' && [ "$(wc -l <slow.$i)" = 250 ] || echo "slow $i") & done
+for i in 1 2 3 4; do (curl -sS -m 200 --limit-rate 2M -o large.$i 'https://allowed.test/bytes?n=24000000' && [ "$(wc -c <large.$i)" = 24000000 ] || echo "large $i") & done
+wait
+cksum large.* | cut -d' ' -f1 | sort -u | wc -l`
+
+// TestPolicyUnderLoad changes the policy of a bottle as often as it can while its
+// agent has tunnels open that carry data: each change is in force when it has been
+// made, and not one tunnel is cut, also of a host that is not allowed any more.
+func TestPolicyUnderLoad(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	seen := labtest.World(t)
+	var said bytes.Buffer
+	s, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{"bash", "-c", streams}, Stdout: &said, Stderr: &said})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tunnels = 34
+	waitFor(t, "all tunnels", func() bool { return requestsFor(seen(), "allowed.test") >= tunnels })
+	ended := make(chan error, 1)
+	go func() {
+		code, err := s.Wait()
+		if code != 0 {
+			t.Errorf("the streams' exit code is %d", code)
+		}
+		ended <- err
+	}()
+	status := func(host string) string {
+		out, _ := output(t, e, b.Name, "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "http://"+host+"/")
+		return out
+	}
+	changes, during := 0, 0
+	for over := false; !over && !t.Failed(); {
+		for _, c := range []struct {
+			change func(context.Context, string, string) (PolicyChange, error)
+			host   string
+			want   string
+		}{{e.Deny, "allowed.test", ""}, {e.Allow, "refused.test", ""}, {e.Deny, "refused.test", "403"}, {e.Allow, "allowed.test", "200"}} {
+			done, err := c.change(t.Context(), b.Name, c.host)
+			if err != nil || !done.Changed {
+				t.Fatalf("change %d: %+v, %v", changes, done, err)
+			}
+			changes++
+			if c.want == "" {
+				continue
+			}
+			if got := status(c.host); got != c.want {
+				t.Errorf("change %d: %s answers %s, want %s", changes, c.host, got, c.want)
+			}
+		}
+		select {
+		case err := <-ended:
+			if over = true; err != nil {
+				t.Error(err)
+			}
+		default:
+			during = changes
+		}
+	}
+	t.Logf("%d tunnels under %d changes of the policy", tunnels, during)
+	if during < 8 {
+		t.Errorf("%d changes while tunnels were open are not many", during)
+	}
+	if got := strings.TrimSpace(said.String()); got != "1" {
+		t.Errorf("what did not arrive whole, and how many different contents there are: %q", got)
+	}
+}
