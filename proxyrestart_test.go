@@ -5,6 +5,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -173,6 +176,76 @@ func statusOfOnly(t *testing.T, e *Engine) string {
 		t.Fatalf("list says %+v, %v", list, err)
 	}
 	return list[0].Status
+}
+
+// TestProxyLogKilled ends the process that writes the egress log: nothing happens
+// that it would not have told. The proxy ends with it, and comes back with a log.
+func TestProxyLogKilled(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remove(t, b)
+	ctx, cancel := context.WithCancel(t.Context())
+	told, ended := make(chan error, 10), make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.WatchProxy(ctx, b.Name, func(err error) { told <- err })
+	}()
+	defer func() { cancel(); <-ended }()
+	ask := func(path string) (string, int) {
+		return output(t, e, b.Name, "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "http://refused.test/"+path)
+	}
+	if out, code := ask("before"); out != "403" {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	if err := syscall.Kill(logPID(t, e.proxyLog(b.Name)), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := ask("meanwhile"); code == 0 {
+		t.Errorf("a request that nobody could log was answered: %s", out)
+	}
+	if err := <-told; err != nil {
+		t.Fatal(err)
+	}
+	if out, code := ask("after"); out != "403" {
+		t.Errorf("after the restart: exit %d: %s", code, out)
+	}
+	var urls []string
+	for entry, err := range e.EgressLog(t.Context(), b.Name, time.Time{}, false) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entry.Verdict() == VerdictRefused {
+			urls = append(urls, entry.URL)
+		}
+	}
+	if want := []string{"http://refused.test/before", "http://refused.test/after"}; !slices.Equal(urls, want) {
+		t.Errorf("logged %q, want %q", urls, want)
+	}
+}
+
+// logPID is the process that writes a log.
+func logPID(t *testing.T, file string) int {
+	t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		text, _ := os.ReadFile(line) // it may have ended
+		if strings.HasSuffix(string(text), "\x00proxy-log\x00"+file+"\x00") {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("nobody writes %s", file)
+	return 0
 }
 
 // TestProxyStaysDown: a bottle that is being removed gets no new proxy, and one

