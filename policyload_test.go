@@ -24,11 +24,7 @@ cksum large.* | cut -d' ' -f1 | sort -u | wc -l`
 func TestPolicyUnderLoad(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
-	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove(t, b)
+	b := launchSimple(t, e)
 	seen := labtest.World(t)
 	var said bytes.Buffer
 	s, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{"bash", "-c", streams}, Stdout: &said, Stderr: &said})

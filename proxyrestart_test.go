@@ -71,6 +71,30 @@ func requestsFor(seen []labtest.WorldEvent, host string) (n int) {
 	return n
 }
 
+// launchSimple launches the bottle of simpleManifest; it is removed at the test's end.
+func launchSimple(t *testing.T, e *Engine) *Bottle {
+	t.Helper()
+	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { remove(t, b) })
+	return b
+}
+
+// watch watches a bottle's proxy until the test's end, and tells of each restart.
+func watch(t *testing.T, e *Engine, name string) (told <-chan error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	restarts, ended := make(chan error, 10), make(chan struct{})
+	go func() {
+		defer close(ended)
+		e.WatchProxy(ctx, name, func(err error) { restarts <- err })
+	}()
+	t.Cleanup(func() { cancel(); <-ended })
+	return restarts
+}
+
 // TestProxyRestarts kills the proxy, again and again, while the agent hammers at
 // it: the agent loses its way out and nothing else, list says so, it has it again
 // within two seconds, under the policy as it was changed while the proxy ran, and
@@ -78,18 +102,8 @@ func requestsFor(seen []labtest.WorldEvent, host string) (n int) {
 func TestProxyRestarts(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
-	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove(t, b)
-	ctx, cancel := context.WithCancel(t.Context())
-	told, ended := make(chan error, 10), make(chan struct{})
-	go func() {
-		defer close(ended)
-		e.WatchProxy(ctx, b.Name, func(err error) { told <- err })
-	}()
-	defer func() { cancel(); <-ended }()
+	b := launchSimple(t, e)
+	told := watch(t, e, b.Name)
 	// From here on the manifest would let through what is refused, and refuse what
 	// is let through.
 	const victim, served = "allowed.test", "refused.test"
@@ -183,18 +197,8 @@ func statusOfOnly(t *testing.T, e *Engine) string {
 func TestProxyLogKilled(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
-	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove(t, b)
-	ctx, cancel := context.WithCancel(t.Context())
-	told, ended := make(chan error, 10), make(chan struct{})
-	go func() {
-		defer close(ended)
-		e.WatchProxy(ctx, b.Name, func(err error) { told <- err })
-	}()
-	defer func() { cancel(); <-ended }()
+	b := launchSimple(t, e)
+	told := watch(t, e, b.Name)
 	ask := func(path string) (string, int) {
 		return output(t, e, b.Name, "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "http://refused.test/"+path)
 	}
@@ -253,11 +257,7 @@ func logPID(t *testing.T, file string) int {
 func TestProxyStaysDown(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
-	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer remove(t, b)
+	b := launchSimple(t, e)
 	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func TestForwardSecrets(t *testing.T) {
 			t.Errorf("%s: the answer shows the secret: %q", tc.name, body)
 		}
 	}
-	if res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+wild+" HTTP/1.1\r\n\r\n"); res.StatusCode != 403 || !strings.Contains(body, "GitHub") {
+	if res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+wild+" HTTP/1.1\r\n\r\n"); res.StatusCode != http.StatusForbidden || !strings.Contains(body, "GitHub") {
 		t.Errorf("CONNECT to a host that is a secret: %s %q", res.Status, body)
 	}
 	p.log.mu.Lock()

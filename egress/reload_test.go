@@ -24,17 +24,21 @@ const proxyConfigEnv = "EGRESS_TEST_PROXY_CONFIG"
 
 func TestMain(m *testing.M) {
 	if config := os.Getenv(proxyConfigEnv); config != "" {
-		hup := make(chan os.Signal, 1)
-		signal.Notify(hup, syscall.SIGHUP)
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		if err := Main(ctx, config, hup, os.Stdout, os.Stderr); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+		os.Exit(proxyMain(config))
 	}
 	os.Exit(m.Run())
+}
+
+func proxyMain(config string) int {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := Main(ctx, config, hup, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 // proxyProcess is a proxy in a process of its own.
@@ -177,14 +181,13 @@ func TestReloadUnderLoad(t *testing.T) {
 
 	allowed, reloads, refusals := true, 0, 0
 	for i := range changes {
-		switch {
-		case i%brokenEvery == brokenEvery-1:
+		if i%brokenEvery == brokenEvery-1 {
 			e := p.reload(t, broken)
 			if e.Event != EventError || !strings.Contains(e.Reason, "line 4: ssh[1]") || !strings.Contains(e.Reason, "the old policy stays in force") {
 				t.Fatalf("change %d, a broken policy: %+v", i, e)
 			}
 			refusals++
-		default:
+		} else {
 			allowed = !allowed
 			entries := without
 			if allowed {

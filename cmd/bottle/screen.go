@@ -59,7 +59,7 @@ func (s *screen) Write(p []byte) (int, error) {
 	for {
 		// All of it, or as far as there is a place for ours.
 		n := wrote
-		for n < len(p) && !(s.stale && s.agent.between()) {
+		for n < len(p) && (!s.stale || !s.agent.between()) {
 			if title, ok := s.agent.next(p[n]); ok {
 				s.title, s.stale = title, s.own != ""
 			}

@@ -229,23 +229,23 @@ func ports() (out []request) {
 func streams() []request {
 	const api = "api.verdict.test:443"
 	own := hello("api.verdict.test")
-	tunnel := func(name, target string, first []byte, want string) request {
-		r := connect(target, "", want)
+	tunnel := func(name string, first []byte, want string) request {
+		r := connect(api, "", want)
 		r.tunnel = first
 		return r.named(name)
 	}
-	slow := tunnel("a handshake of single bytes", api, own[:60], closed)
+	slow := tunnel("a handshake of single bytes", own[:60], closed)
 	slow.pause = time.Millisecond
-	whole := tunnel("a handshake, slowly", api, own, allowed)
+	whole := tunnel("a handshake, slowly", own, allowed)
 	whole.pause = time.Microsecond
 	return []request{
 		connect(api, "other.verdict.test", closed), connect(api, "evilapi.verdict.test", closed), connect(api, "", closed),
 		connect("a.wild.verdict.test:443", "b.wild.verdict.test", closed), connect("port.verdict.test:8443", "api.verdict.test", closed),
 		connect("git.verdict.test:22", "git.verdict.test", allowed).named("TLS on ssh's port, for the host"),
-		tunnel("ssh on 443", api, []byte("SSH-2.0-x\r\n"), closed),
-		tunnel("HTTP on 443", api, []byte("GET / HTTP/1.1\r\n\r\n"), closed),
-		tunnel("zeros on 443", api, make([]byte, 512), closed),
-		tunnel("a record of another kind", api, []byte("\x17\x03\x03\x00\x05hello"), closed),
+		tunnel("ssh on 443", []byte("SSH-2.0-x\r\n"), closed),
+		tunnel("HTTP on 443", []byte("GET / HTTP/1.1\r\n\r\n"), closed),
+		tunnel("zeros on 443", make([]byte, 512), closed),
+		tunnel("a record of another kind", []byte("\x17\x03\x03\x00\x05hello"), closed),
 		whole, slow,
 	}
 }

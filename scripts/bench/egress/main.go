@@ -112,7 +112,7 @@ func relay(ctx context.Context, port int) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			return nil //nolint:nilerr // its end
+			return nil // its end
 		}
 		go func() {
 			defer func() { _ = c.Close() }()
