@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/sirupsen/logrus"
@@ -102,9 +103,12 @@ func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 	if err != nil {
 		return Result{}, explain(err)
 	}
+	began := time.Now()
 	res, err := solve(ctx, s.client, req, cfg.exporter(req))
 	if err == nil {
 		err = s.limit(ctx, res.Worked)
+	} else if gerr := s.giveBack(ctx, began, full(err)); gerr != nil {
+		cfg.Log.Warn("remove what a failed build has left", "error", gerr)
 	}
 	return res, explain(errors.Join(err, s.close(ctx)))
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
@@ -114,7 +116,12 @@ const sumFile, sumVariable = "cbfc3c40", "f6516411"
 // containerd runs it, until the next build ends it.
 func TestBuildKilled(t *testing.T) {
 	u := newBuilder(t)
-	u.dockerfile("FROM bottle-demo:latest\nRUN --mount=type=secret,id=tok echo begun && sleep 987654\n")
+	const other = "FROM bottle-demo:latest\nRUN true\n"
+	u.dockerfile(other)
+	if r := u.bottle("build", "-q", "img"); r.code != 0 {
+		t.Fatalf("exit %d:\n%s", r.code, r.stderr)
+	}
+	u.dockerfile("FROM bottle-demo:latest\nRUN --mount=type=secret,id=tok dd if=/dev/zero of=/tmp/zeros bs=1M count=37 2>/dev/null && echo begun && sleep 987654\n")
 	u.write("tok", "x")
 	cmd := u.command("build", "--progress", "plain", "--secret", "id=tok,src=tok", "img")
 	stderr, err := cmd.StderrPipe()
@@ -135,17 +142,34 @@ func TestBuildKilled(t *testing.T) {
 	if !runs(t, "sleep 987654") {
 		t.Fatalf("the step ended with its build, so that the test shows nothing:\n%s", log)
 	}
-	u.dockerfile("FROM bottle-demo:latest\nRUN true\n")
+	const written = "37.0 MiB"
+	if list := snapshots(t); !strings.Contains(list, written) {
+		t.Fatalf("what the step has written is not there, so that the test shows nothing:\n%s", list)
+	}
+	// One that has nothing to do but this.
+	u.dockerfile(other)
 	if r := u.bottle("build", "-q", "img"); r.code != 0 {
 		t.Fatalf("exit %d:\n%s", r.code, r.stderr)
 	}
 	if runs(t, "sleep 987654") {
 		t.Error("the killed build's step still runs")
 	}
+	if list := snapshots(t); strings.Contains(list, written) {
+		t.Errorf("what the killed build's step has written is still there:\n%s", list)
+	}
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || bytes.Contains(info, []byte("/.build/")) {
 		t.Errorf("mounts are left, %v:\n%s", err, info)
 	}
+}
+
+func snapshots(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("ctr", "snapshots", "usage").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
 }
 
 // runs tells whether a process has this command line.
@@ -189,6 +213,51 @@ func TestBuildsAtOnce(t *testing.T) {
 	}
 	if waited != 1 {
 		t.Errorf("%d of two builds waited", waited)
+	}
+}
+
+// TestBuildFullStore has containerd's store on a disk that is too small: for the
+// context, for what a step writes, or for the layer that is made of it. Nothing
+// comes of such a build, and the next one that fits works.
+func TestBuildFullStore(t *testing.T) {
+	u := newBuilder(t)
+	address, _ := labtest.SmallContainerd(t, 64<<20)
+	archive := filepath.Join(u.dir, "base.tar")
+	ctr(t, "images", "export", archive, demoImage)
+	ctr(t, "--address", address, "images", "import", "--local", archive)
+	if err := os.Remove(archive); err != nil {
+		t.Fatal(err)
+	}
+	u = u.with("CONTAINERD_ADDRESS=" + address)
+	t.Cleanup(func() { u.bottle("build", "--prune").want(t, 0, "") })
+	for _, c := range []struct{ name, dockerfile, says string }{
+		{"context", "FROM scratch\nCOPY noise /\n", "a disk is full"},
+		// It is the step's own program that finds out.
+		{"step", "FROM bottle-demo:latest\nRUN dd if=/dev/zero of=/tmp/zeros bs=1M count=128\n", "No space left on device"},
+		{"layer", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/noise bs=1M count=20\n", "a disk is full"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u.dockerfile(c.dockerfile)
+			noise := make([]byte, 64<<20)
+			_, _ = rand.Read(noise) // never fails
+			u.write("img/noise", string(noise))
+			r := u.bottle("build", "--progress", "plain", "-t", "e2e-full:1", "img")
+			if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, c.says) {
+				t.Errorf("exit %d:\n%s", r.code, r.stderr)
+			}
+			u.write("img/noise", "")
+			u.dockerfile("FROM bottle-demo:latest\nCOPY noise /\nRUN echo good >/tmp/good\n")
+			if r := u.bottle("build", "--progress", "plain", "-t", "e2e-full:2", "img"); r.code != 0 {
+				t.Errorf("a build that fits: exit %d:\n%s", r.code, r.stderr)
+			}
+			list := u.bottle("images")
+			if list.code != 0 || strings.Contains(list.stdout, "e2e-full:1") || !strings.Contains(list.stdout, "e2e-full:2") {
+				t.Errorf("exit %d, images:\n%s%s", list.code, list.stdout, list.stderr)
+			}
+			if r := u.bottle("rmi", "e2e-full:2"); r.code != 0 {
+				t.Error(r.stderr)
+			}
+		})
 	}
 }
 

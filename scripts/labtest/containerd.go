@@ -1,0 +1,93 @@
+package labtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"golang.org/x/sys/unix"
+)
+
+// containerdStart bounds how long a containerd may take to answer.
+const containerdStart = 30 * time.Second
+
+// settings of the test host's containerd that a second one has other values of.
+var settings = regexp.MustCompile(`(?m)^(root|state|address|socket_dir) = "([^"]*)"$`)
+
+// SmallContainerd starts a second containerd on the test host, whose store is on
+// a disk of the given size in bytes, and returns its socket and the disk.
+func SmallContainerd(t testing.TB, size int64) (address, disk string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "small-") // sockets' paths have to be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	disk = filepath.Join(dir, "disk")
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Fatalf("mount a disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, 0); err != nil {
+			t.Errorf("unmount the disk: %v", err)
+		}
+	})
+	theirs, err := os.ReadFile(filepath.Join(os.Getenv("LAB_STATE"), "containerd.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := settings.ReplaceAllFunc(theirs, func(line []byte) []byte {
+		m := settings.FindSubmatch(line)
+		place := dir
+		if string(m[1]) == "root" {
+			place = disk
+		}
+		return fmt.Appendf(nil, "%s = %q", m[1], filepath.Join(place, filepath.Base(string(m[2]))))
+	})
+	file := filepath.Join(dir, "containerd.toml")
+	writeFile(t, file, ours)
+	address = filepath.Join(dir, "containerd.sock")
+	runContainerd(t, file, address)
+	return address, disk
+}
+
+func runContainerd(t testing.TB, file, address string) {
+	t.Helper()
+	log, err := os.Create(file + ".log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("containerd", "--config", file)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		_ = cmd.Wait() // a containerd that was told to end
+		_ = log.Close()
+		if text, err := os.ReadFile(log.Name()); t.Failed() && err == nil {
+			t.Logf("the second containerd's log:\n%s", text)
+		}
+	})
+	c, err := containerd.New(address, containerd.WithTimeout(containerdStart))
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), containerdStart)
+		defer cancel()
+		_, err = c.Version(ctx)
+		_ = c.Close()
+	}
+	if err != nil {
+		text, _ := os.ReadFile(log.Name())
+		t.Fatalf("the second containerd does not answer: %v\n%s", err, text)
+	}
+}
