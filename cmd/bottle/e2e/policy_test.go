@@ -60,6 +60,9 @@ func TestProxyKilled(t *testing.T) {
 	u := newUser(t)
 	l := u.start("claude-bottle-killed")
 	first := proxyPID(t, l.name)
+	if first == 0 {
+		t.Fatal("there is no proxy")
+	}
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
