@@ -32,8 +32,8 @@ build: ## build bin/bottle, a static binary
 .PHONY: test
 test: build ## run all tests, on a test host of their own and of it (root)
 	GOARCH=arm64 go build -trimpath -o /dev/null ./cmd/bottle
-	scripts/lab up --with-claude
-	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)
+	scripts/lab up --with-claude --with-base
+	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
 
 .PHONY: test-lab

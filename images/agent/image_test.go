@@ -150,17 +150,17 @@ func (s *scene) write(name, text string) {
 	}
 }
 
-// bottle runs bottle to its end. What it says goes to the test's own output, where
-// a build that takes minutes is to be seen.
+// bottle runs bottle to its end. What it says on standard error is in the error: a
+// build that takes minutes says much.
 func (s *scene) bottle(args ...string) (stdout string, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Minute)
 	defer cancel()
-	var out bytes.Buffer
+	var out, errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, labtest.Program(s.t), args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &out, os.Stderr
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &out, &errs
 	cmd.Env = append(os.Environ(), "CONTAINERD_NAMESPACE="+namespace, "BOTTLE_STATE_DIR="+filepath.Join(s.dir, "state"))
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("bottle %s: %w\n%s", args[0], err, out.String())
+		return "", fmt.Errorf("bottle %s: %w\n%s%s", args[0], err, out.String(), errs.String())
 	}
 	return out.String(), nil
 }

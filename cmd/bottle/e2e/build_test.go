@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,6 +113,159 @@ func TestCwdBuilds(t *testing.T) {
 
 // The first eight digits of the SHA-256 of the two secrets.
 const sumFile, sumVariable = "cbfc3c40", "f6516411"
+
+// everything is a Dockerfile of what BuildKit's frontend offers.
+const everything = `# syntax=docker/dockerfile:1
+ARG BASE=none
+FROM ${BASE} AS tools
+USER root
+WORKDIR /work
+ARG WORD=unset
+ARG PASSED
+RUN <<END
+set -e
+echo "$WORD $PASSED" >args
+echo heredoc >>args
+END
+RUN --mount=type=secret,id=file --mount=type=secret,id=value \
+    sha256sum /run/secrets/file /run/secrets/value | cut -c1-8 >secrets
+RUN --mount=type=cache,target=/cache echo once >>/cache/n && cp /cache/n cache
+RUN --mount=type=bind,source=given,target=/given --mount=type=bind,from=more,target=/more cat /given/a /more/b >bind
+RUN od -An -N8 -tx1 /dev/urandom >random
+
+FROM bottle-demo:latest AS unused
+RUN exit 1
+
+FROM bottle-demo:latest AS dev
+COPY --from=tools --chown=1000:1000 /work/ /work/
+COPY --from=more b /named
+COPY . /context/
+COPY --chmod=0755 <<"END" /script
+#!/bin/sh
+cd /work && cat args secrets cache bind random && cat /named && cd /context && echo * && echo $COLOR && id -u
+END
+ENV COLOR=green
+LABEL made=here
+USER 1000:1000
+ENTRYPOINT ["/script"]
+
+FROM dev
+ENTRYPOINT ["false"]
+`
+
+// TestBuildEverything builds by all flags, and runs what came of it under gVisor.
+func TestBuildEverything(t *testing.T) {
+	u := newBuilder(t)
+	for name, text := range map[string]string{
+		"img/given/a": "given\n", "img/kept.log": "", "img/left.log": "", "img/.dockerignore": "*.log\n!kept.log\n",
+		"files/Make.file": everything, "more/b": "named\n", "tok": "from-a-file", "bottle.yaml": strings.ReplaceAll(manifest, "dev:\n", "dev:\n    image: e2e-all:2\n") + "  all: {bottle: dev}\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(u.dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		u.write(name, text)
+		if err := os.Chmod(filepath.Join(u.dir, name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removeImage(t, "e2e-all:1")
+	removeImage(t, "e2e-all:2")
+	u = u.with("PASSED=by-name")
+	build := func(progress string, more ...string) result {
+		t.Helper()
+		r := u.bottle(append([]string{"build", "-f", "files/Make.file", "-t", "e2e-all:1", "-t", "e2e-all:2", "--target", "dev", "--progress", progress,
+			"--build-arg", "BASE=bottle-demo:latest", "--build-arg", "WORD=given", "--build-arg", "PASSED", "--label", "given=label",
+			"--secret", "id=file,src=tok", "--secret", "id=value,env=TEST_KEY", "--build-context", "more=more", "img"}, more...)...)
+		if r.code != 0 {
+			t.Fatalf("exit %d:\n%s", r.code, r.stderr)
+		}
+		return r
+	}
+	ran := func(caches string) (random string) {
+		t.Helper()
+		lines := strings.Split(strings.TrimSuffix(u.run("all").stdout, "\n"), "\n")
+		want := strings.Split("given by-name\nheredoc\n"+sumFile+"\n"+sumVariable+"\n"+caches+"given\nnamed\nRANDOM\nnamed\ngiven kept.log\ngreen\n1000", "\n")
+		if len(lines) != len(want) {
+			t.Fatalf("it printed %q, want %q", lines, want)
+		}
+		for i := range want {
+			if want[i] == "RANDOM" {
+				random = lines[i]
+			} else if lines[i] != want[i] {
+				t.Errorf("line %d is %q, want %q", i+1, lines[i], want[i])
+			}
+		}
+		return random
+	}
+	first := build("plain")
+	if !strings.Contains(first.stderr, "RUN --mount=type=bind") {
+		t.Errorf("plain progress:\n%s", first.stderr)
+	}
+	random := ran("once\n")
+	if again := build("rawjson"); again.stdout != first.stdout || !strings.Contains(again.stderr, `"cached":true`) {
+		t.Errorf("a second build made %q, the first %q; it says\n%s", again.stdout, first.stdout, again.stderr)
+	}
+	if anew := build("quiet", "--no-cache"); anew.stderr != "" {
+		t.Errorf("a quiet build says %q", anew.stderr)
+	}
+	if r := ran("once\n"); r == random || r == "" {
+		t.Errorf("--no-cache gave %q, before that %q", r, random)
+	}
+	tree, err := exec.Command("ctr", "images", "inspect", "docker.io/library/e2e-all:1").Output()
+	_, rest, _ := strings.Cut(string(tree), "image.config.v1+json @")
+	config, cerr := exec.Command("ctr", "content", "get", strings.Fields(rest + " none")[0]).Output()
+	if err != nil || cerr != nil || !strings.Contains(string(config), `"given":"label"`) || !strings.Contains(string(config), `"made":"here"`) {
+		t.Errorf("%v, %v; the configuration is %s", err, cerr, config)
+	}
+	if r := u.bottle("build", "-q", "-f", "files/Make.file", "--target", "unused", "img"); r.code != 125 || !strings.Contains(r.stderr, "RUN exit 1") {
+		t.Errorf("another stage: exit %d\n%s", r.code, r.stderr)
+	}
+}
+
+// TestBuildContexts builds what is in an archive behind a URL, in a git repository,
+// and on standard input.
+func TestBuildContexts(t *testing.T) {
+	u := newBuilder(t)
+	u.dockerfile("FROM scratch\nCOPY given /\n")
+	u.write("img/given", "x")
+	run := func(name string, args ...string) {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = filepath.Join(u.dir, "img")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v: %s", name, args, err, out)
+		}
+	}
+	served := t.TempDir()
+	run("tar", "-cf", filepath.Join(served, "context.tar"), "Dockerfile", "given")
+	run("git", "init", "-q", "-b", "main")
+	run("git", "add", ".")
+	run("git", "-c", "user.name=A Person", "-c", "user.email=a@example.com", "commit", "-qm", "first")
+	run("git", "clone", "-q", "--bare", ".", filepath.Join(served, "context.git"))
+	run("git", "-C", filepath.Join(served, "context.git"), "update-server-info")
+	server := httptest.NewServer(http.FileServer(http.Dir(served)))
+	defer server.Close()
+	for _, at := range []string{"/context.tar", "/context.git", "/context.git#main"} {
+		r := u.bottle("build", "-q", server.URL+at)
+		if r.code != 0 {
+			t.Errorf("%s: exit %d\n%s", at, r.code, r.stderr)
+		}
+	}
+	if r := u.bottle("build", "-q", server.URL+"/none.git"); r.code != 125 || !strings.Contains(r.stderr, "none.git") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+	in := u.says("FROM bottle-demo:latest\nRUN echo made\n")
+	if r := in.bottle("build", "--progress", "plain", "-"); r.code != 0 || !strings.Contains(r.stderr, "RUN echo made") {
+		t.Errorf("standard input: exit %d\n%s", r.code, r.stderr)
+	}
+	in = u.says("FROM scratch\nCOPY given /\n")
+	if r := in.bottle("build", "-q", "-f", "-", "img"); r.code != 0 {
+		t.Errorf("standard input with a folder: exit %d\n%s", r.code, r.stderr)
+	}
+	oneLine(t, u.says("").bottle("build", "-"), "holds no Dockerfile")
+	oneLine(t, u.bottle("build", "--build-context", "more", "img"), "NAME=FOLDER")
+	oneLine(t, u.bottle("build", "-q", "--build-context", "more=nowhere", "img"), "nowhere")
+}
 
 // TestBuildKilled kills a build in the middle of a step. The step goes on, as
 // containerd runs it, until the next build ends it.
