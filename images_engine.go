@@ -103,6 +103,8 @@ func registryHint(ref string, err error) error {
 		hint = "check the network and the registry's name; a registry without TLS has to be named in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
 	case errors.Is(err, images.ErrCorrupt):
 		hint = "try again; if it stays so, the registry's copy is damaged: push it anew"
+	case errors.Is(err, images.ErrLayer):
+		hint = "the image is made wrongly, or to do harm: use another"
 	case errors.Is(err, images.ErrNoSpace):
 		hint = "make room: bottle rmi removes images"
 	default:

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -17,9 +18,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	store "github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -27,6 +26,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Labels of a derived image.
@@ -63,7 +63,7 @@ func (s *Store) Derive(ctx context.Context, d Derivation) (made bool, err error)
 		d.Notice = func(string) {}
 	}
 	if made, err = s.derive(ctx, d); err != nil {
-		if kindOf(err) == ErrNoSpace {
+		if errors.Is(kindOf(err), ErrNoSpace) {
 			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
 		return false, fmt.Errorf("make image %s of %s: %w", d.Ref, d.Folder, err)
@@ -137,25 +137,22 @@ func (l *layering) make(ctx context.Context) error {
 }
 
 // snapshot packs the folder into a layer and, at the same time, unpacks it into
-// the snapshot that the layer stands for.
-func (l *layering) snapshot(ctx context.Context) (err error) {
+// the snapshot that the layer stands for. After an error the lease's end removes
+// both.
+func (l *layering) snapshot(ctx context.Context) error {
 	sn := l.store.ctrd.SnapshotService(l.store.snapshotter)
 	key := fmt.Sprintf("bottle-derive-%d", time.Now().UnixNano())
 	mounts, err := sn.Prepare(ctx, key, identity.ChainID(l.config.RootFS.DiffIDs).String())
 	if err != nil {
 		return fmt.Errorf("make snapshot %s: %w", key, err)
 	}
-	defer func() {
-		if err == nil {
-			return
+	err = within(mounts, func(u *unpacker) error {
+		err := l.write(ctx, u)
+		if err != nil && errors.Is(kindOf(err), ErrNoSpace) {
+			l.empty(u.root)
 		}
-		dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
-		defer cancel()
-		if rerr := sn.Remove(dctx, key); rerr != nil && !errdefs.IsNotFound(rerr) {
-			err = errors.Join(err, fmt.Errorf("remove snapshot %s: %w", key, rerr))
-		}
-	}()
-	err = mount.WithTempMount(ctx, mounts, func(dir string) error { return l.write(ctx, dir) })
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -169,9 +166,72 @@ func (l *layering) snapshot(ctx context.Context) (err error) {
 	return nil
 }
 
+// empty removes what was written into a snapshot that will not be used: the
+// daemon needs some space to remove the snapshot.
+func (l *layering) empty(root *os.File) {
+	// The base may have symbolic links on the way.
+	fd, err := unix.Openat2(int(root.Fd()), l.d.Target, &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return
+	}
+	target := os.NewFile(uintptr(fd), l.d.Target)
+	defer func() { _ = target.Close() }()
+	names, _ := target.Readdirnames(-1)
+	for _, name := range names {
+		_ = os.RemoveAll(below(target, name)) // else it goes with the snapshot
+	}
+}
+
+// within calls fn with what writes into a snapshot. As containerd does when it
+// unpacks, it goes round an overlay's mount. Another mount is at no place of the
+// host's and ends with this process, even with a killed one.
+func within(mounts []mount.Mount, fn func(*unpacker) error) (err error) {
+	upper, lower := overlayDirs(mounts)
+	root, err := os.Open(upper)
+	if err != nil { // no overlay's, or out of sight
+		lower = nil
+		if root, err = detached(mounts); err != nil {
+			return fmt.Errorf("mount the snapshot: %w", err)
+		}
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return fn(&unpacker{root: root, lower: lower})
+}
+
+// overlayDirs finds where an overlay keeps what is written to it, and the layers
+// below, the topmost first.
+func overlayDirs(mounts []mount.Mount) (upper string, lower []string) {
+	if len(mounts) != 1 || mounts[0].Type != "overlay" {
+		return "", nil
+	}
+	for _, o := range mounts[0].Options {
+		if dir, is := strings.CutPrefix(o, "upperdir="); is {
+			upper = dir
+		}
+		if dirs, is := strings.CutPrefix(o, "lowerdir="); is {
+			lower = strings.Split(dirs, ":")
+		}
+	}
+	return upper, lower
+}
+
+// detached mounts a snapshot for as long as the folder that it returns is open.
+func detached(mounts []mount.Mount) (root *os.File, err error) {
+	dir, err := os.MkdirTemp("", "bottle-derive-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	if err := mount.All(mounts, dir); err != nil {
+		return nil, err
+	}
+	root, err = os.Open(dir)
+	return root, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
+}
+
 // write sends the folder's tar to the content store, compressed, to its digest
-// and to the mounted snapshot.
-func (l *layering) write(ctx context.Context, dir string) (err error) {
+// and to the snapshot.
+func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	uid, gid, err := l.d.Owner(ctx)
 	if err != nil {
 		return err
@@ -195,16 +255,11 @@ func (l *layering) write(ctx context.Context, dir string) (err error) {
 		return err
 	})
 	f.to(func(_ context.Context, r io.Reader) error { return compress(packed, r) })
-	f.to(func(ctx context.Context, r io.Reader) error {
-		if _, err := archive.Apply(ctx, dir, r); err != nil {
-			return fmt.Errorf("unpack the layer: %w", err)
-		}
-		return nil
-	})
+	target := strings.TrimPrefix(path.Clean(l.d.Target), "/")
+	f.toPieces(func(ctx context.Context, pieces <-chan piece) error { return u.unpack(ctx, target, pieces) })
 	var told time.Time
 	p := &packer{
-		tree: l.tree, out: tar.NewWriter(f), target: strings.TrimPrefix(path.Clean(l.d.Target), "/"), uid: uid, gid: gid,
-		notice: l.d.Notice,
+		tree: l.tree, out: tar.NewWriter(f), put: f.put, target: target, uid: uid, gid: gid, notice: l.d.Notice,
 		progress: func(done int64) {
 			if now := time.Now(); now.Sub(told) > progressEvery {
 				told = now
@@ -213,9 +268,6 @@ func (l *layering) write(ctx context.Context, dir string) (err error) {
 		},
 	}
 	if err = f.run(p.pack); err == nil {
-		err = punch(dir, p.holes)
-	}
-	if err == nil {
 		out.tell(Progress{ID: l.d.Folder, State: StateDone, Done: p.done, Total: p.done})
 	}
 	out.close(err == nil)
@@ -243,7 +295,8 @@ func compress(packed *counter, r io.Reader) error {
 		return err
 	}
 	if _, err := io.Copy(z, r); err != nil {
-		return errors.Join(fmt.Errorf("write the layer: %w", err), z.Close())
+		_ = z.Close() // it would fail alike
+		return fmt.Errorf("write the layer: %w", err)
 	}
 	if err := errors.Join(z.Close(), buffered.Flush()); err != nil {
 		return fmt.Errorf("write the layer: %w", err)
@@ -260,7 +313,7 @@ type counter struct {
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
-	c.hash.Hash().Write(p[:n]) //nolint:errcheck // a hash takes everything
+	c.hash.Hash().Write(p[:n])
 	return n, err
 }
 
@@ -346,6 +399,10 @@ func (s *Store) setImage(ctx context.Context, img store.Image) error {
 	return nil
 }
 
+// collectTime is how long a launch waits for what an image before had to be freed.
+// Containerd goes on when nobody waits; thousands of files may take it seconds.
+const collectTime = 200 * time.Millisecond
+
 // collect has containerd free what nothing refers to any more: it does so when
 // a lease is removed synchronously.
 func (s *Store) collect(ctx context.Context) error {
@@ -353,5 +410,5 @@ func (s *Store) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return release(leases.SynchronousDelete)
+	return releaseSoon(release, collectTime)
 }

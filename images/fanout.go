@@ -7,10 +7,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Chunks that a fanout hands on, and how many may wait for a slow reader.
+// Chunks that a fanout hands on, and how many of them and of pieces may wait for
+// a slow reader.
 const (
 	chunkSize   = 512 << 10
 	chunksAhead = 16
+	piecesAhead = 64
 )
 
 // fanout hands everything that is written to it to several readers, each on its
@@ -20,11 +22,13 @@ type fanout struct {
 	group *errgroup.Group
 	sinks []chan []byte
 	chunk []byte
+	// pieces go to a reader who wants them as they were before they became a tar.
+	pieces chan piece
 }
 
 func newFanout(ctx context.Context) *fanout {
 	g, ctx := errgroup.WithContext(ctx)
-	return &fanout{ctx: ctx, group: g}
+	return &fanout{ctx: ctx, group: g, pieces: make(chan piece, piecesAhead)}
 }
 
 // to adds a reader. Its error ends the whole.
@@ -40,6 +44,20 @@ func (f *fanout) to(read func(ctx context.Context, r io.Reader) error) {
 		_, err := io.Copy(io.Discard, r)
 		return err
 	})
+}
+
+// toPieces adds the reader of pieces. Its error ends the whole.
+func (f *fanout) toPieces(read func(ctx context.Context, pieces <-chan piece) error) {
+	f.group.Go(func() error { return read(f.ctx, f.pieces) })
+}
+
+func (f *fanout) put(p piece) error {
+	select {
+	case f.pieces <- p:
+		return nil
+	case <-f.ctx.Done():
+		return f.ctx.Err()
+	}
 }
 
 func (f *fanout) Write(p []byte) (int, error) {
@@ -85,6 +103,7 @@ func (f *fanout) run(fn func(context.Context) error) error {
 		for _, sink := range f.sinks {
 			close(sink)
 		}
+		close(f.pieces)
 		return nil
 	})
 	return f.group.Wait()

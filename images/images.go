@@ -61,6 +61,10 @@ func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("read configuration of %s: %w", ref, err)
 	}
+	// A name may point to a manifest, for which nobody has chosen by platform.
+	if spec.Architecture != "" && !platforms.Default().Match(spec.Platform) {
+		return Image{}, fmt.Errorf("look up image %s: %w: it is for %s, this host is %s", ref, ErrPlatform, platforms.Format(spec.Platform), hostPlatform())
+	}
 	return Image{
 		Ref: img.Name(), Digest: img.Target().Digest.String(),
 		Platform: platforms.Format(spec.Platform), Config: spec.Config,

@@ -137,17 +137,23 @@ func TestUnpack(t *testing.T) {
 // content and its snapshot go at the test's end.
 func put(ctx context.Context, t *testing.T, c *containerd.Client, ref, arch string) string {
 	t.Helper()
+	layer := layerOf(t, ref)
+	return putLayer(ctx, t, c, ref, arch, ocispec.MediaTypeImageLayer, layer, layer)
+}
+
+// putLayer is put with a layer of the caller's, as it is and as it is stored.
+func putLayer(ctx context.Context, t *testing.T, c *containerd.Client, ref, arch, mediaType string, layer, packed []byte) string {
+	t.Helper()
 	ctx, done, err := c.WithLease(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { must(t, done(ctx)) }()
-	layer := layerOf(t, ref)
 	platform := ocispec.Platform{OS: "linux", Architecture: arch}
 	config := blob(ctx, t, c, ocispec.MediaTypeImageConfig, marshal(t, ocispec.Image{
 		Platform: platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
 	}))
-	content := blob(ctx, t, c, ocispec.MediaTypeImageLayer, layer)
+	content := blob(ctx, t, c, mediaType, packed)
 	manifest := blob(ctx, t, c, ocispec.MediaTypeImageManifest, marshal(t, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: config, Layers: []ocispec.Descriptor{content},

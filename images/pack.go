@@ -2,6 +2,7 @@ package images
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,19 +21,18 @@ type packer struct {
 	out      *tar.Writer
 	target   string // without the leading slash
 	uid, gid int
+	put      func(piece) error // what out is written, for a snapshot
 	links    map[inode]string
-	holes    []hole
 	notice   func(string)
 	progress func(done int64)
 	done     int64
-	buf      []byte
 }
 
 // inode identifies a file that may have more than one name.
 type inode struct{ dev, ino uint64 }
 
 func (p *packer) pack(ctx context.Context) error {
-	p.links, p.buf = map[inode]string{}, make([]byte, 256<<10)
+	p.links = map[inode]string{}
 	for i := range p.tree.entries {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -60,7 +60,14 @@ func (p *packer) add(e *treeEntry) error {
 	case unix.S_IFREG:
 		return p.addFile(e, h)
 	}
-	return p.out.WriteHeader(h)
+	return p.entry(h)
+}
+
+func (p *packer) entry(h *tar.Header) error {
+	if err := p.out.WriteHeader(h); err != nil {
+		return err
+	}
+	return p.put(piece{header: h})
 }
 
 func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
@@ -76,7 +83,7 @@ func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
 	if err := xattrs(int(f.Fd()), h); err != nil {
 		return err
 	}
-	return p.out.WriteHeader(h)
+	return p.entry(h)
 }
 
 func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
@@ -100,16 +107,15 @@ func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
 	}
 	h.Typeflag, h.Size = tar.TypeReg, st.Size
 	if st.Nlink > 1 && p.hardlink(&st, h) {
-		return p.out.WriteHeader(h)
+		return p.entry(h)
 	}
 	if err := xattrs(int(f.Fd()), h); err != nil {
 		return err
 	}
-	p.holes = append(p.holes, findHoles(f, &st, h.Name)...)
-	if err := p.out.WriteHeader(h); err != nil {
+	if err := p.entry(h); err != nil {
 		return err
 	}
-	return p.content(e, f, st.Size)
+	return p.content(e, f, &st)
 }
 
 // hardlink turns a file's second name into a link to its first.
@@ -124,20 +130,32 @@ func (p *packer) hardlink(st *unix.Stat_t, h *tar.Header) bool {
 	return true
 }
 
+// bufSize is how much of a file is read at once, in bytes.
+const bufSize = 256 << 10
+
 // content copies as much as the header promised; of a file that has become
-// shorter the rest is zeros, as with tar(1).
-func (p *packer) content(e *treeEntry, f io.Reader, size int64) error {
-	for left := size; left > 0; {
-		n, err := f.Read(p.buf[:min(left, int64(len(p.buf)))])
+// shorter the rest is zeros, as with tar(1). Of a file with holes zeros become
+// holes again.
+func (p *packer) content(e *treeEntry, f io.Reader, st *unix.Stat_t) error {
+	sparse := st.Blocks*512 < st.Size // blocks are of 512 bytes, stat(2)
+	for left := st.Size; left > 0; {
+		buf := make([]byte, min(left, bufSize)) // the snapshot's writer keeps it
+		n, err := f.Read(buf)
 		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		if n == 0 {
 			p.notice(fmt.Sprintf("%s became shorter while it was read: its last %d bytes are zeros", e.name, left))
-			clear(p.buf)
-			n = int(min(left, int64(len(p.buf))))
+			return p.zeros(left)
 		}
-		if _, err := p.out.Write(p.buf[:n]); err != nil {
+		part := piece{data: buf[:n]}
+		if sparse && allZero(part.data) {
+			part = piece{zeros: int64(n)}
+		}
+		if _, err := p.out.Write(buf[:n]); err != nil {
+			return err
+		}
+		if err := p.put(part); err != nil {
 			return err
 		}
 		left -= int64(n)
@@ -147,11 +165,30 @@ func (p *packer) content(e *treeEntry, f io.Reader, size int64) error {
 	return nil
 }
 
+// zeros stands for what a file does not have any more.
+func (p *packer) zeros(n int64) error {
+	if _, err := io.CopyN(p.out, zeroReader{}, n); err != nil {
+		return err
+	}
+	return p.put(piece{zeros: n})
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+var zeroBytes [bufSize]byte
+
+func allZero(p []byte) bool { return bytes.Equal(p, zeroBytes[:len(p)]) }
+
 // changedMeanwhile tells the errors of a path that is not any more what it was
 // when the folder was looked at.
 func changedMeanwhile(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO)
 }
+
+// paxAttribute begins the names of a tar's records of attributes.
+const paxAttribute = "SCHILY.xattr."
 
 // maxAttribute is the kernel's limit on an attribute's value, in bytes
 // (XATTR_SIZE_MAX in linux/limits.h).
@@ -184,7 +221,7 @@ func xattrs(fd int, h *tar.Header) error {
 		if h.PAXRecords == nil {
 			h.PAXRecords = map[string]string{}
 		}
-		h.PAXRecords["SCHILY.xattr."+name] = string(value[:n])
+		h.PAXRecords[paxAttribute+name] = string(value[:n])
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	store "github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/scripts/labtest"
@@ -34,11 +35,19 @@ type published struct {
 // the store.
 func publish(ctx context.Context, t *testing.T, c *containerd.Client, s *images.Store, r *labtest.Registry, name string) published {
 	t.Helper()
+	layer := layerOf(t, r.Host+"/"+name)
+	return publishLayer(ctx, t, c, s, r, name, ocispec.MediaTypeImageLayer, layer, layer)
+}
+
+// publishLayer is publish with a layer of the caller's, as it is and as it is
+// stored.
+func publishLayer(ctx context.Context, t *testing.T, c *containerd.Client, s *images.Store, r *labtest.Registry, name, mediaType string, layer, packed []byte) published {
+	t.Helper()
 	p := published{ref: r.Host + "/" + name}
 	if r.CA != "" {
 		p.remote = images.Remote{HostsDir: r.HostsDir(t), Login: login(t, r, r.Password)}
 	}
-	p.chain = put(ctx, t, c, p.ref, runtime.GOARCH)
+	p.chain = putLayer(ctx, t, c, p.ref, runtime.GOARCH, mediaType, layer, packed)
 	var err error
 	if p.digest, err = s.Push(ctx, p.ref, p.remote); err != nil {
 		t.Fatal(err)
@@ -107,8 +116,8 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// TestPullBad has every way in which a registry fails. Nothing may be imported:
-// leakcheck looks at snapshots and leases, and absent at the image.
+// TestPullBad has every way in which a registry fails. Nothing may be imported,
+// and nothing half.
 func TestPullBad(t *testing.T) {
 	plain, private := labtest.PlainRegistry(t), labtest.PrivateRegistry(t)
 	silent := listenSilently(t)
@@ -134,11 +143,9 @@ func TestPullBad(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(p.remote.HostsDir, private.Host, "hosts.toml"),
 				fmt.Appendf(nil, "server = %[1]q\n[host.%[1]q]\nskip_verify = false\n", "https://"+private.Host), 0o600))
 		}, images.ErrUntrusted, private.Host},
-		"nobody listens": {plain, func(_ *testing.T, p *published) { p.ref = "127.0.0.1:1/a:1" }, images.ErrUnreachable, "refused"},
-		"silence":        {plain, func(_ *testing.T, p *published) { p.ref = silent + "/a:1"; p.remote.Answer = time.Second }, images.ErrUnreachable, silent},
-		"plain HTTP beyond loopback": {plain, func(_ *testing.T, p *published) {
-			p.ref = "127.0.0.1.nowhere.test" + plain.Host[strings.Index(plain.Host, ":"):] + "/a:1"
-		}, images.ErrUnreachable, "nowhere.test"},
+		"nobody listens":    {plain, func(_ *testing.T, p *published) { p.ref = "127.0.0.1:1/a:1" }, images.ErrUnreachable, "refused"},
+		"silence":           {plain, func(_ *testing.T, p *published) { p.ref = silent + "/a:1"; p.remote.Answer = time.Second }, images.ErrUnreachable, silent},
+		"no such registry":  {plain, func(_ *testing.T, p *published) { p.ref = "registry.nowhere.test/a:1" }, images.ErrUnreachable, "nowhere.test"},
 		"no settings there": {plain, func(_ *testing.T, p *published) { p.remote.HostsDir = "/nowhere" }, os.ErrNotExist, "/nowhere"},
 		"altered bytes":     {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, flip) }, images.ErrCorrupt, plain.Host},
 		"truncated layer":   {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, halve) }, images.ErrCorrupt, plain.Host},
@@ -148,7 +155,9 @@ func TestPullBad(t *testing.T) {
 			ctx, cl, s := connect(t)
 			p := publish(ctx, t, cl, s, c.registry, fmt.Sprintf("bad/%d:1", time.Now().UnixNano()))
 			c.change(t, &p)
+			before := stored(ctx, t, cl)
 			_, err := s.Pull(ctx, p.ref, p.remote)
+			sameStore(ctx, t, cl, before, 0)
 			if !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), c.says) || strings.Contains(fmt.Sprint(err), "\n") {
 				t.Errorf("got %v\nwant %v, with %q in it", err, c.want, c.says)
 			}
@@ -213,29 +222,56 @@ func TestPullCancelled(t *testing.T) {
 	}
 }
 
-// TestPullOtherPlatform leaves the name with the image that it had.
+// TestPullOtherPlatform leaves the name with the image that it had, whether the
+// registry has an index or a bare manifest.
 func TestPullOtherPlatform(t *testing.T) {
-	leakcheck.Check(t)
-	ctx, c, s := connect(t)
 	r := labtest.PlainRegistry(t)
-	ref := r.Host + "/other:1"
-	put(ctx, t, c, ref, "s390x")
-	if _, err := s.Push(ctx, ref, images.Remote{}); err != nil {
+	for _, bare := range []bool{false, true} {
+		t.Run(fmt.Sprint("bare manifest ", bare), func(t *testing.T) {
+			leakcheck.Check(t)
+			ctx, c, s := connect(t)
+			ref := r.Host + "/other:1"
+			put(ctx, t, c, ref, "s390x")
+			if bare {
+				stripIndex(ctx, t, c, ref)
+			}
+			if _, err := s.Push(ctx, ref, images.Remote{}); err != nil {
+				t.Fatal(err)
+			}
+			drop(ctx, t, c, ref)
+			refused := func() {
+				t.Helper()
+				before := stored(ctx, t, c)
+				_, err := s.Pull(ctx, ref, images.Remote{})
+				if !errors.Is(err, images.ErrPlatform) || !strings.Contains(err.Error(), "linux/"+runtime.GOARCH) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("got %v", err)
+				}
+				sameStore(ctx, t, c, before, 0)
+			}
+			refused()
+			put(ctx, t, c, ref, runtime.GOARCH)
+			refused()
+			if _, err := s.Lookup(ctx, ref); err != nil {
+				t.Errorf("the image that was there: %v", err)
+			}
+		})
+	}
+}
+
+// stripIndex has a name point to the only manifest of the index that it has.
+func stripIndex(ctx context.Context, t *testing.T, c *containerd.Client, ref string) {
+	t.Helper()
+	img, err := c.ImageService().Get(ctx, ref)
+	if err != nil {
 		t.Fatal(err)
 	}
-	drop(ctx, t, c, ref)
-	if _, err := s.Pull(ctx, ref, images.Remote{}); !errors.Is(err, images.ErrPlatform) {
-		t.Errorf("got %v", err)
+	children, err := store.Children(ctx, c.ContentStore(), img.Target)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := s.Lookup(ctx, ref); !errors.Is(err, images.ErrMissing) {
-		t.Errorf("the image is there: %v", err)
-	}
-	put(ctx, t, c, ref, runtime.GOARCH)
-	if _, err := s.Pull(ctx, ref, images.Remote{}); !errors.Is(err, images.ErrPlatform) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := s.Lookup(ctx, ref); err != nil {
-		t.Errorf("the image that was there: %v", err)
+	img.Target = children[0]
+	if _, err := c.ImageService().Update(ctx, img, "target"); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ var (
 	ErrDenied      = errors.New("the registry refuses access")
 	ErrUnreachable = errors.New("the registry does not answer")
 	ErrCorrupt     = errors.New("the registry sent other bytes than it promised")
+	ErrLayer       = errors.New("a layer of the image cannot be unpacked")
 	ErrNoSpace     = errors.New("no space left on containerd's disk")
 	ErrUntrusted   = errors.New("the registry's certificate is not trusted")
 )
@@ -131,9 +133,9 @@ func classify(ctx context.Context, ref string, err, logins error) error {
 	}
 	kind := kindOf(err)
 	switch {
-	case kind == ErrDenied && logins != nil:
+	case errors.Is(kind, ErrDenied) && logins != nil:
 		return fmt.Errorf("%w: %s: no login was found: %w", kind, host, logins)
-	case kind == ErrDenied || kind == ErrNotFound:
+	case errors.Is(kind, ErrDenied) || errors.Is(kind, ErrNotFound):
 		return fmt.Errorf("%w: %s", kind, ref)
 	case kind == nil:
 		return shortened(err)
@@ -150,6 +152,7 @@ var texts = []struct {
 	{ErrUntrusted, []string{"x509:", "tls: failed to verify"}},
 	{ErrDenied, []string{"401 Unauthorized", "403 Forbidden", "authorization failed", "insufficient_scope", "no basic auth credentials", "unauthorized:", "denied:"}},
 	{ErrCorrupt, []string{"unexpected commit digest", "unexpected commit size", "failed size validation", "unexpected EOF", "short read", "invalid tar header", "content digest"}},
+	{ErrLayer, []string{"failed to extract layer"}},
 	{ErrUnreachable, []string{"connection refused", "no such host", "network is unreachable", "no route to host", "i/o timeout", "TLS handshake timeout", "connection reset", "server gave HTTP response to HTTPS client", "server misbehaving", "502 Bad Gateway", "503 Service Unavailable"}},
 }
 
@@ -173,10 +176,27 @@ func kindOf(err error) error {
 const maxText = 400
 
 func shortened(err error) error {
-	if len(err.Error()) <= maxText {
+	text := inLayer(err.Error())
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "…"
+	}
+	if text == err.Error() {
 		return err
 	}
-	return errors.New(strings.ToValidUTF8(err.Error()[:maxText], "") + "…")
+	return errors.New(text)
+}
+
+// extracting is how the daemon's errors of unpacking begin: with the layer's
+// digest, and the folder in which it was at work.
+var extracting = regexp.MustCompile(`failed to extract layer \(\S+ (\w+:\w+)\) .*mount callback failed on (\S+): `)
+
+// inLayer says of an error of unpacking in which layer, and where in the image.
+func inLayer(text string) string {
+	m := extracting.FindStringSubmatchIndex(text)
+	if m == nil {
+		return text
+	}
+	return "layer " + text[m[2]:m[3]] + ": " + strings.ReplaceAll(text[m[1]:], text[m[4]:m[5]], "")
 }
 
 // domain is the registry of a normalised reference.

@@ -25,6 +25,10 @@ const (
 	bottleIgnore = ".bottleignore"
 )
 
+// gitDir is where git's own files are; of a worktree or a submodule it is a file
+// that says where they are.
+const gitDir = ".git"
+
 // whiteout begins the names by which a layer says that something is deleted
 // (image-spec, layer.md): no file can be called so in one.
 const whiteout = ".wh."
@@ -111,7 +115,7 @@ func readIgnore(root *os.File) (*patternmatcher.PatternMatcher, error) {
 		return nil, err
 	}
 	if len(patterns) > 0 {
-		patterns = append(patterns, "!.git")
+		patterns = append(patterns, "!"+gitDir)
 	}
 	more, err := readPatterns(root, bottleIgnore)
 	if err != nil {
@@ -186,6 +190,9 @@ func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatche
 	keep, err := t.representable(&e, at, base)
 	if err != nil || !keep {
 		return held, err
+	}
+	if e.name == gitDir && !isDir {
+		t.notices = append(t.notices, gitDir+" only names a folder elsewhere, which is left out: git will not work inside")
 	}
 	for _, h := range held {
 		t.add(h)
@@ -275,7 +282,7 @@ func (t *tree) fingerprint(depends ...string) string {
 		text(e.name)
 		text(e.link)
 		s := &e.stat
-		for _, n := range []uint64{uint64(s.Mode), uint64(s.Size), uint64(s.Ino), uint64(s.Mtim.Sec), uint64(s.Mtim.Nsec), uint64(s.Ctim.Sec), uint64(s.Ctim.Nsec)} {
+		for _, n := range []uint64{uint64(s.Mode), uint64(s.Size), s.Ino, uint64(s.Mtim.Sec), uint64(s.Mtim.Nsec), uint64(s.Ctim.Sec), uint64(s.Ctim.Nsec)} {
 			binary.LittleEndian.PutUint64(num[:], n)
 			h.Write(num[:])
 		}

@@ -49,7 +49,7 @@ find_go() {
 # install_packages installs the Debian packages of the commands that are missing.
 install_packages() {
   local missing=() entry
-  for entry in runc:runc nft:nftables ip:iproute2 unshare:util-linux debootstrap:debootstrap git:git \
+  for entry in runc:runc zstd:zstd nft:nftables ip:iproute2 unshare:util-linux debootstrap:debootstrap git:git \
     ssh:openssh-client; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
   done

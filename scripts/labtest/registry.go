@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -24,9 +25,9 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Registry is a registry of distribution's on loopback, for one test.
+// Registry is a registry of distribution's, for one test or benchmark.
 type Registry struct {
-	Host string // 127.0.0.1:PORT
+	Host string // ADDRESS:PORT
 	// Storage is where its blobs are.
 	Storage string
 	// CA is the file of the certificate that signs it; of a plain one nothing.
@@ -38,54 +39,79 @@ type Registry struct {
 // registryStart bounds how long a registry may take to listen.
 const registryStart = 20 * time.Second
 
-// PlainRegistry starts a registry that speaks HTTP and lets everybody in.
-func PlainRegistry(t testing.TB) *Registry { return startRegistry(t, &Registry{}) }
+// PlainRegistry starts a registry on loopback that speaks HTTP and lets
+// everybody in.
+func PlainRegistry(t testing.TB) *Registry { return PlainRegistryAt(t, "127.0.0.1") }
 
-// PrivateRegistry starts a registry that speaks HTTPS, with a certificate that
-// nobody trusts yet, and wants a password.
+// PlainRegistryAt starts one at another address of the test host.
+func PlainRegistryAt(t testing.TB, address string) *Registry {
+	return startRegistry(t, &Registry{Host: net.JoinHostPort(address, "0")})
+}
+
+// PrivateRegistry starts a registry on loopback that speaks HTTPS, with a
+// certificate that nobody trusts yet, and wants a password.
 func PrivateRegistry(t testing.TB) *Registry {
-	return startRegistry(t, &Registry{CA: "ca.pem", User: "reader", Password: "correct horse"})
+	return startRegistry(t, &Registry{Host: "127.0.0.1:0", CA: "ca.pem", User: "reader", Password: "correct horse"})
 }
 
 func startRegistry(t testing.TB, r *Registry) *Registry {
 	t.Helper()
-	dir := t.TempDir()
+	stop, err := r.start(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return r
+}
+
+// ServeRegistry is PlainRegistry for a program that is no test: its files are in
+// dir, and it ends with stop.
+func ServeRegistry(dir string) (r *Registry, stop func(), err error) {
+	r = &Registry{Host: "127.0.0.1:0"}
+	stop, err = r.start(dir)
+	return r, stop, err
+}
+
+func (r *Registry) start(dir string) (stop func(), err error) {
 	r.Storage = filepath.Join(dir, "storage")
 	conf := map[string]any{
 		"version": 0.1,
 		"log":     map[string]any{"level": "info", "formatter": "json", "accesslog": map[string]any{"disabled": true}},
 		"storage": map[string]any{"filesystem": map[string]any{"rootdirectory": r.Storage}, "delete": map[string]any{"enabled": true}},
 	}
-	web := map[string]any{"addr": "127.0.0.1:0"}
+	web := map[string]any{"addr": r.Host}
 	if r.CA != "" {
 		r.CA = filepath.Join(dir, r.CA)
 		key := filepath.Join(dir, "key.pem")
 		if err := selfSigned(r.CA, key); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		hash, err := bcrypt.GenerateFromPassword([]byte(r.Password), bcrypt.MinCost)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		users := filepath.Join(dir, "users")
-		writeFile(t, users, []byte(r.User+":"+string(hash)+"\n"))
+		if err := os.WriteFile(users, []byte(r.User+":"+string(hash)+"\n"), 0o600); err != nil {
+			return nil, err
+		}
 		web["tls"] = map[string]any{"certificate": r.CA, "key": key}
 		conf["auth"] = map[string]any{"htpasswd": map[string]any{"realm": "lab", "path": users}}
 	}
 	conf["http"] = web
 	data, err := json.Marshal(conf) // every JSON text is YAML
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	file := filepath.Join(dir, "registry.yml")
-	writeFile(t, file, data)
-	r.Host = runRegistry(t, file)
-	return r
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		return nil, err
+	}
+	r.Host, stop, err = runRegistry(file)
+	return stop, err
 }
 
 // runRegistry starts the program and returns where it says that it listens.
-func runRegistry(t testing.TB, file string) string {
-	t.Helper()
+func runRegistry(file string) (host string, stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "registry", "serve", file)
 	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
@@ -95,7 +121,7 @@ func runRegistry(t testing.TB, file string) string {
 	}
 	if err != nil {
 		cancel()
-		t.Fatalf("start the registry: %v", err)
+		return "", nil, fmt.Errorf("start the registry: %w", err)
 	}
 	listening := make(chan string, 1)
 	ended := make(chan struct{})
@@ -104,20 +130,21 @@ func runRegistry(t testing.TB, file string) string {
 		readRegistryLog(log, listening)
 		_ = cmd.Wait() // it is killed
 	}()
-	t.Cleanup(func() {
+	stop = func() {
 		cancel()
 		<-ended
-	})
-	select {
-	case host := <-listening:
-		if host == "" {
-			t.Fatal("the registry ended before it listened")
-		}
-		return host
-	case <-time.After(registryStart):
-		t.Fatal("the registry does not listen")
-		return ""
 	}
+	select {
+	case host = <-listening:
+		if host != "" {
+			return host, stop, nil
+		}
+		err = errors.New("the registry ended before it listened")
+	case <-time.After(registryStart):
+		err = errors.New("the registry does not listen")
+	}
+	stop()
+	return "", nil, err
 }
 
 func readRegistryLog(log io.Reader, listening chan<- string) {

@@ -46,7 +46,7 @@ agents:
 `
 
 // longest bounds any one command of a test.
-const longest = 3 * time.Minute
+const longest = time.Minute
 
 // user is somebody who runs bottle in a folder that has a manifest.
 type user struct {

@@ -1,0 +1,275 @@
+package images
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// piece is an entry of a layer, or some of the bytes of the file before it.
+type piece struct {
+	header *tar.Header
+	data   []byte
+	zeros  int64 // in place of data, of a file with holes
+}
+
+// unpacker writes a layer's entries into a snapshot, as containerd would from the
+// layer's tar (pkg/archive), with a third of the system calls: what comes is its
+// own packer's, parents first and each name once.
+type unpacker struct {
+	root *os.File // of the snapshot, or what an overlay has on top
+	// lower are the layers below, the topmost first, if root has not got them.
+	lower []string
+
+	dir   *os.File // where the last entry went
+	file  *os.File // the regular file that is being written
+	head  *tar.Header
+	at    int64         // how far the file is, in bytes
+	hole  bool          // it ends with a hole so far
+	times []*tar.Header // of folders, to be set at the end
+}
+
+func (u *unpacker) unpack(ctx context.Context, target string, pieces <-chan piece) (err error) {
+	defer func() { err = errors.Join(err, u.close()) }()
+	if err := u.makeParents(path.Dir(target)); err != nil {
+		return fmt.Errorf("make the folder for %s: %w", target, err)
+	}
+	for {
+		select {
+		case p, more := <-pieces:
+			if !more {
+				return u.end()
+			}
+			if err := u.take(p); err != nil {
+				return fmt.Errorf("write %s into the snapshot: %w", u.head.Name, err)
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (u *unpacker) take(p piece) error {
+	if p.header == nil {
+		return u.content(p)
+	}
+	if err := u.finish(); err != nil {
+		return err
+	}
+	u.head, u.at, u.hole = p.header, 0, false
+	dir, base := path.Split(strings.TrimSuffix(p.header.Name, "/"))
+	if err := u.enter(path.Clean(dir)); err != nil {
+		return err
+	}
+	err := u.create(base)
+	if errors.Is(err, unix.EEXIST) {
+		// The base's, where the snapshot shows it.
+		if err = os.RemoveAll(below(u.dir, base)); err == nil {
+			err = u.create(base)
+		}
+	}
+	if err != nil || u.file != nil {
+		return err
+	}
+	return u.settle(base)
+}
+
+// below is the path of a name in an open folder.
+func below(dir *os.File, base string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), base)
+}
+
+func (u *unpacker) enter(dir string) error {
+	if u.dir != nil && u.dir.Name() == dir {
+		return nil
+	}
+	next, err := openBeneath(u.root, dir, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	if u.dir != nil {
+		err = u.dir.Close()
+	}
+	u.dir = next
+	return err
+}
+
+// create makes the entry; a regular file stays open.
+func (u *unpacker) create(base string) error {
+	fd := int(u.dir.Fd())
+	switch u.head.Typeflag {
+	case tar.TypeReg:
+		file, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err == nil {
+			u.file = os.NewFile(uintptr(file), u.head.Name)
+		}
+		return err
+	case tar.TypeDir:
+		err := unix.Mkdirat(fd, base, 0o700)
+		var st unix.Stat_t
+		if errors.Is(err, unix.EEXIST) && unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return nil
+		}
+		return err
+	case tar.TypeSymlink:
+		return unix.Symlinkat(u.head.Linkname, fd, base)
+	case tar.TypeLink:
+		return unix.Linkat(int(u.root.Fd()), u.head.Linkname, fd, base, 0)
+	case tar.TypeFifo:
+		return unix.Mknodat(fd, base, unix.S_IFIFO|0o600, 0)
+	}
+	return fmt.Errorf("no such kind of entry: %q", u.head.Typeflag)
+}
+
+func (u *unpacker) content(p piece) error {
+	if u.hole = p.zeros > 0; u.hole {
+		u.at += p.zeros
+		return nil
+	}
+	n, err := u.file.WriteAt(p.data, u.at)
+	u.at += int64(n)
+	return err
+}
+
+// settle gives what is no regular file its owner, mode, attributes and time.
+func (u *unpacker) settle(base string) error {
+	h, fd := u.head, int(u.dir.Fd())
+	if h.Typeflag == tar.TypeLink {
+		return nil
+	}
+	if err := unix.Fchownat(fd, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if h.Typeflag != tar.TypeSymlink {
+		if err := unix.Fchmodat(fd, base, uint32(h.Mode), 0); err != nil {
+			return err
+		}
+	}
+	if h.Typeflag != tar.TypeDir {
+		return unix.UtimesNanoAt(fd, base, modified(h), unix.AT_SYMLINK_NOFOLLOW)
+	}
+	u.times = append(u.times, h)
+	if len(h.PAXRecords) == 0 {
+		return nil
+	}
+	dir, err := openBeneath(u.dir, base, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(setAttributes(dir, h), dir.Close())
+}
+
+// finish gives a regular file what settle gives others. Its owner comes before
+// its mode and its capabilities, which a change of the owner takes away
+// (chown(2)).
+func (u *unpacker) finish() (err error) {
+	if u.file == nil {
+		return nil
+	}
+	f, h := u.file, u.head
+	u.file = nil
+	defer func() { err = errors.Join(err, f.Close()) }()
+	fd := int(f.Fd())
+	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+		return err
+	}
+	if err := unix.Fchmod(fd, uint32(h.Mode)); err != nil {
+		return err
+	}
+	if err := setAttributes(f, h); err != nil {
+		return err
+	}
+	if u.hole {
+		if err := unix.Ftruncate(fd, u.at); err != nil {
+			return err
+		}
+	}
+	times := modified(h)
+	return unix.Futimes(fd, []unix.Timeval{unix.NsecToTimeval(times[0].Nano()), unix.NsecToTimeval(times[1].Nano())})
+}
+
+func modified(h *tar.Header) []unix.Timespec {
+	t := unix.NsecToTimespec(h.ModTime.UnixNano())
+	return []unix.Timespec{t, t}
+}
+
+func setAttributes(f *os.File, h *tar.Header) error {
+	for key, value := range h.PAXRecords {
+		name, ok := strings.CutPrefix(key, paxAttribute)
+		if !ok {
+			continue
+		}
+		if err := unix.Fsetxattr(int(f.Fd()), name, []byte(value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return fmt.Errorf("set attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// end sets the times of folders, which writing into them has changed.
+func (u *unpacker) end() error {
+	if err := u.finish(); err != nil {
+		return err
+	}
+	for _, h := range u.times {
+		if err := unix.UtimesNanoAt(int(u.root.Fd()), strings.TrimSuffix(h.Name, "/"), modified(h), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("set the time of %s: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+func (u *unpacker) close() error {
+	var err error
+	for _, f := range []*os.File{u.file, u.dir} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}
+
+// makeParents makes the folders above the layer's own. They are as the base has
+// them, or root's.
+func (u *unpacker) makeParents(dir string) error {
+	if dir == "." || dir == "/" {
+		return nil
+	}
+	if err := u.makeParents(path.Dir(dir)); err != nil {
+		return err
+	}
+	fd := int(u.root.Fd())
+	var st unix.Stat_t
+	switch err := unix.Fstatat(fd, dir, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return nil
+	case err == nil:
+		if err := os.RemoveAll(below(u.root, dir)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mkdirat(fd, dir, 0o755); err != nil {
+		return err
+	}
+	st = u.asBelow(dir)
+	if err := unix.Fchownat(fd, dir, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	return unix.Fchmodat(fd, dir, st.Mode&0o7777, 0)
+}
+
+func (u *unpacker) asBelow(dir string) unix.Stat_t {
+	for _, l := range u.lower {
+		var st unix.Stat_t
+		if unix.Lstat(path.Join(l, dir), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return st
+		}
+	}
+	return unix.Stat_t{Mode: 0o755}
+}
