@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// The folder that is measured.
+const (
+	files    = 20000
+	fileSize = 10000 // bytes
+	perDir   = 100
+)
+
+const manifest = `version: 1
+bottles:
+  bench: {image: "bottle-demo:latest"}
+agents:
+  bench: {bottle: bench, command: ["true"]}
+`
+
+// derived is the name of an image with the folder.
+const derived = "bottle-bench:cwd-%d"
+
+func derive(ctx context.Context, program, dir string, rounds int) (err error) {
+	folder := filepath.Join(dir, "work")
+	if err := writeFolder(folder); err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "bottle.yaml")
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		return err
+	}
+	// The step of the run that makes the image, as the run times it.
+	image := func(ctx context.Context) (time.Duration, error) {
+		_, steps, err := timed(ctx, folder, program, "run", "bench", "--manifest", file, "--proxy", "builtin", "--cwd", "--yes", "--quiet", "--timings")
+		if err != nil {
+			return 0, err
+		}
+		return stepTime(steps, "image")
+	}
+	// Each is made of a folder that has changed, under a name of its own. To remove
+	// one in between would tell of the disk: ext4 is slow to give inodes that were
+	// freed within the last minutes.
+	made := 0
+	change := func(context.Context) error {
+		made++
+		if err := os.Setenv("CLAUDE_BOTTLE_DERIVED_IMAGE", fmt.Sprintf(derived, made)); err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(folder, "package000", "changes"), fmt.Append(nil, made), 0o600)
+	}
+	defer func() {
+		for i := range made {
+			err = errors.Join(err, run(context.WithoutCancel(ctx), program, "rmi", fmt.Sprintf(derived, i+1)))
+		}
+	}()
+	archive := filepath.Join(dir, "tar.zst")
+	plain := &contender{
+		name: "tar | zstd", prepare: func(context.Context) error { return os.RemoveAll(archive) },
+		run: func(ctx context.Context) (time.Duration, error) {
+			took, _, err := timed(ctx, folder, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
+			return took, err
+		},
+	}
+	cold := &contender{name: "image of the folder, made", prepare: change, run: image}
+	unchanged := &contender{name: "image of the folder, unchanged", prepare: func(context.Context) error { return nil }, run: image}
+	if err := change(ctx); err != nil {
+		return err
+	}
+	if _, err := image(ctx); err != nil {
+		return err
+	}
+	if err := compete(ctx, rounds, []*contender{plain, cold, unchanged}); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintf(t, "%d files, %d MB, median of %d\t\t\n", files, files*fileSize/1_000_000, rounds)
+	for _, c := range []*contender{plain, cold, unchanged} {
+		_, _ = fmt.Fprintf(t, "%s\t%.0f ms\t\n", c.name, float64(c.median().Microseconds())/1000)
+	}
+	_, _ = fmt.Fprintf(t, "made / tar | zstd\t%.2f\t  goal: at most %.1f\n", ratio(cold, plain), goalCold)
+	_, _ = fmt.Fprintf(t, "unchanged / tar | zstd\t%.2f\t  goal: under %v\n", ratio(unchanged, plain), goalUnchanged)
+	return t.Flush()
+}
+
+// stepTime finds a step in what --timings prints: begin and duration in
+// milliseconds, and the step's name.
+func stepTime(timings, step string) (time.Duration, error) {
+	for line := range strings.Lines(timings) {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[2] != step {
+			continue
+		}
+		ms, err := strconv.ParseFloat(f[1], 64)
+		return time.Duration(ms * float64(time.Millisecond)), err
+	}
+	return 0, fmt.Errorf("no step %q in\n%s", step, timings)
+}
+
+// writeFolder writes files that look like source: words, which compress about as
+// well. The same folder comes out each time.
+func writeFolder(folder string) error {
+	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // not for secrets
+	words := make([]string, 4000)
+	for i := range words {
+		b := make([]byte, 2+random.IntN(10))
+		for j := range b {
+			b[j] = byte('a' + random.IntN(26))
+		}
+		words[i] = string(b)
+	}
+	for i := range files {
+		dir := filepath.Join(folder, fmt.Sprintf("package%03d", i/perDir))
+		if i%perDir == 0 {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				return err
+			}
+		}
+		text := make([]byte, 0, fileSize+16)
+		for len(text) < fileSize {
+			text = append(text, words[random.IntN(len(words))]...)
+			text = append(text, " \n\t(.,"[random.IntN(6)])
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("file%05d", i)), text[:fileSize], 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+// Command images measures, as whole commands that take turns:
+//
+//   - what the image of a working directory (200 MB in 20,000 files) costs a run
+//     when it has to be made and when nothing has changed, beside `tar | zstd` of
+//     the same folder;
+//   - the pull of an image of many layers from a registry on loopback, beside
+//     `ctr image pull`.
+//
+// It runs inside the test host:
+//
+//	scripts/lab exec -- go run ./scripts/bench/images
+//
+// or, with all other benchmarks, make bench.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Goals of the ratios, and of the time of a run whose folder has not changed.
+const (
+	goalCold      = 1.5
+	goalUnchanged = 300 * time.Millisecond
+	goalPull      = 1.0
+)
+
+func main() {
+	rounds := flag.Int("n", 7, "rounds that are measured; one more goes before")
+	part := flag.String("only", "", "derive or pull: that part alone")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := bench(ctx, *rounds, *part)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, rounds int, part string) (err error) {
+	if os.Getenv("LAB_ID") == "" {
+		return errors.New("this runs on the test host: make bench, or scripts/lab exec -- go run ./scripts/bench/images")
+	}
+	program, err := filepath.Abs("bin/bottle")
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(program); err != nil {
+		return fmt.Errorf("bottle's program: %w (make build)", err)
+	}
+	// On the disk that containerd's store is on, as all that is compared is written.
+	dir, err := os.MkdirTemp("/var/lib/bottle", "bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if part != "pull" {
+		if err := derive(ctx, program, filepath.Join(dir, "derive"), rounds); err != nil {
+			return fmt.Errorf("derive: %w", err)
+		}
+	}
+	if part != "derive" {
+		if err := pull(ctx, program, filepath.Join(dir, "pull"), rounds); err != nil {
+			return fmt.Errorf("pull: %w", err)
+		}
+	}
+	return nil
+}
+
+// contender is one way to do what is measured.
+type contender struct {
+	name    string
+	prepare func(ctx context.Context) error // not timed
+	run     func(ctx context.Context) (time.Duration, error)
+	times   []time.Duration
+}
+
+// compete has all contenders do their work in turn. The first round warms
+// caches.
+func compete(ctx context.Context, rounds int, all []*contender) error {
+	for n := range rounds + 1 {
+		for i := range all {
+			// Each goes first as often as the others.
+			c := all[(n+i)%len(all)]
+			if err := c.prepare(ctx); err != nil {
+				return fmt.Errorf("prepare %s: %w", c.name, err)
+			}
+			took, err := c.run(ctx)
+			if err != nil {
+				return fmt.Errorf("%s, round %d: %w", c.name, n, err)
+			}
+			if n > 0 {
+				c.times = append(c.times, took)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *contender) median() time.Duration {
+	all := slices.Sorted(slices.Values(c.times))
+	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+}
+
+func ratio(a, b *contender) float64 { return float64(a.median()) / float64(b.median()) }
+
+// timed runs a command and returns how long it took, and its standard error.
+func timed(ctx context.Context, dir, name string, args ...string) (time.Duration, string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	var out bytes.Buffer
+	cmd.Stderr = &out
+	begin := time.Now()
+	err := cmd.Run()
+	took := time.Since(begin)
+	if err != nil {
+		return 0, "", fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out.String())
+	}
+	return took, out.String(), nil
+}
+
+// run is timed for what is not measured.
+func run(ctx context.Context, name string, args ...string) error {
+	_, _, err := timed(ctx, "", name, args...)
+	return err
+}

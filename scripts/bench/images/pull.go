@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/bot-bottle/bottle/scripts/labtest"
+)
+
+// The image that is pulled: its layers are of 1 to 7 MB, unpacked.
+const (
+	layers        = 40
+	layerFileSize = 50000 // bytes
+	layerFiles    = 20    // in the smallest
+)
+
+func pull(ctx context.Context, program, dir string, rounds int) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	registry, stop, err := labtest.ServeRegistry(dir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	ref := registry.Host + "/many/layers:1"
+	if err := publish(ctx, program, dir, ref); err != nil {
+		return err
+	}
+	// All of it has to be fetched and unpacked again.
+	remove := func(ctx context.Context) error { return run(ctx, "ctr", "image", "rm", "--sync", ref) }
+	by := func(name string, args ...string) *contender {
+		return &contender{name: name, prepare: remove, run: func(ctx context.Context) (time.Duration, error) {
+			took, _, err := timed(ctx, dir, args[0], append(args[1:], ref)...)
+			return took, err
+		}}
+	}
+	ours := by("bottle pull", program, "pull")
+	theirs := by("ctr image pull", "ctr", "image", "pull", "--plain-http")
+	defer func() { err = errors.Join(err, remove(context.WithoutCancel(ctx))) }()
+	if err := compete(ctx, rounds, []*contender{theirs, ours}); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintf(t, "%d layers, median of %d\t\t\n", layers, rounds)
+	for _, c := range []*contender{ours, theirs} {
+		_, _ = fmt.Fprintf(t, "%s\t%.0f ms\t\n", c.name, float64(c.median().Microseconds())/1000)
+	}
+	_, _ = fmt.Fprintf(t, "bottle / ctr\t%.2f\t  goal: at most %.1f\n", ratio(ours, theirs), goalPull)
+	return t.Flush()
+}
+
+// publish makes the image and has the registry have it. It stays in the store.
+func publish(ctx context.Context, program, dir, ref string) error {
+	archive := filepath.Join(dir, "image.tar")
+	local := "docker.io/library/bottle-bench:layers"
+	args := []string{"run", "./scripts/mkimage", "--out", archive, "--ref", local}
+	for i := range layers {
+		layer := filepath.Join(dir, fmt.Sprintf("layer%02d", i))
+		if err := writeLayer(layer, uint64(i)); err != nil {
+			return err
+		}
+		args = append(args, "--layer-dir", layer)
+	}
+	if err := run(ctx, "go", append(args, "--", "true")...); err != nil {
+		return err
+	}
+	for _, c := range [][]string{
+		{"ctr", "image", "import", "--no-unpack", archive},
+		{"ctr", "image", "tag", local, ref},
+		{"ctr", "image", "rm", "--sync", local},
+		{program, "push", "--quiet", ref},
+	} {
+		if err := run(ctx, c[0], c[1:]...); err != nil {
+			return err
+		}
+	}
+	return os.Remove(archive)
+}
+
+// writeLayer writes files of which half compresses to nothing, as programs do.
+func writeLayer(dir string, n uint64) error {
+	if err := os.MkdirAll(filepath.Join(dir, "opt"), 0o755); err != nil {
+		return err
+	}
+	random := rand.New(rand.NewPCG(n, 3)) //nolint:gosec // not for secrets
+	for i := range layerFiles * (1 + n%4*2) {
+		data := make([]byte, layerFileSize)
+		for j := range layerFileSize / 2 {
+			data[j] = byte(random.Uint32())
+		}
+		if err := os.WriteFile(filepath.Join(dir, "opt", fmt.Sprintf("%02d-%04d", n, i)), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
