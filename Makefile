@@ -17,7 +17,7 @@ TESTFLAGS ?= -count=1 -p 1 -timeout 20m
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The version comes from git, which refuses a checkout that is another user's
 # than root's.
@@ -32,8 +32,8 @@ build: ## build bin/bottle, a static binary
 .PHONY: test
 test: build ## run all tests, on a test host of their own and of it (root)
 	GOARCH=arm64 go build -trimpath -o /dev/null ./cmd/bottle
-	scripts/lab up --with-claude
-	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)
+	scripts/lab up --with-claude --with-base
+	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
 
 .PHONY: test-lab
@@ -44,6 +44,11 @@ test-lab: ## test the test host itself: isolation, restart, what is left behind 
 demo: build ## show a bottle at work on a test host of its own (root)
 	scripts/lab up
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/demo
+
+.PHONY: agent-image
+agent-image: build ## build the default agent image and test it, on a test host (root; minutes)
+	scripts/lab up --with-base
+	trap 'scripts/lab down' EXIT; scripts/agent-image
 
 .PHONY: bench
 bench: build ## print speeds as ratios to plainer ways, on a test host (root)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/csv"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 type buildFlags struct {
 	request               bottle.BuildRequest
 	args, labels, secrets []string
+	contexts              []string
 	cacheSize             string
 	quiet, prune          bool
 }
@@ -36,7 +39,8 @@ func (a *app) buildCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.StringArrayVarP(&f.request.Names, "tag", "t", nil, "name of the image; may be given several times")
-	fs.StringVarP(&f.request.Dockerfile, "file", "f", "", "the Dockerfile (default: Dockerfile in CONTEXT)")
+	fs.StringVarP(&f.request.Dockerfile, "file", "f", "", "the Dockerfile, or - for standard input (default: Dockerfile in CONTEXT)")
+	fs.StringArrayVar(&f.contexts, "build-context", nil, "another context by name (NAME=FOLDER, NAME=URL or NAME=docker-image://IMAGE)")
 	fs.StringVar(&f.request.Target, "target", "", "the stage to build (default: the last)")
 	fs.StringArrayVar(&f.args, "build-arg", nil, "set an ARG (NAME=VALUE), or pass a variable on (NAME)")
 	fs.StringArrayVar(&f.labels, "label", nil, "set a label of the image (NAME=VALUE)")
@@ -60,12 +64,11 @@ func (a *app) build(f buildFlags, args []string) error {
 		return err
 	}
 	req := f.request
-	req.Context = args[0]
-	if req.Dockerfile == "" {
-		req.Dockerfile = "Dockerfile"
-		if !strings.Contains(req.Context, "://") {
-			req.Dockerfile = filepath.Join(req.Context, "Dockerfile")
-		}
+	if err := a.buildFiles(&req, args[0]); err != nil {
+		return err
+	}
+	if req.Contexts, err = buildContexts(f.contexts); err != nil {
+		return err
 	}
 	if req.Args, err = buildArgs(f.args); err != nil {
 		return err
@@ -89,6 +92,34 @@ func (a *app) build(f buildFlags, args []string) error {
 	}
 	return a.printBuilt(res)
 }
+
+// buildFiles says where context and Dockerfile are: as docker does, "-" is standard
+// input, as the context's place for a Dockerfile without one.
+func (a *app) buildFiles(req *bottle.BuildRequest, context string) (err error) {
+	req.Context = context
+	switch {
+	case context == "-" || req.Dockerfile == "-":
+		if context == "-" {
+			req.Context = ""
+		}
+		req.Dockerfile = "-"
+		if req.Text, err = io.ReadAll(io.LimitReader(a.stdin, maxDockerfile+1)); err != nil {
+			return fmt.Errorf("read the Dockerfile from standard input: %w", err)
+		}
+		if len(req.Text) == 0 || len(req.Text) > maxDockerfile {
+			return usage(textBuildStdin)
+		}
+	case req.Dockerfile == "":
+		req.Dockerfile = "Dockerfile"
+		if !strings.Contains(context, "://") && !strings.HasPrefix(context, "git@") {
+			req.Dockerfile = filepath.Join(context, "Dockerfile")
+		}
+	}
+	return nil
+}
+
+// maxDockerfile bounds a Dockerfile on standard input, in bytes.
+const maxDockerfile = 4 << 20
 
 func (a *app) pruneBuilds(args []string) error {
 	if len(args) > 0 {
@@ -134,6 +165,18 @@ func buildArgs(list []string) (map[string]string, error) {
 			}
 		}
 		out[name] = value
+	}
+	return out, nil
+}
+
+func buildContexts(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, kv := range list {
+		name, from, _ := strings.Cut(kv, "=")
+		if name == "" || from == "" {
+			return nil, usage(textBuildContext, kv)
+		}
+		out[name] = from
 	}
 	return out, nil
 }

@@ -9,7 +9,8 @@ import (
 
 const (
 	textBuildLong = `Build an image from a Dockerfile into containerd's store, where bottle run finds
-it. CONTEXT is a folder, or the URL of a git repository or an archive. All that
+it. CONTEXT is a folder, or the URL of a git repository or an archive; - stands for
+none, with the Dockerfile on standard input. All that
 Dockerfiles can say is understood; neither docker nor a buildkitd is needed, but
 the one that BUILDKIT_HOST names is used.
 
@@ -24,6 +25,8 @@ printed on standard output.`
 	textBuildPruneArgs   = "with --prune nothing is built: leave the context out"
 	textBuildProgress    = "no progress %q: choose one of %s"
 	textBuildCacheSize   = "%q is no size: write one such as 5GB, or 0 for no bound"
+	textBuildStdin       = "standard input holds no Dockerfile, or one that is larger than 4 MiB"
+	textBuildContext     = "--build-context %q is not NAME=FOLDER, NAME=URL or NAME=docker-image://IMAGE"
 	textBuildArg         = "--build-arg %q has no name: write NAME=VALUE"
 	textBuildLabel       = "--label %q has no name: write NAME=VALUE"
 	textBuildSecret      = "a --secret is id=ID,src=FILE or id=ID,env=NAME"

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/sirupsen/logrus"
@@ -46,13 +47,16 @@ type Request struct {
 	// Dockerfile is then the name that messages use. With a URL as context it is a path in there.
 	Dockerfile string
 	Text       []byte
-	Target     string
-	Args       map[string]string
-	Labels     map[string]string
-	Secrets    []Secret
-	Platform   string // "linux/arm64"; empty: the host's
-	NoCache    bool
-	Pull       bool // ask registries for base images that the store has
+	// Contexts are further ones, which FROM and COPY --from call by name: a folder,
+	// a URL as in Context, or docker-image://REFERENCE.
+	Contexts map[string]string
+	Target   string
+	Args     map[string]string
+	Labels   map[string]string
+	Secrets  []Secret
+	Platform string // "linux/arm64"; empty: the host's
+	NoCache  bool
+	Pull     bool // ask registries for base images that the store has
 	// DockerConfig is the folder of docker's config.json, for credentials; empty:
 	// none are used.
 	DockerConfig string
@@ -102,9 +106,12 @@ func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 	if err != nil {
 		return Result{}, explain(err)
 	}
+	began := time.Now()
 	res, err := solve(ctx, s.client, req, cfg.exporter(req))
 	if err == nil {
 		err = s.limit(ctx, res.Worked)
+	} else if gerr := s.giveBack(ctx, began, full(err)); gerr != nil {
+		cfg.Log.Warn("remove what a failed build has left", "error", gerr)
 	}
 	return res, explain(errors.Join(err, s.close(ctx)))
 }

@@ -122,6 +122,9 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 	if err := s.start(ctx, st, opt); err != nil {
 		return nil, err
 	}
+	if err := s.removeLeft(ctx); err != nil {
+		return nil, fmt.Errorf("remove what an earlier build has left: %w", err)
+	}
 	return s, nil
 }
 
@@ -324,23 +327,87 @@ func (s *session) limit(ctx context.Context, worked bool) error {
 	if len(policy) == 0 || !worked && s.state.bound() == s.cfg.CacheSize {
 		return nil
 	}
-	// To prune makes containerd look for garbage, even when nothing was removed.
-	used, err := s.worker.DiskUsage(ctx, client.DiskUsageInfo{})
-	if err != nil {
-		return fmt.Errorf("find the size of the build cache: %w", err)
-	}
-	var size int64
-	for _, u := range used {
-		if !u.Shared { // with an image in the store
-			size += u.Size
-		}
-	}
-	if size > s.cfg.CacheSize {
-		if _, err := s.prune(ctx, policy...); err != nil {
-			return err
-		}
+	if _, err := s.prune(ctx, policy...); err != nil {
+		return err
 	}
 	return s.state.setBound(s.cfg.CacheSize)
+}
+
+// removeLeft removes the file systems of steps that a killed build was running;
+// what such a step had done is cached nowhere.
+func (s *session) removeLeft(ctx context.Context) error {
+	if s.state.left.IsZero() {
+		return nil
+	}
+	used, err := s.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+	if err != nil {
+		return err
+	}
+	var filters []string
+	for _, u := range used {
+		if u.Mutable && u.RecordType == client.UsageRecordTypeRegular && u.CreatedAt.After(s.state.left) {
+			filters = append(filters, "id=="+u.ID)
+		}
+	}
+	if len(filters) == 0 {
+		return s.worker.GarbageCollect(ctx)
+	}
+	_, err = s.prune(ctx, client.PruneInfo{All: true, Filter: filters})
+	return err
+}
+
+// giveBack removes what nothing refers to after a build that failed, such as the
+// file system of the step that did: containerd itself takes its time. When a disk
+// was full, what the build has put into the cache since it began goes too, or the
+// next one would find it full again.
+func (s *session) giveBack(ctx context.Context, began time.Time, full bool) error {
+	ctx, cancel := context.WithTimeout(withNamespace(context.WithoutCancel(ctx), s.cfg.Namespace), closeTime)
+	defer cancel()
+	kept, err := s.since(ctx, began)
+	if err != nil {
+		return err
+	}
+	if !full {
+		return s.worker.GarbageCollect(ctx)
+	}
+	// A part of the context may be in what an earlier build had of it.
+	filters := []string{"type==" + string(client.UsageRecordTypeLocalSource)}
+	for _, id := range kept {
+		filters = append(filters, "id=="+id)
+	}
+	_, err = s.prune(ctx, client.PruneInfo{All: true, Filter: filters})
+	return err
+}
+
+// letGo bounds how long a failed build is waited for, and letGoPoll is how often it
+// is looked at.
+const (
+	letGo     = 5 * time.Second
+	letGoPoll = 20 * time.Millisecond
+)
+
+// since returns what has come into the cache since then, once none of it is in use:
+// BuildKit lets go of what a failed build had when its answer has been given. What
+// is in use all the same is left to the next build.
+func (s *session) since(ctx context.Context, began time.Time) ([]string, error) {
+	for end := time.Now().Add(letGo); ; time.Sleep(letGoPoll) {
+		used, err := s.worker.DiskUsage(ctx, client.DiskUsageInfo{})
+		if err != nil {
+			return nil, fmt.Errorf("look for what the build has kept: %w", err)
+		}
+		var ids []string
+		busy := false
+		for _, u := range used {
+			if u.CreatedAt.After(began) {
+				ids = append(ids, u.ID)
+				busy = busy || u.InUse
+			}
+		}
+		if !busy || time.Now().After(end) {
+			s.state.unclean = busy
+			return ids, nil
+		}
+	}
 }
 
 func (s *session) prune(ctx context.Context, policy ...client.PruneInfo) (freed int64, err error) {

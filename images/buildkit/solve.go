@@ -96,6 +96,9 @@ func (r Request) solveOpt() (client.SolveOpt, error) {
 	attrs := map[string]string{
 		"filename": name, "image-resolve-mode": "local",
 	}
+	if err := r.named(attrs, mounts); err != nil {
+		return client.SolveOpt{}, err
+	}
 	if r.Pull {
 		attrs["image-resolve-mode"] = "pull"
 	}
@@ -204,7 +207,7 @@ func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, er
 	var err error
 	out := map[string]fsutil.FS{}
 	if remote(r.Context) && r.Text == nil {
-		return nil, nil
+		return out, nil
 	}
 	if dir != "" {
 		if out["dockerfile"], err = fsutil.NewFS(dir); err != nil {
@@ -226,6 +229,24 @@ func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, er
 		return nil, fmt.Errorf("read the build context: %w", err)
 	}
 	return out, nil
+}
+
+// named adds the further contexts.
+func (r Request) named(attrs map[string]string, mounts map[string]fsutil.FS) error {
+	for name, from := range r.Contexts {
+		if remote(from) || strings.HasPrefix(from, "docker-image://") {
+			attrs["context:"+name] = from
+			continue
+		}
+		folder, err := fsutil.NewFS(from)
+		if err != nil {
+			return fmt.Errorf("read the build context %s: %w", name, err)
+		}
+		mount := "named-" + name // the two that have names already are others
+		mounts[mount] = folder
+		attrs["context:"+name] = "local:" + mount
+	}
+	return nil
 }
 
 // secretStore finds what files are missing before anything is built.

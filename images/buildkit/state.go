@@ -23,6 +23,7 @@ import (
 //
 //	lock     held while a build runs; the kernel lets go of it whatever happens
 //	id       random, made with the folder: what its leases in containerd bear
+//	unclean  there while a build runs, and after one that was killed
 //	bound    what the cache was last brought under, in bytes
 //	cache/   BuildKit's databases
 //	tmp/     mounts of running steps; after a crash they are still there
@@ -32,7 +33,9 @@ type state struct {
 	tmpdir   string // TMPDIR as it was
 	hadTmp   bool
 	prepared bool
-	discard  bool // the folder goes when it is closed
+	left     time.Time // when a build began that has left something; zero: none has
+	unclean  bool      // this one has
+	discard  bool      // the folder goes when it is closed
 }
 
 // lockPoll is how often a waiting build looks whether its turn has come.
@@ -74,6 +77,12 @@ func (s *state) prepare() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the build state: %w", err)
 		}
+	}
+	mark := filepath.Join(s.dir, "unclean")
+	if fi, err := os.Stat(mark); err == nil {
+		s.left = fi.ModTime()
+	} else if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return fmt.Errorf("make the build state: %w", err)
 	}
 	// BuildKit mounts steps' file systems and secrets in the process's folder
 	// for temporary files; in one of our own they are found after a crash.
@@ -232,6 +241,9 @@ func (s *state) close() error {
 	var err error
 	if s.prepared {
 		err = s.unmountLeft()
+		if !s.unclean {
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, "unclean")))
+		}
 		if s.hadTmp {
 			err = errors.Join(err, os.Setenv("TMPDIR", s.tmpdir))
 		} else {

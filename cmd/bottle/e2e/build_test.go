@@ -3,6 +3,9 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
@@ -110,11 +114,169 @@ func TestCwdBuilds(t *testing.T) {
 // The first eight digits of the SHA-256 of the two secrets.
 const sumFile, sumVariable = "cbfc3c40", "f6516411"
 
+// everything is a Dockerfile of what BuildKit's frontend offers.
+const everything = `# syntax=docker/dockerfile:1
+ARG BASE=none
+FROM ${BASE} AS tools
+USER root
+WORKDIR /work
+ARG WORD=unset
+ARG PASSED
+RUN <<END
+set -e
+echo "$WORD $PASSED" >args
+echo heredoc >>args
+END
+RUN --mount=type=secret,id=file --mount=type=secret,id=value \
+    sha256sum /run/secrets/file /run/secrets/value | cut -c1-8 >secrets
+RUN --mount=type=cache,target=/cache echo once >>/cache/n && cp /cache/n cache
+RUN --mount=type=bind,source=given,target=/given --mount=type=bind,from=more,target=/more cat /given/a /more/b >bind
+RUN od -An -N8 -tx1 /dev/urandom >random
+
+FROM bottle-demo:latest AS unused
+RUN exit 1
+
+FROM bottle-demo:latest AS dev
+COPY --from=tools --chown=1000:1000 /work/ /work/
+COPY --from=more b /named
+COPY . /context/
+COPY --chmod=0755 <<"END" /script
+#!/bin/sh
+cd /work && cat args secrets cache bind random && cat /named && cd /context && echo * && echo $COLOR && id -u
+END
+ENV COLOR=green
+LABEL made=here
+USER 1000:1000
+ENTRYPOINT ["/script"]
+
+FROM dev
+ENTRYPOINT ["false"]
+`
+
+// TestBuildEverything builds by all flags, and runs what came of it under gVisor.
+func TestBuildEverything(t *testing.T) {
+	u := newBuilder(t)
+	for name, text := range map[string]string{
+		"img/given/a": "given\n", "img/kept.log": "", "img/left.log": "", "img/.dockerignore": "*.log\n!kept.log\n",
+		"files/Make.file": everything, "more/b": "named\n", "tok": "from-a-file", "bottle.yaml": strings.ReplaceAll(manifest, "dev:\n", "dev:\n    image: e2e-all:2\n") + "  all: {bottle: dev}\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(u.dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		u.write(name, text)
+		if err := os.Chmod(filepath.Join(u.dir, name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removeImage(t, "e2e-all:1")
+	removeImage(t, "e2e-all:2")
+	u = u.with("PASSED=by-name")
+	build := func(progress string, more ...string) result {
+		t.Helper()
+		r := u.bottle(append([]string{"build", "-f", "files/Make.file", "-t", "e2e-all:1", "-t", "e2e-all:2", "--target", "dev", "--progress", progress,
+			"--build-arg", "BASE=bottle-demo:latest", "--build-arg", "WORD=given", "--build-arg", "PASSED", "--label", "given=label",
+			"--secret", "id=file,src=tok", "--secret", "id=value,env=TEST_KEY", "--build-context", "more=more", "img"}, more...)...)
+		if r.code != 0 {
+			t.Fatalf("exit %d:\n%s", r.code, r.stderr)
+		}
+		return r
+	}
+	ran := func(caches string) (random string) {
+		t.Helper()
+		lines := strings.Split(strings.TrimSuffix(u.run("all").stdout, "\n"), "\n")
+		want := strings.Split("given by-name\nheredoc\n"+sumFile+"\n"+sumVariable+"\n"+caches+"given\nnamed\nRANDOM\nnamed\ngiven kept.log\ngreen\n1000", "\n")
+		if len(lines) != len(want) {
+			t.Fatalf("it printed %q, want %q", lines, want)
+		}
+		for i := range want {
+			if want[i] == "RANDOM" {
+				random = lines[i]
+			} else if lines[i] != want[i] {
+				t.Errorf("line %d is %q, want %q", i+1, lines[i], want[i])
+			}
+		}
+		return random
+	}
+	first := build("plain")
+	if !strings.Contains(first.stderr, "RUN --mount=type=bind") {
+		t.Errorf("plain progress:\n%s", first.stderr)
+	}
+	random := ran("once\n")
+	if again := build("rawjson"); again.stdout != first.stdout || !strings.Contains(again.stderr, `"cached":true`) {
+		t.Errorf("a second build made %q, the first %q; it says\n%s", again.stdout, first.stdout, again.stderr)
+	}
+	if anew := build("quiet", "--no-cache"); anew.stderr != "" {
+		t.Errorf("a quiet build says %q", anew.stderr)
+	}
+	if r := ran("once\n"); r == random || r == "" {
+		t.Errorf("--no-cache gave %q, before that %q", r, random)
+	}
+	tree, err := exec.Command("ctr", "images", "inspect", "docker.io/library/e2e-all:1").Output()
+	_, rest, _ := strings.Cut(string(tree), "image.config.v1+json @")
+	config, cerr := exec.Command("ctr", "content", "get", strings.Fields(rest + " none")[0]).Output()
+	if err != nil || cerr != nil || !strings.Contains(string(config), `"given":"label"`) || !strings.Contains(string(config), `"made":"here"`) {
+		t.Errorf("%v, %v; the configuration is %s", err, cerr, config)
+	}
+	if r := u.bottle("build", "-q", "-f", "files/Make.file", "--target", "unused", "img"); r.code != 125 || !strings.Contains(r.stderr, "RUN exit 1") {
+		t.Errorf("another stage: exit %d\n%s", r.code, r.stderr)
+	}
+}
+
+// TestBuildContexts builds what is in an archive behind a URL, in a git repository,
+// and on standard input.
+func TestBuildContexts(t *testing.T) {
+	u := newBuilder(t)
+	u.dockerfile("FROM scratch\nCOPY given /\n")
+	u.write("img/given", "x")
+	run := func(name string, args ...string) {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = filepath.Join(u.dir, "img")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v: %s", name, args, err, out)
+		}
+	}
+	served := t.TempDir()
+	run("tar", "-cf", filepath.Join(served, "context.tar"), "Dockerfile", "given")
+	run("git", "init", "-q", "-b", "main")
+	run("git", "add", ".")
+	run("git", "-c", "user.name=A Person", "-c", "user.email=a@example.com", "commit", "-qm", "first")
+	run("git", "clone", "-q", "--bare", ".", filepath.Join(served, "context.git"))
+	run("git", "-C", filepath.Join(served, "context.git"), "update-server-info")
+	server := httptest.NewServer(http.FileServer(http.Dir(served)))
+	defer server.Close()
+	for _, at := range []string{"/context.tar", "/context.git", "/context.git#main"} {
+		r := u.bottle("build", "-q", server.URL+at)
+		if r.code != 0 {
+			t.Errorf("%s: exit %d\n%s", at, r.code, r.stderr)
+		}
+	}
+	if r := u.bottle("build", "-q", server.URL+"/none.git"); r.code != 125 || !strings.Contains(r.stderr, "none.git") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+	in := u.says("FROM bottle-demo:latest\nRUN echo made\n")
+	if r := in.bottle("build", "--progress", "plain", "-"); r.code != 0 || !strings.Contains(r.stderr, "RUN echo made") {
+		t.Errorf("standard input: exit %d\n%s", r.code, r.stderr)
+	}
+	in = u.says("FROM scratch\nCOPY given /\n")
+	if r := in.bottle("build", "-q", "-f", "-", "img"); r.code != 0 {
+		t.Errorf("standard input with a folder: exit %d\n%s", r.code, r.stderr)
+	}
+	oneLine(t, u.says("").bottle("build", "-"), "holds no Dockerfile")
+	oneLine(t, u.bottle("build", "--build-context", "more", "img"), "NAME=FOLDER")
+	oneLine(t, u.bottle("build", "-q", "--build-context", "more=nowhere", "img"), "nowhere")
+}
+
 // TestBuildKilled kills a build in the middle of a step. The step goes on, as
 // containerd runs it, until the next build ends it.
 func TestBuildKilled(t *testing.T) {
 	u := newBuilder(t)
-	u.dockerfile("FROM bottle-demo:latest\nRUN --mount=type=secret,id=tok echo begun && sleep 987654\n")
+	const other = "FROM bottle-demo:latest\nRUN true\n"
+	u.dockerfile(other)
+	if r := u.bottle("build", "-q", "img"); r.code != 0 {
+		t.Fatalf("exit %d:\n%s", r.code, r.stderr)
+	}
+	u.dockerfile("FROM bottle-demo:latest\nRUN --mount=type=secret,id=tok dd if=/dev/zero of=/tmp/zeros bs=1M count=37 2>/dev/null && echo begun && sleep 987654\n")
 	u.write("tok", "x")
 	cmd := u.command("build", "--progress", "plain", "--secret", "id=tok,src=tok", "img")
 	stderr, err := cmd.StderrPipe()
@@ -135,17 +297,34 @@ func TestBuildKilled(t *testing.T) {
 	if !runs(t, "sleep 987654") {
 		t.Fatalf("the step ended with its build, so that the test shows nothing:\n%s", log)
 	}
-	u.dockerfile("FROM bottle-demo:latest\nRUN true\n")
+	const written = "37.0 MiB"
+	if list := snapshots(t); !strings.Contains(list, written) {
+		t.Fatalf("what the step has written is not there, so that the test shows nothing:\n%s", list)
+	}
+	// One that has nothing to do but this.
+	u.dockerfile(other)
 	if r := u.bottle("build", "-q", "img"); r.code != 0 {
 		t.Fatalf("exit %d:\n%s", r.code, r.stderr)
 	}
 	if runs(t, "sleep 987654") {
 		t.Error("the killed build's step still runs")
 	}
+	if list := snapshots(t); strings.Contains(list, written) {
+		t.Errorf("what the killed build's step has written is still there:\n%s", list)
+	}
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || bytes.Contains(info, []byte("/.build/")) {
 		t.Errorf("mounts are left, %v:\n%s", err, info)
 	}
+}
+
+func snapshots(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("ctr", "snapshots", "usage").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
 }
 
 // runs tells whether a process has this command line.
@@ -189,6 +368,51 @@ func TestBuildsAtOnce(t *testing.T) {
 	}
 	if waited != 1 {
 		t.Errorf("%d of two builds waited", waited)
+	}
+}
+
+// TestBuildFullStore has containerd's store on a disk that is too small: for the
+// context, for what a step writes, or for the layer that is made of it. Nothing
+// comes of such a build, and the next one that fits works.
+func TestBuildFullStore(t *testing.T) {
+	u := newBuilder(t)
+	address, _ := labtest.SmallContainerd(t, 64<<20)
+	archive := filepath.Join(u.dir, "base.tar")
+	ctr(t, "images", "export", archive, demoImage)
+	ctr(t, "--address", address, "images", "import", "--local", archive)
+	if err := os.Remove(archive); err != nil {
+		t.Fatal(err)
+	}
+	u = u.with("CONTAINERD_ADDRESS=" + address)
+	t.Cleanup(func() { u.bottle("build", "--prune").want(t, 0, "") })
+	for _, c := range []struct{ name, dockerfile, says string }{
+		{"context", "FROM scratch\nCOPY noise /\n", "a disk is full"},
+		// It is the step's own program that finds out.
+		{"step", "FROM bottle-demo:latest\nRUN dd if=/dev/zero of=/tmp/zeros bs=1M count=128\n", "No space left on device"},
+		{"layer", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/noise bs=1M count=20\n", "a disk is full"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u.dockerfile(c.dockerfile)
+			noise := make([]byte, 64<<20)
+			_, _ = rand.Read(noise) // never fails
+			u.write("img/noise", string(noise))
+			r := u.bottle("build", "--progress", "plain", "-t", "e2e-full:1", "img")
+			if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, c.says) {
+				t.Errorf("exit %d:\n%s", r.code, r.stderr)
+			}
+			u.write("img/noise", "")
+			u.dockerfile("FROM bottle-demo:latest\nCOPY noise /\nRUN echo good >/tmp/good\n")
+			if r := u.bottle("build", "--progress", "plain", "-t", "e2e-full:2", "img"); r.code != 0 {
+				t.Errorf("a build that fits: exit %d:\n%s", r.code, r.stderr)
+			}
+			list := u.bottle("images")
+			if list.code != 0 || strings.Contains(list.stdout, "e2e-full:1") || !strings.Contains(list.stdout, "e2e-full:2") {
+				t.Errorf("exit %d, images:\n%s%s", list.code, list.stdout, list.stderr)
+			}
+			if r := u.bottle("rmi", "e2e-full:2"); r.code != 0 {
+				t.Error(r.stderr)
+			}
+		})
 	}
 }
 

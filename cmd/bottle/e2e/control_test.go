@@ -76,7 +76,15 @@ func control(t *testing.T, bottle string) {
 	newUser(t).start(id)
 	importLayer(t, plant("raw", filepath.Join(os.Getenv("LAB_DISK"), "containerd", "io.containerd.content.v1.content/blobs/sha256")))
 
-	found := s.everywhere(map[string]string{"terminal": plant("raw", "terminal")})
+	// Processes that pass by, as those of a launch do, are seen too.
+	passing := exec.Command("sh", "-c", "sleep 0.3; true", plant("raw", "argv of "))
+	terminal := plant("raw", "terminal")
+	stop := s.sample()
+	if err := passing.Run(); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := stop()
+	found = append(found, s.everywhere(map[string]string{"terminal": terminal})...)
 	for _, w := range want {
 		there := false
 		for _, f := range found {

@@ -46,7 +46,7 @@ agents:
 `
 
 // longest bounds any one command of a test.
-const longest = time.Minute
+const longest = 3 * time.Minute
 
 // user is somebody who runs bottle in a folder that has a manifest.
 type user struct {

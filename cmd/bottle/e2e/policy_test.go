@@ -3,7 +3,9 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,4 +51,65 @@ func TestAllowDeny(t *testing.T) {
 		t.Errorf("--learn without anybody: exit %d\n%s", r.code, r.stderr)
 	}
 	l.end()
+}
+
+// TestProxyKilled ends the proxy under a session: the session lives, the agent gets
+// out again when list says that all is well, and the user is told.
+func TestProxyKilled(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-killed")
+	first := proxyPID(t, l.name)
+	if first == 0 {
+		t.Fatal("there is no proxy")
+	}
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// Any session would start it again: none may begin before run has.
+	for limit, now := time.Now().Add(longest), first; now == first || now == 0; now = proxyPID(t, l.name) {
+		if time.Now().After(limit) {
+			t.Fatal("there is no new proxy")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	limit := time.Now().Add(longest) // it may not listen yet
+	for u.exec(l.name, "curl", "-sS", "-m", "10", "-o", "/dev/null", "https://allowed.test/").code != 0 {
+		if time.Now().After(limit) {
+			t.Fatal("egress does not come back")
+		}
+	}
+	if r := u.exec(l.name, "curl", "-sS", "-m", "10", "https://refused.test/"); r.code == 0 {
+		t.Errorf("a refused host is reached: %+v", r)
+	}
+	if r := u.bottle("list"); !strings.Contains(r.stdout, l.name) || strings.Contains(r.stdout, "proxy is") {
+		t.Errorf("list says\n%s%s", r.stdout, r.stderr)
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if !strings.Contains(l.errs.String(), "The egress proxy of "+l.name+" had ended and was started again") {
+		t.Errorf("standard error:\n%s", l.errs)
+	}
+}
+
+// proxyPID is the proxy's own process of a bottle; 0 if there is none.
+func proxyPID(t *testing.T, name string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		groups, _ := os.ReadFile(file) // it may have ended
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		if strings.Contains(string(groups), name+".proxy\n") && strings.Contains(string(line), "\x00proxy\x00") {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	return 0
 }

@@ -158,6 +158,7 @@ func (s *search) processes() (found []find) {
 		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
 		}
+		owner := memoryOwner(e.Name())
 		for what, file := range map[string]string{"argv": "cmdline", "environ": "environ"} {
 			data, err := os.ReadFile(filepath.Join("/proc", e.Name(), file))
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
@@ -166,10 +167,27 @@ func (s *search) processes() (found []find) {
 			if err != nil {
 				s.t.Errorf("a process hides from the search: %v", err)
 			}
-			found = append(found, s.match(what+" of "+e.Name(), data)...)
+			found = append(found, s.match(what+" of "+owner, data)...)
 		}
 	}
 	return found
+}
+
+// memoryOwner is whose argv and environ are shown for a process: between fork and
+// exec it has those of its parent's, which is the same memory.
+func memoryOwner(pid string) string {
+	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	_, rest, ok := bytes.Cut(stat, []byte(") ")) // proc_pid_stat(5): state, parent
+	if err != nil || !ok || len(bytes.Fields(rest)) < 2 {
+		return pid
+	}
+	parent := string(bytes.Fields(rest)[1])
+	own, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
+	of, perr := os.ReadFile(filepath.Join("/proc", parent, "cmdline"))
+	if err != nil || perr != nil || len(own) == 0 || !bytes.Equal(own, of) {
+		return pid
+	}
+	return parent
 }
 
 // files looks at every regular file below a folder. Off tmpfs those are left out

@@ -66,7 +66,16 @@ func TestSecretsAtRest(t *testing.T) {
 	s.checkCores()
 	t.Run("control", func(t *testing.T) { control(t, s.name) })
 
+	s.endSession()
+	places = s.check("after the session", s.everywhere(s.texts()))
+	if places["session"] || places["descriptor"] || !places["forwarded"] {
+		t.Errorf("after the session bottle's folder holds %v", places)
+	}
+	stop = s.sample()
 	s.end()
+	passing, looks = stop()
+	t.Logf("all processes were looked at %d times during the teardown", looks)
+	s.check("during the teardown", passing)
 	if places := s.check("when it is gone", s.everywhere(s.texts())); len(places) > 0 {
 		t.Errorf("still in bottle's folder: %v", places)
 	}
@@ -93,13 +102,17 @@ func (s *secretScene) start() {
 
 func runes(s string) int { return len([]rune(s)) }
 
-// end ends session and bottle, and keeps what they wrote.
+func (s *secretScene) endSession() {
+	s.t.Helper()
+	if code := s.session.end(); code != 0 {
+		s.t.Errorf("the session: exit %d\n%s", code, s.session.errs)
+	}
+}
+
+// end ends the bottle, and keeps what it wrote.
 func (s *secretScene) end() {
 	t := s.t
 	t.Helper()
-	if code := s.session.end(); code != 0 {
-		t.Errorf("the session: exit %d\n%s", code, s.session.errs)
-	}
 	s.bottle.types("\x04")
 	if code := s.bottle.wait(); code != 0 {
 		t.Errorf("the bottle: exit %d", code)

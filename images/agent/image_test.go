@@ -1,0 +1,284 @@
+//go:build agentimage
+
+// This test fetches half a gigabyte of packages and takes minutes: it is run by
+// `make agent-image`, which gives it mirrors, and not with the others.
+
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bot-bottle/bottle/images/agent"
+	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/scripts/leakcheck"
+)
+
+func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
+
+// The lab's own namespace has another image of the default's name.
+const (
+	namespace = "agent-image"
+	image     = "docker.io/library/claude-bottle:latest"
+	base      = "docker.io/library/bottle-base:latest"
+)
+
+const manifest = `version: 1
+bottles:
+  dev:
+    build:
+      args: {BASE: "bottle-base:latest"}
+      secrets: {sources: %[1]s/sources.list, npmrc: %[1]s/npmrc}
+agents:
+  claude: {bottle: dev}
+  sh: {bottle: dev, command: [bash, -euc]}
+`
+
+// shows is what the image has to have, one line for each of the script's.
+const script = `id -u; id -un; pwd; echo $HOME; claude --version; git --version; ssh -V 2>&1; rg --version | head -n 1
+touch /workspace/x ~/y && echo both are writable
+command -v node npm bottle-install || echo nothing of the build
+dmesg | grep -o -m 1 gVisor`
+
+var shows = []string{"1000", "agent", "/workspace", "/home/agent", "(Claude Code)", "git version", "OpenSSH", "ripgrep", "both are writable", "nothing of the build", "gVisor"}
+
+type scene struct {
+	t    *testing.T
+	ctx  context.Context
+	dir  string
+	ctrd *containerd.Client
+}
+
+// TestAgentImage has `bottle run` build the image that is missing, from nothing
+// but its Dockerfile, a Debian base and mirrors, and looks at what came of it.
+func TestAgentImage(t *testing.T) {
+	leakcheck.Check(t)
+	s := newScene(t)
+	s.want(s.run("sh", script), shows)
+	made := s.target(image)
+
+	s.want(s.run("claude", "--version"), []string{"(Claude Code)"})
+	if again := s.target(image); again.Digest != made.Digest {
+		t.Errorf("the image was built again: %s, before that %s", again.Digest, made.Digest)
+	}
+
+	// As an earlier version of bottle would have left it.
+	s.build("FROM "+image+"\nLABEL "+agent.Label+"=earlier\nRUN --network=none touch /home/agent/earlier\n", "claude-bottle:latest")
+	s.want(s.run("sh", "ls ~"), []string{""})
+	if again := s.target(image); again.Digest != made.Digest {
+		t.Errorf("an outdated image became %s, want %s", again.Digest, made.Digest)
+	}
+
+	addresses := s.mirrors()
+	if at := s.find(made, addresses); len(at) > 0 {
+		t.Errorf("mirrors are named in the image:\n%s", strings.Join(at, "\n"))
+	}
+	// The same search, of an image that does keep a mirror's address.
+	const leaky = "claude-bottle:leaky"
+	s.build("FROM "+image+"\nUSER root\nRUN --mount=type=secret,id=sources cp /run/secrets/sources /etc/apt/\n", leaky)
+	if at := s.find(s.target("docker.io/library/"+leaky), addresses); len(at) == 0 {
+		t.Error("the search does not find what is there")
+	}
+}
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	mirror := os.Getenv("LAB_MIRROR")
+	if mirror == "" {
+		t.Fatal("this test is run by scripts/agent-image (make agent-image)")
+	}
+	s := &scene{t: t, dir: t.TempDir(), ctx: namespaces.WithNamespace(context.Background(), namespace)}
+	s.write("bottle.yaml", fmt.Sprintf(manifest, mirror))
+	var err error
+	if s.ctrd, err = containerd.New(os.Getenv("CONTAINERD_ADDRESS")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.must(s.ctrd.Close()) })
+	t.Cleanup(s.clean)
+	r, w := io.Pipe()
+	go func() {
+		from := namespaces.WithNamespace(s.ctx, os.Getenv("CONTAINERD_NAMESPACE"))
+		w.CloseWithError(s.ctrd.Export(from, w, archive.WithImage(s.ctrd.ImageService(), base)))
+	}()
+	if _, err := s.ctrd.Import(s.ctx, r); err != nil {
+		t.Fatalf("copy the base image: %v (scripts/lab up --with-base)", err)
+	}
+	return s
+}
+
+// clean removes all that the test has in containerd.
+func (s *scene) clean() {
+	list, err := s.ctrd.ImageService().List(s.ctx)
+	s.must(err)
+	for _, img := range list {
+		s.must(s.ctrd.ImageService().Delete(s.ctx, img.Name, images.SynchronousDelete()))
+	}
+	if _, err := s.bottle("build", "--prune"); err != nil {
+		s.t.Error(err)
+	}
+	s.must(s.ctrd.NamespaceService().Delete(s.ctx, namespace))
+}
+
+func (s *scene) must(err error) {
+	s.t.Helper()
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
+func (s *scene) write(name, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// bottle runs bottle to its end. What it says on standard error is in the error: a
+// build that takes minutes says much.
+func (s *scene) bottle(args ...string) (stdout string, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Minute)
+	defer cancel()
+	var out, errs bytes.Buffer
+	cmd := exec.CommandContext(ctx, labtest.Program(s.t), args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, &out, &errs
+	cmd.Env = append(os.Environ(), "CONTAINERD_NAMESPACE="+namespace, "BOTTLE_STATE_DIR="+filepath.Join(s.dir, "state"))
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("bottle %s: %w\n%s%s", args[0], err, out.String(), errs.String())
+	}
+	return out.String(), nil
+}
+
+func (s *scene) run(agent string, args ...string) string {
+	s.t.Helper()
+	out, err := s.bottle(append([]string{"run", agent, "--proxy", "builtin", "--yes", "--"}, args...)...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return out
+}
+
+// want compares line by line: each has to have what is wanted in it.
+func (s *scene) want(out string, lines []string) {
+	s.t.Helper()
+	got := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	if len(got) != len(lines) {
+		s.t.Fatalf("%d lines, want %d:\n%s", len(got), len(lines), out)
+	}
+	for i, want := range lines {
+		if !strings.Contains(got[i], want) || want == "" && got[i] != "" {
+			s.t.Errorf("line %d is %q, want %q in it", i+1, got[i], want)
+		}
+	}
+}
+
+func (s *scene) build(dockerfile, name string) {
+	s.t.Helper()
+	s.write("Dockerfile", dockerfile)
+	if _, err := s.bottle("build", "-t", name, "--secret", "id=sources,src="+filepath.Join(os.Getenv("LAB_MIRROR"), "sources.list"), s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scene) target(name string) ocispec.Descriptor {
+	s.t.Helper()
+	img, err := s.ctrd.ImageService().Get(s.ctx, name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return img.Target
+}
+
+// mirrors are the addresses that packages came from: the mirror's, and Debian's
+// behind it, as the base was made with them. Npm's is in Claude Code's program.
+func (s *scene) mirrors() []string {
+	s.t.Helper()
+	data, err := os.ReadFile(filepath.Join(os.Getenv("LAB_MIRROR"), "addresses"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.Fields(string(data))
+}
+
+// find tells where in the image one of the words is: in its manifest, its
+// configuration, or the names and contents of files in its layers.
+func (s *scene) find(target ocispec.Descriptor, words []string) []string {
+	s.t.Helper()
+	var found []string
+	layers := 0
+	err := images.Walk(s.ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		at, err := s.ctrd.ContentStore().ReaderAt(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = at.Close() }()
+		r, err := compression.DecompressStream(content.NewReader(at))
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = r.Close() }()
+		if images.IsLayerType(d.MediaType) {
+			layers++
+		}
+		hits, err := search(r, words)
+		for _, hit := range hits {
+			found = append(found, fmt.Sprintf("%s %s: %s", d.MediaType, d.Digest, hit))
+		}
+		if err != nil {
+			return nil, err
+		}
+		return images.Children(ctx, s.ctrd.ContentStore(), d)
+	}), target)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if layers < 3 {
+		s.t.Errorf("only %d layers were searched", layers)
+	}
+	return found
+}
+
+// search returns which of the words are in what r yields.
+func search(r io.Reader, words []string) ([]string, error) {
+	const longest = 4096 // of a word
+	buf := make([]byte, 0, 1<<20)
+	found := map[string]bool{}
+	for {
+		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		for _, w := range words {
+			found[w] = found[w] || bytes.Contains(buf, []byte(w))
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		// A word may lie across the end.
+		buf = buf[:copy(buf, buf[len(buf)-longest:])]
+	}
+	var out []string
+	for w, there := range found {
+		if there {
+			out = append(out, w)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,220 @@
+// Command mirror lets image builds on the test host fetch packages, and nothing
+// else: it listens on loopback in the lab's network namespace and passes requests
+// on, in the machine's, to the Debian mirrors and the npm registry that the machine
+// itself is set to. What it passes on is checked where it arrives: by apt's
+// signatures, and by the hash in the Dockerfile.
+//
+//	mirror --netns /proc/PID/ns/net --sources FILE --npm URL --out DIR
+//
+// FILE is an apt sources.list. DIR gets one, an npmrc, and, when all is ready, a file
+// `addresses`: the random word that is in each address of this mirror's, and those of
+// the Debian mirrors behind it, one a line.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "mirror:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	flags := pflag.NewFlagSet("mirror", pflag.ContinueOnError)
+	netns := flags.String("netns", "", "the network namespace to listen in; empty: this one")
+	sources := flags.String("sources", "", "apt's sources, one `deb URI SUITE COMPONENT` a line")
+	npm := flags.String("npm", "", "the npm registry")
+	out := flags.String("out", "", "folder of the files that name the mirror")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	l, err := listenIn(*netns)
+	if err != nil {
+		return fmt.Errorf("listen in %s: %w", *netns, err)
+	}
+	m := newMirror(l.Addr().String())
+	list, err := os.ReadFile(*sources)
+	if err != nil {
+		return err
+	}
+	if list, err = m.rewrite(list); err != nil {
+		return fmt.Errorf("%s: %w", *sources, err)
+	}
+	registry, err := m.add(*npm, true)
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"sources.list": list, "npmrc": []byte("registry=" + registry + "\n")} {
+		if err := os.WriteFile(filepath.Join(*out, name), data, 0o600); err != nil {
+			return err
+		}
+	}
+	server := &http.Server{Handler: m}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := m.announce(*out); err != nil {
+		return err
+	}
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// listenIn listens on loopback in the namespace. What is dialled afterwards is
+// dialled from this process's own.
+func listenIn(netns string) (net.Listener, error) {
+	if netns == "" {
+		return net.Listen("tcp", "127.0.0.1:0")
+	}
+	type result struct {
+		l   net.Listener
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		// The thread is not unlocked, so that it ends with this function.
+		runtime.LockOSThread()
+		l, err := func() (net.Listener, error) {
+			f, err := os.Open(netns)
+			if err != nil {
+				return nil, err
+			}
+			defer func() { _ = f.Close() }()
+			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+				return nil, err
+			}
+			return net.Listen("tcp", "127.0.0.1:0")
+		}()
+		done <- result{l, err}
+	}()
+	r := <-done
+	return r.l, r.err
+}
+
+// mirror serves each upstream below a path of its own, /WORD/N/.
+type mirror struct {
+	word, base string
+	routes     map[string]http.Handler
+	known      map[string]string // upstream to address here
+	debian     []string
+}
+
+func newMirror(addr string) *mirror {
+	word := "mirror-" + strings.ToLower(rand.Text())
+	return &mirror{word: word, base: "http://" + addr + "/" + word + "/", routes: map[string]http.Handler{}, known: map[string]string{}}
+}
+
+// add makes an upstream reachable, and returns where.
+func (m *mirror) add(upstream string, npm bool) (string, error) {
+	upstream = strings.TrimSuffix(upstream, "/") + "/"
+	if here, ok := m.known[upstream]; ok {
+		return here, nil
+	}
+	u, err := url.Parse(upstream)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return "", fmt.Errorf("%q is no address of a mirror", upstream)
+	}
+	name := strconv.Itoa(len(m.routes))
+	here := m.base + name + "/"
+	p := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(u)
+		r.Out.Header.Del("Accept-Encoding") // the transport's affair, so that answers can be read
+	}}
+	if npm {
+		p.ModifyResponse = func(r *http.Response) error { return replaceAddresses(r, upstream, here) }
+	}
+	m.routes[name] = http.StripPrefix("/"+m.word+"/"+name, p)
+	m.known[upstream] = here
+	return here, nil
+}
+
+// announce writes the file of addresses, which is there when it is whole.
+func (m *mirror) announce(dir string) error {
+	list := append([]string{m.word}, m.debian...)
+	file := filepath.Join(dir, "addresses")
+	if err := os.WriteFile(file+".new", []byte(strings.Join(list, "\n")+"\n"), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// maxMetadata bounds what npm's registry says of a package, in bytes.
+const maxMetadata = 64 << 20
+
+// replaceAddresses has npm fetch a package from here: what a registry says of it
+// has its own address.
+func replaceAddresses(r *http.Response, upstream, here string) error {
+	if !strings.Contains(r.Header.Get("Content-Type"), "json") {
+		return nil
+	}
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxMetadata))
+	if err != nil {
+		return err
+	}
+	data = bytes.ReplaceAll(data, []byte(upstream), []byte(here))
+	r.Body = io.NopCloser(bytes.NewReader(data))
+	r.ContentLength = int64(len(data))
+	r.Header.Set("Content-Length", strconv.Itoa(len(data)))
+	return nil
+}
+
+// rewrite returns apt's sources with the addresses here.
+func (m *mirror) rewrite(list []byte) ([]byte, error) {
+	var out bytes.Buffer
+	lines := bufio.NewScanner(bytes.NewReader(list))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if len(fields) < 4 || fields[0] != "deb" {
+			return nil, fmt.Errorf("%q is no line of apt's", lines.Text())
+		}
+		here, err := m.add(fields[1], false)
+		if err != nil {
+			return nil, err
+		}
+		m.debian = append(m.debian, fields[1])
+		fields[1] = here
+		fmt.Fprintln(&out, strings.Join(fields, " "))
+	}
+	if out.Len() == 0 {
+		return nil, errors.New("there are no sources")
+	}
+	return out.Bytes(), lines.Err()
+}
+
+func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rest, ok := strings.CutPrefix(r.URL.Path, "/"+m.word+"/")
+	name, _, _ := strings.Cut(rest, "/")
+	route := m.routes[name]
+	if !ok || route == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.NotFound(w, r)
+		return
+	}
+	route.ServeHTTP(w, r)
+}
