@@ -51,6 +51,20 @@ agents:
 			t.Errorf("the agent has %q keys, exit %d", out, code)
 		}
 	}
+	// Whoever has the relay's user id speaks in its place: what comes so is
+	// refused, and harms nobody out here.
+	hijack := `for p in /proc/[0-9]*; do
+		if [ "$(tr '\0' ' ' <$p/cmdline)" = "/.bottle/init agent /.bottle/run/ssh-agent.sock " ]; then
+			head -c 24 /dev/zero >$p/fd/1 && echo said
+			head -c 65536 /dev/urandom >$p/fd/1 && echo said
+		fi
+	done`
+	if out, code := output(t, e, b.Name, "sh", "-c", hijack); code != 0 || out != "said\nsaid\n" {
+		t.Errorf("the relay's output cannot be taken, so that this shows nothing: %q, exit %d", out, code)
+	}
+	if out, code := output(t, e, b.Name, "echo", "alive"); code != 0 || out != "alive\n" {
+		t.Errorf("the bottle has not outlived it: %q, exit %d", out, code)
+	}
 	remove(t, b)
 	select {
 	case <-b.relay.done:

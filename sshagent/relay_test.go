@@ -145,3 +145,18 @@ func TestRelayFrames(t *testing.T) {
 		}
 	}
 }
+
+// TestRelayReadyOnce: an agent that took the inner end's place says again and
+// again that the socket listens. Ready closes a channel, as its one user does.
+func TestRelayReadyOnce(t *testing.T) {
+	ready := make(chan struct{})
+	err := New(nil, slog.New(slog.DiscardHandler)).Relay(t.Context(), bytes.NewReader(make([]byte, 3*8)), io.Discard, func() { close(ready) })
+	if err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-ready:
+	default:
+		t.Error("ready was not called")
+	}
+}

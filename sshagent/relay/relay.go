@@ -155,10 +155,12 @@ func pump(f *frames, conns *ends, id uint32, conn io.Reader) {
 }
 
 // Serve is the outer end: it has each connection from inside answered, until in
-// ends. Ready is called when the socket listens; answer returns when it is done
-// with a connection.
+// ends. Ready is called once, when the socket listens; answer returns when it is
+// done with a connection. What comes from inside is the agent's: whoever has its
+// user id there may write what they like in the inner end's place.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answer func(io.ReadWriter)) error {
 	f, conns := &frames{w: out}, &ends{}
+	ready = sync.OnceFunc(ready)
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	defer conns.dropAll()
