@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -72,27 +73,60 @@ func noArgs(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// printError writes an error: one line for each mistake, its advice behind it.
+// printError writes an error: one line for each mistake, its advice behind it. An
+// error may repeat what an image, a registry or an agent has said.
 func (a *app) printError(err error) {
 	for _, e := range bottle.Mistakes(err) {
-		line := strings.ReplaceAll(strings.TrimSpace(e.Error()), "\n", "; ")
+		line := oneLine(e)
 		if hint := bottle.Hint(e); hint != "" {
 			line += ": " + hint
 		}
-		a.errorf("bottle: %s\n", line)
+		a.errorf("bottle: %s\n", visible(line))
 	}
 }
 
-func (a *app) note(format string, args ...any) { a.errorf(format+"\n", args...) }
-func (a *app) prompt(text string)              { a.errorf("%s", text) }
+func oneLine(err error) string {
+	return visible(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+}
+
+func (a *app) note(format string, args ...any) {
+	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
+		a.errorf("%s\n", visible(line))
+	}
+}
+
+func (a *app) prompt(text string) { a.errorf("%s", text) }
 
 // errorf writes to standard error; that failing is nowhere to be told.
 func (a *app) errorf(format string, args ...any) { _, _ = fmt.Fprintf(a.stderr, format, args...) }
 
 func (a *app) printJSON(v any) error {
-	enc := json.NewEncoder(a.stdout)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return a.writeJSON(data)
+}
+
+// writeJSON ends a value with a line break. JSON escapes the old control
+// characters only: some terminals obey those above U+007F too, and what turns
+// the writing round draws over what stands beside it. Outside of strings JSON has
+// none of these.
+func (a *app) writeJSON(data []byte) error {
+	out := make([]byte, 0, len(data)+1)
+	for _, r := range string(data) {
+		switch {
+		case unicode.IsPrint(r) || r == '\n':
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	_, err := a.stdout.Write(append(out, '\n'))
+	return err
 }
 
 // showPlan is the preflight: for a person on standard error, so that standard
@@ -106,10 +140,11 @@ func (a *app) showPlan(p *bottle.Plan, asJSON bool) error {
 
 func printPlan(w io.Writer, p *bottle.Plan) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, value) }
+	// Of a manifest that is somebody else's, nothing draws over what it asks for.
+	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
 	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
-	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, visible(p.Manifest)))
+	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, p.Manifest))
 	row("image", image(p))
 	if p.Build != nil {
 		row("build", plannedBuild(p.Build))
@@ -127,7 +162,7 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	row("skills", orNothing(p.Skills))
 	row("ssh hosts", orNothing(sshHosts(p.SSH)))
 	if p.Git != nil {
-		row("git", visible(fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email)))
+		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
 	}
 	row("limits", limits(p.Limits))
 	for _, warning := range p.Warnings {
@@ -195,7 +230,7 @@ func sshHosts(hosts []bottle.SSHHost) []string {
 		case len(h.Keys) > 0:
 			key = fmt.Sprintf("signed for by your ssh agent, %d keys", len(h.Keys))
 		}
-		out = append(out, fmt.Sprintf("%s (%s:%d, %s)", h.Host, h.HostName, h.Port, visible(key)))
+		out = append(out, fmt.Sprintf("%s (%s:%d, %s)", h.Host, h.HostName, h.Port, key))
 	}
 	return out
 }
@@ -226,7 +261,7 @@ func (a *app) printList(list []bottle.Status) error {
 	t := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(t, "NAME\tAGENT\tIMAGE\tRUNTIME\tSTATUS\tAGE")
 	for _, s := range list {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Agent, s.Image, s.Runtime, s.Status, age(time.Since(s.Created)))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", visible(s.Name), visible(s.Agent), visible(s.Image), visible(s.Runtime), visible(s.Status), age(time.Since(s.Created)))
 	}
 	return t.Flush()
 }

@@ -48,9 +48,9 @@ func printDescriptions(w io.Writer, list []bottle.Description) error {
 }
 
 func printDescription(w io.Writer, d bottle.Description) {
-	row := func(name, value string) { _, _ = fmt.Fprintf(w, "  %s\t%s\n", name, value) }
+	row := func(name, value string) { _, _ = fmt.Fprintf(w, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(w, "agent %s\n", d.Agent)
-	row("bottle", fmt.Sprintf("%s, of %s", d.Bottle, visible(d.ManifestPath)))
+	row("bottle", fmt.Sprintf("%s, of %s", d.Bottle, d.ManifestPath))
 	row("image", d.Image)
 	if b := d.Build; b != nil {
 		row("build", buildLine(b))
@@ -69,19 +69,19 @@ func printDescription(w io.Writer, d bottle.Description) {
 	row("skills", orNothing(d.Skills))
 	row("ssh hosts", orNothing(sshHosts(d.SSH)))
 	if d.Git != nil {
-		row("git", visible(fmt.Sprintf("%s <%s>", d.Git.Name, d.Git.Email)))
+		row("git", fmt.Sprintf("%s <%s>", d.Git.Name, d.Git.Email))
 	}
 	row("limits", limits(d.Limits))
 }
 
 func buildLine(b *bottle.BuildDescription) string {
-	parts := []string{visible(b.Context)}
+	parts := []string{b.Context}
 	for _, p := range []struct{ name, value string }{
 		{"dockerfile", b.Dockerfile}, {"target", b.Target},
 		{"args", strings.Join(b.Args, ", ")}, {"secrets", strings.Join(b.Secrets, ", ")},
 	} {
 		if p.value != "" {
-			parts = append(parts, p.name+" "+visible(p.value))
+			parts = append(parts, p.name+" "+p.value)
 		}
 	}
 	return strings.Join(parts, "; ")

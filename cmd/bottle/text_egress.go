@@ -51,7 +51,6 @@ type egressJSON struct {
 // showEgress prints a line for each request that was let through or refused,
 // when it is yielded; the proxy's own affairs are left out.
 func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSON bool) error {
-	enc := json.NewEncoder(a.stdout)
 	shown := 0
 	for entry, err := range log {
 		if err != nil {
@@ -63,7 +62,7 @@ func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSO
 		}
 		shown++
 		if asJSON {
-			err = enc.Encode(egressJSON{entry, verdict, entry.Destination()})
+			err = a.entryJSON(egressJSON{entry, verdict, entry.Destination()})
 		} else {
 			_, err = fmt.Fprintln(a.stdout, egressLine(entry))
 		}
@@ -75,6 +74,14 @@ func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSO
 		a.note(textNoLog)
 	}
 	return nil
+}
+
+func (a *app) entryJSON(e egressJSON) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	return a.writeJSON(data)
 }
 
 // egressLine is an entry in columns: when, verdict, host and port, method,

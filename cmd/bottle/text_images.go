@@ -45,7 +45,7 @@ func (a *app) printImages(list []bottle.ImageStatus) error {
 			used = "-"
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", visible(i.Name), partName(i.Digest),
-			units.HumanSize(float64(i.Size)), age(time.Since(i.Created)), used)
+			units.HumanSize(float64(i.Size)), age(time.Since(i.Created)), visible(used))
 	}
 	return t.Flush()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/bot-bottle/bottle"
 )
@@ -88,6 +90,76 @@ func TestShowPlan(t *testing.T) {
 	}
 }
 
+// hostile is text that a terminal would obey, and what stays of it.
+const (
+	hostile  = "a\x1b[2K\x7f\u009b2K\u202e\U000e0041z"
+	harmless = "a\ufffd[2K\ufffd\ufffd2K\ufffd\ufffdz"
+)
+
+// obeyed finds the first character that a terminal would obey.
+func obeyed(s string) int {
+	return strings.IndexFunc(s, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) })
+}
+
+// TestNothingObeyed has everything that is printed hold what an agent, an image
+// or another's manifest may have put there.
+func TestNothingObeyed(t *testing.T) {
+	if obeyed(hostile) < 0 {
+		t.Fatal("the text is harmless, so that this shows nothing")
+	}
+	p := fullPlan()
+	p.Image, p.Skills, p.Warnings, p.Egress.Allow = hostile, []string{hostile}, []string{hostile}, []string{hostile}
+	p.Command, p.Manifest, p.Git.Name, p.Env[0].Name = []string{hostile}, hostile, hostile, hostile
+	entry := bottle.EgressEntry{Event: "blocked", Target: hostile + ":443", Method: hostile, Reason: hostile, SNI: hostile, Rule: hostile}
+	hosts := []bottle.HostSummary{{Destination: hostile, Refused: 1}}
+	for name, print := range map[string]func(*app) error{
+		"plan":        func(a *app) error { return a.showPlan(p, false) },
+		"plan's JSON": func(a *app) error { return a.showPlan(p, true) },
+		"config": func(a *app) error {
+			return printDescriptions(a.stdout, []bottle.Description{{Agent: "x", Image: hostile, Skills: []string{hostile}}})
+		},
+		"list": func(a *app) error {
+			return a.printList([]bottle.Status{{Name: hostile, Agent: hostile, Image: hostile, Status: hostile}})
+		},
+		"images": func(a *app) error {
+			return a.printImages([]bottle.ImageStatus{{Name: hostile, UsedBy: []string{hostile}}})
+		},
+		"egress":        func(a *app) error { return a.showEgress(logOf([]bottle.EgressEntry{entry}, nil), false, false) },
+		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]bottle.EgressEntry{entry}, nil), false, true) },
+		"summary":       func(a *app) error { a.showSummary(hosts); return nil },
+		"remains": func(a *app) error {
+			a.printRemains([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})
+			return nil
+		},
+		"doctor": func(a *app) error {
+			return a.doctor([]bottle.Finding{{Check: "x", Level: "warn", Detail: hostile, Mend: hostile}}, false)
+		},
+		"error":       func(a *app) error { a.printError(errors.New(hostile)); return nil },
+		"proxy's end": func(a *app) error { a.note(textNoRestart, hostile, oneLine(errors.New(hostile))); return nil },
+	} {
+		a, stdout, stderr := newApp()
+		if err := print(a); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		out := stdout.String() + stderr.String()
+		if i := obeyed(out); i >= 0 {
+			t.Errorf("%s: a terminal would obey %q", name, out[i:min(len(out), i+8)])
+		}
+		if !strings.Contains(out, harmless) && !strings.Contains(out, `\u001b`) && !strings.Contains(out, `\x1b`) {
+			t.Errorf("%s does not show the text at all: %q", name, out)
+		}
+	}
+	// JSON is the same value all the same.
+	a, stdout, _ := newApp()
+	if err := a.printJSON(hostile); err != nil {
+		t.Fatal(err)
+	}
+	var back string
+	if err := json.Unmarshal(stdout.Bytes(), &back); err != nil || back != hostile {
+		t.Errorf("read back as %q, %v", back, err)
+	}
+}
+
 func TestPrintPlanWriteError(t *testing.T) {
 	if err := printPlan(brokenWriter{}, fullPlan()); !errors.Is(err, errBroken) {
 		t.Errorf("got %v", err)
@@ -110,6 +182,7 @@ func TestPrintError(t *testing.T) {
 		{hinted, "bottle: no runsc: install it\n"},
 		{fmt.Errorf("prepare: %w", hinted), "bottle: prepare: no runsc: install it\n"},
 		{errors.New("two\nlines"), "bottle: two; lines\n"},
+		{fmt.Errorf("user %s", "a\x1b[2K\u009b1m\u202eb"), "bottle: user a\ufffd[2K\ufffd1m\ufffdb\n"},
 		{errors.Join(hinted, errors.New("b")), "bottle: no runsc: install it\nbottle: b\n"},
 		{bottle.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc: install it\nbottle: c\n"},
 		{fmt.Errorf("x: %w", errors.Join(errors.New("a"), errors.New("b"))), "bottle: x: a; b\n"},

@@ -44,7 +44,7 @@ func (a *app) watchProxy(e *bottle.Engine, name string) func() {
 			a.note(textRestarted, name)
 		}
 		if failed != nil {
-			a.note(textNoRestart, name, failed)
+			a.note(textNoRestart, name, oneLine(failed))
 		}
 	}
 }

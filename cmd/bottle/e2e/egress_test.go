@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
@@ -158,6 +161,61 @@ func TestEgressLogOnDisk(t *testing.T) {
 		t.Errorf("refused are\n%s", r.stdout)
 	}
 	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+}
+
+// hostileRequests are what an agent would have obeyed by the terminal of who
+// looks at its log, or taken for lines of the log.
+var hostileRequests = []string{
+	`CONNECT a\302\2332Kb.test:443`,                                      // CSI as one character, ECMA-48
+	`CONNECT a\342\200\256b.test:443`,                                    // what turns the writing round
+	`CONNECT x\",\"event\":\"tunnel_open\",\"target\":\"forged.test:443`, // JSON
+	`CONNECT a\033[2Kb.test:443`,
+	`GET http://c\302\2332Kd.test/\302\2332K?\033]0;x\007`,
+	`GET http://refused.test/x\r{\"event\":\"tunnel_open\",\"target\":\"forged.test:443\"}`,
+	`GET http://allowed.test/\302\2332K`,
+	`\302\2332K http://refused.test/`,
+}
+
+// TestHostileLog has an agent ask for hosts whose names a terminal would obey.
+// Neither the log as it is shown, in both ways, nor the table at the session's
+// end has such a character, and nothing in it is forged.
+func TestHostileLog(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	l := u.start("claude-bottle-hostile")
+	for _, request := range hostileRequests {
+		script := fmt.Sprintf(`exec 3<>/dev/tcp/10.77.0.1/8888; printf '%s HTTP/1.1\r\nHost: refused.test\r\n\r\n' >&3; timeout 5 head -n 1 <&3`, request)
+		if r := u.exec(l.name, "bash", "-c", script); !strings.HasPrefix(r.stdout, "HTTP/1.") {
+			t.Errorf("%s: no answer, exit %d: %s%s", request, r.code, r.stdout, r.stderr)
+		}
+	}
+	shown, asJSON := u.bottle("egress", l.name), u.bottle("egress", "--json", l.name)
+	// The control: the bytes are in what is logged, as the proxy has it.
+	raw, err := os.ReadFile(filepath.Join("/var/lib/bottle", os.Getenv("CONTAINERD_NAMESPACE"), l.name, "egress.log"))
+	if err != nil || !strings.Contains(string(raw), "\u009b") {
+		t.Errorf("the log does not have them either, so that this shows nothing: %v", err)
+	}
+	code := l.end()
+	for what, text := range map[string]string{"the log": shown.stdout, "the log as JSON": asJSON.stdout, "the session's end": l.errs.String()} {
+		if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("%s has what a terminal would obey: %q", what, text[i:min(len(text), i+20)])
+		}
+		if !strings.Contains(text, "b.test:443") {
+			t.Errorf("%s does not have the requests at all:\n%s", what, text)
+		}
+	}
+	for line := range strings.Lines(asJSON.stdout) {
+		var e struct{ Verdict, Destination string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Errorf("%v in %q", err, line)
+		}
+		if e.Destination == "forged.test:443" || e.Verdict == "allowed" && !strings.HasPrefix(e.Destination, "allowed.test") {
+			t.Errorf("a forged line: %s", line)
+		}
+	}
+	if code != 0 {
 		t.Errorf("exit %d\n%s", code, l.errs)
 	}
 }
