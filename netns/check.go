@@ -125,6 +125,7 @@ func tryKernel(confs *cniconf.Networks) error {
 		return errors.Join(
 			writeHostTable(hostRules{
 				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{some}, allow: []route4{{some.from, netip.PrefixFrom(some.to, 8)}},
+				closed: []string{"lo"}, links: []string{"lo"},
 			}),
 			writeProxyTable(confs.Internal.Bridge, policy{Ports: []uint16{80}}),
 		)

@@ -1,12 +1,15 @@
 package netns
 
 import (
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 )
 
 // dropForward makes the host's firewall drop what is forwarded: by a chain's
@@ -113,4 +116,89 @@ func TestHostBarredByProxy(t *testing.T) {
 	if !datagramReaches(t, proxy, host, controlTime) {
 		t.Error("no datagram reaches the host without any rules, so that the test shows nothing")
 	}
+}
+
+// TestHostIsNoRouter: a host that forwarded nothing goes on keeping its links
+// apart while bottles run, although the kernel's switch for that is on. Links
+// that come later are left to whoever makes them.
+func TestHostIsNoRouter(t *testing.T) {
+	const neighbour, later = "/run/neighbour.netns", "/run/later.netns"
+	neighbourLink(t, neighbour, "lan0", "10.50.0")
+	v := listen(t, worldNS, publicAddr+":9000")
+	m := newManager(t)
+	before := state(t)
+	if reaches(neighbour, v.addr, probeTime) {
+		t.Fatal("the host is a router already")
+	}
+	p := up(t, m, "router")
+	if !reaches(ProxyPath(p.dir), v.addr, controlTime) {
+		t.Error("the proxy does not reach the world")
+	}
+	if reaches(neighbour, v.addr, probeTime) || datagramReaches(t, neighbour, v, probeTime) {
+		t.Error("a neighbour of the host's reaches the world by it")
+	}
+	t.Run("a later link", func(t *testing.T) {
+		neighbourLink(t, later, "lan1", "10.51.0")
+		if !reaches(later, v.addr, controlTime) {
+			t.Error("it is kept from where it may want to go")
+		}
+	})
+	// The control: without bottle's rules the kernel forwards.
+	in(t, "", removeTable)
+	if !reaches(neighbour, v.addr, controlTime) {
+		t.Error("the neighbour does not reach the world without the rules either, so that this shows nothing")
+	}
+	if err := m.Refresh(ctx(t)); err != nil {
+		t.Fatal(err)
+	}
+	if reaches(neighbour, v.addr, probeTime) {
+		t.Error("a neighbour reaches the world after the rules were written again")
+	}
+	if err := m.Remove(ctx(t), p.dir); err != nil {
+		t.Fatal(err)
+	}
+	removeFolder(t, p.dir)
+	unchanged(t, before)
+}
+
+// TestRouterStaysOne: a host that forwards does so for its neighbours while
+// bottles run.
+func TestRouterStaysOne(t *testing.T) {
+	in(t, "", func() error { return writeSysctl("ipv4/ip_forward", "1") })
+	t.Cleanup(func() { in(t, "", func() error { return writeSysctl("ipv4/ip_forward", "0") }) })
+	const neighbour = "/run/neighbour.netns"
+	neighbourLink(t, neighbour, "lan0", "10.50.0")
+	v := listen(t, worldNS, publicAddr+":9000")
+	up(t, newManager(t), "router")
+	if !reaches(neighbour, v.addr, controlTime) {
+		t.Error("a neighbour does not reach the world any more")
+	}
+}
+
+// neighbourLink joins a new namespace to the host by a link of its own, and has
+// the host be its way out.
+func neighbourLink(t *testing.T, ns, name, net string) {
+	t.Helper()
+	if err := pin(ns, prepareNS); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(deleteLink(name), unpin(ns)); err != nil {
+			t.Error(err)
+		}
+	})
+	f, err := os.Open(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	in(t, "", func() error {
+		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "out0", PeerNamespace: netlink.NsFd(int(f.Fd()))})
+		return errors.Join(err, configure(name, net+".1/24"))
+	})
+	in(t, ns, func() error {
+		return errors.Join(configure("out0", net+".2/24"), addRoute("0.0.0.0/0", net+".1"))
+	})
 }

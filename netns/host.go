@@ -136,6 +136,9 @@ func (m *Manager) writeHost(conf *cniconf.List) error {
 		return err
 	}
 	h := hostRules{bridge: conf.Bridge, subnet: conf.Subnet, local: local}
+	if h.closed, h.links, err = m.formerLinks(); err != nil {
+		return err
+	}
 	for _, l := range leases {
 		dir, err := m.bottleDir(l.id)
 		if err != nil {
@@ -238,6 +241,38 @@ func (m *Manager) rememberForwarding() error {
 		fmt.Fprintf(&text, "%s %s\n", key, value)
 	}
 	return replaceFile(m.sysctlFile(), []byte(text.String()))
+}
+
+// formerLinks tells which links the host had when rememberForwarding was called,
+// and which of them it forwarded nothing from: none, if it forwarded already.
+func (m *Manager) formerLinks() (closed, links []string, err error) {
+	data, err := os.ReadFile(m.sysctlFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the host's former settings: %w", err)
+	}
+	off := false
+	for line := range strings.Lines(string(data)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if key == "ipv4/ip_forward" {
+			off = value == "0"
+			continue
+		}
+		name, ok := strings.CutSuffix(strings.TrimPrefix(key, "ipv4/conf/"), "/forwarding")
+		if !ok || name == "all" || name == "default" {
+			continue
+		}
+		links = append(links, name)
+		if value == "0" {
+			closed = append(closed, name)
+		}
+	}
+	if !off {
+		return nil, nil, nil
+	}
+	return closed, links, nil
 }
 
 // restoreForwarding puts back what rememberForwarding wrote down.

@@ -116,6 +116,15 @@ func (r *ruleset) ranges(name string, ranges []addrRange) *nftables.Set {
 	return r.set(&nftables.Set{Name: name, KeyType: nftables.TypeIPAddr, Interval: true}, out)
 }
 
+// names adds a set of links' names, whether or not such links are there.
+func (r *ruleset) names(name string, links []string) *nftables.Set {
+	var out []nftables.SetElement
+	for _, l := range links {
+		out = append(out, nftables.SetElement{Key: linkName(l)})
+	}
+	return r.set(&nftables.Set{Name: name, KeyType: nftables.TypeIFName}, out)
+}
+
 func (r *ruleset) set(s *nftables.Set, elems []nftables.SetElement) *nftables.Set {
 	s.Table = r.table
 	r.err = errors.Join(r.err, r.conn.AddSet(s, elems))
@@ -131,11 +140,22 @@ func equal(data []byte) *expr.Cmp {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data}
 }
 
-func link(key expr.MetaKey, name string) []expr.Any {
+func linkName(name string) []byte {
 	data := make([]byte, unix.IFNAMSIZ)
 	copy(data, name)
-	return []expr.Any{&expr.Meta{Key: key, Register: reg1}, equal(data)}
+	return data
 }
+
+func link(key expr.MetaKey, name string) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: reg1}, equal(linkName(name))}
+}
+
+func linkIn(key expr.MetaKey, s *nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: reg1}, lookup(s)}
+}
+
+func fromIn(s *nftables.Set) []expr.Any { return linkIn(expr.MetaKeyIIFNAME, s) }
+func toIn(s *nftables.Set) []expr.Any   { return linkIn(expr.MetaKeyOIFNAME, s) }
 
 func from(name string) []expr.Any { return link(expr.MetaKeyIIFNAME, name) }
 func to(name string) []expr.Any   { return link(expr.MetaKeyOIFNAME, name) }

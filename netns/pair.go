@@ -138,6 +138,14 @@ func (m *Manager) attachEgress(ctx context.Context, n *network, l *lock) error {
 	if err := ensureBridge(n.conf.Bridge); err != nil {
 		return err
 	}
+	if forward, err := readSysctl("ipv4/ip_forward"); err != nil {
+		return fmt.Errorf("read the host's ip_forward: %w", err)
+	} else if forward == "0" {
+		// The plugin turns it on: the rules that bound it come first.
+		if err := m.writeHost(n.conf); err != nil {
+			return err
+		}
+	}
 	stop := l.shareWithPlugins()
 	res, err := n.add(ctx)
 	stop()

@@ -35,6 +35,9 @@ type hostRules struct {
 	resolvers []addrPair     // a bottle's egress address and a resolver's
 	allow     []route4       // likewise, of special networks
 	local     []netip.Prefix // the host's own subnets
+	// closed are the links that the host forwarded nothing from before bottle
+	// turned its forwarding on, and links all that it had then.
+	closed, links []string
 }
 
 // writeHostTable replaces bottle's table in the thread's namespace, the
@@ -76,6 +79,12 @@ func hostTable(h hostRules) (*ruleset, error) {
 	r.rule(forward, from(h.bridge), destIn(barred), drop())
 	r.rule(forward, to(h.bridge), replies(), accept())
 	r.rule(forward, to(h.bridge), drop())
+	// A host that was no router is none because of bottle: who is on one of its
+	// links does not reach another by it. Links that come later are left alone, as
+	// whoever makes them may want them forwarded (docker, libvirt).
+	if len(h.closed) > 0 {
+		r.rule(forward, fromIn(r.names("closed", h.closed)), toIn(r.names("links", h.links)), drop())
+	}
 
 	post := r.conn.AddChain(&nftables.Chain{
 		Name: "postrouting", Table: r.table, Type: nftables.ChainTypeNAT,

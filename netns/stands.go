@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/bot-bottle/bottle/cni-conf"
 )
 
 // ErrFlushed is wrapped when bottles run and the host's rules for them are gone.
@@ -28,7 +30,7 @@ func (m *Manager) HostStands(ctx context.Context) error {
 	if err != nil || len(leases) == 0 {
 		return err
 	}
-	diff, err := hostTableDiffers(confs.Egress.Bridge, hostRules{bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet})
+	diff, err := m.hostTableDiffers(confs.Egress)
 	if err != nil {
 		return err
 	}
@@ -44,7 +46,12 @@ func (m *Manager) HostStands(ctx context.Context) error {
 
 // hostTableDiffers reads bottle's table in the host's namespace back, and what
 // the host's own chains accept.
-func hostTableDiffers(bridge string, h hostRules) ([]string, error) {
+func (m *Manager) hostTableDiffers(conf *cniconf.List) ([]string, error) {
+	h := hostRules{bridge: conf.Bridge, subnet: conf.Subnet}
+	var err error
+	if h.closed, h.links, err = m.formerLinks(); err != nil {
+		return nil, err
+	}
 	shape, err := tableShape()
 	if err != nil {
 		return nil, err
@@ -53,6 +60,6 @@ func hostTableDiffers(bridge string, h hostRules) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	barred, err := forwardDiffers(bridge)
+	barred, err := forwardDiffers(conf.Bridge)
 	return append(compareChains(shape, want.shape), barred...), err
 }

@@ -277,7 +277,7 @@ func (p *Pair) hostDiffers() (diff []string, err error) {
 		{"ipv6/conf/" + port.Attrs().Name + "/disable_ipv6", "1"},
 		{"ipv4/ip_forward", "1"},
 	})...)
-	table, err := hostTableDiffers(bridge, hostRules{bridge: bridge, subnet: p.confs.Egress.Subnet})
+	table, err := p.m.hostTableDiffers(p.confs.Egress)
 	return append(diff, table...), err
 }
 
