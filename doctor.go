@@ -314,14 +314,14 @@ func (d *doctor) disk() {
 
 func (d *doctor) tmpfs() {
 	dir, free, kind, err := roomAt(d.cfg.RunDir)
-	mend := "mount -t tmpfs -o mode=700 tmpfs " + d.cfg.RunDir
+	mend := fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o mode=700 tmpfs %[1]s", d.cfg.RunDir)
 	switch {
 	case err != nil:
 		d.fail("tmpfs", err, mend)
 	case kind != unix.TMPFS_MAGIC && kind != unix.RAMFS_MAGIC:
 		d.say("tmpfs", LevelFail, mend, "%s is not on tmpfs, so that secrets would come to a disk", d.cfg.RunDir)
 	case kind == unix.TMPFS_MAGIC && free < fewTmpfs:
-		d.say("tmpfs", LevelWarn, "mount -o remount,size=256m "+dir, "%d MiB free at %s", free>>20, dir)
+		d.say("tmpfs", LevelWarn, "mount -o remount,size=256m "+mountOf(dir), "%d MiB free at %s", free>>20, dir)
 	default:
 		d.say("tmpfs", LevelOK, "", "%s is on tmpfs", d.cfg.RunDir)
 	}
@@ -340,6 +340,16 @@ func roomAt(dir string) (at string, free uint64, kind int64, err error) {
 		return at, 0, 0, fmt.Errorf("look at %s: %w", at, err)
 	}
 	return at, st.Bavail * uint64(st.Bsize), st.Type, nil
+}
+
+// mountOf is where the file system of a folder is mounted: the last folder on the
+// way up that is on the same device.
+func mountOf(dir string) string {
+	var at, above unix.Stat_t
+	for dir != "/" && unix.Stat(dir, &at) == nil && unix.Stat(filepath.Dir(dir), &above) == nil && at.Dev == above.Dev {
+		dir = filepath.Dir(dir)
+	}
+	return dir
 }
 
 func gib(n uint64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }

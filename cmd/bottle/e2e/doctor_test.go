@@ -20,7 +20,12 @@ import (
 // doctor runs the command and takes its findings by what they are about.
 func (u user) doctor(t *testing.T, code int, args ...string) map[string]bottle.Finding {
 	t.Helper()
-	r := u.bottle(append([]string{"doctor", "--json"}, args...)...)
+	return findings(t, code, u.command(append([]string{"doctor", "--json"}, args...)...))
+}
+
+func findings(t *testing.T, code int, cmd *exec.Cmd) map[string]bottle.Finding {
+	t.Helper()
+	r := finish(t, cmd)
 	var list []bottle.Finding
 	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || r.code != code {
 		t.Fatalf("exit %d, want %d; %v in %s%s", r.code, code, err, r.stdout, r.stderr)
@@ -95,6 +100,62 @@ func TestDoctorBrokenHosts(t *testing.T) {
 		hostCommand(t, "nft", "add table ip fw; add chain ip fw forward { type filter hook forward priority 0; }; add rule ip fw forward counter reject")
 		defer hostCommand(t, "nft", "delete table ip fw")
 		if f := newUser(t).doctor(t, 0)["firewall"]; f.Level != bottle.LevelWarn || !strings.Contains(f.Mend, "firewall-cmd") {
+			t.Errorf("got %+v", f)
+		}
+	})
+}
+
+// TestDoctorMends does what is said to mend it, where a test can, and looks again.
+func TestDoctorMends(t *testing.T) {
+	leakcheck.Check(t)
+	mount := func(dir, size string) {
+		t.Helper()
+		hostCommand(t, "mount", "-t", "tmpfs", "-o", "size="+size, "tmpfs", dir)
+		t.Cleanup(func() { hostCommand(t, "umount", dir) })
+	}
+	small, run := t.TempDir(), filepath.Join(t.TempDir(), "not", "there")
+	mount(small, "8m")
+	if err := os.MkdirAll(small+"/run/bottle", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, check, level, detail, env string }{
+		{"run directory on disk", "tmpfs", bottle.LevelFail, "not on tmpfs", "BOTTLE_RUN_DIR=" + run},
+		{"small run directory", "tmpfs", bottle.LevelWarn, "MiB free", "BOTTLE_RUN_DIR=" + small + "/run/bottle"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := newUser(t).with(tt.env)
+			code := map[string]int{bottle.LevelFail: 1, bottle.LevelWarn: 0}[tt.level]
+			f := u.doctor(t, code)[tt.check]
+			if f.Level != tt.level || !strings.Contains(f.Detail, tt.detail) {
+				t.Fatalf("got %+v", f)
+			}
+			hostCommand(t, "sh", "-c", f.Mend)
+			if f := u.doctor(t, 0)[tt.check]; f.Level != bottle.LevelOK {
+				t.Errorf("after %q: %+v", f.Mend, f)
+			}
+		})
+	}
+	hostCommand(t, "umount", run)
+	t.Run("no room", func(t *testing.T) {
+		f := newUser(t).with("BOTTLE_STATE_DIR="+small).doctor(t, 1)["disk"]
+		if f.Level != bottle.LevelFail || !strings.Contains(f.Detail, "free at "+small) || !strings.Contains(f.Mend, "bottle cleanup") {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("no resolver", func(t *testing.T) {
+		stub := filepath.Join(t.TempDir(), "resolv.conf")
+		if err := os.WriteFile(stub, []byte("nameserver 127.0.0.53\nnameserver ::1\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		hostCommand(t, "mount", "--bind", stub, "/etc/resolv.conf")
+		defer hostCommand(t, "umount", "/etc/resolv.conf")
+		if f := newUser(t).doctor(t, 0)["resolver"]; f.Level != bottle.LevelWarn || !strings.Contains(f.Mend, "/etc/resolv.conf") {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("not root", func(t *testing.T) {
+		found := findings(t, 1, newUser(t).asNobody("doctor", "--json"))
+		if f := found["root"]; f.Level != bottle.LevelFail || f.Mend != "sudo bottle doctor" {
 			t.Errorf("got %+v", f)
 		}
 	})

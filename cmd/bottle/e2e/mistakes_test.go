@@ -106,8 +106,14 @@ func without(t *testing.T, program string) string {
 // TestNotRoot runs bottle as somebody who may not open containerd's socket.
 func TestNotRoot(t *testing.T) {
 	leakcheck.Check(t)
-	u := newUser(t)
-	// A copy that anybody may run, in a folder that anybody may enter.
+	oneLine(t, finish(t, newUser(t).asNobody("run", "sh", "--proxy", "builtin", "--yes")), "permission denied", "sudo bottle")
+}
+
+// asNobody is a command of somebody who has no rights: a copy of the program that
+// anybody may run, in a folder that anybody may enter.
+func (u user) asNobody(args ...string) *exec.Cmd {
+	t := u.t
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "bottle-anybody-")
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +122,7 @@ func TestNotRoot(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := u.command("run", "sh", "--proxy", "builtin", "--yes")
+	cmd := u.command(args...)
 	program, err := os.ReadFile(cmd.Path)
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +133,7 @@ func TestNotRoot(t *testing.T) {
 	}
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	oneLine(t, finish(t, cmd), "permission denied", "sudo bottle")
+	return cmd
 }
 
 func TestPinnedName(t *testing.T) {
