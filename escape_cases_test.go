@@ -16,7 +16,9 @@ const (
 // Victims: who sees that an attempt has succeeded.
 const (
 	// prober: the attempt itself, which finds in its hands what it must not have.
-	prober         = "prober"
+	prober = "prober"
+	// nobody: it is no attempt, but something that is allowed.
+	nobody         = ""
 	hostVictim     = "host"
 	proxyVictim    = "proxy"
 	otherVictim    = "other bottle's proxy"
@@ -42,6 +44,8 @@ type escape struct {
 	control    string
 	// alone: it changes routes or addresses, so it comes after the others.
 	alone bool
+	// often: it is tried often in a vigil.
+	often bool
 }
 
 // place is what the attempts aim at, as seen from where they are run.

@@ -1,130 +1,148 @@
 package bottle
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/scripts/labtest"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
-// faultTime is how long attempts go on around a fault.
-const faultTime = 4 * time.Second
-
-// TestEscapeAfterFaults has an agent with NET_ADMIN and NET_RAW, and a process
-// in its proxy's own namespace, try without a pause while something breaks: the
-// host's firewall is flushed, containerd restarted, the proxy killed. Then the
-// whole table is tried again. No victim may see anything at any time.
+// TestEscapeAfterFaults has an agent that is root, another that has NET_ADMIN and
+// NET_RAW besides, and processes in their proxies' own namespaces, try without a
+// pause while something breaks: the host's firewall is flushed, and then
+// reloaded, the proxies are killed, containerd is restarted. After each the whole
+// table is tried again by both. No victim may see anything at any time. What
+// mends a bottle meanwhile is what `bottle run` has do it. The control is a wall
+// that is taken away for a moment: what was tried without a pause sees that.
 func TestEscapeAfterFaults(t *testing.T) {
 	leakcheck.Check(t)
 	s := newScenery(t)
 	for _, runtimeName := range []string{runtime.RuntimeRunsc, runtime.RuntimeRunc} {
-		t.Run(runtimeName, func(t *testing.T) {
-			s := s.with(t)
-			b := s.launch(runtimeName, privileges)
-			s.seen.victim(t, proxyVictim, netns.ProxyPath(s.e.dir(b.Name)))
-			s.during("the firewall's reload", b.Name, func() { s.command("nft", "flush", "ruleset") })
-			if got := s.command("nft", "list", "tables"); strings.Contains(got, "bottle") {
-				t.Fatalf("the host's rules are still there, so that this shows nothing: %s", got)
-			}
-			s.confined(b.Name)
-			if err := s.e.net.Refresh(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if got := s.command("nft", "list", "tables"); !strings.Contains(got, "inet bottle") {
-				t.Errorf("Refresh did not write bottle's table: %s", got)
-			}
-			s.during("the proxy's end", b.Name, func() { s.killProxy(b.Name) })
-			s.confined(b.Name)
-			s.during("containerd's restart", b.Name, func() { s.command("scripts/lab.d/restart-containerd.sh") })
-			// runsc's shim may not outlive it, and a bottle whose agent is gone
-			// leaves nothing to try from.
-			if _, err := s.e.Exec(t.Context(), b.Name, SessionConfig{Command: []string{"/probe", "chatter", "0"}, Stdout: io.Discard, Stderr: io.Discard}); err != nil {
-				t.Logf("the agent has ended with containerd: %v", err)
-				b = s.launch(runtimeName, privileges)
-			}
-			s.confined(b.Name)
+		t.Run(runtimeName, func(t *testing.T) { s.with(t).faults(runtimeName) })
+	}
+}
+
+func (s *scenery) faults(runtimeName string) {
+	names := make([]string, 2)
+	for i, caps := range [][]string{nil, privileges} {
+		names[i] = s.launchWatched(runtimeName, caps)
+	}
+	s.during("another bottle's coming and going", names, func() {
+		remove(s.t, s.launch(runtimeName, nil))
+		s.changePolicy(names[0])
+	})
+	s.during("a flush of the firewall", names, func() { s.command("nft", "flush", "ruleset") })
+	if s.hasTable() {
+		s.t.Fatal("the host's rules are still there, so that this shows nothing")
+	}
+	s.confined(names...)
+
+	stop := s.keepAll(names)
+	defer func() { stop() }()
+	s.mended("a flush of the firewall", names)
+	s.during("a reload of the firewall", names, func() {
+		s.command("nft", "flush ruleset; add table ip fw; add chain ip fw forward { type filter hook forward priority 0; policy drop; }")
+	})
+	s.mended("a reload of the firewall", names)
+	s.confined(names...)
+	s.command("nft", "delete", "table", "ip", "fw")
+
+	s.during("the proxies' end", names, func() {
+		for _, name := range names {
+			s.killProxy(name)
+		}
+		s.mended("the proxies' end", names)
+	})
+	s.confined(names...)
+
+	s.during("containerd's restart", names, func() { s.command("scripts/lab.d/restart-containerd.sh") })
+	// runsc's shim may not outlive it, and a bottle whose agent is gone leaves
+	// nothing to try from.
+	for i, caps := range [][]string{nil, privileges} {
+		if err := s.exec(names[i]); err != nil {
+			s.t.Logf("the agent has ended with containerd: %v", err)
+			names[i] = s.launchWatched(runtimeName, caps)
+		}
+	}
+	stop()
+	stop = s.keepAll(names)
+	s.mended("containerd's restart", names)
+	s.confined(names...)
+
+	stop()
+	stop = func() {}
+	s.window(names[1])
+}
+
+// changePolicy has a bottle's packet filter and proxy be told of something new.
+func (s *scenery) changePolicy(name string) {
+	s.t.Helper()
+	for _, change := range []func(context.Context, string, string) (PolicyChange, error){s.e.Allow, s.e.Deny} {
+		if _, err := change(s.t.Context(), name, "new.test:8443"); err != nil {
+			s.t.Error(err)
+		}
+	}
+}
+
+// launchWatched launches a bottle with a victim in its proxy's namespace, and
+// returns its name.
+func (s *scenery) launchWatched(runtimeName string, caps []string) string {
+	s.t.Helper()
+	b := s.launch(runtimeName, caps)
+	s.seen.victim(s.t, proxyVictim, netns.ProxyPath(s.e.dir(b.Name)))
+	return b.Name
+}
+
+// keepAll does what `bottle run` does for its bottle while it runs.
+func (s *scenery) keepAll(names []string) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
+	stopRules := s.e.KeepRules(ctx)
+	var watching sync.WaitGroup
+	for _, name := range names {
+		watching.Go(func() {
+			s.e.WatchProxy(ctx, name, func(err error) { s.t.Logf("the proxy of %s was started again: %v", name, err) })
 		})
 	}
-	t.Run("controls", func(t *testing.T) {
-		s := s.with(t)
-		ns := "--net=" + netns.ProxyPath(s.e.dir(s.other.Name))
-		s.takeDown(s.other.Name)
-		for _, one := range fromProxy() {
-			if r := s.outside(s.naive, one, "nsenter", ns); one.victim == hostVictim && !r.Reached {
-				t.Errorf("%s does not succeed without the wall, so that it shows nothing: %+v", one.name, r)
-			}
-		}
+	return sync.OnceFunc(func() {
+		cancel()
+		stopRules()
+		watching.Wait()
 	})
 }
 
-// fromProxy are attempts from the proxy's own namespace, as if it were the
-// agent's already: of the host's walls and the namespace's, one must be enough.
-func fromProxy() []escape {
-	var out []escape
-	for _, to := range []string{"192.0.2.2:7777", "10.210.0.1:7777"} {
-		out = append(out, escape{name: "from the proxy to " + to, kind: "tcp", args: []string{to}, victim: hostVictim, control: besideNeighbour})
-	}
-	for _, to := range []string{"192.0.2.1:80", "10.99.0.10:443", "169.254.169.254:80", "192.168.99.10:22"} {
-		out = append(out, escape{name: "from the proxy to " + to, kind: "tcp", args: []string{to}, victim: worldVictim + to, control: besideNeighbour})
-	}
-	return out
+func (s *scenery) hasTable() bool {
+	s.t.Helper()
+	return strings.Contains(s.command("nft", "list", "tables"), "inet bottle")
 }
 
-// during keeps trying from the agent and from the proxy's namespace while fault
-// happens. A session's end is lost with containerd, so that the victims alone
-// are asked.
-func (s *scenery) during(what, name string, fault func()) {
+// mended waits until the host's rules are there and both agents reach what they
+// may.
+func (s *scenery) mended(what string, names []string) {
 	s.t.Helper()
-	var list []escape
-	for _, one := range escapes(s.place(name, false)) {
-		if !one.alone && one.kind != "mount" {
-			list = append(list, one)
+	reaches := func(name string) bool {
+		list := vigilEscapes(s.place(name, false))[:1]
+		out, err := s.probeIn(name, batchOf(list, proxyListen, ""))
+		if err != nil {
+			return false
 		}
+		r, err := readResults(out, 1)
+		return err == nil && r[0].Reached
 	}
-	ends := s.watch(append(list, fromProxy()...))
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 3*faultTime)
-	defer cancel()
-	inside := make(chan error, 1)
-	go func() {
-		session, err := s.e.Exec(ctx, name, SessionConfig{
-			Command: []string{"/probe"}, Stdin: bytes.NewReader(batchOf(list, proxyListen, faultTime)), Stdout: io.Discard, Stderr: io.Discard,
-		})
-		if err == nil {
-			_, err = session.Wait()
+	for end := time.Now().Add(vigilPatience); !s.hasTable() || slices.ContainsFunc(names, func(n string) bool { return !reaches(n) }); {
+		if time.Now().After(end) {
+			s.t.Fatalf("after %s nobody mends what is allowed", what)
 		}
-		inside <- err
-	}()
-	var out bytes.Buffer
-	beside := exec.CommandContext(ctx, "nsenter", "--net="+netns.ProxyPath(s.e.dir(name)), s.probe)
-	beside.Stdin, beside.Stdout, beside.Stderr = bytes.NewReader(batchOf(fromProxy(), "", faultTime)), &out, os.Stderr
-	if err := beside.Start(); err != nil {
-		s.t.Fatal(err)
+		time.Sleep(100 * time.Millisecond)
 	}
-	time.Sleep(faultTime / 4) // attempts before the fault, and after it
-	fault()
-	if err := beside.Wait(); err != nil {
-		s.t.Errorf("during %s, the prober in the proxy's namespace: %v", what, err)
-	} else {
-		results := s.results(out.Bytes(), len(fromProxy()))
-		s.judge(fromProxy(), results)
-		if results[0].Rounds < 2 {
-			s.t.Errorf("during %s there was no more than one attempt: %+v", what, results[0])
-		}
-	}
-	if err := <-inside; err != nil {
-		s.t.Logf("during %s, the prober in the bottle: %v", what, err)
-	}
-	ends()
 }
 
 func (s *scenery) killProxy(name string) {
@@ -142,4 +160,63 @@ func (s *scenery) killProxy(name string) {
 		}
 	}
 	s.t.Fatal(fmt.Errorf("%s has no proxy that runs", name))
+}
+
+// putBack writes the rules of a proxy's namespace again.
+func (s *scenery) putBack(name string) {
+	s.t.Helper()
+	state, err := s.e.loadProxyState(name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	d, err := state.destinations()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.e.net.SetDestinations(s.t.Context(), s.e.dir(name), d); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// window takes the walls of a bottle away for as long as a few attempts of each
+// kind take, and puts them up again. Every victim of what is tried often has to
+// see it: so a vigil would have seen such a window in a fault.
+func (s *scenery) window(name string) {
+	s.t.Helper()
+	ns := "--net=" + netns.ProxyPath(s.e.dir(name))
+	world := labtest.World(s.t)
+	before := map[string]int{}
+	for _, victim := range []string{hostVictim, proxyVictim} {
+		before[victim] = s.seen.count(victim)
+	}
+	var open time.Duration
+	w := s.keepVigil([]string{name}, func(goOn func()) {
+		s.killProxy(name)
+		began := time.Now()
+		s.takeDown(name)
+		// So that there is a way back.
+		s.command("nft", "add table ip opened; add chain ip opened post { type nat hook postrouting priority 100; }; add rule ip opened post ip saddr 10.0.0.0/8 masquerade")
+		_, closeNaive := listenNaive(s.t, netns.ProxyPath(s.e.dir(name)), proxyListen)
+		goOn()
+		closeNaive()
+		s.command("nft", "delete table ip opened")
+		s.putBack(name)
+		s.command("nsenter", ns, "sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+		open = time.Since(began)
+	})
+	for i, v := range w.vigils {
+		s.t.Logf("a window of %v, from %s: %s", open, v.where, pauses(v.list, w.results[i]))
+		for j, one := range v.list {
+			// The other bottle's proxy has a wall of its own, which stands.
+			if !one.often || one.victim == nobody || one.victim == otherVictim {
+				continue
+			}
+			if s.seen.count(one.victim) == before[one.victim] && !slices.ContainsFunc(world(), func(e labtest.WorldEvent) bool { return seenBy(one.victim, e) }) {
+				s.t.Errorf("%s from %s does not see a window of %v, so that it shows nothing: %+v", one.name, v.where, open, w.results[i][j])
+			}
+		}
+	}
+	if len(w.seen) == 0 {
+		s.t.Error("the victims that are watched in faults saw nothing of the window")
+	}
 }

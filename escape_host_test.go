@@ -290,19 +290,23 @@ type probeResult struct {
 	Name, Detail string
 	Reached      bool
 	Rounds       int
+	Gap          int64 // milliseconds
 }
 
-func batchOf(list []escape, proxy string, lasting time.Duration) []byte {
+// batchOf is what the prober reads. With a vigil's file the attempts go on until
+// that is ended.
+func batchOf(list []escape, proxy, vigil string) []byte {
 	type attempt struct {
 		Name, Kind string
 		Args       []string
 		Alone      bool
+		Every      int64
 	}
 	var attempts []attempt
 	for _, e := range list {
-		attempts = append(attempts, attempt{e.name, e.kind, e.args, e.alone})
+		attempts = append(attempts, attempt{e.name, e.kind, e.args, e.alone, e.pace().Milliseconds()})
 	}
-	data, err := json.Marshal(map[string]any{"proxy": proxy, "attempts": attempts, "milliseconds": lasting.Milliseconds()})
+	data, err := json.Marshal(map[string]any{"proxy": proxy, "attempts": attempts, "vigil": vigil})
 	if err != nil {
 		panic(err) // texts and numbers only
 	}
@@ -310,22 +314,33 @@ func batchOf(list []escape, proxy string, lasting time.Duration) []byte {
 }
 
 // inside runs attempts in a bottle, all in one batch.
-func (s *scenery) inside(name, proxy string, list []escape, lasting time.Duration) []probeResult {
+func (s *scenery) inside(name, proxy string, list []escape) []probeResult {
 	s.t.Helper()
-	var out, errs bytes.Buffer
-	session, err := s.e.Exec(context.WithoutCancel(s.t.Context()), name, SessionConfig{
-		Command: []string{"/probe"}, Stdin: bytes.NewReader(batchOf(list, proxy, lasting)), Stdout: &out, Stderr: &errs,
-	})
+	out, err := s.probeIn(name, batchOf(list, proxy, ""))
 	if err != nil {
 		s.t.Error(err)
 		return nil
 	}
-	code, err := session.Wait()
-	if err != nil || code != 0 {
-		s.t.Errorf("the prober in %s: exit %d, %v: %s%s", name, code, err, &out, &errs)
-		return nil
+	return s.results(out, len(list))
+}
+
+// probeIn runs the prober in a bottle to its end, and returns what it wrote.
+func (s *scenery) probeIn(name string, stdin []byte, args ...string) ([]byte, error) {
+	var out, errs bytes.Buffer
+	session, err := s.e.Exec(context.WithoutCancel(s.t.Context()), name, SessionConfig{
+		Command: append([]string{"/probe"}, args...), Stdin: bytes.NewReader(stdin), Stdout: &out, Stderr: &errs,
+	})
+	if err != nil {
+		return nil, err
 	}
-	return s.results(out.Bytes(), len(list))
+	code, err := session.Wait()
+	if err == nil && code != 0 {
+		err = fmt.Errorf("exit %d", code)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the prober in %s: %w: %s%s", name, err, &out, &errs)
+	}
+	return out.Bytes(), nil
 }
 
 // outside runs one attempt where a command prefix leads: nowhere, or into a
@@ -334,21 +349,33 @@ func (s *scenery) outside(proxy string, one escape, prefix ...string) probeResul
 	s.t.Helper()
 	args := slices.Concat(prefix, []string{s.probe})
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin = bytes.NewReader(batchOf([]escape{one}, proxy, 0))
+	cmd.Stdin = bytes.NewReader(batchOf([]escape{one}, proxy, ""))
 	out, err := cmd.Output()
 	if err != nil {
 		s.t.Fatalf("the prober outside: %v", err)
 	}
-	return s.results(out, 1)[0]
+	if r := s.results(out, 1); len(r) == 1 {
+		return r[0]
+	}
+	return probeResult{}
 }
 
 func (s *scenery) results(data []byte, n int) []probeResult {
 	s.t.Helper()
-	var out []probeResult
-	if err := json.Unmarshal(data, &out); err != nil || len(out) != n {
-		s.t.Fatalf("the prober's results: %v, %d instead of %d in %q", err, len(out), n, data)
+	out, err := readResults(data, n)
+	if err != nil {
+		s.t.Error(err)
 	}
 	return out
+}
+
+// readResults returns as many as were asked for, or none.
+func readResults(data []byte, n int) ([]probeResult, error) {
+	var out []probeResult
+	if err := json.Unmarshal(data, &out); err != nil || len(out) != n {
+		return nil, fmt.Errorf("the prober's results: %v, %d instead of %d in %q", err, len(out), n, data)
+	}
+	return out, nil
 }
 
 // seenBy tells whether an event of the world's is the success of an attempt.
@@ -369,6 +396,13 @@ func seenBy(victim string, e labtest.WorldEvent) bool {
 // takes what it is told, in every way of writing it, and dials that.
 func serveNaive(t *testing.T, ns, addr string) string {
 	t.Helper()
+	at, _ := listenNaive(t, ns, addr)
+	return at
+}
+
+// listenNaive is serveNaive until stop.
+func listenNaive(t *testing.T, ns, addr string) (at string, stop func()) {
+	t.Helper()
 	var l net.Listener
 	listen := func() (err error) {
 		l, err = net.Listen("tcp4", addr)
@@ -381,7 +415,8 @@ func serveNaive(t *testing.T, ns, addr string) string {
 	if err := do(); err != nil {
 		t.Fatalf("a proxy that refuses nothing: %v", err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	stop = func() { _ = l.Close() }
+	t.Cleanup(stop)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -397,7 +432,7 @@ func serveNaive(t *testing.T, ns, addr string) string {
 			}()
 		}
 	}()
-	return l.Addr().String()
+	return l.Addr().String(), stop
 }
 
 func naiveRequest(ns string, c net.Conn, in *bufio.Reader) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -30,6 +31,11 @@ const (
 	ProxyURL    = "http://10.77.0.1:8888"
 	proxyListen = "10.77.0.1:8888"
 )
+
+// mountPoint is where the guest's folder is mounted.
+func mountPoint() []runtime.File {
+	return []runtime.File{{Path: guestDir, Mode: fs.ModeDir | 0o755, MountPoint: true}}
+}
 
 // etcFiles give the agent a name for itself and nothing to ask about others:
 // names are resolved by the proxy only.
@@ -80,6 +86,9 @@ func (l *launch) makeGuest(context.Context) error {
 		}
 	}
 	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
+		return fmt.Errorf("make the guest's folder: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, workDirFile), []byte(l.rootfs.WorkDir()), 0o644); err != nil {
 		return fmt.Errorf("make the guest's folder: %w", err)
 	}
 	if err := l.provisionGuest(dir); err != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
@@ -210,4 +212,57 @@ func TestSecretsReachTheAgent(t *testing.T) {
 	if strings.Contains(info, "line one") {
 		t.Error("the container's spec holds the secret")
 	}
+}
+
+// TestMismatchStopsLaunch has somebody change the network between its making and
+// its being read back: the launch ends, nothing of the agent's has run, and
+// nothing is left.
+func TestMismatchStopsLaunch(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	plan := prepare(t, e, testSpec(t, simpleManifest))
+	dir := e.dir(plan.Name)
+	agent, proxy, host := netns.AgentPath(dir), netns.ProxyPath(dir), "/proc/self/ns/net"
+	for _, tt := range []struct{ step, ns, damage, want string }{
+		{"internal network", agent, "ip route add default via 10.77.0.1", "agent's namespace: unexpected route 0.0.0.0/0"},
+		{"internal network", agent, "ip address add 10.210.9.9/16 dev eth0", "unexpected address eth0 10.210.9.9/16"},
+		{"internal network", agent, "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "eth0/disable_ipv6 is 0"},
+		{"internal network", agent, "ip link add extra0 type bridge && ip link set extra0 up", "unexpected link extra0"},
+		{"egress network", proxy, "echo 1 >/proc/sys/net/ipv4/ip_forward", "proxy's namespace: ipv4/ip_forward is 1"},
+		{"egress network", proxy, "nft flush ruleset", "no nftables chain output"},
+		{"egress network", proxy, "nft flush chain inet bottle output", "nftables chain output has 0 rules"},
+		{"egress network", host, "nft delete table inet bottle", "no nftables chain forward"},
+		{"egress network", host, "for p in /sys/class/net/bottle0/brif/*; do bridge link set dev ${p##*/} isolated off; done", "not isolated"},
+	} {
+		t.Run(tt.damage, func(t *testing.T) {
+			leakcheck.Check(t)
+			var mu sync.Mutex
+			var began []string
+			e.fault = func(step string, done bool) error {
+				if step == tt.step && done {
+					if out, err := exec.Command("nsenter", "--net="+tt.ns, "sh", "-c", tt.damage).CombinedOutput(); err != nil {
+						return fmt.Errorf("the damage cannot be done: %w: %s", err, out)
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				began = append(began, step)
+				return nil
+			}
+			defer func() { e.fault = nil }()
+			b, err := e.Launch(t.Context(), plan)
+			if b != nil || !errors.Is(err, netns.ErrMismatch) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Launch = %v, %v; want a mismatch with %q", b, err, tt.want)
+			}
+			if slices.Contains(began, "agent start") || slices.Contains(began, "proxy healthy") {
+				t.Errorf("what runs was started all the same: %v", began)
+			}
+		})
+	}
+	// The control: the same launch without damage.
+	b, err := e.Launch(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove(t, b)
 }

@@ -26,6 +26,7 @@ func (l *launch) provision(r *runtime.RootFS) ([]runtime.File, error) {
 		claude = claudeConfigDir(dir)
 	}
 	return slices.Concat(
+		mountPoint(),
 		etcFiles(hostname(l.plan.Name)),
 		skillsIn(claude.skills, l.plan.skillFiles),
 		gitFiles(home, l.plan.Git),

@@ -50,6 +50,9 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 	if len(cfg.Command) == 0 {
 		return nil, errors.New("no command to run")
 	}
+	if cfg.Dir != "" && !filepath.IsAbs(cfg.Dir) {
+		return nil, fmt.Errorf("the working directory %q is not absolute", cfg.Dir)
+	}
 	guest := filepath.Join(e.dir(name), "guest")
 	s := &Session{}
 	files := []string{guestEnv}
@@ -63,7 +66,7 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 		files = nil
 	}
 	rs, err := start(ctx, runtime.SessionConfig{
-		Args: guestArgs(files, cfg), Dir: cfg.Dir, Terminal: cfg.Terminal,
+		Args: guestArgs(files, workDir(guest), cfg), Terminal: cfg.Terminal,
 		Env: terminalEnv(cfg), Width: cfg.Width, Height: cfg.Height,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
 	})
@@ -77,16 +80,32 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 // guestArgs runs a command by way of bottle's program inside, which reads
 // variables from files that are on tmpfs: an exec's own environment would pass
 // through a file of the shim's. It sets the terminal's size, too, before the
-// command can ask for it: runsc's shim cannot.
-func guestArgs(files []string, cfg SessionConfig) []string {
+// command can ask for it: runsc's shim cannot. And it goes to the folder to begin
+// in, as the runtime must not (runtime/spec.go).
+func guestArgs(files []string, workDir string, cfg SessionConfig) []string {
 	args := []string{guestInit, "exec"}
 	for _, f := range files {
 		args = append(args, "--env-file", f)
+	}
+	switch {
+	case cfg.Dir != "":
+		args = append(args, "--dir", cfg.Dir)
+	case workDir != "":
+		args = append(args, "--workdir", workDir)
 	}
 	if cfg.Terminal && cfg.Width > 0 && cfg.Height > 0 {
 		args = append(args, "--size", fmt.Sprintf("%dx%d", cfg.Width, cfg.Height))
 	}
 	return append(append(args, "--"), cfg.Command...)
+}
+
+// workDirFile holds the image's working directory, in the guest's folder.
+const workDirFile = "workdir"
+
+// workDir is empty for a bottle that another version has launched.
+func workDir(guest string) string {
+	data, _ := os.ReadFile(filepath.Join(guest, workDirFile))
+	return string(data)
 }
 
 func terminalEnv(cfg SessionConfig) []string {

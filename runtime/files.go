@@ -18,7 +18,10 @@ type File struct {
 	// Mode with fs.ModeDir is a folder, which may be there already: then it
 	// keeps its mode.
 	Mode fs.FileMode
-	Data []byte
+	// MountPoint: the folder is mounted on, so that nothing else of the image's,
+	// such as a link to a folder, can take its place.
+	MountPoint bool
+	Data       []byte
 	// Edit, if set, makes the data of what the image has there; nil: nothing.
 	Edit func(old []byte) ([]byte, error)
 	// Root makes root the owner, of parents that are missing too; otherwise it
@@ -31,6 +34,9 @@ func (r *RootFS) put(root *os.Root, f File) error {
 	uid, gid := int(r.User.UID), int(r.User.GID)
 	if f.Root {
 		uid, gid = 0, 0
+	}
+	if f.MountPoint {
+		return mountPoints(root, f.Path)
 	}
 	if f.Mode.IsDir() {
 		return mkdir(root, name, f.Mode.Perm(), uid, gid)
@@ -66,22 +72,57 @@ const maxOld = 16 << 20
 // readOld reads what the image has, if it has it. A file that cannot be read as
 // one, such as a FIFO, is an error: it would be lost.
 func readOld(root *os.Root, name string) ([]byte, error) {
-	fi, err := root.Stat(name)
+	f, err := openRegular(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	if !fi.Mode().IsRegular() || fi.Size() > maxOld {
-		return nil, fmt.Errorf("the image's is no regular file of at most %d bytes", maxOld)
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxOld+1))
+	if err == nil && len(data) > maxOld {
+		err = fmt.Errorf("the image's is larger than %d bytes", maxOld)
 	}
-	f, err := root.Open(name)
+	return data, err
+}
+
+// openRegular opens a file of an image's, which is mounted on the host: it may be
+// a FIFO there, which nobody writes to, or a device of the host's, and to open
+// some of those is to use them (watchdog, tape). Nothing runs in it that could
+// change it meanwhile.
+func openRegular(root *os.Root, name string) (*os.File, error) {
+	fi, err := root.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	return io.ReadAll(io.LimitReader(f, maxOld))
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("the image's is no regular file (%s)", fi.Mode().Type())
+	}
+	return root.Open(name)
+}
+
+// standardPoints are what every root file system has other file systems on.
+var standardPoints = []string{"/proc", "/sys", "/dev"}
+
+// mountPoints sees to it that there are folders to mount on, and nothing but
+// folders: on a link of the image's it would be mounted on where that points to.
+// Links above them stay, within the root.
+func mountPoints(root *os.Root, folders ...string) error {
+	for _, dir := range folders {
+		name := strings.TrimPrefix(path.Clean(dir), "/")
+		fi, err := root.Lstat(name)
+		if err == nil && !fi.IsDir() {
+			err = root.Remove(name)
+		}
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = root.MkdirAll(name, 0o755)
+		}
+		if err != nil {
+			return fmt.Errorf("make a place to mount on at %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 // mkdir makes dir with the given owner and mode, and the missing folders above it.

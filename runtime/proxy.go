@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -46,25 +47,23 @@ func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files
 	if err != nil {
 		return nil, fmt.Errorf("make snapshot %s: %w", id, err)
 	}
-	err = within(ctx, mount.WithTempMount, mounts, func(dir string) error { return mountPoints(dir, files, folders) })
+	err = within(ctx, mount.WithTempMount, mounts, func(dir string) error { return proxyPlaces(dir, files, folders) })
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare the proxy's root from %s: %w", image, err), c.RemoveSnapshot(ctx, id))
 	}
 	return r, nil
 }
 
-// mountPoints works on a mounted snapshot, whose symbolic links may point
+// proxyPlaces works on a mounted snapshot, whose symbolic links may point
 // anywhere: os.Root keeps within it.
-func mountPoints(dir string, files, folders []string) error {
+func proxyPlaces(dir string, files, folders []string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }() // nothing was written by it
-	for _, d := range append([]string{"/proc", "/sys", "/dev"}, folders...) {
-		if err := root.MkdirAll(strings.TrimPrefix(d, "/"), 0o755); err != nil {
-			return err
-		}
+	if err := mountPoints(root, slices.Concat(standardPoints, folders)...); err != nil {
+		return err
 	}
 	for _, f := range files {
 		name := strings.TrimPrefix(f, "/")

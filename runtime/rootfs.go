@@ -111,6 +111,9 @@ func (r *RootFS) furnish(dir string, files func(*RootFS) ([]File, error)) error 
 	if r.User, err = lookUser(root, r.conf.User); err != nil {
 		return fmt.Errorf("user %q of image %s: %w", r.conf.User, r.image.Name(), err)
 	}
+	if err := mountPoints(root, standardPoints...); err != nil {
+		return err
+	}
 	// Behind an absolute symbolic link there may be a folder that is not to be
 	// seen from here: then the runtime has the last word.
 	if err := mkdir(root, strings.TrimPrefix(r.WorkDir(), "/"), 0o755, int(r.User.UID), int(r.User.GID)); err != nil {
@@ -131,7 +134,8 @@ func (r *RootFS) furnish(dir string, files func(*RootFS) ([]File, error)) error 
 	return nil
 }
 
-// WorkDir is where the image's commands begin.
+// WorkDir is where the image's commands are to begin. The container does not begin
+// there: see agentSpec.
 func (r *RootFS) WorkDir() string { return path.Clean("/" + r.conf.WorkingDir) }
 
 // Home is the HOME that processes have: the image's variable, or else what its
@@ -173,7 +177,7 @@ func lookUser(root *os.Root, spec string) (User, error) {
 }
 
 func openUserFile(root *os.Root, name string) (io.Reader, func(), error) {
-	f, err := root.Open(name)
+	f, err := openRegular(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return strings.NewReader(""), func() {}, nil
 	}

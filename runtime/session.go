@@ -26,7 +26,6 @@ var ErrNotRunning = errors.New("the bottle is not running")
 type SessionConfig struct {
 	Args     []string
 	Env      []string // NAME=VALUE, over the container's; not secret
-	Dir      string   // empty: the container's
 	Terminal bool
 	Width    uint16 // of the terminal, in cells; 0: unknown
 	Height   uint16
@@ -130,9 +129,6 @@ func process(base *specs.Process, cfg SessionConfig) *specs.Process {
 	p.Args = cfg.Args
 	p.Env = environ(base.Env, cfg.Env, "/")
 	p.Terminal = cfg.Terminal
-	if cfg.Dir != "" {
-		p.Cwd = cfg.Dir
-	}
 	if cfg.Terminal && cfg.Width > 0 {
 		p.ConsoleSize = &specs.Box{Width: uint(cfg.Width), Height: uint(cfg.Height)}
 	}

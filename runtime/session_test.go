@@ -215,9 +215,9 @@ func orphans(t *testing.T, c *runtime.Client, name string) {
 func environment(t *testing.T, c *runtime.Client, name string) {
 	r := run(t, c, name, runtime.SessionConfig{
 		Args: []string{"bash", "-c", `echo "$GREETING $LANG $HOME $EXTRA $PWD $(id -u):$(id -g) $(hostname)"`},
-		Env:  []string{"EXTRA=1"}, Dir: "/workspace",
+		Env:  []string{"EXTRA=1"},
 	})
-	if want := "hello over /home/agent 1 /workspace 1000:1000 guest\n"; r.out != want {
+	if want := "hello over /home/agent 1 / 1000:1000 guest\n"; r.out != want {
 		t.Errorf("%q %s, want %q", r.out, r.err, want)
 	}
 }

@@ -92,7 +92,11 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		s.Mounts = append(s.Mounts, tmpfs(target, r.User))
 	}
 	s.Process.Args = cfg.Init
-	s.Process.Cwd = r.WorkDir()
+	// A runtime enters a folder before the walls are up, and a link of the image's
+	// or the agent's may lead to a descriptor that it has of the host's
+	// (CVE-2024-21626, runc before 1.1.12): who wants to be elsewhere goes there
+	// inside.
+	s.Process.Cwd = "/"
 	s.Process.Env = environ(r.conf.Env, cfg.Env, r.User.Home)
 	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)

@@ -20,10 +20,23 @@ import (
 //	connect ADDR N   connections held open at the same time
 //	requests ADDR N  requests that the proxy refuses and logs
 //	chatter MIB      written to standard output
+//
+// "look PATH..." tells what is there, and "show FILE" what is in it. A vigil's end
+// is "stop FILE"; "keep" is its process.
 func load(args []string, out io.Writer) int {
-	if args[0] == "wait" {
+	switch args[0] {
+	case "wait":
 		time.Sleep(20 * time.Second)
 		return 0
+	case "look":
+		look(args[1:], out)
+		return 0
+	case "keep":
+		return exitCode(keep(args[1]))
+	case "show":
+		return exitCode(show(args[1], out))
+	case "stop":
+		return exitCode(stop(args[1]))
 	}
 	n, err := strconv.Atoi(args[len(args)-1])
 	if err != nil {
@@ -49,6 +62,32 @@ func load(args []string, out io.Writer) int {
 		_, _ = fmt.Fprintf(out, "%d %v\n", did, err)
 	}
 	return 0
+}
+
+// look tells what is at some paths, and what is in those that are folders.
+func look(paths []string, out io.Writer) {
+	for _, path := range paths {
+		fi, err := os.Lstat(path)
+		if err != nil {
+			_, _ = fmt.Fprintln(out, path, err)
+			continue
+		}
+		target, _ := os.Readlink(path) // of a link
+		entries, _ := os.ReadDir(path) // of a folder
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		_, _ = fmt.Fprintln(out, path, fi.Mode(), target, names)
+	}
+}
+
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	_, _ = fmt.Fprintln(os.Stderr, "escape:", err)
+	return 1
 }
 
 func fork(n int) (int, error) {

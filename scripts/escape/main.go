@@ -23,14 +23,17 @@ type attempt struct {
 	Args []string `json:"args"`
 	// Alone: it changes what the others meet, so it is tried after them.
 	Alone bool `json:"alone"`
+	// Every is how often it is tried in a vigil, in milliseconds.
+	Every int `json:"every"`
 }
 
 // batch is what one run does.
 type batch struct {
 	Proxy    string    `json:"proxy"` // host:port
 	Attempts []attempt `json:"attempts"`
-	// Milliseconds is for how long all of them are repeated; 0: once.
-	Milliseconds int `json:"milliseconds"`
+	// Vigil, if set, has all of them repeated without a pause, and is the file
+	// that tells at any time how they fared; see keep.
+	Vigil string `json:"vigil"`
 }
 
 // result says whether the attempt succeeded as far as the prober can tell; that
@@ -40,13 +43,16 @@ type result struct {
 	Reached bool   `json:"reached"`
 	Detail  string `json:"detail"`
 	Rounds  int    `json:"rounds"`
+	// Gap is the longest time between the beginnings of two attempts, in
+	// milliseconds: a window as long was met by one.
+	Gap int64 `json:"gap"`
 }
 
-// atOnce bounds the attempts under way, limit the time of one.
-const (
-	atOnce = 8
-	limit  = 1500 * time.Millisecond
-)
+// atOnce bounds the attempts under way.
+const atOnce = 8
+
+// limit bounds the time of one attempt.
+var limit = 1500 * time.Millisecond
 
 func main() {
 	if len(os.Args) > 1 {
@@ -63,17 +69,10 @@ func run(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&b); err != nil {
 		return fmt.Errorf("read the attempts: %w", err)
 	}
-	results := b.round()
-	end := time.Now().Add(time.Duration(b.Milliseconds) * time.Millisecond)
-	for time.Now().Before(end) {
-		for i, r := range b.round() {
-			results[i].Rounds++
-			if r.Reached {
-				results[i].Reached, results[i].Detail = true, r.Detail
-			}
-		}
+	if b.Vigil != "" {
+		return b.begin()
 	}
-	return json.NewEncoder(out).Encode(results)
+	return json.NewEncoder(out).Encode(b.round())
 }
 
 // round tries everything once.

@@ -50,6 +50,22 @@ func Build(t testing.TB, pkg string) []byte {
 // slash. It returns the image's digest.
 func PutImage(t testing.TB, ref string, config ocispec.ImageConfig, files map[string][]byte) string {
 	t.Helper()
+	var entries []Entry
+	for name, data := range files {
+		entries = append(entries, Entry{Header: tar.Header{Name: name, Mode: 0o755, Typeflag: tar.TypeReg}, Data: data})
+	}
+	return PutEntries(t, ref, config, entries)
+}
+
+// Entry is one entry of a layer, of any kind that there is.
+type Entry struct {
+	tar.Header
+	Data []byte
+}
+
+// PutEntries is PutImage for a layer that holds more than files.
+func PutEntries(t testing.TB, ref string, config ocispec.ImageConfig, entries []Entry) string {
+	t.Helper()
 	namespace := os.Getenv("CONTAINERD_NAMESPACE")
 	c, err := containerd.New(os.Getenv("CONTAINERD_ADDRESS"), containerd.WithDefaultNamespace(namespace))
 	if err != nil {
@@ -71,7 +87,7 @@ func PutImage(t testing.TB, ref string, config ocispec.ImageConfig, files map[st
 		t.Fatal(err)
 	}
 	defer func() { _ = done(ctx) }()
-	target, err := writeImage(ctx, c.ContentStore(), config, files)
+	target, err := writeImage(ctx, c.ContentStore(), config, entries)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +97,8 @@ func PutImage(t testing.TB, ref string, config ocispec.ImageConfig, files map[st
 	return target.Digest.String()
 }
 
-func writeImage(ctx context.Context, cs content.Store, config ocispec.ImageConfig, files map[string][]byte) (ocispec.Descriptor, error) {
-	layer, err := archive(files)
+func writeImage(ctx context.Context, cs content.Store, config ocispec.ImageConfig, entries []Entry) (ocispec.Descriptor, error) {
+	layer, err := archive(entries)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -109,15 +125,16 @@ func writeImage(ctx context.Context, cs content.Store, config ocispec.ImageConfi
 	})
 }
 
-func archive(files map[string][]byte) ([]byte, error) {
+func archive(entries []Entry) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	for name, data := range files {
-		err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(data)), Typeflag: tar.TypeReg})
-		if err != nil {
+	for _, e := range entries {
+		h := e.Header
+		h.Size = int64(len(e.Data))
+		if err := w.WriteHeader(&h); err != nil {
 			return nil, err
 		}
-		if _, err := w.Write(data); err != nil {
+		if _, err := w.Write(e.Data); err != nil {
 			return nil, err
 		}
 	}

@@ -89,6 +89,11 @@ func TestVariables(t *testing.T) {
 		t.Errorf("no command: exit %d\n%s", r.code, r.stderr)
 	}
 	u.bottle("exec", "-w", "/tmp", l.name, "pwd").want(t, 0, "/tmp\n")
+	for dir, code := range map[string]int{"/no/such/folder": 126, "/etc/passwd": 126, "/root": 126, "relative": 125} {
+		if r := u.bottle("exec", "-w", dir, l.name, "pwd"); r.code != code || !strings.Contains(r.stderr, dir) || r.stdout != "" {
+			t.Errorf("in %s: exit %d, want %d: %s%s", dir, r.code, code, r.stdout, r.stderr)
+		}
+	}
 }
 
 // TestInterrupt passes a signal to the agent's command.

@@ -33,7 +33,7 @@ const (
 const Program = "/.bottle/init"
 
 // Run does what it is asked for inside a bottle, if the program was started as
-// that: "init", PID 1; "exec [--env-file F]… -- COMMAND", a session; "agent
+// that: "init", PID 1; "exec [OPTION VALUE]… -- COMMAND", a session; "agent
 // SOCKET", the ssh agent's inner end; "connect PROXY HOST PORT", ssh's way out. ok
 // is false if it was not. code is for os.Exit.
 func Run(args []string) (code int, ok bool) {
@@ -85,6 +85,9 @@ func guestExec(args []string) int {
 	for len(args) > 1 && args[0] != "--" {
 		if err := guestOption(args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
+			if args[0] == "--dir" {
+				return exitNotRunable
+			}
 			return exitBottle
 		}
 		args = args[2:]
@@ -127,8 +130,33 @@ func guestOption(name, value string) error {
 		// A command that is told no size is better than none.
 		_ = unix.IoctlSetWinsize(0, unix.TIOCSWINSZ, &size)
 		return nil
+	case "--dir":
+		return enter(value)
+	case "--workdir":
+		// An image's that its user may not enter keeps nobody from working.
+		if err := enterMade(value); err != nil {
+			fmt.Fprintln(os.Stderr, "bottle:", err)
+		}
+		return nil
 	}
 	return fmt.Errorf("no option %s", name)
+}
+
+func enter(dir string) error {
+	if err := os.Chdir(dir); err != nil {
+		return fmt.Errorf("begin in %s: %w", dir, errors.Unwrap(err))
+	}
+	return nil
+}
+
+// enterMade makes a folder that is missing: one behind an absolute link of the
+// image's cannot be made from outside.
+func enterMade(dir string) error {
+	err := enter(dir)
+	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o755) == nil {
+		err = enter(dir)
+	}
+	return err
 }
 
 // lookCommand finds a command as execvp(3) does; a path is taken as it is.
