@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // A terminal's title is set, kept and brought back by control sequences that draw
@@ -282,11 +283,17 @@ func (q *sequence) inOSC(b byte) (title string, set bool) {
 	return "", false
 }
 
-// titled is the title that an operating system command has set.
+// titled is the title that an operating system command has set, without what a
+// terminal would obey: it is given back when the agent is gone.
 func (q *sequence) titled() (string, bool) {
 	kind, text, ok := bytes.Cut(q.text, []byte(";"))
 	if !ok || string(kind) != "0" && string(kind) != "2" {
 		return "", false
 	}
-	return strings.ToValidUTF8(string(text), ""), true
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(string(text), "")), true
 }

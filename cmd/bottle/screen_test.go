@@ -145,6 +145,10 @@ func TestScreenTitle(t *testing.T) {
 			s.tell("A")
 			s.rest()
 		}, []string{"the user's"}},
+		"the agent sets one that is obeyed": {func(s *screen, _ func()) {
+			s.tell("A")
+			_, _ = s.Write([]byte("\x1b]0;a\u009c\u009b2J\x01b\a"))
+		}, []string{"the user's", "A", "a2Jb", "A", "the user's", "a2Jb"}},
 		"an end within one": {func(s *screen, _ func()) {
 			s.tell("A")
 			_, _ = s.Write([]byte("\x1b[3"))
@@ -155,6 +159,9 @@ func TestScreenTitle(t *testing.T) {
 		s.now = func() time.Time { return now }
 		c.do(s, func() { now = now.Add(time.Minute) })
 		s.close()
+		if last := out.String()[strings.LastIndex(out.String(), titleSet)+1:]; strings.ContainsAny(last, "\u009b\u009c\x01") && strings.Contains(name, "obeyed") {
+			t.Errorf("%s: the title is given back as it was: %q", name, last)
+		}
 		if got := titles(t, out.String()); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q; written %q", name, got, c.want, out.String())
 		}

@@ -126,7 +126,7 @@ func TestNothingObeyed(t *testing.T) {
 		},
 		"egress":        func(a *app) error { return a.showEgress(logOf([]bottle.EgressEntry{entry}, nil), false, false) },
 		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]bottle.EgressEntry{entry}, nil), false, true) },
-		"summary":       func(a *app) error { a.showSummary(hosts); return nil },
+		"summary":       func(a *app) error { a.showSummary("n", hosts); return nil },
 		"remains": func(a *app) error {
 			a.printRemains([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})
 			return nil
