@@ -396,13 +396,6 @@ func seenBy(victim string, e labtest.WorldEvent) bool {
 // takes what it is told, in every way of writing it, and dials that.
 func serveNaive(t *testing.T, ns, addr string) string {
 	t.Helper()
-	at, _ := listenNaive(t, ns, addr)
-	return at
-}
-
-// listenNaive is serveNaive until stop.
-func listenNaive(t *testing.T, ns, addr string) (at string, stop func()) {
-	t.Helper()
 	var l net.Listener
 	listen := func() (err error) {
 		l, err = net.Listen("tcp4", addr)
@@ -415,8 +408,7 @@ func listenNaive(t *testing.T, ns, addr string) (at string, stop func()) {
 	if err := do(); err != nil {
 		t.Fatalf("a proxy that refuses nothing: %v", err)
 	}
-	stop = func() { _ = l.Close() }
-	t.Cleanup(stop)
+	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -432,7 +424,7 @@ func listenNaive(t *testing.T, ns, addr string) (at string, stop func()) {
 			}()
 		}
 	}()
-	return l.Addr().String(), stop
+	return l.Addr().String()
 }
 
 func naiveRequest(ns string, c net.Conn, in *bufio.Reader) error {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -136,8 +137,7 @@ func (v *vigil) fares() ([]probeResult, error) {
 
 // await waits until each of those attempts that are made often was made a few
 // times more.
-func (v *vigil) await(t *testing.T) {
-	t.Helper()
+func (v *vigil) await(t *testing.T) error {
 	var first, last []probeResult
 	var err error
 	for end := time.Now().Add(vigilPatience); !v.lost; time.Sleep(100 * time.Millisecond) {
@@ -146,17 +146,18 @@ func (v *vigil) await(t *testing.T) {
 		case errors.Is(err, ErrNotRunning):
 			v.lost = true
 			t.Logf("the prober in %s has ended with its agent: %v", v.where, err)
-			return
+			return nil
 		case err != nil:
 		case first == nil:
 			first = last
 		case v.roundsMore(first, last):
-			return
+			return nil
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the prober in %s does not come round: %v, from %s to %s", v.where, err, pauses(v.list, first), pauses(v.list, last))
+			return fmt.Errorf("the prober in %s does not come round: %v, from %s to %s", v.where, err, pauses(v.list, first), pauses(v.list, last))
 		}
 	}
+	return nil
 }
 
 func (v *vigil) roundsMore(first, last []probeResult) bool {
@@ -169,30 +170,25 @@ func (v *vigil) roundsMore(first, last []probeResult) bool {
 }
 
 // end returns what the prober found, or nothing if it was lost.
-func (v *vigil) end(t *testing.T) []probeResult {
-	t.Helper()
+func (v *vigil) end() ([]probeResult, error) {
 	if v.lost {
-		return nil
+		return nil, nil
 	}
-	err := v.stop()
-	var done []byte
-	for end := time.Now().Add(vigilPatience); err == nil; time.Sleep(50 * time.Millisecond) {
-		if done, err = v.read(".done"); err == nil {
-			break
+	if err := v.stop(); err != nil {
+		return nil, fmt.Errorf("end the prober in %s: %w", v.where, err)
+	}
+	for end := time.Now().Add(vigilPatience); ; time.Sleep(50 * time.Millisecond) {
+		done, err := v.read(".done")
+		if len(done) > 0 {
+			return nil, fmt.Errorf("the prober in %s: %s", v.where, done)
 		}
-		if time.Now().Before(end) {
-			err = nil
+		if err == nil {
+			return v.fares()
+		}
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("the prober in %s does not end: %w", v.where, err)
 		}
 	}
-	if err != nil || len(done) > 0 {
-		t.Errorf("end the prober in %s: %v: %s", v.where, err, done)
-		return nil
-	}
-	out, err := v.fares()
-	if err != nil {
-		t.Errorf("the prober in %s: %v", v.where, err)
-	}
-	return out
 }
 
 // watched is what was tried while something happened, and what victims saw.
@@ -202,30 +198,46 @@ type watched struct {
 	seen    []string
 }
 
+// each does something for all vigils at the same time.
+func (w *watched) each(do func(i int, v *vigil) error) error {
+	errs := make([]error, len(w.vigils))
+	var wg sync.WaitGroup
+	for i, v := range w.vigils {
+		wg.Go(func() { errs[i] = do(i, v) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
 // keepVigil has vigils kept in bottles and beside their proxies: before fault,
 // while it happens, and after it. Fault may have them go on for a while.
-func (s *scenery) keepVigil(names []string, fault func(goOn func())) watched {
+func (s *scenery) keepVigil(names []string, fault func(w *watched, goOn func())) *watched {
 	s.t.Helper()
-	var w watched
+	w := &watched{}
 	var lists []escape
 	for _, name := range names {
-		for _, v := range []*vigil{s.vigilInside(name), s.vigilBeside(name)} {
-			w.vigils = append(w.vigils, v)
-			lists = append(lists, v.list...)
-		}
+		lists = append(lists, vigilEscapes(s.place(name, false))...)
+	}
+	ends := s.watch(append(lists, vigilFromProxy()...))
+	for _, name := range names {
+		w.vigils = append(w.vigils, s.vigilInside(name), s.vigilBeside(name))
 	}
 	goOn := func() {
 		s.t.Helper()
-		for _, v := range w.vigils {
-			v.await(s.t)
+		if err := w.each(func(_ int, v *vigil) error { return v.await(s.t) }); err != nil {
+			s.t.Fatal(err)
 		}
 	}
-	ends := s.watch(lists)
 	goOn()
-	fault(goOn)
+	fault(w, goOn)
 	goOn()
-	for _, v := range w.vigils {
-		w.results = append(w.results, v.end(s.t))
+	w.results = make([][]probeResult, len(w.vigils))
+	err := w.each(func(i int, v *vigil) (err error) {
+		w.results[i], err = v.end()
+		return err
+	})
+	if err != nil {
+		s.t.Error(err)
 	}
 	w.seen = ends()
 	return w
@@ -235,7 +247,7 @@ func (s *scenery) keepVigil(names []string, fault func(goOn func())) watched {
 // What is allowed has to have come through before it.
 func (s *scenery) during(what string, names []string, fault func()) {
 	s.t.Helper()
-	w := s.keepVigil(names, func(func()) { fault() })
+	w := s.keepVigil(names, func(*watched, func()) { fault() })
 	for i, v := range w.vigils {
 		s.judge(v.list, w.results[i])
 		s.t.Logf("during %s, from %s: %s", what, v.where, pauses(v.list, w.results[i]))

@@ -118,7 +118,7 @@ func hostFolder(t *testing.T) (dir string, listing func() []string) {
 
 // TestImageLinks has an image be full of links to a folder of the host's, in
 // every place where bottle writes, mounts or begins. None is followed out of the
-// image: the launch writes over them, or says that it cannot.
+// image: they lead where they do inside.
 func TestImageLinks(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -135,10 +135,13 @@ func TestImageLinks(t *testing.T) {
 			link("etc/hosts", file), link("etc/hostname", "../../../../../.."+file), link("etc/resolv.conf", dir+"/new"),
 			link("root/.gitconfig", "nothing"), link(".bottle", dir), link("proc", dir), link("sys", "tmp"), link("dev", "../"+dir),
 		}},
-		{name: "a user file", entries: []labtest.Entry{link("etc/passwd", file)}, refused: "/etc/passwd"},
-		{name: "a file that is edited", entries: []labtest.Entry{link("root/.gitconfig", file)}, refused: "/root/.gitconfig"},
-		{name: "a folder that is written to", entries: []labtest.Entry{link("root/.claude", dir)}, refused: "/root/.claude"},
-		{name: "a home", config: ocispec.ImageConfig{Env: []string{"HOME=/home"}}, entries: []labtest.Entry{link("home", dir)}, refused: "/home"},
+		{name: "files that are read", entries: []labtest.Entry{
+			link("etc/passwd", file), link("etc/group", "../../../../../.."+file), link("root/.gitconfig", file), link("root/.claude.json", dir+"/none"),
+		}},
+		{name: "a folder that is written to", entries: []labtest.Entry{link("root/.claude", dir)}},
+		{name: "a home", config: ocispec.ImageConfig{Env: []string{"HOME=/home"}}, entries: []labtest.Entry{link("home", dir)}},
+		{name: "a folder above", entries: []labtest.Entry{link("root/.claude", "../../../../../../.."+dir)}},
+		{name: "links without an end", entries: []labtest.Entry{link("root/.claude", "/root/b"), link("root/b", ".claude")}, refused: "/root/.claude"},
 		{name: "a folder to begin in", config: ocispec.ImageConfig{WorkingDir: "/work/deeper"}, entries: []labtest.Entry{link("work", dir)}},
 		{name: "a descriptor to begin in", config: ocispec.ImageConfig{WorkingDir: "/proc/self/fd/7"}},
 		{name: "a link to a descriptor to begin in", config: ocispec.ImageConfig{WorkingDir: "/work"}, entries: []labtest.Entry{link("work", "/proc/self/fd/8")}},
@@ -166,6 +169,18 @@ func TestImageLinks(t *testing.T) {
 			})
 		}
 	}
+	t.Run("a home elsewhere", func(t *testing.T) {
+		data := labtest.Entry{Header: tar.Header{Name: "data/", Mode: 0o755, Typeflag: tar.TypeDir}}
+		hostileImage(t, ocispec.ImageConfig{Env: []string{"HOME=/home/me"}}, data, link("home", "/data"))
+		b, err := launchHostile(t, e, runtime.RuntimeRunc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer remove(t, b)
+		if out, code := output(t, e, b.Name, "/probe", "show", "/data/me/.gitconfig"); code != 0 || !strings.Contains(out, "[safe]") {
+			t.Errorf("what is behind an absolute link of the image's: exit %d: %s", code, out)
+		}
+	})
 	// The control: the links lead there for who follows them.
 	at := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(dir, at); err != nil {
@@ -196,7 +211,7 @@ func insideHostile(t *testing.T, e *Engine, name, dir string) {
 			t.Errorf("%s inside: %s", place, lines[i])
 		}
 	}
-	if !strings.Contains(lines[4], "no such file") {
+	if strings.Contains(lines[4], "[file") {
 		t.Errorf("the host's folder inside: %s", lines[4])
 	}
 	if strings.Contains(lines[5], "memory") || strings.Contains(lines[5], "cgroup") {
@@ -238,5 +253,55 @@ func TestImageSpecials(t *testing.T) {
 				t.Errorf("got %v, want one that names %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestImageConfigs has an image say of itself what no image should. It is refused
+// in a line, or does no harm.
+func TestImageConfigs(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	long := strings.Repeat("x", 300<<10) // more than the kernel takes of one text (execve(2))
+	for _, tt := range []struct {
+		name    string
+		config  ocispec.ImageConfig
+		refused string // empty: it is launched
+	}{
+		{name: "a user of control characters", config: ocispec.ImageConfig{User: "a\x1b[2Kb"}, refused: "no such user"},
+		{name: "a user that is too large", config: ocispec.ImageConfig{User: "4294967296:0"}, refused: "user"},
+		{name: "a user below zero", config: ocispec.ImageConfig{User: "-1"}, refused: "user"},
+		{name: "a large variable", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "LARGE=" + long}}, refused: "too long"},
+		{name: "a variable that just fits", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "L=" + long[:128<<10-3]}}},
+		{name: "a NUL in a variable", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "A=b\x00HTTPS_PROXY=http://evil.test"}}, refused: "NUL"},
+		{name: "variables that are none", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "", "=x", "NOTHING", "A\nB=c"}}},
+		{name: "proxies of its own", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "HTTPS_PROXY=http://evil.test", "no_proxy=*"}}},
+		{name: "a library for all programs", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "LD_PRELOAD=/evil.so", "GODEBUG=x", "GOTRACEBACK=crash"}}},
+		{name: "a home that is none", config: ocispec.ImageConfig{Env: []string{"HOME=../../../run"}}},
+		{name: "bottle's folder as its home", config: ocispec.ImageConfig{Env: []string{"HOME=/.bottle"}}},
+		{name: "a large label", config: ocispec.ImageConfig{Labels: map[string]string{"x": long, "bottle.role": "proxy"}}},
+		{name: "a large command", config: ocispec.ImageConfig{Entrypoint: []string{"/probe", long}}},
+	} {
+		for _, runtimeName := range []string{runtime.RuntimeRunsc, runtime.RuntimeRunc} {
+			t.Run(tt.name+" under "+runtimeName, func(t *testing.T) {
+				hostileImage(t, tt.config)
+				b, err := launchHostile(t, e, runtimeName)
+				if b != nil {
+					defer remove(t, b)
+				}
+				if tt.refused != "" {
+					if err == nil || !strings.Contains(err.Error(), tt.refused) {
+						t.Errorf("got %v, want a refusal with %q", err, tt.refused)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatalf("it is not launched: %v", err)
+				}
+				out, code := output(t, e, b.Name, "/probe", "show", "/proc/self/environ")
+				if code != 0 || !strings.Contains(out, "HTTPS_PROXY="+ProxyURL+"\x00") || strings.Contains(out, "evil.test") || strings.Contains(out, "no_proxy=*") {
+					t.Errorf("exit %d: %q", code, out)
+				}
+			})
+		}
 	}
 }

@@ -42,6 +42,7 @@ func TestAgentIsKeptSmall(t *testing.T) {
 				in.files()
 				in.devices(runtimeName)
 				in.hidden()
+				in.sockets()
 			})
 		}
 	}
@@ -173,5 +174,16 @@ func (in inside) hidden() {
 		if !strings.HasSuffix(out, " []\n") && !strings.Contains(out, "no such file") {
 			in.t.Errorf("%s is to be seen: %s", dir, out)
 		}
+	}
+}
+
+// sockets: AF_VSOCK leads to the machine that the host is on, whatever network
+// namespace it is in, and AF_ALG into the kernel (linux/socket.h).
+func (in inside) sockets() {
+	in.t.Helper()
+	const unix, inet, alg, vsock = "1", "2", "38", "40"
+	out, code := output(in.t, in.e, in.name, "/probe", "sockets", unix, inet, alg, vsock)
+	if code != 0 || out != "1\n2\n" {
+		in.t.Errorf("sockets of the families %q, exit %d; want 1 and 2", out, code)
 	}
 }

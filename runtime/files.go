@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 )
 
@@ -30,7 +29,10 @@ type File struct {
 }
 
 func (r *RootFS) put(root *os.Root, f File) error {
-	name := strings.TrimPrefix(path.Clean(f.Path), "/")
+	name, err := inside(root, f.Path, f.Mode.IsDir())
+	if err != nil {
+		return err
+	}
 	uid, gid := int(r.User.UID), int(r.User.GID)
 	if f.Root {
 		uid, gid = 0, 0
@@ -41,7 +43,7 @@ func (r *RootFS) put(root *os.Root, f File) error {
 	if f.Mode.IsDir() {
 		return mkdir(root, name, f.Mode.Perm(), uid, gid)
 	}
-	if err := mkdir(root, filepath.Dir(name), 0o755, uid, gid); err != nil {
+	if err := mkdir(root, path.Dir(name), 0o755, uid, gid); err != nil {
 		return err
 	}
 	if f.Edit != nil {
@@ -92,7 +94,11 @@ func readOld(root *os.Root, name string) ([]byte, error) {
 // some of those is to use them (watchdog, tape). Nothing runs in it that could
 // change it meanwhile.
 func openRegular(root *os.Root, name string) (*os.File, error) {
-	fi, err := root.Stat(name)
+	name, err := inside(root, name, true)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := root.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +106,50 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 		return nil, fmt.Errorf("the image's is no regular file (%s)", fi.Mode().Type())
 	}
 	return root.Open(name)
+}
+
+// maxLinks is how many links are followed on one path, as in the kernel
+// (path_resolution(7)).
+const maxLinks = 40
+
+// inside gives the name in an image's root of what a path leads to from inside: an
+// absolute link begins at that root, and nothing is above it. os.Root would take
+// such a link for a way out; it meets none any more in what is returned. The last
+// part is followed if it is to be, and what is missing is no error.
+func inside(root *os.Root, name string, last bool) (string, error) {
+	at, rest := ".", strings.Split(name, "/")
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at = path.Dir(at) // of "." that is itself
+			continue
+		}
+		next := path.Join(at, part)
+		fi, err := root.Lstat(next)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		if err != nil || fi.Mode()&fs.ModeSymlink == 0 || len(rest) == 0 && !last {
+			at = next
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("too many links of the image's on the way to %s", name)
+		}
+		to, err := root.Readlink(next)
+		if err != nil {
+			return "", err
+		}
+		if path.IsAbs(to) {
+			at = "."
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return at, nil
 }
 
 // standardPoints are what every root file system has other file systems on.
@@ -134,7 +184,7 @@ func mkdir(root *os.Root, dir string, mode fs.FileMode, uid, gid int) error {
 	if _, err := root.Stat(dir); err == nil {
 		return nil
 	}
-	if err := mkdir(root, filepath.Dir(dir), 0o755, uid, gid); err != nil {
+	if err := mkdir(root, path.Dir(dir), 0o755, uid, gid); err != nil {
 		return err
 	}
 	if err := root.Mkdir(dir, mode); err != nil {

@@ -97,7 +97,34 @@ func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, s
 	if err != nil {
 		return nil, "", fmt.Errorf("read configuration of %s: %w", image, err)
 	}
-	return &RootFS{key: key, image: img, conf: spec.Config, log: c.log}, identity.ChainID(ids).String(), nil
+	conf := spec.Config
+	if conf.Env, err = variables(conf.Env); err != nil {
+		return nil, "", fmt.Errorf("image %s: %w", image, err)
+	}
+	return &RootFS{key: key, image: img, conf: conf, log: c.log}, identity.ChainID(ids).String(), nil
+}
+
+// maxVariable bounds a variable with its name, in bytes: the kernel takes 32 pages,
+// with the NUL at the end (execve(2)).
+const maxVariable = 128 << 10
+
+// variables are those of an image's that can be set, as NAME=VALUE. With one that
+// the kernel does not take nothing could be started, and no runtime says why.
+func variables(list []string) ([]string, error) {
+	var out []string
+	for _, kv := range list {
+		name, _, ok := strings.Cut(kv, "=")
+		switch {
+		case !ok || name == "":
+			continue
+		case strings.ContainsRune(kv, 0):
+			return nil, fmt.Errorf("its variable %q holds a NUL byte, which none can", name)
+		case len(kv) >= maxVariable:
+			return nil, fmt.Errorf("its variable %q is too long: with its name it has %d bytes, and the kernel takes %d", name, len(kv), maxVariable-1)
+		}
+		out = append(out, kv)
+	}
+	return out, nil
 }
 
 // furnish works on the mounted snapshot. Everything goes through os.Root: an
@@ -114,9 +141,12 @@ func (r *RootFS) furnish(dir string, files func(*RootFS) ([]File, error)) error 
 	if err := mountPoints(root, standardPoints...); err != nil {
 		return err
 	}
-	// Behind an absolute symbolic link there may be a folder that is not to be
-	// seen from here: then the runtime has the last word.
-	if err := mkdir(root, strings.TrimPrefix(r.WorkDir(), "/"), 0o755, int(r.User.UID), int(r.User.GID)); err != nil {
+	// One that cannot be made is told where it is missed, inside.
+	dir, err = inside(root, r.WorkDir(), true)
+	if err == nil {
+		err = mkdir(root, dir, 0o755, int(r.User.UID), int(r.User.GID))
+	}
+	if err != nil {
 		r.log.Info("working directory not made", "dir", r.WorkDir(), "error", err)
 	}
 	if files == nil {

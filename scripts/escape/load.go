@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // load does what uses a host up, bounded, and says how far it came:
@@ -21,7 +24,7 @@ import (
 //	requests ADDR N  requests that the proxy refuses and logs
 //	chatter MIB      written to standard output
 //
-// "look PATH..." tells what is there, and "show FILE" what is in it. A vigil's end
+// "sockets FAMILY..." tells which may be had, "look PATH..." what is there, and "show FILE" what is in it. A vigil's end
 // is "stop FILE"; "keep" is its process.
 func load(args []string, out io.Writer) int {
 	switch args[0] {
@@ -31,6 +34,8 @@ func load(args []string, out io.Writer) int {
 	case "look":
 		look(args[1:], out)
 		return 0
+	case "sockets":
+		return exitCode(sockets(args[1:], out))
 	case "keep":
 		return exitCode(keep(args[1]))
 	case "show":
@@ -62,6 +67,28 @@ func load(args []string, out io.Writer) int {
 		_, _ = fmt.Fprintf(out, "%d %v\n", did, err)
 	}
 	return 0
+}
+
+// sockets tells which families of sockets may be had, of those that are numbered.
+func sockets(families []string, out io.Writer) error {
+	for _, text := range families {
+		family, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+		if errors.Is(err, unix.ESOCKTNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT) {
+			fd, err = unix.Socket(family, unix.SOCK_SEQPACKET, 0)
+		}
+		if err != nil {
+			continue
+		}
+		_ = unix.Close(fd)
+		if _, err := fmt.Fprintln(out, family); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // look tells what is at some paths, and what is in those that are folders.

@@ -149,8 +149,8 @@ func enter(dir string) error {
 	return nil
 }
 
-// enterMade makes a folder that is missing: one behind an absolute link of the
-// image's cannot be made from outside.
+// enterMade makes a folder that is missing: one in another file system, such as
+// /tmp's, cannot be made from outside.
 func enterMade(dir string) error {
 	err := enter(dir)
 	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o755) == nil {
