@@ -15,22 +15,34 @@ var (
 	yamlText = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 )
 
-// TestManifestDocs: docs/manifest.md has a row for each key of the schema, and
-// none for others.
-func TestManifestDocs(t *testing.T) {
-	text, err := os.ReadFile("docs/manifest.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+// schemaKeys are the keys of the manifest and of all that is in it.
+func schemaKeys(t *testing.T) map[string][]string {
+	t.Helper()
 	type object struct {
-		Properties map[string]json.RawMessage
-		Then       struct{ Properties map[string]json.RawMessage }
+		Properties map[string]any
+		Then       struct{ Properties map[string]any }
 	}
 	var schema struct {
 		object
 		Defs map[string]object `json:"$defs"`
 	}
 	if err := json.Unmarshal(Schema, &schema); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]string{"manifest": sortedKeys(schema.Properties), "variable": sortedKeys(schema.Defs["variable"].Then.Properties)}
+	for name, def := range schema.Defs {
+		if len(def.Properties) > 0 {
+			out[name] = sortedKeys(def.Properties)
+		}
+	}
+	return out
+}
+
+// TestManifestDocs: docs/manifest.md has a row for each key of the schema, and
+// none for others.
+func TestManifestDocs(t *testing.T) {
+	text, err := os.ReadFile("docs/manifest.md")
+	if err != nil {
 		t.Fatal(err)
 	}
 	sections := map[string]string{}
@@ -43,30 +55,22 @@ func TestManifestDocs(t *testing.T) {
 		sections[string(text[at[2]:at[3]])] = string(text[at[1]:end])
 	}
 	documented := map[string]string{
-		"bottle": "A bottle", "build": "A build", "egress": "Egress", "proxy": "The proxy", "sshHost": "An entry of ssh",
+		"manifest": "The manifest",
+		"bottle":   "A bottle", "build": "A build", "egress": "Egress", "proxy": "The proxy", "sshHost": "An entry of ssh",
 		"git": "Git", "limits": "Limits", "variable": "Variables", "agent": "An agent",
 	}
-	check := func(section string, properties map[string]json.RawMessage) {
-		t.Helper()
+	for object, want := range schemaKeys(t) {
+		section, ok := documented[object]
+		if !ok {
+			t.Errorf("no section is named for the schema's %s", object)
+		}
 		var rows []string
 		for _, row := range keyRow.FindAllStringSubmatch(sections[section], -1) {
 			rows = append(rows, row[1])
 		}
 		slices.Sort(rows)
-		if want := sortedKeys(properties); !slices.Equal(rows, want) {
+		if !slices.Equal(rows, want) {
 			t.Errorf("section %q has %q, the schema %q", section, rows, want)
-		}
-	}
-	check("The manifest", schema.Properties)
-	for name, def := range schema.Defs {
-		properties := def.Properties
-		if name == "variable" {
-			properties = def.Then.Properties
-		}
-		if section, ok := documented[name]; ok {
-			check(section, properties)
-		} else if len(properties) > 0 {
-			t.Errorf("no section is named for the schema's %s", name)
 		}
 	}
 	for _, link := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllSubmatch(text, -1) {

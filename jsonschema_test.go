@@ -323,6 +323,14 @@ func TestStarter(t *testing.T) {
 			t.Error("no agent called claude")
 		}
 	}
+	// bottle init --help promises a comment for each thing that it can say.
+	for object, keys := range schemaKeys(t) {
+		for _, key := range keys {
+			if !regexp.MustCompile(`\b` + key + `:`).Match(Starter) {
+				t.Errorf("nothing is said of %s of %s", key, object)
+			}
+		}
+	}
 	m, _ := ParseManifest("bottle.yaml", whole)
 	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 3 || len(b.SSH) != 1 || b.Git == nil {
 		t.Errorf("not all was put in: %+v", b)

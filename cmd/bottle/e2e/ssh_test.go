@@ -215,6 +215,15 @@ func TestSSHKeys(t *testing.T) {
 		if code := x.wait(); code != 0 {
 			t.Errorf("exit %d", code)
 		}
+		x = o.onTerminal(200, 40, "run", "sh", "--proxy", "builtin", "--yes")
+		for range 3 {
+			x.until("Passphrase of " + o.key + ": ")
+			x.types("not it\r")
+		}
+		x.until("bottle: unlock the ssh key " + o.key + ": the passphrase is wrong\r\n")
+		if code := x.wait(); code != 125 {
+			t.Errorf("exit %d", code)
+		}
 		r := o.bottle("run", "sh", "--proxy", "builtin", "--yes", "--no-input", "--", "-c", look)
 		if r.code != 125 || !strings.Contains(r.stderr, "has a passphrase") {
 			t.Errorf("--no-input: exit %d\n%s", r.code, r.stderr)

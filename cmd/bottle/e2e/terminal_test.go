@@ -197,7 +197,18 @@ agents:
 	if code := x.wait(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	r := u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--no-input")
+	// Who gives it up has their echo back.
+	x = u.onTerminal(80, 24, "--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes")
+	x.until("API key: ")
+	x.types("s3cr3t\x03")
+	if code := x.wait(); code != 130 {
+		t.Errorf("Ctrl-C at the question: exit %d", code)
+	}
+	r := u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes")
+	if r.code != 125 || !strings.Contains(r.stderr, `"API key" has to be asked and there is no terminal`) {
+		t.Errorf("without a terminal: exit %d\n%s", r.code, r.stderr)
+	}
+	r = u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--no-input")
 	if r.code != 125 || !strings.Contains(r.stderr, "API_KEY") {
 		t.Errorf("--no-input: exit %d\n%s", r.code, r.stderr)
 	}
