@@ -11,11 +11,13 @@ import (
 // DefaultBuildCache bounds what builds keep for the next one, in bytes.
 const DefaultBuildCache = 20 << 30
 
-// BuildRequest is one build, and BuildSecret a value that its steps may read.
 type (
+	// BuildRequest is one build.
 	BuildRequest = buildkit.Request
-	BuildSecret  = buildkit.Secret
-	BuildResult  = buildkit.Result
+	// BuildSecret is a value that a build's steps may read.
+	BuildSecret = buildkit.Secret
+	// BuildResult tells what was built.
+	BuildResult = buildkit.Result
 )
 
 // BuildProgress are the ways to show a build's progress.

@@ -76,7 +76,7 @@ func TestNoSpace(t *testing.T) {
 	b.cfg.StateDir = dir
 	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo 1 >/tmp/1\nRUN echo 2 >/tmp/2\n")
 	req := Request{Names: []string{b.ref()}}
-	if err := b.bad(req); !errors.Is(err, ErrNoSpace) {
+	if _, err := b.build(req); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("%v is not ErrNoSpace", err)
 	}
 	small := b.cfg

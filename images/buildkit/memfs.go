@@ -15,9 +15,7 @@ import (
 )
 
 // oneFile is a folder in memory that holds one file.
-func oneFile(name string, data []byte) (fsutil.FS, error) {
-	return memFS{name: name, data: data}, nil
-}
+func oneFile(name string, data []byte) fsutil.FS { return memFS{name: name, data: data} }
 
 type memFS struct {
 	name string

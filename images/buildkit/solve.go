@@ -214,16 +214,14 @@ func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, er
 			return nil, fmt.Errorf("read the Dockerfile's folder: %w", err)
 		}
 	} else {
-		if out["dockerfile"], err = oneFile(name, text); err != nil {
-			return nil, err
-		}
+		out["dockerfile"] = oneFile(name, text)
 	}
 	if remote(r.Context) {
 		return out, nil
 	}
 	if r.Context == "" {
-		out["context"], err = oneFile(".dockerignore", []byte("*\n"))
-		return out, err
+		out["context"] = oneFile(".dockerignore", []byte("*\n"))
+		return out, nil
 	}
 	if out["context"], err = fsutil.NewFS(r.Context); err != nil {
 		return nil, fmt.Errorf("read the build context: %w", err)

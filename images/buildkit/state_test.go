@@ -180,7 +180,7 @@ func TestHost(t *testing.T) {
 	log := b.log.String()
 	b.cfg = local
 	must(t, s.close(b.ctx))
-	<-served
+	must(t, <-served)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}

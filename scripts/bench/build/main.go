@@ -61,8 +61,9 @@ func main() {
 	rounds := flag.Int("n", 40, "rounds that are measured; one more goes before")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, *rounds); err != nil {
+	err := bench(ctx, *rounds)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
