@@ -243,10 +243,7 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		if l.plan.Runtime == runtime.RuntimeRunc {
 			return nil
 		}
-		if err := l.agent.ForbidCores(); err != nil {
-			return err
-		}
-		return l.agent.ExposeToOOM()
+		return l.agent.SettleHost()
 	})
 	if err != nil || len(l.plan.agentKeys()) == 0 {
 		return err

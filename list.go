@@ -2,6 +2,7 @@ package bottle
 
 import (
 	"context"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -20,6 +21,9 @@ type Status struct {
 	Created time.Time `json:"created"`
 }
 
+// alive are the states of an agent that runs, or may.
+var alive = []string{"running", "paused", "unknown"}
+
 // List returns the bottles whose agent runs, or, with all, every bottle that
 // containerd knows; sorted by age, the youngest first.
 func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
@@ -35,7 +39,7 @@ func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
 	}
 	out := []Status{}
 	for _, c := range found {
-		if c.Role == runtime.RoleProxy || (!all && c.Status != "running" && c.Status != "paused") {
+		if c.Role == runtime.RoleProxy || !all && !slices.Contains(alive, c.Status) {
 			continue
 		}
 		out = append(out, statusOf(c, proxies))

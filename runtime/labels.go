@@ -31,6 +31,6 @@ type Container struct {
 	Role    string
 	Labels  map[string]string
 	Created time.Time
-	Status  string // "running", "stopped", "created", "paused", or "none" without a task
+	Status  string // "running", "stopped", "created", "paused", "none" without a task, or "unknown"
 	PID     uint32 // of the task; 0 without one
 }

@@ -6,9 +6,11 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
 // IDs returns the identifiers of every container in the namespace, bottle's or
@@ -49,11 +51,15 @@ func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
 		if r.Labels[LabelName] == "" && !strings.HasPrefix(r.ID, prefix) {
 			continue
 		}
-		ct := Container{ID: r.ID, Role: r.Labels[LabelRole], Labels: r.Labels, Created: r.CreatedAt, Status: "none"}
-		if s, ok := states[r.ID]; ok {
-			ct.Status, ct.PID = s.status, s.pid
+		s, ok := states[r.ID]
+		if !ok {
+			if s, err = c.taskState(ctx, r.ID); err != nil {
+				return nil, err
+			}
 		}
-		out = append(out, ct)
+		out = append(out, Container{
+			ID: r.ID, Role: r.Labels[LabelRole], Labels: r.Labels, Created: r.CreatedAt, Status: s.status, PID: s.pid,
+		})
 	}
 	return out, nil
 }
@@ -65,6 +71,12 @@ func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
 	}
 	return all, nil
 }
+
+// States of tasks that a removal asks about.
+const (
+	statusStopped = "stopped"
+	statusNone    = "none" // no task
+)
 
 type taskState struct {
 	status string
@@ -79,9 +91,31 @@ func (c *Client) taskStates(ctx context.Context) (map[string]taskState, error) {
 	}
 	out := make(map[string]taskState, len(resp.Tasks))
 	for _, t := range resp.Tasks {
-		out[t.ID] = taskState{status: strings.ToLower(t.Status.String()), pid: t.Pid}
+		out[t.ID] = stateOf(t)
 	}
 	return out, nil
+}
+
+func stateOf(p *task.Process) taskState {
+	return taskState{status: strings.ToLower(p.Status.String()), pid: p.Pid}
+}
+
+// taskState asks for one task. Containerd leaves a task out of its list when the
+// shim was slow to tell its state, as well as when there is none.
+func (c *Client) taskState(ctx context.Context, id string) (taskState, error) {
+	resp, err := patiently(c.in(ctx), func(ctx context.Context) (*tasks.GetResponse, error) {
+		resp, err := c.ctrd.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+		return resp, errgrpc.ToNative(err)
+	})
+	switch {
+	case errdefs.IsNotFound(err):
+		return taskState{status: statusNone}, nil
+	case errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil:
+		return taskState{status: "unknown"}, nil
+	case err != nil:
+		return taskState{}, fmt.Errorf("ask for task %s: %w", id, err)
+	}
+	return stateOf(resp.Process), nil
 }
 
 // Snapshots returns the keys of writable snapshots that bottle made, whether or

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 )
 
@@ -21,8 +22,8 @@ func parentOf(pid int) (int, error) {
 	return strconv.Atoi(string(fields[1]))
 }
 
-// childrenOf lists the processes whose parent is pid.
-func childrenOf(pid int) ([]int, error) {
+// childrenOf lists the processes whose parent is one of pids.
+func childrenOf(pids ...int) ([]int, error) {
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -34,7 +35,7 @@ func childrenOf(pid int) ([]int, error) {
 			continue
 		}
 		// A process that ended meanwhile is nobody's child.
-		if p, err := parentOf(n); err == nil && p == pid {
+		if p, err := parentOf(n); err == nil && slices.Contains(pids, p) {
 			out = append(out, n)
 		}
 	}

@@ -91,7 +91,7 @@ func (c *Client) WaitTask(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	exit, err := task.Wait(c.in(ctx))
+	exit, err := c.exitOf(c.in(ctx), task)
 	if err != nil {
 		return fmt.Errorf("wait for task %s: %w", id, err)
 	}
@@ -123,18 +123,6 @@ func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) erro
 	return nil
 }
 
-func (c *Client) loadTask(ctx context.Context, id string) (containerd.Task, error) {
-	cont, err := c.ctrd.LoadContainer(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("load container %s: %w", id, err)
-	}
-	task, err := cont.Task(ctx, nil)
-	if err != nil {
-		return nil, fmt.Errorf("load task %s: %w", id, err)
-	}
-	return task, nil
-}
-
 // RecreateProxy makes the task of a proxy's container anew, not yet started:
 // with the root, mounts and namespaces that it had. What is left of the old task
 // is removed. It gives nil if the old task runs. The error wraps ErrNotRunning
@@ -149,12 +137,12 @@ func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) 
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", id, err)
 	}
-	if old, err := cont.Task(ctx, nil); err == nil {
-		if st, err := old.Status(ctx); err == nil && st.Status == containerd.Running {
+	if old, err := taskOf(ctx, cont); err == nil {
+		if st, err := statusOf(ctx, old); err == nil && st.Status == containerd.Running {
 			return nil, nil
 		}
 	}
-	if err := c.removeTask(ctx, cont); err != nil {
+	if err := c.removeTask(ctx, id); err != nil {
 		return nil, err
 	}
 	return c.createTask(ctx, containers.Container{ID: id}, proxyIO(logger, logFile))

@@ -12,8 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
 // killTimeout bounds the wait for a killed task's end before the runtime's own
@@ -22,9 +23,13 @@ const killTimeout = 15 * time.Second
 
 // Remove ends the task of the container id and removes task, container and
 // snapshot. What is not there is no error; it goes on past failures and
-// returns them all.
+// returns them all. It begins again when containerd was away meanwhile.
 func (c *Client) Remove(ctx context.Context, id string) error {
-	if err := c.remove(c.in(ctx), id); err != nil {
+	err := c.remove(c.in(ctx), id)
+	for away(err) && c.back(ctx) {
+		err = c.remove(c.in(ctx), id)
+	}
+	if err != nil {
 		return err
 	}
 	c.removeCgroups(id)
@@ -67,7 +72,7 @@ func (c *Client) remove(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("load container %s: %w", id, err)
 	}
-	if err := c.removeTask(ctx, cont); err != nil {
+	if err := c.removeTask(ctx, id); err != nil {
 		return err
 	}
 	if err := c.removeOrphan(ctx, id); err != nil {
@@ -79,43 +84,41 @@ func (c *Client) remove(ctx context.Context, id string) error {
 	return c.RemoveSnapshot(ctx, id)
 }
 
-func (c *Client) removeTask(ctx context.Context, cont containerd.Container) error {
-	task, err := cont.Task(ctx, nil)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("load task %s: %w", cont.ID(), err)
-	}
-	err = killAndDelete(ctx, task)
+// removeTask speaks to containerd by the identifier alone. Its client's tasks would
+// have the shim tell their state first, twice, for which runsc's starts a program
+// each time; and an agent that makes a host slow must be removed all the same.
+func (c *Client) removeTask(ctx context.Context, id string) error {
+	err := c.killAndDelete(ctx, id)
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
 	// The runtime's own force, for a sandbox that its shim no longer masters.
-	if ferr := c.forceRunsc(ctx, cont.ID()); ferr != nil {
-		return errors.Join(fmt.Errorf("end task %s: %w", cont.ID(), err), ferr)
+	if ferr := c.forceRunsc(ctx, id); ferr != nil {
+		return errors.Join(fmt.Errorf("end task %s: %w", id, err), ferr)
 	}
-	if err = killAndDelete(ctx, task); err == nil || errdefs.IsNotFound(err) {
+	if err = c.killAndDelete(ctx, id); err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	return fmt.Errorf("end task %s: %w", cont.ID(), err)
+	return fmt.Errorf("end task %s: %w", id, err)
 }
 
-func killAndDelete(ctx context.Context, task containerd.Task) error {
+func (c *Client) killAndDelete(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	exit, err := task.Wait(ctx)
-	if err != nil {
+	exit := make(chan struct{})
+	go func() {
+		defer close(exit)
+		// What went wrong is told by what follows.
+		_, _ = c.ctrd.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
+	}()
+	if err := c.killTask(ctx, id); err != nil {
 		return err
 	}
-	if err := killTask(ctx, task); err != nil {
-		return err
-	}
-	if err := awaitEnd(ctx, task, exit); err != nil {
+	if err := c.awaitEnd(ctx, id, exit); err != nil {
 		return fmt.Errorf("wait for the end: %w", err)
 	}
-	_, err = task.Delete(ctx)
-	return err
+	_, err := c.ctrd.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	return errgrpc.ToNative(err)
 }
 
 // statusEvery is how often a killed task's status is asked for while no exit is
@@ -124,18 +127,17 @@ const statusEvery = 200 * time.Millisecond
 
 // awaitEnd waits for the exit of a killed task. Runsc's shim never tells that of
 // a task that was not started; its status alone does.
-func awaitEnd(ctx context.Context, task containerd.Task, exit <-chan containerd.ExitStatus) error {
+func (c *Client) awaitEnd(ctx context.Context, id string, exit <-chan struct{}) error {
 	tick := time.NewTicker(statusEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-exit:
-			return nil
+			return ctx.Err()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			st, err := task.Status(ctx)
-			if errdefs.IsNotFound(err) || err == nil && st.Status == containerd.Stopped {
+			if st, err := c.taskState(ctx, id); err == nil && (st.status == statusStopped || st.status == statusNone) {
 				return nil
 			}
 		}
@@ -144,25 +146,30 @@ func awaitEnd(ctx context.Context, task containerd.Task, exit <-chan containerd.
 
 // killTask sends SIGKILL, also to a task that is paused (which takes no signal)
 // or only created.
-func killTask(ctx context.Context, task containerd.Task) error {
-	err := task.Kill(ctx, syscall.SIGKILL, containerd.WithKillAll)
+func (c *Client) killTask(ctx context.Context, id string) error {
+	err := c.kill(ctx, id)
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	st, serr := task.Status(ctx)
+	st, serr := c.taskState(ctx, id)
 	if serr != nil {
 		return errors.Join(err, serr)
 	}
-	switch st.Status {
-	case containerd.Stopped:
+	switch st.status {
+	case statusStopped, statusNone:
 		return nil
-	case containerd.Paused, containerd.Pausing:
-		if err := task.Resume(ctx); err != nil {
-			return fmt.Errorf("resume a paused task: %w", err)
+	case "paused", "pausing":
+		if _, err := c.ctrd.TaskService().Resume(ctx, &tasks.ResumeTaskRequest{ContainerID: id}); err != nil {
+			return fmt.Errorf("resume a paused task: %w", errgrpc.ToNative(err))
 		}
-		return task.Kill(ctx, syscall.SIGKILL, containerd.WithKillAll)
+		return c.kill(ctx, id)
 	}
 	return err
+}
+
+func (c *Client) kill(ctx context.Context, id string) error {
+	_, err := c.ctrd.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(syscall.SIGKILL), All: true})
+	return errgrpc.ToNative(err)
 }
 
 // removeOrphan destroys a sandbox that has outlived its task: containerd takes a

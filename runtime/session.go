@@ -55,9 +55,12 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 	if err != nil {
 		return nil, fmt.Errorf("read spec of %s: %w", name, err)
 	}
-	task, err := cont.Task(ctx, nil)
+	task, err := taskOf(ctx, cont)
+	if errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("load task %s: %w", name, ErrNotRunning)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("load task %s: %w", name, notRunning(err))
+		return nil, err
 	}
 	return c.execIn(ctx, task, spec.Process, cfg)
 }
@@ -79,7 +82,7 @@ func (c *Client) execIn(ctx context.Context, task containerd.Task, base *specs.P
 // ended tells whether a task that refused something has ended, or was not
 // started yet. The shims word it each in its own way.
 func ended(ctx context.Context, task containerd.Task) bool {
-	st, err := task.Status(ctx)
+	st, err := statusOf(ctx, task)
 	return errdefs.IsNotFound(err) || err == nil && (st.Status == containerd.Stopped || st.Status == containerd.Created)
 }
 
@@ -107,7 +110,7 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 	stdin.close = func() { _ = proc.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser) }
 	// On failure nothing is left to close, so started may stay open: the
 	// reader's goroutine is parked until the program ends.
-	if s.exit, err = proc.Wait(context.WithoutCancel(ctx)); err == nil {
+	if s.exit, err = c.exitOf(context.WithoutCancel(ctx), proc); err == nil {
 		err = proc.Start(ctx)
 	}
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	runcopts "github.com/containerd/containerd/api/types/runc/options"
@@ -177,7 +176,7 @@ func (c *Client) createTask(ctx context.Context, rec containers.Container, io ci
 	}
 	// A wait that begins before the start cannot miss the exit; it ends with
 	// the connection, not with the launch.
-	exit, err := task.Wait(context.WithoutCancel(ctx))
+	exit, err := c.exitOf(context.WithoutCancel(ctx), task)
 	if err != nil {
 		return nil, fmt.Errorf("wait for task %s: %w", rec.ID, err)
 	}
@@ -250,21 +249,3 @@ func (t *Task) PID() int { return int(t.task.Pid()) }
 
 // Exited yields once, when the task has ended.
 func (t *Task) Exited() <-chan containerd.ExitStatus { return t.exit }
-
-// ExposeToOOM gives an agent's host processes an out-of-memory score of their
-// own. As a "sandbox" they would keep the shim's -999, and the kernel would
-// kill anything on the host before them. Only runsc's tasks need it.
-func (t *Task) ExposeToOOM() error {
-	pids, err := t.hostProcesses()
-	if err != nil {
-		return err
-	}
-	for _, p := range pids {
-		f := filepath.Join("/proc", strconv.Itoa(p), "oom_score_adj")
-		err := os.WriteFile(f, []byte(strconv.Itoa(sandboxScore)), 0)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("set out-of-memory score of %s: %w", t.ID, err)
-		}
-	}
-	return nil
-}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -196,17 +197,39 @@ func TestRootFSFails(t *testing.T) {
 	wantGone(t, c, name)
 }
 
-// TestExposeToOOM: on a host short of memory the agent goes first, and neither
-// its shim nor anything else does.
-func TestExposeToOOM(t *testing.T) {
+// TestSettleHost: on a host short of memory the agent goes first, and neither its
+// shim nor anything else does; and no process that its memory is in, those of its
+// programs included, leaves a core file.
+func TestSettleHost(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
-	task := started(t, c, agentConfig(t, c, "claude-bottle-test-oom", runtime.RuntimeRunsc))
+	task := started(t, c, agentConfig(t, c, "claude-bottle-test-host", runtime.RuntimeRunsc))
 	shim := parent(t, task.PID())
 	before := oomScore(t, shim)
-	must(t, task.ExposeToOOM())
-	if got := oomScore(t, task.PID()); got != "500" {
-		t.Errorf("the sandbox's score is %s", got)
+	must(t, task.SettleHost())
+	script(t, c, task.ID, "setsid sleep 300 >/dev/null 2>&1 </dev/null &") // a stub that comes later
+	pids := strings.Fields(cgroupValue(t, task.PID(), "pids", "cgroup.procs", "cgroup.procs"))
+	seen := 0
+	for _, pid := range pids {
+		got := map[string]string{}
+		for _, file := range []string{"oom_score_adj", "coredump_filter", "limits"} {
+			data, _ := os.ReadFile(filepath.Join("/proc", pid, file))
+			got[file] = string(data)
+		}
+		if got["coredump_filter"] == "" || got["limits"] == "" {
+			continue // it has ended, and has no memory any more
+		}
+		seen++
+		for file, want := range map[string]string{
+			"oom_score_adj": `^500\n`, "coredump_filter": `^0+\n`, "limits": `\nMax core file size +0 +0 `,
+		} {
+			if !regexp.MustCompile(want).MatchString(got[file]) {
+				t.Errorf("%s of process %s is %s", file, pid, got[file])
+			}
+		}
+	}
+	if seen < 5 { // sandbox, gofer, and those of the stubs
+		t.Errorf("of the processes %v, %d were seen", pids, seen)
 	}
 	if got := oomScore(t, shim); got != before {
 		t.Errorf("the shim's score went from %s to %s", before, got)

@@ -1,23 +1,39 @@
 #!/bin/bash
-# Restarts the lab's containerd, from inside the lab: scripts/lab exec --
-# scripts/lab.d/restart-containerd.sh. Its tasks go on under their shims.
+# Stops and starts the lab's containerd, from inside the lab: scripts/lab exec --
+# scripts/lab.d/restart-containerd.sh [stop|start]. Its tasks go on under their
+# shims.
 set -euo pipefail
 
-pid=$(</run/lab/containerd.pid)
-kill -TERM "$pid"
-# It is a child of the lab's init, which reaps it.
-for ((try = 0; try < 400; try++)); do
-  [ -e "/proc/$pid" ] || break
-  sleep 0.05
-done
-[ ! -e "/proc/$pid" ] || { echo "containerd, process $pid, has not ended in 20 seconds" >&2; exit 1; }
-setsid containerd --config "$LAB_DIR/containerd.toml" >>"$LAB_DIR/log/containerd.log" 2>&1 </dev/null &
-pid=$!
-echo "$pid" >/run/lab/containerd.pid
-for ((try = 0; try < 600; try++)); do
-  ctr --address /run/lab/containerd.sock --connect-timeout 2s version >/dev/null 2>&1 && exit 0
-  kill -0 "$pid" 2>/dev/null || break
-  sleep 0.05
-done
-echo "containerd does not answer: $(tail -n 1 "$LAB_DIR/log/containerd.log")" >&2
-exit 1
+stop() {
+  local pid try
+  pid=$(</run/lab/containerd.pid)
+  kill -TERM "$pid"
+  # It is a child of the lab's init, which reaps it.
+  for ((try = 0; try < 400; try++)); do
+    [ -e "/proc/$pid" ] || return 0
+    sleep 0.05
+  done
+  echo "containerd, process $pid, has not ended in 20 seconds" >&2
+  exit 1
+}
+
+start() {
+  local pid try
+  setsid containerd --config "$LAB_DIR/containerd.toml" >>"$LAB_DIR/log/containerd.log" 2>&1 </dev/null &
+  pid=$!
+  echo "$pid" >/run/lab/containerd.pid
+  for ((try = 0; try < 600; try++)); do
+    ctr --address /run/lab/containerd.sock --connect-timeout 2s version >/dev/null 2>&1 && return 0
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.05
+  done
+  echo "containerd does not answer: $(tail -n 1 "$LAB_DIR/log/containerd.log")" >&2
+  exit 1
+}
+
+case ${1:-both} in
+  stop) stop ;;
+  start) start ;;
+  both) stop; start ;;
+  *) echo "unknown argument $1: stop, start or none" >&2; exit 2 ;;
+esac
