@@ -285,8 +285,9 @@ func (e *Engine) Network(ctx context.Context) (Network, error) {
 	return Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Changes: sortedSet(info.Changes), Warnings: info.Warnings}, nil
 }
 
-// teardownTime bounds a removal, which runs on a context of its own.
-const teardownTime = 90 * time.Second
+// teardownTime bounds a removal, which runs on a context of its own. It has room
+// for a task that is killed, then forced, then killed again (runtime, killTimeout).
+const teardownTime = 2 * time.Minute
 
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), teardownTime)

@@ -19,7 +19,7 @@ import (
 
 // killTimeout bounds the wait for a killed task's end before the runtime's own
 // force is used.
-const killTimeout = 15 * time.Second
+const killTimeout = 30 * time.Second
 
 // Remove ends the task of the container id and removes task, container and
 // snapshot. What is not there is no error; it goes on past failures and
@@ -92,14 +92,13 @@ func (c *Client) removeTask(ctx context.Context, id string) error {
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	// The runtime's own force, for a sandbox that its shim no longer masters.
-	if ferr := c.forceRunsc(ctx, id); ferr != nil {
-		return errors.Join(fmt.Errorf("end task %s: %w", id, err), ferr)
-	}
+	// The runtime's own force, for a sandbox that its shim no longer masters. It
+	// fails, too, where the shim was only slow and has come before it.
+	ferr := c.forceRunsc(ctx, id)
 	if err = c.killAndDelete(ctx, id); err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	return fmt.Errorf("end task %s: %w", id, err)
+	return errors.Join(fmt.Errorf("end task %s: %w", id, err), ferr)
 }
 
 func (c *Client) killAndDelete(ctx context.Context, id string) error {
