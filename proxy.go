@@ -129,6 +129,7 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	task, err := l.e.rt.CreateProxy(ctx, runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
 		Args: l.plan.proxyState().command(), Mounts: mounts,
+		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
 		Logger: l.e.cfg.Program, LogFile: l.e.proxyLog(name),
 		Labels: l.labels(runtime.RoleProxy),
 	})
@@ -137,6 +138,18 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	}
 	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, proxyID(name)) })
 	return task, nil
+}
+
+// leastProxyCPUs is what a proxy needs to start and answer in time.
+const leastProxyCPUs = 0.5
+
+// proxyCPUs are the agent's, if those are bounded: what it may not do itself it may
+// not have its proxy do.
+func proxyCPUs(agent float64) float64 {
+	if agent == 0 {
+		return 0
+	}
+	return max(agent, leastProxyCPUs)
 }
 
 // openDestinations lets the proxy reach what the policy names beside public

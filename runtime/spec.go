@@ -194,7 +194,7 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	s.Process.Cwd = "/"
 	s.Process.User = specs.User{UID: proxyUID, GID: proxyUID}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
-	limit(s, proxyMemory, 0, proxyPids)
+	limit(s, proxyMemory, cfg.CPUs, proxyPids)
 	score := proxyScore
 	s.Process.OOMScoreAdj = &score
 	hideCgroups(s)

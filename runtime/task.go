@@ -66,6 +66,7 @@ type ProxyConfig struct {
 	Args     []string
 	Env      []string
 	Mounts   []Mount
+	CPUs     float64 // 0: no limit
 	// Logger is run as "PROGRAM proxy-log FILE" for as long as the task has its
 	// standard output and error, which are its descriptors 3 and 4; it closes 5
 	// once it reads (containerd's shim logging, "binary"). Empty: the shim itself

@@ -52,6 +52,12 @@ func TestProxy(t *testing.T) {
 	if got := cgroupValue(t, task.PID(), "memory", "memory.limit_in_bytes", "memory.max"); got != "268435456" {
 		t.Errorf("memory limit in force: %q", got)
 	}
+	if got := cgroupValue(t, task.PID(), "pids", "pids.max", "pids.max"); got != "512" {
+		t.Errorf("limit of tasks in force: %q", got)
+	}
+	if got := cgroupValue(t, task.PID(), "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "150000" && got != "150000 100000" {
+		t.Errorf("CPU limit in force: %q", got)
+	}
 }
 
 func TestProxyEnds(t *testing.T) {
@@ -94,7 +100,7 @@ func proxy(t *testing.T, c *runtime.Client, name string) (*runtime.Task, string)
 	}
 	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netNS(t, dir, "proxy.netns"), Hostname: "proxy",
-		Args: []string{guestInit, "proxy"}, Env: []string{"GREETING=hi"},
+		Args: []string{guestInit, "proxy"}, Env: []string{"GREETING=hi"}, CPUs: 1.5,
 		Mounts: []runtime.Mount{{Source: self, Target: guestInit}}, LogFile: filepath.Join(dir, "proxy.log"),
 		Labels: map[string]string{runtime.LabelName: name, runtime.LabelRole: runtime.RoleProxy},
 	}

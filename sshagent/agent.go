@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -125,6 +126,13 @@ func (c *client) identities() []byte {
 	return out
 }
 
+// lists tells whether some key may be used at a host that has the given key.
+func (a *Agent) lists(hostKey ssh.PublicKey) bool {
+	return slices.ContainsFunc(a.keys, func(k Key) bool {
+		return slices.ContainsFunc(k.Hosts, func(h Host) bool { return h.has(hostKey) })
+	})
+}
+
 var errUnknownExtension = errors.New("an extension that is not known")
 
 func (c *client) extension(body []byte) ([]byte, error) {
@@ -138,7 +146,7 @@ func (c *client) extension(body []byte) ([]byte, error) {
 	if m.Name != sessionBind {
 		return nil, errUnknownExtension
 	}
-	b, err := parseBinding(m.Contents)
+	b, err := parseBinding(m.Contents, c.agent.lists)
 	if err != nil {
 		return nil, err
 	}

@@ -227,6 +227,10 @@ func TestBindings(t *testing.T) {
 			}
 			return true, s.bindRaw(s.listed.PublicKey().Marshal(), sessionID, ssh.Marshal(sig), false)
 		},
+		// Not looked at, as nothing is signed there anyway.
+		"rubbish of the victim's": func(s setting) (bool, error) {
+			return false, s.bindRaw(s.victim.PublicKey().Marshal(), sessionID, ssh.Marshal(ssh.Signature{Format: "ssh-ed25519"}), false)
+		},
 		"no session": func(s setting) (bool, error) { return true, s.bind(s.listed, nil, false) },
 		"rubbish":    func(s setting) (bool, error) { return true, s.bindRaw([]byte("x"), sessionID, []byte("y"), false) },
 	} {
