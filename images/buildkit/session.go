@@ -361,6 +361,10 @@ func (s *session) removeLeft(ctx context.Context) error {
 // was full, what the build has put into the cache since it began goes too, or the
 // next one would find it full again.
 func (s *session) giveBack(ctx context.Context, began time.Time, full bool) error {
+	if s.cfg.reachable() != nil {
+		s.state.unclean = true // containerd has gone: the next build will do it
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(withNamespace(context.WithoutCancel(ctx), s.cfg.Namespace), closeTime)
 	defer cancel()
 	kept, err := s.since(ctx, began)
