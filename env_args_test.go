@@ -1,6 +1,7 @@
 package bottle
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -73,7 +74,7 @@ func TestEnvFilesInAPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.spec.EnvFiles, s.spec.Env, s.env["E"] = append(file, fd...), []string{"D=flag"}, "hunter2"
+	s.spec.EnvFiles, s.spec.Env, s.env["E"] = slices.Concat(file, fd), []string{"D=flag"}, "hunter2"
 	p := s.good()
 	checkVariable(t, p, "A", SourceEnvFile, "/w.env", "file")
 	checkVariable(t, p, "B", SourceEnvFile, "/w.env", "file")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -403,7 +404,8 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 }
 
 func (d *decoder) noBottle(n *yaml.Node, name string, m *Manifest) {
-	names := sortedKeys(m.Bottles)
+	// What cannot be shown is a mistake of its own.
+	names := slices.DeleteFunc(sortedKeys(m.Bottles), func(s string) bool { return s == "" || !printable(s) })
 	switch near := nearest(name, names); {
 	case near != "":
 		d.fail(n, "no bottle %s: did you mean %q?", quoted(name), near)
