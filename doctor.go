@@ -262,7 +262,7 @@ func (d *doctor) cgroups() {
 			d.say(check, LevelFail, "boot with cgroup_enable="+strings.Join(lacks, ","), "version 2, without %s", strings.Join(lacks, ", "))
 			return
 		}
-		d.say(check, LevelOK, "", "version 2")
+		d.swap(check, "version 2")
 		return
 	}
 	var have []string
@@ -275,7 +275,15 @@ func (d *doctor) cgroups() {
 		d.say(check, LevelFail, "boot with cgroup_enable="+strings.Join(lacks, ","), "version 1, without %s", strings.Join(lacks, ", "))
 		return
 	}
-	d.say(check, LevelWarn, "boot with systemd.unified_cgroup_hierarchy=1", "version 1: limits work, but swap is not bounded everywhere")
+	d.swap(check, "version 1")
+}
+
+func (d *doctor) swap(check, version string) {
+	if !runtime.SwapCounted() {
+		d.say(check, LevelWarn, "boot with swapaccount=1, or turn swap off", "%s, which does not count swap: bottles may use it beyond their limit of memory", version)
+		return
+	}
+	d.say(check, LevelOK, "", "%s", version)
 }
 
 func without(need, have []string) (lacks []string) {

@@ -71,6 +71,10 @@ func TestMemoryAndCPULimits(t *testing.T) {
 		if got := cgroupValue(t, task.PID(), "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(300<<20) {
 			t.Errorf("memory limit in force: %q", got)
 		}
+		// Version 1 counts memory and swap together.
+		if got := cgroupValue(t, task.PID(), "memory", "memory.memsw.limit_in_bytes", "memory.swap.max"); got != strconv.Itoa(300<<20) && got != "0" {
+			t.Errorf("swap limit in force: %q", got)
+		}
 		if got := cgroupValue(t, task.PID(), "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "50000" && got != "50000 100000" {
 			t.Errorf("CPU limit in force: %q", got)
 		}

@@ -145,12 +145,29 @@ func capabilities(uid uint32, add []string) *specs.LinuxCapabilities {
 func limit(s *specs.Spec, memory int64, cpus float64, pids int64) {
 	res := s.Linux.Resources
 	res.Memory = &specs.LinuxMemory{Limit: &memory}
+	if SwapCounted() {
+		res.Memory.Swap = &memory // of memory and swap together: none is left for swap
+	}
 	res.Pids = &specs.LinuxPids{Limit: &pids}
 	if cpus > 0 {
 		period := uint64(100_000) // microseconds, the kernel's default
 		quota := int64(cpus * float64(period))
 		res.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
 	}
+}
+
+// SwapCounted tells whether the kernel counts the swap that a cgroup uses, so that
+// it can be forbidden. One that does not would refuse a container that asks for it.
+func SwapCounted() bool {
+	for _, pattern := range []string{
+		"/sys/fs/cgroup/*/memory.swap.max",                  // version 2; the root has none
+		"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", // version 1
+	} {
+		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // environ lays one environment over another; later values win. HOME is the
