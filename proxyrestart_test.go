@@ -97,12 +97,14 @@ func watch(t *testing.T, e *Engine, name string) (told <-chan error) {
 
 // TestProxyRestarts kills the proxy, again and again, while the agent hammers at
 // it: the agent loses its way out and nothing else, list says so, it has it again
-// within two seconds, under the policy as it was changed while the proxy ran, and
+// soon, under the policy as it was changed while the proxy ran, and
 // of what that refuses not one request reaches the victim before, between or after.
 func TestProxyRestarts(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
+	began := time.Now()
 	b := launchSimple(t, e)
+	launched := time.Since(began)
 	told := watch(t, e, b.Name)
 	// From here on the manifest would let through what is refused, and refuse what
 	// is let through.
@@ -125,7 +127,7 @@ func TestProxyRestarts(t *testing.T) {
 	const kills = 3
 	for i := range kills {
 		passes()
-		began := time.Now()
+		began = time.Now()
 		if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -136,9 +138,10 @@ func TestProxyRestarts(t *testing.T) {
 			t.Errorf("the proxy was not started again: %v", err)
 		}
 		took := time.Since(began)
-		t.Logf("started again after %s", took)
-		if i == 0 && took > 2*time.Second {
-			t.Errorf("that took %s", took)
+		t.Logf("started again after %s; the launch took %s", took, launched)
+		// Two seconds are four launches on a machine that has nothing else to do.
+		if i == 0 && took > 4*launched {
+			t.Errorf("that took %.1f times as long as the launch", float64(took)/float64(launched))
 		}
 	}
 	passes()
