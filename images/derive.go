@@ -236,6 +236,11 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, u.close()) }()
+	target := strings.TrimPrefix(path.Clean(l.d.Target), "/")
+	if err := u.makeParents(path.Dir(target)); err != nil {
+		return fmt.Errorf("make the folder for %s: %w", l.d.Target, err)
+	}
 	cs := l.store.ctrd.ContentStore()
 	w, err := content.OpenWriter(ctx, cs, content.WithRef(fmt.Sprintf("bottle-derive-%d", time.Now().UnixNano())))
 	if err != nil {
@@ -255,8 +260,7 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 		return err
 	})
 	f.to(func(_ context.Context, r io.Reader) error { return compress(packed, r) })
-	target := strings.TrimPrefix(path.Clean(l.d.Target), "/")
-	f.toPieces(func(ctx context.Context, pieces <-chan piece) error { return u.unpack(ctx, target, pieces) })
+	f.toPieces(u.take, u.end)
 	var told time.Time
 	p := &packer{
 		tree: l.tree, out: tar.NewWriter(f), put: f.put, target: target, uid: uid, gid: gid, notice: l.d.Notice,

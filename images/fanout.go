@@ -5,14 +5,17 @@ import (
 	"io"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
-// Chunks that a fanout hands on, and how many of them and of pieces may wait for
-// a slow reader.
+// Chunks that a fanout hands on, and how many of them, and of pieces and their
+// bytes, may wait for a slow reader. On a busy machine a reader that has to wait
+// for its turn should find much to do then.
 const (
 	chunkSize   = 512 << 10
-	chunksAhead = 16
-	piecesAhead = 64
+	chunksAhead = 64
+	piecesAhead = 8192
+	bytesAhead  = 32 << 20
 )
 
 // fanout hands everything that is written to it to several readers, each on its
@@ -24,11 +27,12 @@ type fanout struct {
 	chunk []byte
 	// pieces go to a reader who wants them as they were before they became a tar.
 	pieces chan piece
+	room   *semaphore.Weighted // for bytes of pieces
 }
 
 func newFanout(ctx context.Context) *fanout {
 	g, ctx := errgroup.WithContext(ctx)
-	return &fanout{ctx: ctx, group: g, pieces: make(chan piece, piecesAhead)}
+	return &fanout{ctx: ctx, group: g, pieces: make(chan piece, piecesAhead), room: semaphore.NewWeighted(bytesAhead)}
 }
 
 // to adds a reader. Its error ends the whole.
@@ -46,12 +50,31 @@ func (f *fanout) to(read func(ctx context.Context, r io.Reader) error) {
 	})
 }
 
-// toPieces adds the reader of pieces. Its error ends the whole.
-func (f *fanout) toPieces(read func(ctx context.Context, pieces <-chan piece) error) {
-	f.group.Go(func() error { return read(f.ctx, f.pieces) })
+// toPieces adds the reader of pieces: take is called for each, end after the
+// last. An error ends the whole.
+func (f *fanout) toPieces(take func(piece) error, end func() error) {
+	f.group.Go(func() error {
+		for {
+			select {
+			case p, more := <-f.pieces:
+				if !more {
+					return end()
+				}
+				if err := take(p); err != nil {
+					return err
+				}
+				f.room.Release(int64(len(p.data)))
+			case <-f.ctx.Done():
+				return f.ctx.Err()
+			}
+		}
+	})
 }
 
 func (f *fanout) put(p piece) error {
+	if err := f.room.Acquire(f.ctx, int64(len(p.data))); err != nil {
+		return err
+	}
 	select {
 	case f.pieces <- p:
 		return nil

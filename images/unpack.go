@@ -2,7 +2,6 @@ package images
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -35,27 +34,16 @@ type unpacker struct {
 	times []*tar.Header // of folders, to be set at the end
 }
 
-func (u *unpacker) unpack(ctx context.Context, target string, pieces <-chan piece) (err error) {
-	defer func() { err = errors.Join(err, u.close()) }()
-	if err := u.makeParents(path.Dir(target)); err != nil {
-		return fmt.Errorf("make the folder for %s: %w", target, err)
+// take writes a piece.
+func (u *unpacker) take(p piece) error {
+	err := u.write(p)
+	if err != nil {
+		return fmt.Errorf("write %s into the snapshot: %w", u.head.Name, err)
 	}
-	for {
-		select {
-		case p, more := <-pieces:
-			if !more {
-				return u.end()
-			}
-			if err := u.take(p); err != nil {
-				return fmt.Errorf("write %s into the snapshot: %w", u.head.Name, err)
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return nil
 }
 
-func (u *unpacker) take(p piece) error {
+func (u *unpacker) write(p piece) error {
 	if p.header == nil {
 		return u.content(p)
 	}
@@ -235,8 +223,8 @@ func (u *unpacker) close() error {
 	return err
 }
 
-// makeParents makes the folders above the layer's own. They are as the base has
-// them, or root's.
+// makeParents makes a folder above the layer's own, and those above it. They are
+// as the base has them, or root's.
 func (u *unpacker) makeParents(dir string) error {
 	if dir == "." || dir == "/" {
 		return nil
