@@ -2,6 +2,7 @@ package netns
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -201,4 +202,45 @@ func neighbourLink(t *testing.T, ns, name, net string) {
 	in(t, ns, func() error {
 		return errors.Join(configure("out0", net+".2/24"), addRoute("0.0.0.0/0", net+".1"))
 	})
+}
+
+// TestBridgeGoesOn: what a bridge of the host's passes from port to port, between
+// its virtual machines for example, is no forwarding, although the kernel shows it to
+// the same rules where br_netfilter is there.
+func TestBridgeGoesOn(t *testing.T) {
+	in(t, "", func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "lanbr0"
+		return errors.Join(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}), configure("lanbr0", "10.52.0.1/24"))
+	})
+	t.Cleanup(func() {
+		if err := deleteLink("lanbr0"); err != nil {
+			t.Error(err)
+		}
+	})
+	const one, two = "/run/one.netns", "/run/two.netns"
+	for i, ns := range []string{one, two} {
+		name := fmt.Sprintf("lan%d", i)
+		neighbourLink(t, ns, name, fmt.Sprintf("10.6%d.0", i))
+		in(t, "", func() error {
+			br, err := netlink.LinkByName("lanbr0")
+			if err != nil {
+				return err
+			}
+			port, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMaster(port, br)
+		})
+		in(t, ns, func() error { return configure("out0", fmt.Sprintf("10.52.0.%d/24", i+2)) })
+	}
+	v := listen(t, two, "10.52.0.3:9000")
+	if !reaches(one, v.addr, controlTime) {
+		t.Fatal("the bridge does not work, so that this shows nothing")
+	}
+	up(t, newManager(t), "bridged")
+	if !reaches(one, v.addr, controlTime) {
+		t.Error("the bridge passes nothing any more")
+	}
 }

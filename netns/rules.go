@@ -83,6 +83,11 @@ func hostTable(h hostRules) (*ruleset, error) {
 	// links does not reach another by it. Links that come later are left alone, as
 	// whoever makes them may want them forwarded (docker, libvirt).
 	if len(h.closed) > 0 {
+		// What a bridge passes from port to port comes by here too, where
+		// br_netfilter is loaded, as from that bridge and to it.
+		for _, l := range h.closed {
+			r.rule(forward, from(l), to(l), accept())
+		}
 		r.rule(forward, fromIn(r.names("closed", h.closed)), toIn(r.names("links", h.links)), drop())
 	}
 
