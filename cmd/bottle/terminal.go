@@ -247,7 +247,7 @@ func (a *app) readSecret(question string) (string, error) {
 	if err := echoOff(fd); err != nil {
 		return "", err
 	}
-	a.prompt(question + ": ")
+	a.prompt(visible(question) + ": ")
 	return a.unlessEnded(func() (string, error) {
 		line, err := term.ReadPassword(fd)
 		if len(line) >= maxLine {
