@@ -372,8 +372,11 @@ func (s *scenery) results(data []byte, n int) []probeResult {
 // readResults returns as many as were asked for, or none.
 func readResults(data []byte, n int) ([]probeResult, error) {
 	var out []probeResult
-	if err := json.Unmarshal(data, &out); err != nil || len(out) != n {
-		return nil, fmt.Errorf("the prober's results: %v, %d instead of %d in %q", err, len(out), n, data)
+	if err := json.Unmarshal(data, &out); err != nil {
+		return nil, fmt.Errorf("the prober's results: %w in %q", err, data)
+	}
+	if len(out) != n {
+		return nil, fmt.Errorf("the prober's results: %d instead of %d in %q", len(out), n, data)
 	}
 	return out, nil
 }

@@ -154,7 +154,7 @@ func (v *vigil) await(t *testing.T) error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("the prober in %s does not come round: %v, from %s to %s", v.where, err, pauses(v.list, first), pauses(v.list, last))
+			return errors.Join(err, fmt.Errorf("the prober in %s does not come round, from %s to %s", v.where, pauses(v.list, first), pauses(v.list, last)))
 		}
 	}
 	return nil
