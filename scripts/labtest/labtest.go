@@ -75,6 +75,7 @@ func buildProgram() (err error) {
 type WorldEvent struct {
 	Event string `json:"event"`
 	Proto string `json:"proto"`
+	Type  string `json:"type"`
 	Local string `json:"local"`
 	Host  string `json:"host"`
 	Path  string `json:"path"`

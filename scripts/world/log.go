@@ -28,6 +28,7 @@ type event struct {
 	SNI    string `json:"sni,omitempty"`
 
 	Name string `json:"name,omitempty"`
+	// Type is a DNS query's, or an ICMP message's.
 	Type string `json:"type,omitempty"`
 	// Transport of a DNS query: udp or tcp.
 	Transport string   `json:"transport,omitempty"`

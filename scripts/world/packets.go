@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -123,7 +124,7 @@ func readTransport(src, dst netip.Addr, proto int, payload []byte) (event, bool)
 		e.ports(src, dst, payload)
 		return e, true
 	case proto == protoICMP:
-		e.Proto = "icmp"
+		e.Proto, e.Type = "icmp", icmpType(dst, payload)
 		return e, true
 	case proto == protoICMPv6 && len(payload) > 0:
 		e.Proto = "icmpv6"
@@ -134,6 +135,26 @@ func readTransport(src, dst netip.Addr, proto int, payload []byte) (event, bool)
 		e.Proto = fmt.Sprintf("ip protocol %d", proto)
 		return e, true
 	}
+}
+
+// icmpUnreachable is the Type of an ICMP error that says that a packet which the
+// world itself had sent, an answer say, found nobody any more. It is no way out:
+// whoever sends one quotes what they were sent.
+const icmpUnreachable = "unreachable"
+
+// icmpType names a message: its number, or icmpUnreachable (RFC 792: type 3, four
+// bytes that do not matter here, and the packet's header from the eighth on).
+func icmpType(dst netip.Addr, payload []byte) string {
+	const unreachable, quoted = 3, 8
+	if len(payload) == 0 {
+		return "none"
+	}
+	if payload[0] == unreachable && len(payload) > quoted {
+		if h, err := ipv4.ParseHeader(payload[quoted:]); err == nil && h.Src.Equal(dst.AsSlice()) {
+			return icmpUnreachable
+		}
+	}
+	return strconv.Itoa(int(payload[0]))
 }
 
 func (e *event) ports(src, dst netip.Addr, payload []byte) {
