@@ -244,7 +244,7 @@ agents:
 git config user.name; git config user.email; git config alias.st; cat ~/.ssh/config`)
 	for _, want := range []string{
 		`"theme":"light"`, `"x":4711`, `"lastCost":1`, `"/other":{`, `"hasTrustDialogAccepted":true`,
-		`"env":{"OF_THE_IMAGE":"1"}`, `"skipDangerousModePermissionPrompt":false`, "\nOf The Image\nperson@example.test\nstatus\nHost *\n",
+		`"env":{"OF_THE_IMAGE":"1"}`, `"skipDangerousModePermissionPrompt":false`, "\nOf The Image\nperson@example.test\nstatus\nInclude /.bottle/ssh/config\nHost *\n",
 	} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("no %s in\n%s%s", want, r.stdout, r.stderr)
