@@ -1,7 +1,6 @@
 package images
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
@@ -253,7 +252,7 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	}()
 	out := newGate(l.d.Progress)
 	plain := digest.SHA256.Digester()
-	packed := &counter{w: w, hash: digest.SHA256.Digester()}
+	packed := &counter{w: w}
 	f := newFanout(ctx)
 	f.to(func(_ context.Context, r io.Reader) error {
 		_, err := io.Copy(plain.Hash(), r)
@@ -263,7 +262,7 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	f.toPieces(u.take, u.end)
 	var told time.Time
 	p := &packer{
-		tree: l.tree, out: tar.NewWriter(f), put: f.put, target: target, uid: uid, gid: gid, notice: l.d.Notice,
+		tree: l.tree, out: f, target: target, uid: uid, gid: gid, notice: l.d.Notice,
 		progress: func(done int64) {
 			if now := time.Now(); now.Sub(told) > progressEvery {
 				told = now
@@ -279,7 +278,8 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 		return err
 	}
 	l.diffID = plain.Digest()
-	l.layer = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: packed.hash.Digest(), Size: packed.n}
+	// Until then containerd alone knows the packed layer's digest.
+	l.layer = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: w.Digest(), Size: packed.n}
 	err = w.Commit(ctx, l.layer.Size, l.layer.Digest, content.WithLabels(map[string]string{"containerd.io/uncompressed": l.diffID.String()}))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("commit the layer: %w", err)
@@ -294,7 +294,7 @@ const progressEvery = 100 * time.Millisecond
 // message to the daemon, so that they have to be large.
 func compress(packed *counter, r io.Reader) error {
 	buffered := bufio.NewWriterSize(packed, 1<<20)
-	z, err := zstd.NewWriter(buffered, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	z, err := zstd.NewWriter(buffered, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // digests check more
 	if err != nil {
 		return err
 	}
@@ -309,15 +309,13 @@ func compress(packed *counter, r io.Reader) error {
 }
 
 type counter struct {
-	w    io.Writer
-	hash digest.Digester
-	n    int64
+	w io.Writer
+	n int64
 }
 
 func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
-	c.hash.Hash().Write(p[:n])
 	return n, err
 }
 

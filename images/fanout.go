@@ -101,6 +101,33 @@ func (f *fanout) Write(p []byte) (int, error) {
 	return written, nil
 }
 
+// space is room for at most n bytes, to be read into and then handed on by fill;
+// at least one.
+func (f *fanout) space(n int64) ([]byte, error) {
+	if f.chunk != nil && int64(cap(f.chunk)-len(f.chunk)) < min(n, leastSpace) {
+		if err := f.flush(); err != nil {
+			return nil, err
+		}
+	}
+	if f.chunk == nil {
+		f.chunk = make([]byte, 0, chunkSize)
+	}
+	free := f.chunk[len(f.chunk):cap(f.chunk)]
+	return free[:min(n, int64(len(free)))], nil
+}
+
+// leastSpace is how much room is worth a call, in bytes.
+const leastSpace = 64 << 10
+
+// fill hands on the first n bytes of space.
+func (f *fanout) fill(n int) error {
+	f.chunk = f.chunk[:len(f.chunk)+n]
+	if len(f.chunk) < cap(f.chunk) {
+		return nil
+	}
+	return f.flush()
+}
+
 func (f *fanout) flush() error {
 	for _, sink := range f.sinks {
 		select {

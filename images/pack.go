@@ -18,10 +18,9 @@ import (
 // place of the image.
 type packer struct {
 	tree     *tree
-	out      *tar.Writer
+	out      *fanout
 	target   string // without the leading slash
 	uid, gid int
-	put      func(piece) error // what out is written, for a snapshot
 	links    map[inode]string
 	notice   func(string)
 	progress func(done int64)
@@ -41,7 +40,7 @@ func (p *packer) pack(ctx context.Context) error {
 			return fmt.Errorf("pack %s: %w", p.tree.entries[i].name, err)
 		}
 	}
-	return p.out.Close()
+	return tar.NewWriter(p.out).Close() // the end of an archive
 }
 
 func (p *packer) add(e *treeEntry) error {
@@ -63,11 +62,13 @@ func (p *packer) add(e *treeEntry) error {
 	return p.entry(h)
 }
 
+// entry writes an entry's header. Each has a tar.Writer of its own, through which
+// its content need not go.
 func (p *packer) entry(h *tar.Header) error {
-	if err := p.out.WriteHeader(h); err != nil {
+	if err := tar.NewWriter(p.out).WriteHeader(h); err != nil {
 		return err
 	}
-	return p.put(piece{header: h})
+	return p.out.put(piece{header: h})
 }
 
 func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
@@ -130,7 +131,7 @@ func (p *packer) hardlink(st *unix.Stat_t, h *tar.Header) bool {
 	return true
 }
 
-// bufSize is how much of a file is read at once, in bytes.
+// bufSize is how much of a file is read at once at most, in bytes.
 const bufSize = 256 << 10
 
 // content copies as much as the header promised; of a file that has become
@@ -139,43 +140,52 @@ const bufSize = 256 << 10
 func (p *packer) content(e *treeEntry, f io.Reader, st *unix.Stat_t) error {
 	sparse := st.Blocks*512 < st.Size // blocks are of 512 bytes, stat(2)
 	for left := st.Size; left > 0; {
-		buf := make([]byte, min(left, bufSize)) // the snapshot's writer keeps it
+		buf, err := p.out.space(min(left, bufSize))
+		if err != nil {
+			return err
+		}
 		n, err := f.Read(buf)
 		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 		if n == 0 {
 			p.notice(fmt.Sprintf("%s became shorter while it was read: its last %d bytes are zeros", e.name, left))
-			return p.zeros(left)
+			if err := p.zeros(left); err != nil {
+				return err
+			}
+			break
 		}
-		part := piece{data: buf[:n]}
+		part := piece{data: buf[:n:n]}
 		if sparse && allZero(part.data) {
 			part = piece{zeros: int64(n)}
 		}
-		if _, err := p.out.Write(buf[:n]); err != nil {
-			return err
-		}
-		if err := p.put(part); err != nil {
+		if err := errors.Join(p.out.fill(n), p.out.put(part)); err != nil {
 			return err
 		}
 		left -= int64(n)
 		p.done += int64(n)
 		p.progress(p.done)
 	}
-	return nil
+	return p.pad(-st.Size & (blockSize - 1))
+}
+
+// blockSize is what a tar's contents are filled up to, in bytes (pax(1)).
+const blockSize = 512
+
+func (p *packer) pad(n int64) error {
+	_, err := p.out.Write(zeroBytes[:n])
+	return err
 }
 
 // zeros stands for what a file does not have any more.
 func (p *packer) zeros(n int64) error {
-	if _, err := io.CopyN(p.out, zeroReader{}, n); err != nil {
-		return err
+	for left := n; left > 0; left -= min(left, bufSize) {
+		if err := p.pad(min(left, bufSize)); err != nil {
+			return err
+		}
 	}
-	return p.put(piece{zeros: n})
+	return p.out.put(piece{zeros: n})
 }
-
-type zeroReader struct{}
-
-func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 var zeroBytes [bufSize]byte
 

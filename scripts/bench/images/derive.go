@@ -7,10 +7,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"text/tabwriter"
 	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+
+	"github.com/bot-bottle/bottle/images"
 )
 
 // The folder that is measured.
@@ -20,43 +22,44 @@ const (
 	perDir   = 100
 )
 
-const manifest = `version: 1
-bottles:
-  bench: {image: "bottle-demo:latest"}
-agents:
-  bench: {bottle: bench, command: ["true"]}
-`
-
 // derived is the name of an image with the folder.
-const derived = "bottle-bench:cwd-%d"
+const derived = "docker.io/library/bottle-bench:cwd-%d"
+
+// deriveOnce is what a run with --cwd does for its image, as a command of its own.
+func deriveOnce(ctx context.Context, ref, folder string) error {
+	c, err := containerd.New(os.Getenv("CONTAINERD_ADDRESS"))
+	if err != nil {
+		return err
+	}
+	_, err = images.New(c, os.Getenv("CONTAINERD_NAMESPACE"), "").Derive(ctx, images.Derivation{
+		Ref: ref, Base: "docker.io/library/bottle-demo:latest", Folder: folder, Target: "/workspace",
+		Owner: func(context.Context) (int, int, error) { return 1000, 1000, nil },
+	})
+	return errors.Join(err, c.Close())
+}
 
 func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	folder := filepath.Join(dir, "work")
 	if err := writeFolder(folder); err != nil {
 		return err
 	}
-	file := filepath.Join(dir, "bottle.yaml")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+	self, err := os.Executable()
+	if err != nil {
 		return err
 	}
-	// The step of the run that makes the image, as the run times it.
+	made := 0
 	image := func(ctx context.Context) (time.Duration, error) {
-		_, steps, err := timed(ctx, folder, program, "run", "bench", "--manifest", file, "--proxy", "builtin", "--cwd", "--yes", "--quiet", "--timings")
-		if err != nil {
-			return 0, err
-		}
-		return stepTime(steps, "image")
+		took, _, err := timed(ctx, folder, self, "--derive", fmt.Sprintf(derived, made), folder)
+		return took, err
 	}
 	// Each is made of a folder that has changed, under a name of its own. To remove
 	// one in between would tell of the disk: ext4 is slow to give inodes that were
 	// freed within the last minutes.
-	made := 0
 	change := func(context.Context) error {
 		made++
-		if err := os.Setenv("CLAUDE_BOTTLE_DERIVED_IMAGE", fmt.Sprintf(derived, made)); err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(folder, "package000", "changes"), fmt.Append(nil, made), 0o600)
+		err := os.WriteFile(filepath.Join(folder, "package000", "changes"), fmt.Append(nil, made), 0o600)
+		time.Sleep(200 * time.Millisecond) // a change of this very moment would not be trusted to be the last
+		return err
 	}
 	defer func() {
 		for i := range made {
@@ -90,20 +93,6 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	_, _ = fmt.Fprintf(t, "made / tar | zstd\t%.2f\t  goal: at most %.1f\n", ratio(cold, plain), goalCold)
 	_, _ = fmt.Fprintf(t, "unchanged / tar | zstd\t%.2f\t  goal: under %v\n", ratio(unchanged, plain), goalUnchanged)
 	return t.Flush()
-}
-
-// stepTime finds a step in what --timings prints: begin and duration in
-// milliseconds, and the step's name.
-func stepTime(timings, step string) (time.Duration, error) {
-	for line := range strings.Lines(timings) {
-		f := strings.Fields(line)
-		if len(f) != 3 || f[2] != step {
-			continue
-		}
-		ms, err := strconv.ParseFloat(f[1], 64)
-		return time.Duration(ms * float64(time.Millisecond)), err
-	}
-	return 0, fmt.Errorf("no step %q in\n%s", step, timings)
 }
 
 // writeFolder writes files that look like source: words, which compress about as

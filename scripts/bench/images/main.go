@@ -1,8 +1,8 @@
 // Command images measures, as whole commands that take turns:
 //
-//   - what the image of a working directory (200 MB in 20,000 files) costs a run
-//     when it has to be made and when nothing has changed, beside `tar | zstd` of
-//     the same folder;
+//   - what a run does for the image of a working directory (200 MB in 20,000
+//     files), when it has to be made and when nothing has changed, beside
+//     `tar | zstd` of the same folder;
 //   - the pull of an image of many layers from a registry on loopback, beside
 //     `ctr image pull`.
 //
@@ -39,9 +39,15 @@ const (
 func main() {
 	rounds := flag.Int("n", 7, "rounds that are measured; one more goes before")
 	part := flag.String("only", "", "derive or pull: that part alone")
+	ref := flag.String("derive", "", "make the image of this name of the folder that is the argument, and stop; for itself")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := bench(ctx, *rounds, *part)
+	var err error
+	if *ref != "" {
+		err = deriveOnce(ctx, *ref, flag.Arg(0))
+	} else {
+		err = bench(ctx, *rounds, *part)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
