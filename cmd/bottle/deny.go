@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -37,6 +38,9 @@ func (a *app) policyCommand(v policyVerb) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
 				name, err := e.Resolve(a.ctx, args[0])
+				if save && errors.Is(err, bottle.ErrNoBottle) {
+					return a.saveForAgent(v, args[0], args[1], err)
+				}
 				if err != nil {
 					return err
 				}
@@ -44,7 +48,7 @@ func (a *app) policyCommand(v policyVerb) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&save, "save", false, "write it to the manifest too, for the bottles to come")
+	cmd.Flags().BoolVar(&save, "save", false, "write it to the manifest too, for the bottles to come; NAME may be an agent of it whose bottle does not run")
 	return cmd
 }
 
@@ -63,14 +67,32 @@ func (a *app) changePolicy(e *bottle.Engine, v policyVerb, name, entry string, s
 	if !save {
 		return nil
 	}
-	saved, err := v.save(change.Manifest, change.Bottle, entry)
+	return a.savePolicy(v, change.Manifest, change.Bottle, entry)
+}
+
+// saveForAgent changes the manifest alone, for an agent of it whose bottle does
+// not run; none is the error if there is no such agent either.
+func (a *app) saveForAgent(v policyVerb, agent, entry string, none error) error {
+	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: caller()}.Manifest()
+	if err != nil {
+		return errors.Join(none, err)
+	}
+	cfg := m.Agents[agent]
+	if cfg == nil {
+		return none
+	}
+	return a.savePolicy(v, m.Path, cfg.Bottle, entry)
+}
+
+func (a *app) savePolicy(v policyVerb, manifest, bottleName, entry string) error {
+	saved, err := v.save(manifest, bottleName, entry)
 	if err != nil {
 		return err
 	}
 	if saved {
-		a.note(textSaved, change.Manifest)
+		a.note(textSaved, manifest)
 	} else {
-		a.note(textSavedAlready, change.Manifest)
+		a.note(textSavedAlready, manifest)
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func (a *app) execCommand() *cobra.Command {
 				if _, ok := a.terminal(); ok && cfg.Terminal {
 					// The log is a help, not a duty, as at the end of run.
 					if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
-						a.showRefused(name, hosts)
+						a.showRefusedHere(name, hosts)
 					}
 				}
 				return err

@@ -147,7 +147,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 	stopWatch()
 	// The log is a help, not a duty: one that cannot be read is left out.
 	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name, time.Time{}); serr == nil {
-		a.showSummary(b.Name, hosts)
+		a.showSummary(plan.Agent, hosts)
 		if plan.Learn {
 			a.showLearnt(plan, hosts)
 		}

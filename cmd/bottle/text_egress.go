@@ -22,6 +22,7 @@ const (
 	textSince          = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
 	textRefused        = "The egress proxy refused the agent: %s."
 	textToAllow        = "While %s runs, this allows it; with --save it is written to the manifest, too:"
+	textToAllowNext    = "This allows it from the next run on:"
 	textAllowCommand   = "bottle allow %s %s"
 	textRefusedTitle   = "refused: %s"
 	textAllowArgs      = "a bottle and a host are to be named: bottle allow NAME HOST[:PORT]"
@@ -155,7 +156,7 @@ const (
 // showSummary tells at a session's end what the agent asked of which host, and
 // what it was not allowed to reach: many clients keep the proxy's own words to
 // themselves.
-func (a *app) showSummary(name string, hosts []bottle.HostSummary) {
+func (a *app) showSummary(agent string, hosts []bottle.HostSummary) {
 	if len(hosts) == 0 {
 		return
 	}
@@ -169,12 +170,27 @@ func (a *app) showSummary(name string, hosts []bottle.HostSummary) {
 		_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", visible(h.Destination), h.Requests, decimal(h.Bytes), h.Refused)
 	}
 	_ = t.Flush() // there is nowhere else to tell
-	a.showRefused(name, hosts)
+	// The bottle goes now.
+	a.showRefused(hosts, textToAllowNext, func(entry string) string {
+		command := []string{"bottle"}
+		if a.manifest != "" {
+			command = append(command, "--manifest", a.manifest)
+		}
+		return commandLine(append(command, "allow", agent, entry, "--save"))
+	})
+}
+
+// showRefusedHere tells at the end of a session of a bottle that stays what was
+// refused in it.
+func (a *app) showRefusedHere(name string, hosts []bottle.HostSummary) {
+	a.showRefused(hosts, fmt.Sprintf(textToAllow, name), func(entry string) string {
+		return fmt.Sprintf(textAllowCommand, name, entry)
+	})
 }
 
 // showRefused tells what was refused, and for each host the very command that
 // would allow it, where one would.
-func (a *app) showRefused(name string, hosts []bottle.HostSummary) {
+func (a *app) showRefused(hosts []bottle.HostSummary, toAllow string, allow func(entry string) string) {
 	var refused, commands []string
 	more := 0
 	for _, h := range hosts {
@@ -186,9 +202,8 @@ func (a *app) showRefused(name string, hosts []bottle.HostSummary) {
 			continue
 		}
 		refused = append(refused, refusedHost(h))
-		entry := bottle.AllowingEntry(h.Destination, h.Scanner)
-		if command := fmt.Sprintf(textAllowCommand, name, entry); entry != "" && !slices.Contains(commands, command) {
-			commands = append(commands, command)
+		if entry := bottle.AllowingEntry(h.Destination, h.Scanner); entry != "" && !slices.Contains(commands, allow(entry)) {
+			commands = append(commands, allow(entry))
 		}
 	}
 	if len(refused) == 0 {
@@ -199,7 +214,7 @@ func (a *app) showRefused(name string, hosts []bottle.HostSummary) {
 	}
 	a.note(textRefused, strings.Join(refused, ", "))
 	if len(commands) > 0 {
-		a.note(textToAllow, name)
+		a.note("%s", toAllow)
 	}
 	for _, command := range commands {
 		a.note("  %s", command)

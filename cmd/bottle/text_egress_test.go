@@ -114,12 +114,18 @@ b.test:80     1          0 B      1
 x�[2J:80      1          0 B      1
 a.test:443    1          1.2 MB   0
 The egress proxy refused the agent: b.test:443 (3 times), c.test:8080, 10.0.0.1:80 (2 times, a private or special address, for egress.allow_private), b.test:80, x�[2J:80.
-While box runs, this allows it; with --save it is written to the manifest, too:
-  bottle allow box b.test
-  bottle allow box c.test:8080
+This allows it from the next run on:
+  bottle allow box b.test --save
+  bottle allow box c.test:8080 --save
 `
 	if stderr.String() != want || stdout.Len() != 0 {
 		t.Errorf("got\n%s\nwant\n%s", stderr, want)
+	}
+	a, _, stderr = newApp()
+	a.manifest = "my own.yaml"
+	a.showSummary("box", []bottle.HostSummary{{Destination: "b.test:443", Requests: 1, Refused: 1, Scanner: "allowlist"}})
+	if want := `  bottle --manifest "my own.yaml" allow box b.test --save`; !strings.Contains(stderr.String(), want) {
+		t.Errorf("no %s in %s", want, stderr)
 	}
 	a, _, stderr = newApp()
 	a.showSummary("box", make([]bottle.HostSummary, 100))
@@ -135,7 +141,7 @@ func TestShowRefusedBounded(t *testing.T) {
 	for i := range 100 {
 		hosts = append(hosts, bottle.HostSummary{Destination: fmt.Sprintf("h%d.test:443", i), Requests: 1, Refused: 1, Scanner: "allowlist"})
 	}
-	a.showRefused("box", hosts)
+	a.showRefusedHere("box", hosts)
 	for i := range maxRefused {
 		if want := fmt.Sprintf("  bottle allow box h%d.test\n", i); !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr)

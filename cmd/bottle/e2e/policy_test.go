@@ -51,6 +51,23 @@ func TestAllowDeny(t *testing.T) {
 		t.Errorf("--learn without anybody: exit %d\n%s", r.code, r.stderr)
 	}
 	l.end()
+	if r := u.bottle("allow", "sh", "later.test"); r.code != 125 || !strings.Contains(r.stderr, "no such bottle: sh") {
+		t.Errorf("no bottle runs and nothing is to be saved: exit %d\n%s", r.code, r.stderr)
+	}
+	if r := u.bottle("allow", "nobody", "later.test", "--save"); r.code != 125 || !strings.Contains(r.stderr, "no such bottle: nobody") {
+		t.Errorf("neither a bottle nor an agent: exit %d\n%s", r.code, r.stderr)
+	}
+	// What run tells at its end: an agent's bottle that runs no more.
+	if r := u.bottle("allow", "sh", "later.test", "--save"); r.code != 0 {
+		t.Errorf("for the next run: exit %d\n%s", r.code, r.stderr)
+	}
+	saved, err = os.ReadFile(filepath.Join(u.dir, "bottle.yaml"))
+	if want := strings.Replace(manifest, `"*.wild.test"]`, `"*.wild.test", refused.test, later.test]`, 1); err != nil || string(saved) != want {
+		t.Errorf("the manifest, %v:\n%s", err, saved)
+	}
+	if r := u.bottle("deny", "sh", "later.test", "--save"); r.code != 0 {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
 }
 
 // TestProxyKilled ends the proxy under a session: the session lives, the agent gets

@@ -228,9 +228,9 @@ func TestRefusalsOnTheSide(t *testing.T) {
 	script := `draw() { for i in $(seq 200); do printf '\033[3'; sleep 0.01; printf '1m\303'; printf '\251\342\202'; printf '\254\033[0m'; done; }
 echo there; read -r go
 curl -sm 10 https://refused.test:8443/ & draw; wait; echo drawn; read -r end`
-	for _, command := range [][]string{
-		{"run", "sh", "--proxy", "builtin", "--yes", "--name", "claude-bottle-side", "--", "-c", script},
-		{"exec", "claude-bottle-side", "sh", "-c", script},
+	for allow, command := range map[string][]string{
+		"allow sh refused.test:8443 --save":          {"run", "sh", "--proxy", "builtin", "--yes", "--name", "claude-bottle-side", "--", "-c", script},
+		"allow claude-bottle-side refused.test:8443": {"exec", "claude-bottle-side", "sh", "-c", script},
 	} {
 		t.Run(command[0], func(t *testing.T) {
 			u := newUser(t).with("TERM=xterm-256color")
@@ -250,7 +250,7 @@ curl -sm 10 https://refused.test:8443/ & draw; wait; echo drawn; read -r end`
 				t.Errorf("the agent's drawing came as\n%q", got)
 			}
 			x.types("\r")
-			rest := x.until("  bottle allow claude-bottle-side refused.test:8443\r\n")
+			rest := x.until("  bottle " + allow + "\r\n")
 			if strings.Count(rest, back) != 1 || strings.Index(rest, back) > strings.Index(rest, "The egress proxy refused the agent: refused.test:8443.") {
 				t.Errorf("the title does not come back before what is told after the session:\n%q", rest)
 			}
@@ -262,13 +262,13 @@ curl -sm 10 https://refused.test:8443/ & draw; wait; echo drawn; read -r end`
 	t.Run("no terminal", func(t *testing.T) {
 		r := newUser(t).run("sh", "-c", "curl -sm 10 https://refused.test/; echo done")
 		r.want(t, 0, "done\n")
-		if strings.Contains(r.stderr, "\x1b") || !strings.Contains(r.stderr, "  bottle allow claude-bottle-sh refused.test\n") {
+		if strings.Contains(r.stderr, "\x1b") || !strings.Contains(r.stderr, "  bottle allow sh refused.test --save\n") {
 			t.Errorf("standard error:\n%q", r.stderr)
 		}
 	})
 	t.Run("a terminal without titles", func(t *testing.T) {
 		x := newUser(t).with("TERM=dumb").onTerminal(200, 24, "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", "curl -sm 10 https://refused.test/; echo done")
-		seen := x.until("bottle allow claude-bottle-sh refused.test\r\n")
+		seen := x.until("bottle allow sh refused.test --save\r\n")
 		if strings.Contains(seen, "\x1b") {
 			t.Errorf("a terminal that has no title got\n%q", seen)
 		}
