@@ -136,8 +136,9 @@ func (e *Engine) checkRuntime(ctx context.Context, name string) error {
 	return runtimeHint(e.rt.CheckRuntime(ctx, name, scratch))
 }
 
-// programTime bounds a program that doctor runs.
-const programTime = 20 * time.Second
+// programTime bounds a program that doctor runs. A sandbox alone takes 10 s on a
+// host that is itself emulated.
+const programTime = time.Minute
 
 func firstLine(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, programTime)

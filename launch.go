@@ -296,4 +296,4 @@ func hostname(name string) string {
 }
 
 // proxyTimeout bounds how long a proxy may take to be healthy.
-var proxyTimeout = 15 * time.Second
+var proxyTimeout = 30 * time.Second

@@ -16,7 +16,7 @@ import (
 )
 
 // gitTime bounds how long the caller's git may take to answer.
-const gitTime = 5 * time.Second
+const gitTime = 15 * time.Second
 
 // git takes the identity from the manifest; what it leaves out is what git says
 // that the invoking user is, in the folder that they are in.

@@ -13,7 +13,7 @@ import (
 )
 
 // reloadTimeout bounds the wait for a proxy to say that it has a new policy.
-const reloadTimeout = 5 * time.Second
+const reloadTimeout = 15 * time.Second
 
 // PolicyChange tells what Allow or Deny has done.
 type PolicyChange struct {

@@ -23,7 +23,7 @@ type sshRelay struct {
 
 // Times that the relay may take to begin and to end.
 const (
-	relayStart = 15 * time.Second
+	relayStart = 30 * time.Second
 	relayEnd   = 3 * time.Second
 )
 

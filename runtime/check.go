@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 )
@@ -54,8 +55,12 @@ func known(name string) error {
 	return nil
 }
 
+// shimTime bounds how long a shim may take to tell what it is: containerd starts
+// it for that, and it its runtime.
+const shimTime = 30 * time.Second
+
 func (c *Client) askShim(ctx context.Context, shim string, opts any) error {
-	ctx, cancel := context.WithTimeout(c.in(ctx), dialTimeout)
+	ctx, cancel := context.WithTimeout(c.in(ctx), shimTime)
 	defer cancel()
 	if _, err := c.ctrd.RuntimeInfo(ctx, shim, opts); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrNoShim, shim, err)

@@ -12,11 +12,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
 // ErrNoEntrypoint is wrapped when a proxy's image names no program.
@@ -109,11 +111,8 @@ func (c *Client) WaitTask(ctx context.Context, id string) error {
 // Signal sends a signal to the first process of a container. The error wraps
 // ErrNotRunning where there is none.
 func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) error {
-	ctx = c.in(ctx)
-	task, err := c.loadTask(ctx, id)
-	if err == nil {
-		err = task.Kill(ctx, sig)
-	}
+	_, err := c.ctrd.TaskService().Kill(c.in(ctx), &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
+	err = errgrpc.ToNative(err)
 	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("signal %s: %w", id, ErrNotRunning)
 	}
