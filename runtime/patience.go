@@ -23,11 +23,19 @@ func away(err error) bool {
 	return err != nil && (errdefs.IsUnavailable(err) || status.Code(err) == codes.Unavailable)
 }
 
+// awayPause keeps from asking without a rest where it was a shim that did not
+// answer, which looks the same: containerd needs a moment to find that it has gone.
+const awayPause = 100 * time.Millisecond
+
 // back waits until a containerd that was away answers again.
 func (c *Client) back(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, awayTime)
 	defer cancel()
 	c.log.Info("containerd does not answer; waiting for it")
+	select {
+	case <-time.After(awayPause):
+	case <-ctx.Done():
+	}
 	serving, err := c.ctrd.IsServing(ctx)
 	if err != nil || !serving {
 		c.log.Warn("containerd does not answer", "error", err)
