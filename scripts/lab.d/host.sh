@@ -24,9 +24,9 @@ host_ready() { [ -e "$LAB_DIR/ready" ] && recorded "$LAB_DIR/init" >/dev/null; }
 
 host_start() {
   say 'starting'
-  mkdir -p "$LAB_DIR/log" "$LAB_DIR/bin" "$LAB_DIR/sbin" "$LAB_DISK/containerd" "$LAB_DISK/bottle"
+  mkdir -p "$LAB_DIR/log" "$LAB_PROGRAMS/bin" "$LAB_PROGRAMS/sbin" "$LAB_DISK/containerd" "$LAB_DISK/bottle"
   chmod 0700 "$LAB_DISK"
-  cp "$TOOLS_BIN/enter" "$LAB_DIR/enter"
+  cp "$TOOLS_BIN/enter" "$LAB_PROGRAMS/enter"
   cgroups_make
   shims_write
   config_write
@@ -135,7 +135,7 @@ cgroups_remove() {
 # inside_path prints the folders put before PATH inside the lab; sudo's PATH may
 # leave out the last.
 inside_path() {
-  printf %s "$LAB_DIR/sbin:$CONTAINERD_BIN:$GVISOR_BIN:$REGISTRY_BIN:$BUILDKIT_BIN:$LAB_CHECKOUT/bin:$(dirname "$(command -v go)")"
+  printf %s "$LAB_PROGRAMS/sbin:$CONTAINERD_BIN:$GVISOR_BIN:$REGISTRY_BIN:$BUILDKIT_BIN:$LAB_CHECKOUT/bin:$(dirname "$(command -v go)")"
 }
 
 # shims_write puts the wrapper before runsc's shim where it cannot do without:
@@ -144,9 +144,9 @@ shims_write() {
   local effective
   effective=$(awk '$1 == "CapEff:" { print $2 }' /proc/self/status)
   (((16#$effective >> 24) & 1)) && return 0
-  cp "$LAB_CHECKOUT/scripts/shim-wrapper" "$LAB_DIR/sbin/containerd-shim-runsc-v1"
-  ln -s "$GVISOR_BIN/containerd-shim-runsc-v1" "$LAB_DIR/sbin/real-shim"
-  echo '0 1 4294967295' >"$LAB_DIR/sbin/uid_map"
+  cp "$LAB_CHECKOUT/scripts/shim-wrapper" "$LAB_PROGRAMS/sbin/containerd-shim-runsc-v1"
+  ln -s "$GVISOR_BIN/containerd-shim-runsc-v1" "$LAB_PROGRAMS/sbin/real-shim"
+  echo '0 1 4294967295' >"$LAB_PROGRAMS/sbin/uid_map"
 }
 
 config_write() {
@@ -189,8 +189,8 @@ END
 
 # wrapper_write NAME PROGRAM makes NAME run PROGRAM inside the lab.
 wrapper_write() {
-  printf '#!/bin/sh\nexec %q %q %q "$@"\n' "$LAB_DIR/enter" "$LAB_DIR" "$2" >"$LAB_DIR/bin/$1"
-  chmod 0755 "$LAB_DIR/bin/$1"
+  printf '#!/bin/sh\nexec %q %q %q "$@"\n' "$LAB_PROGRAMS/enter" "$LAB_DIR" "$2" >"$LAB_PROGRAMS/bin/$1"
+  chmod 0755 "$LAB_PROGRAMS/bin/$1"
 }
 
 cmd_status() {
@@ -214,8 +214,8 @@ cmd_status() {
   echo "namespace: $LAB_NAMESPACE"
   echo "images: $(inside ctr --connect-timeout 5s images list -q 2>/dev/null | tr '\n' ' ')"
   echo "world: $([ -e "$LAB_DIR/world/ready" ] && echo ready || echo 'not ready')"
-  echo "shim wrapper: $([ -e "$LAB_DIR/sbin/real-shim" ] && echo 'used (no CAP_SYS_RESOURCE)' || echo 'not used')"
+  echo "shim wrapper: $([ -e "$LAB_PROGRAMS/sbin/real-shim" ] && echo 'used (no CAP_SYS_RESOURCE)' || echo 'not used')"
 }
 
 # inside COMMAND... runs the command in the lab.
-inside() { "$LAB_DIR/enter" "$LAB_DIR" "$@" 9>&-; }
+inside() { "$LAB_PROGRAMS/enter" "$LAB_DIR" "$@" 9>&-; }
