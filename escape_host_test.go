@@ -381,6 +381,9 @@ func readResults(data []byte, n int) ([]probeResult, error) {
 	return out, nil
 }
 
+// isComplaint holds for an ICMP error about a packet of the world's own.
+func isComplaint(e labtest.WorldEvent) bool { return e.Proto == "icmp" && e.Type == "unreachable" }
+
 // seenBy tells whether an event of the world's is the success of an attempt.
 func seenBy(victim string, e labtest.WorldEvent) bool {
 	if name, ok := strings.CutPrefix(victim, worldQuestion); ok {
@@ -392,7 +395,7 @@ func seenBy(victim string, e labtest.WorldEvent) bool {
 		return e.Event == "request" && e.Path == "/"+path && (!byHost || e.Host == host)
 	}
 	addr, ok := strings.CutPrefix(victim, worldVictim)
-	return ok && e.Local == addr
+	return ok && e.Local == addr && !isComplaint(e)
 }
 
 // serveNaive starts a proxy that is a proxy as one would write it who thinks of no attacker: it

@@ -142,7 +142,7 @@ func expectedAt(victim string) bool {
 // names, and connections to allowed hosts; and for what the host says to the late
 // answers of such a host, when the proxy that they are for has gone.
 func expected(e labtest.WorldEvent) bool {
-	if e.Proto == "icmp" && e.Type == "unreachable" {
+	if isComplaint(e) {
 		return true
 	}
 	if e.Event == "query" {
@@ -288,6 +288,12 @@ func TestEscapeCount(t *testing.T) {
 		names[e.name] = true
 		if e.victim == "" || e.control == "" || e.kind == "" {
 			t.Errorf("%s has no victim, control or kind: %+v", e.name, e)
+		}
+	}
+	for typ, want := range map[string]bool{"8": true, "3": true, "unreachable": false} {
+		e := labtest.WorldEvent{Event: "packet", Proto: "icmp", Type: typ, Local: "198.51.101.66"}
+		if got := seenBy(worldVictim+e.Local, e); got != want {
+			t.Errorf("an ICMP message of type %s is a sighting: %t", typ, got)
 		}
 	}
 	t.Logf("%d attempts", len(list))
