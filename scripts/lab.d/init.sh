@@ -30,9 +30,7 @@ record_self() {
 # view_cgroups leaves the lab's own cgroups as the only ones to be seen: the
 # hierarchies are mounted anew, and show the cgroup namespace's root.
 view_cgroups() {
-  local mounts dir type options point name
-  # The leaves for processes; "0" is the writing process, cgroups(7).
-  while read -r dir; do echo 0 >"$dir/cgroup.procs"; done <"$LAB_DIR/cgroups"
+  local mounts type options point name
   mounts=$(awk '{ for (i = 7; i <= NF; i++) if ($i == "-") {
     if ($(i + 1) ~ /^cgroup2?$/) print $(i + 1), $(i + 3), $5; next } }' /proc/self/mountinfo)
   # Programs read the list of mounts, where the covered ones would come first.
