@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -91,8 +92,31 @@ func descriptor(fd int) (*os.File, error) {
 	default:
 		return nil, usage(textFDClosed, fd)
 	}
+	name := fmt.Sprintf("file descriptor %d", fd)
+	if fd == 0 {
+		return standardInput(name)
+	}
 	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), fmt.Sprintf("file descriptor %d", fd)), nil
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// standardInput takes the standard input over and leaves an empty one in its
+// place. Were its number free, the next socket would get it, containerd's, and the
+// session would read that for its own input.
+func standardInput(name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("take over standard input: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	empty, err := os.Open(os.DevNull)
+	if err == nil {
+		err = errors.Join(unix.Dup3(int(empty.Fd()), 0, 0), empty.Close())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("take over standard input: %w", err), f.Close())
+	}
+	return f, nil
 }
 
 // keepSecrets has the kernel write no core file of this process, which is about

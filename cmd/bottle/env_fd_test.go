@@ -1,0 +1,57 @@
+package main
+
+import (
+	"io"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestStandardInputStaysTaken: variables are read from descriptor 0, and nothing
+// that is opened later gets its number, which the session reads.
+func TestStandardInputStaysTaken(t *testing.T) {
+	before, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Dup3(before, 0, 0); err != nil {
+			t.Error(err)
+		}
+		if err := unix.Close(before); err != nil {
+			t.Error(err)
+		}
+	}()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Dup3(int(r.Fd()), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.WriteString("A=1\x00"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := readEnvFile(func() (*os.File, error) { return descriptor(0) })
+	if err != nil || text != "A=1\x00" {
+		t.Errorf("read %q, %v", text, err)
+	}
+	later, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = later.Close() }()
+	if later.Fd() == 0 {
+		t.Error("what is opened next has the number of the standard input")
+	}
+	if rest, err := io.ReadAll(os.Stdin); err != nil || len(rest) != 0 {
+		t.Errorf("the session's input is %q, %v", rest, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
