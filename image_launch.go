@@ -93,8 +93,7 @@ func holdDir(ctx context.Context, dir string) (*os.File, error) {
 	case <-ctx.Done():
 		// flock cannot be interrupted: whoever gets it gives it back.
 		go func() {
-			<-done
-			_ = f.Close()
+			_ = errors.Join(<-done, f.Close()) // nobody is left to tell
 		}()
 		return nil, fmt.Errorf("wait for the lock of %s: %w", dir, ctx.Err())
 	}

@@ -113,7 +113,7 @@ func removeFolder(t testing.TB, dir string) {
 }
 
 // up makes a whole pair, which is removed at the test's end.
-func up(t testing.TB, m *Manager, name string, resolvers ...netip.Addr) *Pair {
+func up(t testing.TB, m *Manager, name string) *Pair {
 	t.Helper()
 	dir := folder(t, name)
 	t.Cleanup(func() {
@@ -121,7 +121,7 @@ func up(t testing.TB, m *Manager, name string, resolvers ...netip.Addr) *Pair {
 			t.Errorf("remove %s: %v", name, err)
 		}
 	})
-	p, err := bring(ctx(t), m, dir, resolvers)
+	p, err := bring(ctx(t), m, dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

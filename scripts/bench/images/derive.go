@@ -49,7 +49,7 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	}
 	made := 0
 	image := func(ctx context.Context) (time.Duration, error) {
-		took, _, err := timed(ctx, folder, self, "--derive", fmt.Sprintf(derived, made), folder)
+		took, err := timed(ctx, folder, self, "--derive", fmt.Sprintf(derived, made), folder)
 		return took, err
 	}
 	// Each is made of a folder that has changed, under a name of its own. To remove
@@ -70,7 +70,7 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	plain := &contender{
 		name: "tar | zstd", prepare: func(context.Context) error { return os.RemoveAll(archive) },
 		run: func(ctx context.Context) (time.Duration, error) {
-			took, _, err := timed(ctx, folder, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
+			took, err := timed(ctx, folder, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
 			return took, err
 		},
 	}

@@ -122,8 +122,9 @@ func (c *contender) median() time.Duration {
 
 func ratio(a, b *contender) float64 { return float64(a.median()) / float64(b.median()) }
 
-// timed runs a command and returns how long it took, and its standard error.
-func timed(ctx context.Context, dir, name string, args ...string) (time.Duration, string, error) {
+// timed runs a command and returns how long it took; its standard error is in the
+// error.
+func timed(ctx context.Context, dir, name string, args ...string) (time.Duration, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	var out bytes.Buffer
@@ -132,13 +133,13 @@ func timed(ctx context.Context, dir, name string, args ...string) (time.Duration
 	err := cmd.Run()
 	took := time.Since(begin)
 	if err != nil {
-		return 0, "", fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out.String())
+		return 0, fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out.String())
 	}
-	return took, out.String(), nil
+	return took, nil
 }
 
 // run is timed for what is not measured.
 func run(ctx context.Context, name string, args ...string) error {
-	_, _, err := timed(ctx, "", name, args...)
+	_, err := timed(ctx, "", name, args...)
 	return err
 }

@@ -37,7 +37,7 @@ func pull(ctx context.Context, program, dir string, rounds int) (err error) {
 	remove := func(ctx context.Context) error { return run(ctx, "ctr", "image", "rm", "--sync", ref) }
 	by := func(name string, args ...string) *contender {
 		return &contender{name: name, prepare: remove, run: func(ctx context.Context) (time.Duration, error) {
-			took, _, err := timed(ctx, dir, args[0], append(args[1:], ref)...)
+			took, err := timed(ctx, dir, args[0], append(args[1:], ref)...)
 			return took, err
 		}}
 	}

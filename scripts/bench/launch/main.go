@@ -50,8 +50,9 @@ func main() {
 	steps := flag.Bool("steps", false, "print the medians of their steps, too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := bench(ctx, *rounds, *steps); err != nil {
+	err := bench(ctx, *rounds, *steps)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
