@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -243,56 +244,58 @@ func (m *Manager) rememberForwarding() error {
 	return replaceFile(m.sysctlFile(), []byte(text.String()))
 }
 
+// formerSettings reads what rememberForwarding wrote down: nothing, if no bottle
+// runs.
+func (m *Manager) formerSettings() ([]setting, error) {
+	data, err := os.ReadFile(m.sysctlFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the host's former settings: %w", err)
+	}
+	var out []setting
+	for line := range strings.Lines(string(data)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		out = append(out, setting{key, value})
+	}
+	return out, nil
+}
+
 // formerLinks tells which links the host had when rememberForwarding was called,
 // and which of them it forwarded nothing from: none, if it forwarded already.
 func (m *Manager) formerLinks() (closed, links []string, err error) {
-	data, err := os.ReadFile(m.sysctlFile())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil, nil
+	former, err := m.formerSettings()
+	if err != nil || !slices.Contains(former, setting{"ipv4/ip_forward", "0"}) {
+		return nil, nil, err
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("read the host's former settings: %w", err)
-	}
-	off := false
-	for line := range strings.Lines(string(data)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if key == "ipv4/ip_forward" {
-			off = value == "0"
-			continue
-		}
-		name, ok := strings.CutSuffix(strings.TrimPrefix(key, "ipv4/conf/"), "/forwarding")
+	for _, s := range former {
+		name, ok := strings.CutSuffix(strings.TrimPrefix(s.key, "ipv4/conf/"), "/forwarding")
 		if !ok || name == "all" || name == "default" {
 			continue
 		}
 		links = append(links, name)
-		if value == "0" {
+		if s.value == "0" {
 			closed = append(closed, name)
 		}
-	}
-	if !off {
-		return nil, nil, nil
 	}
 	return closed, links, nil
 }
 
 // restoreForwarding puts back what rememberForwarding wrote down.
 func (m *Manager) restoreForwarding() error {
-	data, err := os.ReadFile(m.sysctlFile())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read the host's former settings: %w", err)
+	former, err := m.formerSettings()
+	if err != nil || former == nil {
+		return err
 	}
 	var errs []error
-	for line := range strings.Lines(string(data)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		now, err := readSysctl(key)
-		if err == nil && now != value {
-			err = writeSysctl(key, value)
+	for _, s := range former {
+		now, err := readSysctl(s.key)
+		if err == nil && now != s.value {
+			err = writeSysctl(s.key, s.value)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("put back the host's %s: %w", key, err))
+			errs = append(errs, fmt.Errorf("put back the host's %s: %w", s.key, err))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
