@@ -18,12 +18,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
 // goal is how many times buildctl's time bottle may take.
@@ -60,28 +59,21 @@ const cached = 10
 func main() {
 	rounds := flag.Int("n", 40, "rounds that are measured; one more goes before")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := bench(ctx, *rounds)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	turns.Main(func(ctx context.Context) error { return bench(ctx, *rounds) })
 }
 
-// contender is one way to build. Its command prints what its build did on standard
+// builder is one way to build. Its command prints what its build did on standard
 // error.
-type contender struct {
+type builder struct {
 	name    string
 	command func(context.Context) *exec.Cmd
 	digest  func(stdout []byte) (string, error)
 	made    string // the digest of the first build
-	took    []time.Duration
 }
 
 func bench(ctx context.Context, rounds int) (err error) {
-	if os.Getenv("LAB_ID") == "" {
-		return errors.New("this runs on the test host: make bench, or scripts/lab exec -- go run ./scripts/bench/build")
+	if err := turns.OnTestHost(); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("", "bottle-bench-")
 	if err != nil {
@@ -101,54 +93,49 @@ func bench(ctx context.Context, rounds int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	all := []*contender{
+	var all []*turns.Contender[time.Duration]
+	for _, by := range []*builder{
 		{name: "bottle build", command: b.build, digest: b.digest},
 		{name: "buildctl build", command: d.build, digest: d.digest},
-	}
-	for _, c := range all { // this one fills the cache
-		if err := c.round(ctx, 0); err != nil {
-			return err
+	} {
+		if _, err := by.build(ctx, 0); err != nil { // this one fills the cache
+			return fmt.Errorf("%s: %w", by.name, err)
 		}
+		all = append(all, &turns.Contender[time.Duration]{Name: by.name, Run: func(ctx context.Context, _ int) (time.Duration, error) {
+			return by.build(ctx, cached)
+		}})
 	}
-	for n := range rounds + 1 {
-		for i := range all {
-			c := all[(n+i)%len(all)] // each goes first as often
-			if err := c.round(ctx, cached); err != nil {
-				return err
-			}
-			if n == 0 { // it warms what is not the builds'
-				c.took = nil
-			}
-		}
+	if err := turns.Compete(ctx, rounds, all...); err != nil {
+		return err
 	}
-	ours, theirs := median(all[0].took), median(all[1].took)
+	ours, theirs := all[0], all[1]
 	fmt.Printf("a build of nothing new, median of %d: bottle build %s, buildctl build with a standing buildkitd %s, ratio %.2f\n",
-		rounds, ms(ours), ms(theirs), float64(ours)/float64(theirs))
+		rounds, turns.Ms(ours.Median(turns.Whole)), turns.Ms(theirs.Median(turns.Whole)), turns.Ratio(ours, theirs, turns.Whole))
 	fmt.Printf("goal: at most %.1f\n", goal)
 	return nil
 }
 
-// round builds once. At least so many steps have to come from the cache, and the
+// build builds once. At least so many steps have to come from the cache, and the
 // image has to be the one that the first build made.
-func (c *contender) round(ctx context.Context, cached int) error {
-	cmd := c.command(ctx)
+func (by *builder) build(ctx context.Context, cached int) (time.Duration, error) {
+	cmd := by.command(ctx)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
 	err := cmd.Run()
-	c.took = append(c.took, time.Since(began))
+	took := time.Since(began)
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", c.name, err, stderr.String())
+		return 0, fmt.Errorf("%w\n%s", err, stderr.String())
 	}
 	if n := strings.Count(stderr.String(), "CACHED"); n < cached {
-		return fmt.Errorf("%s: only %d steps were cached:\n%s", c.name, n, stderr.String())
+		return 0, fmt.Errorf("only %d steps were cached:\n%s", n, stderr.String())
 	}
-	made, err := c.digest(stdout.Bytes())
-	if err != nil || c.made != "" && made != c.made {
-		return fmt.Errorf("%s made %q, before that %q: %w", c.name, made, c.made, err)
+	made, err := by.digest(stdout.Bytes())
+	if err != nil || by.made != "" && made != by.made {
+		return 0, fmt.Errorf("it made %q, before that %q: %w", made, by.made, err)
 	}
-	c.made = made
-	return nil
+	by.made = made
+	return took, nil
 }
 
 func writeContext(dir string) error {
@@ -169,12 +156,9 @@ type bottled struct{ dir, program string }
 const bottleImage = "bench-build:latest"
 
 func newBottle(dir string) (*bottled, error) {
-	program, err := filepath.Abs("bin/bottle")
+	program, err := turns.Program()
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(program); err != nil {
-		return nil, fmt.Errorf("bottle's program: %w (make build)", err)
 	}
 	return &bottled{dir, program}, nil
 }
@@ -203,13 +187,6 @@ func (b *bottled) close() error {
 	}
 	return errors.Join(errs...)
 }
-
-func median(all []time.Duration) time.Duration {
-	all = slices.Sorted(slices.Values(all))
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
-}
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
 
 // metadata is what buildctl writes of a build.
 func metadata(file string) (digest string, err error) {

@@ -13,6 +13,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
 // The folder that is measured.
@@ -48,9 +49,8 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 		return err
 	}
 	made := 0
-	image := func(ctx context.Context) (time.Duration, error) {
-		took, err := timed(ctx, folder, self, "--derive", fmt.Sprintf(derived, made), folder)
-		return took, err
+	image := func(ctx context.Context, _ int) (time.Duration, error) {
+		return timed(ctx, folder, self, "--derive", fmt.Sprintf(derived, made), folder)
 	}
 	// Each is made of a folder that has changed, under a name of its own. To remove
 	// one in between would tell of the disk: ext4 is slow to give inodes that were
@@ -68,27 +68,26 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	}()
 	archive := filepath.Join(dir, "tar.zst")
 	plain := &contender{
-		name: "tar | zstd", prepare: func(context.Context) error { return os.RemoveAll(archive) },
-		run: func(ctx context.Context) (time.Duration, error) {
-			took, err := timed(ctx, folder, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
-			return took, err
+		Name: "tar | zstd", Prepare: func(context.Context) error { return os.RemoveAll(archive) },
+		Run: func(ctx context.Context, _ int) (time.Duration, error) {
+			return timed(ctx, folder, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
 		},
 	}
-	cold := &contender{name: "image of the folder, made", prepare: change, run: image}
-	unchanged := &contender{name: "image of the folder, unchanged", prepare: func(context.Context) error { return nil }, run: image}
+	cold := &contender{Name: "image of the folder, made", Prepare: change, Run: image}
+	unchanged := &contender{Name: "image of the folder, unchanged", Run: image}
 	if err := change(ctx); err != nil {
 		return err
 	}
-	if _, err := image(ctx); err != nil {
+	if _, err := image(ctx, 0); err != nil {
 		return err
 	}
-	if err := compete(ctx, rounds, []*contender{plain, cold, unchanged}); err != nil {
+	if err := turns.Compete(ctx, rounds, plain, cold, unchanged); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(t, "%d files, %d MB, median of %d\t\t\n", files, files*fileSize/1_000_000, rounds)
 	for _, c := range []*contender{plain, cold, unchanged} {
-		_, _ = fmt.Fprintf(t, "%s\t%.0f ms\t\n", c.name, float64(c.median().Microseconds())/1000)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t\n", c.Name, median(c))
 	}
 	_, _ = fmt.Fprintf(t, "made / tar | zstd\t%.2f\t  goal: at most %.1f\n", ratio(cold, plain), goalCold)
 	_, _ = fmt.Fprintf(t, "unchanged / tar | zstd\t%.2f\t  goal: under %v\n", ratio(unchanged, plain), goalUnchanged)

@@ -21,12 +21,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
 // Goals of the ratios, and of the time of a run whose folder has not changed.
@@ -41,30 +40,21 @@ func main() {
 	part := flag.String("only", "", "derive or pull: that part alone")
 	ref := flag.String("derive", "", "make the image of this name of the folder that is the argument, and stop; for itself")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	var err error
-	if *ref != "" {
-		err = deriveOnce(ctx, *ref, flag.Arg(0))
-	} else {
-		err = bench(ctx, *rounds, *part)
-	}
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	turns.Main(func(ctx context.Context) error {
+		if *ref != "" {
+			return deriveOnce(ctx, *ref, flag.Arg(0))
+		}
+		return bench(ctx, *rounds, *part)
+	})
 }
 
 func bench(ctx context.Context, rounds int, part string) (err error) {
-	if os.Getenv("LAB_ID") == "" {
-		return errors.New("this runs on the test host: make bench, or scripts/lab exec -- go run ./scripts/bench/images")
-	}
-	program, err := filepath.Abs("bin/bottle")
-	if err != nil {
+	if err := turns.OnTestHost(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(program); err != nil {
-		return fmt.Errorf("bottle's program: %w (make build)", err)
+	program, err := turns.Program()
+	if err != nil {
+		return err
 	}
 	// On the disk that containerd's store is on, as all that is compared is written.
 	dir, err := os.MkdirTemp("/var/lib/bottle", "bench-")
@@ -85,42 +75,14 @@ func bench(ctx context.Context, rounds int, part string) (err error) {
 	return nil
 }
 
-// contender is one way to do what is measured.
-type contender struct {
-	name    string
-	prepare func(ctx context.Context) error // not timed
-	run     func(ctx context.Context) (time.Duration, error)
-	times   []time.Duration
+// contender is one way to do what is measured, which takes as long as it says.
+type contender = turns.Contender[time.Duration]
+
+func median(c *contender) string {
+	return fmt.Sprintf("%.0f ms", float64(c.Median(turns.Whole))/float64(time.Millisecond))
 }
 
-// compete has all contenders do their work in turn. The first round warms
-// caches.
-func compete(ctx context.Context, rounds int, all []*contender) error {
-	for n := range rounds + 1 {
-		for i := range all {
-			// Each goes first as often as the others.
-			c := all[(n+i)%len(all)]
-			if err := c.prepare(ctx); err != nil {
-				return fmt.Errorf("prepare %s: %w", c.name, err)
-			}
-			took, err := c.run(ctx)
-			if err != nil {
-				return fmt.Errorf("%s, round %d: %w", c.name, n, err)
-			}
-			if n > 0 {
-				c.times = append(c.times, took)
-			}
-		}
-	}
-	return nil
-}
-
-func (c *contender) median() time.Duration {
-	all := slices.Sorted(slices.Values(c.times))
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
-}
-
-func ratio(a, b *contender) float64 { return float64(a.median()) / float64(b.median()) }
+func ratio(a, b *contender) float64 { return turns.Ratio(a, b, turns.Whole) }
 
 // timed runs a command and returns how long it took; its standard error is in the
 // error.

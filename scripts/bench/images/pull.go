@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/bot-bottle/bottle/scripts/bench/turns"
 	"github.com/bot-bottle/bottle/scripts/labtest"
 )
 
@@ -36,21 +37,20 @@ func pull(ctx context.Context, program, dir string, rounds int) (err error) {
 	// All of it has to be fetched and unpacked again.
 	remove := func(ctx context.Context) error { return run(ctx, "ctr", "image", "rm", "--sync", ref) }
 	by := func(name string, args ...string) *contender {
-		return &contender{name: name, prepare: remove, run: func(ctx context.Context) (time.Duration, error) {
-			took, err := timed(ctx, dir, args[0], append(args[1:], ref)...)
-			return took, err
+		return &contender{Name: name, Prepare: remove, Run: func(ctx context.Context, _ int) (time.Duration, error) {
+			return timed(ctx, dir, args[0], append(args[1:], ref)...)
 		}}
 	}
 	ours := by("bottle pull", program, "pull")
 	theirs := by("ctr image pull", "ctr", "image", "pull", "--plain-http")
 	defer func() { err = errors.Join(err, remove(context.WithoutCancel(ctx))) }()
-	if err := compete(ctx, rounds, []*contender{theirs, ours}); err != nil {
+	if err := turns.Compete(ctx, rounds, theirs, ours); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(t, "%d layers, median of %d\t\t\n", layers, rounds)
 	for _, c := range []*contender{ours, theirs} {
-		_, _ = fmt.Fprintf(t, "%s\t%.0f ms\t\n", c.name, float64(c.median().Microseconds())/1000)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t\n", c.Name, median(c))
 	}
 	_, _ = fmt.Fprintf(t, "bottle / ctr\t%.2f\t  goal: at most %.1f\n", ratio(ours, theirs), goalPull)
 	return t.Flush()

@@ -14,12 +14,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
 // round is one launch and its end.
@@ -35,11 +35,7 @@ type step struct {
 }
 
 // contender is one way to start an agent.
-type contender struct {
-	name string
-	run  func(ctx context.Context, n int) (round, error)
-	done []round
-}
+type contender = turns.Contender[round]
 
 // goal is how many times the minimal client's time bottle may take, although it
 // has a proxy and a second network to make.
@@ -49,18 +45,12 @@ func main() {
 	rounds := flag.Int("n", 20, "rounds that are measured; one more goes before")
 	steps := flag.Bool("steps", false, "print the medians of their steps, too")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := bench(ctx, *rounds, *steps)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	turns.Main(func(ctx context.Context) error { return bench(ctx, *rounds, *steps) })
 }
 
 func bench(ctx context.Context, rounds int, steps bool) (err error) {
-	if os.Getenv("LAB_ID") == "" {
-		return fmt.Errorf("this runs on the test host: make bench, or scripts/lab exec -- go run ./scripts/bench/launch")
+	if err := turns.OnTestHost(); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp("/run", "bottle-bench-")
 	if err != nil {
@@ -86,19 +76,9 @@ func bench(ctx context.Context, rounds int, steps bool) (err error) {
 		return fmt.Errorf("bare runsc: %w", err)
 	}
 	defer r.close()
-	all := []*contender{{name: "bottle", run: b.round}, {name: "minimal client", run: m.round}, {name: "runsc run", run: r.round}}
-	for n := range rounds + 1 {
-		for i := range all {
-			// Each goes first as often as the others.
-			c := all[(n+i)%len(all)]
-			got, err := c.run(ctx, n)
-			if err != nil {
-				return fmt.Errorf("%s, round %d: %w", c.name, n, err)
-			}
-			if n > 0 { // the first round warms caches
-				c.done = append(c.done, got)
-			}
-		}
+	all := []*contender{{Name: "bottle", Run: b.round}, {Name: "minimal client", Run: m.round}, {Name: "runsc run", Run: r.round}}
+	if err := turns.Compete(ctx, rounds, all...); err != nil {
+		return err
 	}
 	return report(all, rounds, steps)
 }
@@ -109,14 +89,14 @@ func report(all []*contender, rounds int, steps bool) error {
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(t, "median of %d\tfirst exec answered\tteardown\t\n", rounds)
 	for _, c := range all {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t\n", c.name, ms(median(c.done, launch)), ms(median(c.done, teardown)))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t\n", c.Name, turns.Ms(c.Median(launch)), turns.Ms(c.Median(teardown)))
 	}
 	for _, other := range all[1:] {
 		end := "-" // runsc's own is within its launch
-		if median(other.done, teardown) > 0 {
-			end = fmt.Sprintf("%.2f", ratio(all[0], other, teardown))
+		if other.Median(teardown) > 0 {
+			end = fmt.Sprintf("%.2f", turns.Ratio(all[0], other, teardown))
 		}
-		_, _ = fmt.Fprintf(t, "bottle / %s\t%.2f\t%s\t\n", other.name, ratio(all[0], other, launch), end)
+		_, _ = fmt.Fprintf(t, "bottle / %s\t%.2f\t%s\t\n", other.Name, turns.Ratio(all[0], other, launch), end)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -129,27 +109,13 @@ func report(all []*contender, rounds int, steps bool) error {
 	return nil
 }
 
-// ratio compares medians of the same run.
-func ratio(a, b *contender, of func(round) time.Duration) float64 {
-	return float64(median(a.done, of)) / float64(median(b.done, of))
-}
-
-func median(rounds []round, of func(round) time.Duration) time.Duration {
-	var all []time.Duration
-	for _, r := range rounds {
-		all = append(all, of(r))
-	}
-	slices.Sort(all)
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
-}
-
 func printSteps(c *contender) {
-	rounds := c.done
+	rounds := c.Done
 	var names []string
 	for _, s := range rounds[0].steps {
 		names = append(names, s.name)
 	}
-	fmt.Printf("\n%-20s %10s %10s\n", c.name, "begins", "takes")
+	fmt.Printf("\n%-20s %10s %10s\n", c.Name, "begins", "takes")
 	for _, name := range names {
 		find := func(of func(step) time.Duration) func(round) time.Duration {
 			return func(r round) time.Duration {
@@ -160,10 +126,8 @@ func printSteps(c *contender) {
 				return of(r.steps[i])
 			}
 		}
-		begin := median(rounds, find(func(s step) time.Duration { return s.begin }))
-		took := median(rounds, find(func(s step) time.Duration { return s.took }))
-		fmt.Printf("%-20s %10s %10s\n", name, ms(begin), ms(took))
+		begin := c.Median(find(func(s step) time.Duration { return s.begin }))
+		took := c.Median(find(func(s step) time.Duration { return s.took }))
+		fmt.Printf("%-20s %10s %10s\n", name, turns.Ms(begin), turns.Ms(took))
 	}
 }
-
-func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
