@@ -158,16 +158,14 @@ type stdinReader struct {
 	close   func()        // set before started is closed
 }
 
-// Read gives nothing away before the process has been started: a Ctrl-C that
-// reaches the terminal earlier is lost, as runsc exec passes signals on only
-// from shortly before its start is told (gVisor runsc/cmd/exec.go), although the
-// process may have spoken by then.
 func (s *stdinReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
-	<-s.started
 	if err != nil {
 		// Not from this goroutine: what was read may still have to be written.
-		go s.close()
+		go func() {
+			<-s.started
+			s.close()
+		}()
 	}
 	return n, err
 }
