@@ -129,9 +129,8 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// TestTerminalInterrupt presses Ctrl-C: it is the agent's to handle.
-// TestTerminalInterrupt has a Ctrl-C reach the command and the child that it waits
-// for. The child says itself that it is there, as gVisor's fork may go past a
+// TestTerminalInterrupt presses Ctrl-C, which is the agent's to handle: it reaches
+// the command and the child that it waits for. The child says itself that it is there, as gVisor's fork may go past a
 // signal to the group of both (its task_clone.go; Linux begins the fork anew): it
 // gets to a parent that is forking and not to the child, and a shell that waits
 // for the child goes on waiting. The innermost sleep is short for the same reason.

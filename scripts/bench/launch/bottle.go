@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
 const manifest = `version: 1
@@ -35,11 +36,8 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	}
 	cfg := bottle.ConfigFromEnv(os.Getenv)
 	var err error
-	if cfg.Program, err = filepath.Abs("bin/bottle"); err != nil {
+	if cfg.Program, err = turns.Program(); err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(cfg.Program); err != nil {
-		return nil, fmt.Errorf("bottle's program: %w (make build)", err)
 	}
 	if cfg.Guest, err = os.ReadFile(filepath.Join("cmd", "bottle", "carried", "guest-"+runtime.GOARCH)); err != nil {
 		return nil, fmt.Errorf("the guest program: %w (make build)", err)
