@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 
+	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/images/buildkit"
 )
 
@@ -51,7 +52,7 @@ func (c Config) builder(wait func()) buildkit.Config {
 	return buildkit.Config{
 		Address: c.Address, Namespace: c.Namespace, Snapshotter: c.Snapshotter,
 		StateDir: filepath.Join(c.StateDir, ".build"), CacheSize: c.BuildCache, Host: c.BuildkitHost,
-		Wait: wait, Log: c.Log,
+		Applier: images.NewApplier, Wait: wait, Log: c.Log,
 	}
 }
 

@@ -120,7 +120,7 @@ type layering struct {
 }
 
 func (l *layering) make(ctx context.Context) error {
-	if err := l.store.readJSON(ctx, l.manifest.Config, &l.config); err != nil {
+	if err := readJSON(ctx, l.store.ctrd.ContentStore(), l.manifest.Config, &l.config); err != nil {
 		return fmt.Errorf("read the configuration of %s: %w", l.d.Base, err)
 	}
 	if err := l.store.Unpack(ctx, l.d.Base); err != nil {
@@ -181,20 +181,30 @@ func (l *layering) empty(root *os.File) {
 	}
 }
 
-// within calls fn with what writes into a snapshot. As containerd does when it
-// unpacks, it goes round an overlay's mount. Another mount is at no place of the
-// host's and ends with this process, even with a killed one.
-func within(mounts []mount.Mount, fn func(*unpacker) error) (err error) {
+// within calls fn with what writes into a snapshot.
+func within(mounts []mount.Mount, fn func(*unpacker) error) error {
+	root, lower, err := writable(mounts)
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(&unpacker{root: root, lower: lower}), root.Close())
+}
+
+// writable opens the folder in which a snapshot can be written; its name is a path
+// that leads there while it is open. As containerd does when it unpacks, it goes
+// round an overlay's mount, and lower are the layers below then, the topmost first.
+// Another mount is at no place of the host's and ends with this process, even with a
+// killed one.
+func writable(mounts []mount.Mount) (root *os.File, lower []string, err error) {
 	upper, lower := overlayDirs(mounts)
-	root, err := os.Open(upper)
+	fd, err := unix.Open(upper, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil { // no overlay's, or out of sight
 		lower = nil
-		if root, err = detached(mounts); err != nil {
-			return fmt.Errorf("mount the snapshot: %w", err)
+		if fd, err = detached(mounts); err != nil {
+			return nil, nil, fmt.Errorf("mount the snapshot: %w", err)
 		}
 	}
-	defer func() { err = errors.Join(err, root.Close()) }()
-	return fn(&unpacker{root: root, lower: lower})
+	return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd)), lower, nil
 }
 
 // overlayDirs finds where an overlay keeps what is written to it, and the layers
@@ -215,16 +225,16 @@ func overlayDirs(mounts []mount.Mount) (upper string, lower []string) {
 }
 
 // detached mounts a snapshot for as long as the folder that it returns is open.
-func detached(mounts []mount.Mount) (root *os.File, err error) {
+func detached(mounts []mount.Mount) (root int, err error) {
 	dir, err := os.MkdirTemp("", "bottle-derive-")
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
 	if err := mount.All(mounts, dir); err != nil {
-		return nil, err
+		return -1, err
 	}
-	root, err = os.Open(dir)
+	root, err = unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	return root, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
 }
 

@@ -2,6 +2,7 @@ package images
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"golang.org/x/sync/errgroup"
@@ -128,6 +129,26 @@ func (f *fanout) fill(n int) error {
 	return f.flush()
 }
 
+// readFrom hands on all that r has.
+func (f *fanout) readFrom(r io.Reader) error {
+	for {
+		buf, err := f.space(chunkSize)
+		if err != nil {
+			return err
+		}
+		n, err := r.Read(buf)
+		if ferr := f.fill(n); ferr != nil {
+			return ferr
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
 func (f *fanout) flush() error {
 	for _, sink := range f.sinks {
 		select {
@@ -167,17 +188,41 @@ type chunkReader struct {
 
 func (r *chunkReader) Read(p []byte) (int, error) {
 	for len(r.rest) == 0 {
-		select {
-		case chunk, ok := <-r.chunks:
-			if !ok {
-				return 0, io.EOF
-			}
-			r.rest = chunk
-		case <-r.ctx.Done():
-			return 0, r.ctx.Err()
+		var err error
+		if r.rest, err = r.next(); err != nil {
+			return 0, err
 		}
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+func (r *chunkReader) next() ([]byte, error) {
+	select {
+	case chunk, more := <-r.chunks:
+		if !more {
+			return nil, io.EOF
+		}
+		return chunk, nil
+	case <-r.ctx.Done():
+		return nil, r.ctx.Err()
+	}
+}
+
+// WriteTo implements io.WriterTo, so that io.Copy needs no buffer.
+func (r *chunkReader) WriteTo(w io.Writer) (n int64, err error) {
+	for {
+		m, err := w.Write(r.rest)
+		n += int64(m)
+		if err != nil {
+			return n, err
+		}
+		if r.rest, err = r.next(); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return n, err
+		}
+	}
 }

@@ -61,9 +61,8 @@ func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("read configuration of %s: %w", ref, err)
 	}
-	// A name may point to a manifest, for which nobody has chosen by platform.
-	if spec.Architecture != "" && !platforms.Default().Match(spec.Platform) {
-		return Image{}, fmt.Errorf("look up image %s: %w: it is for %s, this host is %s", ref, ErrPlatform, platforms.Format(spec.Platform), hostPlatform())
+	if err := checkPlatform(spec.Platform); err != nil {
+		return Image{}, fmt.Errorf("look up image %s: %w", ref, err)
 	}
 	return Image{
 		Ref: img.Name(), Digest: img.Target().Digest.String(),
@@ -82,10 +81,20 @@ func (s *Store) get(ctx context.Context, ref string) (containerd.Image, error) {
 	return img, nil
 }
 
+// checkPlatform looks at a configuration's: a name may point to a manifest, for
+// which nobody has chosen by platform.
+func checkPlatform(p ocispec.Platform) error {
+	if p.Architecture == "" || platforms.Default().Match(p) {
+		return nil
+	}
+	return fmt.Errorf("%w: it is for %s, this host is %s", ErrPlatform, platforms.Format(p), hostPlatform())
+}
+
 func hostPlatform() string { return platforms.Format(platforms.DefaultSpec()) }
 
 // Unpack makes sure that the image's layers are in the snapshotter. It costs
-// one look-up when they are. The error wraps ErrMissing or ErrPlatform.
+// one look-up when they are. The error wraps ErrMissing, ErrPlatform, ErrLayer or
+// ErrNoSpace.
 func (s *Store) Unpack(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	img, err := s.get(ctx, ref)
@@ -103,7 +112,10 @@ func (s *Store) Unpack(ctx context.Context, ref string) error {
 	if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, chain); err == nil {
 		return nil
 	}
-	if err := img.Unpack(ctx, s.snapshotter); err != nil {
+	err = s.leased(ctx, "unpack "+ref, func(ctx context.Context) error {
+		return s.unpack(ctx, s.ctrd.ContentStore(), img.Target())
+	})
+	if err != nil {
 		return fmt.Errorf("unpack image %s: %w", ref, err)
 	}
 	return nil

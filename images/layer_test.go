@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,9 @@ func tarOf(t *testing.T, text string, entries ...tar.Header) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, h := range entries {
-		h.Mode = 0o644
+		if h.Mode == 0 {
+			h.Mode = 0o644
+		}
 		if h.Typeflag == tar.TypeReg {
 			h.Size = int64(len(text))
 		}
@@ -78,62 +81,156 @@ func (v victims) text(t *testing.T) string {
 	return string(data)
 }
 
-// TestPullEscapingLayer has layers that reach for a file of the host's, to write
-// it or to take it in. As a control tar, told to believe the names, unpacks each
-// and does so.
-func TestPullEscapingLayer(t *testing.T) {
+// escape is a layer that reaches for a file of the host's.
+type escape struct {
+	entries func(v victims) []tar.Header
+	takes   bool // the host's file into the layer; else writes it
+	inside  bool // let through, to the image's own root
+}
+
+// up leads to the host's root from wherever a layer is unpacked.
+const up = "../../../../../../../../../../../../.."
+
+func regular(name string) tar.Header { return tar.Header{Typeflag: tar.TypeReg, Name: name} }
+
+func symlink(name, target string) tar.Header {
+	return tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target}
+}
+
+func hardLink(name, target string) tar.Header {
+	return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}
+}
+
+var escapes = map[string]escape{
+	"../ in a name": {entries: func(v victims) []tar.Header { return []tar.Header{regular(up + v.file())} }},
+	"../ in an absolute name": {entries: func(v victims) []tar.Header {
+		return []tar.Header{regular("/" + up + v.file())}
+	}},
+	"absolute name": {entries: func(v victims) []tar.Header { return []tar.Header{regular(v.file())} }, inside: true},
+	"through an absolute link": {entries: func(v victims) []tar.Header {
+		return []tar.Header{symlink("link", v.dir), regular("link/victim")}
+	}},
+	"through ../ in a link": {entries: func(v victims) []tar.Header {
+		return []tar.Header{symlink("link", up+v.dir), regular("link/victim")}
+	}},
+	"through one link and another": {entries: func(v victims) []tar.Header {
+		return []tar.Header{symlink("second", "first/victims"), symlink("first", filepath.Dir(v.dir)), regular("second/victim")}
+	}},
+	"absolute hard link": {entries: func(v victims) []tar.Header { return []tar.Header{hardLink("hard", v.file())} }, takes: true},
+	"../ in a hard link": {entries: func(v victims) []tar.Header { return []tar.Header{hardLink("hard", up+v.file())} }, takes: true},
+	"hard link through a link": {entries: func(v victims) []tar.Header {
+		return []tar.Header{symlink("link", v.dir), hardLink("hard", "link/victim")}
+	}, takes: true},
+}
+
+// TestEscapingLayer has layers that reach for a file of the host's: pulled, plain
+// and gzipped, and in the store already. As a control tar, told to believe the
+// names, unpacks each and gets there.
+func TestEscapingLayer(t *testing.T) {
 	r := labtest.PlainRegistry(t)
-	const up = "../../../../../../../../../../../../.."
-	for name, c := range map[string]struct {
-		entries func(v victims) []tar.Header
-		takes   bool // the host's file into the layer
-		refused bool
-	}{
-		"../ in a name": {func(v victims) []tar.Header {
-			return []tar.Header{{Typeflag: tar.TypeReg, Name: up + v.file()}}
-		}, false, false},
-		"absolute name": {func(v victims) []tar.Header {
-			return []tar.Header{{Typeflag: tar.TypeReg, Name: v.file()}}
-		}, false, false},
-		"through an absolute link": {func(v victims) []tar.Header {
-			return []tar.Header{{Typeflag: tar.TypeSymlink, Name: "link", Linkname: v.dir}, {Typeflag: tar.TypeReg, Name: "link/victim"}}
-		}, false, false},
-		"through ../ in a link": {func(v victims) []tar.Header {
-			return []tar.Header{{Typeflag: tar.TypeSymlink, Name: "link", Linkname: up + v.dir}, {Typeflag: tar.TypeReg, Name: "link/victim"}}
-		}, false, false},
-		"absolute hard link": {func(v victims) []tar.Header {
-			return []tar.Header{{Typeflag: tar.TypeLink, Name: "hard", Linkname: v.file()}}
-		}, true, true},
-		"../ in a hard link": {func(v victims) []tar.Header {
-			return []tar.Header{{Typeflag: tar.TypeLink, Name: "hard", Linkname: up + v.file()}}
-		}, true, true},
-	} {
+	for name, e := range escapes {
 		t.Run(name, func(t *testing.T) {
 			leakcheck.Check(t)
 			ctx, cl, s := connect(t)
 			v := newVictims(t)
-			layer := tarOf(t, written, c.entries(v)...)
-			p := publishLayer(ctx, t, cl, s, r, "escape:1", ocispec.MediaTypeImageLayer, layer, layer)
-			before := stored(ctx, t, cl)
-			_, err := s.Pull(ctx, p.ref, p.remote)
-			switch {
-			case c.refused:
-				if !errors.Is(err, images.ErrLayer) || strings.Contains(err.Error(), "\n") {
-					t.Errorf("pulled: %v", err)
-				}
+			layer := tarOf(t, written, e.entries(v)...)
+			for mediaType, packed := range map[string][]byte{
+				ocispec.MediaTypeImageLayer: layer, ocispec.MediaTypeImageLayerGzip: zipped(t, layer),
+			} {
+				p := publishLayer(ctx, t, cl, s, r, "escape:1", mediaType, layer, packed)
+				before := stored(ctx, t, cl)
+				_, err := s.Pull(ctx, p.ref, p.remote)
+				e.check(ctx, t, cl, p, err)
 				sameStore(ctx, t, cl, before, 0)
-			case err != nil:
-				t.Errorf("not pulled: %v", err)
-			default:
-				checkInside(ctx, t, cl, p)
-				drop(ctx, t, cl, p.ref)
 			}
+			p := published{ref: "docker.io/library/bottle-escape:1"}
+			p.chain = putLayer(ctx, t, cl, p.ref, runtime.GOARCH, ocispec.MediaTypeImageLayer, layer, layer)
+			before := stored(ctx, t, cl)
+			err := s.Unpack(ctx, p.ref)
+			if !e.inside {
+				sameStore(ctx, t, cl, before, 0)
+			}
+			e.check(ctx, t, cl, p, err)
 			if got := v.text(t); got != untouched {
 				t.Errorf("the host's file holds %q", got)
 			}
-			v.control(t, layer, c.takes)
+			v.control(t, layer, e.takes)
 		})
 	}
+}
+
+// check expects that the image has been refused, or is there, with what it wrote
+// inside; it goes then.
+func (e escape) check(ctx context.Context, t *testing.T, c *containerd.Client, p published, err error) {
+	t.Helper()
+	switch {
+	case !e.inside:
+		if !errors.Is(err, images.ErrLayer) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("not refused: %v", err)
+		}
+		if _, err := c.SnapshotService(snapshotter).Stat(ctx, p.chain); err == nil {
+			t.Error("it is unpacked")
+		}
+	case err != nil:
+		t.Errorf("refused: %v", err)
+	default:
+		checkInside(ctx, t, c, p)
+		drop(ctx, t, c, p.ref)
+	}
+}
+
+// TestEscapingUpdate has an escape where the name had a good image before: it keeps
+// that.
+func TestEscapingUpdate(t *testing.T) {
+	r := labtest.PlainRegistry(t)
+	leakcheck.Check(t)
+	ctx, cl, s := connect(t)
+	good := publish(ctx, t, cl, s, r, "update:1")
+	pull := func() error { _, err := s.Pull(ctx, good.ref, good.remote); return err }
+	must(t, pull())
+	kept := "docker.io/library/bottle-update:kept"
+	img, err := cl.ImageService().Get(ctx, good.ref)
+	must(t, err)
+	img.Name = kept
+	_, err = cl.ImageService().Create(ctx, img)
+	must(t, err)
+	drop(ctx, t, cl, good.ref)
+	layer := tarOf(t, written, regular("../x"))
+	publishLayer(ctx, t, cl, s, r, "update:1", ocispec.MediaTypeImageLayer, layer, layer)
+	img.Name = good.ref
+	_, err = cl.ImageService().Create(ctx, img)
+	must(t, err)
+	before := stored(ctx, t, cl)
+	if err := pull(); !errors.Is(err, images.ErrLayer) {
+		t.Errorf("got %v", err)
+	}
+	sameStore(ctx, t, cl, before, 0)
+	drop(ctx, t, cl, kept)
+	drop(ctx, t, cl, good.ref)
+}
+
+// TestOrdinaryLayer has what looks like an escape and is not: builders write such
+// layers, and they have to be unpacked.
+func TestOrdinaryLayer(t *testing.T) {
+	r := labtest.PlainRegistry(t)
+	leakcheck.Check(t)
+	ctx, cl, s := connect(t)
+	layer := tarOf(t, written,
+		regular("/etc/first"), hardLink("second", "/etc/first"), symlink("absolute", "/etc"), symlink("etc/up", "../../../run"),
+		symlink("bin", "usr/bin"), regular("bin/program"), regular("a..b/..c"),
+		symlink("once", "/etc"), tar.Header{Typeflag: tar.TypeDir, Name: "once/", Mode: 0o755}, regular("once/file"))
+	p := publishLayer(ctx, t, cl, s, r, "ordinary:1", ocispec.MediaTypeImageLayer, layer, layer)
+	if _, err := s.Pull(ctx, p.ref, p.remote); err != nil {
+		t.Fatal(err)
+	}
+	view(ctx, t, cl, p.chain, func(root string) {
+		for _, name := range []string{"etc/first", "second", "usr/bin/program", "a..b/..c", "once/file"} {
+			if data, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(data) != written {
+				t.Errorf("%s holds %q, %v", name, data, err)
+			}
+		}
+	})
+	drop(ctx, t, cl, p.ref)
 }
 
 // checkInside looks for what the layer wrote and for what it must not have

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,31 +16,38 @@ import (
 // manifest finds this host's manifest in an index, or takes the manifest that
 // target is. The error wraps ErrPlatform when there is none for this host.
 func (s *Store) manifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, ocispec.Manifest, error) {
+	return manifestOf(ctx, s.ctrd.ContentStore(), target)
+}
+
+func manifestOf(ctx context.Context, cs content.Provider, target ocispec.Descriptor) (ocispec.Descriptor, ocispec.Manifest, error) {
 	var found ocispec.Descriptor
-	cs := s.ctrd.ContentStore()
+	var unread error
 	// The walk of Manifest does not say which one it took.
 	handler := store.LimitManifests(store.FilterPlatforms(store.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		if store.IsManifestType(d.MediaType) {
 			found = d
 			return nil, nil
 		}
-		return store.Children(ctx, cs, d)
+		children, err := store.Children(ctx, cs, d)
+		unread = cmp.Or(unread, err)
+		return children, err
 	}), platforms.Default()), platforms.Default(), 1)
-	if err := store.Walk(ctx, handler, target); err != nil {
+	// That none fits is an error of the walk's, too.
+	if err := store.Walk(ctx, handler, target); err != nil && (unread != nil || !errdefs.IsNotFound(err)) {
 		return found, ocispec.Manifest{}, fmt.Errorf("read its index: %w", err)
 	}
 	if found.Digest == "" {
 		return found, ocispec.Manifest{}, fmt.Errorf("%w (this host is %s)", ErrPlatform, hostPlatform())
 	}
 	var m ocispec.Manifest
-	if err := s.readJSON(ctx, found, &m); err != nil {
+	if err := readJSON(ctx, cs, found, &m); err != nil {
 		return found, m, fmt.Errorf("read its manifest: %w", err)
 	}
 	return found, m, nil
 }
 
-func (s *Store) readJSON(ctx context.Context, d ocispec.Descriptor, v any) error {
-	data, err := content.ReadBlob(ctx, s.ctrd.ContentStore(), d)
+func readJSON(ctx context.Context, cs content.Provider, d ocispec.Descriptor, v any) error {
+	data, err := content.ReadBlob(ctx, cs, d)
 	if errdefs.IsNotFound(err) {
 		return fmt.Errorf("%w: %s", ErrMissing, d.Digest)
 	}

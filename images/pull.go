@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Pull brings an image, named by its normalised reference, from its registry
@@ -35,26 +37,64 @@ func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return Image{}, fmt.Errorf("look it up: %w", err)
 	}
-	host := platforms.DefaultSpec()
-	to := image.NewStore(ref, image.WithPlatforms(host), image.WithUnpack(host, s.snapshotter))
-	err = s.transfer(ctx, ref, r, func(reg *registry.OCIRegistry) (any, any) { return reg, to })
-	if err != nil {
-		return Image{}, err
+	seen, err := s.fetch(ctx, ref, r)
+	var got Image
+	if err == nil {
+		got, err = s.ready(ctx, ref, seen)
 	}
-	got, err := s.ready(ctx, ref)
 	if err != nil {
 		return Image{}, errors.Join(err, s.restore(ctx, ref, before))
 	}
 	return got, nil
 }
 
+// fetch has the daemon fetch, unpack and name an image, and looks at the layers as
+// they come, if it is told in time what to look at. A failure of the daemon's ends
+// the looking; the daemon is not ended by what is seen, as it might give the name
+// all the same, later.
+func (s *Store) fetch(ctx context.Context, ref string, r Remote) (seen bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	target := make(chan ocispec.Descriptor, 1)
+	ended := make(chan struct{})
+	checked := make(chan error, 1)
+	go func() {
+		select {
+		case d := <-target:
+			seen = true
+			checked <- s.check(ctx, &arriving{s.blobs(ctx), ended}, d)
+		case <-ended:
+			checked <- nil
+		}
+	}()
+	host := platforms.DefaultSpec()
+	to := image.NewStore(ref, image.WithPlatforms(host), image.WithUnpack(host, s.snapshotter))
+	err = s.transfer(ctx, ref, r, func(d ocispec.Descriptor) { target <- d },
+		func(reg *registry.OCIRegistry) (any, any) { return reg, to })
+	close(ended)
+	if err != nil {
+		cancel()
+	}
+	cerr := <-checked
+	return seen, cmp.Or(err, cerr)
+}
+
 // ready looks at what was pulled: an index without this platform is stored all
-// the same, and a snapshotter that the daemon does not unpack for itself has
-// been left out.
-func (s *Store) ready(ctx context.Context, ref string) (Image, error) {
+// the same, and a snapshotter that the daemon does not unpack for itself has been
+// left out. Layers that have been seen are not looked at again.
+func (s *Store) ready(ctx context.Context, ref string, seen bool) (Image, error) {
 	got, err := s.Lookup(ctx, ref)
 	if err != nil {
 		return Image{}, err
+	}
+	if !seen {
+		img, err := s.get(ctx, ref)
+		if err != nil {
+			return Image{}, err
+		}
+		if err := s.check(ctx, s.blobs(ctx), img.Target()); err != nil {
+			return Image{}, err
+		}
 	}
 	return got, s.Unpack(ctx, ref)
 }
@@ -63,7 +103,10 @@ func (s *Store) ready(ctx context.Context, ref string) (Image, error) {
 func (s *Store) restore(ctx context.Context, ref string, before store.Image) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
-	var err error
+	now, err := s.ctrd.ImageService().Get(ctx, ref)
+	if errdefs.IsNotFound(err) || err == nil && now.Target.Digest == before.Target.Digest {
+		return nil
+	}
 	if before.Name == "" {
 		err = s.ctrd.ImageService().Delete(ctx, ref)
 	} else {

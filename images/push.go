@@ -45,7 +45,7 @@ func (s *Store) Push(ctx context.Context, ref string, r Remote) (digest.Digest, 
 }
 
 func (s *Store) push(ctx context.Context, ref, from string, r Remote) error {
-	return s.transfer(ctx, ref, r, func(reg *registry.OCIRegistry) (any, any) { return image.NewStore(from), reg })
+	return s.transfer(ctx, ref, r, nil, func(reg *registry.OCIRegistry) (any, any) { return image.NewStore(from), reg })
 }
 
 // whole is what can be pushed of an image: all of it, or this host's manifest.

@@ -10,11 +10,13 @@ import (
 	"strings"
 	"time"
 
+	store "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 )
 
@@ -52,7 +54,7 @@ type Remote struct {
 }
 
 // silent is for the client's own log: that its stream of progress ends when
-// the transfer does is an error there.
+// the transfer does is an error there, and what fails is told by errors.
 var silent = func() *logrus.Entry {
 	l := logrus.New()
 	l.SetOutput(io.Discard)
@@ -60,8 +62,9 @@ var silent = func() *logrus.Entry {
 }()
 
 // transfer runs one transfer of the daemon's, given up when the registry is
-// silent for too long. ends makes its two ends of a registry's.
-func (s *Store) transfer(ctx context.Context, ref string, r Remote, ends func(*registry.OCIRegistry) (from, to any)) error {
+// silent for too long. resolved may be nil, and is told what the name stands for,
+// as soon as the daemon knows; ends makes the transfer's two ends of a registry's.
+func (s *Store) transfer(ctx context.Context, ref string, r Remote, resolved func(ocispec.Descriptor), ends func(*registry.OCIRegistry) (from, to any)) error {
 	logins := &loginStore{login: r.Login}
 	ctx, cancel := context.WithCancelCause(log.WithLogger(ctx, silent))
 	defer cancel(nil)
@@ -82,6 +85,10 @@ func (s *Store) transfer(ctx context.Context, ref string, r Remote, ends func(*r
 		// The first word is the daemon's own, before it has asked anybody.
 		if !strings.HasPrefix(p.Event, "Resolving") && !strings.HasPrefix(p.Event, "Pushing") && silence.Stop() {
 			silence.Reset(stall)
+		}
+		if resolved != nil && p.Desc != nil && (store.IsIndexType(p.Desc.MediaType) || store.IsManifestType(p.Desc.MediaType)) {
+			resolved(*p.Desc)
+			resolved = nil
 		}
 		if l, ok := layerProgress(p); ok {
 			out.tell(l)
@@ -176,14 +183,18 @@ func kindOf(err error) error {
 const maxText = 400
 
 func shortened(err error) error {
-	text := inLayer(err.Error())
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "…"
-	}
+	text := cut(inLayer(err.Error()))
 	if text == err.Error() {
 		return err
 	}
 	return errors.New(text)
+}
+
+func cut(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
 // extracting is how the daemon's errors of unpacking begin: with the layer's

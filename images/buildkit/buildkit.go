@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/moby/buildkit/client"
 	"github.com/sirupsen/logrus"
 )
@@ -34,6 +36,9 @@ type Config struct {
 	// Host is the address of a buildkitd that builds instead, as BUILDKIT_HOST
 	// has it; the image comes back and into containerd's store.
 	Host string
+	// Applier makes what unpacks the layers of base images, of which it reads the
+	// blobs from a content store.
+	Applier func(content.Provider) diff.Applier
 	// Wait is told, once, when another build holds the state folder.
 	Wait func()
 	Log  *slog.Logger

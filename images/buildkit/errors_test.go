@@ -1,13 +1,17 @@
 package buildkit
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"path/filepath"
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/scripts/labtest"
 )
 
 // TestErrors: a mistake is told with the file and the line it is in.
@@ -95,4 +99,36 @@ func TestNoSpace(t *testing.T) {
 		t.Error(err)
 	}
 	b.cfg = good
+}
+
+// TestEscapingBase builds on an image whose layer leads out of the image's root.
+// The same base without that entry is the control.
+func TestEscapingBase(t *testing.T) {
+	file := func(name string) labtest.Entry {
+		return labtest.Entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}}
+	}
+	for name, c := range map[string]struct {
+		entries []labtest.Entry
+		says    string
+	}{
+		"control":         {[]labtest.Entry{file("bin/x")}, ""},
+		"../ in a name":   {[]labtest.Entry{file("bin/x"), file("../../escape")}, "../../escape"},
+		"through a link":  {[]labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "link", Linkname: "/tmp"}}, file("link/escape")}, "link/escape"},
+		"link out by ../": {[]labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeLink, Name: "hard", Linkname: "../x"}}}, "hard"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			labtest.PutEntries(t, "docker.io/library/bottle-escaping-base:latest", ocispec.ImageConfig{}, c.entries)
+			b.write("Dockerfile", "FROM bottle-escaping-base:latest\nCOPY Dockerfile /\n")
+			req := Request{Names: []string{b.ref()}}
+			if c.says == "" {
+				b.good(req)
+				return
+			}
+			b.bad(req, "a layer of the image cannot be unpacked", "leads out of the image", c.says, "Dockerfile:")
+			if _, err := b.c.ImageService().Get(b.ctx, b.ref()); err == nil {
+				t.Error("the image is there")
+			}
+		})
+	}
 }

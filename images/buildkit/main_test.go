@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
@@ -52,7 +53,7 @@ func newBench(t *testing.T) *bench {
 	}
 	t.Cleanup(func() { must(t, c.Close()) })
 	b := &bench{t: t, ctx: ctx, c: c, dir: t.TempDir(), cfg: Config{
-		Address: os.Getenv("CONTAINERD_ADDRESS"), Namespace: ns, StateDir: t.TempDir(),
+		Address: os.Getenv("CONTAINERD_ADDRESS"), Namespace: ns, StateDir: t.TempDir(), Applier: images.NewApplier,
 	}}
 	t.Cleanup(func() {
 		if _, err := Prune(context.WithoutCancel(ctx), b.cfg, true); err != nil {

@@ -7,6 +7,9 @@ import (
 	"io"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 )
@@ -15,10 +18,12 @@ import (
 // containerd's store: the daemon's own store may be another one.
 func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
 	c.quiet()
-	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
+	unpacks := &unpackOnly{}
+	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace), containerd.WithServices(containerd.WithDiffService(unpacks)))
 	if err != nil {
 		return Result{}, connectError(c.Address, err)
 	}
+	unpacks.Applier = c.Applier(store.ContentStore())
 	defer func() { err = errors.Join(err, store.Close()) }()
 	bk, err := client.New(ctx, c.Host)
 	if err != nil {
@@ -43,22 +48,50 @@ func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err err
 		return err
 	})
 	g.Go(func() error {
-		err := c.load(ctx, store, r)
+		err := c.load(ctx, store, r, req.Names)
 		r.CloseWithError(err)
 		return err
 	})
 	return res, g.Wait()
 }
 
-func (c Config) load(ctx context.Context, store *containerd.Client, archive io.Reader) error {
+// unpackOnly is a client's service for layers that has nothing to compare.
+type unpackOnly struct {
+	diff.Comparer
+	diff.Applier
+}
+
+// load imports what has been built. Of images that cannot be unpacked the names
+// are given back.
+func (c Config) load(ctx context.Context, store *containerd.Client, archive io.Reader, names []string) error {
+	service := store.ImageService()
+	before := map[string]images.Image{}
+	for _, name := range names {
+		img, err := service.Get(ctx, name)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("look up %s: %w", name, err)
+		}
+		before[name] = img
+	}
 	list, err := store.Import(ctx, archive)
 	if err != nil {
 		return fmt.Errorf("import what buildkitd built: %w", err)
 	}
 	for _, img := range list {
-		if err := containerd.NewImage(store, img).Unpack(ctx, c.Snapshotter); err != nil {
-			return fmt.Errorf("unpack %s: %w", img.Name, err)
-		}
+		err = errors.Join(err, containerd.NewImage(store, img).Unpack(ctx, c.Snapshotter))
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer cancel()
+	for _, img := range list {
+		if was := before[img.Name]; was.Name != "" {
+			_, berr := service.Update(ctx, was, "target")
+			err = errors.Join(err, berr)
+			continue
+		}
+		err = errors.Join(err, service.Delete(ctx, img.Name, images.SynchronousDelete()))
+	}
+	return fmt.Errorf("unpack what buildkitd built: %w", err)
 }

@@ -181,7 +181,7 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 		}),
 		Snapshotter:  containerdsnapshot.NewSnapshotter(c.Snapshotter, list.snapshotter(store.SnapshotService(c.Snapshotter)), c.Namespace, nil),
 		ContentStore: cs,
-		Applier:      winlayers.NewFileSystemApplierWithWindows(cs, store.DiffService()),
+		Applier:      winlayers.NewFileSystemApplierWithWindows(cs, c.Applier(cs)),
 		Differ:       winlayers.NewWalkingDiffWithWindows(cs, store.DiffService()),
 		ImageStore:   store.ImageService(),
 		RegistryHosts: docker.ConfigureHosts(context.Background(), docker.HostOptions{

@@ -21,7 +21,18 @@ const (
 	layerFiles    = 20    // in the smallest
 )
 
-func pull(ctx context.Context, program, dir string, rounds int) (err error) {
+// pull compares for layers as tar makes them and for gzipped ones, which most
+// images have.
+func pull(ctx context.Context, program, dir string, rounds int) error {
+	for _, packed := range []bool{false, true} {
+		if err := pullOf(ctx, program, filepath.Join(dir, fmt.Sprint(packed)), packed, rounds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func pullOf(ctx context.Context, program, dir string, packed bool, rounds int) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -31,7 +42,7 @@ func pull(ctx context.Context, program, dir string, rounds int) (err error) {
 	}
 	defer stop()
 	ref := registry.Host + "/many/layers:1"
-	if err := publish(ctx, program, dir, ref); err != nil {
+	if err := publish(ctx, program, dir, ref, packed); err != nil {
 		return err
 	}
 	// All of it has to be fetched and unpacked again.
@@ -48,7 +59,11 @@ func pull(ctx context.Context, program, dir string, rounds int) (err error) {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(t, "%d layers, median of %d\t\t\n", layers, rounds)
+	kind := "plain"
+	if packed {
+		kind = "gzipped"
+	}
+	_, _ = fmt.Fprintf(t, "%d %s layers, median of %d\t\t\n", layers, kind, rounds)
 	for _, c := range []*contender{ours, theirs} {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t\n", c.Name, median(c))
 	}
@@ -57,7 +72,7 @@ func pull(ctx context.Context, program, dir string, rounds int) (err error) {
 }
 
 // publish makes the image and has the registry have it. It stays in the store.
-func publish(ctx context.Context, program, dir, ref string) error {
+func publish(ctx context.Context, program, dir, ref string, packed bool) error {
 	archive := filepath.Join(dir, "image.tar")
 	local := "docker.io/library/bottle-bench:layers"
 	args := []string{"run", "./scripts/mkimage", "--out", archive, "--ref", local}
@@ -66,7 +81,14 @@ func publish(ctx context.Context, program, dir, ref string) error {
 		if err := writeLayer(layer, uint64(i)); err != nil {
 			return err
 		}
-		args = append(args, "--layer-dir", layer)
+		if !packed {
+			args = append(args, "--layer-dir", layer)
+			continue
+		}
+		if err := run(ctx, "tar", "--create", "--gzip", "--directory", layer, "--file", layer+".tgz", "."); err != nil {
+			return err
+		}
+		args = append(args, "--layer-tar", layer+".tgz")
 	}
 	if err := run(ctx, "go", append(args, "--", "true")...); err != nil {
 		return err

@@ -1,0 +1,225 @@
+package images
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+// labelChecked is on manifests whose layers have been looked at, with the version
+// of what was looked for.
+const (
+	labelChecked   = "bottle.checked"
+	checkedVersion = "1"
+)
+
+// check looks at the layers of this host's part of an image, read from cs, for
+// entries that lead out of the image's root. The daemon, which unpacks what it
+// pulls, keeps those in and says nothing of it. A layer that is not there has been
+// unpacked before. The error wraps ErrLayer or ErrPlatform.
+func (s *Store) check(ctx context.Context, cs content.Provider, target ocispec.Descriptor) error {
+	d, m, err := manifestOf(ctx, cs, target)
+	if err != nil {
+		return err
+	}
+	info, err := s.ctrd.ContentStore().Info(ctx, d.Digest)
+	if err != nil && !errdefs.IsNotFound(err) { // of what is just coming, the file may be seen first
+		return fmt.Errorf("look up manifest %s: %w", d.Digest, err)
+	}
+	if info.Labels[labelChecked] == checkedVersion {
+		return nil
+	}
+	for _, layer := range m.Layers {
+		if err := checkLayer(ctx, cs, layer); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	return s.label(ctx, d.Digest, labelChecked, checkedVersion)
+}
+
+func checkLayer(ctx context.Context, cs content.Provider, layer ocispec.Descriptor) error {
+	ra, err := cs.ReaderAt(ctx, layer)
+	if err != nil {
+		return fmt.Errorf("read layer %s: %w", layer.Digest, err)
+	}
+	defer func() { _ = ra.Close() }()
+	// Of a file what is in the entries need not be read.
+	packed := io.Reader(io.NewSectionReader(ra, 0, ra.Size()))
+	if _, local := ra.(*blobFile); !local {
+		packed = bufio.NewReaderSize(packed, readSize)
+	}
+	plain, err := decompressed(ctx, layer.MediaType, packed)
+	if err != nil {
+		return newLayerError(layer.Digest, "", err)
+	}
+	defer func() { _ = plain.Close() }()
+	if err := checkEntries(ctx, plain); err != nil && ctx.Err() == nil {
+		return newLayerError(layer.Digest, "", err)
+	}
+	return context.Cause(ctx)
+}
+
+// checkEntries looks for entries of a layer's tar that lead out of the image's
+// root: by a way up, or through one of the layer's own symbolic links. A folder
+// that was packed has neither, and those who unpack with care keep them in, so that
+// no image needs them. Absolute names and absolute targets of hard links are the
+// image's own to those, and some builders write them: they are let through.
+func checkEntries(ctx context.Context, layer io.Reader) error {
+	links := symlinks{}
+	for r := tar.NewReader(layer); ctx.Err() == nil; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		name, err := links.resolve(h.Name)
+		if err != nil {
+			return fmt.Errorf("the entry %q leads out of the image: %w", h.Name, err)
+		}
+		delete(links, name) // it is written over
+		switch h.Typeflag {
+		case tar.TypeLink:
+			if _, err := links.resolve(h.Linkname); err != nil {
+				return fmt.Errorf("the hard link %q leads out of the image: %w", h.Name, err)
+			}
+		case tar.TypeSymlink:
+			// By itself it is harmless: who follows it has the image as root.
+			links[name] = h.Linkname
+		}
+	}
+	return ctx.Err()
+}
+
+// symlinks are the targets of a layer's symbolic links, by path from its root.
+type symlinks map[string]string
+
+// maxLinks is how many links are followed on the way to a file, as by the kernel
+// (path_resolution(7)).
+const maxLinks = 40
+
+// resolve is the path from the root that a name stands for. It is an error if the
+// way to it leads out of the root, or a .. is in it.
+func (s symlinks) resolve(name string) (string, error) {
+	if slices.Contains(strings.Split(name, "/"), "..") {
+		return "", errors.New("it has a ..")
+	}
+	at, rest, via := ".", strings.Split(path.Clean(name), "/"), ""
+	for followed := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		next := path.Join(at, part)
+		switch target, is := s[next]; {
+		case part == ".." && at == ".":
+			return "", fmt.Errorf("it goes through %q, a link to %q", via, s[via])
+		case !is || len(rest) == 0:
+			at = next
+		case path.IsAbs(target):
+			return "", fmt.Errorf("it goes through %q, a link to %q", next, target)
+		case followed == maxLinks || len(target) >= unix.PathMax:
+			return "", fmt.Errorf("it goes through %q, a link that nobody can follow", next)
+		default:
+			followed++
+			via, rest = next, append(strings.Split(target, "/"), rest...)
+		}
+	}
+	return at, nil
+}
+
+// blobs reads blobs from the folder that the daemon has them in, where it tells and
+// this process sees it, so that reading costs the daemon nothing.
+type blobs struct {
+	content.Provider
+	dir string
+}
+
+func (s *Store) blobs(ctx context.Context) content.Provider {
+	b := blobs{Provider: s.ctrd.ContentStore()}
+	got, err := s.ctrd.IntrospectionService().Plugins(ctx, "type==io.containerd.content.v1")
+	if err != nil {
+		return b // the daemon can be asked for them
+	}
+	for _, p := range got.Plugins {
+		if root := p.Exports["root"]; root != "" {
+			b.dir = filepath.Join(root, "blobs")
+		}
+	}
+	return b
+}
+
+// ReaderAt implements content.Provider.
+func (b blobs) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
+	if err := d.Digest.Validate(); err != nil {
+		return nil, err
+	}
+	if b.dir == "" {
+		return b.Provider.ReaderAt(ctx, d)
+	}
+	f, err := os.Open(filepath.Join(b.dir, d.Digest.Algorithm().String(), d.Digest.Encoded()))
+	if err != nil {
+		return b.Provider.ReaderAt(ctx, d)
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &blobFile{File: f, size: fi.Size()}, nil
+}
+
+type blobFile struct {
+	*os.File
+	size int64
+}
+
+func (f *blobFile) Size() int64 { return f.size }
+
+// arriving has blobs that are still to come, until ended is closed: it waits for
+// them.
+type arriving struct {
+	content.Provider
+	ended chan struct{}
+}
+
+// How long a blob is waited for before it is looked for again. The daemon's own
+// word of it may come 300 ms late.
+const (
+	firstLook = 2 * time.Millisecond
+	lastLook  = 50 * time.Millisecond
+)
+
+// ReaderAt implements content.Provider.
+func (a *arriving) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
+	for wait := firstLook; ; wait = min(2*wait, lastLook) {
+		over := false
+		select {
+		case <-a.ended:
+			over = true
+		default:
+		}
+		ra, err := a.Provider.ReaderAt(ctx, d)
+		if over || !errdefs.IsNotFound(err) {
+			return ra, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-a.ended:
+		case <-time.After(wait):
+		}
+	}
+}
