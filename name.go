@@ -104,15 +104,19 @@ var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 // nearest returns the candidate that a mistyped word most likely meant, or
 // nothing: one that a third of its letters, at most, would have to change. As
 // comparing takes time, words longer than any identifier are nobody's mistyped
-// ones, and only the first thousand candidates are looked at.
+// ones, and not all of very many candidates are looked at.
 func nearest(word string, candidates []string) string {
 	if len(word) > maxIdentifier {
 		return ""
 	}
 	best, bestDistance := "", len(word)/3+1
-	for _, c := range candidates[:min(len(candidates), 1000)] {
+	compared := 0 // pairs of letters
+	for _, c := range candidates {
 		if max(len(c)-len(word), len(word)-len(c)) > bestDistance {
 			continue // so many letters, at least, have to come or go
+		}
+		if compared += len(word) * len(c); compared > maxCompared {
+			break
 		}
 		if d := distance(strings.ToLower(word), strings.ToLower(c)); d <= bestDistance && d < len(c) {
 			if d < bestDistance || best == "" {
@@ -122,6 +126,10 @@ func nearest(word string, candidates []string) string {
 	}
 	return best
 }
+
+// maxCompared is how many pairs of letters a search for the nearest word compares:
+// thousands of candidates, unless they are very long.
+const maxCompared = 1 << 20
 
 // distance is Levenshtein's: the least number of letters to insert, delete or
 // replace.
