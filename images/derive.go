@@ -1,7 +1,6 @@
 package images
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,8 +10,10 @@ import (
 	"maps"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -25,6 +26,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -268,7 +270,7 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 		_, err := io.Copy(plain.Hash(), r)
 		return err
 	})
-	f.to(func(_ context.Context, r io.Reader) error { return compress(packed, r) })
+	f.toChunks(func(ctx context.Context, chunks <-chan []byte) error { return compress(ctx, packed, chunks) })
 	f.toPieces(u.take, u.end)
 	var told time.Time
 	p := &packer{
@@ -300,22 +302,52 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 // progressEvery is how often a packer tells how far it is.
 const progressEvery = 100 * time.Millisecond
 
-// compress writes what it reads to the content store. Every write there is a
+// compress writes each chunk as a frame of its own (RFC 8878, 3), so that as many are
+// compressed at once as there are processors. Every write to the content store is a
 // message to the daemon, so that they have to be large.
-func compress(packed *counter, r io.Reader) error {
-	buffered := bufio.NewWriterSize(packed, 1<<20)
-	z, err := zstd.NewWriter(buffered, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // digests check more
+func compress(ctx context.Context, packed io.Writer, chunks <-chan []byte) error {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // digests check more
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(z, r); err != nil {
-		_ = z.Close() // it would fail alike
-		return fmt.Errorf("write the layer: %w", err)
-	}
-	if err := errors.Join(z.Close(), buffered.Flush()); err != nil {
-		return fmt.Errorf("write the layer: %w", err)
-	}
-	return nil
+	g, ctx := errgroup.WithContext(ctx)
+	frames := make(chan chan []byte, runtime.GOMAXPROCS(0)) // in the order of their chunks
+	var used sync.Pool
+	g.Go(func() error {
+		defer close(frames)
+		for {
+			select {
+			case chunk, more := <-chunks:
+				if !more {
+					return nil
+				}
+				frame := make(chan []byte, 1)
+				select {
+				case frames <- frame:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				g.Go(func() error {
+					buf, _ := used.Get().([]byte)
+					frame <- z.EncodeAll(chunk, buf[:0])
+					return nil
+				})
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	g.Go(func() error {
+		for frame := range frames {
+			buf := <-frame
+			if _, err := packed.Write(buf); err != nil {
+				return fmt.Errorf("write the layer: %w", err)
+			}
+			used.Put(buf) //nolint:staticcheck // a slice's header is small beside what it saves
+		}
+		return nil
+	})
+	return g.Wait()
 }
 
 type counter struct {

@@ -13,8 +13,8 @@ import (
 // bytes, may wait for a slow reader. On a busy machine a reader that has to wait
 // for its turn should find much to do then.
 const (
-	chunkSize   = 512 << 10
-	chunksAhead = 64
+	chunkSize   = 1 << 20
+	chunksAhead = 32
 	piecesAhead = 8192
 	bytesAhead  = 32 << 20
 )
@@ -38,17 +38,22 @@ func newFanout(ctx context.Context) *fanout {
 
 // to adds a reader. Its error ends the whole.
 func (f *fanout) to(read func(ctx context.Context, r io.Reader) error) {
-	sink := make(chan []byte, chunksAhead)
-	f.sinks = append(f.sinks, sink)
-	f.group.Go(func() error {
-		r := &chunkReader{ctx: f.ctx, chunks: sink}
-		if err := read(f.ctx, r); err != nil {
+	f.toChunks(func(ctx context.Context, chunks <-chan []byte) error {
+		r := &chunkReader{ctx: ctx, chunks: chunks}
+		if err := read(ctx, r); err != nil {
 			return err
 		}
 		// A reader that has seen enough must not hold the others up.
 		_, err := io.Copy(io.Discard, r)
 		return err
 	})
+}
+
+// toChunks is to for a reader of all chunks, which it may keep and not change.
+func (f *fanout) toChunks(read func(ctx context.Context, chunks <-chan []byte) error) {
+	sink := make(chan []byte, chunksAhead)
+	f.sinks = append(f.sinks, sink)
+	f.group.Go(func() error { return read(f.ctx, sink) })
 }
 
 // toPieces adds the reader of pieces: take is called for each, end after the

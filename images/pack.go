@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"strings"
 	"time"
@@ -89,7 +88,7 @@ func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
 
 func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
 	// O_NONBLOCK: what was a file may be a pipe now.
-	f, err := openBeneath(p.tree.root, e.name, unix.O_NONBLOCK)
+	fd, err := openFD(p.tree.root, e.name, unix.O_NONBLOCK)
 	if changedMeanwhile(err) {
 		p.notice(e.name + " is left out: it went while the folder was read")
 		return nil
@@ -97,9 +96,9 @@ func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
+	defer func() { _ = unix.Close(fd) }()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -110,13 +109,13 @@ func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
 	if st.Nlink > 1 && p.hardlink(&st, h) {
 		return p.entry(h)
 	}
-	if err := xattrs(int(f.Fd()), h); err != nil {
+	if err := xattrs(fd, h); err != nil {
 		return err
 	}
 	if err := p.entry(h); err != nil {
 		return err
 	}
-	return p.content(e, f, &st)
+	return p.content(e, fd, &st)
 }
 
 // hardlink turns a file's second name into a link to its first.
@@ -137,15 +136,18 @@ const bufSize = 256 << 10
 // content copies as much as the header promised; of a file that has become
 // shorter the rest is zeros, as with tar(1). Of a file with holes zeros become
 // holes again.
-func (p *packer) content(e *treeEntry, f io.Reader, st *unix.Stat_t) error {
+func (p *packer) content(e *treeEntry, fd int, st *unix.Stat_t) error {
 	sparse := st.Blocks*512 < st.Size // blocks are of 512 bytes, stat(2)
 	for left := st.Size; left > 0; {
 		buf, err := p.out.space(min(left, bufSize))
 		if err != nil {
 			return err
 		}
-		n, err := f.Read(buf)
-		if n == 0 && err != nil && !errors.Is(err, io.EOF) {
+		n, err := unix.Read(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		if n == 0 {

@@ -57,17 +57,27 @@ type treeEntry struct {
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
 func openBeneath(root *os.File, name string, flags uint64) (*os.File, error) {
+	fd, err := openFD(root, name, flags)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// openFD is openBeneath for a file that is not worth an os.File, which costs
+// several system calls more.
+func openFD(root *os.File, name string, flags uint64) (int, error) {
 	how := &unix.OpenHow{Flags: flags | unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: beneath}
 	for {
 		fd, err := unix.Openat2(int(root.Fd()), name, how)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), name), nil
+			return fd, nil
 		// EAGAIN: something above was renamed meanwhile.
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
 		}
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 }
 

@@ -27,7 +27,7 @@ type unpacker struct {
 	lower []string
 
 	dir   *os.File // where the last entry went
-	file  *os.File // the regular file that is being written
+	file  int      // the regular file that is being written; 0: none
 	head  *tar.Header
 	at    int64         // how far the file is, in bytes
 	hole  bool          // it ends with a hole so far
@@ -62,7 +62,7 @@ func (u *unpacker) write(p piece) error {
 			err = u.create(base)
 		}
 	}
-	if err != nil || u.file != nil {
+	if err != nil || u.file != 0 {
 		return err
 	}
 	return u.settle(base)
@@ -95,7 +95,7 @@ func (u *unpacker) create(base string) error {
 	case tar.TypeReg:
 		file, err := unix.Openat(fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		if err == nil {
-			u.file = os.NewFile(uintptr(file), u.head.Name)
+			u.file = file
 		}
 		return err
 	case tar.TypeDir:
@@ -120,9 +120,15 @@ func (u *unpacker) content(p piece) error {
 		u.at += p.zeros
 		return nil
 	}
-	n, err := u.file.WriteAt(p.data, u.at)
-	u.at += int64(n)
-	return err
+	for data := p.data; len(data) > 0; {
+		n, err := unix.Pwrite(u.file, data, u.at)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		n = max(n, 0)
+		u.at, data = u.at+int64(n), data[n:]
+	}
+	return nil
 }
 
 // settle gives what is no regular file its owner, mode, attributes and time.
@@ -150,27 +156,26 @@ func (u *unpacker) settle(base string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(setAttributes(dir, h), dir.Close())
+	return errors.Join(setAttributes(int(dir.Fd()), h), dir.Close())
 }
 
 // finish gives a regular file what settle gives others. Its owner comes before
 // its mode and its capabilities, which a change of the owner takes away
 // (chown(2)).
 func (u *unpacker) finish() (err error) {
-	if u.file == nil {
+	if u.file == 0 {
 		return nil
 	}
-	f, h := u.file, u.head
-	u.file = nil
-	defer func() { err = errors.Join(err, f.Close()) }()
-	fd := int(f.Fd())
+	fd, h := u.file, u.head
+	u.file = 0
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
 	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
 		return err
 	}
 	if err := unix.Fchmod(fd, uint32(h.Mode)); err != nil {
 		return err
 	}
-	if err := setAttributes(f, h); err != nil {
+	if err := setAttributes(fd, h); err != nil {
 		return err
 	}
 	if u.hole {
@@ -187,13 +192,13 @@ func modified(h *tar.Header) []unix.Timespec {
 	return []unix.Timespec{t, t}
 }
 
-func setAttributes(f *os.File, h *tar.Header) error {
+func setAttributes(fd int, h *tar.Header) error {
 	for key, value := range h.PAXRecords {
 		name, ok := strings.CutPrefix(key, paxAttribute)
 		if !ok {
 			continue
 		}
-		if err := unix.Fsetxattr(int(f.Fd()), name, []byte(value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		if err := unix.Fsetxattr(fd, name, []byte(value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return fmt.Errorf("set attribute %s: %w", name, err)
 		}
 	}
@@ -215,10 +220,11 @@ func (u *unpacker) end() error {
 
 func (u *unpacker) close() error {
 	var err error
-	for _, f := range []*os.File{u.file, u.dir} {
-		if f != nil {
-			err = errors.Join(err, f.Close())
-		}
+	if u.file != 0 {
+		err = unix.Close(u.file)
+	}
+	if u.dir != nil {
+		err = errors.Join(err, u.dir.Close())
 	}
 	return err
 }
