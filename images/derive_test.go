@@ -109,7 +109,9 @@ func (f *folder) chain() string {
 func (f *folder) unpackAgain() {
 	f.t.Helper()
 	must(f.t, f.c.SnapshotService(snapshotter).Remove(f.ctx, f.chain()))
-	must(f.t, f.s.Unpack(f.ctx, f.d.Ref))
+	img, err := f.c.GetImage(f.ctx, f.d.Ref)
+	must(f.t, err)
+	must(f.t, img.Unpack(f.ctx, snapshotter))
 }
 
 // listing is every path below the image's folder, with type, mode and owner.
