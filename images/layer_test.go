@@ -17,6 +17,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bot-bottle/bottle/images"
@@ -176,6 +177,43 @@ func (e escape) check(ctx context.Context, t *testing.T, c *containerd.Client, p
 	default:
 		checkInside(ctx, t, c, p)
 		drop(ctx, t, c, p.ref)
+	}
+}
+
+// TestBrokenLayer has layers that are no tar, or not all of one, and of which the
+// digests are right: whoever made them broke them.
+func TestBrokenLayer(t *testing.T) {
+	r := labtest.PlainRegistry(t)
+	layer := tarOf(t, string(random(t, 1<<20)), regular("file"))
+	const plain, gzipped = ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip
+	for name, c := range map[string]struct {
+		mediaType string
+		packed    []byte
+	}{
+		"half a tar": {plain, layer[:len(layer)/2]}, "half a gzip": {gzipped, zipped(t, layer)[:1<<19]},
+		"noise": {plain, random(t, 1<<16)}, "noise as gzip": {gzipped, random(t, 1<<16)},
+		"gzipped noise":               {gzipped, zipped(t, random(t, 1<<16))},
+		"of a kind that nobody knows": {"application/vnd.example.layer", layer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leakcheck.Check(t)
+			ctx, cl, s := connect(t)
+			p := publishLayer(ctx, t, cl, s, r, "broken:1", c.mediaType, layer, c.packed)
+			expect := func(before []string, err error) {
+				t.Helper()
+				if !errors.Is(err, images.ErrLayer) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), digest.FromBytes(c.packed).String()) {
+					t.Errorf("got %v", err)
+				}
+				sameStore(ctx, t, cl, before, 0)
+			}
+			before := stored(ctx, t, cl)
+			_, err := s.Pull(ctx, p.ref, p.remote)
+			expect(before, err)
+			const ref = "docker.io/library/bottle-broken:1"
+			putLayer(ctx, t, cl, ref, runtime.GOARCH, c.mediaType, layer, c.packed)
+			before = stored(ctx, t, cl)
+			expect(before, s.Unpack(ctx, ref))
+		})
 	}
 }
 

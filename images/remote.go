@@ -158,8 +158,8 @@ var texts = []struct {
 	{ErrNoSpace, []string{"no space left on device", "disk quota exceeded"}},
 	{ErrUntrusted, []string{"x509:", "tls: failed to verify"}},
 	{ErrDenied, []string{"401 Unauthorized", "403 Forbidden", "authorization failed", "insufficient_scope", "no basic auth credentials", "unauthorized:", "denied:"}},
+	{ErrLayer, []string{"failed to extract layer"}}, // it came as it was promised
 	{ErrCorrupt, []string{"unexpected commit digest", "unexpected commit size", "failed size validation", "unexpected EOF", "short read", "invalid tar header", "content digest"}},
-	{ErrLayer, []string{"failed to extract layer"}},
 	{ErrUnreachable, []string{"connection refused", "no such host", "network is unreachable", "no route to host", "i/o timeout", "TLS handshake timeout", "connection reset", "server gave HTTP response to HTTPS client", "server misbehaving", "502 Bad Gateway", "503 Service Unavailable"}},
 }
 
