@@ -117,7 +117,7 @@ const maxLinks = 40
 // way to it leads out of the root, or a .. is in it.
 func (s symlinks) resolve(name string) (string, error) {
 	if slices.Contains(strings.Split(name, "/"), "..") {
-		return "", errors.New("it has a ..")
+		return "", errors.New("it has a .. in it")
 	}
 	at, rest, via := ".", strings.Split(path.Clean(name), "/"), ""
 	for followed := 0; len(rest) > 0; {
