@@ -89,18 +89,22 @@ func unpackLayer(ctx context.Context, d ocispec.Descriptor, packed io.Reader, ro
 	return out, nil
 }
 
-// decompressed is a layer's tar. Its media type says whether it is compressed, its
-// first bytes how.
+// decompressed is a layer's tar. Its media type says whether it may be compressed,
+// its first bytes how.
 func decompressed(ctx context.Context, mediaType string, packed io.Reader) (io.ReadCloser, error) {
 	kind, err := store.DiffCompression(ctx, mediaType)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("it is of a kind that bottle does not know: %s", mediaType)
 	case kind == "":
-		return io.NopCloser(packed), nil
+		return plainLayer{packed}, nil
 	}
 	return compression.DecompressStream(packed)
 }
+
+type plainLayer struct{ io.Reader }
+
+func (plainLayer) Close() error { return nil }
 
 // layerError tells of a layer that could not be unpacked.
 type layerError struct {

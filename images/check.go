@@ -57,20 +57,34 @@ func checkLayer(ctx context.Context, cs content.Provider, layer ocispec.Descript
 		return fmt.Errorf("read layer %s: %w", layer.Digest, err)
 	}
 	defer func() { _ = ra.Close() }()
-	// Of a file what is in the entries need not be read.
-	packed := io.Reader(io.NewSectionReader(ra, 0, ra.Size()))
-	if _, local := ra.(*blobFile); !local {
-		packed = bufio.NewReaderSize(packed, readSize)
-	}
-	plain, err := decompressed(ctx, layer.MediaType, packed)
+	packed := &untilDone{ctx, io.NewSectionReader(ra, 0, ra.Size())}
+	plain, err := decompressed(ctx, layer.MediaType, bufio.NewReaderSize(packed, readSize))
 	if err != nil {
 		return newLayerError(layer.Digest, "", err)
 	}
 	defer func() { _ = plain.Close() }()
-	if err := checkEntries(ctx, plain); err != nil && ctx.Err() == nil {
+	entries := io.Reader(plain)
+	_, isFile := ra.(*blobFile)
+	if _, isPlain := plain.(plainLayer); isFile && isPlain {
+		entries = packed.r // which can seek: what is in the entries need not be read
+	}
+	if err := checkEntries(ctx, entries); err != nil && ctx.Err() == nil {
 		return newLayerError(layer.Digest, "", err)
 	}
 	return context.Cause(ctx)
+}
+
+// untilDone reads until ctx ends: to find the next entry may mean to read for long.
+type untilDone struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u *untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
 }
 
 // checkEntries looks for entries of a layer's tar that lead out of the image's
@@ -79,7 +93,7 @@ func checkLayer(ctx context.Context, cs content.Provider, layer ocispec.Descript
 // no image needs them. Absolute names and absolute targets of hard links are the
 // image's own to those, and some builders write them: they are let through.
 func checkEntries(ctx context.Context, layer io.Reader) error {
-	links := symlinks{}
+	links, size := symlinks{}, 0
 	for r := tar.NewReader(layer); ctx.Err() == nil; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -101,6 +115,9 @@ func checkEntries(ctx context.Context, layer io.Reader) error {
 		case tar.TypeSymlink:
 			// By itself it is harmless: who follows it has the image as root.
 			links[name] = h.Linkname
+			if size += len(name) + len(h.Linkname); size > maxLinksSize {
+				return errors.New("it has more symbolic links than can be looked at")
+			}
 		}
 	}
 	return ctx.Err()
@@ -108,6 +125,10 @@ func checkEntries(ctx context.Context, layer io.Reader) error {
 
 // symlinks are the targets of a layer's symbolic links, by path from its root.
 type symlinks map[string]string
+
+// maxLinksSize bounds the names and targets of a layer's links, in bytes, as all are
+// kept while it is looked at.
+const maxLinksSize = 128 << 20
 
 // maxLinks is how many links are followed on the way to a file, as by the kernel
 // (path_resolution(7)).
@@ -131,7 +152,7 @@ func (s symlinks) resolve(name string) (string, error) {
 			at = next
 		case path.IsAbs(target):
 			return "", fmt.Errorf("it goes through %q, a link to %q", next, target)
-		case followed == maxLinks || len(target) >= unix.PathMax:
+		case followed == maxLinks || len(target) >= unix.PathMax: // symlink(2) makes none so long
 			return "", fmt.Errorf("it goes through %q, a link that nobody can follow", next)
 		default:
 			followed++
