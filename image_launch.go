@@ -36,7 +36,7 @@ func (l *launch) makeImage(ctx context.Context) error {
 			return err
 		}
 	}
-	return l.e.images.Unpack(ctx, p.Image)
+	return registryHint(p.Image, l.e.images.Unpack(ctx, p.Image))
 }
 
 func (l *launch) derive(ctx context.Context) (err error) {
@@ -56,7 +56,7 @@ func (l *launch) derive(ctx context.Context) (err error) {
 	if errors.Is(err, images.ErrNoSpace) {
 		return &Error{Err: err, Hint: "make room: bottle rmi removes images, and what .bottleignore names stays out"}
 	}
-	return err
+	return registryHint(p.BaseRef, err)
 }
 
 // releaseImage ends the hold on the derived image's name.

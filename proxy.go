@@ -104,7 +104,7 @@ func (l *launch) makeProxyRoot(ctx context.Context) error {
 	if p.Digest != "" && info.Digest != p.Digest {
 		return fmt.Errorf("the proxy's image %s has changed: it is %s, the plan has %s", p.Image, info.Digest, p.Digest)
 	}
-	if err := l.e.images.Unpack(ctx, p.Image); err != nil {
+	if err := registryHint(p.Image, l.e.images.Unpack(ctx, p.Image)); err != nil {
 		return err
 	}
 	id := proxyID(l.plan.Name)

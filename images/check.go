@@ -12,10 +12,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
+	store "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -27,51 +32,77 @@ const (
 	checkedVersion = "1"
 )
 
-// check looks at the layers of this host's part of an image, read from cs, for
-// entries that lead out of the image's root. The daemon, which unpacks what it
-// pulls, keeps those in and says nothing of it. A layer that is not there has been
-// unpacked before. The error wraps ErrLayer or ErrPlatform.
-func (s *Store) check(ctx context.Context, cs content.Provider, target ocispec.Descriptor) error {
-	d, m, err := manifestOf(ctx, cs, target)
-	if err != nil {
-		return err
-	}
-	info, err := s.ctrd.ContentStore().Info(ctx, d.Digest)
+// checkLayers looks at the layers of a manifest, read from cs, unless that has been
+// done. A layer that is not there has been unpacked by others. The error wraps
+// ErrLayer.
+func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor) error {
+	info, err := s.ctrd.ContentStore().Info(ctx, manifest.Digest)
 	if err != nil && !errdefs.IsNotFound(err) { // of what is just coming, the file may be seen first
-		return fmt.Errorf("look up manifest %s: %w", d.Digest, err)
+		return fmt.Errorf("look up manifest %s: %w", manifest.Digest, err)
 	}
 	if info.Labels[labelChecked] == checkedVersion {
 		return nil
 	}
-	for _, layer := range m.Layers {
-		if err := checkLayer(ctx, cs, layer); err != nil && !errdefs.IsNotFound(err) {
+	for _, layer := range layers {
+		if err := CheckLayer(ctx, cs, layer); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}
-	return s.label(ctx, d.Digest, labelChecked, checkedVersion)
+	return s.label(ctx, manifest.Digest, labelChecked, checkedVersion)
 }
 
-func checkLayer(ctx context.Context, cs content.Provider, layer ocispec.Descriptor) error {
+// label sets a label of a blob, or takes it away if value is empty.
+func (s *Store) label(ctx context.Context, blob digest.Digest, key, value string) error {
+	_, err := s.ctrd.ContentStore().Update(ctx, content.Info{Digest: blob, Labels: map[string]string{key: value}}, "labels."+key)
+	if err != nil {
+		return fmt.Errorf("label %s: %w", blob, err)
+	}
+	return nil
+}
+
+// readSize is how much of a packed layer is read at once, in bytes: each time may be
+// a call to the daemon.
+const readSize = 1 << 20
+
+// CheckLayer looks at a layer (a tar, PAX or GNU, plain or compressed by gzip or
+// zstd) for entries that lead out of the image's root. containerd, which unpacks,
+// keeps those in and says nothing of it. The error wraps ErrLayer, also when the
+// layer is no such thing.
+func CheckLayer(ctx context.Context, cs content.Provider, layer ocispec.Descriptor) error {
 	ra, err := cs.ReaderAt(ctx, layer)
 	if err != nil {
 		return fmt.Errorf("read layer %s: %w", layer.Digest, err)
 	}
 	defer func() { _ = ra.Close() }()
-	packed := &untilDone{ctx, io.NewSectionReader(ra, 0, ra.Size())}
-	plain, err := decompressed(ctx, layer.MediaType, bufio.NewReaderSize(packed, readSize))
+	err = checkPacked(ctx, ra, layer.MediaType)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("%w: layer %s: %w", ErrLayer, layer.Digest, shortened(err))
+	}
+	return nil
+}
+
+func checkPacked(ctx context.Context, ra content.ReaderAt, mediaType string) error {
+	compressed, err := store.DiffCompression(ctx, mediaType)
 	if err != nil {
-		return newLayerError(layer.Digest, "", err)
+		return fmt.Errorf("it is of a kind that bottle does not know: %s", mediaType)
+	}
+	packed := io.NewSectionReader(ra, 0, ra.Size())
+	if _, isFile := ra.(*blobFile); isFile && compressed == "" {
+		return checkEntries(ctx, packed) // can seek: what is in the entries need not be read
+	}
+	buffered := bufio.NewReaderSize(&untilDone{ctx, packed}, readSize)
+	if compressed == "" {
+		return checkEntries(ctx, buffered)
+	}
+	plain, err := compression.DecompressStream(buffered) // the first bytes tell of which kind
+	if err != nil {
+		return err
 	}
 	defer func() { _ = plain.Close() }()
-	entries := io.Reader(plain)
-	_, isFile := ra.(*blobFile)
-	if _, isPlain := plain.(plainLayer); isFile && isPlain {
-		entries = packed.r // which can seek: what is in the entries need not be read
-	}
-	if err := checkEntries(ctx, entries); err != nil && ctx.Err() == nil {
-		return newLayerError(layer.Digest, "", err)
-	}
-	return context.Cause(ctx)
+	return checkEntries(ctx, plain)
 }
 
 // untilDone reads until ctx ends: to find the next entry may mean to read for long.
@@ -165,41 +196,43 @@ func (s symlinks) resolve(name string) (string, error) {
 // blobs reads blobs from the folder that the daemon has them in, where it tells and
 // this process sees it, so that reading costs the daemon nothing.
 type blobs struct {
-	content.Provider
-	dir string
+	ctrd *containerd.Client
+	once sync.Once
+	dir  string // empty: it does not tell
 }
 
-func (s *Store) blobs(ctx context.Context) content.Provider {
-	b := blobs{Provider: s.ctrd.ContentStore()}
-	got, err := s.ctrd.IntrospectionService().Plugins(ctx, "type==io.containerd.content.v1")
-	if err != nil {
-		return b // the daemon can be asked for them
-	}
-	for _, p := range got.Plugins {
-		if root := p.Exports["root"]; root != "" {
-			b.dir = filepath.Join(root, "blobs")
-		}
-	}
-	return b
-}
+func (s *Store) blobs() content.Provider { return &blobs{ctrd: s.ctrd} }
 
 // ReaderAt implements content.Provider.
-func (b blobs) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
+func (b *blobs) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
 	if err := d.Digest.Validate(); err != nil {
 		return nil, err
 	}
+	b.once.Do(func() { b.ask(ctx) })
 	if b.dir == "" {
-		return b.Provider.ReaderAt(ctx, d)
+		return b.ctrd.ContentStore().ReaderAt(ctx, d)
 	}
 	f, err := os.Open(filepath.Join(b.dir, d.Digest.Algorithm().String(), d.Digest.Encoded()))
 	if err != nil {
-		return b.Provider.ReaderAt(ctx, d)
+		return b.ctrd.ContentStore().ReaderAt(ctx, d)
 	}
 	fi, err := f.Stat()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &blobFile{File: f, size: fi.Size()}, nil
+}
+
+func (b *blobs) ask(ctx context.Context) {
+	got, err := b.ctrd.IntrospectionService().Plugins(ctx, "type==io.containerd.content.v1")
+	if err != nil {
+		return // the blobs can be asked for
+	}
+	for _, p := range got.Plugins {
+		if root := p.Exports["root"]; root != "" {
+			b.dir = filepath.Join(root, "blobs")
+		}
+	}
 }
 
 type blobFile struct {

@@ -183,30 +183,20 @@ func (l *layering) empty(root *os.File) {
 	}
 }
 
-// within calls fn with what writes into a snapshot.
-func within(mounts []mount.Mount, fn func(*unpacker) error) error {
-	root, lower, err := writable(mounts)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(&unpacker{root: root, lower: lower}), root.Close())
-}
-
-// writable opens the folder in which a snapshot can be written; its name is a path
-// that leads there while it is open. As containerd does when it unpacks, it goes
-// round an overlay's mount, and lower are the layers below then, the topmost first.
-// Another mount is at no place of the host's and ends with this process, even with a
-// killed one.
-func writable(mounts []mount.Mount) (root *os.File, lower []string, err error) {
+// within calls fn with what writes into a snapshot. As containerd does when it
+// unpacks, it goes round an overlay's mount. Another mount is at no place of the
+// host's and ends with this process, even with a killed one.
+func within(mounts []mount.Mount, fn func(*unpacker) error) (err error) {
 	upper, lower := overlayDirs(mounts)
-	fd, err := unix.Open(upper, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := os.Open(upper)
 	if err != nil { // no overlay's, or out of sight
 		lower = nil
-		if fd, err = detached(mounts); err != nil {
-			return nil, nil, fmt.Errorf("mount the snapshot: %w", err)
+		if root, err = detached(mounts); err != nil {
+			return fmt.Errorf("mount the snapshot: %w", err)
 		}
 	}
-	return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/self/fd/%d", fd)), lower, nil
+	defer func() { err = errors.Join(err, root.Close()) }()
+	return fn(&unpacker{root: root, lower: lower})
 }
 
 // overlayDirs finds where an overlay keeps what is written to it, and the layers
@@ -227,16 +217,16 @@ func overlayDirs(mounts []mount.Mount) (upper string, lower []string) {
 }
 
 // detached mounts a snapshot for as long as the folder that it returns is open.
-func detached(mounts []mount.Mount) (root int, err error) {
+func detached(mounts []mount.Mount) (root *os.File, err error) {
 	dir, err := os.MkdirTemp("", "bottle-derive-")
 	if err != nil {
-		return -1, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
 	if err := mount.All(mounts, dir); err != nil {
-		return -1, err
+		return nil, err
 	}
-	root, err = unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err = os.Open(dir)
 	return root, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
 }
 
@@ -374,7 +364,7 @@ func (l *layering) name(ctx context.Context) error {
 	l.config.History = append(slices.Clone(l.config.History), ocispec.History{Created: &now, CreatedBy: "bottle run --cwd", Comment: l.d.Folder})
 	l.config.Config.WorkingDir, l.config.Created = l.d.Target, &now
 	config, err := l.put(ctx, ocispec.MediaTypeImageConfig, l.config, map[string]string{
-		"containerd.io/gc.ref.snapshot." + l.store.snapshotter: identity.ChainID(l.config.RootFS.DiffIDs).String(),
+		labelSnapshot + l.store.snapshotter: identity.ChainID(l.config.RootFS.DiffIDs).String(),
 	})
 	if err != nil {
 		return err
@@ -383,7 +373,7 @@ func (l *layering) name(ctx context.Context) error {
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: config, Layers: append(base.Layers, l.layer), Annotations: base.Annotations,
 	}
-	refs := map[string]string{"containerd.io/gc.ref.content.config": config.Digest.String()}
+	refs := map[string]string{"containerd.io/gc.ref.content.config": config.Digest.String(), labelChecked: checkedVersion}
 	for i, layer := range m.Layers {
 		refs[fmt.Sprintf("containerd.io/gc.ref.content.l.%d", i)] = layer.Digest.String()
 	}

@@ -134,26 +134,6 @@ func (f *fanout) fill(n int) error {
 	return f.flush()
 }
 
-// readFrom hands on all that r has.
-func (f *fanout) readFrom(r io.Reader) error {
-	for {
-		buf, err := f.space(chunkSize)
-		if err != nil {
-			return err
-		}
-		n, err := r.Read(buf)
-		if ferr := f.fill(n); ferr != nil {
-			return ferr
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return err
-		}
-	}
-}
-
 func (f *fanout) flush() error {
 	for _, sink := range f.sinks {
 		select {

@@ -11,6 +11,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -92,29 +93,38 @@ func checkPlatform(p ocispec.Platform) error {
 
 func hostPlatform() string { return platforms.Format(platforms.DefaultSpec()) }
 
-// Unpack makes sure that the image's layers are in the snapshotter. It costs
-// one look-up when they are. The error wraps ErrMissing, ErrPlatform, ErrLayer or
-// ErrNoSpace.
+// labelSnapshot, with a snapshotter's name, has containerd keep a snapshot as long
+// as the blob that bears it (containerd's docs/garbage-collection.md).
+const labelSnapshot = "containerd.io/gc.ref.snapshot."
+
+// Unpack makes sure that the image's layers are in the snapshotter, and that none
+// leads out of the image. It costs a few look-ups when that is so. The error wraps
+// ErrMissing, ErrPlatform, ErrLayer or ErrNoSpace.
 func (s *Store) Unpack(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	img, err := s.get(ctx, ref)
 	if err != nil {
 		return err
 	}
-	ids, err := img.RootFS(ctx)
-	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("unpack image %s: %w (this host is %s)", ref, ErrPlatform, hostPlatform())
-	}
+	d, m, err := s.manifest(ctx, img.Target())
 	if err != nil {
+		return fmt.Errorf("unpack image %s: %w", ref, err)
+	}
+	if err := s.checkLayers(ctx, s.blobs(), d, m.Layers); err != nil {
+		return fmt.Errorf("unpack image %s: %w", ref, err)
+	}
+	var config ocispec.Image
+	if err := readJSON(ctx, s.ctrd.ContentStore(), m.Config, &config); err != nil {
 		return fmt.Errorf("read layers of %s: %w", ref, err)
 	}
-	chain := identity.ChainID(ids).String()
+	chain := identity.ChainID(config.RootFS.DiffIDs).String()
 	if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, chain); err == nil {
 		return nil
 	}
-	err = s.leased(ctx, "unpack "+ref, func(ctx context.Context) error {
-		return s.unpack(ctx, s.ctrd.ContentStore(), img.Target())
-	})
+	err = img.Unpack(log.WithLogger(ctx, silent), s.snapshotter)
+	if kind := kindOf(err); errors.Is(kind, ErrNoSpace) || errors.Is(kind, ErrLayer) {
+		return fmt.Errorf("unpack image %s: %w: %w", ref, kind, shortened(err))
+	}
 	if err != nil {
 		return fmt.Errorf("unpack image %s: %w", ref, err)
 	}

@@ -37,10 +37,10 @@ func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return Image{}, fmt.Errorf("look it up: %w", err)
 	}
-	seen, err := s.fetch(ctx, ref, r)
+	err = s.fetch(ctx, ref, r)
 	var got Image
 	if err == nil {
-		got, err = s.ready(ctx, ref, seen)
+		got, err = s.ready(ctx, ref)
 	}
 	if err != nil {
 		return Image{}, errors.Join(err, s.restore(ctx, ref, before))
@@ -49,10 +49,9 @@ func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 }
 
 // fetch has the daemon fetch, unpack and name an image, and looks at the layers as
-// they come, if it is told in time what to look at. A failure of the daemon's ends
-// the looking; the daemon is not ended by what is seen, as it might give the name
-// all the same, later.
-func (s *Store) fetch(ctx context.Context, ref string, r Remote) (seen bool, err error) {
+// they come. A failure of the daemon's ends the looking; the daemon is not ended by
+// what is seen, as it might give the name all the same, later.
+func (s *Store) fetch(ctx context.Context, ref string, r Remote) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	target := make(chan ocispec.Descriptor, 1)
@@ -61,40 +60,53 @@ func (s *Store) fetch(ctx context.Context, ref string, r Remote) (seen bool, err
 	go func() {
 		select {
 		case d := <-target:
-			seen = true
-			checked <- s.check(ctx, &arriving{s.blobs(ctx), ended}, d)
-		case <-ended:
+			checked <- s.checkArriving(ctx, d, ended)
+		case <-ended: // with a failure, or ready has a look
 			checked <- nil
 		}
 	}()
 	host := platforms.DefaultSpec()
 	to := image.NewStore(ref, image.WithPlatforms(host), image.WithUnpack(host, s.snapshotter))
-	err = s.transfer(ctx, ref, r, func(d ocispec.Descriptor) { target <- d },
+	err := s.transfer(ctx, ref, r, func(d ocispec.Descriptor) { target <- d },
 		func(reg *registry.OCIRegistry) (any, any) { return reg, to })
 	close(ended)
 	if err != nil {
 		cancel()
 	}
-	cerr := <-checked
-	return seen, cmp.Or(err, cerr)
+	return cmp.Or(err, <-checked)
+}
+
+func (s *Store) checkArriving(ctx context.Context, target ocispec.Descriptor, ended chan struct{}) error {
+	coming := &arriving{s.blobs(), ended}
+	d, m, err := manifestOf(ctx, coming, target)
+	if err != nil {
+		return err
+	}
+	err = s.checkLayers(ctx, coming, d, m.Layers)
+	if !errors.Is(err, ErrLayer) {
+		return err
+	}
+	// The daemon keeps what it has unpacked as long as the configuration, which
+	// another image may have too.
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return err
+	}
+	lerr := s.label(ctx, m.Config.Digest, labelSnapshot+s.snapshotter, "")
+	if errdefs.IsNotFound(lerr) {
+		lerr = nil // it did not come so far
+	}
+	return errors.Join(err, lerr)
 }
 
 // ready looks at what was pulled: an index without this platform is stored all
-// the same, and a snapshotter that the daemon does not unpack for itself has been
-// left out. Layers that have been seen are not looked at again.
-func (s *Store) ready(ctx context.Context, ref string, seen bool) (Image, error) {
+// the same, a snapshotter that the daemon does not unpack for itself has been left
+// out, and the daemon may have ended before it was heard.
+func (s *Store) ready(ctx context.Context, ref string) (Image, error) {
 	got, err := s.Lookup(ctx, ref)
 	if err != nil {
 		return Image{}, err
-	}
-	if !seen {
-		img, err := s.get(ctx, ref)
-		if err != nil {
-			return Image{}, err
-		}
-		if err := s.check(ctx, s.blobs(ctx), img.Target()); err != nil {
-			return Image{}, err
-		}
 	}
 	return got, s.Unpack(ctx, ref)
 }

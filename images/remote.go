@@ -164,6 +164,9 @@ var texts = []struct {
 }
 
 func kindOf(err error) error {
+	if err == nil {
+		return nil
+	}
 	text := err.Error()
 	for _, t := range texts {
 		for _, part := range t.any {
@@ -199,7 +202,7 @@ func cut(text string) string {
 
 // extracting is how the daemon's errors of unpacking begin: with the layer's
 // digest, and the folder in which it was at work.
-var extracting = regexp.MustCompile(`failed to extract layer \(\S+ (\w+:\w+)\) .*mount callback failed on (\S+): `)
+var extracting = regexp.MustCompile(`failed to extract layer \(?(?:\S+ )?(\w+:\w+)\)?:? .*mount callback failed on (\S+): `)
 
 // inLayer says of an error of unpacking in which layer, and where in the image.
 func inLayer(text string) string {

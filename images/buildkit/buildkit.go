@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/moby/buildkit/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 )
 
@@ -36,9 +36,9 @@ type Config struct {
 	// Host is the address of a buildkitd that builds instead, as BUILDKIT_HOST
 	// has it; the image comes back and into containerd's store.
 	Host string
-	// Applier makes what unpacks the layers of base images, of which it reads the
-	// blobs from a content store.
-	Applier func(content.Provider) diff.Applier
+	// CheckLayer has a say about each layer of a base image, read from a content
+	// store, before a build uses it.
+	CheckLayer func(context.Context, content.Provider, ocispec.Descriptor) error
 	// Wait is told, once, when another build holds the state folder.
 	Wait func()
 	Log  *slog.Logger

@@ -7,7 +7,6 @@ import (
 	"io"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client"
@@ -18,12 +17,10 @@ import (
 // containerd's store: the daemon's own store may be another one.
 func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
 	c.quiet()
-	unpacks := &unpackOnly{}
-	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace), containerd.WithServices(containerd.WithDiffService(unpacks)))
+	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
 	if err != nil {
 		return Result{}, connectError(c.Address, err)
 	}
-	unpacks.Applier = c.Applier(store.ContentStore())
 	defer func() { err = errors.Join(err, store.Close()) }()
 	bk, err := client.New(ctx, c.Host)
 	if err != nil {
@@ -55,12 +52,6 @@ func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err err
 	return res, g.Wait()
 }
 
-// unpackOnly is a client's service for layers that has nothing to compare.
-type unpackOnly struct {
-	diff.Comparer
-	diff.Applier
-}
-
 // load imports what has been built. Of images that cannot be unpacked the names
 // are given back.
 func (c Config) load(ctx context.Context, store *containerd.Client, archive io.Reader, names []string) error {
@@ -78,7 +69,7 @@ func (c Config) load(ctx context.Context, store *containerd.Client, archive io.R
 		return fmt.Errorf("import what buildkitd built: %w", err)
 	}
 	for _, img := range list {
-		err = errors.Join(err, containerd.NewImage(store, img).Unpack(ctx, c.Snapshotter))
+		err = errors.Join(err, c.unpack(ctx, containerd.NewImage(store, img)))
 	}
 	if err == nil {
 		return nil
@@ -94,4 +85,17 @@ func (c Config) load(ctx context.Context, store *containerd.Client, archive io.R
 		err = errors.Join(err, service.Delete(ctx, img.Name, images.SynchronousDelete()))
 	}
 	return fmt.Errorf("unpack what buildkitd built: %w", err)
+}
+
+func (c Config) unpack(ctx context.Context, img containerd.Image) error {
+	m, err := images.Manifest(ctx, img.ContentStore(), img.Target(), img.Platform())
+	if err != nil {
+		return fmt.Errorf("read the manifest of %s: %w", img.Name(), err)
+	}
+	for _, layer := range m.Layers {
+		if err := c.CheckLayer(ctx, img.ContentStore(), layer); err != nil {
+			return err
+		}
+	}
+	return img.Unpack(ctx, c.Snapshotter)
 }

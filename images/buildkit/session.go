@@ -12,7 +12,10 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
 	docker "github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/containerd/v2/pkg/gc"
 	"github.com/containerd/platforms"
@@ -181,7 +184,7 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 		}),
 		Snapshotter:  containerdsnapshot.NewSnapshotter(c.Snapshotter, list.snapshotter(store.SnapshotService(c.Snapshotter)), c.Namespace, nil),
 		ContentStore: cs,
-		Applier:      winlayers.NewFileSystemApplierWithWindows(cs, c.Applier(cs)),
+		Applier:      winlayers.NewFileSystemApplierWithWindows(cs, checkingApplier{store.DiffService(), cs, c.CheckLayer}),
 		Differ:       winlayers.NewWalkingDiffWithWindows(cs, store.DiffService()),
 		ImageStore:   store.ImageService(),
 		RegistryHosts: docker.ConfigureHosts(context.Background(), docker.HostOptions{
@@ -190,6 +193,32 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 		LeaseManager: lm, GarbageCollect: collect(lm), MetadataStore: md,
 		MountPoolRoot: filepath.Join(st.tmp(), "mounts"),
 	}, nil
+}
+
+// checkingApplier has each layer looked at while the daemon unpacks it.
+type checkingApplier struct {
+	diff.Applier
+	content content.Provider
+	check   func(context.Context, content.Provider, ocispec.Descriptor) error
+}
+
+// Apply implements diff.Applier.
+func (a checkingApplier) Apply(ctx context.Context, d ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	checked := make(chan error, 1)
+	go func() {
+		err := a.check(ctx, a.content, d)
+		if err != nil {
+			cancel()
+		}
+		checked <- err
+	}()
+	out, err := a.Applier.Apply(ctx, d, mounts, opts...)
+	if cerr := <-checked; cerr != nil {
+		return ocispec.Descriptor{}, cerr
+	}
+	return out, err
 }
 
 // collect has containerd remove what nothing refers to any more, and waits.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"archive/tar"
 	"crypto/rand"
 	"net"
 	"os"
@@ -116,6 +117,29 @@ func TestNoSpace(t *testing.T) {
 	u = u.with("CONTAINERD_ADDRESS=" + address)
 	oneLine(t, u.bottle("pull", "-q", ref), "no space left", "bottle rmi")
 	u.bottle("images", "--json").want(t, 0, "[]\n")
+}
+
+// TestEscapingImage has an image that leads out of itself: pulled, run and built on.
+func TestEscapingImage(t *testing.T) {
+	r := labtest.PlainRegistry(t)
+	u := newBuilder(t)
+	const local = "docker.io/library/bottle-e2e:escaping"
+	entry := labtest.Entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: "../escape", Mode: 0o644}}
+	labtest.PutEntries(t, local, ocispec.ImageConfig{User: "1000"}, []labtest.Entry{entry})
+	ref := r.Host + "/escaping:1"
+	labtest.PutEntries(t, ref, ocispec.ImageConfig{}, []labtest.Entry{entry})
+	u.bottle("push", "-q", ref).want(t, 0, "")
+	says := []string{"../escape", "leads out of the image", "use another"}
+	oneLine(t, u.bottle("pull", "-q", ref), says...)
+	u.dockerfile("FROM bottle-e2e:escaping\nRUN true\n")
+	oneLine(t, u.bottle("build", "-q", "-t", "bottle-e2e:on-escaping", "img"), "Dockerfile:2", says[0], says[1])
+	u = u.with("CLAUDE_BOTTLE_IMAGE="+local, "CLAUDE_BOTTLE_DERIVED_IMAGE=bottle-e2e:escaping-cwd")
+	for _, cwd := range []string{"--cwd=false", "--cwd"} {
+		res := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "-q", cwd)
+		_, last, _ := strings.Cut(res.stderr, "\nbottle: ") // the plan comes before
+		res.stderr = "bottle: " + last
+		oneLine(t, res, says...)
+	}
 }
 
 // TestCwdNotices tells of what cannot be in an image, and of a repository that is
