@@ -20,8 +20,11 @@ import (
 	store "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,10 +35,10 @@ const (
 	checkedVersion = "1"
 )
 
-// checkLayers looks at the layers of a manifest, read from cs, unless that has been
-// done. A layer that is not there has been unpacked by others. The error wraps
-// ErrLayer.
-func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor) error {
+// checkLayers looks at the layers of a manifest, read from cs, so many at once,
+// unless that has been done. A layer that is not there has been unpacked by others.
+// The error wraps ErrLayer.
+func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor, atOnce int) error {
 	info, err := s.ctrd.ContentStore().Info(ctx, manifest.Digest)
 	if err != nil && !errdefs.IsNotFound(err) { // of what is just coming, the file may be seen first
 		return fmt.Errorf("look up manifest %s: %w", manifest.Digest, err)
@@ -43,12 +46,25 @@ func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest o
 	if info.Labels[labelChecked] == checkedVersion {
 		return nil
 	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
 	for _, layer := range layers {
-		if err := CheckLayer(ctx, cs, layer); err != nil && !errdefs.IsNotFound(err) {
+		g.Go(func() error {
+			err := CheckLayer(gctx, cs, layer)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
 			return err
-		}
+		})
 	}
-	return s.label(ctx, manifest.Digest, labelChecked, checkedVersion)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	err = s.label(ctx, manifest.Digest, labelChecked, checkedVersion)
+	if errdefs.IsNotFound(err) {
+		return nil // it is still coming, and is looked at again
+	}
+	return err
 }
 
 // label sets a label of a blob, or takes it away if value is empty.
@@ -97,12 +113,24 @@ func checkPacked(ctx context.Context, ra content.ReaderAt, mediaType string) err
 	if compressed == "" {
 		return checkEntries(ctx, buffered)
 	}
-	plain, err := compression.DecompressStream(buffered) // the first bytes tell of which kind
-	if err != nil {
-		return err
+	// As containerd tells it; which may start programs of the host's to decompress.
+	first, _ := buffered.Peek(10)
+	switch compression.DetectCompression(first) {
+	case compression.Gzip:
+		plain, err := gzip.NewReader(buffered)
+		if err != nil {
+			return err
+		}
+		return checkEntries(ctx, plain)
+	case compression.Zstd:
+		plain, err := zstd.NewReader(buffered)
+		if err != nil {
+			return err
+		}
+		defer plain.Close()
+		return checkEntries(ctx, plain)
 	}
-	defer func() { _ = plain.Close() }()
-	return checkEntries(ctx, plain)
+	return checkEntries(ctx, buffered)
 }
 
 // untilDone reads until ctx ends: to find the next entry may mean to read for long.

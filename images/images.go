@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -110,7 +111,7 @@ func (s *Store) Unpack(ctx context.Context, ref string) error {
 	if err != nil {
 		return fmt.Errorf("unpack image %s: %w", ref, err)
 	}
-	if err := s.checkLayers(ctx, s.blobs(), d, m.Layers); err != nil {
+	if err := s.checkLayers(ctx, s.blobs(), d, m.Layers, runtime.GOMAXPROCS(0)); err != nil {
 		return fmt.Errorf("unpack image %s: %w", ref, err)
 	}
 	var config ocispec.Image

@@ -17,6 +17,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -124,8 +125,15 @@ var escapes = map[string]escape{
 	}, takes: true},
 }
 
-// TestEscapingLayer has layers that reach for a file of the host's: pulled, plain
-// and gzipped, and in the store already. As a control tar, told to believe the
+func zstandard(t *testing.T, data []byte) []byte {
+	t.Helper()
+	w, err := zstd.NewWriter(nil)
+	must(t, err)
+	return w.EncodeAll(data, nil)
+}
+
+// TestEscapingLayer has layers that reach for a file of the host's: pulled, in every
+// form that layers have, and in the store already. As a control tar, told to believe the
 // names, unpacks each and gets there.
 func TestEscapingLayer(t *testing.T) {
 	r := labtest.PlainRegistry(t)
@@ -136,7 +144,7 @@ func TestEscapingLayer(t *testing.T) {
 			v := newVictims(t)
 			layer := tarOf(t, written, e.entries(v)...)
 			for mediaType, packed := range map[string][]byte{
-				ocispec.MediaTypeImageLayer: layer, ocispec.MediaTypeImageLayerGzip: zipped(t, layer),
+				ocispec.MediaTypeImageLayer: layer, ocispec.MediaTypeImageLayerGzip: zipped(t, layer), ocispec.MediaTypeImageLayerZstd: zstandard(t, layer),
 			} {
 				p := publishLayer(ctx, t, cl, s, r, "escape:1", mediaType, layer, packed)
 				before := stored(ctx, t, cl)

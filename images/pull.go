@@ -82,7 +82,7 @@ func (s *Store) checkArriving(ctx context.Context, target ocispec.Descriptor, en
 	if err != nil {
 		return err
 	}
-	err = s.checkLayers(ctx, coming, d, m.Layers)
+	err = s.checkLayers(ctx, coming, d, m.Layers, 1) // the daemon has much to do
 	if !errors.Is(err, ErrLayer) {
 		return err
 	}
