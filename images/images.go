@@ -66,10 +66,11 @@ func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	if err := checkPlatform(spec.Platform); err != nil {
 		return Image{}, fmt.Errorf("look up image %s: %w", ref, err)
 	}
-	return Image{
-		Ref: img.Name(), Digest: img.Target().Digest.String(),
-		Platform: platforms.Format(spec.Platform), Config: spec.Config,
-	}, nil
+	return imageOf(img.Name(), img.Target(), spec), nil
+}
+
+func imageOf(ref string, target ocispec.Descriptor, spec ocispec.Image) Image {
+	return Image{Ref: ref, Digest: target.Digest.String(), Platform: platforms.Format(spec.Platform), Config: spec.Config}
 }
 
 func (s *Store) get(ctx context.Context, ref string) (containerd.Image, error) {

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -37,10 +39,10 @@ func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return Image{}, fmt.Errorf("look it up: %w", err)
 	}
-	err = s.fetch(ctx, ref, r)
+	seen, err := s.fetch(ctx, ref, r)
 	var got Image
 	if err == nil {
-		got, err = s.ready(ctx, ref)
+		got, err = s.ready(ctx, ref, seen)
 	}
 	if err != nil {
 		return Image{}, errors.Join(err, s.restore(ctx, ref, before))
@@ -48,22 +50,31 @@ func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	return got, nil
 }
 
-// fetch has the daemon fetch, unpack and name an image, and looks at the layers as
-// they come. A failure of the daemon's ends the looking; the daemon is not ended by
-// what is seen, as it might give the name all the same, later.
-func (s *Store) fetch(ctx context.Context, ref string, r Remote) error {
+// pulled is an image whose layers have been looked at.
+type pulled struct {
+	image Image
+	chain string // name of its snapshot
+}
+
+// fetch has the daemon fetch, unpack and name an image, and looks at it as it comes.
+// A failure of the daemon's ends the looking; the daemon is not ended by what is
+// seen, as it might give the name all the same, later. Nil without an error: the
+// daemon had ended before it was heard.
+func (s *Store) fetch(ctx context.Context, ref string, r Remote) (*pulled, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	target := make(chan ocispec.Descriptor, 1)
 	ended := make(chan struct{})
-	checked := make(chan error, 1)
+	var seen *pulled
+	looked := make(chan error, 1)
 	go func() {
+		var err error
 		select {
 		case d := <-target:
-			checked <- s.checkArriving(ctx, d, ended)
-		case <-ended: // with a failure, or ready has a look
-			checked <- nil
+			seen, err = s.look(ctx, ref, d, ended)
+		case <-ended:
 		}
+		looked <- err
 	}()
 	host := platforms.DefaultSpec()
 	to := image.NewStore(ref, image.WithPlatforms(host), image.WithUnpack(host, s.snapshotter))
@@ -73,37 +84,56 @@ func (s *Store) fetch(ctx context.Context, ref string, r Remote) error {
 	if err != nil {
 		cancel()
 	}
-	return cmp.Or(err, <-checked)
+	err = cmp.Or(err, <-looked)
+	return seen, err
 }
 
-func (s *Store) checkArriving(ctx context.Context, target ocispec.Descriptor, ended chan struct{}) error {
+// look looks at what the daemon fetches, until ended is closed.
+func (s *Store) look(ctx context.Context, ref string, target ocispec.Descriptor, ended chan struct{}) (*pulled, error) {
 	coming := &arriving{s.blobs(), ended}
 	d, m, err := manifestOf(ctx, coming, target)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	var config ocispec.Image
+	if err := readJSON(ctx, coming, m.Config, &config); err != nil {
+		return nil, fmt.Errorf("read its configuration: %w", err)
+	}
+	if err := checkPlatform(config.Platform); err != nil {
+		return nil, err
 	}
 	err = s.checkLayers(ctx, coming, d, m.Layers, 1) // the daemon has much to do
-	if !errors.Is(err, ErrLayer) {
-		return err
+	if errors.Is(err, ErrLayer) {
+		return nil, errors.Join(err, s.dropUnpacked(ctx, m.Config.Digest, ended))
 	}
-	// The daemon keeps what it has unpacked as long as the configuration, which
-	// another image may have too.
+	return &pulled{imageOf(ref, target, config), identity.ChainID(config.RootFS.DiffIDs).String()}, err
+}
+
+// dropUnpacked has the daemon, once it has ended, not keep what it has unpacked of
+// an image: it does so as long as there is the configuration, which another image
+// may have too.
+func (s *Store) dropUnpacked(ctx context.Context, config digest.Digest, ended chan struct{}) error {
 	select {
 	case <-ended:
 	case <-ctx.Done():
-		return err
+		return nil
 	}
-	lerr := s.label(ctx, m.Config.Digest, labelSnapshot+s.snapshotter, "")
-	if errdefs.IsNotFound(lerr) {
-		lerr = nil // it did not come so far
+	err := s.label(ctx, config, labelSnapshot+s.snapshotter, "")
+	if errdefs.IsNotFound(err) {
+		return nil // it did not come so far
 	}
-	return errors.Join(err, lerr)
+	return err
 }
 
-// ready looks at what was pulled: an index without this platform is stored all
-// the same, a snapshotter that the daemon does not unpack for itself has been left
-// out, and the daemon may have ended before it was heard.
-func (s *Store) ready(ctx context.Context, ref string) (Image, error) {
+// ready makes sure of what was pulled: an index without this platform is stored all
+// the same, and a snapshotter that the daemon does not unpack for itself has been
+// left out.
+func (s *Store) ready(ctx context.Context, ref string, seen *pulled) (Image, error) {
+	if seen != nil {
+		if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, seen.chain); err == nil {
+			return seen.image, nil
+		}
+	}
 	got, err := s.Lookup(ctx, ref)
 	if err != nil {
 		return Image{}, err
