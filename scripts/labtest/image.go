@@ -82,12 +82,12 @@ func PutEntries(t testing.TB, ref string, config ocispec.ImageConfig, entries []
 			t.Error(err)
 		}
 	})
-	_, done, err := c.WithLease(ctx)
+	leased, done, err := c.WithLease(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = done(ctx) }()
-	target, err := writeImage(ctx, c.ContentStore(), config, entries)
+	target, err := writeImage(leased, c.ContentStore(), config, entries)
 	if err != nil {
 		t.Fatal(err)
 	}
