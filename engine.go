@@ -196,7 +196,7 @@ func foldersIn(dir string) ([]string, error) {
 // Image tells what an image in containerd's store is.
 func (e *Engine) Image(ctx context.Context, ref string) (ImageInfo, error) {
 	img, err := e.images.Lookup(ctx, ref)
-	if errors.Is(err, images.ErrMissing) {
+	if errors.Is(err, images.ErrMissing) || errors.Is(err, images.ErrIncomplete) { // to be pulled, either
 		return ImageInfo{}, fmt.Errorf("%w: %w", ErrImageMissing, err)
 	}
 	if err != nil {

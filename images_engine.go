@@ -91,6 +91,8 @@ func registryHint(ref string, err error) error {
 		return nil
 	case errors.Is(err, images.ErrMissing):
 		hint = "bottle images lists those that are there"
+	case errors.Is(err, images.ErrIncomplete):
+		hint = "bottle pull brings what is not there, bottle build makes it anew"
 	case errors.Is(err, images.ErrPlatform):
 		hint = "use an image that is made for this host's platform"
 	case errors.Is(err, images.ErrNotFound):

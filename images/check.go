@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -28,30 +29,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labelChecked is on manifests whose layers have been looked at, with the version
-// of what was looked for.
+// labelChecked is on manifests whose layers have been looked at, with the version of
+// what was looked for: all of them, or those that were there.
 const (
-	labelChecked   = "bottle.checked"
-	checkedVersion = "1"
+	labelChecked = "bottle.checked"
+	checkedAll   = "1"
+	checkedSome  = "1 some"
 )
 
 // checkLayers looks at the layers of a manifest, read from cs, so many at once,
-// unless that has been done. A layer that is not there has been unpacked by others.
-// The error wraps ErrLayer.
-func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor, atOnce int) error {
+// unless that has been done. A layer that is not there has been unpacked by others,
+// if the image is unpacked; before it comes to be, all that is there is looked at
+// again. The error wraps ErrLayer.
+func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor, unpacked bool, atOnce int) error {
 	info, err := s.ctrd.ContentStore().Info(ctx, manifest.Digest)
 	if err != nil && !errdefs.IsNotFound(err) { // of what is just coming, the file may be seen first
 		return fmt.Errorf("look up manifest %s: %w", manifest.Digest, err)
 	}
-	if info.Labels[labelChecked] == checkedVersion {
+	if before := info.Labels[labelChecked]; before == checkedAll || before == checkedSome && unpacked {
 		return nil
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
+	var absent atomic.Bool
 	for _, layer := range layers {
 		g.Go(func() error {
 			err := CheckLayer(gctx, cs, layer)
 			if errdefs.IsNotFound(err) {
+				absent.Store(true)
 				return nil
 			}
 			return err
@@ -60,7 +65,11 @@ func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest o
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	err = s.label(ctx, manifest.Digest, labelChecked, checkedVersion)
+	seen := checkedAll
+	if absent.Load() {
+		seen = checkedSome
+	}
+	err = s.label(ctx, manifest.Digest, labelChecked, seen)
 	if errdefs.IsNotFound(err) {
 		return nil // it is still coming, and is looked at again
 	}

@@ -373,7 +373,7 @@ func (l *layering) name(ctx context.Context) error {
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: config, Layers: append(base.Layers, l.layer), Annotations: base.Annotations,
 	}
-	refs := map[string]string{"containerd.io/gc.ref.content.config": config.Digest.String(), labelChecked: checkedVersion}
+	refs := map[string]string{"containerd.io/gc.ref.content.config": config.Digest.String(), labelChecked: checkedAll}
 	for i, layer := range m.Layers {
 		refs[fmt.Sprintf("containerd.io/gc.ref.content.l.%d", i)] = layer.Digest.String()
 	}

@@ -20,8 +20,9 @@ import (
 
 // Errors of Lookup and Unpack.
 var (
-	ErrMissing  = errors.New("the image is not in containerd's store")
-	ErrPlatform = errors.New("the image is for another platform")
+	ErrMissing    = errors.New("the image is not in containerd's store")
+	ErrIncomplete = errors.New("a part of the image is not in containerd's store")
+	ErrPlatform   = errors.New("the image is for another platform")
 )
 
 // Store is containerd's image store, as one namespace sees it.
@@ -48,8 +49,8 @@ func New(ctrd *containerd.Client, namespace, snapshotter string) *Store {
 	return &Store{ctrd: ctrd, namespace: namespace, snapshotter: snapshotter}
 }
 
-// Lookup finds an image by its normalised reference. The error wraps ErrMissing
-// or ErrPlatform. It changes nothing.
+// Lookup finds an image by its normalised reference. The error wraps ErrMissing,
+// ErrIncomplete or ErrPlatform. It changes nothing.
 func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	img, err := s.get(ctx, ref)
@@ -57,8 +58,11 @@ func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 		return Image{}, err
 	}
 	spec, err := img.Spec(ctx)
-	if errdefs.IsNotFound(err) {
-		return Image{}, fmt.Errorf("look up image %s: %w (this host is %s)", ref, ErrPlatform, hostPlatform())
+	if errdefs.IsNotFound(err) { // a part of it, or one for this host
+		if _, _, merr := s.manifest(ctx, img.Target()); merr != nil {
+			return Image{}, fmt.Errorf("look up image %s: %w", ref, merr)
+		}
+		return Image{}, fmt.Errorf("look up image %s: %w: %w", ref, ErrIncomplete, err)
 	}
 	if err != nil {
 		return Image{}, fmt.Errorf("read configuration of %s: %w", ref, err)
@@ -101,34 +105,43 @@ const labelSnapshot = "containerd.io/gc.ref.snapshot."
 
 // Unpack makes sure that the image's layers are in the snapshotter, and that none
 // leads out of the image. It costs a few look-ups when that is so. The error wraps
-// ErrMissing, ErrPlatform, ErrLayer or ErrNoSpace.
+// ErrMissing, ErrIncomplete, ErrPlatform, ErrLayer or ErrNoSpace.
 func (s *Store) Unpack(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	img, err := s.get(ctx, ref)
 	if err != nil {
 		return err
 	}
-	d, m, err := s.manifest(ctx, img.Target())
-	if err != nil {
-		return fmt.Errorf("unpack image %s: %w", ref, err)
-	}
-	if err := s.checkLayers(ctx, s.blobs(), d, m.Layers, runtime.GOMAXPROCS(0)); err != nil {
-		return fmt.Errorf("unpack image %s: %w", ref, err)
-	}
-	var config ocispec.Image
-	if err := readJSON(ctx, s.ctrd.ContentStore(), m.Config, &config); err != nil {
-		return fmt.Errorf("read layers of %s: %w", ref, err)
-	}
-	chain := identity.ChainID(config.RootFS.DiffIDs).String()
-	if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, chain); err == nil {
-		return nil
-	}
-	err = img.Unpack(log.WithLogger(ctx, silent), s.snapshotter)
-	if kind := kindOf(err); errors.Is(kind, ErrNoSpace) || errors.Is(kind, ErrLayer) {
-		return fmt.Errorf("unpack image %s: %w: %w", ref, kind, shortened(err))
-	}
-	if err != nil {
+	if err := s.unpack(ctx, img); err != nil {
 		return fmt.Errorf("unpack image %s: %w", ref, err)
 	}
 	return nil
+}
+
+func (s *Store) unpack(ctx context.Context, img containerd.Image) error {
+	d, m, err := s.manifest(ctx, img.Target())
+	if err != nil {
+		return err
+	}
+	var config ocispec.Image
+	if err := readJSON(ctx, s.ctrd.ContentStore(), m.Config, &config); err != nil {
+		return fmt.Errorf("read its configuration: %w", err)
+	}
+	chain := identity.ChainID(config.RootFS.DiffIDs).String()
+	_, err = s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, chain)
+	unpacked := err == nil
+	if err := s.checkLayers(ctx, s.blobs(), d, m.Layers, unpacked, runtime.GOMAXPROCS(0)); err != nil {
+		return err
+	}
+	if unpacked {
+		return nil
+	}
+	err = img.Unpack(log.WithLogger(ctx, silent), s.snapshotter)
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("%w: %w", ErrIncomplete, shortened(err))
+	}
+	if kind := kindOf(err); errors.Is(kind, ErrNoSpace) || errors.Is(kind, ErrLayer) {
+		return fmt.Errorf("%w: %w", kind, shortened(err))
+	}
+	return err
 }

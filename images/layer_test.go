@@ -255,6 +255,31 @@ func TestEscapingUpdate(t *testing.T) {
 	drop(ctx, t, cl, good.ref)
 }
 
+// TestEscapingLayerComesLate has an escape that is not there when the rest of the
+// image is looked at, as tools do that keep no packed layers. It is still looked at
+// when it comes.
+func TestEscapingLayerComesLate(t *testing.T) {
+	r := labtest.PlainRegistry(t)
+	leakcheck.Check(t)
+	ctx, cl, s := connect(t)
+	layer := tarOf(t, written, regular("../x"))
+	const mediaType = ocispec.MediaTypeImageLayer
+	p := publishLayer(ctx, t, cl, s, r, "late:1", mediaType, layer, layer)
+	putLayer(ctx, t, cl, p.ref, runtime.GOARCH, mediaType, layer, layer)
+	must(t, cl.ContentStore().Delete(ctx, digest.FromBytes(layer)))
+	collect(ctx, t, cl) // the file, too
+	if err := s.Unpack(ctx, p.ref); !errors.Is(err, images.ErrIncomplete) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("without the layer: %v", err)
+	}
+	if _, err := s.Pull(ctx, p.ref, p.remote); !errors.Is(err, images.ErrLayer) {
+		t.Errorf("with the layer: %v", err)
+	}
+	collect(ctx, t, cl)
+	if _, err := cl.SnapshotService(snapshotter).Stat(ctx, p.chain); err == nil {
+		t.Error("it is unpacked")
+	}
+}
+
 // TestOrdinaryLayer has what looks like an escape and is not: builders write such
 // layers, and they have to be unpacked.
 func TestOrdinaryLayer(t *testing.T) {

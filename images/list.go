@@ -48,7 +48,7 @@ func (s *Store) List(ctx context.Context) ([]Listed, error) {
 // is for another platform, has what the name itself points to.
 func (s *Store) size(ctx context.Context, img store.Image) (int64, error) {
 	d, m, err := s.manifest(ctx, img.Target)
-	if errors.Is(err, ErrPlatform) || errors.Is(err, ErrMissing) || errdefs.IsNotFound(err) {
+	if errors.Is(err, ErrPlatform) || errors.Is(err, ErrIncomplete) {
 		return img.Target.Size, nil
 	}
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 )
 
 // manifest finds this host's manifest in an index, or takes the manifest that
-// target is. The error wraps ErrPlatform when there is none for this host.
+// target is. The error wraps ErrPlatform when there is none for this host,
+// ErrIncomplete when it is not in the store.
 func (s *Store) manifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, ocispec.Manifest, error) {
 	return manifestOf(ctx, s.ctrd.ContentStore(), target)
 }
@@ -34,6 +35,9 @@ func manifestOf(ctx context.Context, cs content.Provider, target ocispec.Descrip
 	}), platforms.Default()), platforms.Default(), 1)
 	// That none fits is an error of the walk's, too.
 	if err := store.Walk(ctx, handler, target); err != nil && (unread != nil || !errdefs.IsNotFound(err)) {
+		if errdefs.IsNotFound(unread) {
+			err = fmt.Errorf("%w: %w", ErrIncomplete, unread)
+		}
 		return found, ocispec.Manifest{}, fmt.Errorf("read its index: %w", err)
 	}
 	if found.Digest == "" {
@@ -49,7 +53,7 @@ func manifestOf(ctx context.Context, cs content.Provider, target ocispec.Descrip
 func readJSON(ctx context.Context, cs content.Provider, d ocispec.Descriptor, v any) error {
 	data, err := content.ReadBlob(ctx, cs, d)
 	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("%w: %s", ErrMissing, d.Digest)
+		return fmt.Errorf("%w: %s", ErrIncomplete, d.Digest)
 	}
 	if err != nil {
 		return err

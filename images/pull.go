@@ -102,7 +102,7 @@ func (s *Store) look(ctx context.Context, ref string, target ocispec.Descriptor,
 	if err := checkPlatform(config.Platform); err != nil {
 		return nil, err
 	}
-	err = s.checkLayers(ctx, coming, d, m.Layers, 1) // the daemon has much to do
+	err = s.checkLayers(ctx, coming, d, m.Layers, false, 1) // the daemon has much to do
 	if errors.Is(err, ErrLayer) {
 		return nil, errors.Join(err, s.dropUnpacked(ctx, m.Config.Digest, ended))
 	}

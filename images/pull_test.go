@@ -308,3 +308,65 @@ func TestPushMissing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestIncomplete takes one part after the other of an image out of the store, and
+// has each said and pulled again.
+func TestIncomplete(t *testing.T) {
+	r := labtest.PlainRegistry(t)
+	leakcheck.Check(t)
+	ctx, c, s := connect(t)
+	p := publish(ctx, t, c, s, r, "incomplete:1")
+	pull := func() {
+		t.Helper()
+		if _, err := s.Pull(ctx, p.ref, p.remote); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pull()
+	parts := map[string]digest.Digest{}
+	var kinds []string
+	must(t, store.Walk(ctx, store.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		parts[d.MediaType] = d.Digest
+		kinds = append(kinds, d.MediaType)
+		return store.Children(ctx, c.ContentStore(), d)
+	}), ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: p.digest, Size: size(ctx, t, c, p.digest)}))
+	if len(parts) != 4 {
+		t.Fatalf("parts: %v", kinds)
+	}
+	whole := stored(ctx, t, c)
+	for kind, part := range parts {
+		// Without its packed layer an image is whole as long as it is unpacked.
+		if kind == ocispec.MediaTypeImageLayer {
+			must(t, c.ContentStore().Delete(ctx, part))
+			if err := s.Unpack(ctx, p.ref); err != nil {
+				t.Errorf("without %s: %v", kind, err)
+			}
+			must(t, c.SnapshotService(snapshotter).Remove(ctx, p.chain))
+		} else {
+			if _, err := s.Lookup(ctx, p.ref); err != nil {
+				t.Errorf("before %s is taken: %v", kind, err)
+			}
+			must(t, c.ContentStore().Delete(ctx, part))
+			if _, err := s.Lookup(ctx, p.ref); !errors.Is(err, images.ErrIncomplete) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("look-up without %s: %v", kind, err)
+			}
+		}
+		if err := s.Unpack(ctx, p.ref); !errors.Is(err, images.ErrIncomplete) || errors.Is(err, images.ErrLayer) {
+			t.Errorf("without %s: %v", kind, err)
+		}
+		if _, err := s.List(ctx); err != nil {
+			t.Errorf("list without %s: %v", kind, err)
+		}
+		pull()
+		sameStore(ctx, t, c, whole, 0)
+	}
+	drop(ctx, t, c, p.ref)
+}
+
+// size of a blob, in bytes.
+func size(ctx context.Context, t *testing.T, c *containerd.Client, d digest.Digest) int64 {
+	t.Helper()
+	info, err := c.ContentStore().Info(ctx, d)
+	must(t, err)
+	return info.Size
+}
