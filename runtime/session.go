@@ -15,6 +15,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/fifo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -36,11 +37,12 @@ type SessionConfig struct {
 
 // Session is a process in an agent's task.
 type Session struct {
-	proc containerd.Process
-	c    *Client
-	exit <-chan containerd.ExitStatus
-	dir  string
-	out  flow
+	proc  containerd.Process
+	c     *Client
+	exit  <-chan containerd.ExitStatus
+	dir   string
+	stdin *stdinReader
+	out   flow
 }
 
 // Exec starts a process in the running agent task called name. Its end is told
@@ -101,15 +103,15 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 	}
 	s := &Session{c: c, dir: dir}
 	cfg.Stdout, cfg.Stderr = s.out.watch(cfg.Stdout), s.out.watch(cfg.Stderr)
-	stdin := &stdinReader{r: cfg.Stdin, started: make(chan struct{})}
+	stdin := newStdinReader(cfg.Stdin)
 	proc, err := task.Exec(ctx, id, process(base, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
+		stdin.end()
 		return nil, errors.Join(fmt.Errorf("exec in %s: %w", task.ID(), err), os.RemoveAll(dir))
 	}
-	s.proc = proc
+	s.proc, s.stdin = proc, stdin
+	stdin.pipe = proc.IO().Config().Stdin
 	stdin.close = func() { _ = proc.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser) }
-	// On failure nothing is left to close, so started may stay open: the
-	// reader's goroutine is parked until the program ends.
 	if s.exit, err = c.exitOf(context.WithoutCancel(ctx), proc); err == nil {
 		err = proc.Start(ctx)
 	}
@@ -155,19 +157,45 @@ func (cfg SessionConfig) io(stdin *stdinReader, dir string) []cio.Opt {
 type stdinReader struct {
 	r       io.Reader
 	started chan struct{} // closed when the process runs
-	close   func()        // set before started is closed
+	over    context.Context
+	end     context.CancelFunc // of over: nobody reads any more
+	pipe    string             // path; set before started is closed
+	close   func()             // set before started is closed
+}
+
+func newStdinReader(r io.Reader) *stdinReader {
+	s := &stdinReader{r: r, started: make(chan struct{})}
+	s.over, s.end = context.WithCancel(context.Background())
+	return s
 }
 
 func (s *stdinReader) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	if err != nil {
-		// Not from this goroutine: what was read may still have to be written.
-		go func() {
-			<-s.started
-			s.close()
-		}()
+		s.finish()
 	}
 	return n, err
+}
+
+// finish has the shim close its end of the pipe, which the process then sees closed
+// once what was read has been written. The shim opens the pipe for reading when the
+// process has started already, and were all who write gone by then it would wait for
+// another without end (fifo(7)): so one is kept until it reads.
+func (s *stdinReader) finish() {
+	select {
+	case <-s.started:
+	case <-s.over.Done():
+		return
+	}
+	w, err := fifo.OpenFifo(s.over, s.pipe, syscall.O_WRONLY, 0)
+	if err != nil {
+		return // the session is over
+	}
+	// Not from this goroutine, which may still have to write.
+	go func() {
+		s.close()
+		_ = w.Close() // nothing was written by it
+	}()
 }
 
 // removeTime bounds the removal of an exec, which a child that lives on can hold
@@ -195,6 +223,7 @@ func (s *Session) Wait() (int, error) {
 
 // remove deletes the exec, unless its task is already gone with it.
 func (s *Session) remove(ctx context.Context) error {
+	s.stdin.end()
 	s.proc.IO().Cancel()
 	_ = s.proc.IO().Close()
 	_, err := s.proc.Delete(s.c.in(ctx), containerd.WithProcessKill)

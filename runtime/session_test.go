@@ -42,6 +42,7 @@ func TestSessions(t *testing.T) {
 			{"orphans", orphans},
 			{"environment", environment},
 			{"at once", atOnce},
+			{"empty input at once", emptyInput},
 		} {
 			t.Run(s.name, func(t *testing.T) {
 				s.test(t, c, cfg.Name)
@@ -241,6 +242,34 @@ func atOnce(t *testing.T, c *runtime.Client, name string) {
 		})
 	}
 	wg.Wait()
+}
+
+// emptyInput: the input of a session may have ended before its shim begins to read,
+// which shows now and then where several begin at once.
+func emptyInput(t *testing.T, c *runtime.Client, name string) {
+	for range 5 {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				s, err := c.Exec(context.Background(), name, runtime.SessionConfig{
+					Args: []string{"cat"}, Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				hung := time.AfterFunc(time.Minute, func() {
+					t.Error("the command still waits for the end of its input")
+					must(t, s.Signal(context.Background(), syscall.SIGKILL))
+				})
+				defer hung.Stop()
+				if code, err := s.Wait(); err != nil || code != 0 {
+					t.Errorf("%d, %v", code, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
 }
 
 // TestExecWithoutAgent: a session needs an agent that runs.
