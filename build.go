@@ -52,7 +52,7 @@ func (c Config) builder(wait func()) buildkit.Config {
 	return buildkit.Config{
 		Address: c.Address, Namespace: c.Namespace, Snapshotter: c.Snapshotter,
 		StateDir: filepath.Join(c.StateDir, ".build"), CacheSize: c.BuildCache, Host: c.BuildkitHost,
-		CheckLayer: images.CheckLayer, Wait: wait, Log: c.Log,
+		CheckLayer: images.CheckLayer, Unpack: images.Unpacker(c.Namespace, c.Snapshotter), Wait: wait, Log: c.Log,
 	}
 }
 

@@ -118,6 +118,13 @@ func (s *Store) Unpack(ctx context.Context, ref string) error {
 	return nil
 }
 
+// Unpacker is Unpack for whoever has a connection of his own.
+func Unpacker(namespace, snapshotter string) func(ctx context.Context, ctrd *containerd.Client, ref string) error {
+	return func(ctx context.Context, ctrd *containerd.Client, ref string) error {
+		return New(ctrd, namespace, snapshotter).Unpack(ctx, ref)
+	}
+}
+
 func (s *Store) unpack(ctx context.Context, img containerd.Image) error {
 	d, m, err := s.manifest(ctx, img.Target())
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/moby/buildkit/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -39,6 +40,9 @@ type Config struct {
 	// CheckLayer has a say about each layer of a base image, read from a content
 	// store, before a build uses it.
 	CheckLayer func(context.Context, content.Provider, ocispec.Descriptor) error
+	// Unpack looks at an image that Host has built, by its name in the store of a
+	// connection, and unpacks it.
+	Unpack func(ctx context.Context, store *containerd.Client, ref string) error
 	// Wait is told, once, when another build holds the state folder.
 	Wait func()
 	Log  *slog.Logger

@@ -2,12 +2,17 @@ package buildkit
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -128,6 +133,36 @@ func TestEscapingBase(t *testing.T) {
 			b.bad(req, "a layer of the image cannot be unpacked", "leads out of the image", c.says, "Dockerfile:")
 			if _, err := b.c.ImageService().Get(b.ctx, b.ref()); err == nil {
 				t.Error("the image is there")
+			}
+		})
+	}
+}
+
+// TestEscapingImport has a buildkitd send an image with a layer that leads out of the
+// image's root: it does not keep its name. The same without that entry is the control.
+func TestEscapingImport(t *testing.T) {
+	for name, refused := range map[string]bool{"bin/x": false, "../escape": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			const local = "docker.io/library/bottle-escaping-import:latest"
+			labtest.PutEntries(t, local, ocispec.ImageConfig{}, []labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}}})
+			sent, err := b.c.ImageService().Get(b.ctx, local)
+			must(t, err)
+			ref := "docker.io/library/bottle-escaping-import:sent"
+			var oci bytes.Buffer
+			must(t, b.c.Export(b.ctx, &oci, archive.WithManifest(sent.Target, ref)))
+			err = b.cfg.complete().load(b.ctx, b.c, &oci, []string{ref})
+			_, gerr := b.c.ImageService().Get(b.ctx, ref)
+			if !refused {
+				must(t, errors.Join(err, gerr))
+				must(t, b.c.ImageService().Delete(b.ctx, ref, images.SynchronousDelete()))
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), "leads out of the image") || !strings.Contains(err.Error(), name) {
+				t.Errorf("got %v", err)
+			}
+			if !errdefs.IsNotFound(gerr) {
+				t.Errorf("its name: %v", gerr)
 			}
 		})
 	}

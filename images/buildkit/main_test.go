@@ -54,6 +54,7 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() { must(t, c.Close()) })
 	b := &bench{t: t, ctx: ctx, c: c, dir: t.TempDir(), cfg: Config{
 		Address: os.Getenv("CONTAINERD_ADDRESS"), Namespace: ns, StateDir: t.TempDir(), CheckLayer: images.CheckLayer,
+		Unpack: images.Unpacker(ns, ""),
 	}}
 	t.Cleanup(func() {
 		if _, err := Prune(context.WithoutCancel(ctx), b.cfg, true); err != nil {

@@ -69,7 +69,7 @@ func (c Config) load(ctx context.Context, store *containerd.Client, archive io.R
 		return fmt.Errorf("import what buildkitd built: %w", err)
 	}
 	for _, img := range list {
-		err = errors.Join(err, c.unpack(ctx, containerd.NewImage(store, img)))
+		err = errors.Join(err, c.Unpack(ctx, store, img.Name))
 	}
 	if err == nil {
 		return nil
@@ -85,17 +85,4 @@ func (c Config) load(ctx context.Context, store *containerd.Client, archive io.R
 		err = errors.Join(err, service.Delete(ctx, img.Name, images.SynchronousDelete()))
 	}
 	return fmt.Errorf("unpack what buildkitd built: %w", err)
-}
-
-func (c Config) unpack(ctx context.Context, img containerd.Image) error {
-	m, err := images.Manifest(ctx, img.ContentStore(), img.Target(), img.Platform())
-	if err != nil {
-		return fmt.Errorf("read the manifest of %s: %w", img.Name(), err)
-	}
-	for _, layer := range m.Layers {
-		if err := c.CheckLayer(ctx, img.ContentStore(), layer); err != nil {
-			return err
-		}
-	}
-	return img.Unpack(ctx, c.Snapshotter)
 }
