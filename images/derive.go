@@ -149,7 +149,7 @@ func (l *layering) snapshot(ctx context.Context) error {
 	}
 	err = within(mounts, func(u *unpacker) error {
 		err := l.write(ctx, u)
-		if err != nil && errors.Is(kindOf(err), ErrNoSpace) {
+		if errors.Is(kindOf(err), ErrNoSpace) {
 			l.empty(u.root)
 		}
 		return err

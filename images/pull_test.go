@@ -324,14 +324,12 @@ func TestIncomplete(t *testing.T) {
 	}
 	pull()
 	parts := map[string]digest.Digest{}
-	var kinds []string
 	must(t, store.Walk(ctx, store.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		parts[d.MediaType] = d.Digest
-		kinds = append(kinds, d.MediaType)
 		return store.Children(ctx, c.ContentStore(), d)
 	}), ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: p.digest, Size: size(ctx, t, c, p.digest)}))
 	if len(parts) != 4 {
-		t.Fatalf("parts: %v", kinds)
+		t.Fatalf("parts: %v", parts)
 	}
 	whole := stored(ctx, t, c)
 	for kind, part := range parts {
