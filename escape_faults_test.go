@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // TestEscapeAfterFaults has agents that are root, without and with NET_ADMIN and

@@ -23,9 +23,9 @@ import (
 
 	"golang.org/x/net/idna"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/labtest"
 )
 
 // sightings is what victims of the test's own have seen.

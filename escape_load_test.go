@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // slowest is how long another bottle may take to answer while one misbehaves,

@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // fewestEscapes is how many attempts the suite must have.

@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // TestNoExec launches where nothing can be executed from the run directory, as

@@ -10,9 +10,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 var errInjected = errors.New("injected")

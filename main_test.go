@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/internal/labtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }

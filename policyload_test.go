@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // streams are downloads through tunnels of their own, slow ones and large ones. It

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // TestFaultsOfSSH fails the start of the ssh agent's relay, before and after:

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // hammer asks the proxy for a host without a pause, whether there is a proxy or

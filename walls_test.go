@@ -9,8 +9,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // rootCaps are what a root agent has, as /proc/PID/status writes them: CHOWN,

@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"github.com/bot-bottle/bottle/images"
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // beyondLoopback is the test host's address on its uplink.

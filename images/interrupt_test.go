@@ -15,8 +15,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bot-bottle/bottle/images"
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // stuck is a registry in front of another: of a layer it sends the first half,

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // What connectAndTell ends with.

@@ -17,8 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // The tests run on the host that scripts/lab makes. This binary is also the

@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // TestRemove removes agents in every state, twice.

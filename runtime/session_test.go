@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 // TestSessions has one agent under each runtime, as a user's would be: whatever

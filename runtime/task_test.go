@@ -13,8 +13,8 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
 )
 
 const noCaps = "0000000000000000"

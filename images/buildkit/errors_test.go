@@ -16,7 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/internal/labtest"
 )
 
 // TestErrors: a mistake is told with the file and the line it is in.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"unicode"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // TestGitClone does real work: git over HTTPS from a host of the test's world,

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // odd is a value that each way of passing it on could change.

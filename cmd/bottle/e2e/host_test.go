@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
+	"github.com/bot-bottle/bottle/internal/labtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }

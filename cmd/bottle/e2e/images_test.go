@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 const demoImage = "docker.io/library/bottle-demo:latest"

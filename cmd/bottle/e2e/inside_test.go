@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 const imagesManifest = `

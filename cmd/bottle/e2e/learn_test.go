@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/scripts/labtest"
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // TestLearn runs an agent that wants more than its policy has, with somebody who

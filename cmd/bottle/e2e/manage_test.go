@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 func TestList(t *testing.T) {

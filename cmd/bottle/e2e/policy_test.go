@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // TestAllowDeny changes what a bottle that runs may reach, and its manifest.

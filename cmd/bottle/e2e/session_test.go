@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 func TestExitCodes(t *testing.T) {

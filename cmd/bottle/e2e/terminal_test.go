@@ -12,7 +12,7 @@ import (
 	"github.com/containerd/console"
 	"golang.org/x/sys/unix"
 
-	"github.com/bot-bottle/bottle/scripts/leakcheck"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // terminal is a pseudo-terminal with bottle on its far side.

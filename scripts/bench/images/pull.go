@@ -10,8 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/scripts/bench/turns"
-	"github.com/bot-bottle/bottle/scripts/labtest"
 )
 
 // The image that is pulled: its layers are of 1 to 7 MB, unpacked.

@@ -1,5 +1,5 @@
 // Command verdicts asks a proxy for more than 180 things and prints what it
-// answered: "go run ./egress/verdicts" asks the built-in proxy, which has to
+// answered: "go run ./scripts/verdicts" asks the built-in proxy, which has to
 // answer as the table says; with --proxy URL it asks another one too, such as a
 // real pipelock, and prints where the two differ.
 //
