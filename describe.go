@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // Description is an agent and its bottle as the manifest says and with what
@@ -166,31 +165,6 @@ func WriteStarter(path string, c Caller) (_ string, err error) {
 		return "", fmt.Errorf("give the manifest to you: %w", err)
 	}
 	return path, nil
-}
-
-// makeInHome makes a folder below the invoking user's home, and those above it,
-// all of them theirs. Links that they put there lead nowhere else.
-func (c Caller) makeInHome(dir string) error {
-	root, err := os.OpenRoot(c.Home)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }()
-	made := "."
-	for _, part := range strings.Split(dir, string(filepath.Separator)) {
-		made = filepath.Join(made, part)
-		err := root.Mkdir(made, 0o755)
-		if errors.Is(err, os.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = root.Lchown(made, c.UID, c.GID)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func exists(path string) error {

@@ -2,14 +2,10 @@ package bottle
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 )
 
 // Sources of a variable's value. Only a literal's value may be stored.
@@ -188,52 +184,4 @@ func (r *envResolver) readFile(path string) (string, error) {
 		value = strings.TrimSuffix(value, "\r")
 	}
 	return value, nil
-}
-
-// path resolves a path that the user wrote: ~ is the invoking user's home, and
-// what is not absolute stands in dir.
-func (c Caller) path(written, dir string) string {
-	switch {
-	case written == "~":
-		return c.Home
-	case strings.HasPrefix(written, "~/"):
-		return filepath.Join(c.Home, written[2:])
-	case filepath.IsAbs(written):
-		return filepath.Clean(written)
-	}
-	return filepath.Join(dir, written)
-}
-
-// readPrivate reads a file that holds a secret. As bottle runs as root, and a
-// manifest may be somebody else's, the file has to be the caller's own and
-// nobody else's to read.
-func (c Caller) readPrivate(path string, limit int64) ([]byte, error) {
-	// Opening a FIFO would wait for its writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no file %s", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
-	case !ok || c.UID != 0 && int(st.Uid) != c.UID:
-		return nil, &Error{Err: fmt.Errorf("%s is not your own file", path), Hint: "name one that belongs to you"}
-	case fi.Mode().Perm()&0o077 != 0:
-		return nil, &Error{
-			Err:  fmt.Errorf("%s can be read by others (mode %04o)", path, fi.Mode().Perm()),
-			Hint: "chmod 600 " + path,
-		}
-	case fi.Size() > limit:
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
 }

@@ -2,11 +2,9 @@ package bottle
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
-
-// ErrImageMissing is wrapped when containerd's store does not hold the image.
-var ErrImageMissing = errors.New("the image is missing")
 
 // Error is a failure with the advice that mends it.
 type Error struct {
@@ -75,4 +73,12 @@ func (p Problems) err() error {
 		return p[0]
 	}
 	return p
+}
+
+// wrapHint puts words before an error and keeps its hint with it.
+func wrapHint(err error, words string) error {
+	if hint := Hint(err); hint != "" {
+		return &Error{Err: fmt.Errorf("%s: %w", words, err), Hint: hint}
+	}
+	return fmt.Errorf("%s: %w", words, err)
 }

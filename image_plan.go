@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,11 +60,11 @@ func (p *preparation) cwd() (err error) {
 	if p.spec.CwdForce {
 		return nil
 	}
-	return p.spec.Caller.whole(p.plan.Folder)
+	return refuseHome(p.spec.Caller, p.plan.Folder)
 }
 
-// whole refuses a folder with everything that a user has in it.
-func (c Caller) whole(folder string) error {
+// refuseHome refuses a directory that holds everything that a user has.
+func refuseHome(c Caller, folder string) error {
 	what := ""
 	switch home, err := filepath.EvalSymlinks(c.Home); {
 	case folder == "/":
@@ -113,22 +112,4 @@ func (p *Plan) setImageCommand(info ImageInfo, args []string) error {
 	}
 	p.Command = append(p.Command, args...)
 	return p.promptOption()
-}
-
-// DockerConfigDir is where `docker login` keeps what it is told.
-func (c Caller) DockerConfigDir() string {
-	if dir, ok := c.Getenv("DOCKER_CONFIG"); ok && dir != "" {
-		return dir
-	}
-	if c.Home == "" {
-		return ""
-	}
-	return filepath.Join(c.Home, ".docker")
-}
-
-func (c Caller) environ() []string {
-	if c.Environ == nil {
-		return os.Environ()
-	}
-	return c.Environ
 }

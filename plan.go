@@ -28,18 +28,6 @@ type Spec struct {
 	Caller Caller
 }
 
-// Caller is the invoking user's side: under sudo, SUDO_USER's.
-type Caller struct {
-	Getenv  func(string) (string, bool) // os.LookupEnv
-	WorkDir string                      // absolute
-	Home    string                      // absolute; of the invoking user, not root's under sudo
-	UID     int
-	GID     int
-	// Environ is the caller's environment, for credential helpers; nil: this
-	// process's.
-	Environ []string
-}
-
 // Plan is a Spec resolved against the manifest and the host: everything that
 // Launch will do, and nothing it has done yet. It is what the preflight
 // prints; no secret value can be printed from it.

@@ -32,33 +32,6 @@ const (
 	ProxyBuiltin  = "builtin"
 )
 
-// ImageInfo tells what an image in containerd's store is.
-type ImageInfo struct {
-	Ref        string // normalised
-	Digest     string
-	Platform   string // "linux/amd64"
-	User       string
-	WorkDir    string
-	Env        []string
-	Entrypoint []string
-	Cmd        []string
-	Labels     map[string]string
-}
-
-// Host is what Prepare looks at. Nothing that it asks changes the host; an
-// Engine is one.
-type Host interface {
-	// Taken returns the names that a new bottle may not have.
-	Taken(ctx context.Context) (map[string]bool, error)
-	// Image finds an image by its normalised reference; the error wraps
-	// ErrImageMissing when there is none.
-	Image(ctx context.Context, ref string) (ImageInfo, error)
-	// Runtime tells whether an agent can run under the runtime.
-	Runtime(ctx context.Context, name string) error
-	// Network tells what networks a launch would make.
-	Network(ctx context.Context) (Network, error)
-}
-
 // Prepare resolves a spec to a plan. It makes nothing, and finds everything
 // that can be wrong before something is made: the error is Problems when there
 // is more than one.

@@ -26,7 +26,7 @@ func (p *preparation) git(ctx context.Context) error {
 		g = *p.bottle.Git
 	}
 	if g.Name == "" || g.Email == "" {
-		own, err := p.spec.Caller.gitIdentity(ctx)
+		own, err := gitIdentity(ctx, p.spec.Caller)
 		if err != nil {
 			p.gitWarning = fmt.Sprintf("git has no identity in the bottle: %v; give the bottle git: {name: …, email: …}", err)
 		}
@@ -45,15 +45,15 @@ func (p *preparation) git(ctx context.Context) error {
 
 // gitIdentity asks git, as the user, so that their files, includes and
 // conditions count as git has them. A host without git has no identity.
-func (c Caller) gitIdentity(ctx context.Context) (Git, error) {
-	g, err := c.gitIdentityIn(ctx, c.WorkDir)
+func gitIdentity(ctx context.Context, c Caller) (Git, error) {
+	g, err := gitIdentityIn(ctx, c, c.WorkDir)
 	if errors.Is(err, fs.ErrPermission) { // a folder that is root's
-		return c.gitIdentityIn(ctx, "/")
+		return gitIdentityIn(ctx, c, "/")
 	}
 	return g, err
 }
 
-func (c Caller) gitIdentityIn(ctx context.Context, dir string) (Git, error) {
+func gitIdentityIn(ctx context.Context, c Caller, dir string) (Git, error) {
 	program, err := exec.LookPath("git")
 	if errors.Is(err, exec.ErrNotFound) {
 		return Git{}, nil

@@ -5,14 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/sshagent"
@@ -117,14 +114,6 @@ func fingerprints(keys []*sshKey) []string {
 	return out
 }
 
-// wrapHint puts words before an error and keeps its hint with it.
-func wrapHint(err error, words string) error {
-	if hint := Hint(err); hint != "" {
-		return &Error{Err: fmt.Errorf("%s: %w", words, err), Hint: hint}
-	}
-	return fmt.Errorf("%s: %w", words, err)
-}
-
 // sshResolver finds keys of hosts and of the caller.
 type sshResolver struct {
 	caller  Caller
@@ -159,19 +148,6 @@ func (r *sshResolver) hostKeys(h SSHHost) ([]sshagent.PublicKey, error) {
 		}
 	}
 	return keys, err
-}
-
-// readSome reads a regular file, the first bytes of it.
-func readSome(file string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", file)
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // keys are those that may be used at a host: the file's that is named; of a .pub

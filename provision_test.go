@@ -196,7 +196,7 @@ func TestGitIdentityOfAnother(t *testing.T) {
 	identity := func(dir string) Git {
 		t.Helper()
 		s.spec.Caller.WorkDir = dir
-		g, err := s.spec.Caller.gitIdentity(t.Context())
+		g, err := gitIdentity(t.Context(), s.spec.Caller)
 		if err != nil {
 			t.Error(err)
 		}
@@ -210,7 +210,7 @@ func TestGitIdentityOfAnother(t *testing.T) {
 		t.Errorf("in root's folder: %+v", got)
 	}
 	give(0)
-	if g, err := s.spec.Caller.gitIdentity(t.Context()); g != (Git{}) {
+	if g, err := gitIdentity(t.Context(), s.spec.Caller); g != (Git{}) {
 		t.Errorf("of a home that is root's: %+v, %v", g, err)
 	}
 }
