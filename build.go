@@ -7,6 +7,7 @@ import (
 
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/images/buildkit"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // DefaultBuildCache bounds what builds keep for the next one, in bytes.
@@ -31,7 +32,7 @@ func Build(ctx context.Context, cfg Config, req BuildRequest, wait func()) (Buil
 	for i, name := range req.Names {
 		ref, err := normalise(name)
 		if err != nil {
-			return BuildResult{}, &Error{Err: err, Hint: "name it such as registry.example/name:tag"}
+			return BuildResult{}, &hint.Error{Err: err, Hint: "name it such as registry.example/name:tag"}
 		}
 		req.Names[i] = ref
 	}
@@ -59,11 +60,11 @@ func (c Config) builder(wait func()) buildkit.Config {
 func buildHint(err error) error {
 	switch {
 	case errors.Is(err, buildkit.ErrNoSpace):
-		return &Error{Err: err, Hint: "make room: bottle build --prune removes what builds have kept"}
+		return &hint.Error{Err: err, Hint: "make room: bottle build --prune removes what builds have kept"}
 	case errors.Is(err, buildkit.ErrPermission):
-		return &Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
+		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	case errors.Is(err, buildkit.ErrNoContainerd):
-		return &Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
+		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/images/agent"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Reasons of a BuildPlan.
@@ -92,13 +93,13 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 // buildSecrets reads the secrets that a build shows to its steps.
 func (p *preparation) buildSecrets(b *BuildPlan, cfg BuildConfig) error {
 	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
-	var problems Problems
+	var problems hint.Problems
 	for _, id := range b.Secrets {
 		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.plan.Manifest))
-		problems.add(err)
+		problems.Add(err)
 		b.request.Secrets = append(b.request.Secrets, s)
 	}
-	return problems.err()
+	return problems.Err()
 }
 
 // planOwnBuild resolves the manifest's build. BuildKit's cache decides what of it
@@ -114,19 +115,19 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	if cfg.Dockerfile != "" {
 		b.Dockerfile = p.spec.Caller.path(cfg.Dockerfile, dir)
 	}
-	var problems Problems
+	var problems hint.Problems
 	if fi, err := os.Stat(b.Context); err != nil || !fi.IsDir() {
-		problems.add(fmt.Errorf("the build context %s is no folder; set context in the bottle's build", b.Context))
+		problems.Add(fmt.Errorf("the build context %s is no folder; set context in the bottle's build", b.Context))
 	} else if fi, err := os.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
-		problems.add(fmt.Errorf("there is no Dockerfile %s; set dockerfile in the bottle's build", b.Dockerfile))
+		problems.Add(fmt.Errorf("there is no Dockerfile %s; set dockerfile in the bottle's build", b.Dockerfile))
 	}
 	b.request = BuildRequest{Names: []string{ref}, Context: b.Context, Dockerfile: b.Dockerfile, Target: cfg.Target, Args: maps.Clone(cfg.Args)}
-	problems.add(p.buildSecrets(b, *cfg))
+	problems.Add(p.buildSecrets(b, *cfg))
 	if len(p.agent.Command) == 0 {
 		b.complete = p.command
 	}
 	p.plan.Build = b
-	return problems.err()
+	return problems.Err()
 }
 
 // decidesCommand tells whether the command shows only when the image is built.

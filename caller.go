@@ -3,6 +3,7 @@ package bottle
 import (
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"io"
 	"os"
 	"path/filepath"
@@ -58,9 +59,9 @@ func (c Caller) readPrivate(path string, limit int64) ([]byte, error) {
 	case !fi.Mode().IsRegular():
 		return nil, fmt.Errorf("%s is no regular file", path)
 	case !ok || c.UID != 0 && int(st.Uid) != c.UID:
-		return nil, &Error{Err: fmt.Errorf("%s is not your own file", path), Hint: "name one that belongs to you"}
+		return nil, &hint.Error{Err: fmt.Errorf("%s is not your own file", path), Hint: "name one that belongs to you"}
 	case fi.Mode().Perm()&0o077 != 0:
-		return nil, &Error{
+		return nil, &hint.Error{
 			Err:  fmt.Errorf("%s can be read by others (mode %04o)", path, fi.Mode().Perm()),
 			Hint: "chmod 600 " + path,
 		}

@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -22,7 +23,7 @@ func (p position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.lin
 // decoder walks a YAML document strictly and collects every mistake.
 type decoder struct {
 	file     string
-	problems Problems
+	problems hint.Problems
 	visited  int
 	bytes    int // of what was visited
 }

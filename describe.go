@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
 )
@@ -149,7 +150,7 @@ func WriteStarter(path string, c Caller) (_ string, err error) {
 		return "", exists(path)
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		return "", &Error{Err: fmt.Errorf("write a manifest: %w", err), Hint: "make its folder first: mkdir -p " + filepath.Dir(path)}
+		return "", &hint.Error{Err: fmt.Errorf("write a manifest: %w", err), Hint: "make its folder first: mkdir -p " + filepath.Dir(path)}
 	}
 	if err != nil {
 		return "", fmt.Errorf("write a manifest: %w", err)
@@ -168,7 +169,7 @@ func WriteStarter(path string, c Caller) (_ string, err error) {
 }
 
 func exists(path string) error {
-	return &Error{
+	return &hint.Error{
 		Err:  fmt.Errorf("%w: %s", ErrManifestExists, path),
 		Hint: "edit that one, or move it away",
 	}

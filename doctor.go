@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -66,7 +67,7 @@ func (d *doctor) say(check, level, mend, format string, args ...any) {
 
 // fail tells an error with its own advice, or else with that given.
 func (d *doctor) fail(check string, err error, mend string) {
-	if hint := Hint(err); hint != "" {
+	if hint := hint.Of(err); hint != "" {
 		mend = hint
 	}
 	d.say(check, LevelFail, mend, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
@@ -185,7 +186,7 @@ func (d *doctor) network(ctx context.Context) {
 		return
 	}
 	info, err := m.Check(ctx)
-	mistakes := Mistakes(err)
+	mistakes := hint.Split(err)
 	for _, part := range []struct {
 		check, fine, mend string
 		kind              error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/distribution/reference"
 )
 
@@ -70,7 +71,7 @@ func (d *doctor) proxyImage(ctx context.Context, check string, e *Engine, manife
 	case errors.Is(err, ErrImageMissing):
 		d.say(check, LevelOK, "", "%s, is pinned, and will be pulled", of)
 	case err != nil:
-		d.say(check, LevelWarn, orText(Hint(err), "bottle pull "+image), "%v", err)
+		d.say(check, LevelWarn, orText(hint.Of(err), "bottle pull "+image), "%v", err)
 	default:
 		d.say(check, LevelOK, "", "%s, is pinned, and is there", of)
 	}

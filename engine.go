@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -105,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Namespace == "net" {
-		return nil, &Error{Err: errors.New("the containerd namespace cannot be called net"), Hint: "choose another with --namespace or CONTAINERD_NAMESPACE"}
+		return nil, &hint.Error{Err: errors.New("the containerd namespace cannot be called net"), Hint: "choose another with --namespace or CONTAINERD_NAMESPACE"}
 	}
 	if cfg.Program == "" {
 		program, err := os.Executable()
@@ -136,9 +137,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 func connectHint(err error) error {
 	switch {
 	case errors.Is(err, runtime.ErrPermission):
-		return &Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
+		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	case errors.Is(err, runtime.ErrNoContainerd):
-		return &Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
+		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
 }
@@ -230,11 +231,11 @@ func (e *Engine) Runtime(ctx context.Context, name string) error {
 func runtimeHint(err error) error {
 	switch {
 	case errors.Is(err, runtime.ErrNoRunsc):
-		return &Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or choose --runtime runc and lose its isolation"}
+		return &hint.Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or choose --runtime runc and lose its isolation"}
 	case errors.Is(err, runtime.ErrNoRunc):
-		return &Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
+		return &hint.Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
 	case errors.Is(err, runtime.ErrNoShim):
-		return &Error{Err: err, Hint: "install the shim where containerd's own PATH finds it (usually /usr/local/bin)"}
+		return &hint.Error{Err: err, Hint: "install the shim where containerd's own PATH finds it (usually /usr/local/bin)"}
 	}
 	return err
 }
@@ -261,7 +262,7 @@ func (e *Engine) makeRunDir() error {
 		return fmt.Errorf("look at the run directory %s: %w", e.cfg.RunDir, err)
 	}
 	if st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("the run directory %s is not on tmpfs", e.cfg.RunDir),
 			Hint: "name a folder on tmpfs with BOTTLE_RUN_DIR, or mount one: mount -t tmpfs -o mode=700 tmpfs " + e.cfg.RunDir,
 		}
@@ -271,7 +272,7 @@ func (e *Engine) makeRunDir() error {
 
 func runDirHint(err error) error {
 	if errors.Is(err, os.ErrPermission) {
-		return &Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
+		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	}
 	return err
 }

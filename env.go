@@ -3,6 +3,7 @@ package bottle
 import (
 	"bytes"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ type envResolver struct {
 	sources  []envSource
 	vars     []EnvVar
 	unset    []string
-	problems Problems
+	problems hint.Problems
 }
 
 // envSource is a variable that is yet to be looked up.
@@ -78,10 +79,10 @@ func (r *envResolver) resolve(vars []EnvConfig, files []EnvArg, flags []string, 
 	r.reportUnset()
 	for _, v := range r.vars {
 		if n := len(v.Name) + len(v.Literal) + len(v.Secret.Reveal()) + 2; n > maxVariable {
-			r.problems.add(fmt.Errorf("the value of %s is too long: with its name it has %d bytes, and the kernel takes %d", v.Name, n, maxVariable))
+			r.problems.Add(fmt.Errorf("the value of %s is too long: with its name it has %d bytes, and the kernel takes %d", v.Name, n, maxVariable))
 		}
 	}
-	return r.vars, r.problems.err()
+	return r.vars, r.problems.Err()
 }
 
 func (r *envResolver) has(name string) bool { return r.index(name) >= 0 }
@@ -107,7 +108,7 @@ func (r *envResolver) fromManifest(v EnvConfig) {
 		r.set(EnvVar{Name: v.Name, Source: SourceLiteral, Literal: *v.Literal})
 	case v.Prompt != "":
 		if r.noInput {
-			r.problems.add(&Error{
+			r.problems.Add(&hint.Error{
 				Err:  fmt.Errorf("%s: %s has to be asked, and --no-input forbids it", v.at, v.Name),
 				Hint: fmt.Sprintf("forward it: set %s and add -e %[1]s", v.Name),
 			})
@@ -118,7 +119,7 @@ func (r *envResolver) fromManifest(v EnvConfig) {
 		path := r.caller.path(v.File, filepath.Dir(r.manifest))
 		value, err := r.readFile(path)
 		if err != nil {
-			r.problems.add(fmt.Errorf("%s: %s: %w", v.at, v.Name, err))
+			r.problems.Add(fmt.Errorf("%s: %s: %w", v.at, v.Name, err))
 			return
 		}
 		r.set(EnvVar{Name: v.Name, Source: SourceFile, From: path, Secret: NewSecret(value)})
@@ -130,7 +131,7 @@ func (r *envResolver) fromManifest(v EnvConfig) {
 func (r *envResolver) fromArg(a EnvArg) {
 	switch err := a.check(); {
 	case err != nil:
-		r.problems.add(err)
+		r.problems.Add(err)
 	case a.Value != nil:
 		r.source(a.Name, func() { r.set(EnvVar{Name: a.Name, Source: a.Source, From: a.From, Secret: *a.Value}) })
 	default:
@@ -157,16 +158,16 @@ func (r *envResolver) reportUnset() {
 	if len(r.unset) == 0 {
 		return
 	}
-	verb, hint := "is", "set and export it"
+	verb, fix := "is", "set and export it"
 	if len(r.unset) > 1 {
-		verb, hint = "are", "set and export them"
+		verb, fix = "are", "set and export them"
 	}
 	if _, sudo := r.caller.Getenv("SUDO_UID"); sudo {
-		hint = fmt.Sprintf("sudo clears the environment: let through what it has with sudo --preserve-env=%s bottle …, or give --env-file a file on tmpfs", strings.Join(r.unset, ","))
+		fix = fmt.Sprintf("sudo clears the environment: let through what it has with sudo --preserve-env=%s bottle …, or give --env-file a file on tmpfs", strings.Join(r.unset, ","))
 	}
-	r.problems.add(&Error{
+	r.problems.Add(&hint.Error{
 		Err:  fmt.Errorf("%s %s to be forwarded and not set", strings.Join(r.unset, ", "), verb),
-		Hint: hint,
+		Hint: fix,
 	})
 }
 

@@ -3,6 +3,7 @@ package bottle
 import (
 	"bytes"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"strings"
 	"unicode/utf8"
 )
@@ -44,10 +45,10 @@ func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 		lines, unit = bytes.Split(bytes.TrimSuffix(data, []byte{0}), []byte{0}), "entry"
 	}
 	var out []EnvArg
-	var problems Problems
+	var problems hint.Problems
 	for i, line := range lines {
 		if unit == "line" && !utf8.Valid(line) {
-			problems.add(fmt.Errorf("%s %s, line %d: this is not UTF-8: end each entry with a NUL byte to pass other bytes", source, from, i+1))
+			problems.Add(fmt.Errorf("%s %s, line %d: this is not UTF-8: end each entry with a NUL byte to pass other bytes", source, from, i+1))
 			continue
 		}
 		if len(line) == 0 || unit == "line" && line[0] == '#' {
@@ -56,12 +57,12 @@ func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 		a := parseEnvFlag(string(line))
 		a.Source, a.From, a.where = source, from, fmt.Sprintf("%s %s, %s %d", source, from, unit, i+1)
 		if err := a.check(); err != nil {
-			problems.add(err)
+			problems.Add(err)
 			continue
 		}
 		out = append(out, a)
 	}
-	return out, problems.err()
+	return out, problems.Err()
 }
 
 // envLines are a text's lines as docker has them: a byte order mark, white space

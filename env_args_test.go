@@ -1,6 +1,7 @@
 package bottle
 
 import (
+	"github.com/bot-bottle/bottle/internal/hint"
 	"slices"
 	"strings"
 	"testing"
@@ -105,7 +106,7 @@ func TestResolveEnv(t *testing.T) {
 		t.Errorf("got %v, %v", vars, err)
 	}
 	_, err = ResolveEnv(c, nil, []string{"NONE", "1=hunter2", "no_proxy=hunter2"})
-	if n := len(Mistakes(err)); n != 3 || secrets.MatchString(err.Error()) {
+	if n := len(hint.Split(err)); n != 3 || secrets.MatchString(err.Error()) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -121,7 +122,7 @@ func FuzzParseEnvFile(f *testing.F) {
 				t.Errorf("%q gives %q", data, a.Name)
 			}
 		}
-		for _, e := range Mistakes(err) {
+		for _, e := range hint.Split(err) {
 			if strings.ContainsAny(e.Error(), "\n\x00\x1b") {
 				t.Errorf("%q", e)
 			}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -170,10 +171,10 @@ func TestHostileManifests(t *testing.T) {
 			t.Errorf("%s: no error", h.name)
 			continue
 		}
-		if n := len(err.Error()); n > maxProblems*1000 || len(Mistakes(err)) > maxProblems {
-			t.Errorf("%s: a message of %d bytes in %d lines", h.name, n, len(Mistakes(err)))
+		if n := len(err.Error()); n > maxProblems*1000 || len(hint.Split(err)) > maxProblems {
+			t.Errorf("%s: a message of %d bytes in %d lines", h.name, n, len(hint.Split(err)))
 		}
-		for _, e := range Mistakes(err) {
+		for _, e := range hint.Split(err) {
 			if !strings.HasPrefix(e.Error(), "bad.yaml:") || strings.ContainsAny(e.Error(), "\n\r\x00\x1b\u202e") {
 				t.Errorf("%s: %q", h.name, e)
 			}

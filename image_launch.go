@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // makeImage pulls the image that the plan wants pulled, and makes the one with
@@ -54,7 +55,7 @@ func (l *launch) derive(ctx context.Context) (err error) {
 		Notice: notice, Progress: l.e.cfg.Progress,
 	})
 	if errors.Is(err, images.ErrNoSpace) {
-		return &Error{Err: err, Hint: "make room: bottle rmi removes images, and what .bottleignore names stays out"}
+		return &hint.Error{Err: err, Hint: "make room: bottle rmi removes images, and what .bottleignore names stays out"}
 	}
 	return registryHint(p.BaseRef, err)
 }

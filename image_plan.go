@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 		policy = PullMissing
 	}
 	if !slices.Contains(PullPolicies, policy) {
-		return info, false, &Error{Err: fmt.Errorf("no way to pull called %q", policy), Hint: "choose --pull " + strings.Join(PullPolicies, ", ")}
+		return info, false, &hint.Error{Err: fmt.Errorf("no way to pull called %q", policy), Hint: "choose --pull " + strings.Join(PullPolicies, ", ")}
 	}
 	// The default image, and those with build settings, are built here.
 	pullable := ref != defaultRef && (p.bottle.Build == nil || !fromManifest)
@@ -78,7 +79,7 @@ func refuseHome(c Caller, folder string) error {
 	if what == "" {
 		return nil
 	}
-	return &Error{
+	return &hint.Error{
 		Err:  fmt.Errorf("--cwd would put %s into the bottle: it is %s", folder, what),
 		Hint: "run it in a project's folder, or insist with --cwd-force",
 	}
@@ -91,11 +92,11 @@ func cwdTarget(dir string) (string, error) {
 	}
 	clean := filepath.Clean(dir)
 	if !filepath.IsAbs(dir) || clean == "/" {
-		return "", &Error{Err: fmt.Errorf("%q cannot be the working directory's place", dir), Hint: "give a path that begins with /, below /"}
+		return "", &hint.Error{Err: fmt.Errorf("%q cannot be the working directory's place", dir), Hint: "give a path that begins with /, below /"}
 	}
 	for _, taken := range []string{"/proc", "/sys", "/dev", guestDir} {
 		if clean == taken || strings.HasPrefix(clean, taken+"/") {
-			return "", &Error{Err: fmt.Errorf("%q cannot be the working directory's place: %s is the bottle's own", dir, taken), Hint: "give another path"}
+			return "", &hint.Error{Err: fmt.Errorf("%q cannot be the working directory's place: %s is the bottle's own", dir, taken), Hint: "give another path"}
 		}
 	}
 	return clean, nil
@@ -105,7 +106,7 @@ func cwdTarget(dir string) (string, error) {
 func (p *Plan) setImageCommand(info ImageInfo, args []string) error {
 	p.Command = slices.Concat(info.Entrypoint, info.Cmd)
 	if len(p.Command) == 0 {
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.Agent),
 			Hint: "give the agent a command in the manifest",
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // ImageProgress tells how far one part of a pull, a push or a derived image is.
@@ -68,7 +69,7 @@ func (e *Engine) remote(c Caller) images.Remote {
 func imageName(name string) (string, error) {
 	ref, err := normalise(name)
 	if err != nil {
-		return "", &Error{Err: fmt.Errorf("%q is %w", name, err), Hint: "write NAME, NAME:TAG or NAME@DIGEST, with the registry before it"}
+		return "", &hint.Error{Err: fmt.Errorf("%q is %w", name, err), Hint: "write NAME, NAME:TAG or NAME@DIGEST, with the registry before it"}
 	}
 	return ref, nil
 }
@@ -81,7 +82,7 @@ func withDigest(ref, digest string) string {
 }
 
 func registryHint(ref string, err error) error {
-	hint := ""
+	fix := ""
 	host := "the registry"
 	if named, perr := reference.ParseNormalizedNamed(ref); perr == nil {
 		host = reference.Domain(named)
@@ -90,29 +91,29 @@ func registryHint(ref string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, images.ErrMissing):
-		hint = "bottle images lists those that are there"
+		fix = "bottle images lists those that are there"
 	case errors.Is(err, images.ErrIncomplete):
-		hint = "bottle pull brings what is not there, bottle build makes it anew"
+		fix = "bottle pull brings what is not there, bottle build makes it anew"
 	case errors.Is(err, images.ErrPlatform):
-		hint = "use an image that is made for this host's platform"
+		fix = "use an image that is made for this host's platform"
 	case errors.Is(err, images.ErrNotFound):
-		hint = "check its name and tag"
+		fix = "check its name and tag"
 	case errors.Is(err, images.ErrDenied):
-		hint = "check the name, and log in to " + host + ": docker login, or an entry in ~/.docker/config.json, as the user who calls bottle"
+		fix = "check the name, and log in to " + host + ": docker login, or an entry in ~/.docker/config.json, as the user who calls bottle"
 	case errors.Is(err, images.ErrUntrusted):
-		hint = "name its authority as ca in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
+		fix = "name its authority as ca in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
 	case errors.Is(err, images.ErrUnreachable):
-		hint = "check the network and the registry's name; a registry without TLS has to be named in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
+		fix = "check the network and the registry's name; a registry without TLS has to be named in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
 	case errors.Is(err, images.ErrCorrupt):
-		hint = "try again; if it stays so, the registry's copy is damaged: push it anew"
+		fix = "try again; if it stays so, the registry's copy is damaged: push it anew"
 	case errors.Is(err, images.ErrLayer):
-		hint = "the image is made wrongly, or to do harm: use another"
+		fix = "the image is made wrongly, or to do harm: use another"
 	case errors.Is(err, images.ErrNoSpace):
-		hint = "make room: bottle rmi removes images"
+		fix = "make room: bottle rmi removes images"
 	default:
 		return err
 	}
-	return &Error{Err: err, Hint: hint}
+	return &hint.Error{Err: err, Hint: fix}
 }
 
 // ImageStatus is one image as `bottle images` shows it.
@@ -189,7 +190,7 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) (stri
 		}
 	}
 	if len(bottles) > 0 && !force {
-		return "", &Error{
+		return "", &hint.Error{
 			Err:  fmt.Errorf("image %s is used by %s", img.Name, strings.Join(bottles, ", ")),
 			Hint: "end what uses it, or remove it with bottle rmi -f",
 		}
@@ -216,7 +217,7 @@ func pick(list []ImageStatus, name string) (ImageStatus, error) {
 	case 1:
 		return byDigest[0], nil
 	case 0:
-		return ImageStatus{}, &Error{Err: fmt.Errorf("%w: %s", ErrImageMissing, name), Hint: "bottle images lists those that are there"}
+		return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%w: %s", ErrImageMissing, name), Hint: "bottle images lists those that are there"}
 	}
-	return ImageStatus{}, &Error{Err: fmt.Errorf("%d images have a digest that begins with %s", len(byDigest), name), Hint: "give a name"}
+	return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%d images have a digest that begins with %s", len(byDigest), name), Hint: "give a name"}
 }

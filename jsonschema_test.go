@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	kinds "github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"go.yaml.in/yaml/v4"
@@ -227,7 +228,7 @@ func TestSchemaEqualsParser(t *testing.T) {
 				t.Errorf("%s: good for the parser, not for the schema: %v", path, serr)
 			}
 		}
-		for _, mistake := range Mistakes(perr) {
+		for _, mistake := range hint.Split(perr) {
 			if reason := reasonNotInSchema(name, mistake.Error()); reason != "" {
 				excused[reason] = true
 				continue

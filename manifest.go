@@ -3,6 +3,7 @@ package bottle
 import (
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"io"
 	"os"
 	"path/filepath"
@@ -101,7 +102,7 @@ func FindManifest(workDir, home string) (string, error) {
 			}
 		}
 	}
-	return "", &Error{
+	return "", &hint.Error{
 		Err: fmt.Errorf("%w (looked for %s in %s and above, and in %s)", ErrNoManifest,
 			strings.Join(manifestNames, ", "), workDir, dirs[len(dirs)-1]),
 		Hint: "write one with bottle init, or name one with --manifest",
@@ -113,7 +114,7 @@ func FindManifest(workDir, home string) (string, error) {
 func LoadManifest(path string) (*Manifest, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, &Error{Err: fmt.Errorf("read the manifest: %w", err), Hint: "name an existing one with --manifest"}
+		return nil, &hint.Error{Err: fmt.Errorf("read the manifest: %w", err), Hint: "name an existing one with --manifest"}
 	}
 	defer func() { _ = f.Close() }()
 	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
@@ -130,13 +131,13 @@ func (m *Manifest) agent(name string) (*AgentConfig, *BottleConfig, error) {
 		names := sortedKeys(m.Agents)
 		err := fmt.Errorf("no agent %q in %s", name, m.Path)
 		if len(names) == 0 {
-			return nil, nil, &Error{Err: err, Hint: "there are none yet: add one under agents"}
+			return nil, nil, &hint.Error{Err: err, Hint: "there are none yet: add one under agents"}
 		}
-		hint := "there are: " + cut(strings.Join(names, ", "), maxShown)
+		fix := "there are: " + cut(strings.Join(names, ", "), maxShown)
 		if n := nearest(name, names); n != "" {
-			hint = fmt.Sprintf("did you mean %q? %s", n, hint)
+			fix = fmt.Sprintf("did you mean %q? %s", n, fix)
 		}
-		return nil, nil, &Error{Err: err, Hint: hint}
+		return nil, nil, &hint.Error{Err: err, Hint: fix}
 	}
 	return a, m.Bottles[a.Bottle], nil
 }

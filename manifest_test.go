@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -41,7 +42,7 @@ func TestBadManifests(t *testing.T) {
 		if _, err = ParseManifest(name, data); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		for _, e := range Mistakes(err) {
+		for _, e := range hint.Split(err) {
 			checkMessage(t, e.Error())
 			fmt.Fprintln(&got, e)
 		}
@@ -214,8 +215,8 @@ func TestJSONPositions(t *testing.T) {
 
 func TestLoadManifestMissing(t *testing.T) {
 	_, err := LoadManifest(filepath.Join(t.TempDir(), "none.yaml"))
-	if !errors.Is(err, os.ErrNotExist) || Hint(err) == "" {
-		t.Errorf("got %v, hint %q", err, Hint(err))
+	if !errors.Is(err, os.ErrNotExist) || hint.Of(err) == "" {
+		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
 }
 
@@ -248,8 +249,8 @@ func TestFindManifest(t *testing.T) {
 func TestFindNoManifest(t *testing.T) {
 	work := t.TempDir()
 	_, err := FindManifest(work, "/nonexistent")
-	if err == nil || !strings.Contains(err.Error(), work) || !strings.Contains(err.Error(), "/nonexistent/.config/bottle") || Hint(err) == "" {
-		t.Errorf("got %v, hint %q", err, Hint(err))
+	if err == nil || !strings.Contains(err.Error(), work) || !strings.Contains(err.Error(), "/nonexistent/.config/bottle") || hint.Of(err) == "" {
+		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
 }
 
@@ -277,7 +278,7 @@ func FuzzParseManifest(f *testing.F) {
 		if (m == nil) == (err == nil) {
 			t.Fatalf("manifest %v and error %v", m, err)
 		}
-		for _, e := range Mistakes(err) {
+		for _, e := range hint.Split(err) {
 			if line := e.Error(); !position.MatchString(line) || strings.ContainsAny(line, "\n\r\x00\x1b") {
 				t.Errorf("not one line with a position: %q", line)
 			}

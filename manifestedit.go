@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // SaveAllow adds an entry to a bottle's egress.allow in a manifest. The rest of
@@ -89,7 +90,7 @@ func rewrite(path string, data []byte) (err error) {
 
 // byHand is what is left to say about a text that is not edited safely.
 func byHand(file, what string) error {
-	return &Error{Err: fmt.Errorf("%s is written in a way that bottle does not change", file), Hint: what + " by hand"}
+	return &hint.Error{Err: fmt.Errorf("%s is written in a way that bottle does not change", file), Hint: what + " by hand"}
 }
 
 // addToManifest works on the text at the places that the parser tells, and

@@ -1,6 +1,7 @@
 package bottle
 
 import (
+	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
 	"strings"
@@ -156,8 +157,8 @@ func TestSaveByHand(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := SaveAllow(path, "b", "new.example")
-		if err == nil || !strings.Contains(Hint(err), "add new.example under bottles, b, egress, allow by hand") {
-			t.Errorf("%s: %v, hint %q", name, err, Hint(err))
+		if err == nil || !strings.Contains(hint.Of(err), "add new.example under bottles, b, egress, allow by hand") {
+			t.Errorf("%s: %v, hint %q", name, err, hint.Of(err))
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != text {
 			t.Errorf("%s: %v\n%s", name, err, got)

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -35,12 +36,12 @@ func Slug(agent string) (string, error) {
 	slug := strings.TrimSuffix(b.String(), "-")
 	switch {
 	case slug == "":
-		return "", &Error{
+		return "", &hint.Error{
 			Err:  fmt.Errorf("the agent's name %s has no letter or digit to make a bottle's name of", quoted(agent)),
 			Hint: "give the agent a name with a letter from a to z or a digit",
 		}
 	case len(slug) > maxSlug:
-		return "", &Error{
+		return "", &hint.Error{
 			Err:  fmt.Errorf("the agent's name %s is too long: it makes %d characters of a bottle's name, and %d is the most", quoted(agent), len(slug), maxSlug),
 			Hint: "give the agent a shorter name",
 		}
@@ -64,7 +65,7 @@ func FreeName(agent string, taken map[string]bool) (string, error) {
 			return name, nil
 		}
 	}
-	return "", &Error{
+	return "", &hint.Error{
 		Err:  fmt.Errorf("all %d names for bottles of %s are taken (%s to %s-%d)", MaxSuffix, agent, base, base, MaxSuffix),
 		Hint: "remove those that are no longer needed with bottle cleanup",
 	}
@@ -77,17 +78,17 @@ var identifier = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`)
 func checkPinned(name string, taken map[string]bool) error {
 	switch {
 	case len(name) > maxName:
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("the name %q has %d characters, and %d is the most", name, len(name), maxName),
 			Hint: "choose a shorter one with --name or CLAUDE_BOTTLE_CONTAINER",
 		}
 	case !identifier.MatchString(name), strings.HasSuffix(name, runtime.ProxySuffix):
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("%q cannot be a bottle's name", name),
 			Hint: "use letters and digits, with single dots, dashes and underscores between them, and no " + runtime.ProxySuffix + " at the end",
 		}
 	case taken[name], taken[name+runtime.ProxySuffix]:
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("the name %s is taken", name),
 			Hint: fmt.Sprintf("remove what has it with bottle rm -f %s, or choose another with --name or CLAUDE_BOTTLE_CONTAINER", name),
 		}

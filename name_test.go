@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -22,7 +23,7 @@ func TestSlug(t *testing.T) {
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("Slug(%q) = %q, %v, want %q", agent, got, err, want)
 		}
-		if err != nil && Hint(err) == "" {
+		if err != nil && hint.Of(err) == "" {
 			t.Errorf("Slug(%q): no hint", agent)
 		}
 	}
@@ -80,8 +81,8 @@ func TestFreeName(t *testing.T) {
 		taken[got] = true
 	}
 	_, err := FreeName("Impl", taken)
-	if err == nil || !strings.Contains(err.Error(), "99") || !strings.Contains(Hint(err), "bottle cleanup") {
-		t.Errorf("got %v, hint %q", err, Hint(err))
+	if err == nil || !strings.Contains(err.Error(), "99") || !strings.Contains(hint.Of(err), "bottle cleanup") {
+		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
 	if got, err := FreeName("other", taken); err != nil || got != "claude-bottle-other" {
 		t.Errorf("another agent: %s, %v", got, err)
@@ -114,11 +115,11 @@ func TestCheckPinnedIsContainerdsRule(t *testing.T) {
 func TestCheckPinnedTaken(t *testing.T) {
 	for taken, pinned := range map[string]string{"mine": "mine", "mine.proxy": "mine", "": "a.proxy"} {
 		err := checkPinned(pinned, map[string]bool{taken: true})
-		if err == nil || Hint(err) == "" {
-			t.Errorf("%s with %q taken: %v, hint %q", pinned, taken, err, Hint(err))
+		if err == nil || hint.Of(err) == "" {
+			t.Errorf("%s with %q taken: %v, hint %q", pinned, taken, err, hint.Of(err))
 		}
-		if taken != "" && (!strings.Contains(Hint(err), "bottle rm -f mine") || !strings.Contains(Hint(err), "CLAUDE_BOTTLE_CONTAINER")) {
-			t.Errorf("hint %q", Hint(err))
+		if taken != "" && (!strings.Contains(hint.Of(err), "bottle rm -f mine") || !strings.Contains(hint.Of(err), "CLAUDE_BOTTLE_CONTAINER")) {
+			t.Errorf("hint %q", hint.Of(err))
 		}
 	}
 }

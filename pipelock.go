@@ -9,6 +9,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Pipelock as bottle knows it: what its configuration was seen to work with.
@@ -28,11 +29,11 @@ func (p *preparation) proxy(ctx context.Context) error {
 		return nil
 	case ProxyPipelock:
 		if p.spec.Learn {
-			return &Error{Err: errors.New("pipelock cannot learn a policy"), Hint: useBuiltin}
+			return &hint.Error{Err: errors.New("pipelock cannot learn a policy"), Hint: useBuiltin}
 		}
 		return p.pipelock(ctx)
 	}
-	return &Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
+	return &hint.Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
 }
 
 func (p *preparation) pipelock(ctx context.Context) error {
@@ -46,7 +47,7 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	}
 	p.plan.Proxy.Version = versionOf(named)
 	if _, err := (egress.Policy{}).Render(p.plan.Proxy.Version); err != nil {
-		return &Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of version 2 under proxy: in the manifest, or " + useBuiltin}
+		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of version 2 under proxy: in the manifest, or " + useBuiltin}
 	}
 	info, err := p.pipelockImage(ctx, named)
 	if errors.Is(err, ErrImageMissing) && p.spec.Pull != PullNever {
@@ -55,7 +56,7 @@ func (p *preparation) pipelock(ctx context.Context) error {
 		return nil
 	}
 	if errors.Is(err, ErrImageMissing) {
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("the proxy's image %s: %w", name, err),
 			Hint: "pull it into containerd's store, or " + useBuiltin,
 		}
@@ -100,7 +101,7 @@ func (p *preparation) pipelockImage(ctx context.Context, named reference.Named) 
 		info, err = p.host.Image(ctx, byTag.String())
 	}
 	if err == nil && info.Digest != digested.Digest().String() {
-		err = &Error{
+		err = &hint.Error{
 			Err:  fmt.Errorf("the proxy's image %s in containerd's store is another one, %s", named, info.Digest),
 			Hint: "pull it anew, or correct the digest in the manifest",
 		}

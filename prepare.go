@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -104,12 +105,12 @@ func (p *preparation) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var problems Problems
+	var problems hint.Problems
 	for _, err := range errs {
-		problems.add(err)
+		problems.Add(err)
 	}
 	p.warn()
-	return problems.err()
+	return problems.Err()
 }
 
 func (p *preparation) runtimeAndProxy() {
@@ -211,7 +212,7 @@ func imageHint(ref string, err error) error {
 	if !errors.Is(err, ErrImageMissing) {
 		return err
 	}
-	return &Error{
+	return &hint.Error{
 		Err:  fmt.Errorf("no image %s in containerd's store: %w", Familiar(ref), err),
 		Hint: "put it there: bottle pull " + Familiar(ref),
 	}
@@ -228,7 +229,7 @@ func (p *preparation) command(info ImageInfo) error {
 func (p *preparation) runtime(ctx context.Context) error {
 	known := []string{runtime.RuntimeRunsc, runtime.RuntimeRunc}
 	if !slices.Contains(known, p.plan.Runtime) {
-		return &Error{Err: fmt.Errorf("no runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
+		return &hint.Error{Err: fmt.Errorf("no runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
 	}
 	return p.host.Runtime(ctx, p.plan.Runtime)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"maps"
 	"os"
 	"reflect"
@@ -157,7 +158,7 @@ func TestPrepareRuntimeAndProxy(t *testing.T) {
 	}
 	s.spec.Runtime = "kata"
 	s.bad(`no runtime "kata"`, "--runtime runsc or runc")
-	s.spec.Runtime, s.host.runtimeErr = "", &Error{errors.New("no runsc"), "install it"}
+	s.spec.Runtime, s.host.runtimeErr = "", &hint.Error{Err: errors.New("no runsc"), Hint: "install it"}
 	s.bad("no runsc: install it")
 	s.host.runtimeErr, s.host.network = nil, errors.New("no bridge plugin")
 	s.bad("no bridge plugin")
@@ -205,7 +206,7 @@ func TestPrepareTellsEveryMistake(t *testing.T) {
 	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}
 	for range 20 {
 		_, err := s.prepare()
-		got := Mistakes(err)
+		got := hint.Split(err)
 		if len(got) != len(want) {
 			t.Fatalf("got %d mistakes, want %d:\n%v", len(got), len(want), err)
 		}
@@ -214,7 +215,7 @@ func TestPrepareTellsEveryMistake(t *testing.T) {
 				t.Fatalf("mistake %d: got %v, want %q", i, got[i], want[i])
 			}
 		}
-		if Hint(got[5]) != "" || Hint(got[6]) == "" {
+		if hint.Of(got[5]) != "" || hint.Of(got[6]) == "" {
 			t.Fatal("a hint stands with another mistake")
 		}
 	}
@@ -224,32 +225,32 @@ func TestPrepareCancelled(t *testing.T) {
 	s := newScene(t, "", "")
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Prepare(ctx, s.spec, s.host); !errors.Is(err, context.Canceled) || len(Mistakes(err)) != 1 {
+	if _, err := Prepare(ctx, s.spec, s.host); !errors.Is(err, context.Canceled) || len(hint.Split(err)) != 1 {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestMistakes(t *testing.T) {
-	a, b, c := errors.New("a"), &Error{errors.New("b"), "mend b"}, errors.New("c")
+	a, b, c := errors.New("a"), &hint.Error{Err: errors.New("b"), Hint: "mend b"}, errors.New("c")
 	worded := fmt.Errorf("both: %w, %w", a, c)
 	for want, err := range map[string]error{
 		"":            nil,
 		"a":           a,
-		"a|b|c":       errors.Join(a, Problems{b, c}),
-		"b|a|c":       Problems{errors.Join(b), errors.Join(a, c)},
+		"a|b|c":       errors.Join(a, hint.Problems{b, c}),
+		"b|a|c":       hint.Problems{errors.Join(b), errors.Join(a, c)},
 		"both: a, c":  worded,
-		"x: a\nc|b":   Problems{fmt.Errorf("x: %w", errors.Join(a, c)), b},
+		"x: a\nc|b":   hint.Problems{fmt.Errorf("x: %w", errors.Join(a, c)), b},
 		"both: a, c|": errors.Join(worded, errors.New("")),
 	} {
 		var texts []string
-		for _, e := range Mistakes(err) {
+		for _, e := range hint.Split(err) {
 			texts = append(texts, e.Error())
 		}
 		if got := strings.Join(texts, "|"); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	if !errors.Is(Problems{a, b}, b) || Hint(Problems{a, b}) != "mend b" || Hint(a) != "" {
+	if !errors.Is(hint.Problems{a, b}, b) || hint.Of(hint.Problems{a, b}) != "mend b" || hint.Of(a) != "" {
 		t.Error("Problems hide what they hold")
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -63,7 +64,7 @@ func mergeJSON(old []byte, keep bool, set map[string]any) ([]byte, error) {
 	object := map[string]json.RawMessage{}
 	if len(bytes.TrimSpace(old)) > 0 {
 		if err := json.Unmarshal(old, &object); err != nil {
-			return nil, &Error{Err: fmt.Errorf("the image's is no JSON object: %w", err), Hint: "mend it in the image"}
+			return nil, &hint.Error{Err: fmt.Errorf("the image's is no JSON object: %w", err), Hint: "mend it in the image"}
 		}
 	}
 	if object == nil { // it was null

@@ -2,6 +2,7 @@ package bottle
 
 import (
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"path"
 	"slices"
 	"strings"
@@ -27,7 +28,7 @@ func (p *Plan) promptOption() error {
 	for _, arg := range command[1:] {
 		name, _, _ := strings.Cut(arg, "=")
 		if name == claudePrompt || name == strings.TrimSuffix(claudePrompt, "-file") {
-			return &Error{
+			return &hint.Error{
 				Err:  fmt.Errorf("agent %q has a prompt in the manifest, and its command has %s", p.Agent, name),
 				Hint: "keep one of the two",
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -29,7 +30,7 @@ const (
 // skills reads the agent's skills from the invoking user's folder. They are kept
 // as they were then: what is shown is what is put into the bottle.
 func (p *preparation) skills(context.Context) error {
-	var problems Problems
+	var problems hint.Problems
 	for _, name := range p.agent.Skills {
 		if slices.Contains(p.plan.Skills, name) {
 			continue
@@ -37,7 +38,7 @@ func (p *preparation) skills(context.Context) error {
 		dir := filepath.Join(p.spec.Caller.Home, ".claude", "skills", name)
 		s := skill{name: name, caller: p.spec.Caller}
 		if err := s.read(dir); err != nil {
-			problems.add(err)
+			problems.Add(err)
 			continue
 		}
 		if !slices.ContainsFunc(s.files, func(f runtime.File) bool { return strings.EqualFold(f.Path, name+"/SKILL.md") }) {
@@ -46,7 +47,7 @@ func (p *preparation) skills(context.Context) error {
 		p.plan.Skills = append(p.plan.Skills, name)
 		p.plan.skillFiles = append(p.plan.skillFiles, s.files...)
 	}
-	return problems.err()
+	return problems.Err()
 }
 
 // skill is one that is being read. Its links are followed, and only within it:
@@ -169,7 +170,7 @@ func (s *skill) bad(name string, err error) error {
 		err = pe.Err
 	}
 	if strings.Contains(err.Error(), "escapes") { // os.Root exports no error for it
-		return &Error{
+		return &hint.Error{
 			Err:  fmt.Errorf("skill '%s': the link %s leads out of the skill", s.name, name),
 			Hint: "put what it points to into the skill",
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/sshagent"
 )
@@ -81,17 +82,17 @@ func (p *Plan) Unlock(file string, passphrase Secret) error {
 }
 
 func (p *preparation) ssh(context.Context) error {
-	var problems Problems
+	var problems hint.Problems
 	r := sshResolver{caller: p.spec.Caller, dir: filepath.Dir(p.plan.Manifest), noInput: p.spec.NoInput, files: map[string]*sshKey{}}
 	for _, h := range p.bottle.SSH {
 		hostKeys, err := r.hostKeys(h)
-		problems.add(err)
+		problems.Add(err)
 		if h.IdentityFile != "" {
 			h.IdentityFile = r.caller.path(h.IdentityFile, r.dir)
 		}
 		keys, kerr := r.keys(h)
 		if kerr != nil {
-			problems.add(wrapHint(kerr, "the ssh key of "+h.Host))
+			problems.Add(hint.Wrap(kerr, "the ssh key of "+h.Host))
 		}
 		if err != nil || kerr != nil {
 			continue
@@ -100,7 +101,7 @@ func (p *preparation) ssh(context.Context) error {
 		p.plan.SSH = append(p.plan.SSH, h)
 		p.plan.ssh = append(p.plan.ssh, sshAccess{hostKeys, keys})
 	}
-	return problems.err()
+	return problems.Err()
 }
 
 // fingerprints are those of the keys whose public half is known.
@@ -142,7 +143,7 @@ func (r *sshResolver) hostKeys(h SSHHost) ([]sshagent.PublicKey, error) {
 	}
 	keys, err := sshagent.KnownHosts(text, h.HostName, h.Port)
 	if err == nil && len(keys) == 0 {
-		err = &Error{
+		err = &hint.Error{
 			Err:  fmt.Errorf("the host key of %s is not known: %s is not in your ~/.ssh/known_hosts", h.Host, h.destination()),
 			Hint: fmt.Sprintf("connect once yourself (ssh -p %d %s) and compare the key, or give the entry its HostKey", h.Port, h.HostName),
 		}
@@ -197,7 +198,7 @@ func (r *sshResolver) publicFile(h SSHHost) (*sshKey, error) {
 		return nil, err
 	}
 	if !holds(own, public) {
-		return nil, &Error{
+		return nil, &hint.Error{
 			Err:  fmt.Errorf("%s is a public key, and your ssh agent does not have its private one", h.IdentityFile),
 			Hint: "add it with ssh-add, let SSH_AUTH_SOCK through sudo (--preserve-env=SSH_AUTH_SOCK), or name the private key's file",
 		}
@@ -226,7 +227,7 @@ func (r *sshResolver) privateFile(h SSHHost) (*sshKey, error) {
 		return r.upstream(h.IdentityFile, key.public), nil
 	}
 	if r.noInput {
-		return nil, &Error{
+		return nil, &hint.Error{
 			Err:  fmt.Errorf("%s has a passphrase, which --no-input forbids to ask for", h.IdentityFile),
 			Hint: "add it to your ssh agent with ssh-add, or leave out --no-input",
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -90,13 +91,13 @@ func TestPrepareSSHKeys(t *testing.T) {
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o640)
 	_, err := s.prepare()
-	if got := Mistakes(err); len(got) != 2 || !strings.Contains(got[0].Error(), "the ssh key of a") || Hint(got[0]) != "chmod 600 "+want[0] {
+	if got := hint.Split(err); len(got) != 2 || !strings.Contains(got[0].Error(), "the ssh key of a") || hint.Of(got[0]) != "chmod 600 "+want[0] {
 		t.Errorf("others may read it: %v", err)
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
 	s.spec.Caller.UID += 4242
 	_, err = s.prepare()
-	if got := Mistakes(err); len(got) != 3 || !strings.Contains(got[1].Error(), want[1]+" is not your own file") {
+	if got := hint.Split(err); len(got) != 3 || !strings.Contains(got[1].Error(), want[1]+" is not your own file") {
 		t.Errorf("another's keys: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package bottle
 import (
 	"encoding/json"
 	"errors"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -284,7 +285,7 @@ func TestClaudeFiles(t *testing.T) {
 		})
 	}
 	for _, bad := range []string{"[]", "{", `{"projects":[]}`, "text"} {
-		if data, err := files[0].Edit([]byte(bad)); err == nil || Hint(err) == "" {
+		if data, err := files[0].Edit([]byte(bad)); err == nil || hint.Of(err) == "" {
 			t.Errorf("%s: %s, %v", bad, data, err)
 		}
 	}

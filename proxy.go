@@ -17,6 +17,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -61,7 +62,7 @@ func proxyHint(ctx context.Context, p Proxy, err error) error {
 	if err == nil || p.Kind != ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
 		return err
 	}
-	return &Error{
+	return &hint.Error{
 		Err:  fmt.Errorf("proxy %s: %w", p.Image, err),
 		Hint: "name an image of pipelock that runs under proxy: in the manifest, or choose --proxy builtin",
 	}

@@ -9,6 +9,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
@@ -64,8 +65,8 @@ func TestProxyImageFails(t *testing.T) {
 					t.Errorf("got %q, want %q in it", err, want)
 				}
 			}
-			if !strings.Contains(Hint(err), "--proxy builtin") {
-				t.Errorf("the hint is %q", Hint(err))
+			if !strings.Contains(hint.Of(err), "--proxy builtin") {
+				t.Errorf("the hint is %q", hint.Of(err))
 			}
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("more than one line: %q", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // reloadTimeout bounds the wait for a proxy to say that it has a new policy.
@@ -80,7 +81,7 @@ func dropEntries(entries *egress.Entries, rule egress.Rule) ([]string, error) {
 		return nil, err
 	}
 	if cover := policy.Covering(rule); cover != "" {
-		return nil, &Error{
+		return nil, &hint.Error{
 			Err:  fmt.Errorf("%s is still allowed by the entry %s", rule, cover),
 			Hint: "deny that entry",
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"strings"
 )
 
@@ -24,7 +25,7 @@ func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
 			}
 		}
 	}
-	return "", &Error{Err: fmt.Errorf("%w: %s", ErrNoBottle, name), Hint: "bottle list shows those that run"}
+	return "", &hint.Error{Err: fmt.Errorf("%w: %s", ErrNoBottle, name), Hint: "bottle list shows those that run"}
 }
 
 // Running tells whether the bottle's agent runs.

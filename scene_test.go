@@ -3,6 +3,7 @@ package bottle
 import (
 	"context"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -122,8 +123,8 @@ func (s *scene) prepare() (*Plan, error) {
 	if (plan == nil) == (err == nil) {
 		s.t.Fatalf("plan %v and error %v", plan, err)
 	}
-	for _, e := range Mistakes(err) {
-		if text := e.Error() + Hint(e); secrets.MatchString(text) || strings.Contains(text, "\n") {
+	for _, e := range hint.Split(err) {
+		if text := e.Error() + hint.Of(e); secrets.MatchString(text) || strings.Contains(text, "\n") {
 			s.t.Errorf("shows a value, or is not one line: %s", text)
 		}
 	}
@@ -146,10 +147,10 @@ func (s *scene) bad(want ...string) {
 	if err == nil {
 		s.t.Fatalf("no error, want one with %q", want)
 	}
-	if n := len(Mistakes(err)); n != 1 {
+	if n := len(hint.Split(err)); n != 1 {
 		s.t.Errorf("%d mistakes, want one: %v", n, err)
 	}
-	text := err.Error() + ": " + Hint(err)
+	text := err.Error() + ": " + hint.Of(err)
 	for _, w := range want {
 		if !strings.Contains(text, w) {
 			s.t.Errorf("got %q, want %q in it", text, w)

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -22,7 +23,7 @@ func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 	d := &decoder{file: path}
 	if len(data) > maxManifest {
 		d.failAt(position{path, 1, 1}, "the manifest is larger than %s: make it smaller, a long prompt can stand in a skill", units.BytesSize(maxManifest))
-		return nil, d.problems.err()
+		return nil, d.problems.Err()
 	}
 	defer func() {
 		switch r := recover().(type) {
@@ -34,15 +35,15 @@ func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 		default:
 			panic(r)
 		}
-		m, err = nil, d.problems.err()
+		m, err = nil, d.problems.Err()
 	}()
 	root, ok := d.document(data)
 	if !ok {
-		return nil, d.problems.err()
+		return nil, d.problems.Err()
 	}
 	m = &Manifest{Path: path, Bottles: map[string]*BottleConfig{}, Agents: map[string]*AgentConfig{}}
 	d.manifest(root, m)
-	if err := d.problems.err(); err != nil {
+	if err := d.problems.Err(); err != nil {
 		return nil, err
 	}
 	return m, nil
@@ -374,7 +375,7 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 	if !printable(key.Value) {
 		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")
 	} else if _, err := Slug(key.Value); err != nil {
-		d.fail(key, "%s: %s", err, Hint(err))
+		d.fail(key, "%s: %s", err, hint.Of(err))
 	}
 	named := d.follow(n).Kind != yaml.MappingNode // then that is what is wrong
 	d.mapping(n, what, map[string]func(*yaml.Node){

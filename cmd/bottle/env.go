@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 const flagToken = "forward-oauth-token"
@@ -34,7 +35,7 @@ func (f *envFlags) register(fs *pflag.FlagSet) {
 // read reads all files and descriptors. All mistakes are told together.
 func (f *envFlags) read(a *app) ([]bottle.EnvArg, error) {
 	var out []bottle.EnvArg
-	var problems bottle.Problems
+	var problems hint.Problems
 	add := func(source, from string, open func() (*os.File, error)) error {
 		text, err := a.unlessEnded(func() (string, error) { return readEnvFile(open) })
 		if err != nil {
@@ -42,7 +43,7 @@ func (f *envFlags) read(a *app) ([]bottle.EnvArg, error) {
 		}
 		args, err := bottle.ParseEnvFile(source, from, []byte(text))
 		out = append(out, args...)
-		problems = append(problems, bottle.Mistakes(err)...)
+		problems = append(problems, hint.Split(err)...)
 		return nil
 	}
 	for _, path := range f.files {

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 const (
@@ -60,7 +61,7 @@ func (e usageError) Error() string { return string(e) }
 func usage(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
 
 func textRemoveFailed(name string, err error) error {
-	return &bottle.Error{
+	return &hint.Error{
 		Err:  fmt.Errorf("remove %s: %w", name, err),
 		Hint: "see what is left and remove it with bottle cleanup",
 	}
@@ -76,9 +77,9 @@ func noArgs(_ *cobra.Command, args []string) error {
 // printError writes an error: one line for each mistake, its advice behind it. An
 // error may repeat what an image, a registry or an agent has said.
 func (a *app) printError(err error) {
-	for _, e := range bottle.Mistakes(err) {
+	for _, e := range hint.Split(err) {
 		line := oneLine(e)
-		if hint := bottle.Hint(e); hint != "" {
+		if hint := hint.Of(e); hint != "" {
 			line += ": " + hint
 		}
 		a.errorf("bottle: %s\n", visible(line))

@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -173,7 +174,7 @@ type brokenWriter struct{}
 func (brokenWriter) Write([]byte) (int, error) { return 0, errBroken }
 
 func TestPrintError(t *testing.T) {
-	hinted := &bottle.Error{Err: errors.New("no runsc"), Hint: "install it"}
+	hinted := &hint.Error{Err: errors.New("no runsc"), Hint: "install it"}
 	for _, c := range []struct {
 		err  error
 		want string
@@ -184,7 +185,7 @@ func TestPrintError(t *testing.T) {
 		{errors.New("two\nlines"), "bottle: two; lines\n"},
 		{fmt.Errorf("user %s", "a\x1b[2K\u009b1m\u202eb"), "bottle: user a\ufffd[2K\ufffd1m\ufffdb\n"},
 		{errors.Join(hinted, errors.New("b")), "bottle: no runsc: install it\nbottle: b\n"},
-		{bottle.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc: install it\nbottle: c\n"},
+		{hint.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc: install it\nbottle: c\n"},
 		{fmt.Errorf("x: %w", errors.Join(errors.New("a"), errors.New("b"))), "bottle: x: a; b\n"},
 		{usage(textRmRunning, "n"), "bottle: n runs: end it with bottle rm -f n\n"},
 		{textRemoveFailed("n", errors.New("busy")), "bottle: remove n: busy: see what is left and remove it with bottle cleanup\n"},

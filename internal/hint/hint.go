@@ -1,4 +1,4 @@
-package bottle
+package hint
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Hint returns the advice of the outermost Error in err's tree, or nothing.
-func Hint(err error) string {
+func Of(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
 	}
@@ -42,14 +42,14 @@ func (p Problems) Unwrap() []error { return p }
 
 // Mistakes takes apart what was found at once: each can be told, and mended, by
 // itself.
-func Mistakes(err error) []error {
+func Split(err error) []error {
 	var p Problems
-	p.add(err)
+	p.Add(err)
 	return p
 }
 
 // add appends err, unless it is nil; of several joined errors, each.
-func (p *Problems) add(err error) {
+func (p *Problems) Add(err error) {
 	if err == nil {
 		return
 	}
@@ -57,7 +57,7 @@ func (p *Problems) add(err error) {
 	// An error that wraps several with words of its own is one mistake.
 	if ok && Problems(many.Unwrap()).Error() == err.Error() {
 		for _, e := range many.Unwrap() {
-			p.add(e)
+			p.Add(e)
 		}
 		return
 	}
@@ -65,7 +65,7 @@ func (p *Problems) add(err error) {
 }
 
 // err is nil when nothing was found.
-func (p Problems) err() error {
+func (p Problems) Err() error {
 	switch len(p) {
 	case 0:
 		return nil
@@ -76,8 +76,8 @@ func (p Problems) err() error {
 }
 
 // wrapHint puts words before an error and keeps its hint with it.
-func wrapHint(err error, words string) error {
-	if hint := Hint(err); hint != "" {
+func Wrap(err error, words string) error {
+	if hint := Of(err); hint != "" {
 		return &Error{Err: fmt.Errorf("%s: %w", words, err), Hint: hint}
 	}
 	return fmt.Errorf("%s: %w", words, err)
