@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -122,7 +123,7 @@ func (r *envResolver) fromManifest(v EnvConfig) {
 			r.problems.Add(fmt.Errorf("%s: %s: %w", v.at, v.Name, err))
 			return
 		}
-		r.set(EnvVar{Name: v.Name, Source: SourceFile, From: path, Secret: NewSecret(value)})
+		r.set(EnvVar{Name: v.Name, Source: SourceFile, From: path, Secret: secret.New(value)})
 	default:
 		r.forward(v.Name, v.From)
 	}
@@ -148,7 +149,7 @@ func (r *envResolver) forward(name, from string) {
 	}
 	switch {
 	case ok:
-		r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: NewSecret(value)})
+		r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: secret.New(value)})
 	case !slices.Contains(r.unset, from):
 		r.unset = append(r.unset, from)
 	}

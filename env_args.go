@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 	"strings"
 	"unicode/utf8"
 )
@@ -11,7 +12,7 @@ import (
 // EnvArg is a variable that a command line gives, in whatever way.
 type EnvArg struct {
 	Name  string
-	Value *Secret // nil: the caller's variable of that name is forwarded
+	Value *secret.Value // nil: the caller's variable of that name is forwarded
 	// Source is one of the Source constants, From the file or descriptor; both
 	// are for the plan.
 	Source, From string
@@ -29,8 +30,8 @@ func parseEnvFlag(kv string) EnvArg {
 	return a
 }
 
-func secretPointer(value string) *Secret {
-	s := NewSecret(value)
+func secretPointer(value string) *secret.Value {
+	s := secret.New(value)
 	return &s
 }
 

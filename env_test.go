@@ -6,6 +6,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/internal/secret/secrettest"
 )
 
 // variables are what a plan's are, with their values.
@@ -195,5 +198,16 @@ func TestCallerPath(t *testing.T) {
 		if got := c.path(written, "/dir"); got != want {
 			t.Errorf("path(%q) = %q, want %q", written, got, want)
 		}
+	}
+}
+
+// TestPlanHidesSecrets formats a plan that holds a secret value in every way.
+func TestPlanHidesSecrets(t *testing.T) {
+	const value = "hunter2-secret"
+	plan := &Plan{Name: "n", Env: []EnvVar{{Name: "TOKEN", Source: SourceForwarded, Secret: secret.New(value)}}}
+	for name, v := range map[string]any{
+		"plan": *plan, "pointer": plan, "variable": plan.Env[0], "resolver": envResolver{vars: plan.Env},
+	} {
+		secrettest.CheckHidden(t, name, v, value)
 	}
 }

@@ -3,6 +3,7 @@ package bottle
 import (
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -88,7 +89,7 @@ type EnvVar struct {
 	// the manifest. Not printed all the same.
 	Literal string `json:"-"`
 	// Secret is the value of any other source.
-	Secret Secret `json:"-"`
+	Secret secret.Value `json:"-"`
 }
 
 // Egress is the policy as the plan shows it.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/sshagent"
 )
@@ -46,7 +47,7 @@ type sshKey struct {
 	file   string             // empty: it is in the caller's own agent only
 	public sshagent.PublicKey // nil: locked, in a format that does not show it
 	signer sshagent.Signer    // nil: locked
-	text   Secret             // of the private key's file, if that was read
+	text   secret.Value       // of the private key's file, if that was read
 }
 
 // ErrPassphrase is wrapped by Unlock when the passphrase is not the key's.
@@ -66,7 +67,7 @@ func (p *Plan) Locked() []string {
 }
 
 // Unlock opens a private key for this plan. Its passphrase is not kept.
-func (p *Plan) Unlock(file string, passphrase Secret) error {
+func (p *Plan) Unlock(file string, passphrase secret.Value) error {
 	for _, a := range p.ssh {
 		for _, k := range a.keys {
 			if k.file != file || k.signer != nil {
@@ -211,7 +212,7 @@ func (r *sshResolver) privateFile(h SSHHost) (*sshKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key := &sshKey{file: h.IdentityFile, text: NewSecret(string(text))}
+	key := &sshKey{file: h.IdentityFile, text: secret.New(string(text))}
 	key.public, key.signer, err = sshagent.ParsePrivate(text, nil)
 	locked := errors.Is(err, sshagent.ErrLocked)
 	switch {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -141,10 +142,10 @@ func TestUnlock(t *testing.T) {
 	if got := plan.Locked(); len(got) != 1 || got[0] != s.path("home/.ssh/a") || len(plan.agentKeys()) != 0 {
 		t.Fatalf("locked %q", got)
 	}
-	if err := plan.Unlock(plan.Locked()[0], NewSecret("wrong")); err == nil || !strings.Contains(err.Error(), "passphrase is wrong") {
+	if err := plan.Unlock(plan.Locked()[0], secret.New("wrong")); err == nil || !strings.Contains(err.Error(), "passphrase is wrong") {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
-	if err := plan.Unlock(plan.Locked()[0], NewSecret("open sesame")); err != nil || len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {
+	if err := plan.Unlock(plan.Locked()[0], secret.New("open sesame")); err != nil || len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {
 		t.Errorf("the right passphrase: %v, locked %q", err, plan.Locked())
 	}
 	s.ownAgent(1)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -127,7 +128,7 @@ func (s *Session) storeEnv(guest string, vars []EnvVar) (string, error) {
 	s.envFile = filepath.Join(guest, name)
 	for i, v := range vars {
 		if v.Source == SourceLiteral {
-			vars[i].Secret = NewSecret(v.Literal)
+			vars[i].Secret = secret.New(v.Literal)
 		}
 	}
 	return guestDir + "/" + name, writeEnvFile(s.envFile, vars, int(owner.Uid), int(owner.Gid))

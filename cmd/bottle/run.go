@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/secret"
 )
 
 type runFlags struct {
@@ -165,7 +166,7 @@ func (a *app) askSecrets(plan *bottle.Plan) error {
 		if err != nil {
 			return err
 		}
-		plan.Env[i].Secret = bottle.NewSecret(s)
+		plan.Env[i].Secret = secret.New(s)
 	}
 	for _, file := range plan.Locked() {
 		if err := a.unlock(plan, file); err != nil {
@@ -184,7 +185,7 @@ func (a *app) unlock(plan *bottle.Plan, file string) (err error) {
 		if s, err = a.readSecret(fmt.Sprintf(textPassphrase, file)); err != nil {
 			return err
 		}
-		if err = plan.Unlock(file, bottle.NewSecret(s)); !errors.Is(err, bottle.ErrPassphrase) {
+		if err = plan.Unlock(file, secret.New(s)); !errors.Is(err, bottle.ErrPassphrase) {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -31,11 +32,11 @@ func fullPlan() *bottle.Plan {
 		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
 		Env: []bottle.EnvVar{
 			{Name: "LOG_LEVEL", Source: bottle.SourceLiteral, Literal: "hunter2"},
-			{Name: "GITHUB_TOKEN", Source: bottle.SourceForwarded, From: "GITHUB_TOKEN", Secret: bottle.NewSecret("hunter2")},
-			{Name: "NPM_TOKEN", Source: bottle.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: bottle.NewSecret("hunter2")},
-			{Name: "GIVEN", Source: bottle.SourceArgument, Secret: bottle.NewSecret("hunter2")},
+			{Name: "GITHUB_TOKEN", Source: bottle.SourceForwarded, From: "GITHUB_TOKEN", Secret: secret.New("hunter2")},
+			{Name: "NPM_TOKEN", Source: bottle.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: secret.New("hunter2")},
+			{Name: "GIVEN", Source: bottle.SourceArgument, Secret: secret.New("hunter2")},
 			{Name: "API_KEY", Source: bottle.SourcePrompt, Ask: "API key"},
-			{Name: "KEY", Source: bottle.SourceFile, From: "/home/me/.key", Secret: bottle.NewSecret("hunter2")},
+			{Name: "KEY", Source: bottle.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
 		},
 		Egress:  bottle.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
 		Proxy:   bottle.Proxy{Kind: "builtin"},

@@ -1,4 +1,4 @@
-package bottle
+package secret
 
 import (
 	"fmt"
@@ -10,16 +10,16 @@ import (
 //
 // The value stands behind a pointer, which fmt prints as an address: it calls no
 // method on what is in an unexported field, or for %p.
-type Secret struct{ value *string }
+type Value struct{ value *string }
 
 const hidden = "[hidden]"
 
 // NewSecret takes a value into keeping.
-func NewSecret(value string) Secret { return Secret{&value} }
+func New(value string) Value { return Value{&value} }
 
 // Reveal returns the value. It may be handed to the agent's process and to
 // nothing else.
-func (s Secret) Reveal() string {
+func (s Value) Reveal() string {
 	if s.value == nil {
 		return ""
 	}
@@ -27,10 +27,10 @@ func (s Secret) Reveal() string {
 }
 
 // Format implements fmt.Formatter for every verb.
-func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
+func (s Value) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(hidden)) }
 
 // MarshalText implements encoding.TextMarshaler.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+func (s Value) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // LogValue implements slog.LogValuer.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+func (s Value) LogValue() slog.Value { return slog.StringValue(hidden) }
