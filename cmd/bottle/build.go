@@ -241,7 +241,7 @@ func dockerConfig() string {
 	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
 		return dir
 	}
-	home := caller().Home
+	home := bottle.CurrentCaller().Home
 	if home == "" {
 		return ""
 	}

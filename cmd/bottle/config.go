@@ -21,7 +21,7 @@ func (a *app) configCommand() *cobra.Command {
 
 // readManifest reads the manifest that a run would.
 func (a *app) readManifest() (*bottle.Manifest, bottle.Caller, error) {
-	c := caller()
+	c := bottle.CurrentCaller()
 	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
 	return m, c, err
 }

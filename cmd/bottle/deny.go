@@ -73,7 +73,7 @@ func (a *app) changePolicy(e *bottle.Engine, v policyVerb, name, entry string, s
 // saveForAgent changes the manifest alone, for an agent of it whose bottle does
 // not run; none is the error if there is no such agent either.
 func (a *app) saveForAgent(v policyVerb, agent, entry string, none error) error {
-	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: caller()}.Manifest()
+	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: bottle.CurrentCaller()}.Manifest()
 	if err != nil {
 		return errors.Join(none, err)
 	}

@@ -19,7 +19,7 @@ func (a *app) doctorCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.doctor(bottle.Doctor(a.ctx, a.config(), bottle.Spec{ManifestPath: a.manifest, Caller: caller()}), asJSON)
+			return a.doctor(bottle.Doctor(a.ctx, a.config(), bottle.Spec{ManifestPath: a.manifest, Caller: bottle.CurrentCaller()}), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

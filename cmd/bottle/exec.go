@@ -27,7 +27,7 @@ func (a *app) execCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c := caller()
+			c := bottle.CurrentCaller()
 			files, err := env.read(a)
 			if err != nil {
 				return err

@@ -13,7 +13,7 @@ func (a *app) initCommand() *cobra.Command {
 		Long:  textInitLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := bottle.WriteStarter(a.manifest, caller())
+			path, err := bottle.WriteStarter(a.manifest, bottle.CurrentCaller())
 			if err != nil {
 				return err
 			}

@@ -33,7 +33,7 @@ func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, 
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		a.quiet = quiet
 		return a.withEngine(func(e *bottle.Engine) error {
-			ref, err := transfer(e, a.ctx, args[0], caller())
+			ref, err := transfer(e, a.ctx, args[0], bottle.CurrentCaller())
 			a.endProgress()
 			if err != nil || quiet {
 				return err

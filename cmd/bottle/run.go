@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +34,7 @@ func (a *app) runCommand() *cobra.Command {
 			f.spec.Agent, f.spec.Args = args[0], args[1:]
 			f.spec.ManifestPath = a.manifest
 			keepSecrets()
-			f.spec.Caller = caller()
+			f.spec.Caller = bottle.CurrentCaller()
 			f.spec.Env = f.env.env
 			if cmd.Flags().Changed(flagToken) {
 				f.spec.ForwardToken = &f.token
@@ -190,14 +189,6 @@ func (a *app) unlock(plan *bottle.Plan, file string) (err error) {
 		}
 	}
 	return err
-}
-
-// caller is the invoking user: under sudo the one who called sudo.
-func caller() bottle.Caller {
-	wd, _ := os.Getwd() // an unreachable folder is found when it is needed
-	c := bottle.Caller{Getenv: os.LookupEnv, WorkDir: wd, UID: os.Getuid(), GID: os.Getgid(), Environ: os.Environ()}
-	c.Home, c.UID, c.GID = invokingUser(c.UID, c.GID)
-	return c
 }
 
 // signalCode is a command's exit code after a signal.
