@@ -110,10 +110,10 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	if missing {
 		b.Reason = BuildMissing
 	}
-	b.Context = p.spec.Caller.path(orDefault(cfg.Context, "."), dir)
-	b.Dockerfile = p.spec.Caller.path(orDefault(cfg.Dockerfile, "Dockerfile"), b.Context)
+	b.Context = p.spec.Caller.Path(orDefault(cfg.Context, "."), dir)
+	b.Dockerfile = p.spec.Caller.Path(orDefault(cfg.Dockerfile, "Dockerfile"), b.Context)
 	if cfg.Dockerfile != "" {
-		b.Dockerfile = p.spec.Caller.path(cfg.Dockerfile, dir)
+		b.Dockerfile = p.spec.Caller.Path(cfg.Dockerfile, dir)
 	}
 	var problems hint.Problems
 	if fi, err := os.Stat(b.Context); err != nil || !fi.IsDir() {
@@ -146,7 +146,7 @@ func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
 		s.Value = func() []byte { return []byte(value) }
 		return s, nil
 	}
-	data, err := p.spec.Caller.readPrivate(p.spec.Caller.path(from, dir), maxBuildSecret)
+	data, err := p.spec.Caller.ReadPrivate(p.spec.Caller.Path(from, dir), maxBuildSecret)
 	if err != nil {
 		return s, fmt.Errorf("the build secret %s: %w", id, err)
 	}

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
@@ -39,7 +40,7 @@ type BuildDescription struct {
 
 // Describe tells what one agent is, or, without a name, what each is in the
 // order of their names.
-func (m *Manifest) Describe(agent string, c Caller) ([]Description, error) {
+func (m *Manifest) Describe(agent string, c caller.Caller) ([]Description, error) {
 	names := sortedKeys(m.Agents)
 	if agent != "" {
 		names = []string{agent}
@@ -59,7 +60,7 @@ func (m *Manifest) Describe(agent string, c Caller) ([]Description, error) {
 	return out, nil
 }
 
-func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c Caller) (Description, error) {
+func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c caller.Caller) (Description, error) {
 	dir := filepath.Dir(m.Path)
 	image := b.Image
 	if image == "" {
@@ -80,27 +81,27 @@ func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c Call
 	}
 	for _, h := range b.SSH {
 		if h.IdentityFile != "" {
-			h.IdentityFile = c.path(h.IdentityFile, dir)
+			h.IdentityFile = c.Path(h.IdentityFile, dir)
 		}
 		d.SSH = append(d.SSH, h)
 	}
 	if s := b.Build; s != nil {
 		d.Build = &BuildDescription{
-			Context: c.path(s.Context, dir), Dockerfile: s.Dockerfile, Target: s.Target,
+			Context: c.Path(s.Context, dir), Dockerfile: s.Dockerfile, Target: s.Target,
 			Args: sortedKeys(s.Args), Secrets: sortedKeys(s.Secrets),
 		}
 	}
 	return d, nil
 }
 
-func (v EnvConfig) describe(c Caller, dir string) EnvVar {
+func (v EnvConfig) describe(c caller.Caller, dir string) EnvVar {
 	switch {
 	case v.Literal != nil:
 		return EnvVar{Name: v.Name, Source: SourceLiteral}
 	case v.Prompt != "":
 		return EnvVar{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt}
 	case v.File != "":
-		return EnvVar{Name: v.Name, Source: SourceFile, From: c.path(v.File, dir)}
+		return EnvVar{Name: v.Name, Source: SourceFile, From: c.Path(v.File, dir)}
 	}
 	return EnvVar{Name: v.Name, Source: SourceForwarded, From: v.From}
 }
@@ -131,7 +132,7 @@ var ErrManifestExists = errors.New("there is a manifest already")
 // path is bottle.yaml in the caller's folder, which must have no manifest of
 // any name. Under sudo the file is the invoking user's. Their ~/.config/bottle is
 // made if it is missing, and no other folder.
-func WriteStarter(path string, c Caller) (_ string, err error) {
+func WriteStarter(path string, c caller.Caller) (_ string, err error) {
 	if path == "" {
 		for _, name := range manifestNames {
 			if _, err := os.Lstat(filepath.Join(c.WorkDir, name)); err == nil {
@@ -141,7 +142,7 @@ func WriteStarter(path string, c Caller) (_ string, err error) {
 		path = filepath.Join(c.WorkDir, manifestNames[0])
 	}
 	if _, err := os.Stat(filepath.Dir(path)); err != nil && filepath.Dir(path) == filepath.Join(c.Home, homeManifests) {
-		if err := c.makeInHome(homeManifests); err != nil {
+		if err := c.MakeInHome(homeManifests); err != nil {
 			return "", fmt.Errorf("write a manifest: %w", err)
 		}
 	}

@@ -3,6 +3,7 @@ package bottle
 import (
 	"bytes"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"path/filepath"
@@ -42,7 +43,7 @@ func reserved(name string) bool {
 // of the same name the later one holds, and the earlier one's source is not
 // looked at: what cannot be had in one way can be given in another.
 type envResolver struct {
-	caller   Caller
+	caller   caller.Caller
 	noInput  bool
 	manifest string // path
 	token    bool   // Claude Code's is forwarded from callerToken
@@ -117,7 +118,7 @@ func (r *envResolver) fromManifest(v EnvConfig) {
 		}
 		r.set(EnvVar{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt})
 	case v.File != "":
-		path := r.caller.path(v.File, filepath.Dir(r.manifest))
+		path := r.caller.Path(v.File, filepath.Dir(r.manifest))
 		value, err := r.readFile(path)
 		if err != nil {
 			r.problems.Add(fmt.Errorf("%s: %s: %w", v.at, v.Name, err))
@@ -174,7 +175,7 @@ func (r *envResolver) reportUnset() {
 
 // readFile reads a secret and takes off the line break at its end.
 func (r *envResolver) readFile(path string) (string, error) {
-	data, err := r.caller.readPrivate(path, maxVariable)
+	data, err := r.caller.ReadPrivate(path, maxVariable)
 	if err != nil {
 		return "", err
 	}

@@ -3,6 +3,7 @@ package bottle
 import (
 	"bytes"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"strings"
@@ -94,7 +95,7 @@ func (a EnvArg) check() error {
 // ResolveEnv looks up the variables of a session of its own: those of files,
 // then -e, where a later one of the same name holds. The error is Problems when
 // there is more than one.
-func ResolveEnv(c Caller, files []EnvArg, flags []string) ([]EnvVar, error) {
+func ResolveEnv(c caller.Caller, files []EnvArg, flags []string) ([]EnvVar, error) {
 	r := &envResolver{caller: c}
 	return r.resolve(nil, files, flags, false)
 }

@@ -1,6 +1,7 @@
 package bottle
 
 import (
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"slices"
 	"strings"
@@ -100,7 +101,7 @@ func TestEnvTokenFlag(t *testing.T) {
 }
 
 func TestResolveEnv(t *testing.T) {
-	c := Caller{Getenv: func(name string) (string, bool) { return "hunter2", name == "A" || name == callerToken }}
+	c := caller.Caller{Getenv: func(name string) (string, bool) { return "hunter2", name == "A" || name == callerToken }}
 	vars, err := ResolveEnv(c, nil, []string{"A", "B=x"})
 	if err != nil || len(vars) != 2 || vars[0].Secret.Reveal() != "hunter2" {
 		t.Errorf("got %v, %v", vars, err)

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/internal/secret/secrettest"
 )
@@ -191,11 +192,11 @@ func TestEnvFileLineBreak(t *testing.T) {
 }
 
 func TestCallerPath(t *testing.T) {
-	c := Caller{Home: "/home/me"}
+	c := caller.Caller{Home: "/home/me"}
 	for written, want := range map[string]string{
 		"~": "/home/me", "~/a/../b": "/home/me/b", "/a//b": "/a/b", "a": "/dir/a", "../a": "/a", "~other/a": "/dir/~other/a",
 	} {
-		if got := c.path(written, "/dir"); got != want {
+		if got := c.Path(written, "/dir"); got != want {
 			t.Errorf("path(%q) = %q, want %q", written, got, want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"path/filepath"
 	"slices"
@@ -65,7 +66,7 @@ func (p *preparation) cwd() (err error) {
 }
 
 // refuseHome refuses a directory that holds everything that a user has.
-func refuseHome(c Caller, folder string) error {
+func refuseHome(c caller.Caller, folder string) error {
 	what := ""
 	switch home, err := filepath.EvalSymlinks(c.Home); {
 	case folder == "/":

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -28,7 +29,7 @@ const (
 
 // Pull brings an image from its registry and makes it ready to run. It returns
 // its normalised name with the digest that it has now.
-func (e *Engine) Pull(ctx context.Context, name string, c Caller) (string, error) {
+func (e *Engine) Pull(ctx context.Context, name string, c caller.Caller) (string, error) {
 	ref, err := imageName(name)
 	if err != nil {
 		return "", err
@@ -40,14 +41,14 @@ func (e *Engine) Pull(ctx context.Context, name string, c Caller) (string, error
 	return withDigest(ref, img.Digest), nil
 }
 
-func (e *Engine) pull(ctx context.Context, ref string, c Caller) (images.Image, error) {
+func (e *Engine) pull(ctx context.Context, ref string, c caller.Caller) (images.Image, error) {
 	img, err := e.images.Pull(ctx, ref, e.remote(c))
 	return img, registryHint(ref, err)
 }
 
 // Push sends an image to its registry. It returns its normalised name with the
 // digest that it has there.
-func (e *Engine) Push(ctx context.Context, name string, c Caller) (string, error) {
+func (e *Engine) Push(ctx context.Context, name string, c caller.Caller) (string, error) {
 	ref, err := imageName(name)
 	if err != nil {
 		return "", err
@@ -59,10 +60,10 @@ func (e *Engine) Push(ctx context.Context, name string, c Caller) (string, error
 	return withDigest(ref, d.String()), nil
 }
 
-func (e *Engine) remote(c Caller) images.Remote {
+func (e *Engine) remote(c caller.Caller) images.Remote {
 	return images.Remote{
 		HostsDir: e.cfg.HostsDir, Progress: e.cfg.Progress,
-		Login: images.Login{ConfigDir: c.DockerConfigDir(), Home: c.Home, UID: c.UID, GID: c.GID, Environ: c.environ()},
+		Login: images.Login{ConfigDir: c.DockerConfigDir(), Home: c.Home, UID: c.UID, GID: c.GID, Environ: c.Environment()},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/labtest"
 )
 
@@ -39,7 +40,7 @@ func testSpec(t *testing.T, manifest string) Spec {
 	}
 	return Spec{
 		Agent: "it", Proxy: ProxyBuiltin,
-		Caller: Caller{
+		Caller: caller.Caller{
 			Getenv:  func(string) (string, bool) { return "", false },
 			WorkDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid(),
 		},

@@ -3,6 +3,7 @@ package bottle
 import (
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -26,7 +27,7 @@ type Spec struct {
 	Args         []string // after --: appended to the agent's command
 	NoInput      bool     // nothing may be asked
 	// Caller says who called and from where.
-	Caller Caller
+	Caller caller.Caller
 }
 
 // Plan is a Spec resolved against the manifest and the host: everything that
@@ -72,7 +73,7 @@ type Plan struct {
 
 	skillFiles []runtime.File // their paths begin with the skill's name
 	ssh        []sshAccess    // of each entry of SSH
-	caller     Caller
+	caller     caller.Caller
 	args       []string // for the image's command, while that is not known
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"maps"
 	"os"
@@ -21,7 +22,7 @@ func TestPrepareDefaults(t *testing.T) {
 	if got.Created.IsZero() {
 		t.Error("no time")
 	}
-	got.Created, got.caller = s.good().Created, Caller{}
+	got.Created, got.caller = s.good().Created, caller.Caller{}
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
 		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []EnvVar{},

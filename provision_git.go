@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -45,7 +46,7 @@ func (p *preparation) git(ctx context.Context) error {
 
 // gitIdentity asks git, as the user, so that their files, includes and
 // conditions count as git has them. A host without git has no identity.
-func gitIdentity(ctx context.Context, c Caller) (Git, error) {
+func gitIdentity(ctx context.Context, c caller.Caller) (Git, error) {
 	g, err := gitIdentityIn(ctx, c, c.WorkDir)
 	if errors.Is(err, fs.ErrPermission) { // a folder that is root's
 		return gitIdentityIn(ctx, c, "/")
@@ -53,7 +54,7 @@ func gitIdentity(ctx context.Context, c Caller) (Git, error) {
 	return g, err
 }
 
-func gitIdentityIn(ctx context.Context, c Caller, dir string) (Git, error) {
+func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (Git, error) {
 	program, err := exec.LookPath("git")
 	if errors.Is(err, exec.ErrNotFound) {
 		return Git{}, nil

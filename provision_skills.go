@@ -15,6 +15,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -54,7 +55,7 @@ func (p *preparation) skills(context.Context) error {
 // os.Root refuses those that lead out.
 type skill struct {
 	name   string
-	caller Caller
+	caller caller.Caller
 	root   *os.Root
 	files  []runtime.File
 	bytes  int64

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/runtime"
@@ -89,7 +90,7 @@ func (p *preparation) ssh(context.Context) error {
 		hostKeys, err := r.hostKeys(h)
 		problems.Add(err)
 		if h.IdentityFile != "" {
-			h.IdentityFile = r.caller.path(h.IdentityFile, r.dir)
+			h.IdentityFile = r.caller.Path(h.IdentityFile, r.dir)
 		}
 		keys, kerr := r.keys(h)
 		if kerr != nil {
@@ -118,7 +119,7 @@ func fingerprints(keys []*sshKey) []string {
 
 // sshResolver finds keys of hosts and of the caller.
 type sshResolver struct {
-	caller  Caller
+	caller  caller.Caller
 	dir     string // of the manifest
 	noInput bool
 	files   map[string]*sshKey // that were read
@@ -136,7 +137,7 @@ func (r *sshResolver) hostKeys(h SSHHost) ([]sshagent.PublicKey, error) {
 	}
 	var text []byte
 	for _, file := range []string{filepath.Join(r.caller.Home, ".ssh", "known_hosts"), "/etc/ssh/ssh_known_hosts"} {
-		data, err := readSome(file, maxKnownHosts)
+		data, err := caller.ReadRegular(file, maxKnownHosts)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("the host key of %s: %w", h.Host, err)
 		}
@@ -183,7 +184,7 @@ func (r *sshResolver) publicFile(h SSHHost) (*sshKey, error) {
 	if h.Mode == SSHCopy {
 		return nil, fmt.Errorf("mode: copy needs the private key, and %s is a public one", h.IdentityFile)
 	}
-	text, err := readSome(h.IdentityFile, maxKey)
+	text, err := caller.ReadRegular(h.IdentityFile, maxKey)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no file %s", h.IdentityFile)
 	}
@@ -208,7 +209,7 @@ func (r *sshResolver) publicFile(h SSHHost) (*sshKey, error) {
 }
 
 func (r *sshResolver) privateFile(h SSHHost) (*sshKey, error) {
-	text, err := r.caller.readPrivate(h.IdentityFile, maxKey)
+	text, err := r.caller.ReadPrivate(h.IdentityFile, maxKey)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package bottle
 import (
 	"context"
 	"fmt"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"io/fs"
 	"os"
@@ -60,7 +61,7 @@ func sceneOf(t *testing.T, manifest string) *scene {
 	s := &scene{t: t, env: map[string]string{}, host: &fakeHost{images: map[string]ImageInfo{
 		defaultRef: {Ref: defaultRef, Cmd: []string{"claude"}, User: "node"},
 	}}}
-	s.spec = Spec{Agent: "impl", Proxy: ProxyBuiltin, Caller: Caller{
+	s.spec = Spec{Agent: "impl", Proxy: ProxyBuiltin, Caller: caller.Caller{
 		Getenv:  func(name string) (string, bool) { v, ok := s.env[name]; return v, ok },
 		WorkDir: filepath.Join(root, "work"), Home: filepath.Join(root, "home"), UID: os.Getuid(), GID: os.Getgid(),
 	}}

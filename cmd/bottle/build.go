@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 type buildFlags struct {
@@ -241,7 +242,7 @@ func dockerConfig() string {
 	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
 		return dir
 	}
-	home := bottle.CurrentCaller().Home
+	home := caller.Current().Home
 	if home == "" {
 		return ""
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 // configCommand groups what looks at a manifest and at nothing else: its
@@ -20,8 +21,8 @@ func (a *app) configCommand() *cobra.Command {
 }
 
 // readManifest reads the manifest that a run would.
-func (a *app) readManifest() (*bottle.Manifest, bottle.Caller, error) {
-	c := bottle.CurrentCaller()
+func (a *app) readManifest() (*bottle.Manifest, caller.Caller, error) {
+	c := caller.Current()
 	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
 	return m, c, err
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 // inFolder runs bottle's whole program in a folder, for commands that need no
@@ -68,7 +69,7 @@ func TestInitOfAnother(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	path := filepath.Join(home, ".config/bottle/bottle.yaml")
-	c := bottle.Caller{WorkDir: home, Home: home, UID: 4242, GID: 4243}
+	c := caller.Caller{WorkDir: home, Home: home, UID: 4242, GID: 4243}
 	if got, err := bottle.WriteStarter(path, c); err != nil || got != path {
 		t.Fatalf("got %s, %v", got, err)
 	}

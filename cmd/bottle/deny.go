@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 func (a *app) denyCommand() *cobra.Command {
@@ -73,7 +74,7 @@ func (a *app) changePolicy(e *bottle.Engine, v policyVerb, name, entry string, s
 // saveForAgent changes the manifest alone, for an agent of it whose bottle does
 // not run; none is the error if there is no such agent either.
 func (a *app) saveForAgent(v policyVerb, agent, entry string, none error) error {
-	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: bottle.CurrentCaller()}.Manifest()
+	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: caller.Current()}.Manifest()
 	if err != nil {
 		return errors.Join(none, err)
 	}

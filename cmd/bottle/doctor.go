@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -19,7 +20,7 @@ func (a *app) doctorCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.doctor(bottle.Doctor(a.ctx, a.config(), bottle.Spec{ManifestPath: a.manifest, Caller: bottle.CurrentCaller()}), asJSON)
+			return a.doctor(bottle.Doctor(a.ctx, a.config(), bottle.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 func (a *app) execCommand() *cobra.Command {
@@ -27,7 +28,7 @@ func (a *app) execCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c := bottle.CurrentCaller()
+			c := caller.Current()
 			files, err := env.read(a)
 			if err != nil {
 				return err

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -13,7 +14,7 @@ func (a *app) initCommand() *cobra.Command {
 		Long:  textInitLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := bottle.WriteStarter(a.manifest, bottle.CurrentCaller())
+			path, err := bottle.WriteStarter(a.manifest, caller.Current())
 			if err != nil {
 				return err
 			}

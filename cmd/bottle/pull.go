@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 func (a *app) pullCommand() *cobra.Command {
@@ -25,7 +26,7 @@ func (a *app) pushCommand() *cobra.Command {
 }
 
 // registryCommand completes a command that transfers one image.
-func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, context.Context, string, bottle.Caller) (string, error)) *cobra.Command {
+func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, context.Context, string, caller.Caller) (string, error)) *cobra.Command {
 	var quiet bool
 	cmd.Args = oneImage
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but errors")
@@ -33,7 +34,7 @@ func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, 
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		a.quiet = quiet
 		return a.withEngine(func(e *bottle.Engine) error {
-			ref, err := transfer(e, a.ctx, args[0], bottle.CurrentCaller())
+			ref, err := transfer(e, a.ctx, args[0], caller.Current())
 			a.endProgress()
 			if err != nil || quiet {
 				return err

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
 )
 
@@ -34,7 +35,7 @@ func (a *app) runCommand() *cobra.Command {
 			f.spec.Agent, f.spec.Args = args[0], args[1:]
 			f.spec.ManifestPath = a.manifest
 			keepSecrets()
-			f.spec.Caller = bottle.CurrentCaller()
+			f.spec.Caller = caller.Current()
 			f.spec.Env = f.env.env
 			if cmd.Flags().Changed(flagToken) {
 				f.spec.ForwardToken = &f.token

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
@@ -48,7 +49,7 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	}
 	return &bottled{engine: e, spec: bottle.Spec{
 		Agent: "bench", Proxy: bottle.ProxyBuiltin,
-		Caller: bottle.Caller{
+		Caller: caller.Caller{
 			Getenv:  func(string) (string, bool) { return "", false },
 			WorkDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid(),
 		},

@@ -1,4 +1,4 @@
-package bottle
+package caller
 
 import (
 	"os"
@@ -31,7 +31,7 @@ func invokingUser(uid, gid int) (home string, u, g int) {
 
 // CurrentCaller is the user who invoked this process: under sudo, the user who
 // ran sudo.
-func CurrentCaller() Caller {
+func Current() Caller {
 	wd, _ := os.Getwd() // an unreachable directory is reported when it is needed
 	c := Caller{Getenv: os.LookupEnv, WorkDir: wd, UID: os.Getuid(), GID: os.Getgid(), Environ: os.Environ()}
 	c.Home, c.UID, c.GID = invokingUser(c.UID, c.GID)

@@ -1,4 +1,4 @@
-package bottle
+package caller
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ type Caller struct {
 
 // path resolves a path that the user wrote: ~ is the invoking user's home, and
 // what is not absolute stands in dir.
-func (c Caller) path(written, dir string) string {
+func (c Caller) Path(written, dir string) string {
 	switch {
 	case written == "~":
 		return c.Home
@@ -40,7 +40,7 @@ func (c Caller) path(written, dir string) string {
 // readPrivate reads a file that holds a secret. As bottle runs as root, and a
 // manifest may be somebody else's, the file has to be the caller's own and
 // nobody else's to read.
-func (c Caller) readPrivate(path string, limit int64) ([]byte, error) {
+func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	// Opening a FIFO would wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -82,7 +82,7 @@ func (c Caller) DockerConfigDir() string {
 	return filepath.Join(c.Home, ".docker")
 }
 
-func (c Caller) environ() []string {
+func (c Caller) Environment() []string {
 	if c.Environ == nil {
 		return os.Environ()
 	}
@@ -91,7 +91,7 @@ func (c Caller) environ() []string {
 
 // makeInHome makes a folder below the invoking user's home, and those above it,
 // all of them theirs. Links that they put there lead nowhere else.
-func (c Caller) makeInHome(dir string) error {
+func (c Caller) MakeInHome(dir string) error {
 	root, err := os.OpenRoot(c.Home)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (c Caller) makeInHome(dir string) error {
 }
 
 // readSome reads a regular file, the first bytes of it.
-func readSome(file string, limit int64) ([]byte, error) {
+func ReadRegular(file string, limit int64) ([]byte, error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
