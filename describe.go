@@ -4,10 +4,11 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
+
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Description is an agent and its bottle as the manifest says and with what

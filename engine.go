@@ -28,9 +28,6 @@ const (
 	DefaultCNIConf   = "/etc/bottle/cni"
 )
 
-// NamePrefix begins the name of every bottle that is not pinned.
-const NamePrefix = "claude-bottle-"
-
 // Config says which containerd and which folders an Engine works with.
 type Config struct {
 	Address     string

@@ -3,12 +3,13 @@ package bottle
 import (
 	"bytes"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/internal/secret"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 )
 
 // Sources of a variable's value. Only a literal's value may be stored.
@@ -33,11 +34,6 @@ const (
 // maxVariable bounds NAME=VALUE and its NUL, in bytes: Linux's MAX_ARG_STRLEN
 // (execve(2)).
 const maxVariable = 128 << 10
-
-// reserved tells whether a variable is bottle's to set.
-func reserved(name string) bool {
-	return slices.Contains([]string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}, strings.ToUpper(name))
-}
 
 // envResolver collects an agent's variables, and what is wrong with them. Of two
 // of the same name the later one holds, and the earlier one's source is not

@@ -3,11 +3,12 @@ package bottle
 import (
 	"bytes"
 	"fmt"
+	"strings"
+	"unicode/utf8"
+
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
-	"strings"
-	"unicode/utf8"
 )
 
 // EnvArg is a variable that a command line gives, in whatever way.

@@ -1,11 +1,12 @@
 package bottle
 
 import (
-	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // given is what ParseEnvFile reads, as lines; a forwarded one has no =.

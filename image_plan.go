@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Ways to decide whether an image is pulled before it runs.

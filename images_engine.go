@@ -162,15 +162,6 @@ func (e *Engine) Images(ctx context.Context) ([]ImageStatus, error) {
 	return out, nil
 }
 
-// Familiar is a reference as docker shows it.
-func Familiar(ref string) string {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return ref
-	}
-	return reference.FamiliarString(named)
-}
-
 // RemoveImage removes an image by its name, or by the beginning of its digest if
 // no other's begins so, and frees what nothing else needs. One that a bottle
 // uses stays, unless forced; the bottle keeps its files even then. It returns

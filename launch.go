@@ -285,15 +285,5 @@ func (l *launch) labels(role string) map[string]string {
 	}
 }
 
-// maxHostname is Linux's limit on a host name, in bytes (uname(2)).
-const maxHostname = 64
-
-func hostname(name string) string {
-	if len(name) > maxHostname {
-		return name[:maxHostname]
-	}
-	return name
-}
-
 // proxyTimeout bounds how long a proxy may take to be healthy.
 var proxyTimeout = 30 * time.Second

@@ -3,12 +3,13 @@ package bottle
 import (
 	"errors"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Manifest is the user's file of bottles and agents, checked as far as that is

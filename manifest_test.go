@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -1,11 +1,12 @@
 package bottle
 
 import (
-	"github.com/bot-bottle/bottle/internal/hint"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 const editedManifest = `# My bottles.

@@ -6,18 +6,20 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/runtime"
 )
 
 // MaxSuffix is the highest number that tells the bottles of one agent apart:
 // claude-bottle-impl, claude-bottle-impl-2 … claude-bottle-impl-99.
 const MaxSuffix = 99
 
+// ProxySuffix ends the name of a bottle's proxy container.
+const ProxySuffix = ".proxy"
+
 // maxIdentifier is containerd's limit on an identifier, in bytes (containerd
 // pkg/identifiers). The proxy's identifier is the longest made of a name.
 const (
 	maxIdentifier = 76
-	maxName       = maxIdentifier - len(runtime.ProxySuffix)
+	maxName       = maxIdentifier - len(ProxySuffix)
 	maxSlug       = maxName - len(NamePrefix) - len("-99")
 )
 
@@ -37,12 +39,12 @@ func Slug(agent string) (string, error) {
 	switch {
 	case slug == "":
 		return "", &hint.Error{
-			Err:  fmt.Errorf("the agent's name %s has no letter or digit to make a bottle's name of", quoted(agent)),
+			Err:  fmt.Errorf("the agent's name %.100q has no letter or digit to make a bottle's name of", agent),
 			Hint: "give the agent a name with a letter from a to z or a digit",
 		}
 	case len(slug) > maxSlug:
 		return "", &hint.Error{
-			Err:  fmt.Errorf("the agent's name %s is too long: it makes %d characters of a bottle's name, and %d is the most", quoted(agent), len(slug), maxSlug),
+			Err:  fmt.Errorf("the agent's name %.100q is too long: it makes %d characters of a bottle's name, and %d is the most", agent, len(slug), maxSlug),
 			Hint: "give the agent a shorter name",
 		}
 	}
@@ -61,7 +63,7 @@ func FreeName(agent string, taken map[string]bool) (string, error) {
 		if n > 1 {
 			name = fmt.Sprintf("%s-%d", base, n)
 		}
-		if !taken[name] && !taken[name+runtime.ProxySuffix] {
+		if !taken[name] && !taken[name+ProxySuffix] {
 			return name, nil
 		}
 	}
@@ -82,12 +84,12 @@ func checkPinned(name string, taken map[string]bool) error {
 			Err:  fmt.Errorf("the name %q has %d characters, and %d is the most", name, len(name), maxName),
 			Hint: "choose a shorter one with --name or CLAUDE_BOTTLE_CONTAINER",
 		}
-	case !identifier.MatchString(name), strings.HasSuffix(name, runtime.ProxySuffix):
+	case !identifier.MatchString(name), strings.HasSuffix(name, ProxySuffix):
 		return &hint.Error{
 			Err:  fmt.Errorf("%q cannot be a bottle's name", name),
-			Hint: "use letters and digits, with single dots, dashes and underscores between them, and no " + runtime.ProxySuffix + " at the end",
+			Hint: "use letters and digits, with single dots, dashes and underscores between them, and no " + ProxySuffix + " at the end",
 		}
-	case taken[name], taken[name+runtime.ProxySuffix]:
+	case taken[name], taken[name+ProxySuffix]:
 		return &hint.Error{
 			Err:  fmt.Errorf("the name %s is taken", name),
 			Hint: fmt.Sprintf("remove what has it with bottle rm -f %s, or choose another with --name or CLAUDE_BOTTLE_CONTAINER", name),
@@ -96,60 +98,18 @@ func checkPinned(name string, taken map[string]bool) error {
 	return nil
 }
 
-// ValidEnvName tells whether name can be a variable's: letters, digits and
-// underscores of ASCII, no digit first (POSIX.1-2024, 3.216 Name).
-func ValidEnvName(name string) bool { return envName.MatchString(name) }
+// NamePrefix begins the name of every bottle that is not pinned.
+const NamePrefix = "claude-bottle-"
 
-var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+// maxHostname is Linux's limit on a host name, in bytes (uname(2)).
+const maxHostname = 64
 
-// nearest returns the candidate that a mistyped word most likely meant, or
-// nothing: one that a third of its letters, at most, would have to change. As
-// comparing takes time, words longer than any identifier are nobody's mistyped
-// ones, and not all of very many candidates are looked at.
-func nearest(word string, candidates []string) string {
-	if len(word) > maxIdentifier {
-		return ""
+func hostname(name string) string {
+	if len(name) > maxHostname {
+		return name[:maxHostname]
 	}
-	best, bestDistance := "", len(word)/3+1
-	compared := 0 // pairs of letters
-	for _, c := range candidates {
-		if max(len(c)-len(word), len(word)-len(c)) > bestDistance {
-			continue // so many letters, at least, have to come or go
-		}
-		if compared += len(word) * len(c); compared > maxCompared {
-			break
-		}
-		if d := distance(strings.ToLower(word), strings.ToLower(c)); d <= bestDistance && d < len(c) {
-			if d < bestDistance || best == "" {
-				best, bestDistance = c, d
-			}
-		}
-	}
-	return best
+	return name
 }
 
-// maxCompared is how many pairs of letters a search for the nearest word compares:
-// thousands of candidates, unless they are very long.
-const maxCompared = 1 << 20
-
-// distance is Levenshtein's: the least number of letters to insert, delete or
-// replace.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
+// proxyID is the container's.
+func proxyID(name string) string { return name + ProxySuffix }

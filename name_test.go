@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 
 	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/runtime"
 )
 
 func TestSlug(t *testing.T) {
@@ -37,7 +36,7 @@ func TestSlugMakesIdentifiers(t *testing.T) {
 			continue
 		}
 		for _, suffix := range []string{"", "-99"} {
-			id := NamePrefix + slug + suffix + runtime.ProxySuffix
+			id := NamePrefix + slug + suffix + ProxySuffix
 			if err := identifiers.Validate(id); err != nil {
 				t.Errorf("agent %q: %v", agent, err)
 			}
@@ -76,7 +75,7 @@ func TestFreeName(t *testing.T) {
 		}
 		// A proxy that was left behind takes the name as well.
 		if n%2 == 0 {
-			got += runtime.ProxySuffix
+			got += ProxySuffix
 		}
 		taken[got] = true
 	}
@@ -98,7 +97,7 @@ func TestCheckPinnedIsContainerdsRule(t *testing.T) {
 		strings.Repeat("a", 200), "a\n", "a.proxyx")
 	good := 0
 	for _, name := range names {
-		want := identifiers.Validate(name) == nil && identifiers.Validate(name+runtime.ProxySuffix) == nil
+		want := identifiers.Validate(name) == nil && identifiers.Validate(name+ProxySuffix) == nil
 		err := checkPinned(name, nil)
 		if (err == nil) != want {
 			t.Errorf("checkPinned(%q) = %v, containerd takes it: %v", name, err, want)
@@ -131,32 +130,6 @@ func TestValidEnvName(t *testing.T) {
 	} {
 		if got := ValidEnvName(name); got != want {
 			t.Errorf("ValidEnvName(%q) = %v", name, got)
-		}
-	}
-}
-
-func TestNearest(t *testing.T) {
-	keys := []string{"bottle", "command", "prompt", "skills"}
-	for word, want := range map[string]string{
-		"botle": "bottle", "bottles": "bottle", "Skills": "skills", "skill": "skills", "promtp": "prompt", "comand": "command",
-		"zzz": "", "": "", "x": "", "image": "", "services": "",
-	} {
-		if got := nearest(word, keys); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-	if got := nearest("dev", nil); got != "" {
-		t.Errorf("of none: %q", got)
-	}
-}
-
-func TestDistance(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"kitten", "sitting", 3}, {"abc", "abc", 0}, {"ab", "ba", 2}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("distance(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
 		}
 	}
 }

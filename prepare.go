@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/distribution/reference"
-
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/runtime"
@@ -197,15 +195,6 @@ func (p *preparation) derived() (string, error) {
 		return "", fmt.Errorf("the derived image %q: %w", name, err)
 	}
 	return ref, nil
-}
-
-// normalise gives a short name its registry and tag, as docker does.
-func normalise(name string) (string, error) {
-	named, err := reference.ParseDockerRef(name)
-	if err != nil {
-		return "", fmt.Errorf("not an image's name: %w", err)
-	}
-	return named.String(), nil
 }
 
 func imageHint(ref string, err error) error {

@@ -5,14 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"maps"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 func TestPrepareDefaults(t *testing.T) {

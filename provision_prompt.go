@@ -2,10 +2,11 @@ package bottle
 
 import (
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // PromptFile is where the agent's prompt is inside, if it has one; promptVar

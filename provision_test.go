@@ -3,7 +3,6 @@ package bottle
 import (
 	"encoding/json"
 	"errors"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 func TestPromptOption(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/netns"
-	"github.com/bot-bottle/bottle/runtime"
 )
 
 // proxyState is what a bottle's proxy enforces. It is kept in the bottle's
@@ -170,6 +169,3 @@ func (s proxyState) command() []string {
 	}
 	return []string{"/bottle", "proxy", "--config", config}
 }
-
-// proxyID is the container's.
-func proxyID(name string) string { return name + runtime.ProxySuffix }

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // ErrNoBottle is wrapped when no bottle has the name asked for.

@@ -3,14 +3,15 @@ package bottle
 import (
 	"context"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // fakeHost answers as it is told. The real one is tested with containerd.

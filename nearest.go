@@ -1,0 +1,61 @@
+package bottle
+
+import (
+	"strings"
+)
+
+// nearest returns the candidate that a mistyped word most likely meant, or
+// nothing: one that a third of its letters, at most, would have to change. As
+// comparing takes time, words longer than any identifier are nobody's mistyped
+// ones, and not all of very many candidates are looked at.
+func nearest(word string, candidates []string) string {
+	if len(word) > maxWord {
+		return ""
+	}
+	best, bestDistance := "", len(word)/3+1
+	compared := 0 // pairs of letters
+	for _, c := range candidates {
+		if max(len(c)-len(word), len(word)-len(c)) > bestDistance {
+			continue // so many letters, at least, have to come or go
+		}
+		if compared += len(word) * len(c); compared > maxCompared {
+			break
+		}
+		if d := distance(strings.ToLower(word), strings.ToLower(c)); d <= bestDistance && d < len(c) {
+			if d < bestDistance || best == "" {
+				best, bestDistance = c, d
+			}
+		}
+	}
+	return best
+}
+
+// maxWord is the length of the longest word that is compared, in bytes: no known
+// key or name is longer.
+const maxWord = 76
+
+// maxCompared is how many pairs of letters a search for the nearest word compares:
+// thousands of candidates, unless they are very long.
+const maxCompared = 1 << 20
+
+// distance is Levenshtein's: the least number of letters to insert, delete or
+// replace.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
