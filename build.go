@@ -8,6 +8,7 @@ import (
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/images/buildkit"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/imageref"
 )
 
 // DefaultBuildCache bounds what builds keep for the next one, in bytes.
@@ -30,7 +31,7 @@ var BuildProgress = buildkit.Modes
 // told when another build has to end first.
 func Build(ctx context.Context, cfg Config, req BuildRequest, wait func()) (BuildResult, error) {
 	for i, name := range req.Names {
-		ref, err := normalise(name)
+		ref, err := imageref.Normalize(name)
 		if err != nil {
 			return BuildResult{}, &hint.Error{Err: err, Hint: "name it such as registry.example/name:tag"}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/imageref"
 )
 
 // Description is an agent and its bottle as the manifest says and with what
@@ -67,7 +68,7 @@ func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c call
 	if image == "" {
 		image = DefaultImage
 	}
-	ref, err := normalise(image)
+	ref, err := imageref.Normalize(image)
 	if err != nil {
 		return Description{}, fmt.Errorf("the image %q of %s: %w", image, a.Bottle, err)
 	}

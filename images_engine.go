@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/imageref"
 )
 
 // ImageProgress tells how far one part of a pull, a push or a derived image is.
@@ -68,7 +69,7 @@ func (e *Engine) remote(c caller.Caller) images.Remote {
 }
 
 func imageName(name string) (string, error) {
-	ref, err := normalise(name)
+	ref, err := imageref.Normalize(name)
 	if err != nil {
 		return "", &hint.Error{Err: fmt.Errorf("%q is %w", name, err), Hint: "write NAME, NAME:TAG or NAME@DIGEST, with the registry before it"}
 	}
@@ -146,7 +147,7 @@ func (e *Engine) Images(ctx context.Context) ([]ImageStatus, error) {
 	}
 	for _, i := range found {
 		if i.Base != "" {
-			users[i.Base] = append(users[i.Base], Familiar(i.Ref))
+			users[i.Base] = append(users[i.Base], imageref.Familiar(i.Ref))
 		}
 	}
 	out := []ImageStatus{}
@@ -154,7 +155,7 @@ func (e *Engine) Images(ctx context.Context) ([]ImageStatus, error) {
 		used := append([]string{}, users[i.Ref]...)
 		slices.Sort(used)
 		out = append(out, ImageStatus{
-			Name: Familiar(i.Ref), Ref: i.Ref, Digest: i.Digest, Size: i.Size, Created: i.Created,
+			Name: imageref.Familiar(i.Ref), Ref: i.Ref, Digest: i.Digest, Size: i.Size, Created: i.Created,
 			UsedBy: used, Base: i.Base, Folder: i.Folder,
 		})
 	}
@@ -194,7 +195,7 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) (stri
 const minDigest = 4
 
 func pick(list []ImageStatus, name string) (ImageStatus, error) {
-	ref, nerr := normalise(name)
+	ref, nerr := imageref.Normalize(name)
 	var byDigest []ImageStatus
 	for _, i := range list {
 		if i.Ref == name || nerr == nil && i.Ref == ref {

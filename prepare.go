@@ -11,6 +11,7 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/imageref"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -150,7 +151,7 @@ func (p *preparation) image(ctx context.Context) error {
 	if base == "" {
 		base, source = DefaultImage, "the default"
 	}
-	ref, err := normalise(base)
+	ref, err := imageref.Normalize(base)
 	if err != nil {
 		return fmt.Errorf("the image %q from %s: %w", base, source, err)
 	}
@@ -190,7 +191,7 @@ func (p *preparation) derived() (string, error) {
 		}
 		name = "claude-bottle:cwd-" + slug
 	}
-	ref, err := normalise(name)
+	ref, err := imageref.Normalize(name)
 	if err != nil {
 		return "", fmt.Errorf("the derived image %q: %w", name, err)
 	}
@@ -202,8 +203,8 @@ func imageHint(ref string, err error) error {
 		return err
 	}
 	return &hint.Error{
-		Err:  fmt.Errorf("no image %s in containerd's store: %w", Familiar(ref), err),
-		Hint: "put it there: bottle pull " + Familiar(ref),
+		Err:  fmt.Errorf("no image %s in containerd's store: %w", imageref.Familiar(ref), err),
+		Hint: "put it there: bottle pull " + imageref.Familiar(ref),
 	}
 }
 

@@ -1,4 +1,4 @@
-package bottle
+package imageref
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 )
 
 // normalise gives a short name its registry and tag, as docker does.
-func normalise(name string) (string, error) {
+func Normalize(name string) (string, error) {
 	named, err := reference.ParseDockerRef(name)
 	if err != nil {
 		return "", fmt.Errorf("not an image's name: %w", err)
