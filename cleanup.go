@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -46,7 +47,7 @@ func (e *Engine) Survey(ctx context.Context) ([]Remains, error) {
 }
 
 func (e *Engine) surveyContainerd(ctx context.Context, at func(string) *Remains) error {
-	containers, err := e.rt.List(ctx, NamePrefix)
+	containers, err := e.rt.List(ctx, names.Prefix)
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ type place struct {
 // escapes is the table of all attempts.
 func escapes(p place) []escape {
 	var out []escape
-	for _, part := range [][]escape{direct(p), privileged(p), literals(p), names(), requests(), handshakes(), files(p)} {
+	for _, part := range [][]escape{direct(p), privileged(p), literals(p), attemptNames(), requests(), handshakes(), files(p)} {
 		out = append(out, part...)
 	}
 	return out
@@ -171,7 +171,7 @@ func literals(p place) []escape {
 
 // names asks the proxy for names: refused ones, look-alikes of allowed ones, and
 // allowed ones that lead to where nobody may go.
-func names() []escape {
+func attemptNames() []escape {
 	var out []escape
 	add := func(target, victim, control string) {
 		out = append(out, escape{name: fmt.Sprintf("CONNECT %q", target), kind: "raw", args: []string{connect(target)}, victim: victim, control: control})

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -44,7 +45,7 @@ func (e *Engine) Launch(ctx context.Context, plan *Plan) (*Bottle, error) {
 			return nil, terr
 		}
 		taken[p.Name] = true
-		if p.Name, err = FreeName(p.Agent, taken); err != nil {
+		if p.Name, err = names.Free(p.Agent, taken); err != nil {
 			return nil, err
 		}
 	}
@@ -265,7 +266,7 @@ func (l *launch) makeRootFS(ctx context.Context) (err error) {
 func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	p := l.plan
 	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
-		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: hostname(p.Name),
+		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: names.Hostname(p.Name),
 		Env: l.agentEnv(), Mounts: l.guestMounts(), Tmpfs: []string{guestRun}, Init: []string{guestInit, "init"},
 		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids, Disk: p.Limits.Disk,
 		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.addCaps,

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -27,7 +28,7 @@ var alive = []string{"running", "paused", "unknown"}
 // List returns the bottles whose agent runs, or, with all, every bottle that
 // containerd knows; sorted by age, the youngest first.
 func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
-	found, err := e.rt.List(ctx, NamePrefix)
+	found, err := e.rt.List(ctx, names.Prefix)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -136,9 +137,9 @@ func (p *preparation) name(ctx context.Context) error {
 	}
 	if name != "" {
 		p.plan.Name, p.plan.Pinned = name, true
-		return checkPinned(name, taken)
+		return names.CheckPinned(name, taken)
 	}
-	p.plan.Name, err = FreeName(p.spec.Agent, taken)
+	p.plan.Name, err = names.Free(p.spec.Agent, taken)
 	return err
 }
 
@@ -185,7 +186,7 @@ func (p *preparation) image(ctx context.Context) error {
 func (p *preparation) derived() (string, error) {
 	name := p.spec.getenv("CLAUDE_BOTTLE_DERIVED_IMAGE")
 	if name == "" {
-		slug, err := Slug(p.spec.Agent)
+		slug, err := names.Slug(p.spec.Agent)
 		if err != nil {
 			return "", err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 func TestPrepareDefaults(t *testing.T) {
@@ -61,7 +62,7 @@ func TestPrepareName(t *testing.T) {
 	if got := s.good(); got.Name != "claude-bottle-impl-3" || got.Pinned {
 		t.Errorf("got %s, pinned %v", got.Name, got.Pinned)
 	}
-	for n := 3; n <= MaxSuffix; n++ {
+	for n := 3; n <= names.MaxSuffix; n++ {
 		s.host.taken[fmt.Sprintf("claude-bottle-impl-%d", n)] = true
 	}
 	s.bad("all 99 names", "bottle cleanup")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -27,7 +28,7 @@ func (l *launch) provision(r *runtime.RootFS) ([]runtime.File, error) {
 	}
 	return slices.Concat(
 		mountPoint(),
-		etcFiles(hostname(l.plan.Name)),
+		etcFiles(names.Hostname(l.plan.Name)),
 		skillsIn(claude.skills, l.plan.skillFiles),
 		gitFiles(home, l.plan.Git),
 		claudeFiles(claude, r.WorkDir()),

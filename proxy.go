@@ -18,6 +18,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -108,7 +109,7 @@ func (l *launch) makeProxyRoot(ctx context.Context) error {
 	if err := registryHint(p.Image, l.e.images.Unpack(ctx, p.Image)); err != nil {
 		return err
 	}
-	id := proxyID(l.plan.Name)
+	id := names.Proxy(l.plan.Name)
 	l.proxyRoot, err = l.e.rt.PrepareProxyRootFS(ctx, id, p.Image, []string{"/etc/resolv.conf", "/etc/hosts"}, []string{"/config"})
 	if err != nil {
 		return err
@@ -137,7 +138,7 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, proxyID(name)) })
+	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, names.Proxy(name)) })
 	return task, nil
 }
 

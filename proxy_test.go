@@ -12,6 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 const shapeRef = "registry.test/pipelock:2.3.0"
@@ -193,7 +194,7 @@ func proxyPID(t *testing.T, e *Engine, name string) int {
 		t.Fatal(err)
 	}
 	for _, c := range list {
-		if c.ID == proxyID(name) {
+		if c.ID == names.Proxy(name) {
 			return int(c.PID)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 // reloadTimeout bounds the wait for a proxy to say that it has a new policy.
@@ -147,7 +148,7 @@ func (e *Engine) reloadProxy(ctx context.Context, name string) error {
 	if err := log.SkipToEnd(); err != nil {
 		return err
 	}
-	if err := e.rt.Signal(ctx, proxyID(name), syscall.SIGHUP); err != nil {
+	if err := e.rt.Signal(ctx, names.Proxy(name), syscall.SIGHUP); err != nil {
 		if errors.Is(err, ErrNotRunning) {
 			return nil
 		}

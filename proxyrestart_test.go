@@ -15,6 +15,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 )
 
@@ -264,7 +265,7 @@ func TestProxyStaysDown(t *testing.T) {
 	if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.rt.WaitTask(t.Context(), proxyID(b.Name)); err != nil {
+	if err := e.rt.WaitTask(t.Context(), names.Proxy(b.Name)); err != nil {
 		t.Fatal(err)
 	}
 	list, err := e.List(t.Context(), false)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -31,7 +32,7 @@ func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(err
 	pause := time.Duration(0)
 	for {
 		began := time.Now()
-		if err := e.rt.WaitTask(ctx, proxyID(name)); err != nil {
+		if err := e.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
 			e.log.Info("watch proxy", "bottle", name, "error", err)
 			pause = max(pause, restartFirst) // containerd does not answer
 		}
@@ -65,7 +66,7 @@ func (e *Engine) restartProxy(ctx context.Context, name string) (bool, error) {
 	if e.going(name) {
 		return false, fmt.Errorf("start the proxy of %s: %w", name, ErrNotRunning)
 	}
-	task, err := e.rt.RecreateProxy(ctx, proxyID(name), e.cfg.Program, e.proxyLog(name))
+	task, err := e.rt.RecreateProxy(ctx, names.Proxy(name), e.cfg.Program, e.proxyLog(name))
 	if task == nil {
 		return false, err
 	}

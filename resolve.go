@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 // ErrNoBottle is wrapped when no bottle has the name asked for.
@@ -19,7 +20,7 @@ func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, want := range []string{name, NamePrefix + name} {
+	for _, want := range []string{name, names.Prefix + name} {
 		for _, r := range remains {
 			if r.Name == want {
 				return want, nil

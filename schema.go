@@ -15,6 +15,7 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -374,7 +375,7 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
 	what := "agent " + quoted(key.Value)
 	if !printable(key.Value) {
 		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")
-	} else if _, err := Slug(key.Value); err != nil {
+	} else if _, err := names.Slug(key.Value); err != nil {
 		d.fail(key, "%s: %s", err, hint.Of(err))
 	}
 	named := d.follow(n).Kind != yaml.MappingNode // then that is what is wrong

@@ -1,4 +1,4 @@
-package bottle
+package names
 
 import (
 	"fmt"
@@ -36,7 +36,7 @@ func TestSlugMakesIdentifiers(t *testing.T) {
 			continue
 		}
 		for _, suffix := range []string{"", "-99"} {
-			id := NamePrefix + slug + suffix + ProxySuffix
+			id := Prefix + slug + suffix + ProxySuffix
 			if err := identifiers.Validate(id); err != nil {
 				t.Errorf("agent %q: %v", agent, err)
 			}
@@ -69,7 +69,7 @@ func TestFreeName(t *testing.T) {
 		if n > 1 {
 			want = fmt.Sprintf("claude-bottle-impl-%d", n)
 		}
-		got, err := FreeName("Impl", taken)
+		got, err := Free("Impl", taken)
 		if err != nil || got != want {
 			t.Fatalf("got %s, %v, want %s", got, err, want)
 		}
@@ -79,14 +79,14 @@ func TestFreeName(t *testing.T) {
 		}
 		taken[got] = true
 	}
-	_, err := FreeName("Impl", taken)
+	_, err := Free("Impl", taken)
 	if err == nil || !strings.Contains(err.Error(), "99") || !strings.Contains(hint.Of(err), "bottle cleanup") {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
-	if got, err := FreeName("other", taken); err != nil || got != "claude-bottle-other" {
+	if got, err := Free("other", taken); err != nil || got != "claude-bottle-other" {
 		t.Errorf("another agent: %s, %v", got, err)
 	}
-	if _, err := FreeName("?", nil); err == nil {
+	if _, err := Free("?", nil); err == nil {
 		t.Error("an agent without a slug has a name")
 	}
 }
@@ -98,7 +98,7 @@ func TestCheckPinnedIsContainerdsRule(t *testing.T) {
 	good := 0
 	for _, name := range names {
 		want := identifiers.Validate(name) == nil && identifiers.Validate(name+ProxySuffix) == nil
-		err := checkPinned(name, nil)
+		err := CheckPinned(name, nil)
 		if (err == nil) != want {
 			t.Errorf("checkPinned(%q) = %v, containerd takes it: %v", name, err, want)
 		}
@@ -113,23 +113,12 @@ func TestCheckPinnedIsContainerdsRule(t *testing.T) {
 
 func TestCheckPinnedTaken(t *testing.T) {
 	for taken, pinned := range map[string]string{"mine": "mine", "mine.proxy": "mine", "": "a.proxy"} {
-		err := checkPinned(pinned, map[string]bool{taken: true})
+		err := CheckPinned(pinned, map[string]bool{taken: true})
 		if err == nil || hint.Of(err) == "" {
 			t.Errorf("%s with %q taken: %v, hint %q", pinned, taken, err, hint.Of(err))
 		}
 		if taken != "" && (!strings.Contains(hint.Of(err), "bottle rm -f mine") || !strings.Contains(hint.Of(err), "CLAUDE_BOTTLE_CONTAINER")) {
 			t.Errorf("hint %q", hint.Of(err))
-		}
-	}
-}
-
-func TestValidEnvName(t *testing.T) {
-	for name, want := range map[string]bool{
-		"A": true, "_": true, "a1_B": true, "": false, "1A": false, "A-B": false, "A B": false, "A=": false,
-		"A\n": false, "\nA": false, "É": false, "A.B": false,
-	} {
-		if got := ValidEnvName(name); got != want {
-			t.Errorf("ValidEnvName(%q) = %v", name, got)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package bottle
+package names
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ const ProxySuffix = ".proxy"
 const (
 	maxIdentifier = 76
 	maxName       = maxIdentifier - len(ProxySuffix)
-	maxSlug       = maxName - len(NamePrefix) - len("-99")
+	maxSlug       = maxName - len(Prefix) - len("-99")
 )
 
 // Slug makes of an agent's name the part of a bottle's name that tells it:
@@ -52,12 +52,12 @@ func Slug(agent string) (string, error) {
 }
 
 // FreeName returns the first name for a bottle of agent that is not taken.
-func FreeName(agent string, taken map[string]bool) (string, error) {
+func Free(agent string, taken map[string]bool) (string, error) {
 	slug, err := Slug(agent)
 	if err != nil {
 		return "", err
 	}
-	base := NamePrefix + slug
+	base := Prefix + slug
 	for n := 1; n <= MaxSuffix; n++ {
 		name := base
 		if n > 1 {
@@ -77,7 +77,7 @@ func FreeName(agent string, taken map[string]bool) (string, error) {
 var identifier = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`)
 
 // checkPinned tells whether a name that was asked for can be used.
-func checkPinned(name string, taken map[string]bool) error {
+func CheckPinned(name string, taken map[string]bool) error {
 	switch {
 	case len(name) > maxName:
 		return &hint.Error{
@@ -99,12 +99,12 @@ func checkPinned(name string, taken map[string]bool) error {
 }
 
 // NamePrefix begins the name of every bottle that is not pinned.
-const NamePrefix = "claude-bottle-"
+const Prefix = "claude-bottle-"
 
 // maxHostname is Linux's limit on a host name, in bytes (uname(2)).
 const maxHostname = 64
 
-func hostname(name string) string {
+func Hostname(name string) string {
 	if len(name) > maxHostname {
 		return name[:maxHostname]
 	}
@@ -112,4 +112,4 @@ func hostname(name string) string {
 }
 
 // proxyID is the container's.
-func proxyID(name string) string { return name + ProxySuffix }
+func Proxy(name string) string { return name + ProxySuffix }
