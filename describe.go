@@ -2,13 +2,10 @@ package bottle
 
 import (
 	_ "embed"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
 )
 
@@ -21,7 +18,7 @@ type Description struct {
 	Image        string            `json:"image"` // normalised
 	Build        *BuildDescription `json:"build,omitempty"`
 	Command      []string          `json:"command"` // empty: the image's
-	Env          []EnvVar          `json:"env"`     // in the manifest's order, without values
+	Env          []EnvDescription  `json:"env"`     // in the manifest's order, without values
 	Egress       Egress            `json:"egress"`
 	SSH          []SSHHost         `json:"ssh"`
 	Git          *Git              `json:"git,omitempty"`
@@ -30,6 +27,22 @@ type Description struct {
 	Skills       []string          `json:"skills"`
 	ManifestPath string            `json:"manifest"`
 }
+
+// EnvDescription is a variable without its value.
+type EnvDescription struct {
+	Name   string `json:"name"`
+	Source string `json:"source"`         // one of the Source constants
+	From   string `json:"from,omitempty"` // the caller's variable, or the file
+	Ask    string `json:"ask,omitempty"`  // the question of a "prompt" variable
+}
+
+// Sources of a manifest's variables. Only a literal's value may be stored.
+const (
+	SourceLiteral   = "literal"   // it stands in the manifest
+	SourceForwarded = "forwarded" // a variable of the caller's
+	SourcePrompt    = "prompt"    // asked at launch
+	SourceFile      = "file"      // a file of the caller's
+)
 
 // BuildDescription is a build without the values of its arguments.
 type BuildDescription struct {
@@ -74,8 +87,8 @@ func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c call
 	}
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, PromptBytes: len(a.Prompt),
-		Command: append([]string{}, a.Command...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvVar{},
-		Egress: Egress{Allow: sortedSet(b.Egress.Allow), AllowPrivate: sortedSet(b.Egress.AllowPrivate)},
+		Command: append([]string{}, a.Command...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
+		Egress: b.Egress.Sorted(),
 		Limits: b.Limits.orDefault(),
 	}
 	for _, v := range b.Env {
@@ -96,16 +109,16 @@ func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c call
 	return d, nil
 }
 
-func (v EnvConfig) describe(c caller.Caller, dir string) EnvVar {
+func (v EnvConfig) describe(c caller.Caller, dir string) EnvDescription {
 	switch {
 	case v.Literal != nil:
-		return EnvVar{Name: v.Name, Source: SourceLiteral}
+		return EnvDescription{Name: v.Name, Source: SourceLiteral}
 	case v.Prompt != "":
-		return EnvVar{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt}
+		return EnvDescription{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt}
 	case v.File != "":
-		return EnvVar{Name: v.Name, Source: SourceFile, From: c.Path(v.File, dir)}
+		return EnvDescription{Name: v.Name, Source: SourceFile, From: c.Path(v.File, dir)}
 	}
-	return EnvVar{Name: v.Name, Source: SourceForwarded, From: v.From}
+	return EnvDescription{Name: v.Name, Source: SourceForwarded, From: v.From}
 }
 
 // orDefault fills in what a manifest leaves out.
@@ -120,60 +133,4 @@ func (l Limits) orDefault() Limits {
 		l.Disk = defaultDisk
 	}
 	return l
-}
-
-// Starter is a manifest to begin with.
-//
-//go:embed starter.yaml
-var Starter []byte
-
-// ErrManifestExists is wrapped when there is a manifest already.
-var ErrManifestExists = errors.New("there is a manifest already")
-
-// WriteStarter writes a manifest to begin with, and returns its path. An empty
-// path is bottle.yaml in the caller's folder, which must have no manifest of
-// any name. Under sudo the file is the invoking user's. Their ~/.config/bottle is
-// made if it is missing, and no other folder.
-func WriteStarter(path string, c caller.Caller) (_ string, err error) {
-	if path == "" {
-		for _, name := range manifestNames {
-			if _, err := os.Lstat(filepath.Join(c.WorkDir, name)); err == nil {
-				return "", exists(filepath.Join(c.WorkDir, name))
-			}
-		}
-		path = filepath.Join(c.WorkDir, manifestNames[0])
-	}
-	if _, err := os.Stat(filepath.Dir(path)); err != nil && filepath.Dir(path) == filepath.Join(c.Home, homeManifests) {
-		if err := c.MakeInHome(homeManifests); err != nil {
-			return "", fmt.Errorf("write a manifest: %w", err)
-		}
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, os.ErrExist) {
-		return "", exists(path)
-	}
-	if errors.Is(err, os.ErrNotExist) {
-		return "", &hint.Error{Err: fmt.Errorf("write a manifest: %w", err), Hint: "make its folder first: mkdir -p " + filepath.Dir(path)}
-	}
-	if err != nil {
-		return "", fmt.Errorf("write a manifest: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(Starter); err != nil {
-		return "", fmt.Errorf("write a manifest: %w", err)
-	}
-	if c.UID == os.Getuid() {
-		return path, nil
-	}
-	if err := f.Chown(c.UID, c.GID); err != nil {
-		return "", fmt.Errorf("give the manifest to you: %w", err)
-	}
-	return path, nil
-}
-
-func exists(path string) error {
-	return &hint.Error{
-		Err:  fmt.Errorf("%w: %s", ErrManifestExists, path),
-		Hint: "edit that one, or move it away",
-	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -38,8 +40,8 @@ func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec Spec) {
 		d.say(check, LevelOK, "", "no bottle of %s has an image's proxy", m.Path)
 		return
 	}
-	for _, image := range sortedKeys(byImage) {
-		d.proxyImage(ctx, check, e, m.Path, image, sortedSet(byImage[image]))
+	for _, image := range slices.Sorted(maps.Keys(byImage)) {
+		d.proxyImage(ctx, check, e, m.Path, image, slices.Sorted(slices.Values(byImage[image])))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,7 +86,8 @@ func LearntEntries(hosts []HostSummary) []string {
 			out = append(out, entry)
 		}
 	}
-	return sortedSet(out)
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // RunProxy is the built-in egress proxy's process, until ctx ends; each value

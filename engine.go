@@ -280,7 +280,7 @@ func (e *Engine) Network(ctx context.Context) (Network, error) {
 	if err != nil {
 		return Network{}, err
 	}
-	return Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Changes: sortedSet(info.Changes), Warnings: info.Warnings}, nil
+	return Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Changes: append([]string{}, info.Changes...), Warnings: info.Warnings}, nil
 }
 
 // teardownTime bounds a removal, which runs on a context of its own. It has room

@@ -12,14 +12,9 @@ import (
 	"github.com/bot-bottle/bottle/internal/secret"
 )
 
-// Sources of a variable's value. Only a literal's value may be stored.
+// Sources of a variable's value on the command line, beside those of a manifest.
 const (
-	SourceLiteral   = "literal"      // it stands in the manifest
-	SourceForwarded = "forwarded"    // a variable of the caller's
-	SourceArgument  = "command line" // -e NAME=VALUE
-	SourcePrompt    = "prompt"       // asked at launch
-	SourceFile      = "file"         // a file of the caller's
-
+	SourceArgument   = "command line"    // -e NAME=VALUE
 	SourceEnvFile    = "env file"        // --env-file
 	SourceDescriptor = "file descriptor" // --env-from-fd
 )

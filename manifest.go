@@ -25,7 +25,7 @@ type BottleConfig struct {
 	Image  string // as written; empty: the default
 	Build  *BuildConfig
 	Env    []EnvConfig // in the manifest's order
-	Egress EgressConfig
+	Egress Egress
 	Proxy  ProxyConfig
 	SSH    []SSHHost // IdentityFile as written
 	Git    *Git
@@ -49,11 +49,6 @@ type EnvConfig struct {
 	Prompt  string // a question
 	File    string // as written
 	at      position
-}
-
-// EgressConfig is the policy as the manifest describes it.
-type EgressConfig struct {
-	Allow, AllowPrivate []string
 }
 
 // ProxyConfig says which proxy enforces the policy; empty: the defaults.
@@ -150,4 +145,81 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	slices.Sort(keys)
 	return keys
+}
+
+// SSHHost is one entry of a bottle's ssh list.
+type SSHHost struct {
+	Host         string `json:"host"`
+	HostName     string `json:"hostname"`
+	User         string `json:"user,omitempty"`
+	Port         int    `json:"port"`
+	IdentityFile string `json:"identity_file"`
+	// HostKey is the host's, if the manifest says it: "ssh-ed25519 AAAA…".
+	HostKey string `json:"host_key,omitempty"`
+	Mode    string `json:"mode"` // SSHAgent or SSHCopy
+	// Keys are the fingerprints of the keys that may be used there; nil: nobody
+	// was asked yet.
+	Keys []string `json:"keys,omitempty"`
+}
+
+// Git is the identity that commits are made under.
+type Git struct {
+	Name  string `json:"name"`
+	Email string `json:"email"`
+}
+
+// Limits bound the agent's task.
+type Limits struct {
+	Memory int64   `json:"memory_bytes"`
+	CPUs   float64 `json:"cpus,omitempty"` // 0: no limit
+	Pids   int64   `json:"pids"`
+	// Disk bounds what the agent's root file system grows by, in bytes. Under
+	// runc nothing enforces it.
+	Disk int64 `json:"disk_bytes"`
+}
+
+// Egress is the policy as the plan shows it.
+type Egress struct {
+	Allow []string `json:"allow"` // sorted, without doubles; empty: nothing is allowed
+	// AllowPrivate are those destinations that may be in private networks.
+	AllowPrivate []string `json:"allow_private"`
+}
+
+// Kinds of proxies.
+const (
+	ProxyPipelock = "pipelock"
+	ProxyBuiltin  = "builtin"
+)
+
+// Modes of an ssh entry: whether its key stays with bottle's own agent on the
+// host, or is copied into the bottle.
+const (
+	SSHAgent = "agent"
+	SSHCopy  = "copy"
+)
+
+// What holds where a manifest says nothing.
+const (
+	DefaultImage = "claude-bottle:latest"
+	DefaultProxy = ProxyPipelock
+
+	defaultMemory = 4 << 30 // bytes
+	defaultPids   = 4096
+	defaultDisk   = 20 << 30 // bytes
+)
+
+// Sorted is the policy with each list sorted and without duplicates.
+func (e Egress) Sorted() Egress {
+	return Egress{Allow: sortedSet(e.Allow), AllowPrivate: sortedSet(e.AllowPrivate)}
+}
+
+// sortedSet returns the list sorted, without doubles, and never nil.
+func sortedSet(list []string) []string {
+	out := slices.Clone(list)
+	slices.Sort(out)
+	out = slices.Compact(out)
+	if out == nil {
+		return []string{}
+	}
+	return out
 }

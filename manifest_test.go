@@ -162,7 +162,7 @@ func TestGoodManifest(t *testing.T) {
 					{Name: "API_KEY", Prompt: "API key"},
 					{Name: "DEPLOY_KEY", File: "~/.deploy"},
 				},
-				Egress: EgressConfig{
+				Egress: Egress{
 					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7"},
 					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
 				},

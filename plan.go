@@ -93,13 +93,6 @@ type EnvVar struct {
 	Secret secret.Value `json:"-"`
 }
 
-// Egress is the policy as the plan shows it.
-type Egress struct {
-	Allow []string `json:"allow"` // sorted, without doubles; empty: nothing is allowed
-	// AllowPrivate are those destinations that may be in private networks.
-	AllowPrivate []string `json:"allow_private"`
-}
-
 // Proxy says which proxy enforces the policy.
 type Proxy struct {
 	Kind string `json:"kind"` // "pipelock" or "builtin"
@@ -123,35 +116,4 @@ type Network struct {
 	Changes []string `json:"host_changes"`
 	// Warnings are sentences about what on the host may keep egress from working.
 	Warnings []string `json:"-"`
-}
-
-// Limits bound the agent's task.
-type Limits struct {
-	Memory int64   `json:"memory_bytes"`
-	CPUs   float64 `json:"cpus,omitempty"` // 0: no limit
-	Pids   int64   `json:"pids"`
-	// Disk bounds what the agent's root file system grows by, in bytes. Under
-	// runc nothing enforces it.
-	Disk int64 `json:"disk_bytes"`
-}
-
-// SSHHost is one entry of a bottle's ssh list.
-type SSHHost struct {
-	Host         string `json:"host"`
-	HostName     string `json:"hostname"`
-	User         string `json:"user,omitempty"`
-	Port         int    `json:"port"`
-	IdentityFile string `json:"identity_file"`
-	// HostKey is the host's, if the manifest says it: "ssh-ed25519 AAAA…".
-	HostKey string `json:"host_key,omitempty"`
-	Mode    string `json:"mode"` // SSHAgent or SSHCopy
-	// Keys are the fingerprints of the keys that may be used there; nil: nobody
-	// was asked yet.
-	Keys []string `json:"keys,omitempty"`
-}
-
-// Git is the identity that commits are made under.
-type Git struct {
-	Name  string `json:"name"`
-	Email string `json:"email"`
 }

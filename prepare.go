@@ -16,22 +16,8 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// Defaults of a plan.
-const (
-	DefaultImage   = "claude-bottle:latest"
-	DefaultRuntime = runtime.RuntimeRunsc
-	DefaultProxy   = ProxyPipelock
-
-	defaultMemory = 4 << 30 // bytes
-	defaultPids   = 4096
-	defaultDisk   = 20 << 30 // bytes
-)
-
-// Kinds of proxies.
-const (
-	ProxyPipelock = "pipelock"
-	ProxyBuiltin  = "builtin"
-)
+// DefaultRuntime is the agent's runtime where nothing else is named.
+const DefaultRuntime = runtime.RuntimeRunsc
 
 // Prepare resolves a spec to a plan. It makes nothing, and finds everything
 // that can be wrong before something is made: the error is Problems when there
@@ -49,7 +35,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		spec: s, host: h, agent: agent, bottle: bottle,
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
-			Egress: Egress{Allow: sortedSet(bottle.Egress.Allow), AllowPrivate: sortedSet(bottle.Egress.AllowPrivate)},
+			Egress: bottle.Egress.Sorted(),
 			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []SSHHost{},
 			Warnings: []string{},
 		},
@@ -277,15 +263,4 @@ func (p *preparation) warn() {
 	for _, w := range append(p.skillWarnings, plan.sshWarnings()...) {
 		warn("%s", w)
 	}
-}
-
-// sortedSet returns the list sorted, without doubles, and never nil.
-func sortedSet(list []string) []string {
-	out := slices.Clone(list)
-	slices.Sort(out)
-	out = slices.Compact(out)
-	if out == nil {
-		return []string{}
-	}
-	return out
 }

@@ -18,13 +18,6 @@ import (
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
-// Modes of an ssh entry: whether its key stays with bottle's own agent on the
-// host, or is copied into the bottle.
-const (
-	SSHAgent = "agent"
-	SSHCopy  = "copy"
-)
-
 // What ssh finds inside.
 const (
 	guestSSH       = guestDir + "/ssh"

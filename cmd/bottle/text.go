@@ -158,7 +158,7 @@ func printPlan(w io.Writer, p *bottle.Plan) error {
 	if len(p.Egress.AllowPrivate) > 0 {
 		row("even private", strings.Join(p.Egress.AllowPrivate, ", "))
 	}
-	row("variables", orNothing(variables(p.Env)))
+	row("variables", orNothing(variables(plannedEnv(p.Env))))
 	row("prompt", prompt(p.PromptBytes))
 	row("skills", orNothing(p.Skills))
 	row("ssh hosts", orNothing(sshHosts(p.SSH)))
@@ -195,7 +195,7 @@ func orNothing(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-func variables(env []bottle.EnvVar) []string {
+func variables(env []bottle.EnvDescription) []string {
 	var out []string
 	for _, v := range env {
 		switch {
@@ -206,6 +206,14 @@ func variables(env []bottle.EnvVar) []string {
 		default:
 			out = append(out, fmt.Sprintf("%s (%s)", v.Name, v.Source))
 		}
+	}
+	return out
+}
+
+func plannedEnv(env []bottle.EnvVar) []bottle.EnvDescription {
+	out := make([]bottle.EnvDescription, len(env))
+	for i, v := range env {
+		out[i] = bottle.EnvDescription{Name: v.Name, Source: v.Source, From: v.From, Ask: v.Ask}
 	}
 	return out
 }
