@@ -13,6 +13,7 @@ import (
 
 	"github.com/bot-bottle/bottle/images/agent"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // Reasons of a BuildPlan.
@@ -40,7 +41,7 @@ type BuildPlan struct {
 }
 
 // defaultRef is DefaultImage, normalised.
-const defaultRef = "docker.io/library/" + DefaultImage
+const defaultRef = "docker.io/library/" + manifest.DefaultImage
 
 // imageOrBuild looks an image up and decides whether it is built first. Of one
 // that is missing and will be built, what is known is returned.
@@ -53,7 +54,7 @@ func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest
 	switch {
 	case fromManifest && p.bottle.Build != nil:
 		return info, p.planOwnBuild(ref, missing)
-	case ref == defaultRef && (missing || outdated(info, p.bottle.defaultBuild().Args)):
+	case ref == defaultRef && (missing || outdated(info, defaultBuild(p.bottle).Args)):
 		return ImageInfo{Ref: ref, User: agent.User, Cmd: []string{agent.Command}}, p.planDefaultBuild(ref, missing)
 	}
 	return info, err
@@ -69,9 +70,9 @@ func outdated(info ImageInfo, args map[string]string) bool {
 
 // defaultBuild is what the bottle's settings say of the build of the default
 // image, which has a Dockerfile and a name already.
-func (b *BottleConfig) defaultBuild() BuildConfig {
+func defaultBuild(b *manifest.Bottle) manifest.Build {
 	if b.Build == nil || b.Image != "" {
-		return BuildConfig{}
+		return manifest.Build{}
 	}
 	return *b.Build
 }
@@ -81,7 +82,7 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	if missing {
 		reason = BuildMissing
 	}
-	cfg := p.bottle.defaultBuild()
+	cfg := defaultBuild(p.bottle)
 	b := &BuildPlan{Image: ref, Reason: reason, Default: true, request: BuildRequest{
 		Names: []string{ref}, Dockerfile: "bottle's own Dockerfile", Text: agent.Dockerfile(),
 		Args: maps.Clone(cfg.Args), Labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
@@ -91,7 +92,7 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 }
 
 // buildSecrets reads the secrets that a build shows to its steps.
-func (p *preparation) buildSecrets(b *BuildPlan, cfg BuildConfig) error {
+func (p *preparation) buildSecrets(b *BuildPlan, cfg manifest.Build) error {
 	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
 	var problems hint.Problems
 	for _, id := range b.Secrets {

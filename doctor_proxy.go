@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/distribution/reference"
 )
 
@@ -19,7 +20,7 @@ func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec Spec) {
 	const check = "proxy image"
 	m, err := spec.Manifest()
 	switch {
-	case errors.Is(err, ErrNoManifest):
+	case errors.Is(err, manifest.ErrNotFound):
 		d.say(check, LevelOK, "", "there is no manifest here whose proxies could be looked at")
 		return
 	case err != nil:
@@ -28,7 +29,7 @@ func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec Spec) {
 	}
 	byImage := map[string][]string{}
 	for name, b := range m.Bottles {
-		if kind := b.Proxy.Kind; kind == ProxyPipelock || kind == "" && DefaultProxy == ProxyPipelock {
+		if kind := b.Proxy.Kind; kind == manifest.ProxyPipelock || kind == "" && manifest.DefaultProxy == manifest.ProxyPipelock {
 			image := b.Proxy.Image
 			if image == "" {
 				image = DefaultPipelock

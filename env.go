@@ -10,6 +10,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // Sources of a variable's value on the command line, beside those of a manifest.
@@ -52,7 +53,7 @@ type envSource struct {
 
 // resolve looks up what the manifest, files and flags ask for, in this order.
 // token says whether Claude Code's is forwarded.
-func (r *envResolver) resolve(vars []EnvConfig, files []EnvArg, flags []string, token bool) ([]EnvVar, error) {
+func (r *envResolver) resolve(vars []manifest.Variable, files []EnvArg, flags []string, token bool) ([]EnvVar, error) {
 	r.token = token
 	for _, v := range vars {
 		r.source(v.Name, func() { r.fromManifest(v) })
@@ -95,27 +96,27 @@ func (r *envResolver) source(name string, lookUp func()) {
 
 func (r *envResolver) set(v EnvVar) { r.vars = append(r.vars, v) }
 
-func (r *envResolver) fromManifest(v EnvConfig) {
+func (r *envResolver) fromManifest(v manifest.Variable) {
 	switch {
 	case v.Literal != nil:
-		r.set(EnvVar{Name: v.Name, Source: SourceLiteral, Literal: *v.Literal})
+		r.set(EnvVar{Name: v.Name, Source: manifest.SourceLiteral, Literal: *v.Literal})
 	case v.Prompt != "":
 		if r.noInput {
 			r.problems.Add(&hint.Error{
-				Err:  fmt.Errorf("%s: %s has to be asked, and --no-input forbids it", v.at, v.Name),
+				Err:  fmt.Errorf("%s: %s has to be asked, and --no-input forbids it", v.At, v.Name),
 				Hint: fmt.Sprintf("forward it: set %s and add -e %[1]s", v.Name),
 			})
 			return
 		}
-		r.set(EnvVar{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt})
+		r.set(EnvVar{Name: v.Name, Source: manifest.SourcePrompt, Ask: v.Prompt})
 	case v.File != "":
 		path := r.caller.Path(v.File, filepath.Dir(r.manifest))
 		value, err := r.readFile(path)
 		if err != nil {
-			r.problems.Add(fmt.Errorf("%s: %s: %w", v.at, v.Name, err))
+			r.problems.Add(fmt.Errorf("%s: %s: %w", v.At, v.Name, err))
 			return
 		}
-		r.set(EnvVar{Name: v.Name, Source: SourceFile, From: path, Secret: secret.New(value)})
+		r.set(EnvVar{Name: v.Name, Source: manifest.SourceFile, From: path, Secret: secret.New(value)})
 	default:
 		r.forward(v.Name, v.From)
 	}
@@ -141,7 +142,7 @@ func (r *envResolver) forward(name, from string) {
 	}
 	switch {
 	case ok:
-		r.set(EnvVar{Name: name, Source: SourceForwarded, From: from, Secret: secret.New(value)})
+		r.set(EnvVar{Name: name, Source: manifest.SourceForwarded, From: from, Secret: secret.New(value)})
 	case !slices.Contains(r.unset, from):
 		r.unset = append(r.unset, from)
 	}

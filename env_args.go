@@ -9,6 +9,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // EnvArg is a variable that a command line gives, in whatever way.
@@ -71,7 +72,7 @@ func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 // envLines are a text's lines as docker has them: a byte order mark, white space
 // before the name and a carriage return at the end are left out.
 func envLines(data []byte) [][]byte {
-	lines := bytes.Split(bytes.TrimPrefix(data, byteOrderMark), []byte("\n"))
+	lines := bytes.Split(bytes.TrimPrefix(data, manifest.ByteOrderMark), []byte("\n"))
 	for i, line := range lines {
 		lines[i] = bytes.TrimLeft(bytes.TrimSuffix(line, []byte("\r")), " \t")
 	}
@@ -83,11 +84,11 @@ func envLines(data []byte) [][]byte {
 // what was typed.
 func (a EnvArg) check() error {
 	switch {
-	case !ValidEnvName(a.Name) && a.where == "-e":
+	case !manifest.ValidEnvName(a.Name) && a.where == "-e":
 		return fmt.Errorf("-e: %q is no name of a variable: letters, digits and _ only, and no digit first", a.Name)
-	case !ValidEnvName(a.Name):
+	case !manifest.ValidEnvName(a.Name):
 		return fmt.Errorf("%s: what stands before = is no name of a variable: letters, digits and _ only, and no digit first (a value that spans lines needs entries that end with a NUL byte)", a.where)
-	case reserved(a.Name):
+	case manifest.ReservedEnvName(a.Name):
 		return fmt.Errorf("%s: %s is bottle's own, as the agent reaches the network through the proxy alone: leave it out", a.where, a.Name)
 	}
 	return nil

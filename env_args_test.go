@@ -7,6 +7,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // given is what ParseEnvFile reads, as lines; a forwarded one has no =.
@@ -83,7 +84,7 @@ func TestEnvFilesInAPlan(t *testing.T) {
 	checkVariable(t, p, "B", SourceEnvFile, "/w.env", "file")
 	checkVariable(t, p, "C", SourceDescriptor, "3", "fd\nhunt")
 	checkVariable(t, p, "D", SourceArgument, "", "flag")
-	checkVariable(t, p, "E", SourceForwarded, "E", "hunter2")
+	checkVariable(t, p, "E", manifest.SourceForwarded, "E", "hunter2")
 	delete(s.env, "E")
 	s.bad("E is to be forwarded and not set")
 }
@@ -94,7 +95,7 @@ func TestEnvTokenFlag(t *testing.T) {
 	s.spec.ForwardToken = &yes
 	s.bad(callerToken + " is to be forwarded and not set")
 	s.env[callerToken] = "hunter2"
-	checkVariable(t, s.good(), agentToken, SourceForwarded, callerToken, "hunter2")
+	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, callerToken, "hunter2")
 	s.spec.ForwardToken = &no
 	if p := s.good(); len(p.Env) != 0 {
 		t.Errorf("got %v", p.Env)
@@ -120,7 +121,7 @@ func FuzzParseEnvFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		args, err := ParseEnvFile(SourceEnvFile, "f", data)
 		for _, a := range args {
-			if !ValidEnvName(a.Name) || a.Value != nil && strings.Contains(a.Value.Reveal(), "\x00") {
+			if !manifest.ValidEnvName(a.Name) || a.Value != nil && strings.Contains(a.Value.Reveal(), "\x00") {
 				t.Errorf("%q gives %q", data, a.Name)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/internal/secret/secrettest"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // variables are what a plan's are, with their values.
@@ -25,7 +26,7 @@ func checkVariable(t *testing.T, p *Plan, name, source, from, value string) {
 	t.Helper()
 	v, ok := variables(p)[name]
 	got := v.Secret.Reveal()
-	if v.Source == SourceLiteral {
+	if v.Source == manifest.SourceLiteral {
 		got = v.Literal
 	}
 	if !ok || v.Source != source || v.From != from || got != value {
@@ -41,16 +42,16 @@ func TestEnvSources(t *testing.T) {
 	s.write("work/sub/key", "", 0o600)
 	s.spec.Env = []string{"ARG", "GIVEN=hunter2=given\n", "NONE=", "EMPTY"}
 	p := s.good()
-	checkVariable(t, p, "LIT", SourceLiteral, "", "hunter2=x")
-	checkVariable(t, p, "FWD", SourceForwarded, "FWD", odd)
-	checkVariable(t, p, "OTHER", SourceForwarded, "WORK", "hunter2-work")
-	checkVariable(t, p, "ASK", SourcePrompt, "", "")
-	checkVariable(t, p, "FILE", SourceFile, s.path("home/.key"), odd)
-	checkVariable(t, p, "REL", SourceFile, s.path("work/sub/key"), "")
-	checkVariable(t, p, "ARG", SourceForwarded, "ARG", "hunter2-arg")
+	checkVariable(t, p, "LIT", manifest.SourceLiteral, "", "hunter2=x")
+	checkVariable(t, p, "FWD", manifest.SourceForwarded, "FWD", odd)
+	checkVariable(t, p, "OTHER", manifest.SourceForwarded, "WORK", "hunter2-work")
+	checkVariable(t, p, "ASK", manifest.SourcePrompt, "", "")
+	checkVariable(t, p, "FILE", manifest.SourceFile, s.path("home/.key"), odd)
+	checkVariable(t, p, "REL", manifest.SourceFile, s.path("work/sub/key"), "")
+	checkVariable(t, p, "ARG", manifest.SourceForwarded, "ARG", "hunter2-arg")
 	checkVariable(t, p, "GIVEN", SourceArgument, "", "hunter2=given\n")
 	checkVariable(t, p, "NONE", SourceArgument, "", "")
-	checkVariable(t, p, "EMPTY", SourceForwarded, "EMPTY", "")
+	checkVariable(t, p, "EMPTY", manifest.SourceForwarded, "EMPTY", "")
 	if len(p.Env) != 10 || variables(p)["ASK"].Ask != "Key?" {
 		t.Errorf("got %v", p.Env)
 	}
@@ -72,7 +73,7 @@ func TestEnvOverride(t *testing.T) {
 		}
 	}
 	checkVariable(t, p, "A", SourceArgument, "", "1")
-	checkVariable(t, p, "C", SourceForwarded, "C", "c")
+	checkVariable(t, p, "C", manifest.SourceForwarded, "C", "c")
 	checkVariable(t, p, "E", SourceArgument, "", "5")
 }
 
@@ -107,7 +108,7 @@ func TestEnvFlagErrors(t *testing.T) {
 func TestEnvToken(t *testing.T) {
 	s := newScene(t, "", "")
 	s.env[callerToken] = "hunter2"
-	checkVariable(t, s.good(), agentToken, SourceForwarded, callerToken, "hunter2")
+	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, callerToken, "hunter2")
 	s.spec.Env = []string{agentToken + "=mine"}
 	checkVariable(t, s.good(), agentToken, SourceArgument, "", "mine")
 	s = newScene(t, "", "")
@@ -127,9 +128,9 @@ func TestEnvTokenNamed(t *testing.T) {
 	s := newScene(t, "env: {"+agentToken+": }", "")
 	s.bad(agentToken + " is to be forwarded and not set")
 	s.env[callerToken] = "hunter2"
-	checkVariable(t, s.good(), agentToken, SourceForwarded, callerToken, "hunter2")
+	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, callerToken, "hunter2")
 	s.env[agentToken] = "by its own name"
-	checkVariable(t, s.good(), agentToken, SourceForwarded, agentToken, "by its own name")
+	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, agentToken, "by its own name")
 	no := false
 	s.spec.ForwardToken = &no
 	delete(s.env, agentToken)
@@ -179,7 +180,7 @@ func TestEnvFileErrors(t *testing.T) {
 	s.spec.Caller.UID += 4242
 	s.bad("is not your own file", "belongs to you")
 	s.spec.Caller.UID = 0 // root may read what it likes
-	checkVariable(t, s.good(), "KEY", SourceFile, s.path("home/.key"), "hunter2")
+	checkVariable(t, s.good(), "KEY", manifest.SourceFile, s.path("home/.key"), "hunter2")
 }
 
 // One line break at the end is the editor's; what else there is belongs to it.
@@ -187,7 +188,7 @@ func TestEnvFileLineBreak(t *testing.T) {
 	for text, want := range map[string]string{"a\n": "a", "a\r\n": "a", "a\n\n": "a\n", "a": "a", "a\r": "a\r", "\n": "", "\na \n": "\na "} {
 		s := newScene(t, "env: {KEY: {file: ~/.key}}", "")
 		s.write("home/.key", text, 0o600)
-		checkVariable(t, s.good(), "KEY", SourceFile, s.path("home/.key"), want)
+		checkVariable(t, s.good(), "KEY", manifest.SourceFile, s.path("home/.key"), want)
 	}
 }
 
@@ -205,7 +206,7 @@ func TestCallerPath(t *testing.T) {
 // TestPlanHidesSecrets formats a plan that holds a secret value in every way.
 func TestPlanHidesSecrets(t *testing.T) {
 	const value = "hunter2-secret"
-	plan := &Plan{Name: "n", Env: []EnvVar{{Name: "TOKEN", Source: SourceForwarded, Secret: secret.New(value)}}}
+	plan := &Plan{Name: "n", Env: []EnvVar{{Name: "TOKEN", Source: manifest.SourceForwarded, Secret: secret.New(value)}}}
 	for name, v := range map[string]any{
 		"plan": *plan, "pointer": plan, "variable": plan.Env[0], "resolver": envResolver{vars: plan.Env},
 	} {

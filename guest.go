@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -59,7 +60,7 @@ func (l *launch) agentEnv() []string {
 	}
 	env = append(env, l.provisionEnv()...)
 	for _, v := range l.plan.Env {
-		if v.Source == SourceLiteral {
+		if v.Source == manifest.SourceLiteral {
 			env = append(env, v.Name+"="+v.Literal)
 		}
 	}
@@ -81,7 +82,7 @@ func (l *launch) makeGuest(context.Context) error {
 	}
 	var secret []EnvVar
 	for _, v := range l.plan.Env {
-		if v.Source != SourceLiteral {
+		if v.Source != manifest.SourceLiteral {
 			secret = append(secret, v)
 		}
 	}

@@ -4,64 +4,101 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
+	"os"
 	"os/exec"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// TestImports holds the direction of imports: commands -> this package ->
-// leaves, which know nothing of one another; and each outside system has one
-// package that speaks to it.
+const module = "github.com/bot-bottle/bottle"
+
+// outside names the only packages that may import what begins with a prefix.
+var outside = map[string][]string{
+	"github.com/containerd/containerd/": {"runtime", "images", "images/buildkit"},
+	"github.com/moby/buildkit/":         {"images/buildkit"},
+	"github.com/containernetworking/":   {"netns", "cni-conf"},
+	"github.com/vishvananda/":           {"netns"},
+	"github.com/google/nftables":        {"netns"},
+	"github.com/spf13/":                 {"cmd/bottle"},
+	"golang.org/x/crypto/":              {"sshagent"},
+	"go.yaml.in/":                       {"manifest", "egress", "internal/secret/secrettest"},
+}
+
+// small are packages of the guest program. Every session waits for it to start, so
+// it imports the standard library and x/sys/unix only.
+var small = []string{"cmd/bottle/guest", "cmd/bottle/guest/program", "sshagent/relay"}
+
+// diagram is a line of the package diagram in ARCHITECTURE.md: a package and what
+// it imports of this module, internal packages left out.
+var diagram = regexp.MustCompile(`(?m)^    (\S+) +-> ?(.*)$`)
+
+// TestImports compares the imports of every package with the package diagram in
+// ARCHITECTURE.md, which must list exactly those.
 func TestImports(t *testing.T) {
-	const module = "github.com/bot-bottle/bottle"
-	const guest, relay = module + "/cmd/bottle/guest", module + "/sshagent/relay"
-	leaves := []string{module + "/runtime", module + "/netns", module + "/images", module + "/images/buildkit",
-		module + "/images/agent", module + "/egress", module + "/cni-conf", module + "/sshagent", relay}
-	only := map[string][]string{ // what may import what begins so
-		"github.com/containerd/containerd/": {module + "/runtime", module + "/images", module + "/images/buildkit"},
-		"github.com/moby/buildkit/":         {module + "/images/buildkit"},
-		"github.com/containernetworking/":   {module + "/netns", module + "/cni-conf"},
-		"github.com/vishvananda/":           {module + "/netns"},
-		"github.com/google/nftables":        {module + "/netns"},
-		"github.com/spf13/":                 {module + "/cmd/bottle"},
-		"golang.org/x/crypto/":              {module + "/sshagent"},
-		"go.yaml.in/":                       {module, module + "/egress"},
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
 	}
-	seen := 0
-	for path, imports := range packages(t) {
-		if strings.HasPrefix(path, module+"/scripts/") || strings.HasPrefix(path, module+"/internal/lab") || path == module+"/internal/leakcheck" {
-			continue // the test host's
-		}
-		seen++
+	documented := map[string]string{}
+	for _, m := range diagram.FindAllStringSubmatch(string(text), -1) {
+		documented[m[1]] = strings.Join(slices.Sorted(slices.Values(strings.Fields(m[2]))), " ")
+	}
+	real := map[string]string{}
+	for pkg, imports := range packages(t) {
+		var own []string
 		for _, i := range imports {
-			for prefix, allowed := range only {
-				if strings.HasPrefix(i, prefix) && !slices.Contains(allowed, path) {
-					t.Errorf("%s imports %s, which only %v may", path, i, allowed)
+			for prefix, allowed := range outside {
+				if strings.HasPrefix(i, prefix) && !slices.Contains(allowed, pkg) {
+					t.Errorf("%s imports %s, which only %v may", pkg, i, allowed)
 				}
 			}
-			if (path == guest || path == relay) && strings.Contains(i, ".") && i != "golang.org/x/sys/unix" && i != relay {
-				t.Errorf("%s imports %s: every session waits for the guest program, which is to stay small", path, i)
+			name, ours := relative(i)
+			if slices.Contains(small, pkg) && !slices.Contains(small, name) && i != "golang.org/x/sys/unix" && (ours || strings.Contains(i, ".")) {
+				t.Errorf("%s imports %s: the guest program must stay small", pkg, i)
 			}
-			if !strings.HasPrefix(i, module) {
-				continue
-			}
-			isLeaf := slices.Contains(leaves, path)
-			below := path == module+"/netns" && i == module+"/cni-conf" || path == module+"/sshagent" && i == relay
-			if isLeaf && !below {
-				t.Errorf("%s imports %s: leaves know nothing of the rest", path, i)
-			}
-			if path == module && !slices.Contains(leaves, i) || strings.HasPrefix(path, module+"/cmd/") && i != module && i != guest && (path != guest || i != relay) {
-				t.Errorf("%s imports %s: imports go one way", path, i)
+			switch {
+			case !ours:
+			case strings.HasPrefix(pkg, "internal/"):
+				if !strings.HasPrefix(name, "internal/") {
+					t.Errorf("%s imports %s: internal packages are plumbing and import no other", pkg, name)
+				}
+			case !strings.HasPrefix(name, "internal/"):
+				own = append(own, name)
 			}
 		}
+		if !strings.HasPrefix(pkg, "internal/") {
+			real[pkg] = strings.Join(slices.Sorted(slices.Values(own)), " ")
+		}
 	}
-	if seen < 8 {
-		t.Errorf("only %d packages seen", seen)
+	for _, pkg := range slices.Sorted(maps.Keys(real)) {
+		want, ok := documented[pkg]
+		if !ok {
+			t.Errorf("ARCHITECTURE.md's package diagram lacks %s, which imports: %s", pkg, real[pkg])
+		} else if want != real[pkg] {
+			t.Errorf("ARCHITECTURE.md's package diagram has %s -> %s, but it imports: %s", pkg, want, real[pkg])
+		}
+	}
+	for pkg := range documented {
+		if _, ok := real[pkg]; !ok {
+			t.Errorf("ARCHITECTURE.md's package diagram has %s, which is not a package", pkg)
+		}
 	}
 }
 
-// packages lists this module's packages with what they import, tests left out.
+// relative is a package's path in this module, "bottle" for the root package.
+func relative(importPath string) (name string, ours bool) {
+	if importPath == module {
+		return path.Base(module), true
+	}
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+// packages lists this module's packages with what they import, without tests, the
+// tools under scripts and the libraries of the tests.
 func packages(t *testing.T) map[string][]string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
@@ -81,6 +118,9 @@ func packages(t *testing.T) map[string][]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		found[p.ImportPath] = p.Imports
+		name, _ := relative(p.ImportPath)
+		if !strings.HasPrefix(name, "scripts/") && name != "internal/labtest" && name != "internal/leakcheck" {
+			found[name] = p.Imports
+		}
 	}
 }

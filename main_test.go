@@ -9,6 +9,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
@@ -32,14 +33,14 @@ func openEngine(t *testing.T) *Engine {
 }
 
 // testSpec asks for an agent of a manifest that the test writes.
-func testSpec(t *testing.T, manifest string) Spec {
+func testSpec(t *testing.T, file string) Spec {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(dir+"/bottle.yaml", []byte(manifest), 0o600); err != nil {
+	if err := os.WriteFile(dir+"/bottle.yaml", []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return Spec{
-		Agent: "it", Proxy: ProxyBuiltin,
+		Agent: "it", Proxy: manifest.ProxyBuiltin,
 		Caller: caller.Caller{
 			Getenv:  func(string) (string, bool) { return "", false },
 			WorkDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid(),

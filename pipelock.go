@@ -10,6 +10,7 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // Pipelock as bottle knows it: what its configuration was seen to work with.
@@ -25,9 +26,9 @@ const useBuiltin = "choose the built-in proxy with --proxy builtin"
 // that was asked for.
 func (p *preparation) proxy(ctx context.Context) error {
 	switch p.plan.Proxy.Kind {
-	case ProxyBuiltin:
+	case manifest.ProxyBuiltin:
 		return nil
-	case ProxyPipelock:
+	case manifest.ProxyPipelock:
 		if p.spec.Learn {
 			return &hint.Error{Err: errors.New("pipelock cannot learn a policy"), Hint: useBuiltin}
 		}
@@ -128,7 +129,7 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	if plan.Learn {
 		warn("NOTHING IS BLOCKED: THE AGENT REACHES EVERY PUBLIC HOST, and what the policy would have refused is only noted (--learn)")
 	}
-	if plan.Proxy.Kind != ProxyPipelock {
+	if plan.Proxy.Kind != manifest.ProxyPipelock {
 		return
 	}
 	if plan.Proxy.Pull && !plan.Proxy.Pinned {
@@ -142,12 +143,12 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 }
 
 // PipelockConfig is pipelock's configuration for an agent's policy.
-func (m *Manifest) PipelockConfig(agent string) ([]byte, error) {
-	_, b, err := m.agent(agent)
+func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
+	_, b, err := m.Lookup(agent)
 	if err != nil {
 		return nil, err
 	}
-	p := Plan{Egress: Egress{Allow: b.Egress.Allow, AllowPrivate: b.Egress.AllowPrivate}}
+	p := Plan{Egress: manifest.Egress{Allow: b.Egress.Allow, AllowPrivate: b.Egress.AllowPrivate}}
 	policy, err := p.entriesFor(b.SSH).Policy()
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)

@@ -1,6 +1,7 @@
 package bottle
 
 import (
+	"github.com/bot-bottle/bottle/manifest"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestPrepareProxyKind(t *testing.T) {
 		t.Errorf("by the manifest: %+v", got)
 	}
 	s := newPipelockScene(t, "proxy: {kind: pipelock}")
-	s.spec.Proxy = ProxyBuiltin
+	s.spec.Proxy = manifest.ProxyBuiltin
 	if got := s.good().Proxy; got != (Proxy{Kind: "builtin"}) {
 		t.Errorf("by the flag: %+v", got)
 	}
@@ -97,8 +98,11 @@ func TestProxyWarnings(t *testing.T) {
 }
 
 func TestPipelockConfig(t *testing.T) {
-	m := loadGood(t, "all.yaml")
-	got, err := m.PipelockConfig("impl")
+	m, err := manifest.Load("manifest/testdata/good/all.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := PipelockConfig(m, "impl")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +114,7 @@ func TestPipelockConfig(t *testing.T) {
 	if strings.Contains(string(got), "8443") {
 		t.Errorf("a port, which pipelock would take for a part of the name:\n%s", got)
 	}
-	if _, err := m.PipelockConfig("nobody"); err == nil {
+	if _, err := PipelockConfig(m, "nobody"); err == nil {
 		t.Error("an agent that is not there has a configuration")
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -53,20 +54,20 @@ type Plan struct {
 	Runtime string   `json:"runtime"` // "runsc" or "runc"
 	Command []string `json:"command"`
 	// ImageCommand: the image's own command, known when it has been pulled.
-	ImageCommand bool     `json:"image_command,omitempty"`
-	Env          []EnvVar `json:"env"`
-	Egress       Egress   `json:"egress"`
-	Proxy        Proxy    `json:"proxy"`
+	ImageCommand bool            `json:"image_command,omitempty"`
+	Env          []EnvVar        `json:"env"`
+	Egress       manifest.Egress `json:"egress"`
+	Proxy        Proxy           `json:"proxy"`
 	// Learn: the proxy lets everything public through.
-	Learn   bool    `json:"learn,omitempty"`
-	Network Network `json:"network"`
-	Limits  Limits  `json:"limits"`
-	Prompt  string  `json:"-"` // text; shown as PromptBytes
+	Learn   bool            `json:"learn,omitempty"`
+	Network Network         `json:"network"`
+	Limits  manifest.Limits `json:"limits"`
+	Prompt  string          `json:"-"` // text; shown as PromptBytes
 	// PromptBytes is the length of the prompt.
-	PromptBytes int       `json:"prompt_bytes"`
-	Skills      []string  `json:"skills"`
-	SSH         []SSHHost `json:"ssh"`
-	Git         *Git      `json:"git,omitempty"`
+	PromptBytes int                `json:"prompt_bytes"`
+	Skills      []string           `json:"skills"`
+	SSH         []manifest.SSHHost `json:"ssh"`
+	Git         *manifest.Git      `json:"git,omitempty"`
 	// Warnings are sentences that the preflight shows last, one a line.
 	Warnings []string  `json:"warnings"`
 	Created  time.Time `json:"-"`

@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -27,7 +28,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent, bottle, err := m.agent(s.Agent)
+	agent, bottle, err := m.Lookup(s.Agent)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
 			Egress: bottle.Egress.Sorted(),
-			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []SSHHost{},
+			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
 		},
 	}
@@ -47,15 +48,15 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 }
 
 // Manifest finds, reads and checks the manifest that is meant.
-func (s Spec) Manifest() (*Manifest, error) {
+func (s Spec) Manifest() (*manifest.Manifest, error) {
 	path := s.ManifestPath
 	if path == "" {
 		var err error
-		if path, err = FindManifest(s.Caller.WorkDir, s.Caller.Home); err != nil {
+		if path, err = manifest.Find(s.Caller.WorkDir, s.Caller.Home); err != nil {
 			return nil, err
 		}
 	}
-	return LoadManifest(path)
+	return manifest.Load(path)
 }
 
 // getenv returns a variable of the caller's, or nothing.
@@ -67,8 +68,8 @@ func (s Spec) getenv(name string) string {
 type preparation struct {
 	spec   Spec
 	host   Host
-	agent  *AgentConfig
-	bottle *BottleConfig
+	agent  *manifest.Agent
+	bottle *manifest.Bottle
 	plan   *Plan
 
 	gitWarning    string
@@ -100,7 +101,7 @@ func (p *preparation) run(ctx context.Context) error {
 }
 
 func (p *preparation) runtimeAndProxy() {
-	p.plan.Runtime, p.plan.Proxy.Kind, p.plan.Learn = DefaultRuntime, DefaultProxy, p.spec.Learn
+	p.plan.Runtime, p.plan.Proxy.Kind, p.plan.Learn = DefaultRuntime, manifest.DefaultProxy, p.spec.Learn
 	if p.bottle.Proxy.Kind != "" {
 		p.plan.Proxy.Kind = p.bottle.Proxy.Kind
 	}
@@ -136,7 +137,7 @@ func (p *preparation) image(ctx context.Context) error {
 		base, source = p.bottle.Image, "the manifest"
 	}
 	if base == "" {
-		base, source = DefaultImage, "the default"
+		base, source = manifest.DefaultImage, "the default"
 	}
 	ref, err := imageref.Normalize(base)
 	if err != nil {
@@ -224,10 +225,10 @@ func (p *preparation) policy(context.Context) error {
 }
 
 // entriesFor is the policy as the proxy reads it.
-func (p *Plan) entriesFor(ssh []SSHHost) egress.Entries {
+func (p *Plan) entriesFor(ssh []manifest.SSHHost) egress.Entries {
 	e := egress.Entries{Allow: p.Egress.Allow, AllowPrivate: p.Egress.AllowPrivate}
 	for _, h := range ssh {
-		e.SSH = append(e.SSH, h.destination())
+		e.SSH = append(e.SSH, h.Destination())
 	}
 	return e
 }
@@ -243,7 +244,7 @@ func (p *preparation) env(context.Context) (err error) {
 }
 
 func (p *preparation) limits(context.Context) error {
-	p.plan.Limits = p.bottle.Limits.orDefault()
+	p.plan.Limits = p.bottle.Limits.OrDefault()
 	return nil
 }
 

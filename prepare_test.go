@@ -15,6 +15,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 func TestPrepareDefaults(t *testing.T) {
@@ -28,9 +29,9 @@ func TestPrepareDefaults(t *testing.T) {
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
 		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []EnvVar{},
-		Egress: Egress{Allow: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
+		Egress: manifest.Egress{Allow: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
 		Network: Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: s.host.warnings},
-		Limits:  Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30}, Skills: []string{}, SSH: []SSHHost{},
+		Limits:  manifest.Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30}, Skills: []string{}, SSH: []manifest.SSHHost{},
 		Warnings: []string{"the host is odd"}, Created: got.Created,
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -177,7 +178,7 @@ func TestPreparePolicyAndLimits(t *testing.T) {
 	if !slices.Equal(got.Egress.Allow, []string{"a.example", "b.example"}) || !slices.Equal(got.Egress.AllowPrivate, []string{"10.1.0.0/16"}) {
 		t.Errorf("got %+v", got.Egress)
 	}
-	if got.Limits != (Limits{Memory: 1 << 30, CPUs: 2, Pids: 64, Disk: 3 << 30}) {
+	if got.Limits != (manifest.Limits{Memory: 1 << 30, CPUs: 2, Pids: 64, Disk: 3 << 30}) {
 		t.Errorf("got %+v", got.Limits)
 	}
 }

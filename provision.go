@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -75,7 +76,7 @@ func (l *launch) provisionGuest(dir string) error {
 // image. It is an absolute path, or nothing.
 func (l *launch) setting(r *runtime.RootFS, name string) (string, bool) {
 	for _, v := range l.plan.Env {
-		if v.Name == name && v.Source == SourceLiteral {
+		if v.Name == name && v.Source == manifest.SourceLiteral {
 			return v.Literal, filepath.IsAbs(v.Literal)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -22,7 +23,7 @@ const gitTime = 15 * time.Second
 // git takes the identity from the manifest; what it leaves out is what git says
 // that the invoking user is, in the folder that they are in.
 func (p *preparation) git(ctx context.Context) error {
-	g := Git{}
+	g := manifest.Git{}
 	if p.bottle.Git != nil {
 		g = *p.bottle.Git
 	}
@@ -38,7 +39,7 @@ func (p *preparation) git(ctx context.Context) error {
 			g.Email = own.Email
 		}
 	}
-	if g != (Git{}) {
+	if g != (manifest.Git{}) {
 		p.plan.Git = &g
 	}
 	return nil
@@ -46,7 +47,7 @@ func (p *preparation) git(ctx context.Context) error {
 
 // gitIdentity asks git, as the user, so that their files, includes and
 // conditions count as git has them. A host without git has no identity.
-func gitIdentity(ctx context.Context, c caller.Caller) (Git, error) {
+func gitIdentity(ctx context.Context, c caller.Caller) (manifest.Git, error) {
 	g, err := gitIdentityIn(ctx, c, c.WorkDir)
 	if errors.Is(err, fs.ErrPermission) { // a folder that is root's
 		return gitIdentityIn(ctx, c, "/")
@@ -54,13 +55,13 @@ func gitIdentity(ctx context.Context, c caller.Caller) (Git, error) {
 	return g, err
 }
 
-func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (Git, error) {
+func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (manifest.Git, error) {
 	program, err := exec.LookPath("git")
 	if errors.Is(err, exec.ErrNotFound) {
-		return Git{}, nil
+		return manifest.Git{}, nil
 	}
 	if err != nil {
-		return Git{}, fmt.Errorf("finding git: %w", err)
+		return manifest.Git{}, fmt.Errorf("finding git: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, gitTime)
 	defer cancel()
@@ -80,18 +81,18 @@ func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (Git, error
 	out, err := cmd.Output()
 	var ended *exec.ExitError
 	if errors.As(err, &ended) && ended.ExitCode() == 1 { // git-config(1): nothing found
-		return Git{}, nil
+		return manifest.Git{}, nil
 	}
 	if err != nil {
 		why, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-		return Git{}, fmt.Errorf("asking git for yours: %w %s", err, why)
+		return manifest.Git{}, fmt.Errorf("asking git for yours: %w %s", err, why)
 	}
 	return parseIdentity(string(out)), nil
 }
 
 // parseIdentity reads "key\nvalue\0…", of which the last of a key holds.
-func parseIdentity(out string) Git {
-	var g Git
+func parseIdentity(out string) manifest.Git {
+	var g manifest.Git
 	for _, entry := range strings.Split(out, "\x00") {
 		key, value, _ := strings.Cut(entry, "\n")
 		switch key {
@@ -107,7 +108,7 @@ func parseIdentity(out string) Git {
 // gitFiles add to the image's own ~/.gitconfig, at its end, where it goes over
 // what stands before. All folders are safe: nobody but the agent is in its
 // sandbox, whoever owns the files that its image brought.
-func gitFiles(home string, g *Git) []runtime.File {
+func gitFiles(home string, g *manifest.Git) []runtime.File {
 	edit := func(old []byte) ([]byte, error) {
 		out := bytes.Clone(old)
 		if len(out) > 0 && out[len(out)-1] != '\n' {

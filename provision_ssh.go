@@ -14,6 +14,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/sshagent"
 )
@@ -120,7 +121,7 @@ type sshResolver struct {
 	asked   bool // the caller's agent
 }
 
-func (r *sshResolver) hostKeys(h SSHHost) ([]sshagent.PublicKey, error) {
+func (r *sshResolver) hostKeys(h manifest.SSHHost) ([]sshagent.PublicKey, error) {
 	if h.HostKey != "" {
 		key, err := sshagent.ParsePublic([]byte(h.HostKey))
 		if err != nil {
@@ -139,7 +140,7 @@ func (r *sshResolver) hostKeys(h SSHHost) ([]sshagent.PublicKey, error) {
 	keys, err := sshagent.KnownHosts(text, h.HostName, h.Port)
 	if err == nil && len(keys) == 0 {
 		err = &hint.Error{
-			Err:  fmt.Errorf("the host key of %s is not known: %s is not in your ~/.ssh/known_hosts", h.Host, h.destination()),
+			Err:  fmt.Errorf("the host key of %s is not known: %s is not in your ~/.ssh/known_hosts", h.Host, h.Destination()),
 			Hint: fmt.Sprintf("connect once yourself (ssh -p %d %s) and compare the key, or give the entry its HostKey", h.Port, h.HostName),
 		}
 	}
@@ -148,9 +149,9 @@ func (r *sshResolver) hostKeys(h SSHHost) ([]sshagent.PublicKey, error) {
 
 // keys are those that may be used at a host: the file's that is named; of a .pub
 // file the one that the caller's own agent has; without a file, all that it has.
-func (r *sshResolver) keys(h SSHHost) ([]*sshKey, error) {
+func (r *sshResolver) keys(h manifest.SSHHost) ([]*sshKey, error) {
 	switch {
-	case h.IdentityFile == "" && h.Mode == SSHCopy:
+	case h.IdentityFile == "" && h.Mode == manifest.SSHCopy:
 		return nil, errors.New("mode: copy needs an IdentityFile")
 	case h.IdentityFile == "":
 		own, err := r.ownAgent()
@@ -163,18 +164,18 @@ func (r *sshResolver) keys(h SSHHost) ([]*sshKey, error) {
 		key, err := r.publicFile(h)
 		return []*sshKey{key}, err
 	}
-	if key := r.files[h.IdentityFile]; key != nil && h.Mode != SSHCopy {
+	if key := r.files[h.IdentityFile]; key != nil && h.Mode != manifest.SSHCopy {
 		return []*sshKey{key}, nil
 	}
 	key, err := r.privateFile(h)
-	if err == nil && h.Mode != SSHCopy {
+	if err == nil && h.Mode != manifest.SSHCopy {
 		r.files[h.IdentityFile] = key
 	}
 	return []*sshKey{key}, err
 }
 
-func (r *sshResolver) publicFile(h SSHHost) (*sshKey, error) {
-	if h.Mode == SSHCopy {
+func (r *sshResolver) publicFile(h manifest.SSHHost) (*sshKey, error) {
+	if h.Mode == manifest.SSHCopy {
 		return nil, fmt.Errorf("mode: copy needs the private key, and %s is a public one", h.IdentityFile)
 	}
 	text, err := caller.ReadRegular(h.IdentityFile, maxKey)
@@ -201,7 +202,7 @@ func (r *sshResolver) publicFile(h SSHHost) (*sshKey, error) {
 	return r.upstream(h.IdentityFile, public), nil
 }
 
-func (r *sshResolver) privateFile(h SSHHost) (*sshKey, error) {
+func (r *sshResolver) privateFile(h manifest.SSHHost) (*sshKey, error) {
 	text, err := r.caller.ReadPrivate(h.IdentityFile, maxKey)
 	if err != nil {
 		return nil, err
@@ -210,7 +211,7 @@ func (r *sshResolver) privateFile(h SSHHost) (*sshKey, error) {
 	key.public, key.signer, err = sshagent.ParsePrivate(text, nil)
 	locked := errors.Is(err, sshagent.ErrLocked)
 	switch {
-	case h.Mode == SSHCopy && (err == nil || locked):
+	case h.Mode == manifest.SSHCopy && (err == nil || locked):
 		key.signer = copied{} // ssh inside asks for the passphrase
 		return key, nil
 	case err == nil:
@@ -260,7 +261,7 @@ func (p *Plan) agentKeys() []sshagent.Key {
 	for i, a := range p.ssh {
 		host := sshagent.Host{Keys: a.hostKeys, User: p.SSH[i].User}
 		for _, k := range a.keys {
-			if p.SSH[i].Mode == SSHCopy || k.signer == nil {
+			if p.SSH[i].Mode == manifest.SSHCopy || k.signer == nil {
 				continue
 			}
 			at := slices.IndexFunc(out, func(o sshagent.Key) bool { return holds([]sshagent.PublicKey{o.Public}, k.public) })
@@ -331,13 +332,13 @@ func (p *Plan) sshGuestFiles() []guestFile {
 		line("ForwardAgent", "no")
 		line("IdentitiesOnly", "yes")
 		socket := guestSSHSocket
-		if h.Mode == SSHCopy {
+		if h.Mode == manifest.SSHCopy {
 			socket = "none"
 		}
 		line("IdentityAgent", socket)
 		for n, k := range p.ssh[i].keys {
 			f := guestFile{fmt.Sprintf("key-%d-%d.pub", i+1, n+1), 0o644, nil}
-			if h.Mode == SSHCopy {
+			if h.Mode == manifest.SSHCopy {
 				f = guestFile{fmt.Sprintf("key-%d", i+1), 0o600, []byte(k.text.Reveal())}
 			} else if k.public != nil {
 				f.data = []byte(sshagent.Line(k.public) + "\n")
@@ -355,7 +356,7 @@ func (p *Plan) sshGuestFiles() []guestFile {
 
 // patterns are the names that an entry is for: its own, and its host's unless
 // another entry has that for its own, or one before it for its host's.
-func patterns(h SSHHost, named map[string]bool) string {
+func patterns(h manifest.SSHHost, named map[string]bool) string {
 	if named[h.HostName] {
 		return h.Host
 	}
@@ -367,7 +368,7 @@ func patterns(h SSHHost, named map[string]bool) string {
 func (p *Plan) sshWarnings() []string {
 	var out []string
 	for _, h := range p.SSH {
-		if h.Mode == SSHCopy {
+		if h.Mode == manifest.SSHCopy {
 			out = append(out, fmt.Sprintf("the ssh key %s is copied into the bottle for %s: the agent can read it, keep it and use it elsewhere", h.IdentityFile, h.Host))
 		}
 	}

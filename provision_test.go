@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 func TestPromptOption(t *testing.T) {
@@ -142,7 +143,7 @@ func TestGitIdentity(t *testing.T) {
 	}
 	s.write("home/.gitconfig", "[user]\n\tname = Home\n\temail = home@example.test\n[include]\n\tpath = more\n", 0o644)
 	s.write("home/more", "[user]\n\tname = Included\n", 0o644)
-	if got := s.good().Git; got == nil || *got != (Git{"Included", "home@example.test"}) {
+	if got := s.good().Git; got == nil || *got != (manifest.Git{Name: "Included", Email: "home@example.test"}) {
 		t.Errorf("of the user's configuration: %+v", got)
 	}
 	s.write("home/.gitconfig", "[user\n", 0o644)
@@ -152,7 +153,7 @@ func TestGitIdentity(t *testing.T) {
 	s = newScene(t, "git: {email: manifest@example.test}", "")
 	s.write("home/xdg/git/config", "[user]\n\tname = X\n\temail = x@example.test\n", 0o644)
 	s.env["XDG_CONFIG_HOME"] = s.path("home/xdg")
-	if got := s.good().Git; got == nil || *got != (Git{"X", "manifest@example.test"}) {
+	if got := s.good().Git; got == nil || *got != (manifest.Git{Name: "X", Email: "manifest@example.test"}) {
 		t.Errorf("the manifest's goes over it: %+v", got)
 	}
 }
@@ -195,7 +196,7 @@ func TestGitIdentityOfAnother(t *testing.T) {
 	give(uid)
 	s := newScene(t, "", "")
 	s.spec.Caller.Home, s.spec.Caller.UID, s.spec.Caller.GID = home, uid, uid
-	identity := func(dir string) Git {
+	identity := func(dir string) manifest.Git {
 		t.Helper()
 		s.spec.Caller.WorkDir = dir
 		g, err := gitIdentity(t.Context(), s.spec.Caller)
@@ -204,22 +205,22 @@ func TestGitIdentityOfAnother(t *testing.T) {
 		}
 		return g
 	}
-	if got := identity(work); got != (Git{"Mine", "work@example.test"}) {
+	if got := identity(work); got != (manifest.Git{Name: "Mine", Email: "work@example.test"}) {
 		t.Errorf("in the repository: %+v", got)
 	}
 	// A folder that the user cannot enter, as the test's own.
-	if got := identity(t.TempDir()); got != (Git{"Mine", "mine@example.test"}) {
+	if got := identity(t.TempDir()); got != (manifest.Git{Name: "Mine", Email: "mine@example.test"}) {
 		t.Errorf("in root's folder: %+v", got)
 	}
 	give(0)
-	if g, err := gitIdentity(t.Context(), s.spec.Caller); g != (Git{}) {
+	if g, err := gitIdentity(t.Context(), s.spec.Caller); g != (manifest.Git{}) {
 		t.Errorf("of a home that is root's: %+v, %v", g, err)
 	}
 }
 
 // TestGitConfig has the real git read what was written.
 func TestGitConfig(t *testing.T) {
-	want := Git{"A \"Quoted\" \\ Pers;on #1\nbelow", " sp@ce.test "}
+	want := manifest.Git{Name: "A \"Quoted\" \\ Pers;on #1\nbelow", Email: " sp@ce.test "}
 	for name, old := range map[string]string{
 		"none": "", "the image's": "[user]\n\tname = Image\n[alias]\n\tst = status", "continued": "[a]\nb = \"c\"\n",
 	} {

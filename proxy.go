@@ -19,6 +19,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -31,7 +32,7 @@ func (l *launch) makeAnyProxy(ctx context.Context) error {
 	if err := l.step(ctx, "proxy files", l.writeProxyFiles); err != nil {
 		return err
 	}
-	if l.plan.Proxy.Kind == ProxyPipelock {
+	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
 		if err := l.step(ctx, "proxy image", l.makeProxyRoot); err != nil {
 			return err
 		}
@@ -60,7 +61,7 @@ func (l *launch) makeAnyProxy(ctx context.Context) error {
 // to choose another.
 func proxyHint(ctx context.Context, p Proxy, err error) error {
 	// A name that is taken is not the proxy's fault, nor is another's failure.
-	if err == nil || p.Kind != ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
+	if err == nil || p.Kind != manifest.ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
 		return err
 	}
 	return &hint.Error{

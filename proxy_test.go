@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 const shapeRef = "registry.test/pipelock:2.3.0"
@@ -119,7 +120,7 @@ func TestProxyImageRuns(t *testing.T) {
 	e := openEngine(t)
 	digest := putShape(t, "/pipelock", "serve")
 	plan := shapePlan(t, e)
-	if plan.Proxy != (Proxy{Kind: ProxyPipelock, Image: shapeRef, Digest: digest, Version: "2.3.0"}) {
+	if plan.Proxy != (Proxy{Kind: manifest.ProxyPipelock, Image: shapeRef, Digest: digest, Version: "2.3.0"}) {
 		t.Errorf("the plan's proxy is %+v", plan.Proxy)
 	}
 	b, err := e.Launch(t.Context(), plan)

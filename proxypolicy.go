@@ -12,6 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // reloadTimeout bounds the wait for a proxy to say that it has a new policy.
@@ -127,7 +128,7 @@ func (e *Engine) applyPolicy(ctx context.Context, name string, s proxyState) err
 	if err != nil {
 		return err
 	}
-	if s.Kind == ProxyPipelock || len(d.Private) > 0 {
+	if s.Kind == manifest.ProxyPipelock || len(d.Private) > 0 {
 		if err := e.net.SetDestinations(ctx, e.dir(name), d); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/netns"
 )
 
@@ -36,14 +37,14 @@ func (e *Engine) proxyStateFile(name string) string {
 
 // configFile is the name of the proxy's configuration, in its folder config.
 func (s proxyState) configFile() string {
-	if s.Kind == ProxyPipelock {
+	if s.Kind == manifest.ProxyPipelock {
 		return "pipelock.yaml"
 	}
 	return "proxy.json"
 }
 
 func (s proxyState) config() ([]byte, error) {
-	if s.Kind == ProxyPipelock {
+	if s.Kind == manifest.ProxyPipelock {
 		policy, err := s.Entries.Policy()
 		if err != nil {
 			return nil, err
@@ -103,7 +104,7 @@ func (s proxyState) destinations() (netns.Destinations, error) {
 	if len(policy.PrivateNames) > 0 {
 		d.Private = append(d.Private, egress.PrivateNets()...)
 	}
-	if s.Kind == ProxyPipelock {
+	if s.Kind == manifest.ProxyPipelock {
 		d.Ports = policy.Ports()
 	}
 	return d, nil
@@ -164,7 +165,7 @@ func (p *Plan) proxyState() proxyState {
 // proxyCommand is what the proxy's task is started with.
 func (s proxyState) command() []string {
 	config := "/config/" + s.configFile()
-	if s.Kind == ProxyPipelock {
+	if s.Kind == manifest.ProxyPipelock {
 		return []string{"run", "--listen", proxyListen, "--config", config}
 	}
 	return []string{"/bottle", "proxy", "--config", config}

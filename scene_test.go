@@ -6,12 +6,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // fakeHost answers as it is told. The real one is tested with containerd.
@@ -56,17 +58,17 @@ func newScene(t *testing.T, bottle, agent string) *scene {
 	return sceneOf(t, fmt.Sprintf("version: 1\nbottles:\n  dev: {%s}\nagents:\n  impl: {bottle: dev%s}\n", bottle, agent))
 }
 
-func sceneOf(t *testing.T, manifest string) *scene {
+func sceneOf(t *testing.T, file string) *scene {
 	t.Helper()
 	root := t.TempDir()
 	s := &scene{t: t, env: map[string]string{}, host: &fakeHost{images: map[string]ImageInfo{
 		defaultRef: {Ref: defaultRef, Cmd: []string{"claude"}, User: "node"},
 	}}}
-	s.spec = Spec{Agent: "impl", Proxy: ProxyBuiltin, Caller: caller.Caller{
+	s.spec = Spec{Agent: "impl", Proxy: manifest.ProxyBuiltin, Caller: caller.Caller{
 		Getenv:  func(name string) (string, bool) { v, ok := s.env[name]; return v, ok },
 		WorkDir: filepath.Join(root, "work"), Home: filepath.Join(root, "home"), UID: os.Getuid(), GID: os.Getgid(),
 	}}
-	s.write("work/bottle.yaml", manifest, 0o644)
+	s.write("work/bottle.yaml", file, 0o644)
 	s.mkdir("home/.claude/skills")
 	return s
 }
@@ -159,3 +161,6 @@ func (s *scene) bad(want ...string) {
 		}
 	}
 }
+
+// secrets matches the secret values of these tests, encoded ones too.
+var secrets = regexp.MustCompile(`(?i)hunter|9182736|aHVudGVy`)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -127,7 +128,7 @@ func (s *Session) storeEnv(guest string, vars []EnvVar) (string, error) {
 	name := "env-" + rand.Text()
 	s.envFile = filepath.Join(guest, name)
 	for i, v := range vars {
-		if v.Source == SourceLiteral {
+		if v.Source == manifest.SourceLiteral {
 			vars[i].Secret = secret.New(v.Literal)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // configCommand groups what looks at a manifest and at nothing else: its
@@ -21,7 +22,7 @@ func (a *app) configCommand() *cobra.Command {
 }
 
 // readManifest reads the manifest that a run would.
-func (a *app) readManifest() (*bottle.Manifest, caller.Caller, error) {
+func (a *app) readManifest() (*manifest.Manifest, caller.Caller, error) {
 	c := caller.Current()
 	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
 	return m, c, err
@@ -88,7 +89,7 @@ func (a *app) configSchemaCommand() *cobra.Command {
 		Short: "Print the manifest's JSON Schema, for editors",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := a.stdout.Write(bottle.Schema)
+			_, err := a.stdout.Write(manifest.Schema)
 			return err
 		},
 	}

@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 // inFolder runs bottle's whole program in a folder, for commands that need no
@@ -31,7 +31,7 @@ func TestInit(t *testing.T) {
 		t.Fatalf("exit %d, %q, %q", code, out, errs)
 	}
 	text, err := os.ReadFile(path)
-	if err != nil || !bytes.Equal(text, bottle.Starter) {
+	if err != nil || !bytes.Equal(text, manifest.Starter) {
 		t.Fatalf("wrote %q, %v", text, err)
 	}
 	if _, errs, code := inFolder(t, dir, "config", "check"); code != 0 || errs != path+" is good: 1 bottle, 1 agent.\n" {
@@ -70,7 +70,7 @@ func TestInitOfAnother(t *testing.T) {
 	t.Setenv("HOME", home)
 	path := filepath.Join(home, ".config/bottle/bottle.yaml")
 	c := caller.Caller{WorkDir: home, Home: home, UID: 4242, GID: 4243}
-	if got, err := bottle.WriteStarter(path, c); err != nil || got != path {
+	if got, err := manifest.WriteStarter(path, c); err != nil || got != path {
 		t.Fatalf("got %s, %v", got, err)
 	}
 	for p := path; p != home; p = filepath.Dir(p) {
@@ -87,7 +87,7 @@ func TestInitOfAnother(t *testing.T) {
 	if err := os.Symlink(elsewhere, filepath.Join(c.Home, ".config")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := bottle.WriteStarter(filepath.Join(c.Home, ".config/bottle/bottle.yaml"), c); err == nil {
+	if got, err := manifest.WriteStarter(filepath.Join(c.Home, ".config/bottle/bottle.yaml"), c); err == nil {
 		t.Errorf("wrote %s", got)
 	}
 	if made, err := os.ReadDir(elsewhere); err != nil || len(made) > 0 {
@@ -146,7 +146,7 @@ agent other
 		t.Errorf("exit %d, %q\ngot\n%s\nwant\n%s", code, errs, out, want)
 	}
 	out, _, code = inFolder(t, dir, "config", "show", "impl", "--json")
-	var list []bottle.Description
+	var list []manifest.Description
 	if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 {
 		t.Fatalf("exit %d, %v: %s", code, err, out)
 	}
@@ -178,7 +178,7 @@ func TestConfigCheck(t *testing.T) {
 
 func TestConfigSchema(t *testing.T) {
 	out, errs, code := inFolder(t, t.TempDir(), "config", "schema")
-	if code != 0 || errs != "" || out != string(bottle.Schema) {
+	if code != 0 || errs != "" || out != string(manifest.Schema) {
 		t.Errorf("exit %d, %q, %d bytes", code, errs, len(out))
 	}
 }

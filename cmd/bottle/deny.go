@@ -8,12 +8,13 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 func (a *app) denyCommand() *cobra.Command {
 	return a.policyCommand(policyVerb{
 		use: "deny NAME HOST[:PORT]", short: "Keep a bottle that runs from a host", args: textDenyArgs,
-		change: (*bottle.Engine).Deny, save: bottle.SaveDeny, done: textDenied, already: textDeniedAlready,
+		change: (*bottle.Engine).Deny, save: manifest.SaveDeny, done: textDenied, already: textDeniedAlready,
 	})
 }
 

@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -14,7 +14,7 @@ func (a *app) initCommand() *cobra.Command {
 		Long:  textInitLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := bottle.WriteStarter(a.manifest, caller.Current())
+			path, err := manifest.WriteStarter(a.manifest, caller.Current())
 			if err != nil {
 				return err
 			}

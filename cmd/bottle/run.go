@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 type runFlags struct {
@@ -159,7 +160,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 // askSecrets asks for the variables that the manifest has asked at launch.
 func (a *app) askSecrets(plan *bottle.Plan) error {
 	for i, v := range plan.Env {
-		if v.Source != bottle.SourcePrompt {
+		if v.Source != manifest.SourcePrompt {
 			continue
 		}
 		s, err := a.readSecret(v.Ask)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 const (
@@ -195,11 +196,11 @@ func orNothing(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-func variables(env []bottle.EnvDescription) []string {
+func variables(env []manifest.EnvDescription) []string {
 	var out []string
 	for _, v := range env {
 		switch {
-		case v.Source == bottle.SourceLiteral:
+		case v.Source == manifest.SourceLiteral:
 			out = append(out, v.Name)
 		case v.From != "" && v.From != v.Name:
 			out = append(out, fmt.Sprintf("%s (%s from %s)", v.Name, v.Source, v.From))
@@ -210,10 +211,10 @@ func variables(env []bottle.EnvDescription) []string {
 	return out
 }
 
-func plannedEnv(env []bottle.EnvVar) []bottle.EnvDescription {
-	out := make([]bottle.EnvDescription, len(env))
+func plannedEnv(env []bottle.EnvVar) []manifest.EnvDescription {
+	out := make([]manifest.EnvDescription, len(env))
 	for i, v := range env {
-		out[i] = bottle.EnvDescription{Name: v.Name, Source: v.Source, From: v.From, Ask: v.Ask}
+		out[i] = manifest.EnvDescription{Name: v.Name, Source: v.Source, From: v.From, Ask: v.Ask}
 	}
 	return out
 }
@@ -225,14 +226,14 @@ func prompt(bytes int) string {
 	return fmt.Sprintf("%d bytes", bytes)
 }
 
-func sshHosts(hosts []bottle.SSHHost) []string {
+func sshHosts(hosts []manifest.SSHHost) []string {
 	var out []string
 	for _, h := range hosts {
 		key := "no key"
 		switch {
 		case h.IdentityFile == "" && h.Keys == nil:
 			key = "the keys of your ssh agent, if you have one" // nobody was asked
-		case h.Mode == bottle.SSHCopy:
+		case h.Mode == manifest.SSHCopy:
 			key = "the key " + h.IdentityFile + " is copied"
 		case h.IdentityFile != "":
 			key = "signed for by " + h.IdentityFile
@@ -244,7 +245,7 @@ func sshHosts(hosts []bottle.SSHHost) []string {
 	return out
 }
 
-func limits(l bottle.Limits) string {
+func limits(l manifest.Limits) string {
 	s := fmt.Sprintf("memory %s, disk %s, %d processes", size(l.Memory), size(l.Disk), l.Pids)
 	if l.CPUs > 0 {
 		s += fmt.Sprintf(", %g CPUs", l.CPUs)

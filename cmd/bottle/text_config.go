@@ -6,7 +6,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 const (
@@ -32,7 +32,7 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-func printDescriptions(w io.Writer, list []bottle.Description) error {
+func printDescriptions(w io.Writer, list []manifest.Description) error {
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(w, textNoAgents)
 		return err
@@ -47,7 +47,7 @@ func printDescriptions(w io.Writer, list []bottle.Description) error {
 	return t.Flush()
 }
 
-func printDescription(w io.Writer, d bottle.Description) {
+func printDescription(w io.Writer, d manifest.Description) {
 	row := func(name, value string) { _, _ = fmt.Fprintf(w, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(w, "agent %s\n", d.Agent)
 	row("bottle", fmt.Sprintf("%s, of %s", d.Bottle, d.ManifestPath))
@@ -74,7 +74,7 @@ func printDescription(w io.Writer, d bottle.Description) {
 	row("limits", limits(d.Limits))
 }
 
-func buildLine(b *bottle.BuildDescription) string {
+func buildLine(b *manifest.BuildDescription) string {
 	parts := []string{b.Context}
 	for _, p := range []struct{ name, value string }{
 		{"dockerfile", b.Dockerfile}, {"target", b.Target},

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 const (
@@ -282,11 +283,11 @@ func proxyText(p bottle.Proxy) string {
 }
 
 // showPipelock prints the configuration that pipelock gets for an agent.
-func (a *app) showPipelock(m *bottle.Manifest, agent string) error {
+func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 	if agent == "" {
 		return usage(textNoPipelock)
 	}
-	conf, err := m.PipelockConfig(agent)
+	conf, err := bottle.PipelockConfig(m, agent)
 	if err != nil {
 		return err
 	}
@@ -301,7 +302,7 @@ func (a *app) showLearnt(plan *bottle.Plan, hosts []bottle.HostSummary) {
 	if len(entries) == 0 {
 		return
 	}
-	patch, err := bottle.PatchAllow(plan.Manifest, plan.Bottle, entries)
+	patch, err := manifest.PatchAllow(plan.Manifest, plan.Bottle, entries)
 	if err == nil && patch != "" {
 		a.note(textLearnt, filepath.Dir(plan.Manifest))
 		a.errorf("%s", patch)

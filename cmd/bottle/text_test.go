@@ -15,6 +15,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -31,20 +32,20 @@ func fullPlan() *bottle.Plan {
 		Image: "docker.io/library/claude-bottle:latest", Runtime: "runc",
 		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
 		Env: []bottle.EnvVar{
-			{Name: "LOG_LEVEL", Source: bottle.SourceLiteral, Literal: "hunter2"},
-			{Name: "GITHUB_TOKEN", Source: bottle.SourceForwarded, From: "GITHUB_TOKEN", Secret: secret.New("hunter2")},
-			{Name: "NPM_TOKEN", Source: bottle.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: secret.New("hunter2")},
+			{Name: "LOG_LEVEL", Source: manifest.SourceLiteral, Literal: "hunter2"},
+			{Name: "GITHUB_TOKEN", Source: manifest.SourceForwarded, From: "GITHUB_TOKEN", Secret: secret.New("hunter2")},
+			{Name: "NPM_TOKEN", Source: manifest.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: secret.New("hunter2")},
 			{Name: "GIVEN", Source: bottle.SourceArgument, Secret: secret.New("hunter2")},
-			{Name: "API_KEY", Source: bottle.SourcePrompt, Ask: "API key"},
-			{Name: "KEY", Source: bottle.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
+			{Name: "API_KEY", Source: manifest.SourcePrompt, Ask: "API key"},
+			{Name: "KEY", Source: manifest.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
 		},
-		Egress:  bottle.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
+		Egress:  manifest.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
 		Proxy:   bottle.Proxy{Kind: "builtin"},
 		Network: bottle.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
-		Limits:  bottle.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
+		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
-		SSH:      []bottle.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: bottle.SSHAgent}},
-		Git:      &bottle.Git{Name: "A Person", Email: "a@example.com"},
+		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: manifest.SSHAgent}},
+		Git:      &manifest.Git{Name: "A Person", Email: "a@example.com"},
 		Warnings: []string{"runtime runc: less is kept apart", "the host is odd"},
 	}
 }
@@ -53,7 +54,7 @@ func TestPrintPlan(t *testing.T) {
 	var got bytes.Buffer
 	bare := &bottle.Plan{
 		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1", Folder: "/home/me/work", Target: "/workspace", Pull: "docker.io/library/base:1",
-		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: bottle.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
+		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
 	}
 	for _, p := range []*bottle.Plan{fullPlan(), bare} {
 		if err := printPlan(&got, p); err != nil {
@@ -118,7 +119,7 @@ func TestNothingObeyed(t *testing.T) {
 		"plan":        func(a *app) error { return a.showPlan(p, false) },
 		"plan's JSON": func(a *app) error { return a.showPlan(p, true) },
 		"config": func(a *app) error {
-			return printDescriptions(a.stdout, []bottle.Description{{Agent: "x", Image: hostile, Skills: []string{hostile}}})
+			return printDescriptions(a.stdout, []manifest.Description{{Agent: "x", Image: hostile, Skills: []string{hostile}}})
 		},
 		"list": func(a *app) error {
 			return a.printList([]bottle.Status{{Name: hostile, Agent: hostile, Image: hostile, Status: hostile}})

@@ -12,10 +12,11 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/scripts/bench/turns"
 )
 
-const manifest = `version: 1
+const benchManifest = `version: 1
 bottles:
   bench: {image: "bottle-demo:latest", egress: {allow: [allowed.test]}}
 agents:
@@ -32,7 +33,7 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(manifest), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(benchManifest), 0o600); err != nil {
 		return nil, err
 	}
 	cfg := bottle.ConfigFromEnv(os.Getenv)
@@ -48,7 +49,7 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 		return nil, err
 	}
 	return &bottled{engine: e, spec: bottle.Spec{
-		Agent: "bench", Proxy: bottle.ProxyBuiltin,
+		Agent: "bench", Proxy: manifest.ProxyBuiltin,
 		Caller: caller.Caller{
 			Getenv:  func(string) (string, bool) { return "", false },
 			WorkDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid(),

@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"fmt"
@@ -152,7 +152,7 @@ func lasts(t *testing.T, times int, fn func()) time.Duration {
 func TestHostileManifests(t *testing.T) {
 	good := []byte(stretch("version: 1\nbottles: {dev: {}}\nagents:\n  a:\n    bottle: dev\n    prompt: |\n", "      A line of a long prompt.\n", ""))
 	harmless := lasts(t, 5, func() {
-		if _, err := ParseManifest("good.yaml", good); err != nil {
+		if _, err := Parse("good.yaml", good); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -162,7 +162,7 @@ func TestHostileManifests(t *testing.T) {
 			t.Errorf("%s: %d bytes", h.name, len(data))
 		}
 		var err error
-		took := lasts(t, 1, func() { _, err = ParseManifest("bad.yaml", data) })
+		took := lasts(t, 1, func() { _, err = Parse("bad.yaml", data) })
 		library := lasts(t, 1, func() {
 			var n yaml.Node
 			_ = yaml.Load(data, &n) // most are no YAML

@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"bytes"
@@ -97,7 +97,7 @@ func byHand(file, what string) error {
 // parses the result: it must say the same but for the entry.
 func addToManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
 	hint := fmt.Sprintf("add %s under bottles, %s, egress, allow", rule, bottleName)
-	before, err := ParseManifest(file, data)
+	before, err := Parse(file, data)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func addToManifest(file, bottleName string, data []byte, rule egress.Rule) ([]by
 
 func dropFromManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
 	hint := fmt.Sprintf("take %s out under bottles, %s, egress, allow", rule, bottleName)
-	before, err := ParseManifest(file, data)
+	before, err := Parse(file, data)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func dropFromManifest(file, bottleName string, data []byte, rule egress.Rule) ([
 
 // sameBut tells whether a text is the manifest before with another list.
 func sameBut(before *Manifest, file, bottleName string, data []byte, allow []string) bool {
-	after, err := ParseManifest(file, data)
+	after, err := Parse(file, data)
 	if err != nil || !slices.Equal(after.Bottles[bottleName].Egress.Allow, allow) {
 		return false
 	}
@@ -161,12 +161,12 @@ func sameBut(before *Manifest, file, bottleName string, data []byte, allow []str
 
 // withoutPositions is a manifest without where in the text its variables stand.
 func withoutPositions(m *Manifest) *Manifest {
-	out := &Manifest{Path: m.Path, Agents: m.Agents, Bottles: map[string]*BottleConfig{}}
+	out := &Manifest{Path: m.Path, Agents: m.Agents, Bottles: map[string]*Bottle{}}
 	for name, b := range m.Bottles {
 		c := *b
 		c.Env = slices.Clone(b.Env)
 		for i := range c.Env {
-			c.Env[i].at = position{}
+			c.Env[i].At = position{}
 		}
 		out.Bottles[name] = &c
 	}

@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"cmp"
@@ -20,7 +20,7 @@ import (
 )
 
 // ParseManifest checks a manifest's text; path is for messages and for Path.
-func ParseManifest(path string, data []byte) (m *Manifest, err error) {
+func Parse(path string, data []byte) (m *Manifest, err error) {
 	d := &decoder{file: path}
 	if len(data) > maxManifest {
 		d.failAt(position{path, 1, 1}, "the manifest is larger than %s: make it smaller, a long prompt can stand in a skill", units.BytesSize(maxManifest))
@@ -42,7 +42,7 @@ func ParseManifest(path string, data []byte) (m *Manifest, err error) {
 	if !ok {
 		return nil, d.problems.Err()
 	}
-	m = &Manifest{Path: path, Bottles: map[string]*BottleConfig{}, Agents: map[string]*AgentConfig{}}
+	m = &Manifest{Path: path, Bottles: map[string]*Bottle{}, Agents: map[string]*Agent{}}
 	d.manifest(root, m)
 	if err := d.problems.Err(); err != nil {
 		return nil, err
@@ -89,8 +89,8 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 	}
 }
 
-func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
-	b := &BottleConfig{}
+func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
+	b := &Bottle{}
 	what := "bottle " + quoted(key.Value)
 	d.name(key, "a bottle's name")
 	image := false
@@ -119,8 +119,8 @@ func (d *decoder) bottle(key, n *yaml.Node) *BottleConfig {
 	return b
 }
 
-func (d *decoder) build(n *yaml.Node) *BuildConfig {
-	b := &BuildConfig{Args: map[string]string{}, Secrets: map[string]string{}}
+func (d *decoder) build(n *yaml.Node) *Build {
+	b := &Build{Args: map[string]string{}, Secrets: map[string]string{}}
 	pairs := func(what string, out map[string]string) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			d.entries(n, what, func(key, value *yaml.Node) {
@@ -138,18 +138,18 @@ func (d *decoder) build(n *yaml.Node) *BuildConfig {
 	return b
 }
 
-func (d *decoder) env(n *yaml.Node) []EnvConfig {
-	var out []EnvConfig
+func (d *decoder) env(n *yaml.Node) []Variable {
+	var out []Variable
 	d.entries(n, "env", func(key, value *yaml.Node) {
 		if !ValidEnvName(key.Value) {
 			d.fail(key, "%s is no name of a variable: letters, digits and _ only, and no digit first", shown(key.Value))
 			return
 		}
-		if reserved(key.Value) {
+		if ReservedEnvName(key.Value) {
 			d.fail(key, "%s is bottle's own, as the agent reaches the network through the proxy alone: take it out", key.Value)
 			return
 		}
-		v := EnvConfig{Name: key.Value, at: d.at(key)}
+		v := Variable{Name: key.Value, At: d.at(key)}
 		if d.variable(value, &v) {
 			out = append(out, v)
 		}
@@ -157,7 +157,7 @@ func (d *decoder) env(n *yaml.Node) []EnvConfig {
 	return out
 }
 
-func (d *decoder) variable(n *yaml.Node, v *EnvConfig) bool {
+func (d *decoder) variable(n *yaml.Node, v *Variable) bool {
 	target := d.follow(n)
 	switch {
 	case target.Kind == yaml.ScalarNode && target.Tag == "!!null":
@@ -224,8 +224,8 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 	return out
 }
 
-func (d *decoder) proxy(n *yaml.Node) ProxyConfig {
-	var p ProxyConfig
+func (d *decoder) proxy(n *yaml.Node) Proxy {
+	var p Proxy
 	var imageNode *yaml.Node
 	d.mapping(n, "proxy", map[string]func(*yaml.Node){
 		"kind": func(n *yaml.Node) {
@@ -287,7 +287,7 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 		case strings.ContainsAny(h.Host+h.HostName+h.User, " \t*?!#\"'"):
 			d.fail(item, "Host, HostName and User of an entry of ssh have to be single names: take out spaces, quotes and patterns")
 		default:
-			if _, err := egress.ParseSSHRule(h.destination()); err != nil {
+			if _, err := egress.ParseSSHRule(h.Destination()); err != nil {
 				d.fail(item, "%s", err)
 				return
 			}
@@ -317,7 +317,7 @@ func (d *decoder) sshMode(n *yaml.Node) string {
 	return s
 }
 
-func (h SSHHost) destination() string { return h.HostName + ":" + strconv.Itoa(h.Port) }
+func (h SSHHost) Destination() string { return h.HostName + ":" + strconv.Itoa(h.Port) }
 
 func (d *decoder) git(n *yaml.Node) *Git {
 	g := &Git{}
@@ -370,8 +370,8 @@ func (d *decoder) size(n *yaml.Node, what string) int64 {
 	return v
 }
 
-func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *AgentConfig {
-	a := &AgentConfig{}
+func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
+	a := &Agent{}
 	what := "agent " + quoted(key.Value)
 	if !printable(key.Value) {
 		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")

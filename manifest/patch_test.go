@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"fmt"
@@ -31,7 +31,7 @@ func TestPatchAllow(t *testing.T) {
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			before, err := ParseManifest(file, []byte(text))
+			before, err := Parse(file, []byte(text))
 			if err != nil {
 				t.Fatal(err)
 			}

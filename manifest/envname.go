@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"regexp"
@@ -13,6 +13,6 @@ func ValidEnvName(name string) bool { return envName.MatchString(name) }
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // reserved tells whether a variable is bottle's to set.
-func reserved(name string) bool {
+func ReservedEnvName(name string) bool {
 	return slices.Contains([]string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}, strings.ToUpper(name))
 }

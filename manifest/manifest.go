@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"errors"
@@ -16,17 +16,17 @@ import (
 // possible without a host.
 type Manifest struct {
 	Path    string
-	Bottles map[string]*BottleConfig
-	Agents  map[string]*AgentConfig
+	Bottles map[string]*Bottle
+	Agents  map[string]*Agent
 }
 
 // BottleConfig is an environment as the manifest describes it.
-type BottleConfig struct {
+type Bottle struct {
 	Image  string // as written; empty: the default
-	Build  *BuildConfig
-	Env    []EnvConfig // in the manifest's order
+	Build  *Build
+	Env    []Variable // in the manifest's order
 	Egress Egress
-	Proxy  ProxyConfig
+	Proxy  Proxy
 	SSH    []SSHHost // IdentityFile as written
 	Git    *Git
 	Limits Limits // zero: the default
@@ -34,7 +34,7 @@ type BottleConfig struct {
 
 // BuildConfig says how an image is built. Without an image's name it has arguments
 // and secrets only, which are for the default image.
-type BuildConfig struct {
+type Build struct {
 	Context, Dockerfile, Target string
 	Args                        map[string]string
 	Secrets                     map[string]string
@@ -42,23 +42,23 @@ type BuildConfig struct {
 
 // EnvConfig is one variable as the manifest describes it. Exactly one of the
 // fields behind Name says where the value comes from.
-type EnvConfig struct {
+type Variable struct {
 	Name    string
 	Literal *string
 	From    string // a variable of the caller's; Name itself when none is named
 	Prompt  string // a question
 	File    string // as written
-	at      position
+	At      position
 }
 
 // ProxyConfig says which proxy enforces the policy; empty: the defaults.
-type ProxyConfig struct {
+type Proxy struct {
 	Kind  string // ProxyPipelock or ProxyBuiltin
 	Image string // pipelock's, as written
 }
 
 // AgentConfig is a command, with what it is told, in a bottle.
-type AgentConfig struct {
+type Agent struct {
 	Bottle  string
 	Command []string // empty: the image's
 	Prompt  string
@@ -75,11 +75,11 @@ var manifestNames = []string{"bottle.yaml", "bottle.yml", "bottle.json"}
 const homeManifests = ".config/bottle"
 
 // ErrNoManifest is wrapped when no manifest is found.
-var ErrNoManifest = errors.New("no manifest found")
+var ErrNotFound = errors.New("no manifest found")
 
 // FindManifest returns the path of the manifest that holds for a folder: the
 // nearest one in it or above it, else the one in home's .config/bottle.
-func FindManifest(workDir, home string) (string, error) {
+func Find(workDir, home string) (string, error) {
 	dirs := []string{}
 	for dir := workDir; ; dir = filepath.Dir(dir) {
 		dirs = append(dirs, dir)
@@ -99,7 +99,7 @@ func FindManifest(workDir, home string) (string, error) {
 		}
 	}
 	return "", &hint.Error{
-		Err: fmt.Errorf("%w (looked for %s in %s and above, and in %s)", ErrNoManifest,
+		Err: fmt.Errorf("%w (looked for %s in %s and above, and in %s)", ErrNotFound,
 			strings.Join(manifestNames, ", "), workDir, dirs[len(dirs)-1]),
 		Hint: "write one with bottle init, or name one with --manifest",
 	}
@@ -107,7 +107,7 @@ func FindManifest(workDir, home string) (string, error) {
 
 // LoadManifest reads and checks a manifest. The error tells every mistake that
 // was found, each with file, line and column.
-func LoadManifest(path string) (*Manifest, error) {
+func Load(path string) (*Manifest, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, &hint.Error{Err: fmt.Errorf("read the manifest: %w", err), Hint: "name an existing one with --manifest"}
@@ -117,11 +117,11 @@ func LoadManifest(path string) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the manifest: %w", err)
 	}
-	return ParseManifest(path, data)
+	return Parse(path, data)
 }
 
 // agent returns an agent and the bottle it lives in.
-func (m *Manifest) agent(name string) (*AgentConfig, *BottleConfig, error) {
+func (m *Manifest) Lookup(name string) (*Agent, *Bottle, error) {
 	a, ok := m.Agents[name]
 	if !ok {
 		names := sortedKeys(m.Agents)

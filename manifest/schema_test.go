@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"bytes"
@@ -215,7 +215,7 @@ func TestSchemaEqualsParser(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, perr := ParseManifest(name, data)
+		_, perr := Parse(name, data)
 		doc, readable := readDocument(name, data)
 		var places []string
 		if readable {
@@ -286,7 +286,7 @@ func TestSchemaHasTheParsersKeys(t *testing.T) {
 		"limits":   {`{bottles: {a: {limits: {xxxxxxxxxxxxxxxx: 1}}}}`, schema.Defs["limits"].Properties},
 		"agent":    {`{bottles: {a: {}}, agents: {b: {bottle: a, xxxxxxxxxxxxxxxx: 1}}}`, schema.Defs["agent"].Properties},
 	} {
-		_, err := ParseManifest("m.yaml", []byte(c.manifest))
+		_, err := Parse("m.yaml", []byte(c.manifest))
 		if err == nil {
 			t.Fatalf("%s: an unknown key is none", name)
 		}
@@ -309,7 +309,7 @@ func TestStarter(t *testing.T) {
 		t.Fatal("nothing was put in")
 	}
 	for _, text := range [][]byte{Starter, whole} {
-		m, err := ParseManifest("bottle.yaml", text)
+		m, err := Parse("bottle.yaml", text)
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, text)
 		}
@@ -332,7 +332,7 @@ func TestStarter(t *testing.T) {
 			}
 		}
 	}
-	m, _ := ParseManifest("bottle.yaml", whole)
+	m, _ := Parse("bottle.yaml", whole)
 	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 3 || len(b.SSH) != 1 || b.Git == nil {
 		t.Errorf("not all was put in: %+v", b)
 	}

@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ func TestBadManifests(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := filepath.Base(path)
-		if _, err = ParseManifest(name, data); err == nil {
+		if _, err = Parse(name, data); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		for _, e := range hint.Split(err) {
@@ -93,12 +93,12 @@ func at(lines []string, i int) string {
 
 func TestManifestTooLarge(t *testing.T) {
 	data := []byte("version: 1\n#" + strings.Repeat("x", maxManifest))
-	_, err := ParseManifest("big.yaml", data)
+	_, err := Parse("big.yaml", data)
 	if err == nil || !strings.Contains(err.Error(), "larger than 1MiB") {
 		t.Fatalf("got %v", err)
 	}
 	checkMessage(t, err.Error())
-	if _, err := ParseManifest("big.yaml", data[:maxManifest]); err != nil {
+	if _, err := Parse("big.yaml", data[:maxManifest]); err != nil {
 		t.Errorf("at the limit: %v", err)
 	}
 }
@@ -119,42 +119,42 @@ func TestBillionLaughsIsBounded(t *testing.T) {
 			t.Errorf("ended after %d values, want %d", d.visited, maxNodes+1)
 		}
 	}()
-	d.manifest(root, &Manifest{Bottles: map[string]*BottleConfig{}, Agents: map[string]*AgentConfig{}})
+	d.manifest(root, &Manifest{Bottles: map[string]*Bottle{}, Agents: map[string]*Agent{}})
 }
 
 func loadGood(t *testing.T, name string) *Manifest {
 	t.Helper()
-	m, err := LoadManifest(filepath.Join("testdata/good", name))
+	m, err := Load(filepath.Join("testdata/good", name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.Path = ""
 	for _, b := range m.Bottles {
 		for i := range b.Env {
-			if b.Env[i].at.line == 0 {
+			if b.Env[i].At.line == 0 {
 				t.Errorf("%s: %s has no position", name, b.Env[i].Name)
 			}
-			b.Env[i].at = position{}
+			b.Env[i].At = position{}
 		}
 	}
 	return m
 }
 
 func TestGoodManifest(t *testing.T) {
-	literal := func(name, value string) EnvConfig { return EnvConfig{Name: name, Literal: &value} }
+	literal := func(name, value string) Variable { return Variable{Name: name, Literal: &value} }
 	want := &Manifest{
-		Bottles: map[string]*BottleConfig{
+		Bottles: map[string]*Bottle{
 			"bare": {},
-			"mirrors": {Build: &BuildConfig{
+			"mirrors": {Build: &Build{
 				Args: map[string]string{"BASE": "debian:1"}, Secrets: map[string]string{"sources": "sources.list"},
 			}},
 			"dev": {
 				Image: "registry.example/claude:1",
-				Build: &BuildConfig{
+				Build: &Build{
 					Context: ".", Dockerfile: "Dockerfile", Target: "final",
 					Args: map[string]string{"VERSION": "1.20", "DEBUG": "true"}, Secrets: map[string]string{"npm": "NPM_TOKEN"},
 				},
-				Env: []EnvConfig{
+				Env: []Variable{
 					literal("LOG_LEVEL", "debug"), literal("NUMBER", "0x10"), literal("YES", "yes"), literal("EMPTY", ""),
 					literal("LINES", "a=b\n'c' \"d\" é 😀\n"),
 					{Name: "GITHUB_TOKEN", From: "GITHUB_TOKEN"},
@@ -166,7 +166,7 @@ func TestGoodManifest(t *testing.T) {
 					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7"},
 					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
 				},
-				Proxy: ProxyConfig{Kind: ProxyPipelock, Image: "registry.example/pipelock:2.3.0"},
+				Proxy: Proxy{Kind: ProxyPipelock, Image: "registry.example/pipelock:2.3.0"},
 				SSH: []SSHHost{
 					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy},
 					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},
@@ -175,7 +175,7 @@ func TestGoodManifest(t *testing.T) {
 				Limits: Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096},
 			},
 		},
-		Agents: map[string]*AgentConfig{
+		Agents: map[string]*Agent{
 			"impl": {
 				Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
 				Prompt: "You are …\nTwice.\n", Skills: []string{"review", "write tests"},
@@ -204,18 +204,18 @@ func TestGoodAliases(t *testing.T) {
 
 // JSON under another name is JSON all the same, and its positions are right.
 func TestJSONPositions(t *testing.T) {
-	_, err := ParseManifest("m", []byte("{\n \"version\": 1, \"bottles\": {\"é\\ud83d\\ude00\":\n\t7}}"))
+	_, err := Parse("m", []byte("{\n \"version\": 1, \"bottles\": {\"é\\ud83d\\ude00\":\n\t7}}"))
 	if err == nil || !strings.HasPrefix(err.Error(), "m:3:2: bottle \"é😀\"") {
 		t.Errorf("got %v", err)
 	}
-	_, err = ParseManifest("m.json", []byte("{\"version\": 1, \"é\\ufffd�\": 1}"))
+	_, err = Parse("m.json", []byte("{\"version\": 1, \"é\\ufffd�\": 1}"))
 	if err == nil || !strings.HasPrefix(err.Error(), "m.json:1:16: unknown key") {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestLoadManifestMissing(t *testing.T) {
-	_, err := LoadManifest(filepath.Join(t.TempDir(), "none.yaml"))
+	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
 	if !errors.Is(err, os.ErrNotExist) || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
@@ -235,13 +235,13 @@ func TestFindManifest(t *testing.T) {
 		"a/bottle.json", "a/bottle.yml", "a/bottle.yaml", "a/b/bottle.json", "a/b/c/bottle.yml",
 	} {
 		path = filepath.Join(root, path)
-		if got, err := FindManifest(work, home); got == path {
+		if got, err := Find(work, home); got == path {
 			t.Fatalf("found before it was there: %s, %v", got, err)
 		}
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := FindManifest(work, home); err != nil || got != path {
+		if got, err := Find(work, home); err != nil || got != path {
 			t.Errorf("got %s, %v, want %s", got, err, path)
 		}
 	}
@@ -249,7 +249,7 @@ func TestFindManifest(t *testing.T) {
 
 func TestFindNoManifest(t *testing.T) {
 	work := t.TempDir()
-	_, err := FindManifest(work, "/nonexistent")
+	_, err := Find(work, "/nonexistent")
 	if err == nil || !strings.Contains(err.Error(), work) || !strings.Contains(err.Error(), "/nonexistent/.config/bottle") || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
@@ -275,7 +275,7 @@ func FuzzParseManifest(f *testing.F) {
 		if json {
 			name = "m.json"
 		}
-		m, err := ParseManifest(name, data)
+		m, err := Parse(name, data)
 		if (m == nil) == (err == nil) {
 			t.Fatalf("manifest %v and error %v", m, err)
 		}

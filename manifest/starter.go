@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	_ "embed"
@@ -17,7 +17,7 @@ import (
 var Starter []byte
 
 // ErrManifestExists is wrapped when there is a manifest already.
-var ErrManifestExists = errors.New("there is a manifest already")
+var ErrExists = errors.New("there is a manifest already")
 
 // WriteStarter writes a manifest to begin with, and returns its path. An empty
 // path is bottle.yaml in the caller's folder, which must have no manifest of
@@ -62,7 +62,7 @@ func WriteStarter(path string, c caller.Caller) (_ string, err error) {
 
 func exists(path string) error {
 	return &hint.Error{
-		Err:  fmt.Errorf("%w: %s", ErrManifestExists, path),
+		Err:  fmt.Errorf("%w: %s", ErrExists, path),
 		Hint: "edit that one, or move it away",
 	}
 }

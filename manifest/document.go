@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-var byteOrderMark = []byte("\ufeff")
+var ByteOrderMark = []byte("\ufeff")
 
 // document parses one document. YAML holds nearly all of JSON; what it lacks
 // (escaped surrogate pairs) and what it adds (comments, commas behind the last
@@ -50,7 +50,7 @@ func unreadable(data []byte) (offset int, what string) {
 
 // offset is the position of a byte.
 func (d *decoder) offset(data []byte, offset int) position {
-	before := bytes.TrimPrefix(data[:min(offset, len(data))], byteOrderMark)
+	before := bytes.TrimPrefix(data[:min(offset, len(data))], ByteOrderMark)
 	line := bytes.Count(before, []byte("\n")) + 1
 	last := before[bytes.LastIndexByte(before, '\n')+1:]
 	return position{d.file, line, utf8.RuneCount(last) + 1}

@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	_ "embed"
@@ -62,7 +62,7 @@ func (m *Manifest) Describe(agent string, c caller.Caller) ([]Description, error
 	}
 	out := []Description{}
 	for _, name := range names {
-		a, b, err := m.agent(name)
+		a, b, err := m.Lookup(name)
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +75,7 @@ func (m *Manifest) Describe(agent string, c caller.Caller) ([]Description, error
 	return out, nil
 }
 
-func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c caller.Caller) (Description, error) {
+func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (Description, error) {
 	dir := filepath.Dir(m.Path)
 	image := b.Image
 	if image == "" {
@@ -89,7 +89,7 @@ func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c call
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, PromptBytes: len(a.Prompt),
 		Command: append([]string{}, a.Command...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
 		Egress: b.Egress.Sorted(),
-		Limits: b.Limits.orDefault(),
+		Limits: b.Limits.OrDefault(),
 	}
 	for _, v := range b.Env {
 		d.Env = append(d.Env, v.describe(c, dir))
@@ -109,7 +109,7 @@ func (m *Manifest) describe(name string, a *AgentConfig, b *BottleConfig, c call
 	return d, nil
 }
 
-func (v EnvConfig) describe(c caller.Caller, dir string) EnvDescription {
+func (v Variable) describe(c caller.Caller, dir string) EnvDescription {
 	switch {
 	case v.Literal != nil:
 		return EnvDescription{Name: v.Name, Source: SourceLiteral}
@@ -122,7 +122,7 @@ func (v EnvConfig) describe(c caller.Caller, dir string) EnvDescription {
 }
 
 // orDefault fills in what a manifest leaves out.
-func (l Limits) orDefault() Limits {
+func (l Limits) OrDefault() Limits {
 	if l.Memory == 0 {
 		l.Memory = defaultMemory
 	}

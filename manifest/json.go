@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 
 // json parses a JSON document.
 func (d *decoder) json(data []byte) (*yaml.Node, bool) {
-	data = bytes.TrimPrefix(data, byteOrderMark)
+	data = bytes.TrimPrefix(data, ByteOrderMark)
 	if len(bytes.TrimSpace(data)) == 0 {
 		d.failAt(position{d.file, 1, 1}, `the manifest is empty: begin it with {"version": 1`)
 		return nil, false

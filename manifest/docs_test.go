@@ -1,4 +1,4 @@
-package bottle
+package manifest
 
 import (
 	"encoding/json"
@@ -41,7 +41,7 @@ func schemaKeys(t *testing.T) map[string][]string {
 // TestManifestDocs: docs/manifest.md has a row for each key of the schema, and
 // none for others.
 func TestManifestDocs(t *testing.T) {
-	text, err := os.ReadFile("docs/manifest.md")
+	text, err := os.ReadFile("../docs/manifest.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestManifestDocs(t *testing.T) {
 // bottle, is a good one for the parser and the schema.
 func TestExamples(t *testing.T) {
 	schema := compileSchema(t)
-	for file, want := range map[string]int{"README.md": 4, "docs/manifest.md": 1} {
+	for file, want := range map[string]int{"../README.md": 4, "../docs/manifest.md": 1} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -105,7 +105,7 @@ func TestExamples(t *testing.T) {
 				}
 				manifest = "version: 1\nbottles:\n  dev:\n" + part
 			}
-			m, err := ParseManifest(file, []byte(manifest))
+			m, err := Parse(file, []byte(manifest))
 			if err != nil {
 				t.Errorf("%v in\n%s", err, manifest)
 				continue
