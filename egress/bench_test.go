@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// BenchmarkThroughput sends through one tunnel and through a bare TCP relay,
-// and gives the ratio of the two as tunnel/bare.
+// BenchmarkThroughput sends through one tunnel and through a plain TCP relay,
+// and reports the ratio of the two as tunnel/bare.
 func BenchmarkThroughput(b *testing.B) {
 	var bare float64
 	b.Run("bare", func(b *testing.B) { bare = throughput(b, dialBareRelay) })
@@ -21,8 +21,8 @@ func BenchmarkThroughput(b *testing.B) {
 	})
 }
 
-// throughput gives bytes per second from a client, through what dial gives, to
-// a server that has read them.
+// throughput returns the bytes per second from a client, through the connection
+// that dial returns, until a server has read them.
 func throughput(b *testing.B, dial func(b *testing.B, port int) *net.TCPConn) float64 {
 	const chunk = 1 << 20
 	read := make(chan struct{})

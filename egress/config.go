@@ -12,40 +12,41 @@ import (
 	"time"
 )
 
-// Config is what the built-in proxy's process is started with, a JSON file. A
-// zero number or duration stands for its default.
+// Config is the configuration file of the built-in proxy, in JSON. A zero
+// number or duration means its default.
 type Config struct {
-	// Listen is the address and port of the internal segment.
+	// Listen is the proxy's address and port on the internal segment.
 	Listen string `json:"listen"`
 	Entries
-	// MaxConnections is how many clients' connections may be open at once,
-	// tunnels included; those beyond it are answered with 429. Default 1024.
+	// MaxConnections limits concurrent client connections, tunnels included;
+	// further ones are answered with 429. Default 1024.
 	MaxConnections int `json:"max_connections,omitempty"`
-	// MaxRequests is how many requests a minute each entry of the policy lets
-	// through, tunnels among them; those beyond it are answered with 429.
+	// MaxRequests limits the requests per minute that each policy entry
+	// allows, tunnels included; further ones are answered with 429.
 	// Default 6000.
 	MaxRequests int `json:"max_requests_per_minute,omitempty"`
-	// Learn lets through what the policy refuses, and logs it as would_block.
-	// Special and private addresses stay refused.
+	// Learn allows what the policy refuses and logs it as would_block.
+	// Special and private addresses are still refused.
 	Learn bool `json:"learn,omitempty"`
-	// HeaderTimeout bounds the reading of a request's head, and of the first
+	// HeaderTimeout limits the time to read a request's header, or the first
 	// TLS record in a tunnel. Default 10s.
 	HeaderTimeout Duration `json:"header_timeout,omitempty"`
-	// DialTimeout bounds the lookup of a name and the dialling of all its
-	// addresses together. Default 30s.
+	// DialTimeout limits the total time to resolve a name and dial its
+	// addresses. Default 30s.
 	DialTimeout Duration `json:"dial_timeout,omitempty"`
-	// IdleTimeout ends a tunnel in which nothing moved for as long, and a
-	// plain request whose answer does not begin. Default 1h.
+	// IdleTimeout ends a tunnel or plain request in which no data moved for
+	// this long. Default 1h.
 	IdleTimeout Duration `json:"idle_timeout,omitempty"`
-	// TunnelTimeout ends a tunnel or plain request of that age. Default 24h.
+	// TunnelTimeout is the maximum age of a tunnel or plain request.
+	// Default 24h.
 	TunnelTimeout Duration `json:"tunnel_timeout,omitempty"`
 
-	// Resolver looks names up; nil: the system's resolver configuration, read
-	// by Go's own resolver.
+	// Resolver looks up names. If nil, Go's resolver is used with the system's
+	// configuration.
 	Resolver Resolver `json:"-"`
 }
 
-// Duration is a time.Duration that is text in JSON: "90s", "1h".
+// Duration is a time.Duration encoded as text in JSON: "90s", "1h".
 type Duration time.Duration
 
 // MarshalText implements encoding.TextMarshaler.
@@ -57,27 +58,27 @@ func (d Duration) MarshalText() ([]byte, error) {
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil {
-		return fmt.Errorf("%q is not a duration such as 90s or 1h", shorten(string(text)))
+		return fmt.Errorf("invalid duration %q: expected a value such as 90s or 1h", shorten(string(text)))
 	}
 	*d = Duration(v)
 	return nil
 }
 
-// maxConfig bounds the file that is read; a policy of ten thousand names fits.
+// maxConfig is the maximum size of the file. It has room for ten thousand names.
 const maxConfig = 4 << 20
 
-// LoadConfig reads and checks a configuration file. Unknown keys and anything
-// after the object are errors; errors name the file, and the line where JSON
-// can tell it.
+// LoadConfig reads and validates a configuration file. Unknown keys and data
+// after the object are errors. Errors contain the file name, and the line where
+// it is known.
 func LoadConfig(path string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Config{}, fmt.Errorf("opening the proxy's configuration: %w", err)
+		return Config{}, fmt.Errorf("open proxy configuration: %w", err)
 	}
 	defer func() { _ = f.Close() }() // read only
 	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
-		return Config{}, fmt.Errorf("reading the proxy's configuration %s: %w", path, err)
+		return Config{}, fmt.Errorf("read proxy configuration %s: %w", path, err)
 	}
 	cfg, err := parseConfig(data)
 	if err != nil {
@@ -88,7 +89,7 @@ func LoadConfig(path string) (Config, error) {
 
 func parseConfig(data []byte) (Config, error) {
 	if len(data) > maxConfig {
-		return Config{}, fmt.Errorf("it is larger than %d bytes", maxConfig)
+		return Config{}, fmt.Errorf("too large (max %d bytes)", maxConfig)
 	}
 	var cfg Config
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -97,7 +98,7 @@ func parseConfig(data []byte) (Config, error) {
 		return Config{}, fmt.Errorf("line %d: %w", lineOf(data, err, dec.InputOffset()), err)
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Config{}, fmt.Errorf("line %d: there is more after the object", lineAt(data, dec.InputOffset()))
+		return Config{}, fmt.Errorf("line %d: unexpected data after the object", lineAt(data, dec.InputOffset()))
 	}
 	if err := checkListen(cfg.Listen); err != nil {
 		return Config{}, err
@@ -111,8 +112,8 @@ func parseConfig(data []byte) (Config, error) {
 	return cfg, nil
 }
 
-// lineOfEntry is the line of the entry that an error of Entries.Policy is about.
-// The data was decoded once, so that no token of it is an error.
+// lineOfEntry returns the line of the entry that an error of Entries.Policy
+// refers to. The data has been decoded once, so tokenizing it cannot fail.
 func lineOfEntry(data []byte, err error) int {
 	var at *entryError
 	if !errors.As(err, &at) {
@@ -141,7 +142,7 @@ func lineOfEntry(data []byte, err error) int {
 	return 1
 }
 
-// lineOf is the line that a decoding error is about.
+// lineOf returns the line that a decoding error refers to.
 func lineOf(data []byte, err error, offset int64) int {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
@@ -158,20 +159,20 @@ func lineAt(data []byte, offset int64) int {
 	return 1 + bytes.Count(data[:min(int(offset), len(data))], []byte("\n"))
 }
 
-// checkListen wants one address: on all of them the proxy would serve the
-// egress network too.
+// checkListen requires a specific address: on the unspecified address the proxy
+// would also serve the egress network.
 func checkListen(listen string) error {
 	ap, err := netip.ParseAddrPort(listen)
 	switch {
 	case err != nil:
-		return fmt.Errorf("listen: %q is not an address and a port", shorten(listen))
+		return fmt.Errorf("listen: invalid address %q: expected ADDRESS:PORT", shorten(listen))
 	case ap.Addr().Unmap().IsUnspecified():
-		return fmt.Errorf("listen: %s is every address: name the internal segment's", listen)
+		return fmt.Errorf("listen: %s is the unspecified address: use the address of the internal segment", listen)
 	}
 	return nil
 }
 
-// limits are a configuration's numbers with the defaults filled in.
+// limits holds a configuration's numbers, with defaults applied.
 type limits struct {
 	connections, requests      int
 	header, dial, idle, tunnel time.Duration

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// connect answers CONNECT host:port.
+// connect serves CONNECT host:port.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	s.tunnels.Add(1)
 	defer s.tunnels.Done()
 	e := s.current.Load()
-	// The target as it was sent: what URL parsing makes of it is another thing.
+	// Use the target as it was sent: URL parsing may have changed it.
 	raw, port, err := splitTarget(r.RequestURI, 0)
 	if err != nil {
 		s.refuse(w, r, &refusalError{status: http.StatusBadRequest, scanner: "parser", reason: err.Error()})
@@ -29,7 +29,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
-	defer func() { _ = upstream.Close() }() // a second time, when all went well
+	defer func() { _ = upstream.Close() }() // the tunnel closes it first on success
 	client, early, err := hijack(w)
 	if err != nil {
 		s.log.log(line{Event: EventError, Target: joinHostPort(host, port), Reason: err.Error()})
@@ -37,18 +37,18 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	t := &tunnel{
 		server: s, target: joinHostPort(host, port), host: host, rule: verdict.Rule,
-		anyStream: verdict.SSH || e.learn, learn: e.learn && !verdict.SSH,
+		allowNonTLS: verdict.SSH || e.learn, learn: e.learn && !verdict.SSH,
 		client: client, upstream: upstream, early: early, start: time.Now(),
 	}
 	s.run(r.Context(), t)
 }
 
-// hijack takes a client's connection over from the HTTP server, with the bytes
-// that it had read beyond the request.
+// hijack takes over a client's connection from the HTTP server and returns it
+// with the bytes that the server had read after the request.
 func hijack(w http.ResponseWriter) (*net.TCPConn, []byte, error) {
 	conn, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return nil, nil, fmt.Errorf("taking over the client's connection: %w", err)
+		return nil, nil, fmt.Errorf("hijack client connection: %w", err)
 	}
 	if w, ok := conn.(*watchedConn); ok {
 		conn = w.TCPConn
@@ -56,18 +56,18 @@ func hijack(w http.ResponseWriter) (*net.TCPConn, []byte, error) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		_ = conn.Close()
-		return nil, nil, fmt.Errorf("the client's connection is a %T, not TCP", conn)
+		return nil, nil, fmt.Errorf("hijack client connection: unexpected type %T", conn)
 	}
 	early := make([]byte, buf.Reader.Buffered())
-	_, err = buf.Read(early) // of what is buffered: one Read gives it all
+	_, err = buf.Read(early) // one Read returns everything that is buffered
 	if err != nil && len(early) > 0 {
 		_ = tcp.Close()
-		return nil, nil, fmt.Errorf("reading what the client sent early: %w", err)
+		return nil, nil, fmt.Errorf("read early client data: %w", err)
 	}
 	return tcp, early, nil
 }
 
-// run counts a tunnel in and out and ends it with the server.
+// run serves a tunnel, counts it, and bounds its lifetime.
 func (s *Server) run(ctx context.Context, t *tunnel) {
 	s.open.Add(1)
 	s.conns.Add(1)

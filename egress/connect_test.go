@@ -32,7 +32,7 @@ func TestConnectRefusals(t *testing.T) {
 	for _, tc := range []struct {
 		target string
 		status int
-		line   string // the first line of the body; "" for what the HTTP server answers
+		line   string // the first line of the body; "" for responses of the HTTP server
 	}{
 		{"refused.example:443", 403, "CONNECT blocked: domain not in allowlist: refused.example"},
 		{"REFUSED.Example.:443", 403, "CONNECT blocked: domain not in allowlist: refused.example"},
@@ -62,14 +62,14 @@ func TestConnectRefusals(t *testing.T) {
 		{"lost.example:443", 403, "CONNECT blocked: DNS lookup of lost.example failed: no such host"},
 		{"nothing.example:443", 403, "CONNECT blocked: DNS lookup of nothing.example failed: no addresses"},
 		{fmt.Sprintf("unreachable.test:%d", dead), 502, fmt.Sprintf("cannot connect to unreachable.test:%d: dial tcp 127.0.0.1:%[1]d: connect: connection refused", dead)},
-		{"2130706433:80", 400, `CONNECT blocked: not a host: "2130706433": it looks like a number: write an address as four decimal parts`},
-		{"0x7f.1:80", 400, `CONNECT blocked: not a host: "0x7f.1": it looks like a number: write an address as four decimal parts`},
-		{"example.com", 400, `CONNECT blocked: "example.com" is not host:port`},
+		{"2130706433:80", 400, `CONNECT blocked: invalid host "2130706433": it looks like a number: write an address as four decimal parts`},
+		{"0x7f.1:80", 400, `CONNECT blocked: invalid host "0x7f.1": it looks like a number: write an address as four decimal parts`},
+		{"example.com", 400, `CONNECT blocked: invalid target "example.com": expected HOST:PORT`},
 		{"example.com:", 400, `CONNECT blocked: "" is not a port (1 to 65535)`},
 		{"example.com:0443", 400, `CONNECT blocked: "0443" is not a port (1 to 65535)`},
-		{":443", 400, `CONNECT blocked: not a host: "": it is empty`},
-		{"user@example.com:443", 400, `CONNECT blocked: not a host: "user@example.com": '@' cannot be part of a host name`},
-		{"/example.com:443", 400, `CONNECT blocked: not a host: "/example.com": '/' cannot be part of a host name`},
+		{":443", 400, `CONNECT blocked: invalid host "": it is empty`},
+		{"user@example.com:443", 400, `CONNECT blocked: invalid host "user@example.com": '@' cannot be part of a host name`},
+		{"/example.com:443", 400, `CONNECT blocked: invalid host "/example.com": '/' cannot be part of a host name`},
 		{"example.com:443/path", 400, `CONNECT blocked: "443/path" is not a port (1 to 65535)`},
 		{"http://example.com:443", 400, ""},
 		{"example.com\x00.evil.test:443", 400, ""},
@@ -99,7 +99,7 @@ func TestConnectRefusals(t *testing.T) {
 	}
 }
 
-// Line breaks in a target must not become a header or a second request.
+// Line breaks in a target must not be parsed as a header or a second request.
 func TestConnectSplitLine(t *testing.T) {
 	p := startProxy(t, Config{Entries: Entries{Allow: []string{"example.com"}}})
 	res, _, _ := p.raw(t, http.MethodConnect, "CONNECT refused.example:443\r\nHost: example.com:443 HTTP/1.1\r\n\r\n")
@@ -108,13 +108,13 @@ func TestConnectSplitLine(t *testing.T) {
 	}
 }
 
-// The socket's hook refuses an address even if nothing before it did.
+// The socket's control hook refuses an address even if no earlier check did.
 func TestDialControl(t *testing.T) {
 	d := newDialer(Policy{}, testDNS, time.Second)
 	l := listen(t)
 	_, err := dialOne(t.Context(), d.netDialer("example.com"), netip.MustParseAddrPort(l.Addr().String()), 1)
 	if !errors.Is(err, ssrf.ErrProhibitedIP) {
-		t.Errorf("dialling loopback: %v, want it prohibited", err)
+		t.Errorf("dial loopback: %v, want it prohibited", err)
 	}
 	for _, s := range []string{
 		"0.0.0.0", "10.1.2.3", "100.64.0.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.168.0.1", "192.0.2.1",
@@ -123,7 +123,7 @@ func TestDialControl(t *testing.T) {
 		"fec0::1", "ff02::1", "5f00::1", "3fff::1", "fd00:ec2::254",
 	} {
 		if d.guard.SafeAddr(netip.MustParseAddr(s)) == nil {
-			t.Errorf("%s may be dialled", s)
+			t.Errorf("%s may be dialed", s)
 		}
 	}
 	for _, s := range []string{"8.8.8.8", "198.51.101.10", "2606:4700::1111"} {
@@ -133,7 +133,7 @@ func TestDialControl(t *testing.T) {
 	}
 }
 
-// A private destination is reached when it was named, and nothing beside it.
+// A private destination is reachable if it is listed; its neighbors are not.
 func TestPrivateDestinations(t *testing.T) {
 	p, err := Entries{AllowPrivate: []string{"10.1.0.0/16", "::ffff:10.9.9.9", "fd00:1::/32", "*.corp.example"}}.Policy()
 	if err != nil {
@@ -187,7 +187,7 @@ func TestTunnel(t *testing.T) {
 	}
 }
 
-// What a client sends together with its CONNECT belongs to the tunnel.
+// Data that a client sends together with its CONNECT belongs to the tunnel.
 func TestTunnelEarlyBytes(t *testing.T) {
 	port := serveTCP(t, echo)
 	p := startProxy(t, Config{Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}})
@@ -202,7 +202,7 @@ func TestTunnelEarlyBytes(t *testing.T) {
 	s.roundTrip(t, "later")
 }
 
-// Each side can end its direction and still read the other's.
+// Each side can close its direction and still read from the other.
 func TestTunnelHalfClose(t *testing.T) {
 	clientFirst := serveTCP(t, func(c *net.TCPConn) {
 		data, _ := io.ReadAll(c)
@@ -212,7 +212,7 @@ func TestTunnelHalfClose(t *testing.T) {
 		_, _ = io.WriteString(c, "banner")
 		_ = c.CloseWrite()
 		data, _ := io.ReadAll(c)
-		heard <- string(data)
+		afterClose <- string(data)
 	})
 	p := startProxy(t, Config{Entries: Entries{SSH: []string{
 		fmt.Sprintf("a.example.com:%d", clientFirst), fmt.Sprintf("a.example.com:%d", serverFirst),
@@ -226,32 +226,32 @@ func TestTunnelHalfClose(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(s); err != nil || string(got) != "got 5" {
-		t.Errorf("after the client's end: %q, %v", got, err)
+		t.Errorf("after the client's CloseWrite: %q, %v", got, err)
 	}
 
 	s = p.connect(t, fmt.Sprintf("a.example.com:%d", serverFirst))
 	if got, err := io.ReadAll(s); err != nil || string(got) != "banner" {
 		t.Errorf("before the client's first byte: %q, %v", got, err)
 	}
-	if _, err := io.WriteString(s, "still heard"); err != nil {
+	if _, err := io.WriteString(s, "still read"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case got := <-heard:
-		if got != "still heard" {
-			t.Errorf("after the server's end it heard %q", got)
+	case got := <-afterClose:
+		if got != "still read" {
+			t.Errorf("after its CloseWrite the server read %q", got)
 		}
-	case <-time.After(patience):
-		t.Error("after the server's end it heard nothing")
+	case <-time.After(waitTimeout):
+		t.Error("after its CloseWrite the server read nothing")
 	}
 }
 
-var heard = make(chan string, 1)
+var afterClose = make(chan string, 1)
 
-// A body far larger than every buffer arrives whole, both ways at once.
+// A body much larger than every buffer arrives complete in both directions concurrently.
 func TestTunnelBigBody(t *testing.T) {
 	const size = 64 << 20
 	port := serveTCP(t, echo)
@@ -269,7 +269,7 @@ func TestTunnelBigBody(t *testing.T) {
 	n, err := io.Copy(got, s)
 	wg.Wait()
 	if err != nil || n != size || string(got.Sum(nil)) != string(sent.Sum(nil)) {
-		t.Errorf("%d bytes of %d came back, the same: %v, %v", n, size, string(got.Sum(nil)) == string(sent.Sum(nil)), err)
+		t.Errorf("%d bytes of %d came back, identical: %v, %v", n, size, string(got.Sum(nil)) == string(sent.Sum(nil)), err)
 	}
 	e := p.log.waitEvent(t, EventTunnelClose)
 	if e.Bytes != 2*size {
@@ -309,21 +309,21 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
 	if res.StatusCode != http.StatusTooManyRequests || !res.Close || res.Header.Get("X-Should-Retry") != "false" {
-		t.Errorf("beyond the limit: %s, close %v: %s", res.Status, res.Close, body)
+		t.Errorf("over the limit: %s, close %v: %s", res.Status, res.Close, body)
 	}
 	res, _, _ = p.raw(t, http.MethodGet, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 	if res.StatusCode != http.StatusOK {
-		t.Errorf("health beyond the limit: %s", res.Status)
+		t.Errorf("health over the limit: %s", res.Status)
 	}
 	for _, s := range open {
-		s.roundTrip(t, "still there")
+		s.roundTrip(t, "still open")
 	}
-	// A place that is given up is taken again.
+	// A connection that is closed makes room for another.
 	if err := open[0].Close(); err != nil {
 		t.Fatal(err)
 	}
 	p.log.waitEvent(t, EventTunnelClose)
-	for limit := time.Now().Add(patience); p.conns.Load() >= 3; {
+	for limit := time.Now().Add(waitTimeout); p.conns.Load() >= 3; {
 		if time.Now().After(limit) {
 			t.Fatalf("%d connections are counted after one was closed", p.conns.Load())
 		}
@@ -332,8 +332,8 @@ func TestConnectionLimit(t *testing.T) {
 	p.connect(t, target).roundTrip(t, "again")
 }
 
-// Idle time and pauses of the tests of it. They are far apart, so that a machine
-// that stands still for a while changes nothing.
+// The idle timeout in tests, and the pauses of active peers. They differ by a
+// large factor, so that a slow machine does not change the result.
 const (
 	idle  = time.Second
 	pause = idle / 20
@@ -343,7 +343,7 @@ func TestIdleTunnelEnds(t *testing.T) {
 	port := serveTCP(t, echo)
 	p := startProxy(t, Config{IdleTimeout: Duration(idle), Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}})
 	s := p.connect(t, fmt.Sprintf("example.com:%d", port))
-	// One that is used now and then outlives the idle time.
+	// A tunnel that is used outlives the idle timeout.
 	start := time.Now()
 	for time.Since(start) < 3*idle/2 {
 		s.roundTrip(t, "busy")
@@ -354,16 +354,16 @@ func TestIdleTunnelEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if d := time.Since(start); d < idle/2 {
-		t.Errorf("the tunnel ended %s after its last byte, the idle time is %s", d, idle)
+		t.Errorf("tunnel ended %s after its last byte, the idle timeout is %s", d, idle)
 	}
 	if e := p.log.waitEvent(t, EventTunnelClose); e.Reason != errTunnelIdle.Error() {
 		t.Errorf("logged %+v", e)
 	}
 }
 
-// One direction that flows keeps the silent other one open.
+// An active direction keeps the silent other one open.
 func TestOneWayTunnelIsNotIdle(t *testing.T) {
-	const bytes = 30 // longer than the idle time
+	const bytes = 30 // longer than the idle timeout
 	port := serveTCP(t, func(c *net.TCPConn) {
 		for range bytes {
 			_, _ = io.WriteString(c, "x")
@@ -377,9 +377,9 @@ func TestOneWayTunnelIsNotIdle(t *testing.T) {
 	}
 }
 
-// A client that leaves with an answer unread, as many TLS clients do, has not
-// failed.
-func TestClientLeavesFirst(t *testing.T) {
+// A client that closes before it has read everything, as many TLS clients do, is
+// not an error.
+func TestClientClosesFirst(t *testing.T) {
 	port := serveTCP(t, func(c *net.TCPConn) {
 		_, _ = io.Copy(io.Discard, c)
 		_, _ = io.WriteString(c, "farewell")
@@ -410,7 +410,7 @@ func TestOldTunnelEnds(t *testing.T) {
 	}
 }
 
-// A receiver that takes nothing holds the sender, and not for ever.
+// A receiver that does not read blocks the sender, but not indefinitely.
 func TestStalledTunnelEnds(t *testing.T) {
 	release := make(chan struct{})
 	port := serveTCP(t, func(*net.TCPConn) { <-release })
@@ -418,7 +418,7 @@ func TestStalledTunnelEnds(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 	s := p.connect(t, fmt.Sprintf("example.com:%d", port))
 	if n, err := io.Copy(s, rand.NewChaCha8([32]byte{})); err == nil {
-		t.Errorf("%d bytes went into a server that reads none", n)
+		t.Errorf("%d bytes were sent to a server that does not read", n)
 	}
 	if e := p.log.waitEvent(t, EventTunnelClose); e.Reason == "" {
 		t.Errorf("logged %+v, want a reason", e)

@@ -14,27 +14,27 @@ import (
 	"code.dny.dev/ssrf"
 )
 
-// Resolver is the part of net.Resolver that the proxy uses.
+// Resolver is the subset of net.Resolver that the proxy uses.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// refusalError is an error that the proxy answers itself.
+// refusalError is an error that the proxy reports to the client itself.
 type refusalError struct {
 	status  int
-	scanner string // what refused it, as pipelock's log has it
+	scanner string // the check that refused it, named as in pipelock's log
 	reason  string
 	rule    string
 }
 
 func (r *refusalError) Error() string { return r.reason }
 
-// platformAddrs are special although the registries list them as ordinary.
+// platformAddrs are special addresses that the IANA registries list as ordinary.
 var platformAddrs = []netip.Prefix{
 	netip.MustParsePrefix("168.63.129.16/32"), // Azure's host, DNS and key endpoint
 }
 
-// privateNets are what a name that may be private can resolve to.
+// privateNets are the networks that a name in allow_private may resolve to.
 var privateNets = []netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("172.16.0.0/12"),
@@ -43,15 +43,15 @@ var privateNets = []netip.Prefix{
 	netip.MustParsePrefix("fc00::/7"),
 }
 
-// PrivateNets are the networks that a name may resolve to which the policy says
-// may be private.
+// PrivateNets returns the networks that names in [Policy.PrivateNames] may
+// resolve to.
 func PrivateNets() []netip.Prefix { return slices.Clone(privateNets) }
 
-// dialer reaches hosts that a policy allows, by addresses that it has checked.
+// dialer connects to hosts that a policy allows, using only checked addresses.
 type dialer struct {
 	resolver     Resolver
-	guard        *ssrf.Guardian // for every host
-	privateGuard *ssrf.Guardian // but for those in privateNames
+	guard        *ssrf.Guardian // for all other hosts
+	privateGuard *ssrf.Guardian // for hosts in privateNames
 	privateNames []Rule
 	timeout      time.Duration
 }
@@ -77,15 +77,15 @@ func newGuard(allowed []netip.Prefix) *ssrf.Guardian {
 		}
 	}
 	return ssrf.New(
-		ssrf.WithAnyPort(), // ports are the policy's
+		ssrf.WithAnyPort(), // ports are checked by the policy
 		ssrf.WithAllowedV4Prefixes(v4...),
 		ssrf.WithAllowedV6Prefixes(v6...),
 		ssrf.WithDeniedV4Prefixes(platformAddrs...),
 	)
 }
 
-// guardFor gives the guard for a host in its normal form. A rule for names
-// never matches an address.
+// guardFor returns the guard for a normalized host. Rules for names never match
+// an address.
 func (d *dialer) guardFor(host string) *ssrf.Guardian {
 	_, err := netip.ParseAddr(host)
 	for _, r := range d.privateNames {
@@ -96,10 +96,10 @@ func (d *dialer) guardFor(host string) *ssrf.Guardian {
 	return d.guard
 }
 
-// dial connects to a host in its normal form. All its addresses are checked
-// before the first is dialled, and the one dialled once more by the socket's
-// control hook, so that no answer of a resolver can slip between. An error
-// that is the client's to hear is a *refusalError.
+// dial connects to a normalized host. All its addresses are checked before the
+// first is dialed, and the dialed address is checked again by the socket's
+// control hook, so that a second DNS answer cannot bypass the check. Errors to
+// report to the client are of type *refusalError.
 func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
@@ -119,7 +119,7 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 		}
 	}
 	if errors.Is(first, ssrf.ErrProhibitedIP) {
-		return nil, &refusalError{status: http.StatusForbidden, scanner: "ssrf", reason: special(host, addrs[0])}
+		return nil, &refusalError{status: http.StatusForbidden, scanner: "ssrf", reason: ssrfReason(host, addrs[0])}
 	}
 	return nil, &refusalError{
 		status: http.StatusBadGateway, scanner: "dial",
@@ -127,13 +127,14 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 	}
 }
 
-// netDialer makes sockets that refuse to connect to what host may not reach.
+// netDialer returns a dialer whose sockets refuse addresses that host may not
+// resolve to.
 func (d *dialer) netDialer(host string) *net.Dialer {
 	return &net.Dialer{Control: d.guardFor(host).Safe, KeepAlive: 30 * time.Second}
 }
 
-// dialOne gives an address its share of the time that is left, so that a dead
-// one does not eat the time of those after it.
+// dialOne dials one address within its share of the remaining time, so that an
+// unreachable address does not use up the time of the remaining ones.
 func dialOne(ctx context.Context, nd *net.Dialer, to netip.AddrPort, left int) (*net.TCPConn, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
@@ -147,14 +148,14 @@ func dialOne(ctx context.Context, nd *net.Dialer, to netip.AddrPort, left int) (
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		_ = conn.Close()
-		return nil, fmt.Errorf("dialling %s gave a %T", to, conn)
+		return nil, fmt.Errorf("dial %s: unexpected connection type %T", to, conn)
 	}
 	return tcp, nil
 }
 
-// resolve gives the addresses of a host, IPv4 first, if every one of them may
-// be dialled. One that may not refuses the host: a public name with a private
-// address beside its public ones is how rebinding begins.
+// resolve returns the addresses of a host, IPv4 first, if all of them may be
+// dialed. A single forbidden address refuses the host: DNS rebinding mixes
+// public and private addresses.
 func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	addrs, err := d.lookup(ctx, host)
 	if err != nil {
@@ -164,7 +165,7 @@ func (d *dialer) resolve(ctx context.Context, host string) ([]netip.Addr, error)
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
 		if guard.SafeAddr(addrs[i]) != nil {
-			return nil, &refusalError{status: http.StatusForbidden, scanner: "ssrf", reason: special(host, addrs[i])}
+			return nil, &refusalError{status: http.StatusForbidden, scanner: "ssrf", reason: ssrfReason(host, addrs[i])}
 		}
 	}
 	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
@@ -175,8 +176,8 @@ func (d *dialer) lookup(ctx context.Context, host string) ([]netip.Addr, error) 
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}, nil
 	}
-	// With the dot no search domain is tried: what is looked up is the name
-	// that the policy allowed.
+	// The trailing dot disables search domains: only the name that the policy
+	// allowed is looked up.
 	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host+".")
 	if err == nil && len(addrs) == 0 {
 		err = errors.New("no addresses")
@@ -190,7 +191,8 @@ func (d *dialer) lookup(ctx context.Context, host string) ([]netip.Addr, error) 
 	return addrs, nil
 }
 
-// dnsReason leaves out the resolver's address, which is the host's affair.
+// dnsReason omits the resolver's address, which must not be disclosed to the
+// agent.
 func dnsReason(err error) string {
 	var dns *net.DNSError
 	switch {
@@ -202,30 +204,30 @@ func dnsReason(err error) string {
 	return dns.Err
 }
 
-func special(host string, addr netip.Addr) string {
+func ssrfReason(host string, addr netip.Addr) string {
 	if host == addr.String() {
 		return fmt.Sprintf("SSRF: %s is a private or special address", host)
 	}
 	return fmt.Sprintf("SSRF: %s resolves to %s, a private or special address", host, addr)
 }
 
-// splitTarget takes a client's host:port apart. def is the port if there is
-// none; 0 makes that an error. The host is not checked.
+// splitTarget splits a client's host:port. def is the port if there is none; if
+// def is 0, a missing port is an error. The host is not checked.
 func splitTarget(target string, def int) (host string, port int, err error) {
 	if def != 0 && !hasPort(target) {
 		target += ":" + strconv.Itoa(def)
 	}
 	host, portText, err := net.SplitHostPort(target)
 	if err != nil {
-		return "", 0, fmt.Errorf("%q is not host:port", shorten(target))
+		return "", 0, fmt.Errorf("invalid target %q: expected HOST:PORT", shorten(target))
 	}
 	port, err = parsePort(portText)
 	return host, port, err
 }
 
-// hasPort tells host and [v6] from host:port and [v6]:port. The empty port of
-// "host:" is the scheme's (RFC 3986 section 3.2.3), but no client writes it:
-// it counts as a port and is refused.
+// hasPort distinguishes host and [v6] from host:port and [v6]:port. The empty
+// port in "host:" would mean the scheme's default (RFC 3986 section 3.2.3), but
+// clients do not send it: it counts as a port and is refused.
 func hasPort(target string) bool {
 	for i := len(target) - 1; i >= 0; i-- {
 		switch target[i] {

@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// secretForms are what credentials look like whose issuers gave them a form of
-// their own, so that ordinary text is not taken for one. Letter case does not
-// count, because a host name has none.
-var secretForms = []struct{ name, form string }{
+// secretPatterns match credentials whose issuers use a distinctive format, so
+// that ordinary text is not mistaken for one. Matching ignores case, because
+// host names are case-insensitive.
+var secretPatterns = []struct{ name, expr string }{
 	{"an Anthropic key", `sk-ant-[a-z0-9_-]{20,}`},
 	{"an OpenAI key", `sk-(?:proj|svcacct|admin)-[a-z0-9_-]{20,}|\bsk-[a-z0-9]{40,}`},
 	{"a GitHub token", `gh[pousr]_[a-z0-9]{36,}|github_pat_[a-z0-9_]{22,}`},
@@ -28,71 +28,71 @@ var secretForms = []struct{ name, form string }{
 	{"a private key", `-----begin [a-z ]*private key-----`},
 }
 
-// anySecret has one group for each of secretForms.
+// anySecret has one group for each of secretPatterns.
 var anySecret = func() *regexp.Regexp {
-	groups := make([]string, len(secretForms))
-	for i, s := range secretForms {
-		groups[i] = "(" + s.form + ")"
+	groups := make([]string, len(secretPatterns))
+	for i, s := range secretPatterns {
+		groups[i] = "(" + s.expr + ")"
 	}
 	return regexp.MustCompile("(?i)" + strings.Join(groups, "|"))
 }()
 
-// secretIn names the kind of the first secret in a text; empty if there is none.
+// secretIn returns the kind of the first secret in a text, or "".
 func secretIn(text string) string {
 	groups := anySecret.FindStringSubmatchIndex(text)
-	for i := range secretForms {
+	for i := range secretPatterns {
 		if at := 2 * (i + 1); at < len(groups) && groups[at] >= 0 {
-			return secretForms[i].name
+			return secretPatterns[i].name
 		}
 	}
 	return ""
 }
 
-// maskSecrets takes out of a text what a log must not keep. Of one that hides it
-// by encoding nothing is left but the host.
+// maskSecrets removes secrets from a text before it is logged. If a secret is
+// percent-encoded, everything but the host of the URL is removed.
 func maskSecrets(text string) string {
-	if len(text) < 16 { // shorter than any of them
+	if len(text) < 16 { // shorter than every pattern
 		return text
 	}
 	text = anySecret.ReplaceAllString(text, "***")
-	if !hidesSecret(text) {
+	if !hasEncodedSecret(text) {
 		return text
 	}
 	if scheme, rest, ok := strings.Cut(text, "://"); ok {
-		if authority, _, _ := strings.Cut(rest, "/"); !hidesSecret(scheme + authority) {
+		if authority, _, _ := strings.Cut(rest, "/"); !hasEncodedSecret(scheme + authority) {
 			return scheme + "://" + authority + "/***"
 		}
 	}
 	return "***"
 }
 
-func hidesSecret(text string) bool {
+func hasEncodedSecret(text string) bool {
 	return slices.ContainsFunc(decodings(text)[1:], func(s string) bool { return secretIn(s) != "" })
 }
 
-// maxURL is the length of the longest URL that is forwarded, in bytes; the same
-// that pipelock is told.
+// maxURL is the maximum length of a forwarded URL in bytes, the same as in
+// pipelock's configuration.
 const maxURL = 8192
 
-// leaks looks for secrets in what is visible of a plain request: its URL, as it
-// is and decoded, and its headers. Bodies are not looked at.
-func leaks(r *http.Request) *refusalError {
+// scanRequest searches a plain request's URL, raw and decoded, and its headers
+// for secrets. Bodies are not scanned.
+func scanRequest(r *http.Request) *refusalError {
 	if len(r.RequestURI) > maxURL {
 		return &refusalError{
 			status: http.StatusForbidden, scanner: "length",
-			reason: fmt.Sprintf("the URL is longer than %d bytes", maxURL),
+			reason: fmt.Sprintf("URL is longer than %d bytes", maxURL),
 		}
 	}
 	for _, text := range decodings(r.RequestURI) {
 		if kind := secretIn(text); kind != "" {
-			return leak("the URL", kind)
+			return leakRefusal("URL", kind)
 		}
 	}
 	for name, values := range r.Header {
 		for _, value := range values {
 			for _, text := range append(decodings(value), basicAuth(value)) {
 				if kind := secretIn(text); kind != "" {
-					return leak("the header "+shorten(name), kind)
+					return leakRefusal("header "+shorten(name), kind)
 				}
 			}
 		}
@@ -100,14 +100,14 @@ func leaks(r *http.Request) *refusalError {
 	return nil
 }
 
-func leak(where, kind string) *refusalError {
+func leakRefusal(where, kind string) *refusalError {
 	return &refusalError{
 		status: http.StatusForbidden, scanner: "dlp",
-		reason: fmt.Sprintf("%s holds what looks like %s, and plain HTTP would show it: use https", where, kind),
+		reason: fmt.Sprintf("%s contains what looks like %s, which plain HTTP would expose: use https", where, kind),
 	}
 }
 
-// decodings are a text and what it is once and twice percent-decoded.
+// decodings returns a text as it is, percent-decoded once, and twice.
 func decodings(text string) []string {
 	out := []string{text}
 	for range 2 {
@@ -120,8 +120,8 @@ func decodings(text string) []string {
 	return out
 }
 
-// unescape is percent-decoding that leaves what is not an escape as it is, as
-// many servers do.
+// unescape decodes percent escapes and keeps invalid ones unchanged, as many
+// servers do.
 func unescape(text string) string {
 	var b strings.Builder
 	for rest := text; rest != ""; {
@@ -140,7 +140,7 @@ func unescape(text string) string {
 	return b.String()
 }
 
-// basicAuth is what the credentials of "Basic …" stand for (RFC 7617).
+// basicAuth returns the decoded credentials of "Basic …" (RFC 7617), or "".
 func basicAuth(value string) string {
 	scheme, rest, _ := strings.Cut(value, " ")
 	if !strings.EqualFold(scheme, "Basic") {

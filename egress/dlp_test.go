@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// testSecret has the form of a GitHub token and is none.
+// testSecret has the format of a GitHub token but is not one.
 const testSecret = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
 
-// What is visible of a plain request shows no secret to the network; what only
-// looks a little like one passes.
+// Secrets in the URL or headers of a plain request are refused; text that only
+// resembles one passes.
 func TestForwardSecrets(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }))
 	defer srv.Close()
@@ -29,41 +29,41 @@ func TestForwardSecrets(t *testing.T) {
 		{"nothing", "http://" + host + "/", "", 200, "served"},
 		{"a short prefix of one", "http://" + host + "/ghp_0123", "Authorization: Bearer ghp_0123\r\n", 200, "served"},
 		{"a number in a word", "http://" + host + "/task-sk-1234567890", "", 200, "served"},
-		{"in the path", "http://" + host + "/a/" + testSecret, "", 403, "the URL holds what looks like a GitHub token"},
-		{"in the query", "http://" + host + "/?q=" + testSecret, "", 403, "the URL holds what looks like a GitHub token"},
-		{"percent-encoded", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
-		{"percent-encoded, in the path", "http://" + host + "/" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
-		{"behind what is no escape", "http://" + host + "/?x=%zz&q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "the URL holds"},
-		{"encoded twice", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%255f"), "", 403, "the URL holds"},
-		{"in a header", "http://" + host + "/", "X-Note: " + testSecret + "\r\n", 403, "the header X-Note holds what looks like a GitHub token"},
-		{"in basic credentials", "http://" + host + "/", "Authorization: Basic " + basic + "\r\n", 403, "the header Authorization holds"},
-		{"in the host", "http://" + wild + "/", "", 403, "the host's name holds what looks like a GitHub token"},
-		{"too long a URL", "http://" + host + "/" + strings.Repeat("x", maxURL), "", 403, "the URL is longer than 8192 bytes"},
+		{"in the path", "http://" + host + "/a/" + testSecret, "", 403, "URL contains what looks like a GitHub token"},
+		{"in the query", "http://" + host + "/?q=" + testSecret, "", 403, "URL contains what looks like a GitHub token"},
+		{"percent-encoded", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "URL contains"},
+		{"percent-encoded, in the path", "http://" + host + "/" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "URL contains"},
+		{"after an invalid escape", "http://" + host + "/?x=%zz&q=" + strings.ReplaceAll(testSecret, "_", "%5f"), "", 403, "URL contains"},
+		{"encoded twice", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%255f"), "", 403, "URL contains"},
+		{"in a header", "http://" + host + "/", "X-Note: " + testSecret + "\r\n", 403, "header X-Note contains what looks like a GitHub token"},
+		{"in basic credentials", "http://" + host + "/", "Authorization: Basic " + basic + "\r\n", 403, "header Authorization contains"},
+		{"in the host", "http://" + wild + "/", "", 403, "host name contains what looks like a GitHub token"},
+		{"URL too long", "http://" + host + "/" + strings.Repeat("x", maxURL), "", 403, "URL is longer than 8192 bytes"},
 	} {
 		res, body, _ := p.raw(t, http.MethodGet, "GET "+tc.url+" HTTP/1.1\r\nHost: x\r\n"+tc.header+"\r\n")
 		if res.StatusCode != tc.status || !strings.Contains(body, tc.want) {
 			t.Errorf("%s: %s %q, want %d %q", tc.name, res.Status, body, tc.status, tc.want)
 		}
 		if strings.Contains(body, testSecret) {
-			t.Errorf("%s: the answer shows the secret: %q", tc.name, body)
+			t.Errorf("%s: the response contains the secret: %q", tc.name, body)
 		}
 	}
 	if res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+wild+" HTTP/1.1\r\n\r\n"); res.StatusCode != http.StatusForbidden || !strings.Contains(body, "GitHub") {
-		t.Errorf("CONNECT to a host that is a secret: %s %q", res.Status, body)
+		t.Errorf("CONNECT to a host that contains a secret: %s %q", res.Status, body)
 	}
 	p.log.mu.Lock()
 	defer p.log.mu.Unlock()
 	for _, e := range p.log.entries {
 		for _, text := range decodings(strings.ToLower(e.URL + " " + e.Target + " " + e.Reason)) {
 			if strings.Contains(text, strings.ToLower(testSecret)) {
-				t.Errorf("the log shows the secret: %+v", e)
+				t.Errorf("the log contains the secret: %+v", e)
 			}
 		}
 	}
 }
 
-// Each form is found in a text, and known by its name.
-func TestSecretForms(t *testing.T) {
+// Each format is found in a text and named.
+func TestSecretPatterns(t *testing.T) {
 	x := func(n int) string { return strings.Repeat("a1", n)[:n] }
 	for text, want := range map[string]string{
 		"sk-ant-api03-" + x(30):     "an Anthropic key",
@@ -97,7 +97,7 @@ func FuzzSecretIn(f *testing.F) {
 	f.Add("%25%67hp_")
 	f.Fuzz(func(t *testing.T, text string) {
 		if secretIn(maskSecrets(text)) != "" && len(text) >= 16 && !strings.Contains(text, "***") {
-			t.Errorf("%q: masked as %q, which still has one", text, maskSecrets(text))
+			t.Errorf("%q: masked as %q, which still contains a secret", text, maskSecrets(text))
 		}
 		decodings(text)
 		basicAuth(text)

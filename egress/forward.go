@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// newTransport makes the client side of plain requests. It follows no proxy
-// and no redirect, and dials nothing that d does not.
+// newTransport returns the client side of plain requests. It uses no proxy,
+// follows no redirects, and dials only through d.
 func newTransport(d *dialer, l limits) *http.Transport {
 	return &http.Transport{
 		Proxy: nil,
@@ -26,7 +26,7 @@ func newTransport(d *dialer, l limits) *http.Transport {
 			}
 			return d.dial(ctx, host, port)
 		},
-		DisableCompression:     true, // the answer passes as it is
+		DisableCompression:     true, // pass responses unchanged
 		MaxIdleConns:           64,
 		MaxIdleConnsPerHost:    8,
 		IdleConnTimeout:        30 * time.Second,
@@ -36,10 +36,9 @@ func newTransport(d *dialer, l limits) *http.Transport {
 	}
 }
 
-// forward answers a request in absolute form: GET http://host/path. The Host
-// header that the client sent is not looked at, as RFC 9112 section 3.2.2
-// wants: the host that was checked is the one that is dialled and the one that
-// the server is told.
+// forward serves a request in absolute form: GET http://host/path. The client's
+// Host header is ignored, as RFC 9112 section 3.2.2 requires: the host that was
+// checked is the one that is dialed and sent in the Host header.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	e := s.current.Load()
 	host, port, rule, ref := s.checkForward(e, r)
@@ -47,9 +46,9 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, ref)
 		return
 	}
-	// Without it the server would read the request to its end before it passes
-	// the first byte of the answer on. It is supported for HTTP/1, which is all
-	// that is served.
+	// Without full duplex, the HTTP server reads the complete request before it
+	// sends the first byte of the response. HTTP/1, the only version served,
+	// supports it.
 	client := http.NewResponseController(w)
 	_ = client.EnableFullDuplex()
 	ctx, cancel := context.WithTimeout(r.Context(), s.limits.tunnel)
@@ -58,14 +57,15 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	f.idle = time.AfterFunc(s.limits.idle, cancel)
 	defer f.idle.Stop()
 	defer f.logEnd(r)
-	// With it gone ReverseProxy strips what else belongs to an upgrade. Only
-	// websockets are refused (checkForward): other clients go on without.
+	// Without the Upgrade header, ReverseProxy also strips the rest of the
+	// upgrade. Only WebSocket is refused (checkForward): clients that offer
+	// other upgrades continue without one.
 	r.Header.Del("Upgrade")
 	f.count(r)
 	proxy := httputil.ReverseProxy{
 		Rewrite:        f.rewrite,
 		Transport:      e.transport,
-		FlushInterval:  -1, // streams are passed on as they come
+		FlushInterval:  -1, // flush every write, for streams
 		BufferPool:     &copyBuffers,
 		ErrorLog:       log.New(io.Discard, "", 0),
 		ModifyResponse: f.response,
@@ -74,7 +74,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// checkForward holds the request's URL against the policy.
+// checkForward checks the request's URL against the policy.
 func (s *Server) checkForward(e *enforcer, r *http.Request) (host string, port int, rule string, ref *refusalError) {
 	bad := func(status int, scanner, format string, args ...any) *refusalError {
 		return &refusalError{status: status, scanner: scanner, reason: fmt.Sprintf(format, args...)}
@@ -82,13 +82,13 @@ func (s *Server) checkForward(e *enforcer, r *http.Request) (host string, port i
 	u := r.URL
 	switch {
 	case u.Scheme != "http":
-		return "", 0, "", bad(http.StatusForbidden, "scheme", "a %s URL is not forwarded: use CONNECT for https", shorten(u.Scheme))
+		return "", 0, "", bad(http.StatusForbidden, "scheme", "%s URLs are not forwarded: use CONNECT for https", shorten(u.Scheme))
 	case u.User != nil:
-		return "", 0, "", bad(http.StatusBadRequest, "parser", "the URL has a user part: send an Authorization header")
+		return "", 0, "", bad(http.StatusBadRequest, "parser", "URL contains user information: send an Authorization header instead")
 	case u.Opaque != "" || u.Host == "":
-		return "", 0, "", bad(http.StatusBadRequest, "parser", "the URL has no host")
+		return "", 0, "", bad(http.StatusBadRequest, "parser", "URL has no host")
 	case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
-		return "", 0, "", bad(http.StatusForbidden, "websocket", "websockets over plain HTTP are not forwarded to %s: use wss", shorten(u.Host))
+		return "", 0, "", bad(http.StatusForbidden, "websocket", "WebSocket over plain HTTP is not forwarded to %s: use wss", shorten(u.Host))
 	}
 	raw, port, err := splitTarget(u.Host, portHTTP)
 	if err != nil {
@@ -98,24 +98,26 @@ func (s *Server) checkForward(e *enforcer, r *http.Request) (host string, port i
 	return host, port, v.Rule, ref
 }
 
-// forwarding is one plain request on its way.
+// forwarding is one plain request in progress.
 type forwarding struct {
 	server *Server
 	host   string
 	port   int
 	rule   string
 	start  time.Time
-	status int          // 0: it was not forwarded
-	bytes  atomic.Int64 // of both bodies
+	status int          // 0 until the upstream responds
+	bytes  atomic.Int64 // of both bodies together
 	client *http.ResponseController
-	idle   *time.Timer // ends the request
+	idle   *time.Timer // cancels the request
 }
 
-// rewrite makes the request for the server; hop-by-hop headers are gone by now.
+// rewrite prepares the outgoing request. ReverseProxy has removed hop-by-hop
+// headers already.
 func (f *forwarding) rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.URL.Host = joinHostPort(f.host, f.port)
 	pr.Out.Host = strings.TrimSuffix(pr.Out.URL.Host, ":80")
-	// ReverseProxy drops parameters that it cannot parse; the server may.
+	// Restore query parameters that ReverseProxy removed because it cannot
+	// parse them: the server may be able to.
 	pr.Out.URL.RawQuery = pr.In.URL.RawQuery
 	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 		if v, ok := pr.In.Header[h]; ok {
@@ -141,12 +143,12 @@ func (f *forwarding) failed(w http.ResponseWriter, r *http.Request, err error) {
 	s := f.server
 	ref := asRefusal(err)
 	if ref.status == http.StatusBadGateway && !strings.Contains(ref.reason, f.host) {
-		ref.reason = fmt.Sprintf("no answer from %s: %s", joinHostPort(f.host, f.port), ref.reason)
+		ref.reason = fmt.Sprintf("no response from %s: %s", joinHostPort(f.host, f.port), ref.reason)
 	}
 	s.refuse(w, r, ref)
 }
 
-// logEnd runs also when ReverseProxy panics to cut an answer that broke off.
+// logEnd also runs when ReverseProxy panics to abort a truncated response.
 func (f *forwarding) logEnd(r *http.Request) {
 	if f.status == 0 {
 		return
@@ -157,17 +159,17 @@ func (f *forwarding) logEnd(r *http.Request) {
 	})
 }
 
-// moved notes that n bytes of a body came: the request is not idle, and the
-// client has the idle time to take them.
+// moved records n bytes of a body: the request is not idle, and the client has
+// the idle timeout to receive them.
 func (f *forwarding) moved(n int) {
 	f.bytes.Add(int64(n))
 	idle := f.server.limits.idle
 	f.idle.Reset(idle)
-	// The HTTP server's own connection has deadlines.
+	// An error means that the connection is closed already.
 	_ = f.client.SetWriteDeadline(time.Now().Add(idle))
 }
 
-// countingBody tells of what passes through a body.
+// countingBody reports the bytes read from a body.
 type countingBody struct {
 	io.ReadCloser
 	moved func(n int)
@@ -181,7 +183,7 @@ func (b *countingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bufferPool lends copy buffers.
+// bufferPool is a pool of copy buffers, an httputil.BufferPool.
 type bufferPool struct{ pool sync.Pool }
 
 const copyBufferSize = 32 << 10

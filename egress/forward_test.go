@@ -30,14 +30,14 @@ func TestForwardRefusals(t *testing.T) {
 		{"http://private.example/", "", 403, "blocked: SSRF: private.example resolves to 10.99.0.10, a private or special address"},
 		{"http://10.0.0.1/", "", 403, "blocked: SSRF: 10.0.0.1 is a private or special address"},
 		{"http://lost.example/", "", 403, "blocked: DNS lookup of lost.example failed: no such host"},
-		{"https://example.com/", "", 403, "blocked: a https URL is not forwarded: use CONNECT for https"},
-		{"ftp://example.com/", "", 403, "blocked: a ftp URL is not forwarded: use CONNECT for https"},
-		{"http://user:pw@example.com/", "", 400, "blocked: the URL has a user part: send an Authorization header"},
-		{"http:///path", "", 400, "blocked: the URL has no host"},
-		{"http:example.com", "", 400, "blocked: the URL has no host"},
-		{"http://2130706433/", "", 400, `blocked: not a host: "2130706433": it looks like a number: write an address as four decimal parts`},
+		{"https://example.com/", "", 403, "blocked: https URLs are not forwarded: use CONNECT for https"},
+		{"ftp://example.com/", "", 403, "blocked: ftp URLs are not forwarded: use CONNECT for https"},
+		{"http://user:pw@example.com/", "", 400, "blocked: URL contains user information: send an Authorization header instead"},
+		{"http:///path", "", 400, "blocked: URL has no host"},
+		{"http:example.com", "", 400, "blocked: URL has no host"},
+		{"http://2130706433/", "", 400, `blocked: invalid host "2130706433": it looks like a number: write an address as four decimal parts`},
 		{"http://example.com:99999/", "", 400, `blocked: "99999" is not a port (1 to 65535)`},
-		{"http://example.com/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", 403, "blocked: websockets over plain HTTP are not forwarded to example.com: use wss"},
+		{"http://example.com/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", 403, "blocked: WebSocket over plain HTTP is not forwarded to example.com: use wss"},
 	} {
 		header := tc.header
 		if !strings.HasPrefix(header, "Host:") {
@@ -78,18 +78,18 @@ func TestForward(t *testing.T) {
 		t.Fatalf("%s: %q", res.Status, body)
 	}
 	if res.Header.Get("X-End") != "1" || res.Header.Get("X-Hop") != "" || res.Header.Get("Keep-Alive") != "" || res.Header.Get("X-Should-Retry") != "" {
-		t.Errorf("the answer's header: %v", res.Header)
+		t.Errorf("response headers: %v", res.Header)
 	}
 	r := <-got
 	if want := fmt.Sprintf("example.com:%d", port); r.Host != want {
-		t.Errorf("Host is %q, want %q: the one that was checked", r.Host, want)
+		t.Errorf("Host is %q, want the checked host %q", r.Host, want)
 	}
 	if want := "/a%2Fb/../c?x=1;y=%zz&z"; r.RequestURI != want {
 		t.Errorf("the target is %q, want %q", r.RequestURI, want)
 	}
 	names := slices.Sorted(maps.Keys(r.Header))
 	if want := "Accept-Encoding X-Forwarded-For X-Keep"; strings.Join(names, " ") != want {
-		t.Errorf("the request's header has %v, want %s", names, want)
+		t.Errorf("request headers are %v, want %s", names, want)
 	}
 	e := p.log.waitEvent(t, EventForward)
 	if e.Status != http.StatusTeapot || e.Bytes != 4 || e.URL != fmt.Sprintf("http://EXAMPLE.com.:%d/a%%2Fb/../c?x=***;y=***&***", port) {
@@ -97,7 +97,7 @@ func TestForward(t *testing.T) {
 	}
 }
 
-// A redirect is the client's to follow, and is checked when it does.
+// Redirects are passed to the client, and checked when it follows them.
 func TestForwardRedirect(t *testing.T) {
 	srv := httptest.NewServer(http.RedirectHandler("http://refused.example/", http.StatusFound))
 	defer srv.Close()
@@ -113,7 +113,7 @@ func TestForwardRedirect(t *testing.T) {
 	}
 }
 
-// Bodies stream both ways: each part arrives before the next is sent.
+// Bodies stream in both directions: each part arrives before the next is sent.
 func TestForwardStreams(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
@@ -177,17 +177,17 @@ func TestForwardBigBody(t *testing.T) {
 	answer := bufio.NewReader(res.Body)
 	line, err := answer.ReadString('\n')
 	if want := fmt.Sprintf("%x\n", sent.Sum(nil)); err != nil || line != want {
-		t.Errorf("the server got %q, %v; want %q", line, err, want)
+		t.Errorf("server received %q, %v; want %q", line, err, want)
 	}
 	got, want := sha256.New(), sha256.New()
 	_, _ = io.Copy(want, io.LimitReader(rand.NewChaCha8([32]byte{2}), size))
 	if n, err := io.Copy(got, answer); err != nil || n != size || string(got.Sum(nil)) != string(want.Sum(nil)) {
-		t.Errorf("%d bytes of %d, the same: %v, %v", n, size, string(got.Sum(nil)) == string(want.Sum(nil)), err)
+		t.Errorf("%d bytes of %d, identical: %v, %v", n, size, string(got.Sum(nil)) == string(want.Sum(nil)), err)
 	}
 }
 
-// An answer that breaks off must not look whole.
-func TestForwardCutAnswer(t *testing.T) {
+// A truncated response must not look complete.
+func TestForwardTruncatedResponse(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "part")
 		_ = http.NewResponseController(w).Flush()
@@ -202,14 +202,14 @@ func TestForwardCutAnswer(t *testing.T) {
 	}
 	defer func() { _ = res.Body.Close() }()
 	if got, err := io.ReadAll(res.Body); err == nil {
-		t.Errorf("%q came as a whole answer", got)
+		t.Errorf("%q was received as a complete response", got)
 	}
 	if e := p.log.waitEvent(t, EventForward); e.Status != http.StatusOK || e.Bytes != 4 {
 		t.Errorf("logged %+v", e)
 	}
 }
 
-// A connection kept to a server is not used for a host that a reload took out.
+// A pooled connection is not used for a host that a reload removed.
 func TestForwardAfterReload(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer srv.Close()
@@ -228,25 +228,25 @@ func TestForwardAfterReload(t *testing.T) {
 	if got := get(); got != http.StatusOK {
 		t.Fatalf("%d, want 200", got)
 	}
-	cfg.AllowPrivate = []string{"10.0.0.0/8"} // loopback no more
+	cfg.AllowPrivate = []string{"10.0.0.0/8"} // no longer loopback
 	if err := p.Reload(cfg); err != nil {
 		t.Fatal(err)
 	}
 	if got := get(); got != http.StatusForbidden {
-		t.Errorf("%d after the address was taken out, want 403", got)
+		t.Errorf("%d after the address was removed, want 403", got)
 	}
 	cfg.Allow = nil
 	if err := p.Reload(cfg); err != nil {
 		t.Fatal(err)
 	}
 	if got := get(); got != http.StatusForbidden {
-		t.Errorf("%d after the host was taken out, want 403", got)
+		t.Errorf("%d after the host was removed, want 403", got)
 	}
 }
 
-// A request in which nothing moves any more ends; one that moves does not.
+// A request without data for the idle timeout ends; an active one does not.
 func TestForwardIdle(t *testing.T) {
-	const bytes = 30 // longer than the idle time
+	const bytes = 30 // longer than the idle timeout
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for range bytes {
 			_, _ = io.WriteString(w, "x")

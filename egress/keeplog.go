@@ -12,22 +12,23 @@ import (
 	"time"
 )
 
-// Bounds of a bottle's log on disk: the file that is written, and older ones
-// that were that, PATH.1 the youngest.
+// Bounds of a bottle's log on disk: the current file and rotated ones, of which
+// PATH.1 is the newest.
 const (
-	maxLogFile  = 4 << 20 // bytes
-	oldLogFiles = 3
+	maxLogSize   = 4 << 20 // bytes
+	rotatedFiles = 3
 )
 
-// retryEvery is how often a line is tried again that could not be written. The
-// proxy waits meanwhile: what cannot be logged does not happen.
-const retryEvery = time.Second
+// retryInterval is the time between attempts to write a line. The proxy blocks
+// meanwhile: a request that cannot be logged is not served.
+const retryInterval = time.Second
 
 // KeepLog writes the lines of several streams to the file at path until all
-// streams have ended, a line at a time, with secrets in them masked, and keeps
-// the log bounded. The end of stop makes it give up what it cannot write.
+// streams have ended, with secrets masked, and rotates the file to bound its
+// size. A write that fails is retried until it succeeds, or until stop receives
+// a value.
 func KeepLog(path string, stop <-chan os.Signal, streams ...io.Reader) error {
-	k, err := openKeeper(path, maxLogFile)
+	k, err := openLogFile(path, maxLogSize)
 	if err != nil {
 		return err
 	}
@@ -40,38 +41,38 @@ func KeepLog(path string, stop <-chan os.Signal, streams ...io.Reader) error {
 	return errors.Join(append(errs, k.file.Close())...)
 }
 
-// keeper is a log that is being written.
-type keeper struct {
-	path string
-	most int64
+// logFile is a log file that is rotated when it reaches its maximum size.
+type logFile struct {
+	path    string
+	maxSize int64
 
 	mu   sync.Mutex
 	file *os.File
 	size int64
 }
 
-func openKeeper(path string, most int64) (*keeper, error) {
-	k := &keeper{path: path, most: most}
+func openLogFile(path string, maxSize int64) (*logFile, error) {
+	k := &logFile{path: path, maxSize: maxSize}
 	return k, k.open()
 }
 
-func (k *keeper) open() error {
+func (k *logFile) open() error {
 	f, err := os.OpenFile(k.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("open the proxy's log: %w", err)
+		return fmt.Errorf("open proxy log: %w", err)
 	}
 	fi, err := f.Stat()
 	if err != nil {
-		return errors.Join(fmt.Errorf("open the proxy's log: %w", err), f.Close())
+		return errors.Join(fmt.Errorf("open proxy log: %w", err), f.Close())
 	}
 	k.file, k.size = f, fi.Size()
 	return nil
 }
 
-func (k *keeper) keep(r io.Reader, stop <-chan os.Signal) error {
+func (k *logFile) keep(r io.Reader, stop <-chan os.Signal) error {
 	br := bufio.NewReaderSize(r, maxLine)
 	for {
-		line, err := keptLine(br)
+		line, err := readMasked(br)
 		for len(line) > 0 {
 			werr := k.write(line)
 			if werr == nil {
@@ -79,8 +80,8 @@ func (k *keeper) keep(r io.Reader, stop <-chan os.Signal) error {
 			}
 			select {
 			case <-stop:
-				return fmt.Errorf("write the proxy's log: %w", werr)
-			case <-time.After(retryEvery):
+				return fmt.Errorf("write proxy log: %w", werr)
+			case <-time.After(retryInterval):
 			}
 		}
 		switch {
@@ -88,14 +89,14 @@ func (k *keeper) keep(r io.Reader, stop <-chan os.Signal) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		default:
-			return fmt.Errorf("read what the proxy logs: %w", err)
+			return fmt.Errorf("read proxy output: %w", err)
 		}
 	}
 }
 
-// keptLine is the next line as it is kept. One that is longer than a reader of the
-// log takes is broken off.
-func keptLine(br *bufio.Reader) ([]byte, error) {
+// readMasked returns the next line with secrets masked. A line longer than
+// readers of the log accept is truncated.
+func readMasked(br *bufio.Reader) ([]byte, error) {
 	text, err := br.ReadSlice('\n')
 	if len(text) == 0 {
 		return nil, err
@@ -107,27 +108,27 @@ func keptLine(br *bufio.Reader) ([]byte, error) {
 	return line, err
 }
 
-// write appends a line, whole or not at all.
-func (k *keeper) write(line []byte) error {
+// write appends a complete line, or nothing.
+func (k *logFile) write(line []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.size > 0 && k.size+int64(len(line)) > k.most {
+	if k.size > 0 && k.size+int64(len(line)) > k.maxSize {
 		if err := k.rotate(); err != nil {
 			return err
 		}
 	}
 	n, err := k.file.Write(line)
 	if err != nil {
-		// A part would run into the next line.
+		// A partial line would be joined with the next one.
 		return errors.Join(err, k.file.Truncate(k.size))
 	}
 	k.size += int64(n)
 	return nil
 }
 
-func (k *keeper) rotate() error {
-	for i := oldLogFiles; i > 0; i-- {
-		err := os.Rename(oldLog(k.path, i-1), oldLog(k.path, i))
+func (k *logFile) rotate() error {
+	for i := rotatedFiles; i > 0; i-- {
+		err := os.Rename(rotatedPath(k.path, i-1), rotatedPath(k.path, i))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -139,8 +140,8 @@ func (k *keeper) rotate() error {
 	return old.Close()
 }
 
-// oldLog is the name of the log's file that was rotated i times.
-func oldLog(path string, i int) string {
+// rotatedPath returns the path of the log file that was rotated i times.
+func rotatedPath(path string, i int) string {
 	if i == 0 {
 		return path
 	}

@@ -18,12 +18,12 @@ func logLine(i int) string {
 	return fmt.Sprintf(`{"time":"2026-01-02T03:04:05Z","event":"blocked","target":"host%d.test:443","reason":"x"}`+"\n", i)
 }
 
-// A log of many times its bound keeps its last lines, whole and in order, in
-// files that are no larger than they may be, whoever reads it meanwhile.
+// A log that exceeds its maximum size many times keeps its last lines, complete
+// and in order, in files within the limit, while a follower reads it.
 func TestKeepLogRotates(t *testing.T) {
-	const lines, most = 5000, 20 << 10
+	const lines, maxSize = 5000, 20 << 10
 	path := filepath.Join(t.TempDir(), "egress.log")
-	k, err := openKeeper(path, most)
+	k, err := openLogFile(path, maxSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,16 +60,16 @@ func TestKeepLogRotates(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	// A reader that is slower than three whole files loses lines, but no order.
+	// A reader slower than three complete files loses lines, but not their order.
 	if seen := <-followed; len(seen) == 0 || seen[len(seen)-1] != lines-1 || !slices.IsSorted(seen) {
-		t.Errorf("the follower saw %d lines, the last of them %v", len(seen), seen[max(0, len(seen)-3):])
+		t.Errorf("follower read %d lines, the last ones %v", len(seen), seen[max(0, len(seen)-3):])
 	}
 	files, err := filepath.Glob(path + "*")
-	if err != nil || len(files) != 1+oldLogFiles {
+	if err != nil || len(files) != 1+rotatedFiles {
 		t.Errorf("files %v, %v", files, err)
 	}
 	for _, f := range files {
-		if fi, err := os.Stat(f); err != nil || fi.Size() > most {
+		if fi, err := os.Stat(f); err != nil || fi.Size() > maxSize {
 			t.Errorf("%s: %v, %v", f, fi.Size(), err)
 		}
 	}
@@ -86,12 +86,12 @@ func TestKeepLogRotates(t *testing.T) {
 	for i := lines - n; i < lines; i++ {
 		want.WriteString(logLine(i))
 	}
-	if n < oldLogFiles*most/len(logLine(0)) || string(data) != want.String() {
-		t.Errorf("%d lines were kept, and they are not the last ones", n)
+	if n < rotatedFiles*maxSize/len(logLine(0)) || string(data) != want.String() {
+		t.Errorf("%d lines were kept, but not the last ones", n)
 	}
 }
 
-// A follower sees a line when it is written, and ends when the folder is gone.
+// A follower reads lines as they are written, and ends when the directory is removed.
 func TestFollowEnds(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "bottle")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -114,7 +114,7 @@ func TestFollowEnds(t *testing.T) {
 			entries <- e
 		}
 	}()
-	k, err := openKeeper(path, maxLogFile)
+	k, err := openLogFile(path, maxLogSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,14 +130,14 @@ func TestFollowEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if e, ok := <-entries; ok {
-		t.Errorf("after the end: %+v", e)
+		t.Errorf("entry after the directory was removed: %+v", e)
 	}
 }
 
-// What a proxy shows in clear is masked before it comes to a disk, whatever the
-// line is, and nothing else is changed.
+// Secrets are masked before a line is written to disk, whatever its form, and
+// nothing else is changed.
 func TestKeepLogMasks(t *testing.T) {
-	const secret = "s3cr3t-of-nobodys-form"
+	const secret = "s3cr3t-without-known-form"
 	encoded := strings.ReplaceAll(testSecret, "_", "%5f")
 	path := filepath.Join(t.TempDir(), "egress.log")
 	lines := []struct{ in, want string }{
@@ -147,7 +147,7 @@ func TestKeepLogMasks(t *testing.T) {
 		{`{"event":"blocked","url":"http://h.test/a/` + encoded + `","more":["` + testSecret + `"]}`, `{"event":"blocked","url":"http://h.test/***","more":["***"]}`},
 		{`panic: ` + testSecret + ` of http://h.test/?` + secret, `panic: *** of http://h.test/?***`},
 		{`{"event":"blocked","url":"http://h.test/` + strings.Repeat("x", maxLine) + secret + `"}`, `{"event":"blocked"}`},
-		{`{"event":"blocked","url":"http://h.test/?` + secret, `{"event":"blocked"}`}, // the end without a line break
+		{`{"event":"blocked","url":"http://h.test/?` + secret, `{"event":"blocked"}`}, // no line break at the end
 	}
 	var in, want strings.Builder
 	for i, l := range lines {
@@ -166,7 +166,7 @@ func TestKeepLogMasks(t *testing.T) {
 	}
 }
 
-// FuzzMaskLine: a line stays one line, an object stays one, and no secret is left.
+// FuzzMaskLine: a line stays one line, an object stays an object, and secrets are removed.
 func FuzzMaskLine(f *testing.F) {
 	f.Add(`{"event":"blocked","url":"http://u:p@h/?a=` + testSecret + `","n":[1,{"a":"b"}]}`)
 	f.Add(`{"event":"blocked","url`)
@@ -177,25 +177,25 @@ func FuzzMaskLine(f *testing.F) {
 		}
 		got := maskLine([]byte(text))
 		if bytes.Contains(got, []byte("\n")) {
-			t.Errorf("%q became more lines: %q", text, got)
+			t.Errorf("%q became several lines: %q", text, got)
 		}
 		if strings.HasPrefix(text, "{") && !json.Valid(got) {
-			t.Errorf("%q is no object any more: %q", text, got)
+			t.Errorf("%q is not an object any more: %q", text, got)
 		}
 		if kind := secretIn(string(got)); kind != "" && len(text) >= 16 {
-			t.Errorf("%q still has %s: %q", text, kind, got)
+			t.Errorf("%q still contains %s: %q", text, kind, got)
 		}
 	})
 }
 
-// What cannot be written holds its writer up, and is given up at the end only.
+// A line that cannot be written blocks its writer, and is dropped only after stop.
 func TestKeepLogFullDisk(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = full.Close() }()
-	k := &keeper{path: filepath.Join(t.TempDir(), "log"), most: maxLogFile, file: full}
+	k := &logFile{path: filepath.Join(t.TempDir(), "log"), maxSize: maxLogSize, file: full}
 	in, out := io.Pipe()
 	stop, done := make(chan os.Signal), make(chan error, 1)
 	go func() { done <- k.keep(in, stop) }()
@@ -204,11 +204,11 @@ func TestKeepLogFullDisk(t *testing.T) {
 	}
 	select {
 	case err := <-done:
-		t.Fatalf("the line was given up: %v", err)
+		t.Fatalf("the line was dropped: %v", err)
 	case stop <- os.Interrupt:
 	}
 	if err := <-done; err == nil {
-		t.Error("a line that was not written is no error")
+		t.Error("no error for a line that was not written")
 	}
 	_ = out.CloseWithError(errors.New("end"))
 }
@@ -224,7 +224,7 @@ func TestSummarize(t *testing.T) {
 		`{"event":"would_block","target":"d.test:8443","scanner":"port"}`,
 		`{"event":"tunnel_open","target":"d.test:8443"}`,
 		`{"event":"error","target":"e.test:443","reason":"refused"}`,
-		`{"event":"error","reason":"of the proxy's own"}`,
+		`{"event":"error","reason":"not about a request"}`,
 	}, "\n")
 	got, err := Summarize(ParseLog(strings.NewReader(log)))
 	if err != nil {
@@ -242,7 +242,7 @@ func TestSummarize(t *testing.T) {
 	}
 }
 
-// An agent that asks for names without end makes no table without end.
+// Summaries are bounded, however many names an agent requests.
 func TestSummarizeBounded(t *testing.T) {
 	var log strings.Builder
 	for i := range 3 * maxSummary {
@@ -253,6 +253,6 @@ func TestSummarizeBounded(t *testing.T) {
 		t.Fatalf("%d hosts, %v", len(got), err)
 	}
 	if got[0].Destination != summaryRest || got[0].Refused != 2*maxSummary {
-		t.Errorf("the rest is %+v", got[0])
+		t.Errorf("the entry for other hosts is %+v", got[0])
 	}
 }

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// While a policy is learnt, what it would refuse passes and is noted, but for
-// private and special addresses.
+// While a policy is being learned, requests that it would refuse are allowed and
+// logged, except those to private and special addresses.
 func TestLearn(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }))
 	defer srv.Close()
 	web, echoes := portOf(srv.Listener.Addr().String()), serveTCP(t, echo)
 	p := startProxy(t, Config{Learn: true, Entries: Entries{Allow: []string{"example.com"}}})
-	noted := func(target, scanner string) {
+	logged := func(target, scanner string) {
 		t.Helper()
 		p.log.wait(t, scanner+" of "+target, func(e Entry) bool {
 			return e.Event == EventWouldBlock && e.Target == target && e.Scanner == scanner
@@ -27,12 +27,12 @@ func TestLearn(t *testing.T) {
 	if res, body, _ := p.raw(t, http.MethodGet, "GET http://"+target+"/ HTTP/1.1\r\nHost: x\r\n\r\n"); body != "served" {
 		t.Errorf("plain HTTP: %s %q", res.Status, body)
 	}
-	noted(target, "allowlist")
-	// A port that the entry does not have, and a stream that is not TLS.
+	logged(target, "allowlist")
+	// A port that the entry does not allow, and a stream that is not TLS.
 	target = fmt.Sprintf("example.com:%d", echoes)
 	p.connect(t, target).roundTrip(t, "not TLS")
-	noted(target, "port")
-	noted(target, "sni")
+	logged(target, "port")
+	logged(target, "sni")
 	for _, target := range []string{"private.example:443", "meta.example:80", "10.0.0.1:443"} {
 		res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+target+" HTTP/1.1\r\n\r\n")
 		if res.StatusCode != http.StatusForbidden || !strings.Contains(body, "SSRF") {
@@ -41,7 +41,7 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// A wrong server name passes while learning, and all that the client sent.
+// While learning, a wrong server name passes, with all data that the client sent.
 func TestLearnSNI(t *testing.T) {
 	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }))
 	defer srv.Close()
@@ -49,7 +49,7 @@ func TestLearnSNI(t *testing.T) {
 	p := startProxy(t, Config{Learn: true, Entries: Entries{Allow: []string{fmt.Sprintf("other.example.com:%d", port)}}})
 	c := p.client(t, srv)
 	tr := c.Transport.(*http.Transport)
-	tr.TLSClientConfig.ServerName = "example.com" // of httptest's certificate
+	tr.TLSClientConfig.ServerName = "example.com" // in httptest's certificate
 	res, err := c.Get(fmt.Sprintf("https://other.example.com:%d/", port))
 	if err != nil {
 		t.Fatal(err)
@@ -59,11 +59,11 @@ func TestLearnSNI(t *testing.T) {
 		t.Errorf("%q, %v", body, err)
 	}
 	_ = res.Body.Close()
-	p.log.wait(t, "note of the name", func(e Entry) bool { return e.Event == EventWouldBlock && e.Scanner == "sni" })
+	p.log.wait(t, "would_block line", func(e Entry) bool { return e.Event == EventWouldBlock && e.Scanner == "sni" })
 }
 
-// Requests beyond an entry's limit get a 429, those to other entries do not, and
-// time gives them back.
+// Requests over an entry's limit get a 429, those to other entries do not, and
+// the limit refills over time.
 func TestRequestLimit(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }))
 	defer srv.Close()
@@ -97,6 +97,6 @@ func TestRequestLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := len(p.rates.buckets); n != 0 {
-		t.Errorf("%d entries of the old policy are still counted", n)
+		t.Errorf("%d entries of the old policy still have a rate", n)
 	}
 }

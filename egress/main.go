@@ -8,12 +8,12 @@ import (
 	"os"
 )
 
-// Main is the built-in proxy's process: it serves the configuration in
-// configPath until ctx ends. The log goes to stdout; its startup line is
-// written once clients can connect. Each value from reload (SIGHUP, say) reads
-// the file again: a file that cannot be used is logged and told on stderr, and
-// the old policy stays in force. A changed listen address or limit is taken at
-// the next start.
+// Main runs the built-in proxy with the configuration in configPath until ctx
+// ends. The log goes to stdout; its startup line is written once clients can
+// connect. Each value received from reload (for example SIGHUP) rereads the
+// file. If that fails, the error is logged and printed to stderr, and the
+// current policy stays in force. Changes of the listen address and of limits
+// take effect at the next start.
 func Main(ctx context.Context, configPath string, reload <-chan os.Signal, stdout, stderr io.Writer) error {
 	cfg, err := LoadConfig(configPath)
 	if err != nil {
@@ -25,11 +25,11 @@ func Main(ctx context.Context, configPath string, reload <-chan os.Signal, stdou
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
-		return fmt.Errorf("listening for the proxy's clients: %w", err)
+		return fmt.Errorf("listen for proxy clients: %w", err)
 	}
 	s.log.log(line{
 		Event: EventStartup, Listen: l.Addr().String(), Mode: "strict",
-		Allow: shownHosts(s.current.Load().policy),
+		Allow: loggedHosts(s.current.Load().policy),
 	})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -54,9 +54,9 @@ func (s *Server) reloadFile(path string, stderr io.Writer) {
 	if err == nil {
 		return
 	}
-	s.log.log(line{Event: EventError, Reason: "the old policy stays in force: " + err.Error()})
+	s.log.log(line{Event: EventError, Reason: "policy not reloaded, the current one stays in force: " + err.Error()})
 	// A closed stderr must not end the proxy.
-	_, _ = fmt.Fprintf(stderr, "bottle proxy: the old policy stays in force: %v\n", err)
+	_, _ = fmt.Fprintf(stderr, "bottle proxy: policy not reloaded, the current one stays in force: %v\n", err)
 }
 
 func reasonOf(err error) string {

@@ -12,41 +12,41 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Log reads what KeepLog has written, the oldest lines first. It is an
+// Log reads a log written by [KeepLog], oldest lines first. It is an
 // io.ReadCloser.
 type Log struct {
 	ctx   context.Context
 	path  string
 	file  *os.File
-	watch *fsnotify.Watcher // nil: its end is the end
+	watch *fsnotify.Watcher // nil: do not follow
 }
 
-// OpenLog opens the log at path; one that does not exist is empty. With follow,
-// reading waits at the end for more, until ctx ends or the log's folder is gone.
+// OpenLog opens the log at path. A missing log is empty. With follow, reads wait
+// at the end for more lines until ctx ends or the log's directory is removed.
 func OpenLog(ctx context.Context, path string, follow bool) (*Log, error) {
 	l := &Log{ctx: ctx, path: path}
 	if follow {
 		w, err := fsnotify.NewWatcher()
 		if err != nil {
-			return nil, fmt.Errorf("follow the log: %w", err)
+			return nil, fmt.Errorf("follow egress log: %w", err)
 		}
-		// Before the first read, so that nothing comes unseen.
+		// Watch before the first read, so that no change is missed.
 		if err := w.Add(filepath.Dir(path)); err != nil {
-			return nil, errors.Join(fmt.Errorf("follow the log: %w", err), w.Close())
+			return nil, errors.Join(fmt.Errorf("follow egress log: %w", err), w.Close())
 		}
 		l.watch = w
 	}
 	return l, nil
 }
 
-// SkipToEnd leaves out what the log holds now.
+// SkipToEnd skips the lines that the log contains now.
 func (l *Log) SkipToEnd() error {
 	opened, err := l.open(l.path)
 	if err != nil || !opened {
 		return err
 	}
 	if _, err := l.file.Seek(0, io.SeekEnd); err != nil {
-		return fmt.Errorf("read the egress log: %w", err)
+		return fmt.Errorf("read egress log: %w", err)
 	}
 	return nil
 }
@@ -55,7 +55,8 @@ func (l *Log) SkipToEnd() error {
 func (l *Log) Read(p []byte) (int, error) {
 	for {
 		if l.file != nil {
-			// Rotated before the end is met, a file gets no more after it.
+			// Check for rotation first: a file that was rotated before its end
+			// is reached gets no more lines.
 			next, rerr := l.rotated()
 			n, err := l.file.Read(p)
 			if n > 0 || !errors.Is(err, io.EOF) {
@@ -78,18 +79,18 @@ func (l *Log) Read(p []byte) (int, error) {
 		} else if opened {
 			continue
 		}
-		if err := l.more(); err != nil {
+		if err := l.waitChange(); err != nil {
 			return 0, err
 		}
 	}
 }
 
-// followTick is how often a follower looks for itself whether there is still a log.
-const followTick = time.Second
+// followInterval is how often a follower checks that the log still exists.
+const followInterval = time.Second
 
-// more waits for something to happen in the log's folder; io.EOF is that there
-// is nothing to wait for.
-func (l *Log) more() error {
+// waitChange waits for a change in the log's directory. It returns io.EOF if
+// there is nothing to wait for.
+func (l *Log) waitChange() error {
 	if l.watch == nil {
 		return io.EOF
 	}
@@ -104,57 +105,57 @@ func (l *Log) more() error {
 			return io.EOF
 		}
 		return nil
-	case <-time.After(followTick):
-		return nil // the end of the folder itself is not always told
+	case <-time.After(followInterval):
+		return nil // removal of the watched directory is not always reported
 	case err := <-l.watch.Errors:
 		if errors.Is(err, fsnotify.ErrEventOverflow) {
-			return nil // something happened, then
+			return nil // there was a change
 		}
 		return err
 	}
 }
 
 func (l *Log) oldest() string {
-	for i := oldLogFiles; i > 0; i-- {
-		if _, err := os.Stat(oldLog(l.path, i)); err == nil {
-			return oldLog(l.path, i)
+	for i := rotatedFiles; i > 0; i-- {
+		if _, err := os.Stat(rotatedPath(l.path, i)); err == nil {
+			return rotatedPath(l.path, i)
 		}
 	}
 	return l.path
 }
 
-// rotated gives the file that comes after the one that is read, if that one has
-// been rotated away; nothing otherwise.
+// rotated returns the path of the file that follows the open one, if the open
+// one has been rotated; "" otherwise.
 func (l *Log) rotated() (string, error) {
-	mine, err := l.file.Stat()
+	current, err := l.file.Stat()
 	if err != nil {
 		return "", err
 	}
-	for i := range oldLogFiles + 1 {
-		fi, err := os.Stat(oldLog(l.path, i))
-		if err != nil || !os.SameFile(mine, fi) {
+	for i := range rotatedFiles + 1 {
+		fi, err := os.Stat(rotatedPath(l.path, i))
+		if err != nil || !os.SameFile(current, fi) {
 			continue
 		}
 		if i == 0 {
 			return "", nil
 		}
-		return oldLog(l.path, i-1), nil
+		return rotatedPath(l.path, i-1), nil
 	}
-	// So long ago that it is gone itself.
+	// The open file has been rotated out and removed.
 	if _, err := os.Stat(l.path); err != nil {
-		return "", nil //nolint:nilerr // all of the log is gone: more tells
+		return "", nil //nolint:nilerr // the log was removed: waitChange detects it
 	}
 	return l.oldest(), nil
 }
 
-// open goes on with another file, if it is there yet.
+// open continues with another file, if it exists.
 func (l *Log) open(path string) (bool, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read the egress log: %w", err)
+		return false, fmt.Errorf("read egress log: %w", err)
 	}
 	if l.file != nil {
 		_ = l.file.Close() // read only
@@ -163,7 +164,7 @@ func (l *Log) open(path string) (bool, error) {
 	return true, nil
 }
 
-// Close ends the reading.
+// Close closes the log.
 func (l *Log) Close() error {
 	var err error
 	if l.file != nil {

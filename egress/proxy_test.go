@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// patience bounds every wait of a test; nothing waits as long when it passes.
-const patience = 20 * time.Second
+// waitTimeout bounds every wait in a test. No passing test waits this long.
+const waitTimeout = 20 * time.Second
 
 // fakeDNS resolves the names of a test. It is a Resolver.
 type fakeDNS map[string][]string
@@ -38,7 +38,7 @@ func (d fakeDNS) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, e
 	return addrs, nil
 }
 
-// testDNS are the names that every test knows.
+// testDNS is the default resolver of tests.
 var testDNS = fakeDNS{
 	"example.com.":        {"127.0.0.1"},
 	"a.example.com.":      {"127.0.0.1"},
@@ -56,11 +56,11 @@ var testDNS = fakeDNS{
 	"xn--bcher-kva.test.": {"127.0.0.1"},
 }
 
-// eventLog keeps what a proxy logs.
+// eventLog records the log of a proxy.
 type eventLog struct {
 	mu      sync.Mutex
 	entries []Entry
-	added   chan struct{} // closed and replaced at each entry
+	added   chan struct{} // closed and replaced for each entry
 }
 
 func newEventLog() *eventLog { return &eventLog{added: make(chan struct{})} }
@@ -89,10 +89,10 @@ func (l *eventLog) find(match func(Entry) bool) (Entry, <-chan struct{}, bool) {
 	return Entry{}, l.added, false
 }
 
-// wait gives the first entry that matches, now or later.
+// wait returns the first entry that matches, now or later.
 func (l *eventLog) wait(t *testing.T, what string, match func(Entry) bool) Entry {
 	t.Helper()
-	limit := time.After(patience)
+	limit := time.After(waitTimeout)
 	for {
 		e, added, ok := l.find(match)
 		if ok {
@@ -111,16 +111,16 @@ func (l *eventLog) waitEvent(t *testing.T, event string) Entry {
 	return l.wait(t, event, func(e Entry) bool { return e.Event == event })
 }
 
-// testProxy is a proxy that serves on loopback until the test ends.
+// testProxy is a proxy on loopback that serves until the test ends.
 type testProxy struct {
 	*Server
 	addr string
 	log  *eventLog
-	stop func() error // idempotent; gives what Serve gave
+	stop func() error // idempotent; returns the result of Serve
 }
 
-// startProxy serves cfg. Loopback may be dialled; at the end of the test no
-// goroutine may be left.
+// startProxy serves cfg. Loopback may be dialed. At the end of the test no
+// goroutines may be left.
 func startProxy(t *testing.T, cfg Config) *testProxy {
 	t.Helper()
 	checkGoroutines(t)
@@ -157,18 +157,18 @@ func testConfig(cfg Config) Config {
 	return cfg
 }
 
-// checkGoroutines fails the test if goroutines are left when all that was
-// registered after it has been cleaned up.
+// checkGoroutines fails the test if goroutines are left after all later cleanup
+// functions have run.
 func checkGoroutines(t *testing.T) {
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
-		deadline := time.Now().Add(patience)
+		deadline := time.Now().Add(waitTimeout)
 		for runtime.NumGoroutine() > before {
 			if time.Now().After(deadline) {
 				buf := make([]byte, 1<<20)
 				t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
 			}
-			time.Sleep(5 * time.Millisecond) // nothing tells of a goroutine's end
+			time.Sleep(5 * time.Millisecond) // the end of a goroutine cannot be awaited
 		}
 	})
 }
@@ -183,8 +183,8 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
-// serveTCP runs handle for each connection to a listener of its own, whose
-// port it gives, and ends them all with the test.
+// serveTCP listens on a port, which it returns, and runs handle for each
+// connection. All connections are closed at the end of the test.
 func serveTCP(t *testing.T, handle func(*net.TCPConn)) (port int) {
 	t.Helper()
 	l := listen(t)
@@ -218,7 +218,7 @@ func serveTCP(t *testing.T, handle func(*net.TCPConn)) (port int) {
 	return portOf(l.Addr().String())
 }
 
-// echo sends back what it gets, and ends when the client does.
+// echo sends back what it receives, and ends when the client does.
 func echo(c *net.TCPConn) {
 	_, _ = io.Copy(c, c)
 	_ = c.CloseWrite()
@@ -228,7 +228,7 @@ func portOf(addr string) int {
 	return int(netip.MustParseAddrPort(addr).Port())
 }
 
-// dialProxy opens a connection to a proxy that ends with the test.
+// dial opens a connection to a proxy. It is closed at the end of the test.
 func (p *testProxy) dial(t *testing.T) *net.TCPConn {
 	t.Helper()
 	c, err := net.Dial("tcp", p.addr)
@@ -236,14 +236,14 @@ func (p *testProxy) dial(t *testing.T) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(waitTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	return c.(*net.TCPConn)
 }
 
-// raw sends text on a new connection and gives the answer, its body read, and
-// the connection with what follows the answer.
+// raw sends text on a new connection and returns the response, its body, and the
+// connection with the data that follows the response.
 func (p *testProxy) raw(t *testing.T, method, text string) (*reply, string, *stream) {
 	t.Helper()
 	c := p.dial(t)
@@ -253,21 +253,21 @@ func (p *testProxy) raw(t *testing.T, method, text string) (*reply, string, *str
 	s := &stream{TCPConn: c, r: bufio.NewReader(c)}
 	res, err := http.ReadResponse(s.r, &http.Request{Method: method})
 	if err != nil {
-		t.Fatalf("reading the answer to %.80q: %v", text, err)
+		t.Fatalf("read response to %.80q: %v", text, err)
 	}
 	head := &reply{StatusCode: res.StatusCode, Status: res.Status, Header: res.Header, Close: res.Close}
 	if method == http.MethodConnect && res.StatusCode == http.StatusOK {
-		return head, "", s // what follows is the tunnel's
+		return head, "", s // the rest belongs to the tunnel
 	}
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		t.Fatalf("reading the answer to %.80q: %v", text, err)
+		t.Fatalf("read response to %.80q: %v", text, err)
 	}
 	_ = res.Body.Close()
 	return head, string(body), s
 }
 
-// reply is an answer without its body.
+// reply is a response without its body.
 type reply struct {
 	StatusCode int
 	Status     string
@@ -275,7 +275,7 @@ type reply struct {
 	Close      bool
 }
 
-// stream is a tunnel as the client has it.
+// stream is the client side of a tunnel.
 type stream struct {
 	*net.TCPConn
 	r *bufio.Reader
@@ -292,7 +292,7 @@ func (p *testProxy) connect(t *testing.T, target string) *stream {
 	return s
 }
 
-// roundTrip sends text and wants it back.
+// roundTrip sends text and requires it to be echoed.
 func (s *stream) roundTrip(t *testing.T, text string) {
 	t.Helper()
 	if _, err := io.WriteString(s, text); err != nil {
@@ -300,14 +300,14 @@ func (s *stream) roundTrip(t *testing.T, text string) {
 	}
 	got := make([]byte, len(text))
 	if _, err := io.ReadFull(s, got); err != nil {
-		t.Fatalf("reading the echo: %v", err)
+		t.Fatalf("read echo: %v", err)
 	}
 	if !bytes.Equal(got, []byte(text)) {
 		t.Fatalf("the echo is %q, want %q", got, text)
 	}
 }
 
-// client is an HTTP client behind the proxy that trusts srv's certificate.
+// client returns an HTTP client that uses the proxy and trusts srv's certificate.
 func (p *testProxy) client(t *testing.T, srv *httptest.Server) *http.Client {
 	t.Helper()
 	pool := x509.NewCertPool()
@@ -321,7 +321,7 @@ func (p *testProxy) client(t *testing.T, srv *httptest.Server) *http.Client {
 	t.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{
 		Transport:     tr,
-		Timeout:       patience,
+		Timeout:       waitTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// rates counts the requests that each entry of the policy lets through: entries
-// are few, hosts below a *.name may be without end.
+// rates limits the requests that each policy entry allows. It counts by entry,
+// not by host: an agent can name any number of hosts below *.name.
 type rates struct {
 	perMinute int
 	now       func() time.Time
@@ -17,8 +17,8 @@ type rates struct {
 	buckets map[string]*bucket
 }
 
-// bucket holds the requests that may still be made; it fills by a minute's worth
-// in a minute, and holds no more.
+// bucket is a token bucket that holds, and refills in a minute, one minute's
+// worth of requests.
 type bucket struct {
 	left   float64
 	filled time.Time
@@ -28,7 +28,7 @@ func newRates(perMinute int) *rates {
 	return &rates{perMinute: perMinute, now: time.Now, buckets: map[string]*bucket{}}
 }
 
-// take counts one request of an entry; an error is that it is one too many.
+// take counts one request of an entry and refuses it if the limit is exceeded.
 func (r *rates) take(rule string) *refusalError {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -43,15 +43,15 @@ func (r *rates) take(rule string) *refusalError {
 	if b.left < 1 {
 		return &refusalError{
 			status: http.StatusTooManyRequests, scanner: "ratelimit", rule: rule,
-			reason: fmt.Sprintf("more than %d requests a minute to %s", r.perMinute, rule),
+			reason: fmt.Sprintf("more than %d requests per minute to %s", r.perMinute, rule),
 		}
 	}
 	b.left--
 	return nil
 }
 
-// keep forgets the entries that a new policy does not have.
-func (r *rates) keep(p Policy) {
+// prune removes entries that a new policy does not contain.
+func (r *rates) prune(p Policy) {
 	known := map[string]bool{"": true}
 	for _, rule := range p.Allow {
 		known[rule.String()] = true

@@ -26,36 +26,36 @@ func (l *eventLog) refusals() (n int, last Entry) {
 	return n, last
 }
 
-// Every way in which a request can be refused leaves one line, those included
-// that the HTTP server refuses before anybody has seen a request.
+// Every kind of refusal logs one line, including those by the HTTP server before
+// a request reaches the handler.
 func TestEveryRefusalIsLogged(t *testing.T) {
 	port := serveTCP(t, echo)
 	p := startProxy(t, Config{Entries: Entries{Allow: []string{
 		"example.com", "private.example", "lost.example", fmt.Sprintf("a.example.com:%d", port),
 	}}})
 	for name, c := range map[string]struct{ text, scanner string }{
-		"refused host":      {"CONNECT refused.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "allowlist"},
-		"refused port":      {"CONNECT example.com:22 HTTP/1.1\r\nHost: x\r\n\r\n", "port"},
-		"private address":   {"CONNECT private.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "ssrf"},
-		"no such name":      {"CONNECT lost.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "dns"},
-		"no host":           {"CONNECT :443 HTTP/1.1\r\nHost: x\r\n\r\n", "parser"},
-		"refused URL":       {"GET http://refused.example/ HTTP/1.1\r\nHost: x\r\n\r\n", "allowlist"},
-		"secret":            {"GET http://example.com/" + testSecret + " HTTP/1.1\r\nHost: x\r\n\r\n", "dlp"},
-		"long URL":          {"GET http://example.com/" + strings.Repeat("x", maxURL) + " HTTP/1.1\r\nHost: x\r\n\r\n", "length"},
-		"websocket":         {"GET http://example.com/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "websocket"},
-		"other scheme":      {"GET ftp://example.com/ HTTP/1.1\r\nHost: x\r\n\r\n", "scheme"},
-		"no proxy request":  {"GET / HTTP/1.1\r\nHost: refused.example\r\n\r\n", "parser"},
-		"all of the server": {"OPTIONS * HTTP/1.1\r\nHost: refused.example\r\n\r\n", "parser"},
-		// From here on the HTTP server's own.
+		"refused host":     {"CONNECT refused.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "allowlist"},
+		"refused port":     {"CONNECT example.com:22 HTTP/1.1\r\nHost: x\r\n\r\n", "port"},
+		"private address":  {"CONNECT private.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "ssrf"},
+		"unknown name":     {"CONNECT lost.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", "dns"},
+		"no host":          {"CONNECT :443 HTTP/1.1\r\nHost: x\r\n\r\n", "parser"},
+		"refused URL":      {"GET http://refused.example/ HTTP/1.1\r\nHost: x\r\n\r\n", "allowlist"},
+		"secret":           {"GET http://example.com/" + testSecret + " HTTP/1.1\r\nHost: x\r\n\r\n", "dlp"},
+		"long URL":         {"GET http://example.com/" + strings.Repeat("x", maxURL) + " HTTP/1.1\r\nHost: x\r\n\r\n", "length"},
+		"websocket":        {"GET http://example.com/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "websocket"},
+		"other scheme":     {"GET ftp://example.com/ HTTP/1.1\r\nHost: x\r\n\r\n", "scheme"},
+		"no proxy request": {"GET / HTTP/1.1\r\nHost: refused.example\r\n\r\n", "parser"},
+		"asterisk form":    {"OPTIONS * HTTP/1.1\r\nHost: refused.example\r\n\r\n", "parser"},
+		// The rest is refused by the HTTP server itself.
 		"two hosts":        {"GET http://refused.example/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "parser"},
 		"escaped host":     {"CONNECT refused%2eexample:443 HTTP/1.1\r\nHost: x\r\n\r\n", "parser"},
 		"no HTTP":          {"SSH-2.0-x\r\n\r\n", "parser"},
-		"a zero in it":     {"CONNECT refused.example\x00:443 HTTP/1.1\r\nHost: x\r\n\r\n", "parser"},
+		"NUL in target":    {"CONNECT refused.example\x00:443 HTTP/1.1\r\nHost: x\r\n\r\n", "parser"},
 		"no Host":          {"GET http://refused.example/ HTTP/1.1\r\n\r\n", "parser"},
 		"HTTP/3.0":         {"GET http://refused.example/ HTTP/3.0\r\nHost: x\r\n\r\n", "parser"},
 		"unknown encoding": {"POST http://refused.example/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "parser"},
-		"a vast head":      {"GET http://refused.example/ HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", "parser"},
-		"unknown Expect":   {"POST http://refused.example/ HTTP/1.1\r\nHost: x\r\nExpect: wonders\r\nContent-Length: 1\r\n\r\n", "parser"},
+		"header too large": {"GET http://refused.example/ HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", "parser"},
+		"unknown Expect":   {"POST http://refused.example/ HTTP/1.1\r\nHost: x\r\nExpect: unknown\r\nContent-Length: 1\r\n\r\n", "parser"},
 	} {
 		before, _ := p.log.refusals()
 		method, _, _ := strings.Cut(c.text, " ")
@@ -65,28 +65,28 @@ func TestEveryRefusalIsLogged(t *testing.T) {
 		}
 		n, last := p.log.refusals()
 		if n != before+1 || last.Scanner != c.scanner || last.Reason == "" || last.Verdict() != VerdictRefused {
-			t.Errorf("%s: %d lines, the last of them %+v; want one of %s", name, n-before, last, c.scanner)
+			t.Errorf("%s: %d lines, the last one %+v; want one from %s", name, n-before, last, c.scanner)
 		}
 		if last.Destination() == "" {
 			t.Errorf("%s: no destination: %+v", name, last)
 		}
 	}
-	// In a tunnel the refusal comes after the answer, and the line before the end.
+	// In a tunnel, refusals are logged after the response and before the close.
 	for name, c := range map[string]string{"other server": string(hello(t, "refused.example")), "not TLS": "SSH-2.0-x\r\n"} {
 		before, _ := p.log.refusals()
 		tunnel := p.connect(t, fmt.Sprintf("a.example.com:%d", port))
 		if _, err := io.WriteString(tunnel, c); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = io.ReadAll(tunnel) // a reset is an end too
+		_, _ = io.ReadAll(tunnel) // a reset is fine, too
 		if n, last := p.log.refusals(); n != before+1 || last.Scanner != "sni" {
-			t.Errorf("%s: %d lines, the last of them %+v", name, n-before, last)
+			t.Errorf("%s: %d lines, the last one %+v", name, n-before, last)
 		}
 	}
 }
 
-// A flood of refusals, by more clients than the proxy has room for, is logged to
-// the last one: whole lines in files that the log's bound holds.
+// A flood of refusals by many clients is logged without exception, as complete
+// lines in files within the size limit.
 func TestFloodOfRefusalsIsLogged(t *testing.T) {
 	const clients, each = 40, 100
 	path := filepath.Join(t.TempDir(), "egress.log")
@@ -143,23 +143,23 @@ func TestFloodOfRefusalsIsLogged(t *testing.T) {
 		}
 	}
 	if len(seen) != clients*each {
-		t.Errorf("%d refusals are in the log, of %d", len(seen), clients*each)
+		t.Errorf("%d of %d refusals are in the log", len(seen), clients*each)
 	}
 }
 
-// Clients beyond all limits are closed without an answer, and not without a line.
+// Clients over all limits are closed without a response, but with a log line.
 func TestClosedClientsAreLogged(t *testing.T) {
 	p := startProxy(t, Config{MaxConnections: 1})
 	for range 1 + spareConnections + 1 {
 		p.dial(t)
 	}
-	e := p.log.wait(t, "line of a closed client", func(e Entry) bool { return strings.Contains(e.Reason, "closed without an answer") })
+	e := p.log.wait(t, "line of a closed client", func(e Entry) bool { return strings.Contains(e.Reason, "closed without a response") })
 	if e.Scanner != "ratelimit" || !e.Denied() {
 		t.Errorf("logged %+v", e)
 	}
 }
 
-// A proxy whose log nobody reads any more ends before it lets anything through.
+// A proxy whose log has no reader any more exits before it forwards data.
 func TestProxyWithoutLogEnds(t *testing.T) {
 	got := make(chan int, 1)
 	port := serveTCP(t, func(c *net.TCPConn) {
@@ -189,13 +189,13 @@ func TestProxyWithoutLogEnds(t *testing.T) {
 	_ = out.Close()
 	p := &testProxy{addr: addr}
 	tunnel := p.connect(t, fmt.Sprintf("127.0.0.1:%d", port))
-	_, _ = io.WriteString(tunnel, "what nobody would see") // it may have ended
+	_, _ = io.WriteString(tunnel, "not logged") // the proxy may have exited
 	_, _ = io.ReadAll(tunnel)
 	err = cmd.Wait()
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGPIPE {
-		t.Errorf("the proxy ended with %v", err)
+		t.Errorf("the proxy exited with %v", err)
 	}
 	if n := <-got; n > 0 {
-		t.Errorf("%d bytes went out without a line", n)
+		t.Errorf("%d bytes were forwarded without a log line", n)
 	}
 }

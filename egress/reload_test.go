@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// proxyConfigEnv makes this test's program the proxy's process.
+// proxyConfigEnv makes the test binary run as the proxy.
 const proxyConfigEnv = "EGRESS_TEST_PROXY_CONFIG"
 
 func TestMain(m *testing.M) {
@@ -41,12 +41,12 @@ func proxyMain(config string) int {
 	return 0
 }
 
-// proxyProcess is a proxy in a process of its own.
+// proxyProcess is a proxy in its own process.
 type proxyProcess struct {
 	*testProxy
 	cmd     *exec.Cmd
 	config  string
-	answers chan Entry // what it says to each SIGHUP
+	reloads chan Entry // the log entry for each SIGHUP
 }
 
 func startProcess(t *testing.T, entries string) *proxyProcess {
@@ -54,7 +54,7 @@ func startProcess(t *testing.T, entries string) *proxyProcess {
 	l := listen(t)
 	p := &proxyProcess{
 		testProxy: &testProxy{addr: l.Addr().String(), log: newEventLog()},
-		config:    filepath.Join(t.TempDir(), "proxy.json"), answers: make(chan Entry, 1),
+		config:    filepath.Join(t.TempDir(), "proxy.json"), reloads: make(chan Entry, 1),
 	}
 	_ = l.Close()
 	p.write(t, entries)
@@ -79,7 +79,7 @@ func startProcess(t *testing.T, entries string) *proxyProcess {
 			case e.Event == EventStartup:
 				close(started)
 			case e.Event == EventReload, e.Event == EventError && e.Target == "":
-				p.answers <- e
+				p.reloads <- e
 			}
 		}
 	}()
@@ -89,19 +89,19 @@ func startProcess(t *testing.T, entries string) *proxyProcess {
 		}
 		<-ended
 		if err := p.cmd.Wait(); err != nil {
-			t.Errorf("the proxy's end: %v\n%s", err, &errs)
+			t.Errorf("proxy exit: %v\n%s", err, &errs)
 		}
 	})
 	select {
 	case <-started:
-	case <-time.After(patience):
-		t.Fatal("the proxy does not start")
+	case <-time.After(waitTimeout):
+		t.Fatal("the proxy did not start")
 	}
 	return p
 }
 
-// write replaces the configuration as bottle does: whole or not at all. The line
-// of entries is the fourth.
+// write replaces the configuration atomically, as bottle does. The entries are
+// on line 4.
 func (p *proxyProcess) write(t *testing.T, entries string) {
 	t.Helper()
 	text := fmt.Sprintf("{\n\"listen\": %q,\n\"allow_private\": [\"127.0.0.0/8\"],\n%s\n}\n", p.addr, entries)
@@ -113,7 +113,7 @@ func (p *proxyProcess) write(t *testing.T, entries string) {
 	}
 }
 
-// reload puts entries in force and gives what the proxy says to it.
+// reload applies entries and returns the proxy's log entry for it.
 func (p *proxyProcess) reload(t *testing.T, entries string) Entry {
 	t.Helper()
 	p.write(t, entries)
@@ -121,15 +121,15 @@ func (p *proxyProcess) reload(t *testing.T, entries string) Entry {
 		t.Fatal(err)
 	}
 	select {
-	case e := <-p.answers:
+	case e := <-p.reloads:
 		return e
-	case <-time.After(patience):
-		t.Fatal("the proxy says nothing to SIGHUP")
+	case <-time.After(waitTimeout):
+		t.Fatal("the proxy logged nothing after SIGHUP")
 		return Entry{}
 	}
 }
 
-// serveAt is an echo server on an address of loopback.
+// serveAt runs an echo server on a loopback address.
 func serveAt(t *testing.T, addr string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
@@ -152,13 +152,13 @@ func serveAt(t *testing.T, addr string) string {
 	return l.Addr().String()
 }
 
-// Hundreds of tunnels carry data while the policy changes hundreds of times under
-// them, by a signal to the real process. None is cut, no byte is lost, each policy
-// is in force for what begins after it, and of a broken one the line is told and
-// the old one stays.
+// Hundreds of tunnels carry data while the policy of a real proxy process is
+// reloaded hundreds of times. No tunnel is closed, no data is lost, each policy
+// applies to requests that begin after it, and an invalid policy is reported with
+// its line and not applied.
 func TestReloadUnderLoad(t *testing.T) {
 	const (
-		talking, streaming = 200, 4 // tunnels that talk now and then, and without a pause
+		talking, streaming = 200, 4 // tunnels that send with and without pauses
 		changes            = 300
 		brokenEvery        = 10
 	)
@@ -183,8 +183,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	for i := range changes {
 		if i%brokenEvery == brokenEvery-1 {
 			e := p.reload(t, broken)
-			if e.Event != EventError || !strings.Contains(e.Reason, "line 4: ssh[1]") || !strings.Contains(e.Reason, "the old policy stays in force") {
-				t.Fatalf("change %d, a broken policy: %+v", i, e)
+			if e.Event != EventError || !strings.Contains(e.Reason, "line 4: ssh[1]") || !strings.Contains(e.Reason, "the current one stays in force") {
+				t.Fatalf("change %d, an invalid policy: %+v", i, e)
 			}
 			refusals++
 		} else {
@@ -209,18 +209,18 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 	}
 	if n := p.health(t); n < talking+streaming {
-		t.Errorf("%d tunnels are open after the changes, of %d", n, talking+streaming)
+		t.Errorf("%d of %d tunnels are open after the changes", n, talking+streaming)
 	}
 	close(stop)
 	wg.Wait()
-	t.Logf("%d tunnels carried %d MB in %d turns under %d changes of the policy, %d of them refused",
+	t.Logf("%d tunnels carried %d MB in %d turns during %d policy changes, %d of them invalid",
 		talking+streaming, carried.Load()/1e6, turns.Load(), reloads+refusals, refusals)
 	if n := turns.Load(); n < int64(talking+streaming) {
-		t.Errorf("%d turns of %d tunnels: they did not carry much", n, talking+streaming)
+		t.Errorf("%d turns in %d tunnels: too few", n, talking+streaming)
 	}
 }
 
-// health is how many tunnels the proxy says are open.
+// health returns the number of open tunnels that the proxy reports.
 func (p *testProxy) health(t *testing.T) (tunnels int) {
 	t.Helper()
 	_, body, _ := p.raw(t, http.MethodGet, "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -230,8 +230,8 @@ func (p *testProxy) health(t *testing.T) (tunnels int) {
 	return tunnels
 }
 
-// carry sends and wants the same back until stop, then ends its direction and
-// wants the other to end so, too.
+// carry sends data and requires it to be echoed until stop, then closes its
+// direction and requires the other to be closed, too.
 func carry(t *testing.T, s *stream, eager bool, stop <-chan struct{}, carried, turns *atomic.Int64) {
 	sent, got := make([]byte, 32<<10), make([]byte, 32<<10)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(sent)
@@ -246,7 +246,7 @@ func carry(t *testing.T, s *stream, eager bool, stop <-chan struct{}, carried, t
 			return
 		}
 		if _, err := io.ReadFull(s, got[:size]); err != nil || string(got[:size]) != string(sent[:size]) {
-			t.Errorf("turn %d: the same came back: %v, %v", n, string(got[:size]) == string(sent[:size]), err)
+			t.Errorf("turn %d: echo is identical: %v, %v", n, string(got[:size]) == string(sent[:size]), err)
 			return
 		}
 		carried.Add(int64(2 * size))
@@ -261,7 +261,7 @@ func carry(t *testing.T, s *stream, eager bool, stop <-chan struct{}, carried, t
 				t.Error(err)
 			}
 			if rest, err := io.ReadAll(s); err != nil || len(rest) > 0 {
-				t.Errorf("at the end: %d bytes more, %v", len(rest), err)
+				t.Errorf("after CloseWrite: %d more bytes, %v", len(rest), err)
 			}
 			return
 		case <-time.After(pause):

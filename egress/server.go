@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// Server is the built-in proxy. It is made by [New] and serves until the
-// context of [Server.Serve] ends.
+// Server is the built-in proxy, created by [New]. It serves until the context
+// of [Server.Serve] ends.
 type Server struct {
 	limits  limits
 	rates   *rates
 	log     *logger
 	current atomic.Pointer[enforcer]
-	conns   atomic.Int64 // open clients' connections, tunnels included
+	conns   atomic.Int64 // open client connections, tunnels included
 	open    atomic.Int64 // open tunnels
 	tunnels sync.WaitGroup
 	reload  sync.Mutex
 }
 
-// enforcer is a policy with what enforces it. It is replaced as a whole, so
-// that a request meets one policy from its check to its dial.
+// enforcer is a policy with the components that enforce it. It is replaced
+// atomically, so that a request is checked and dialed under the same policy.
 type enforcer struct {
 	policy    Policy
 	learn     bool
@@ -35,8 +35,8 @@ type enforcer struct {
 	transport *http.Transport
 }
 
-// New makes a proxy with the policy and limits of a configuration; cfg.Listen
-// is not used. The log goes to logger as JSON lines, one Write each.
+// New creates a proxy with the policy and limits of a configuration; cfg.Listen
+// is not used. The log is written to logger as JSON lines, one Write each.
 func New(cfg Config, logger io.Writer) (*Server, error) {
 	l, err := cfg.limits()
 	if err != nil {
@@ -51,9 +51,9 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 	return s, nil
 }
 
-// Reload puts the policy of cfg in force for all requests that begin after it
-// returns. Open tunnels and requests go on; limits and timers stay as they
-// were. On an error the old policy stays in force.
+// Reload applies the policy of cfg to all requests that begin after it returns.
+// Open tunnels and requests continue; limits and timeouts do not change. If it
+// fails, the current policy stays in force.
 func (s *Server) Reload(cfg Config) error {
 	s.reload.Lock()
 	defer s.reload.Unlock()
@@ -63,8 +63,8 @@ func (s *Server) Reload(cfg Config) error {
 	}
 	old := s.current.Swap(e)
 	old.transport.CloseIdleConnections()
-	s.rates.keep(e.policy)
-	s.log.log(line{Event: EventReload, Allow: shownHosts(e.policy)})
+	s.rates.prune(e.policy)
+	s.log.log(line{Event: EventReload, Allow: loggedHosts(e.policy)})
 	return nil
 }
 
@@ -77,8 +77,8 @@ func (s *Server) newEnforcer(cfg Config) (*enforcer, error) {
 	return &enforcer{policy: p, learn: cfg.Learn, dialer: d, transport: newTransport(d, s.limits)}, nil
 }
 
-// Serve answers clients of l until ctx ends, then closes l and every tunnel
-// and returns nil, within about a second. It closes l also when it fails.
+// Serve accepts clients on l until ctx ends, then closes l and all tunnels and
+// returns nil, within about a second. It always closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -89,11 +89,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case err := <-failed:
 		cancel()
 		s.stop(srv)
-		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.stop(srv)
-	<-failed //nolint:errcheck // it tells no more than that it was stopped
+	<-failed //nolint:errcheck // only reports that the server was closed
 	return nil
 }
 
@@ -104,23 +104,23 @@ func (s *Server) httpServer(ctx context.Context) *http.Server {
 		ReadHeaderTimeout:            s.limits.header,
 		IdleTimeout:                  2 * time.Minute,
 		MaxHeaderBytes:               64 << 10,
-		ErrorLog:                     log.New(io.Discard, "", 0), // clients' mistakes
+		ErrorLog:                     log.New(io.Discard, "", 0), // only client errors
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
-		ConnContext:                  s.countIn,
-		ConnState:                    s.countOut,
+		ConnContext:                  s.connContext,
+		ConnState:                    s.connState,
 	}
 }
 
-// stopTimeout bounds what a request still may do once all is being closed.
+// stopTimeout is how long requests and tunnels may take to end at shutdown.
 const stopTimeout = 400 * time.Millisecond
 
-// stop ends srv, whose context has ended: tunnels and requests are on their
-// way out already, and what stays longer is cut.
+// stop shuts down srv, whose context has ended: tunnels and requests are ending
+// already, and those that take too long are closed.
 func (s *Server) stop(srv *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
-		_ = srv.Close() // cutting is all that is left to do
+		_ = srv.Close() // the listener is closed; nothing else can fail
 	}
 	s.current.Load().transport.CloseIdleConnections()
 	done := make(chan struct{})
@@ -134,14 +134,15 @@ func (s *Server) stop(srv *http.Server) {
 	}
 }
 
-// overLimitKey marks the context of a connection that is one too many.
+// overLimitKey marks the context of a connection over the limit.
 type overLimitKey struct{}
 
-// spareConnections is how many clients beyond the limit get an answer that
-// says so; those beyond them are closed without one.
+// spareConnections is how many clients over the limit get an error response;
+// any beyond those are closed without one.
 const spareConnections = 64
 
-func (s *Server) countIn(ctx context.Context, c net.Conn) context.Context {
+// connContext counts a new connection.
+func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	if w, ok := c.(*watchedConn); ok {
 		ctx = context.WithValue(ctx, connKey{}, w)
 	}
@@ -150,8 +151,8 @@ func (s *Server) countIn(ctx context.Context, c net.Conn) context.Context {
 		return ctx
 	}
 	if over > spareConnections {
-		s.log.log(line{Event: EventBlocked, Scanner: "ratelimit", Reason: s.tooMany() + ": closed without an answer"})
-		_ = c.Close() // it is refused either way
+		s.log.log(line{Event: EventBlocked, Scanner: "ratelimit", Reason: s.tooMany() + ": closed without a response"})
+		_ = c.Close() // refused in any case
 	}
 	return context.WithValue(ctx, overLimitKey{}, true)
 }
@@ -160,22 +161,22 @@ func (s *Server) tooMany() string {
 	return fmt.Sprintf("more than %d connections are open", s.limits.connections)
 }
 
-// countOut follows countIn. A hijacked connection is counted by its tunnel.
-func (s *Server) countOut(c net.Conn, state http.ConnState) {
+// connState uncounts a connection. A hijacked one is counted by its tunnel.
+func (s *Server) connState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Add(-1)
 	case http.StateActive:
 		if w, ok := c.(*watchedConn); ok {
-			w.ours.Store(false)
+			w.handled.Store(false)
 		}
 	}
 }
 
-// handle tells apart what a client can ask of a proxy.
+// handle dispatches a client's request by its kind.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	if w, ok := r.Context().Value(connKey{}).(*watchedConn); ok {
-		w.ours.Store(true)
+		w.handled.Store(true)
 	}
 	over, _ := r.Context().Value(overLimitKey{}).(bool)
 	switch {
@@ -198,19 +199,19 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// isHealth wants the path alone: http://host/health is a request to a host.
+// isHealth requires origin form: http://host/health is a request to a host.
 func isHealth(r *http.Request) bool {
 	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && r.RequestURI == "/health"
 }
 
 func (s *Server) health(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
-	// An error here is the client's end of the connection.
+	// An error means that the client has closed the connection.
 	_, _ = fmt.Fprintf(w, `{"status":"healthy","proxy":"builtin","tunnels":%d,"hosts":%d}`+"\n",
 		s.open.Load(), len(s.current.Load().policy.Allow))
 }
 
-// refuse logs a refusal and answers with it.
+// refuse logs a refusal and sends it to the client.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, ref *refusalError) {
 	ln := line{Event: EventBlocked, Method: r.Method, Scanner: ref.scanner, Reason: ref.reason, Rule: ref.rule, Status: ref.status}
 	prefix := "blocked: "
@@ -225,37 +226,37 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, ref *refusalErro
 		prefix = ""
 	}
 	s.log.log(ln)
-	answer(w, ref.status, prefix+ref.reason+"\n"+hint(ref))
+	respond(w, ref.status, prefix+ref.reason+"\n"+hint(ref))
 }
 
-// hint is the second line of a refusal: what would allow it.
+// hint is the second line of a refusal's response: how to allow the request.
 func hint(ref *refusalError) string {
 	switch ref.scanner {
 	case "allowlist", "port":
-		return "Only who runs this bottle can allow it, on the host: bottle allow.\n"
+		return "Only the user who runs this bottle can allow it, on the host, with bottle allow.\n"
 	}
 	return ""
 }
 
-// answer is an error that the proxy gives itself. The header keeps clients of
-// Anthropic's API from trying again in silence.
-func answer(w http.ResponseWriter, status int, text string) {
+// respond sends an error of the proxy itself. X-Should-Retry prevents clients of
+// Anthropic's API from retrying silently.
+func respond(w http.ResponseWriter, status int, text string) {
 	h := w.Header()
 	h.Set("X-Should-Retry", "false")
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text) // an error is the client's end of the connection
+	_, _ = io.WriteString(w, text) // an error means that the client has closed the connection
 }
 
-// verdictOf checks a host as the client wrote it and gives its normal form.
-func (e *enforcer) verdictOf(host string, port int) (string, Verdict, *refusalError) {
+// check checks a host as the client sent it and returns its normalized form, or
+// "" if it is not a valid host.
+func (e *enforcer) check(host string, port int) (string, Verdict, *refusalError) {
 	name, addr, err := normalHost(host)
 	if err != nil {
-		// No host: nothing can be learnt from it.
 		return "", Verdict{}, &refusalError{
 			status: http.StatusBadRequest, scanner: "parser",
-			reason: fmt.Sprintf("not a host: %q: %v", shorten(host), err),
+			reason: fmt.Sprintf("invalid host %q: %v", shorten(host), err),
 		}
 	}
 	v := e.policy.check(name, addr.IsValid(), port)
@@ -269,11 +270,11 @@ func (e *enforcer) verdictOf(host string, port int) (string, Verdict, *refusalEr
 	return name, v, &refusalError{status: http.StatusForbidden, scanner: scanner, reason: v.Reason, rule: v.Rule}
 }
 
-// admit is verdictOf with what else is asked of every request: that it hides no
-// secret where anybody can read it, and is not one too many. While a policy is
-// being learnt, a refusal by these is noted and not made.
+// admit runs the checks that every request must pass: the policy, the search for
+// secrets in clear text, and the rate limit. While a policy is being learned,
+// refusals by the first two are only logged.
 func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (string, Verdict, *refusalError) {
-	host, v, ref := e.verdictOf(raw, port)
+	host, v, ref := e.check(raw, port)
 	if host == "" {
 		return "", v, ref
 	}
@@ -281,32 +282,32 @@ func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (stri
 		if kind := secretIn(host); kind != "" {
 			ref = &refusalError{
 				status: http.StatusForbidden, scanner: "dlp", rule: v.Rule,
-				reason: "the host's name holds what looks like " + kind,
+				reason: "host name contains what looks like " + kind,
 			}
 		}
 	}
 	if ref == nil && r.Method != http.MethodConnect {
-		ref = leaks(r)
+		ref = scanRequest(r)
 	}
 	if ref != nil {
 		if !e.learn {
 			return host, v, ref
 		}
-		s.wouldRefuse(r.Method, joinHostPort(host, port), ref)
+		s.logWouldBlock(r.Method, joinHostPort(host, port), ref)
 	}
 	return host, v, s.rates.take(v.Rule)
 }
 
-// wouldRefuse notes what is let through only because a policy is being learnt.
-func (s *Server) wouldRefuse(method, target string, ref *refusalError) {
+// logWouldBlock logs a request that is allowed only because a policy is being
+// learned.
+func (s *Server) logWouldBlock(method, target string, ref *refusalError) {
 	s.log.log(line{
 		Event: EventWouldBlock, Method: method, Target: target,
 		Scanner: ref.scanner, Reason: ref.reason, Rule: ref.rule,
 	})
 }
 
-// asRefusal finds the refusal in an error, or makes one of a gateway that
-// failed.
+// asRefusal returns the refusal that an error wraps, or one with status 502.
 func asRefusal(err error) *refusalError {
 	var ref *refusalError
 	if errors.As(err, &ref) {
@@ -315,7 +316,7 @@ func asRefusal(err error) *refusalError {
 	return &refusalError{status: http.StatusBadGateway, scanner: "dial", reason: err.Error()}
 }
 
-func shownHosts(p Policy) []string {
+func loggedHosts(p Policy) []string {
 	hosts := p.Hosts()
 	return hosts[:min(len(hosts), maxLogAllow)]
 }

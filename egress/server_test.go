@@ -60,11 +60,11 @@ func TestReloadKeepsTunnels(t *testing.T) {
 	p.log.waitEvent(t, EventReload)
 
 	if err := p.Reload(entries("https://a.example.com")); err == nil {
-		t.Error("a broken policy was taken")
+		t.Error("an invalid policy was applied")
 	}
 	p.wantStatus(t, a, http.StatusForbidden)
-	p.connect(t, other).roundTrip(t, "the old policy stays")
-	open.roundTrip(t, "after the broken one")
+	p.connect(t, other).roundTrip(t, "current policy")
+	open.roundTrip(t, "after the invalid policy")
 }
 
 func (p *testProxy) wantStatus(t *testing.T, target string, status int) {
@@ -76,8 +76,8 @@ func (p *testProxy) wantStatus(t *testing.T, target string, status int) {
 	}
 }
 
-// The end of the context ends tunnels, idle connections and requests that
-// hang, within about a second.
+// When the context ends, tunnels, idle connections and hanging requests end
+// within about a second.
 func TestServeEnds(t *testing.T) {
 	port := serveTCP(t, echo)
 	got := make(chan struct{})
@@ -92,7 +92,7 @@ func TestServeEnds(t *testing.T) {
 	}})
 	tunnel := p.connect(t, fmt.Sprintf("example.com:%d", port))
 	tunnel.roundTrip(t, "x")
-	p.dial(t) // says nothing
+	p.dial(t) // sends nothing
 	waiting := p.dial(t)
 	if _, err := fmt.Fprintf(waiting, "GET http://example.com:%d/ HTTP/1.1\r\nHost: x\r\n\r\n", silent); err != nil {
 		t.Fatal(err)
@@ -106,15 +106,15 @@ func TestServeEnds(t *testing.T) {
 		t.Errorf("Serve took %s to end", d)
 	}
 	if _, err := io.ReadAll(tunnel); err != nil {
-		t.Errorf("the tunnel's end: %v", err)
+		t.Errorf("tunnel: %v", err)
 	}
 	e := p.log.waitEvent(t, EventTunnelClose)
-	if e.Reason != "the proxy is ending" {
+	if e.Reason != "proxy is shutting down" {
 		t.Errorf("logged %+v", e)
 	}
 	if c, err := net.Dial("tcp", p.addr); err == nil {
 		_ = c.Close()
-		t.Error("the proxy still listens")
+		t.Error("the proxy is still listening")
 	}
 }
 
@@ -126,11 +126,11 @@ func TestServeFails(t *testing.T) {
 	l := listen(t)
 	_ = l.Close()
 	if err := s.Serve(t.Context(), l); err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
-		t.Errorf("on a closed listener: %v", err)
+		t.Errorf("Serve on a closed listener: %v", err)
 	}
 }
 
-// Main, from its startup line over a reload and a broken one to its end.
+// Main from startup to shutdown, with a valid and an invalid reload.
 func TestMainLifecycle(t *testing.T) {
 	checkGoroutines(t)
 	path := filepath.Join(t.TempDir(), "proxy.json")
@@ -162,8 +162,8 @@ func TestMainLifecycle(t *testing.T) {
 
 	write(`{"listen": `)
 	reload <- syscall.SIGHUP
-	e := log.wait(t, "refused reload", func(e Entry) bool { return e.Event == EventError && e.Target == "" })
-	if !strings.Contains(e.Reason, "line 1") || !strings.Contains(e.Reason, "old policy stays") {
+	e := log.wait(t, "rejected reload", func(e Entry) bool { return e.Event == EventError && e.Target == "" })
+	if !strings.Contains(e.Reason, "line 1") || !strings.Contains(e.Reason, "current one stays") {
 		t.Errorf("logged %+v", e)
 	}
 	p.wantStatus(t, "127.0.0.1:1", http.StatusBadGateway)
@@ -201,21 +201,21 @@ func TestLoadConfig(t *testing.T) {
 		{`{"listen": "[fd00::1]:8888"}`, ""},
 		{``, "EOF"},
 		{`{}`, "listen"},
-		{`{"listen": "0.0.0.0:8888"}`, "every address"},
-		{`{"listen": "[::]:8888"}`, "every address"},
-		{`{"listen": ":8888"}`, "not an address"},
-		{`{"listen": "localhost:8888"}`, "not an address"},
+		{`{"listen": "0.0.0.0:8888"}`, "unspecified address"},
+		{`{"listen": "[::]:8888"}`, "unspecified address"},
+		{`{"listen": ":8888"}`, "invalid address"},
+		{`{"listen": "localhost:8888"}`, "invalid address"},
 		{"{\"listen\": \"10.77.0.1:8888\",\n\"alow\": []}", `line 2: json: unknown field "alow"`},
 		{"{\n\n\"allow\": \"x\"}", "line 3"},
 		{"{\"listen\": \"10.77.0.1:8888\",\n\"idle_timeout\": 3}", "line 2"},
-		{"{\"listen\": \"10.77.0.1:8888\",\n\"idle_timeout\": \"3\"}", "not a duration"},
+		{"{\"listen\": \"10.77.0.1:8888\",\n\"idle_timeout\": \"3\"}", "invalid duration"},
 		{`{"listen": "10.77.0.1:8888", "idle_timeout": "-3s"}`, "idle_timeout: -3s is negative"},
 		{`{"listen": "10.77.0.1:8888", "max_connections": -1}`, "max_connections: -1 is negative"},
 		{`{"listen": "10.77.0.1:8888", "allow": ["a.example", "*"]}`, "allow[1]"},
 		{"{\"listen\": \"10.77.0.1:8888\",\n\"ssh\": [\"a\"],\n\"allow\": [\n\"a.example\",\n\"*\"]}", "line 5: allow[1]"},
 		{"{\"listen\": \"10.77.0.1:8888\",\n\"Allow_Private\": [\n\"10.0.0.0/40\"]}", "line 3: allow_private[0]"},
-		{"{\"listen\": \"10.77.0.1:8888\"}\n{}", "line 2: there is more"},
-		{"{\"listen\": \"10.77.0.1:8888\"}x", "there is more"},
+		{"{\"listen\": \"10.77.0.1:8888\"}\n{}", "line 2: unexpected data"},
+		{"{\"listen\": \"10.77.0.1:8888\"}x", "unexpected data"},
 		{`[]`, "line 1"},
 	} {
 		path := filepath.Join(t.TempDir(), "proxy.json")
@@ -227,15 +227,15 @@ func TestLoadConfig(t *testing.T) {
 		case tc.err == "" && err != nil:
 			t.Errorf("%s: %v", tc.text, err)
 		case tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err) || !strings.Contains(err.Error(), path)):
-			t.Errorf("%s: %v, want the path and %q in it", tc.text, err, tc.err)
+			t.Errorf("%s: %v, want the path and %q", tc.text, err, tc.err)
 		}
 	}
 	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none")); err == nil {
-		t.Error("a file that is not there was loaded")
+		t.Error("a missing file was loaded")
 	}
 }
 
-// What the root package writes is what the process reads.
+// A configuration that was encoded decodes to the same value.
 func TestConfigRoundTrip(t *testing.T) {
 	cfg := Config{
 		Listen: "10.77.0.1:8888", IdleTimeout: Duration(90 * time.Second),

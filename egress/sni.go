@@ -11,32 +11,32 @@ import (
 	"time"
 )
 
-// errNotTLS: the client's first bytes are not a TLS handshake.
-var errNotTLS = errors.New("not TLS: only an ssh entry of the bottle may carry another protocol")
+// errNotTLS means that the client's first bytes are not a TLS handshake.
+var errNotTLS = errors.New("not TLS: only ssh entries may carry other protocols")
 
-// sniError: the client asks for another server than it told the proxy.
+// sniError means that the TLS server name is not the host of the CONNECT.
 type sniError struct {
 	host, name string
 }
 
 func (e *sniError) Error() string {
 	if e.name == "" {
-		return "the TLS handshake names no server (SNI), CONNECT named " + e.host
+		return "TLS handshake has no server name (SNI), CONNECT named " + e.host
 	}
-	return fmt.Sprintf("the TLS handshake is for %q, CONNECT named %s", shorten(e.name), e.host)
+	return fmt.Sprintf("TLS handshake is for %q, CONNECT named %s", shorten(e.name), e.host)
 }
 
-// maxHello bounds what is read before the handshake's first message is whole;
-// crypto/tls itself takes at most 64 KiB of it, in records with 5 octets more.
+// maxHello is the maximum size of a ClientHello with its record headers.
+// crypto/tls accepts messages of up to 64 KiB, in records with 5 more octets.
 const maxHello = 80 << 10
 
-// recordHandshake is the first octet of a TLS handshake record, RFC 8446
-// section 5.1.
+// recordHandshake is the first octet of a TLS handshake record (RFC 8446,
+// section 5.1).
 const recordHandshake = 22
 
-// checkFirst reads the client's first bytes, those that came early included,
-// and holds the server name in them against the host of the CONNECT. It gives
-// back all that it read. An end before the first byte is no error.
+// checkFirst reads the client's first bytes, early data included, and checks
+// that their TLS server name is the host of the CONNECT. It returns all bytes
+// that it read. EOF before the first byte is not an error.
 func (t *tunnel) checkFirst(deadline time.Time) ([]byte, error) {
 	if err := t.client.SetReadDeadline(deadline); err != nil {
 		return nil, err
@@ -47,33 +47,34 @@ func (t *tunnel) checkFirst(deadline time.Time) ([]byte, error) {
 		n, err := t.client.Read(first)
 		first = first[:n]
 		if n == 0 {
-			return nil, firstError(err)
+			return nil, firstByteError(err)
 		}
 	}
 	if first[0] != recordHandshake {
-		if t.anyStream && !t.learn {
+		if t.allowNonTLS && !t.learn {
 			return first, nil
 		}
-		return first, t.learnt(errNotTLS)
+		return first, t.enforce(errNotTLS)
 	}
 	name, seen, err := readHello(io.MultiReader(bytes.NewReader(first), t.client))
 	if err != nil {
-		return seen, t.learnt(err)
+		return seen, t.enforce(err)
 	}
-	return seen, t.learnt(t.matchName(name))
+	return seen, t.enforce(t.matchName(name))
 }
 
-// learnt takes an error for none, and notes it, while a policy is being learnt.
-func (t *tunnel) learnt(err error) error {
+// enforce returns err. While a policy is being learned, it logs err and returns
+// nil instead.
+func (t *tunnel) enforce(err error) error {
 	if err == nil || !t.learn {
 		return err
 	}
-	t.server.wouldRefuse(http.MethodConnect, t.target, &refusalError{scanner: "sni", reason: err.Error(), rule: t.rule})
+	t.server.logWouldBlock(http.MethodConnect, t.target, &refusalError{scanner: "sni", reason: err.Error(), rule: t.rule})
 	return nil
 }
 
-// matchName wants the host itself; nothing for an address, which TLS clients
-// do not name (RFC 6066 section 3).
+// matchName requires the server name to be the host of the CONNECT. It may be
+// missing for an address, which SNI cannot carry (RFC 6066 section 3).
 func (t *tunnel) matchName(name string) error {
 	want, addr, err := normalHost(t.host)
 	if err != nil {
@@ -88,11 +89,11 @@ func (t *tunnel) matchName(name string) error {
 	return nil
 }
 
-// errHelloSeen breaks a handshake off once its first message was read.
-var errHelloSeen = errors.New("hello seen")
+// errHelloSeen aborts a handshake after its first message was read.
+var errHelloSeen = errors.New("ClientHello read")
 
-// readHello lets crypto/tls read a ClientHello and gives its server name and
-// every byte that was read for it.
+// readHello uses crypto/tls to read a ClientHello. It returns the server name
+// and all bytes that were read.
 func readHello(r io.Reader) (name string, seen []byte, err error) {
 	var record bytes.Buffer
 	conn := &helloConn{r: io.TeeReader(io.LimitReader(r, maxHello), &record)}
@@ -109,13 +110,12 @@ func readHello(r io.Reader) (name string, seen []byte, err error) {
 	case errors.As(err, &notTLS):
 		return "", record.Bytes(), errNotTLS
 	}
-	return "", record.Bytes(), fmt.Errorf("reading the client's TLS handshake: %w", err)
+	return "", record.Bytes(), fmt.Errorf("read TLS handshake: %w", err)
 }
 
-// helloConn is a connection on which a handshake can be read, and on which
-// nothing is answered.
+// helloConn is a connection for reading a handshake. Writes are discarded.
 type helloConn struct {
-	net.Conn // nil: a handshake uses no more than what is here
+	net.Conn // nil: the handshake uses only the methods below
 	r        io.Reader
 }
 
@@ -128,11 +128,11 @@ func (c *helloConn) SetWriteDeadline(time.Time) error { return nil }
 func (c *helloConn) LocalAddr() net.Addr              { return nil }
 func (c *helloConn) RemoteAddr() net.Addr             { return nil }
 
-// firstError is what a Read before any byte ended with; a client that goes away
-// without a word made no mistake.
-func firstError(err error) error {
+// firstByteError wraps the error of a Read that returned no byte. A client that
+// closes without sending anything is not an error.
+func firstByteError(err error) error {
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	return fmt.Errorf("waiting for the client's first bytes: %w", err)
+	return fmt.Errorf("wait for first bytes from client: %w", err)
 }

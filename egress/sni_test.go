@@ -21,7 +21,7 @@ func tlsServer(t *testing.T) (*httptest.Server, int) {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "hello from "+r.Host)
 	}))
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // handshakes that are cut are what is tested
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // the tests abort handshakes
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	return srv, portOf(srv.Listener.Addr().String())
@@ -90,7 +90,7 @@ func TestSNI(t *testing.T) {
 	}
 }
 
-// A handshake that comes byte by byte, in records of a few bytes, is still one.
+// A handshake is recognized when it arrives in single bytes and small records.
 func TestSNIInPieces(t *testing.T) {
 	_, port := tlsServer(t)
 	p := startProxy(t, Config{Entries: Entries{Allow: []string{fmt.Sprintf("a.example.com:%d", port)}}})
@@ -98,7 +98,7 @@ func TestSNIInPieces(t *testing.T) {
 		s := p.connect(t, fmt.Sprintf("a.example.com:%d", port))
 		for _, b := range splitRecords(hello(t, name), 7) {
 			if _, err := s.Write([]byte{b}); err != nil {
-				break // refused before the end
+				break // refused early
 			}
 		}
 		answer := make([]byte, 1)
@@ -112,13 +112,13 @@ func TestSNIInPieces(t *testing.T) {
 	}
 }
 
-// hello is the first flight of a TLS client, one record.
+// hello returns the first flight of a TLS client, in one record.
 func hello(t *testing.T, name string) []byte {
 	t.Helper()
 	var sent bytes.Buffer
 	conn := &recordingConn{helloConn: helloConn{r: strings.NewReader("")}, w: &sent}
 	if err := tls.Client(conn, &tls.Config{ServerName: name}).Handshake(); err == nil {
-		t.Fatal("a handshake with nobody succeeded")
+		t.Fatal("a handshake without a server succeeded")
 	}
 	return sent.Bytes()
 }
@@ -130,7 +130,7 @@ type recordingConn struct {
 
 func (c *recordingConn) Write(p []byte) (int, error) { return c.w.Write(p) }
 
-// splitRecords cuts the one TLS record in data into records of size bytes.
+// splitRecords splits the single TLS record in data into records of size bytes.
 func splitRecords(data []byte, size int) []byte {
 	head, body := data[:3], data[5:5+int(data[3])<<8+int(data[4])]
 	var out []byte
@@ -144,7 +144,7 @@ func splitRecords(data []byte, size int) []byte {
 	return out
 }
 
-// What is not TLS passes on an ssh entry's port, and there only.
+// Streams that are not TLS are allowed for ssh entries only.
 func TestNotTLS(t *testing.T) {
 	port := serveTCP(t, echo)
 	p := startProxy(t, Config{
@@ -159,7 +159,7 @@ func TestNotTLS(t *testing.T) {
 		"SSH-2.0-test\r\n", "GET / HTTP/1.1\r\nHost: other\r\n\r\n", "x",
 		"\x80\x2e\x01\x00\x02", // SSL 2
 		"\x16GET / HTTP/1.1\r\n\r\n",
-		"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", // a hello of one byte
+		"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", // a ClientHello of one byte
 		"\x16\x03\x01\x40\x01" + strings.Repeat("x", 0x4001),
 		"\x16\x03\x01",
 		"\x15\x03\x01\x00\x02\x01\x00",
@@ -169,14 +169,14 @@ func TestNotTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, _ := io.ReadAll(s); len(got) > 0 {
-			t.Errorf("after %.20q came %q", first, got)
+			t.Errorf("%.20q was answered with %q", first, got)
 		}
 	}
 	p.log.wait(t, "refusal", func(e Entry) bool { return e.Event == EventBlocked && e.Scanner == "sni" })
 }
 
-// A client that opens a tunnel and says nothing is let go after a time; the
-// server's first words do not reach it before.
+// A tunnel whose client sends nothing is closed after the header timeout; data
+// from the server does not reach the client before.
 func TestSilentTunnel(t *testing.T) {
 	port := serveTCP(t, func(c *net.TCPConn) {
 		_, _ = io.WriteString(c, "banner")
@@ -188,7 +188,7 @@ func TestSilentTunnel(t *testing.T) {
 		t.Errorf("%q, %v; want nothing", got, err)
 	}
 	e := p.log.waitEvent(t, EventError)
-	if !strings.Contains(e.Reason, "waiting for the client's first bytes") {
+	if !strings.Contains(e.Reason, "wait for first bytes from client") {
 		t.Errorf("logged %+v", e)
 	}
 }

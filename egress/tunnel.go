@@ -14,35 +14,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why a tunnel ended, when it was not the ends that ended it.
+// Reasons for ending a tunnel other than the peers closing it.
 var (
-	errTunnelAge  = errors.New("the tunnel reached its greatest age")
-	errTunnelIdle = errors.New("nothing moved for the idle timeout")
-	errStalled    = errors.New("the receiver took nothing for the idle timeout")
+	errTunnelAge  = errors.New("tunnel reached its maximum age")
+	errTunnelIdle = errors.New("no data for the idle timeout")
+	errStalled    = errors.New("receiver accepted no data for the idle timeout")
 )
 
-// tunnel is one CONNECT: two connections and what passes between them.
+// tunnel is one CONNECT: a client and an upstream connection, relayed.
 type tunnel struct {
 	server *Server
 	target string // host:port
-	host   string // in its normal form
+	host   string // normalized
 	rule   string
-	// anyStream: what is not TLS may pass.
-	anyStream bool
-	// learn: what is neither TLS nor for the host passes, and is noted.
+	// allowNonTLS permits streams that are not TLS.
+	allowNonTLS bool
+	// learn permits streams that are not TLS, or TLS for another host, and
+	// logs them.
 	learn    bool
 	client   *net.TCPConn
 	upstream *net.TCPConn
-	early    []byte // what the client sent before it had the answer
+	early    []byte // sent by the client before the response
 	start    time.Time
 
 	bytes atomic.Int64
-	// moved is when bytes last moved, in nanoseconds since start.
-	moved atomic.Int64
+	// lastActivity is when data last moved, in nanoseconds since start.
+	lastActivity atomic.Int64
 }
 
-// serve runs the tunnel to its end and closes both connections. The end of ctx
-// cuts it.
+// serve relays until the tunnel ends or ctx is done, then closes both
+// connections.
 func (t *tunnel) serve(ctx context.Context) {
 	defer t.close()
 	defer context.AfterFunc(ctx, t.close)()
@@ -51,7 +52,7 @@ func (t *tunnel) serve(ctx context.Context) {
 		return
 	}
 	preface := t.early
-	if !t.anyStream {
+	if !t.allowNonTLS {
 		var err error
 		if preface, err = t.checkFirst(time.Now().Add(t.server.limits.header)); err != nil {
 			t.logFailure(ctx, err)
@@ -63,15 +64,15 @@ func (t *tunnel) serve(ctx context.Context) {
 	t.logEnd(ctx, err)
 }
 
-// close ends both directions at once, whatever they are waiting for.
+// close closes both connections, which unblocks both directions.
 func (t *tunnel) close() {
-	// The connections are done with; there is nothing to do about an error.
+	// Errors do not matter: the connections are no longer needed.
 	_ = t.client.Close()
 	_ = t.upstream.Close()
 }
 
-// relay passes bytes both ways until both sides have ended, or one has failed.
-// preface is what was read from the client already.
+// relay copies data in both directions until both have ended or one has failed.
+// preface is data that was read from the client already.
 func (t *tunnel) relay(preface []byte) error {
 	var down error
 	var wg sync.WaitGroup
@@ -85,8 +86,8 @@ func (t *tunnel) relay(preface []byte) error {
 		t.close()
 	}
 	wg.Wait()
-	// The first failure closes the connections under the other direction,
-	// whose own error then says nothing.
+	// The first failure closes the connections of the other direction, whose
+	// error is then meaningless.
 	if up == nil || errors.Is(up, net.ErrClosed) {
 		return down
 	}
@@ -94,10 +95,10 @@ func (t *tunnel) relay(preface []byte) error {
 }
 
 func (t *tunnel) relayUp(preface []byte) error {
-	if t.anyStream {
-		// The answers flow already: in ssh it is the server that may begin.
+	if t.allowNonTLS {
+		// Data from upstream is relayed already: an ssh server may send first.
 		var err error
-		if preface, err = t.firstOfAny(); err != nil {
+		if preface, err = t.awaitFirst(); err != nil {
 			return err
 		}
 	}
@@ -114,31 +115,31 @@ func (t *tunnel) relayUp(preface []byte) error {
 	return t.pump(t.upstream, t.client)
 }
 
-// firstOfAny is checkFirst for a client that may take its time to begin.
-func (t *tunnel) firstOfAny() ([]byte, error) {
+// awaitFirst is checkFirst for clients that may wait for the server to begin.
+func (t *tunnel) awaitFirst() ([]byte, error) {
 	if len(t.early) == 0 {
-		if err := t.await(t.client); err != nil {
+		if err := t.awaitReadable(t.client); err != nil {
 			return nil, err
 		}
 	}
 	return t.checkFirst(time.Now().Add(t.server.limits.header))
 }
 
-// busyTime is how long a direction without data keeps the pipe that splice
-// needs (pipes are few: /proc/sys/fs/pipe-user-pages-soft).
-const busyTime = time.Second
+// spliceTime is how long a direction without data keeps the pipe that splice
+// uses. Pipes are a scarce resource: see /proc/sys/fs/pipe-user-pages-soft.
+const spliceTime = time.Second
 
-// pump passes bytes from src to dst until src ends, and ends dst's direction
-// with it. ReadFrom splices in the kernel, which tells nothing until it
-// returns: so it is interrupted by deadlines to see whether anything moved.
+// pump copies from src to dst until EOF, then shuts down writes to dst. ReadFrom
+// splices in the kernel and reports nothing until it returns, so deadlines
+// interrupt it to find out whether data moved.
 func (t *tunnel) pump(dst, src *net.TCPConn) error {
 	for {
-		if err := t.await(src); err != nil {
+		if err := t.awaitReadable(src); err != nil {
 			return err
 		}
 		now := time.Now()
-		stalled := now.Add(t.server.limits.idle + busyTime)
-		err := errors.Join(src.SetReadDeadline(now.Add(min(t.tick(), busyTime))), dst.SetWriteDeadline(stalled))
+		stallDeadline := now.Add(t.server.limits.idle + spliceTime)
+		err := errors.Join(src.SetReadDeadline(now.Add(min(t.idleCheck(), spliceTime))), dst.SetWriteDeadline(stallDeadline))
 		if err != nil {
 			return err
 		}
@@ -146,19 +147,18 @@ func (t *tunnel) pump(dst, src *net.TCPConn) error {
 		t.count(n)
 		switch {
 		case err == nil:
-			return endWrites(dst)
+			return closeWrite(dst)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
-		case time.Now().After(stalled):
-			return errStalled // it was the write that timed out: bytes are lost
+		case time.Now().After(stallDeadline):
+			return errStalled // the write timed out: data is lost
 		}
 	}
 }
 
-// endWrites tells dst that no more comes. One that has left already, with what
-// came last unread, has reset the connection and needs no telling (ENOTCONN,
-// shutdown(2)).
-func endWrites(dst *net.TCPConn) error {
+// closeWrite shuts down writes to dst. A peer that closed with unread data has
+// reset the connection already (ENOTCONN, shutdown(2)): that is not an error.
+func closeWrite(dst *net.TCPConn) error {
 	err := dst.CloseWrite()
 	if errors.Is(err, unix.ENOTCONN) {
 		return nil
@@ -166,10 +166,10 @@ func endWrites(dst *net.TCPConn) error {
 	return err
 }
 
-// await waits until src can be read, or the tunnel is idle.
-func (t *tunnel) await(src *net.TCPConn) error {
+// awaitReadable waits until src is readable or the tunnel is idle.
+func (t *tunnel) awaitReadable(src *net.TCPConn) error {
 	for {
-		if err := src.SetReadDeadline(time.Now().Add(t.tick())); err != nil {
+		if err := src.SetReadDeadline(time.Now().Add(t.idleCheck())); err != nil {
 			return err
 		}
 		err := waitReadable(src)
@@ -182,26 +182,26 @@ func (t *tunnel) await(src *net.TCPConn) error {
 	}
 }
 
-// tick is how often a direction looks whether the tunnel is idle.
-func (t *tunnel) tick() time.Duration {
+// idleCheck is how often a direction checks whether the tunnel is idle.
+func (t *tunnel) idleCheck() time.Duration {
 	return max(t.server.limits.idle/4, time.Millisecond)
 }
 
 func (t *tunnel) count(n int64) {
 	if n > 0 {
 		t.bytes.Add(n)
-		t.moved.Store(int64(time.Since(t.start)))
+		t.lastActivity.Store(int64(time.Since(t.start)))
 	}
 }
 
-// idle tells whether nothing moved for the idle timeout, in either direction.
-// A direction reports what it moved at least once a tick, a quarter of that.
+// idle reports whether no data moved in either direction for the idle timeout.
+// Each direction updates lastActivity at least four times per timeout.
 func (t *tunnel) idle() bool {
-	return time.Since(t.start)-time.Duration(t.moved.Load()) >= t.server.limits.idle
+	return time.Since(t.start)-time.Duration(t.lastActivity.Load()) >= t.server.limits.idle
 }
 
-// waitReadable waits, without holding a buffer, until a Read of c would not
-// block: data, its end or an error. It obeys c's read deadline.
+// waitReadable waits until a Read of c would not block: data, EOF or an error.
+// It holds no buffer and obeys c's read deadline.
 func waitReadable(c *net.TCPConn) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -222,7 +222,7 @@ func waitReadable(c *net.TCPConn) error {
 	return peekErr
 }
 
-// logFailure says why a tunnel that was answered with 200 never opened.
+// logFailure logs why a tunnel failed after the 200 response was sent.
 func (t *tunnel) logFailure(ctx context.Context, err error) {
 	var wrong *sniError
 	switch {
@@ -249,7 +249,7 @@ func (t *tunnel) logEnd(ctx context.Context, err error) {
 	})
 }
 
-// cause is what ended the tunnel: the context that cut it, if one did.
+// cause returns why the tunnel ended: the context, if that ended it, or err.
 func (t *tunnel) cause(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
@@ -257,7 +257,7 @@ func (t *tunnel) cause(ctx context.Context, err error) string {
 	case errors.Is(context.Cause(ctx), errTunnelAge):
 		return errTunnelAge.Error()
 	case ctx.Err() != nil:
-		return "the proxy is ending"
+		return "proxy is shutting down"
 	}
 	return err.Error()
 }

@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 )
 
-// watchedListener hands out connections that tell of the answers which the HTTP
-// server gives by itself, to requests that it cannot read: they are refusals, too.
+// watchedListener accepts connections that log the responses which the HTTP
+// server sends itself to malformed requests: these are refusals, too.
 type watchedListener struct {
 	net.Listener
 	server *Server
@@ -23,24 +23,25 @@ func (l watchedListener) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// connKey marks the context of a request with its *watchedConn.
+// connKey is the context key of a request's *watchedConn.
 type connKey struct{}
 
-// watchedConn is a client's connection until it becomes a tunnel.
+// watchedConn is a client connection until it becomes a tunnel.
 type watchedConn struct {
 	*net.TCPConn
 	server *Server
-	// ours: what is written answers a request that Server.handle has got.
-	ours atomic.Bool
+	// handled is set while a response to a request that reached Server.handle
+	// is written.
+	handled atomic.Bool
 }
 
-// Write logs what it writes, if that is the HTTP server's own.
+// Write logs the response if it is the HTTP server's own.
 func (c *watchedConn) Write(p []byte) (int, error) {
-	if !c.ours.Load() {
+	if !c.handled.Load() {
 		status, _, _ := bytes.Cut(p, []byte("\r\n"))
 		c.server.log.log(line{
 			Event: EventBlocked, Scanner: "parser",
-			Reason: "no request that can be read: " + strings.TrimPrefix(string(status), "HTTP/1.1 "),
+			Reason: "malformed request: " + strings.TrimPrefix(string(status), "HTTP/1.1 "),
 		})
 	}
 	return c.TCPConn.Write(p)

@@ -287,7 +287,7 @@ agents:
 		}
 	}
 	r := u.bottle("egress", l.name, "--denied")
-	for _, want := range []string{"ssh.other.test:22", "ssh.allowed.test:2222", "only an ssh entry of the bottle"} {
+	for _, want := range []string{"ssh.other.test:22", "ssh.allowed.test:2222", "only ssh entries may carry"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("the log of refusals lacks %q:\n%s%s", want, r.stdout, r.stderr)
 		}
