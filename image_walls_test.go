@@ -201,7 +201,7 @@ func insideHostile(t *testing.T, e *Engine, name, dir string) {
 	t.Helper()
 	out, code := output(t, e, name, "/probe", "look", "/.bottle", "/proc", "/sys", "/dev", dir, ".")
 	lines := slices.DeleteFunc(strings.Split(out, "\n"), func(line string) bool {
-		return strings.HasPrefix(line, "bottle: begin in ") // where it cannot
+		return strings.HasPrefix(line, "bottle: change to directory ") // where it cannot
 	})
 	if code != 0 || len(lines) < 6 {
 		t.Fatalf("exit %d: %s", code, out)

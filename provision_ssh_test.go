@@ -118,8 +118,8 @@ func TestPrepareSSHMistakes(t *testing.T) {
 		"locked":               {private, func(s *scene) { s.write("home/.ssh/a", testPEM(s.t, 1, "pw"), 0o600); s.spec.NoInput = true }, []string{"has a passphrase", "ssh-add"}},
 		"public":               {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644) }, []string{"does not have its private one", "ssh-add"}},
 		"other agent":          {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644); s.ownAgent(2) }, []string{"does not have its private one"}},
-		"no agent":             {entry("User: u"), func(s *scene) { s.env["SSH_AUTH_SOCK"] = "/nowhere" }, []string{"ask your ssh agent"}},
-		"bad public":           {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", "hunter2", 0o644) }, []string{"a.pub: no public key"}},
+		"no agent":             {entry("User: u"), func(s *scene) { s.env["SSH_AUTH_SOCK"] = "/nowhere" }, []string{"list the keys of your ssh agent"}},
+		"bad public":           {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", "hunter2", 0o644) }, []string{"a.pub: not a public key"}},
 		"no public":            {entry("IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"there is no file"}},
 		"copy of a public one": {entry("mode: copy, IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"mode: copy needs the private key"}},
 		"copy of nothing":      {entry("mode: copy"), func(*scene) {}, []string{"mode: copy needs an IdentityFile"}},
@@ -142,7 +142,7 @@ func TestUnlock(t *testing.T) {
 	if got := plan.Locked(); len(got) != 1 || got[0] != s.path("home/.ssh/a") || len(plan.agentKeys()) != 0 {
 		t.Fatalf("locked %q", got)
 	}
-	if err := plan.Unlock(plan.Locked()[0], secret.New("wrong")); err == nil || !strings.Contains(err.Error(), "passphrase is wrong") {
+	if err := plan.Unlock(plan.Locked()[0], secret.New("wrong")); err == nil || !strings.Contains(err.Error(), "incorrect passphrase") {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
 	if err := plan.Unlock(plan.Locked()[0], secret.New("open sesame")); err != nil || len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {

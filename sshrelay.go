@@ -3,7 +3,6 @@ package bottle
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -13,15 +12,15 @@ import (
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
-// sshRelay is bottle's ssh agent at work: a process inside that listens on a
-// socket, and the agent here, which answers over that process's standard input
-// and output. It lasts as long as this process.
+// sshRelay is the running ssh agent of a bottle: a process in the sandbox that
+// listens on a socket, and the agent in this process, which answers over the
+// standard input and output of the sandbox process. It ends with this process.
 type sshRelay struct {
 	stdin io.Closer
-	done  <-chan struct{} // closed when the process inside has ended
+	done  <-chan struct{} // closed when the sandbox process has exited
 }
 
-// Times that the relay may take to begin and to end.
+// Timeouts for starting and stopping the relay.
 const (
 	relayStart = 30 * time.Second
 	relayEnd   = 3 * time.Second
@@ -35,20 +34,20 @@ func (l *launch) startRelay(ctx context.Context) error {
 		Args: []string{guestInit, "agent", guestSSHSocket}, Stdin: inside, Stdout: outside, Stderr: &stderr,
 	})
 	if err != nil {
-		return fmt.Errorf("start the ssh agent's relay: %w", err)
+		return fmt.Errorf("start ssh agent relay: %w", err)
 	}
 	done, ready := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		code, err := s.Wait()
 		_ = outside.Close()
-		l.e.log.Debug("the ssh agent's relay has ended", "code", code, "error", err)
+		l.e.log.Debug("ssh agent relay ended", "code", code, "error", err)
 	}()
 	go func() {
 		agent := sshagent.New(l.plan.agentKeys(), l.e.log)
 		err := agent.Relay(context.WithoutCancel(ctx), stdout, stdin, func() { close(ready) })
-		l.e.log.Debug("the ssh agent has ended", "error", err)
-		// The process inside ends with its standard input.
+		l.e.log.Debug("ssh agent ended", "error", err)
+		// Closing its standard input ends the sandbox process.
 		_, _ = stdin.Close(), stdout.Close()
 	}()
 	l.relay = &sshRelay{stdin: stdin, done: done}
@@ -56,22 +55,22 @@ func (l *launch) startRelay(ctx context.Context) error {
 	case <-ready:
 		return nil
 	case <-done:
-		return fmt.Errorf("start the ssh agent's relay: it ended at once: %s", strings.TrimSpace(stderr.String()))
+		return fmt.Errorf("start ssh agent relay: process exited: %s", strings.TrimSpace(stderr.String()))
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(relayStart):
-		return errors.New("start the ssh agent's relay: it does not answer")
+		return fmt.Errorf("start ssh agent relay: no answer within %v", relayStart)
 	}
 }
 
-// close ends the relay, which the end of the bottle would do too.
+// close stops the relay. Removing the bottle stops it too.
 func (r *sshRelay) close() {
 	if r != nil {
-		_ = r.stdin.Close() // ended already
+		_ = r.stdin.Close() // already closed
 	}
 }
 
-// wait waits for a relay's end, so that nothing of it outlives the bottle.
+// wait waits until the relay has ended, so that it does not outlive the bottle.
 func (r *sshRelay) wait() {
 	if r == nil {
 		return

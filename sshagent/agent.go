@@ -16,21 +16,21 @@ import (
 	"github.com/bot-bottle/bottle/sshagent/relay"
 )
 
-// Host is a server that a key may be used at: whoever has one of the host keys.
+// Host is a server that a key may be used for, identified by its host keys.
 type Host struct {
-	Keys []ssh.PublicKey
-	User string // to log in as; empty: anyone
+	Keys []ssh.PublicKey // any one of them identifies the server
+	User string          // login user; empty allows any user
 }
 
-// Key is a key that signs for its hosts.
+// Key is a user key and the hosts it may be used for.
 type Key struct {
 	Public ssh.PublicKey
 	Hosts  []Host
 	Signer Signer
 }
 
-// Signer makes signatures. Bind is the contents of the session-bind message
-// that came before, for agents that want to see it themselves.
+// Signer creates signatures. Bind is the contents of the preceding session-bind
+// message, for upstream agents that check it themselves.
 type Signer interface {
 	Sign(bind, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error)
 }
@@ -41,10 +41,11 @@ type Agent struct {
 	log  *slog.Logger
 }
 
-// New makes an agent of keys. What it refuses, and why, goes to the log.
+// New returns an agent that serves keys. It logs each refused request with the
+// reason.
 func New(keys []Key, log *slog.Logger) *Agent { return &Agent{keys: keys, log: log} }
 
-// Numbers of the agent protocol's messages (draft-miller-ssh-agent, 6.1).
+// Message numbers of the agent protocol (draft-miller-ssh-agent, section 6.1).
 const (
 	msgFailure           = 5
 	msgSuccess           = 6
@@ -56,10 +57,11 @@ const (
 	msgExtensionFailure  = 28
 )
 
-// maxRequest bounds a request, as OpenSSH's agent does, in bytes.
+// maxRequest is the maximum length of a request in bytes, the same as in
+// OpenSSH's agent.
 const maxRequest = 256 << 10
 
-// Serve answers one client until its stream ends.
+// Serve answers the requests of one client until its stream ends.
 func (a *Agent) Serve(rw io.ReadWriter) error {
 	c := &client{agent: a}
 	for {
@@ -72,7 +74,7 @@ func (a *Agent) Serve(rw io.ReadWriter) error {
 		}
 		n := binary.BigEndian.Uint32(head[:])
 		if n == 0 || n > maxRequest {
-			return fmt.Errorf("a request of %d bytes", n)
+			return fmt.Errorf("invalid request length: %d bytes (max %d)", n, maxRequest)
 		}
 		request := make([]byte, n)
 		if _, err := io.ReadFull(rw, request); err != nil {
@@ -85,16 +87,17 @@ func (a *Agent) Serve(rw io.ReadWriter) error {
 	}
 }
 
-// client is one connection. It is bound to one session at the most.
+// client is one connection. It can be bound to at most one session.
 type client struct {
 	agent *Agent
 	bound *binding
 }
 
-// answer knows three requests. All else, such as to add or remove keys, fails.
+// answer supports three requests. All others, such as adding or removing keys,
+// fail.
 func (c *client) answer(request []byte) []byte {
 	var answer []byte
-	err := errors.New("not supported")
+	err := errors.New("unsupported request")
 	failure := byte(msgFailure)
 	switch request[0] {
 	case msgRequestIdentities:
@@ -109,7 +112,7 @@ func (c *client) answer(request []byte) []byte {
 		failure = msgFailure // draft-miller-ssh-agent, 4.7
 	}
 	if err != nil {
-		c.agent.log.Info("ssh agent refuses", "request", request[0], "reason", err)
+		c.agent.log.Info("ssh agent refused a request", "request", request[0], "reason", err)
 		return []byte{failure}
 	}
 	return answer
@@ -126,14 +129,14 @@ func (c *client) identities() []byte {
 	return out
 }
 
-// lists tells whether some key may be used at a host that has the given key.
+// lists reports whether any key may be used for a host with the given host key.
 func (a *Agent) lists(hostKey ssh.PublicKey) bool {
 	return slices.ContainsFunc(a.keys, func(k Key) bool {
 		return slices.ContainsFunc(k.Hosts, func(h Host) bool { return h.has(hostKey) })
 	})
 }
 
-var errUnknownExtension = errors.New("an extension that is not known")
+var errUnknownExtension = errors.New("unknown extension")
 
 func (c *client) extension(body []byte) ([]byte, error) {
 	var m struct {
@@ -150,10 +153,10 @@ func (c *client) extension(body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A second one would be a way to have a session signed for that another
-	// host's key has stood for.
+	// Replacing the binding would allow a signature for a session that was
+	// authenticated by another host key.
 	if c.bound != nil && !bytes.Equal(c.bound.raw, b.raw) {
-		return nil, errors.New("this connection is bound to another session")
+		return nil, errors.New("the connection is already bound to another session")
 	}
 	c.bound = b
 	return []byte{msgSuccess}, nil
@@ -183,15 +186,15 @@ func (c *client) sign(body []byte) ([]byte, error) {
 			Sig  []byte
 		}{msgSignResponse, ssh.Marshal(sig)}), nil
 	}
-	return nil, errors.New("no such key")
+	return nil, errors.New("unknown key")
 }
 
-// Relay answers what comes from a relay's inner end, until that ends. Ready is
-// called when the socket inside listens.
+// Relay serves the connections forwarded by the inner end of a relay until that
+// end closes. It calls ready when the socket inside accepts connections.
 func (a *Agent) Relay(ctx context.Context, in io.Reader, out io.Writer, ready func()) error {
 	return relay.Serve(ctx, in, out, ready, func(conn io.ReadWriter) {
 		if err := a.Serve(conn); err != nil {
-			a.log.Info("ssh agent ends a connection", "reason", err)
+			a.log.Info("ssh agent closed a connection", "reason", err)
 		}
 	})
 }

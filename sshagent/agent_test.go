@@ -44,27 +44,27 @@ func pemOf(t testing.TB, private any, passphrase string) []byte {
 	return pem.EncodeToMemory(block)
 }
 
-// setting is an agent with one key, listed for one user at one host, and another
-// host that has a key too.
-type setting struct {
-	t              testing.TB
-	client         agent.ExtendedAgent
-	key            ssh.PublicKey
-	listed, victim ssh.Signer
+// fixture is an agent with one key that is listed for one user at one host, and
+// another host that is not listed.
+type fixture struct {
+	t                testing.TB
+	client           agent.ExtendedAgent
+	key              ssh.PublicKey
+	listed, unlisted ssh.Signer
 }
 
-var sessionID = []byte("the hash of a key exchange, H...")
+var sessionID = []byte("exchange hash of the session....")
 
-func newSetting(t testing.TB) setting {
+func newFixture(t testing.TB) fixture {
 	t.Helper()
 	_, private := newSigner(t)
 	public, signer, err := ParsePrivate(pemOf(t, private, ""), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := setting{t: t, key: public}
+	s := fixture{t: t, key: public}
 	s.listed, _ = newSigner(t)
-	s.victim, _ = newSigner(t)
+	s.unlisted, _ = newSigner(t)
 	a := New([]Key{{Public: public, Signer: signer, Hosts: []Host{{Keys: []PublicKey{s.listed.PublicKey()}, User: "git"}}}},
 		slog.New(slog.NewTextHandler(io.Discard, nil)))
 	s.client = connectTo(t, a)
@@ -78,7 +78,7 @@ func connectTo(t testing.TB, a *Agent) agent.ExtendedAgent {
 	return agent.NewClient(near)
 }
 
-func (s setting) bind(by ssh.Signer, id []byte, forwarding bool) error {
+func (s fixture) bind(by ssh.Signer, id []byte, forwarding bool) error {
 	s.t.Helper()
 	sig, err := by.Sign(rand.Reader, id)
 	if err != nil {
@@ -87,7 +87,7 @@ func (s setting) bind(by ssh.Signer, id []byte, forwarding bool) error {
 	return s.bindRaw(by.PublicKey().Marshal(), id, ssh.Marshal(sig), forwarding)
 }
 
-func (s setting) bindRaw(hostKey, id, sig []byte, forwarding bool) error {
+func (s fixture) bindRaw(hostKey, id, sig []byte, forwarding bool) error {
 	_, err := s.client.Extension(sessionBind, ssh.Marshal(struct {
 		HostKey, ID, Sig []byte
 		Forwarding       bool
@@ -95,7 +95,7 @@ func (s setting) bindRaw(hostKey, id, sig []byte, forwarding bool) error {
 	return err
 }
 
-// login is what a client has signed to log in.
+// login is the data that a client signs for authentication.
 type login struct {
 	ID                    []byte
 	Type                  byte
@@ -106,39 +106,39 @@ type login struct {
 	Rest                  []byte `ssh:"rest"`
 }
 
-func (s setting) login() login {
+func (s fixture) login() login {
 	return login{sessionID, msgUserauth, "git", "ssh-connection", methodPublicKey, true, "ssh-ed25519", s.key.Marshal(), nil}
 }
 
-func (s setting) sign(l login) error {
+func (s fixture) sign(l login) error {
 	s.t.Helper()
 	data := ssh.Marshal(l)
 	sig, err := s.client.Sign(s.key, data)
 	if err == nil {
 		err = s.key.Verify(data, sig)
 		if err != nil {
-			s.t.Errorf("a signature that does not hold: %v", err)
+			s.t.Errorf("invalid signature: %v", err)
 		}
 	}
 	return err
 }
 
 func TestSigns(t *testing.T) {
-	s := newSetting(t)
+	s := newFixture(t)
 	if err := s.bind(s.listed, sessionID, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.sign(s.login()); err != nil {
-		t.Errorf("a login at the listed host: %v", err)
+		t.Errorf("login at the listed host: %v", err)
 	}
 	l := s.login()
 	l.Method, l.Rest = methodHostBound, ssh.Marshal(struct{ K []byte }{s.listed.PublicKey().Marshal()})
 	if err := s.sign(l); err != nil {
-		t.Errorf("a login that names the host key: %v", err)
+		t.Errorf("host-bound login at the listed host: %v", err)
 	}
-	// OpenSSH binds once more when it asks for the keys again.
+	// OpenSSH sends the binding again when it lists the keys again.
 	if err := s.bind(s.listed, sessionID, false); err != nil {
-		t.Errorf("the same binding again: %v", err)
+		t.Errorf("repeated binding: %v", err)
 	}
 	keys, err := s.client.List()
 	if err != nil || len(keys) != 1 || !bytes.Equal(keys[0].Blob, s.key.Marshal()) || keys[0].Comment != "" {
@@ -146,38 +146,38 @@ func TestSigns(t *testing.T) {
 	}
 }
 
-// TestRefuses asks for signatures that must not be given. Each is asked after a
-// binding to the listed host, in which TestSigns gets one.
+// TestRefuses requests signatures that must be refused, each after a binding to the
+// listed host for which TestSigns gets a signature.
 func TestRefuses(t *testing.T) {
-	other := []byte("another session's hash..........")
-	for name, change := range map[string]func(setting, *login){
-		"another session":       func(_ setting, l *login) { l.ID = other },
-		"another user":          func(_ setting, l *login) { l.User = "root" },
-		"no user":               func(_ setting, l *login) { l.User = "" },
-		"another service":       func(_ setting, l *login) { l.Service = "ssh-userauth" },
-		"another method":        func(_ setting, l *login) { l.Method = "hostbased" },
-		"another message":       func(_ setting, l *login) { l.Type = 51 },
-		"no signature":          func(_ setting, l *login) { l.Has = false },
-		"another key":           func(s setting, l *login) { l.Blob = s.victim.PublicKey().Marshal() },
-		"more behind it":        func(_ setting, l *login) { l.Rest = []byte("x") },
-		"host-bound, no host":   func(_ setting, l *login) { l.Method = methodHostBound },
-		"host-bound, to victim": func(s setting, l *login) { l.Method, l.Rest = methodHostBound, hostField(s.victim) },
-		"host-bound, and more": func(s setting, l *login) {
+	other := []byte("exchange hash of another session")
+	for name, change := range map[string]func(fixture, *login){
+		"another session":             func(_ fixture, l *login) { l.ID = other },
+		"another user":                func(_ fixture, l *login) { l.User = "root" },
+		"no user":                     func(_ fixture, l *login) { l.User = "" },
+		"another service":             func(_ fixture, l *login) { l.Service = "ssh-userauth" },
+		"another method":              func(_ fixture, l *login) { l.Method = "hostbased" },
+		"another message":             func(_ fixture, l *login) { l.Type = 51 },
+		"no signature":                func(_ fixture, l *login) { l.Has = false },
+		"another key":                 func(s fixture, l *login) { l.Blob = s.unlisted.PublicKey().Marshal() },
+		"trailing data":               func(_ fixture, l *login) { l.Rest = []byte("x") },
+		"host-bound without host key": func(_ fixture, l *login) { l.Method = methodHostBound },
+		"host-bound to unlisted host": func(s fixture, l *login) { l.Method, l.Rest = methodHostBound, hostField(s.unlisted) },
+		"host-bound with trailing data": func(s fixture, l *login) {
 			l.Method, l.Rest = methodHostBound, append(hostField(s.listed), 'x')
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSetting(t)
+			s := newFixture(t)
 			if err := s.bind(s.listed, sessionID, false); err != nil {
 				t.Fatal(err)
 			}
 			l := s.login()
 			change(s, &l)
 			if s.sign(l) == nil {
-				t.Error("it signs")
+				t.Error("signed")
 			}
 			if err := s.sign(s.login()); err != nil {
-				t.Errorf("afterwards it does not sign what it may: %v", err)
+				t.Errorf("permitted signature after the refusal: %v", err)
 			}
 		})
 	}
@@ -188,7 +188,7 @@ func hostField(s ssh.Signer) []byte {
 }
 
 func TestRefusesData(t *testing.T) {
-	s := newSetting(t)
+	s := newFixture(t)
 	if err := s.bind(s.listed, sessionID, false); err != nil {
 		t.Fatal(err)
 	}
@@ -196,66 +196,65 @@ func TestRefusesData(t *testing.T) {
 	trueAsTwo := ssh.Marshal(s.login())
 	i := bytes.Index(trueAsTwo, []byte("publickey\x01")) + len("publickey")
 	trueAsTwo[i] = 2 // RFC 4251, 5: stored as 1
-	for name, data := range map[string]string{"a file's signature": signature, "nothing": "", "text": "text", "another form": string(trueAsTwo)} {
+	for name, data := range map[string]string{"file signature": signature, "empty": "", "text": "text", "non-canonical boolean": string(trueAsTwo)} {
 		if _, err := s.client.Sign(s.key, []byte(data)); err == nil {
-			t.Errorf("%s: it signs", name)
+			t.Errorf("%s: signed", name)
 		}
 	}
 }
 
-// TestBindings are claims about a session that are not proven, and sessions with
-// hosts that are not listed.
+// TestBindings tries bindings without valid proof, and bindings to unlisted hosts.
 func TestBindings(t *testing.T) {
-	for name, bind := range map[string]func(s setting) (bindFails bool, err error){
-		"none":       func(setting) (bool, error) { return false, nil },
-		"the victim": func(s setting) (bool, error) { return false, s.bind(s.victim, sessionID, false) },
-		"forwarded":  func(s setting) (bool, error) { return true, s.bind(s.listed, sessionID, true) },
-		"forwarded by the victim, then the listed": func(s setting) (bool, error) {
-			return true, s.bind(s.victim, sessionID, true)
+	for name, bind := range map[string]func(s fixture) (bindFails bool, err error){
+		"none":          func(fixture) (bool, error) { return false, nil },
+		"unlisted host": func(s fixture) (bool, error) { return false, s.bind(s.unlisted, sessionID, false) },
+		"forwarded":     func(s fixture) (bool, error) { return true, s.bind(s.listed, sessionID, true) },
+		"forwarded by unlisted host": func(s fixture) (bool, error) {
+			return true, s.bind(s.unlisted, sessionID, true)
 		},
-		"the victim's signature": func(s setting) (bool, error) {
-			sig, err := s.victim.Sign(rand.Reader, sessionID)
+		"signature of unlisted host": func(s fixture) (bool, error) {
+			sig, err := s.unlisted.Sign(rand.Reader, sessionID)
 			if err != nil {
 				s.t.Fatal(err)
 			}
 			return true, s.bindRaw(s.listed.PublicKey().Marshal(), sessionID, ssh.Marshal(sig), false)
 		},
-		"a signature of another session": func(s setting) (bool, error) {
+		"signature of another session": func(s fixture) (bool, error) {
 			sig, err := s.listed.Sign(rand.Reader, []byte("another"))
 			if err != nil {
 				s.t.Fatal(err)
 			}
 			return true, s.bindRaw(s.listed.PublicKey().Marshal(), sessionID, ssh.Marshal(sig), false)
 		},
-		// Not looked at, as nothing is signed there anyway.
-		"rubbish of the victim's": func(s setting) (bool, error) {
-			return false, s.bindRaw(s.victim.PublicKey().Marshal(), sessionID, ssh.Marshal(ssh.Signature{Format: "ssh-ed25519"}), false)
+		// Not verified, because the agent never signs for this host.
+		"invalid signature of unlisted host": func(s fixture) (bool, error) {
+			return false, s.bindRaw(s.unlisted.PublicKey().Marshal(), sessionID, ssh.Marshal(ssh.Signature{Format: "ssh-ed25519"}), false)
 		},
-		"no session": func(s setting) (bool, error) { return true, s.bind(s.listed, nil, false) },
-		"rubbish":    func(s setting) (bool, error) { return true, s.bindRaw([]byte("x"), sessionID, []byte("y"), false) },
+		"empty session identifier": func(s fixture) (bool, error) { return true, s.bind(s.listed, nil, false) },
+		"malformed":                func(s fixture) (bool, error) { return true, s.bindRaw([]byte("x"), sessionID, []byte("y"), false) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSetting(t)
+			s := newFixture(t)
 			fails, err := bind(s)
 			if fails != (err != nil) {
-				t.Errorf("the binding: %v", err)
+				t.Errorf("bind: %v", err)
 			}
 			if s.sign(s.login()) == nil {
-				t.Error("it signs")
+				t.Error("signed")
 			}
 		})
 	}
-	s := newSetting(t)
-	if err := s.bind(s.victim, sessionID, false); err != nil {
+	s := newFixture(t)
+	if err := s.bind(s.unlisted, sessionID, false); err != nil {
 		t.Fatal(err)
 	}
 	if s.bind(s.listed, sessionID, false) == nil || s.sign(s.login()) == nil {
-		t.Error("a second binding goes over the first")
+		t.Error("a second binding replaces the first")
 	}
 }
 
-func TestNothingElse(t *testing.T) {
-	s := newSetting(t)
+func TestUnsupportedRequests(t *testing.T) {
+	s := newFixture(t)
 	_, private := newSigner(t)
 	for name, err := range map[string]error{
 		"add":        s.client.Add(agent.AddedKey{PrivateKey: private}),
@@ -265,14 +264,14 @@ func TestNothingElse(t *testing.T) {
 		"unlock":     s.client.Unlock([]byte("x")),
 	} {
 		if err == nil {
-			t.Errorf("%s succeeds", name)
+			t.Errorf("%s succeeded", name)
 		}
 	}
 	if _, err := s.client.Extension("query", nil); !errors.Is(err, agent.ErrExtensionUnsupported) {
-		t.Errorf("another extension: %v", err)
+		t.Errorf("unknown extension: %v", err)
 	}
 	if keys, err := s.client.List(); err != nil || len(keys) != 1 {
-		t.Errorf("afterwards it has %v, %v", keys, err)
+		t.Errorf("keys after refused requests: %v, %v", keys, err)
 	}
 }
 
@@ -303,22 +302,22 @@ func TestKeys(t *testing.T) {
 	}
 	locked := pemOf(t, ed, "open sesame")
 	if public, signer, err := ParsePrivate(locked, nil); !errors.Is(err, ErrLocked) || public == nil || signer != nil {
-		t.Errorf("a locked key: %v, %v, %v", public, signer, err)
+		t.Errorf("encrypted key without passphrase: %v, %v, %v", public, signer, err)
 	}
 	if _, _, err := ParsePrivate(locked, []byte("wrong")); !errors.Is(err, ErrPassphrase) {
-		t.Errorf("a wrong passphrase: %v", err)
+		t.Errorf("incorrect passphrase: %v", err)
 	}
 	if _, signer, err := ParsePrivate(locked, []byte("open sesame")); err != nil || signer == nil {
-		t.Errorf("the right passphrase: %v", err)
+		t.Errorf("correct passphrase: %v", err)
 	}
 	if _, _, err := ParsePrivate([]byte("hunter2"), nil); err == nil || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("no key: %v", err)
+		t.Errorf("not a key: %v", err)
 	}
 }
 
-// FuzzServe sends whatever comes from inside.
+// FuzzServe sends arbitrary data as a client in the sandbox can.
 func FuzzServe(f *testing.F) {
-	s := newSetting(f)
+	s := newFixture(f)
 	f.Add([]byte{0, 0, 0, 1, msgRequestIdentities})
 	f.Add(append([]byte{0, 0, 0, 1, msgSignRequest}, ssh.Marshal(s.login())...))
 	f.Add(append([]byte{0, 0, 0, 29, msgExtension, 0, 0, 0, 24}, sessionBind...))

@@ -1,9 +1,9 @@
-// Package sshagent is the ssh agent that a bottle's agent sees: it holds no key
-// inside, and outside it signs for the hosts that a key is listed for and for
-// nothing else. It speaks the agent protocol over one stream from inside
-// (relay.go), finds out whom a signature is for (bind.go), and reads what a user
-// has: private keys, an agent of their own, known hosts.
+// Package sshagent implements the ssh agent that is available in a bottle. Private
+// keys stay on the host; the agent signs only authentication requests for the
+// hosts that a key is listed for. The package speaks the agent protocol over one
+// stream from the sandbox (relay), determines which host a signature is for
+// (bind.go), and reads the user's private keys, upstream agent and known hosts.
 //
-// What comes from inside is an adversary's. The package never adds, removes or
-// hands out a key.
+// All input from the sandbox is untrusted. The package never adds, removes or
+// returns a private key.
 package sshagent

@@ -13,19 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KnownHosts finds the keys of a host in the text of known_hosts files, by plain
-// and hashed names and by patterns. Revoked keys are left out, and lines that are
-// none are passed over, as ssh does.
+// KnownHosts returns the keys of a host in the text of known_hosts files. It
+// matches plain and hashed names and patterns. Like ssh, it omits revoked keys and
+// ignores malformed lines.
 func KnownHosts(text []byte, host string, port int) ([]ssh.PublicKey, error) {
-	check, err := knownHostsOf(text)
+	check, err := parseKnownHosts(text)
 	if err != nil {
 		return nil, err
 	}
 	address := net.JoinHostPort(host, strconv.Itoa(port))
-	// No host has this key, so that the answer lists those it has.
+	// No host has this key, so the error lists the keys that the host has.
 	var answer *knownhosts.KeyError
 	if err := check(address, nowhere{}, noKey{}); !errors.As(err, &answer) {
-		return nil, fmt.Errorf("look %s up in known_hosts: %w", address, err)
+		return nil, fmt.Errorf("look up %s in known_hosts: %w", address, err)
 	}
 	var out []ssh.PublicKey
 	for _, k := range answer.Want {
@@ -36,9 +36,10 @@ func KnownHosts(text []byte, host string, port int) ([]ssh.PublicKey, error) {
 	return out, nil
 }
 
-// knownHostsOf reads the lines that are well-formed. The library reads files
-// only, and fails at the first line that is not: so they go to one in memory.
-func knownHostsOf(text []byte) (ssh.HostKeyCallback, error) {
+// parseKnownHosts parses the well-formed lines. The library reads only files and
+// fails at the first malformed line, so the valid lines are copied to a memory
+// file.
+func parseKnownHosts(text []byte) (ssh.HostKeyCallback, error) {
 	fd, err := unix.MemfdCreate("known_hosts", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("read known_hosts: %w", err)
@@ -60,18 +61,18 @@ func knownHostsOf(text []byte) (ssh.HostKeyCallback, error) {
 	return check, nil
 }
 
-// KnownHostsLine is a line for a known_hosts file.
+// KnownHostsLine returns a line for a known_hosts file.
 func KnownHostsLine(host string, port int, key ssh.PublicKey) string {
 	return knownhosts.Line([]string{net.JoinHostPort(host, strconv.Itoa(port))}, key)
 }
 
-// nowhere is an address that no line is for.
+// nowhere is an address that matches no line.
 type nowhere struct{}
 
 func (nowhere) Network() string { return "tcp" }
 func (nowhere) String() string  { return "0.0.0.0:0" }
 
-// noKey is no host's.
+// noKey is a key that no host has.
 type noKey struct{}
 
 func (noKey) Type() string                        { return "none" }

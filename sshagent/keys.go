@@ -10,14 +10,14 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// ErrPassphrase is wrapped when a private key needs a passphrase, or another.
-var ErrPassphrase = errors.New("the passphrase is wrong")
+// ErrPassphrase is returned when the passphrase does not decrypt the private key.
+var ErrPassphrase = errors.New("incorrect passphrase")
 
-// ErrLocked is wrapped when a private key needs a passphrase and none was given.
+// ErrLocked is returned when an encrypted private key is parsed without a passphrase.
 var ErrLocked = errors.New("the key has a passphrase")
 
-// ParsePrivate reads a private key. Of a locked one the public half is returned
-// with ErrLocked, if its format shows it.
+// ParsePrivate parses a private key. For an encrypted key without a passphrase it
+// returns ErrLocked, and the public key if the format contains it.
 func ParsePrivate(text, passphrase []byte) (ssh.PublicKey, Signer, error) {
 	parse := ssh.ParseRawPrivateKey
 	if passphrase != nil {
@@ -33,14 +33,14 @@ func ParsePrivate(text, passphrase []byte) (ssh.PublicKey, Signer, error) {
 	case err != nil:
 		return nil, nil, err
 	}
-	// A keyring makes each algorithm's signatures as clients ask for them.
+	// A keyring implements the signature algorithms that clients can request.
 	ring := agent.NewKeyring()
 	if err := ring.Add(agent.AddedKey{PrivateKey: private}); err != nil {
 		return nil, nil, err
 	}
 	keys, err := ring.List()
 	if err != nil || len(keys) != 1 {
-		return nil, nil, fmt.Errorf("%d keys: %w", len(keys), err)
+		return nil, nil, fmt.Errorf("list keyring: %d keys: %w", len(keys), err)
 	}
 	public, err := ssh.ParsePublicKey(keys[0].Blob)
 	if err != nil {
@@ -48,56 +48,56 @@ func ParsePrivate(text, passphrase []byte) (ssh.PublicKey, Signer, error) {
 	}
 	extended, ok := ring.(agent.ExtendedAgent)
 	if !ok {
-		return nil, nil, errors.New("the keyring makes one kind of signature only")
+		return nil, nil, errors.New("the keyring does not support signature flags")
 	}
-	return public, own{public, extended}, nil
+	return public, localKey{public, extended}, nil
 }
 
-// own is a key that is in this process.
-type own struct {
+// localKey is a private key held by this process.
+type localKey struct {
 	public ssh.PublicKey
 	ring   agent.ExtendedAgent
 }
 
-func (o own) Sign(_, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error) {
-	return o.ring.SignWithFlags(o.public, data, flags)
+func (k localKey) Sign(_, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error) {
+	return k.ring.SignWithFlags(k.public, data, flags)
 }
 
-// ParsePublic reads one public key as a .pub file has it.
+// ParsePublic parses one public key in the format of a .pub file.
 func ParsePublic(text []byte) (ssh.PublicKey, error) {
 	key, _, options, rest, err := ssh.ParseAuthorizedKey(text)
 	if err != nil || len(options) > 0 || len(rest) > 0 {
-		return nil, errors.New("no public key, such as ssh-ed25519 AAAA…")
+		return nil, errors.New("not a public key, such as ssh-ed25519 AAAA…")
 	}
 	return key, nil
 }
 
-// Upstream is an agent of the user's own, by its socket.
+// Upstream is the socket path of the user's own ssh agent.
 type Upstream string
 
-// List returns the keys that the agent has.
+// List returns the public keys that the agent holds.
 func (u Upstream) List() ([]ssh.PublicKey, error) {
 	conn, err := net.Dial("unix", string(u))
 	if err != nil {
-		return nil, fmt.Errorf("ask your ssh agent: %w", err)
+		return nil, fmt.Errorf("list the keys of your ssh agent: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
 	list, err := agent.NewClient(conn).List()
 	if err != nil {
-		return nil, fmt.Errorf("ask your ssh agent: %w", err)
+		return nil, fmt.Errorf("list the keys of your ssh agent: %w", err)
 	}
 	var out []ssh.PublicKey
 	for _, k := range list {
 		key, err := ssh.ParsePublicKey(k.Blob)
 		if err != nil {
-			continue // of a kind that is not known here, and cannot be matched
+			continue // an unknown key type cannot match
 		}
 		out = append(out, key)
 	}
 	return out, nil
 }
 
-// Signer has the agent sign with one of its keys.
+// Signer returns a signer that uses one of the agent's keys.
 func (u Upstream) Signer(key ssh.PublicKey) Signer { return upstreamKey{u, key} }
 
 type upstreamKey struct {
@@ -112,19 +112,19 @@ func (k upstreamKey) Sign(bind, data []byte, flags agent.SignatureFlags) (*ssh.S
 	}
 	defer func() { _ = conn.Close() }()
 	client := agent.NewClient(conn)
-	// A key that its user has limited to some hosts wants to know the session;
-	// other agents may not know the message.
+	// The agent needs the session for keys with destination constraints. Agents
+	// that do not know the extension fail here and can still sign.
 	_, _ = client.Extension(sessionBind, bind)
 	return client.SignWithFlags(k.key, data, flags)
 }
 
-// PublicKey is a public key, of a user or a host.
+// PublicKey is the public key of a user or a host.
 type PublicKey = ssh.PublicKey
 
-// Line is a public key as a .pub file has it, without a comment.
+// Line returns a public key in the format of a .pub file, without a comment.
 func Line(key PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }
 
-// Fingerprint names a key as ssh-keygen -l does.
+// Fingerprint returns the fingerprint that ssh-keygen -l prints.
 func Fingerprint(key PublicKey) string { return ssh.FingerprintSHA256(key) }

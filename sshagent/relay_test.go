@@ -16,8 +16,8 @@ import (
 	"github.com/bot-bottle/bottle/sshagent/relay"
 )
 
-// relayed joins both ends of a relay and returns the socket; end ends it.
-func relayed(t *testing.T, a *Agent) (socket string, end func()) {
+// startRelay connects both ends of a relay and returns the socket. end stops it.
+func startRelay(t *testing.T, a *Agent) (socket string, end func()) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", socket)
@@ -30,19 +30,19 @@ func relayed(t *testing.T, a *Agent) (socket string, end func()) {
 	var both sync.WaitGroup
 	both.Go(func() {
 		if err := relay.Listen(l, inner, toOuter); err != nil {
-			t.Errorf("the inner end: %v", err)
+			t.Errorf("inner end: %v", err)
 		}
 		_ = toOuter.Close()
 	})
 	both.Go(func() {
 		if err := a.Relay(context.Background(), outer, toInner, func() { close(ready) }); err != nil {
-			t.Errorf("the outer end: %v", err)
+			t.Errorf("outer end: %v", err)
 		}
 	})
 	select {
 	case <-ready:
 	case <-time.After(10 * time.Second):
-		t.Fatal("the relay is not ready")
+		t.Fatal("timeout waiting for the relay")
 	}
 	end = sync.OnceFunc(func() { _ = toInner.Close(); both.Wait() })
 	t.Cleanup(end)
@@ -62,7 +62,7 @@ func dial(t *testing.T, socket string) net.Conn {
 func TestRelay(t *testing.T) {
 	key, _ := newSigner(t)
 	a := New([]Key{{Public: key.PublicKey()}}, slog.New(slog.DiscardHandler))
-	socket, end := relayed(t, a)
+	socket, end := startRelay(t, a)
 	var wg sync.WaitGroup
 	for range 20 {
 		conn := dial(t, socket)
@@ -79,31 +79,31 @@ func TestRelay(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// A request that is none ends its connection, and no other.
+	// A malformed request closes its connection and no other.
 	good, bad := dial(t, socket), dial(t, socket)
 	if _, err := bad.Write([]byte{0xff, 0xff, 0xff, 0xff}); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := bad.Read(make([]byte, 1)); err == nil {
-		t.Errorf("%d bytes in answer to a request that is none", n)
+		t.Errorf("received %d bytes in answer to a malformed request", n)
 	}
 	if _, err := agent.NewClient(good).List(); err != nil {
-		t.Errorf("another connection: %v", err)
+		t.Errorf("other connection: %v", err)
 	}
 	end()
 	if conn, err := net.Dial("unix", socket); err == nil {
 		_ = conn.Close()
-		t.Error("the socket outlives the relay")
+		t.Error("the socket accepts connections after the relay ended")
 	}
 	if _, err := good.Read(make([]byte, 1)); err == nil {
-		t.Error("a connection outlives the relay")
+		t.Error("a connection is open after the relay ended")
 	}
 }
 
-// TestRelayIsBounded opens more connections than there may be.
-func TestRelayIsBounded(t *testing.T) {
+// TestRelayConnectionLimit opens one connection more than allowed.
+func TestRelayConnectionLimit(t *testing.T) {
 	a := New(nil, slog.New(slog.DiscardHandler))
-	socket, _ := relayed(t, a)
+	socket, _ := startRelay(t, a)
 	open := make([]net.Conn, relay.MaxConnections)
 	for i := range open {
 		open[i] = dial(t, socket)
@@ -112,32 +112,31 @@ func TestRelayIsBounded(t *testing.T) {
 		}
 	}
 	if _, err := agent.NewClient(dial(t, socket)).List(); err == nil {
-		t.Error("one more is served")
+		t.Error("a connection over the limit is served")
 	}
 	_ = open[0].Close()
-	// The end of one makes room as soon as it was seen.
+	// Closing one connection frees a slot once the outer end has seen it.
 	for end := time.Now().Add(10 * time.Second); ; {
 		if _, err := agent.NewClient(dial(t, socket)).List(); err == nil {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatal("no room after one has ended")
+			t.Fatal("no free slot after a connection was closed")
 		}
 	}
 }
 
-// TestRelayFrames: frames that are too long, and for connections that are not
-// there.
+// TestRelayFrames sends invalid frames and frames for unknown connections.
 func TestRelayFrames(t *testing.T) {
 	a := New(nil, slog.New(slog.DiscardHandler))
 	for name, c := range map[string]struct {
 		frames string
 		fails  bool
 	}{
-		"too long":       {"\x00\x00\x00\x01\x00\xff\xff\xff", true},
-		"cut":            {"\x00\x00\x00\x01\x00\x00\x00\x05ab", true},
-		"ends of nobody": {"\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00", false},
-		"half a request": {"\x00\x00\x00\x07\x00\x00\x00\x02\x00\x00", false},
+		"too long":                    {"\x00\x00\x00\x01\x00\xff\xff\xff", true},
+		"truncated":                   {"\x00\x00\x00\x01\x00\x00\x00\x05ab", true},
+		"close of unknown connection": {"\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00", false},
+		"partial request":             {"\x00\x00\x00\x07\x00\x00\x00\x02\x00\x00", false},
 	} {
 		err := a.Relay(t.Context(), bytes.NewReader([]byte(c.frames)), io.Discard, func() {})
 		if (err != nil) != c.fails {
@@ -146,8 +145,9 @@ func TestRelayFrames(t *testing.T) {
 	}
 }
 
-// TestRelayReadyOnce: an agent that took the inner end's place says again and
-// again that the socket listens. Ready closes a channel, as its one user does.
+// TestRelayReadyOnce sends the ready frame several times, as a process that takes
+// the inner end's place can. The ready function closes a channel, as in startRelay,
+// so a second call panics.
 func TestRelayReadyOnce(t *testing.T) {
 	ready := make(chan struct{})
 	err := New(nil, slog.New(slog.DiscardHandler)).Relay(t.Context(), bytes.NewReader(make([]byte, 3*8)), io.Discard, func() { close(ready) })

@@ -1,7 +1,7 @@
-// Package relay carries the connections of a unix socket inside a bottle over
-// the standard input and output of one process inside, to whoever answers them
-// outside: no socket of the host's is in the sandbox, and no way to one. Its
-// inner end is part of the guest program, so that it imports little.
+// Package relay multiplexes the connections of a unix socket inside a bottle over
+// the standard input and output of one process in the sandbox. No host socket is
+// mounted into or reachable from the sandbox. The inner end is part of the guest
+// program, so the package has few imports.
 package relay
 
 import (
@@ -14,23 +14,23 @@ import (
 	"sync"
 )
 
-// A frame is the connection's number, a length and as many bytes; a length of 0
-// closes the connection. Connections begin inside, with numbers from 1 on; 0 says
-// that the socket listens.
+// A frame consists of a connection number, a length and that many bytes. Length 0
+// closes the connection. Connections are opened by the inner end, numbered from 1.
+// A frame for connection 0 reports that the socket is listening.
 
 const (
-	maxFrame = 32 << 10 // bytes
-	// MaxConnections is how many connections may be open at once.
+	maxFrame = 32 << 10 // bytes of data
+	// MaxConnections is the maximum number of open connections.
 	MaxConnections = 64
 )
 
-// frames writes whole frames, one at a time.
-type frames struct {
+// frameWriter writes complete frames from several goroutines.
+type frameWriter struct {
 	mu sync.Mutex
 	w  io.Writer
 }
 
-func (f *frames) send(conn uint32, data []byte) error {
+func (f *frameWriter) send(conn uint32, data []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, conn), uint32(len(data)))
@@ -45,63 +45,64 @@ func receive(r io.Reader) (conn uint32, data []byte, err error) {
 	}
 	conn, n := binary.BigEndian.Uint32(head[:4]), binary.BigEndian.Uint32(head[4:])
 	if n > maxFrame {
-		return 0, nil, fmt.Errorf("a frame of %d bytes", n)
+		return 0, nil, fmt.Errorf("invalid frame length: %d bytes (max %d)", n, maxFrame)
 	}
 	data = make([]byte, n)
 	_, err = io.ReadFull(r, data)
 	return conn, data, err
 }
 
-// ends are the connections that are open, by their numbers.
-type ends struct {
+// connections holds the open connections by number.
+type connections struct {
 	mu   sync.Mutex
 	open map[uint32]io.WriteCloser
 }
 
-// add tells whether there is room for one more.
-func (e *ends) add(conn uint32, w io.WriteCloser) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.open) >= MaxConnections {
+// add registers a connection. It reports false when the limit is reached.
+func (c *connections) add(conn uint32, w io.WriteCloser) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.open) >= MaxConnections {
 		return false
 	}
-	if e.open == nil {
-		e.open = map[uint32]io.WriteCloser{}
+	if c.open == nil {
+		c.open = map[uint32]io.WriteCloser{}
 	}
-	e.open[conn] = w
+	c.open[conn] = w
 	return true
 }
 
-func (e *ends) get(conn uint32) io.WriteCloser {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.open[conn]
+func (c *connections) get(conn uint32) io.WriteCloser {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open[conn]
 }
 
-// drop closes an end, once.
-func (e *ends) drop(conn uint32) {
-	e.mu.Lock()
-	w := e.open[conn]
-	delete(e.open, conn)
-	e.mu.Unlock()
+// drop closes and removes a connection.
+func (c *connections) drop(conn uint32) {
+	c.mu.Lock()
+	w := c.open[conn]
+	delete(c.open, conn)
+	c.mu.Unlock()
 	if w != nil {
 		_ = w.Close() // both sides may close it
 	}
 }
 
-func (e *ends) dropAll() {
-	e.mu.Lock()
-	all := e.open
-	e.open = nil
-	e.mu.Unlock()
+func (c *connections) dropAll() {
+	c.mu.Lock()
+	all := c.open
+	c.open = nil
+	c.mu.Unlock()
 	for _, w := range all {
 		_ = w.Close()
 	}
 }
 
-// Listen is the inner end: it serves the listener until in ends, and closes it.
+// Listen runs the inner end: it forwards the listener's connections until in ends,
+// then closes the listener.
 func Listen(l net.Listener, in io.Reader, out io.Writer) error {
-	f, conns := &frames{w: out}, &ends{}
+	f, conns := &frameWriter{w: out}, &connections{}
 	defer conns.dropAll()
 	defer func() { _ = l.Close() }()
 	if err := f.send(0, nil); err != nil {
@@ -111,7 +112,7 @@ func Listen(l net.Listener, in io.Reader, out io.Writer) error {
 		for id := uint32(1); ; id++ {
 			conn, err := l.Accept()
 			if err != nil {
-				return // closed, at the end
+				return // the listener was closed
 			}
 			if !conns.add(id, conn) {
 				_ = conn.Close()
@@ -138,8 +139,8 @@ func Listen(l net.Listener, in io.Reader, out io.Writer) error {
 	}
 }
 
-// pump sends what a connection says, and that it has ended.
-func pump(f *frames, conns *ends, id uint32, conn io.Reader) {
+// pump forwards the data of a connection and then its end.
+func pump(f *frameWriter, conns *connections, id uint32, conn io.Reader) {
 	buf := make([]byte, maxFrame)
 	for {
 		n, err := conn.Read(buf)
@@ -148,18 +149,18 @@ func pump(f *frames, conns *ends, id uint32, conn io.Reader) {
 		}
 		if err != nil {
 			conns.drop(id)
-			_ = f.send(id, nil) // the stream's own end is told by its reader
+			_ = f.send(id, nil) // the reader of the stream reports its errors
 			return
 		}
 	}
 }
 
-// Serve is the outer end: it has each connection from inside answered, until in
-// ends. Ready is called once, when the socket listens; answer returns when it is
-// done with a connection. What comes from inside is the agent's: whoever has its
-// user id there may write what they like in the inner end's place.
+// Serve runs the outer end: it calls answer for each connection from inside until
+// in ends. It calls ready once, when the socket is listening. The connection is
+// closed when answer returns. All input is untrusted: processes in the sandbox with
+// the same user ID can take the place of the inner end.
 func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answer func(io.ReadWriter)) error {
-	f, conns := &frames{w: out}, &ends{}
+	f, conns := &frameWriter{w: out}, &connections{}
 	ready = sync.OnceFunc(ready)
 	var serving sync.WaitGroup
 	defer serving.Wait()
@@ -191,19 +192,19 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answe
 			}
 			serving.Go(func() {
 				answer(stream{r, f, id})
-				_ = r.Close() // fails what still comes
+				_ = r.Close() // makes later writes fail
 				_ = f.send(id, nil)
 			})
-			_, _ = w.Write(data) // fails when answer has returned
+			_, _ = w.Write(data) // fails after answer has returned
 		}
 	}
 	return ctx.Err()
 }
 
-// stream is one connection as it is answered.
+// stream is one connection as passed to answer.
 type stream struct {
 	io.Reader
-	f  *frames
+	f  *frameWriter
 	id uint32
 }
 

@@ -190,7 +190,7 @@ func TestSSHWalls(t *testing.T) {
 		_ = conn.Close()
 	}
 	r = ask("-p 2222 -o BatchMode=yes work")
-	if r.code != 255 || !strings.Contains(r.stderr, "the egress proxy says: ") || !strings.Contains(r.stderr, "port not in allowlist") {
+	if r.code != 255 || !strings.Contains(r.stderr, "egress proxy: ") || !strings.Contains(r.stderr, "port not in allowlist") {
 		t.Errorf("another port: exit %d\n%s", r.code, r.stderr)
 	}
 	if code := l.end(); code != 0 {
@@ -220,7 +220,7 @@ func TestSSHKeys(t *testing.T) {
 			x.until("Passphrase of " + o.key + ": ")
 			x.types("not it\r")
 		}
-		x.until("bottle: unlock the ssh key " + o.key + ": the passphrase is wrong\r\n")
+		x.until("bottle: unlock the ssh key " + o.key + ": incorrect passphrase\r\n")
 		if code := x.wait(); code != 125 {
 			t.Errorf("exit %d", code)
 		}
@@ -276,7 +276,7 @@ agents:
 `)
 	l := u.start("claude-bottle-elsewhere")
 	for args, want := range map[string]string{
-		"labgit@ssh.other.test":           "connect to ssh.other.test:22: the egress proxy says: CONNECT blocked: domain not in allowlist: ssh.other.test",
+		"labgit@ssh.other.test":           "connect to ssh.other.test:22: egress proxy: CONNECT blocked: domain not in allowlist: ssh.other.test",
 		"-p 2222 labgit@ssh.allowed.test": "port not in allowlist",
 		"labgit@ssh.allowed.test":         "Connection closed by remote host",
 		"localhost":                       "connect to host localhost port 22: Connection refused",

@@ -10,17 +10,18 @@ import (
 	"slices"
 )
 
-// guestMemory is a folder of the agent's in the sandbox's memory.
+// guestMemory is a directory of the agent on a tmpfs in the sandbox's memory.
 const guestMemory = "/.bottle/run"
 
-// claudeKeyPart is how much of an API key Claude Code keeps to know it by, in
-// bytes.
+// claudeKeyPart is the length in bytes of the API key suffix by which Claude Code
+// identifies an approved key.
 const claudeKeyPart = 20
 
-// approveKey answers Claude Code's question whether the API key of its
-// environment may be used. The answer takes the key's end, and the root file
-// system is on the host's disk: so the state file moves to memory first, and a
-// link takes its place, which Claude Code writes through.
+// approveKey records in Claude Code's state that the API key in the environment may
+// be used, so that Claude Code does not ask. The record contains the end of the
+// key, and the root file system is stored on the host's disk. Therefore the state
+// file is first moved to memory and replaced by a symbolic link, which Claude Code
+// follows when it writes.
 func approveKey() error {
 	key := os.Getenv("ANTHROPIC_API_KEY")
 	home := os.Getenv("HOME")
@@ -39,13 +40,13 @@ func approveKey() error {
 		err = errors.Join(moveBackups(filepath.Join(dir, "backups")), replaceState(state, data))
 	}
 	if err != nil {
-		return fmt.Errorf("tell Claude Code that its API key may be used: %w", err)
+		return fmt.Errorf("approve the API key for Claude Code: %w", err)
 	}
 	return nil
 }
 
-// approved adds to what Claude Code's state approves; it is nil where that is
-// there already, or was refused.
+// approved adds part to the approved keys in Claude Code's state. It returns nil if
+// the key is already approved or rejected.
 func approved(data []byte, part string) ([]byte, error) {
 	const field = "customApiKeyResponses"
 	state, responses := map[string]json.RawMessage{}, map[string]json.RawMessage{}
@@ -57,7 +58,7 @@ func approved(data []byte, part string) ([]byte, error) {
 			return nil, err
 		}
 	}
-	var yes, no []string // what is no list of texts is replaced
+	var yes, no []string // values of another type are replaced
 	_ = json.Unmarshal(responses["approved"], &yes)
 	_ = json.Unmarshal(responses["rejected"], &no)
 	if slices.Contains(yes, part) || slices.Contains(no, part) {
@@ -73,8 +74,8 @@ func approved(data []byte, part string) ([]byte, error) {
 	return json.MarshalIndent(state, "", "  ")
 }
 
-// moveBackups has Claude Code keep the state's older versions in memory too. What
-// the image has of them is put aside.
+// moveBackups makes Claude Code keep its backups of the state file in memory too.
+// Backups in the image are renamed.
 func moveBackups(backups string) error {
 	inMemory := filepath.Join(guestMemory, "backups")
 	if err := os.Mkdir(inMemory, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -88,14 +89,14 @@ func moveBackups(backups string) error {
 			return err
 		}
 	}
-	// Another session may have been first.
+	// A concurrent session may have created it.
 	if err := os.Symlink(inMemory, backups); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return nil
 }
 
-// replaceState writes the state in memory and has the file lead there.
+// replaceState writes the state to memory and replaces the file with a link to it.
 func replaceState(state string, data []byte) error {
 	inMemory := filepath.Join(guestMemory, "claude.json")
 	temp := fmt.Sprintf("%s.%d", inMemory, os.Getpid())

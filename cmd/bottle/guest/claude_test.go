@@ -19,7 +19,7 @@ func TestApproved(t *testing.T) {
 		}
 		if want == "" {
 			if got != nil {
-				t.Errorf("%s becomes %s", state, got)
+				t.Errorf("approved(%s) = %s, want %s", state, got, want)
 			}
 			continue
 		}
@@ -31,12 +31,12 @@ func TestApproved(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !reflect.DeepEqual(g, w) {
-			t.Errorf("%s becomes %s", state, got)
+			t.Errorf("approved(%s) = %s, want %s", state, got, want)
 		}
 	}
 	for _, bad := range []string{"", "[]", `{"customApiKeyResponses":1}`} {
 		if got, err := approved([]byte(bad), "part"); err == nil {
-			t.Errorf("%q becomes %s", bad, got)
+			t.Errorf("approved(%q) = %s, want an error", bad, got)
 		}
 	}
 }

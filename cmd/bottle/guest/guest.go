@@ -1,9 +1,9 @@
-// Package guest is what bottle does inside a bottle: PID 1, and the helper that
-// every session begins with. It runs in the sandbox, under the agent's eyes, and
-// every session waits for it, so that it is small: a program of its own
-// (cmd/bottle/guest/program), which bottle carries with it. A bottle that was
-// built without that runs itself in its place. It imports nothing of this
-// module, and little else.
+// Package guest implements the program that bottle runs inside a sandbox: PID 1,
+// and the helper that starts every session. The agent can read it, and its size
+// delays every session, so it is built as a separate small program
+// (cmd/bottle/guest/program) that is embedded in bottle. A bottle binary built
+// without it runs itself instead. Of this module the package imports only
+// sshagent/relay.
 package guest
 
 import (
@@ -21,21 +21,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes as docker and shells have them.
+// Exit codes, as used by docker and shells.
 const (
-	exitBottle     = 125 // bottle itself failed
-	exitNotRunable = 126 // the command is there and cannot be run
-	exitNotFound   = 127 // the command is not there
-	exitSignal     = 128 // plus the signal's number
+	exitBottle        = 125 // bottle itself failed
+	exitNotExecutable = 126 // the command was found but cannot be executed
+	exitNotFound      = 127 // the command was not found
+	exitSignal        = 128 // plus the signal number
 )
 
-// Program is the path by which this program is known inside a bottle.
+// Program is the path of this program inside a bottle.
 const Program = "/.bottle/init"
 
-// Run does what it is asked for inside a bottle, if the program was started as
-// that: "init", PID 1; "exec [OPTION VALUE]… -- COMMAND", a session; "agent
-// SOCKET", the ssh agent's inner end; "connect PROXY HOST PORT", ssh's way out. ok
-// is false if it was not. code is for os.Exit.
+// Run executes a guest command if the program was started as Program:
+//
+//   - init runs PID 1
+//   - exec [OPTION VALUE]... -- COMMAND starts a session
+//   - agent SOCKET runs the inner end of the ssh agent relay
+//   - connect PROXY HOST PORT is ssh's ProxyCommand
+//
+// ok is false if args is not a guest command. code is the exit code.
 func Run(args []string) (code int, ok bool) {
 	if len(args) == 0 || os.Args[0] != Program {
 		return 0, false
@@ -53,9 +57,9 @@ func Run(args []string) (code int, ok bool) {
 	return 0, false
 }
 
-// guestInit waits for every child that is left to it, and otherwise for ever:
-// sessions are started beside it, and the sandbox lasts as long as it does. It
-// needs nothing of the image.
+// guestInit is PID 1. It reaps orphaned processes and runs until it is signalled.
+// Sessions are separate execs, and the sandbox ends when PID 1 exits. It needs no
+// file of the image.
 func guestInit() int {
 	sig := make(chan os.Signal, 8)
 	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT)
@@ -79,27 +83,27 @@ func reap() {
 	}
 }
 
-// guestExec becomes the command, with variables that must not pass through
-// containerd.
+// guestExec applies the options and executes the command. The environment file
+// carries variables that must not pass through containerd.
 func guestExec(args []string) int {
 	for len(args) > 1 && args[0] != "--" {
 		if err := guestOption(args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
 			if args[0] == "--dir" {
-				return exitNotRunable
+				return exitNotExecutable
 			}
 			return exitBottle
 		}
 		args = args[2:]
 	}
 	if len(args) < 2 {
-		fmt.Fprintln(os.Stderr, "bottle: no command")
+		fmt.Fprintln(os.Stderr, "bottle: missing command")
 		return exitBottle
 	}
-	forbidCores()
+	excludeFromCores()
 	command := args[1:]
 	if err := approveKey(); err != nil {
-		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer themselves
+		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer Claude Code's question
 	}
 	path, err := lookCommand(command[0])
 	if err == nil {
@@ -109,14 +113,14 @@ func guestExec(args []string) int {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 		return exitNotFound
 	}
-	return exitNotRunable
+	return exitNotExecutable
 }
 
-// forbidCores keeps the variables out of core files of the command's, under runc:
-// those that the host pipes to a program are bounded by no limit, and what is
-// left out of them here is left out of every child's (core(5)). gVisor writes
-// no cores, and has no such file.
-func forbidCores() { _ = os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0) }
+// excludeFromCores keeps secret variables out of core dumps under runc.
+// RLIMIT_CORE does not apply to cores that the host pipes to a program. The filter
+// is inherited by all children (core(5)). gVisor does not write core dumps and has
+// no such file.
+func excludeFromCores() { _ = os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0) }
 
 func guestOption(name, value string) error {
 	switch name {
@@ -125,41 +129,43 @@ func guestOption(name, value string) error {
 	case "--size":
 		var size unix.Winsize
 		if _, err := fmt.Sscanf(value, "%dx%d", &size.Col, &size.Row); err != nil {
-			return fmt.Errorf("read the terminal's size %q: %w", value, err)
+			return fmt.Errorf("parse terminal size %q: %w", value, err)
 		}
-		// A command that is told no size is better than none.
+		// Running the command without a size is better than failing.
 		_ = unix.IoctlSetWinsize(0, unix.TIOCSWINSZ, &size)
 		return nil
 	case "--dir":
-		return enter(value)
+		return changeDir(value)
 	case "--workdir":
-		// An image's that its user may not enter keeps nobody from working.
-		if err := enterMade(value); err != nil {
+		// An image's working directory may be inaccessible to its user. The session
+		// starts anyway.
+		if err := makeAndChangeDir(value); err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
 		}
 		return nil
 	}
-	return fmt.Errorf("no option %s", name)
+	return fmt.Errorf("unknown option %s", name)
 }
 
-func enter(dir string) error {
+func changeDir(dir string) error {
 	if err := os.Chdir(dir); err != nil {
-		return fmt.Errorf("begin in %s: %w", dir, errors.Unwrap(err))
+		return fmt.Errorf("change to directory %s: %w", dir, errors.Unwrap(err))
 	}
 	return nil
 }
 
-// enterMade makes a folder that is missing: one in another file system, such as
-// /tmp's, cannot be made from outside.
-func enterMade(dir string) error {
-	err := enter(dir)
+// makeAndChangeDir creates the directory if it does not exist. The host cannot
+// create it if it is on a file system mounted inside, such as /tmp.
+func makeAndChangeDir(dir string) error {
+	err := changeDir(dir)
 	if errors.Is(err, fs.ErrNotExist) && os.MkdirAll(dir, 0o755) == nil {
-		err = enter(dir)
+		err = changeDir(dir)
 	}
 	return err
 }
 
-// lookCommand finds a command as execvp(3) does; a path is taken as it is.
+// lookCommand finds a command in PATH as execvp(3) does. A name that contains a
+// slash is returned unchanged.
 func lookCommand(name string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
@@ -182,11 +188,11 @@ func lookCommand(name string) (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// loadEnv sets the NAME=VALUE entries of a file, each ended by a NUL.
+// loadEnv sets the variables in a file of NUL-terminated NAME=VALUE entries.
 func loadEnv(file string) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("read the bottle's environment: %w", err)
+		return fmt.Errorf("read environment file: %w", err)
 	}
 	for _, kv := range bytes.Split(data, []byte{0}) {
 		name, value, ok := bytes.Cut(kv, []byte{'='})

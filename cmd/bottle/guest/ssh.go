@@ -14,11 +14,10 @@ import (
 	"github.com/bot-bottle/bottle/sshagent/relay"
 )
 
-// guestRelay is the inner end of the bottle's ssh agent, until standard input
-// ends.
+// guestRelay runs the inner end of the ssh agent relay until standard input ends.
 func guestRelay(args []string) int {
 	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "bottle: a socket is needed")
+		fmt.Fprintln(os.Stderr, "bottle: expected exactly one socket path")
 		return exitBottle
 	}
 	if err := listen(args[0]); err != nil {
@@ -42,11 +41,11 @@ func listen(socket string) error {
 	return relay.Listen(l, os.Stdin, os.Stdout)
 }
 
-// guestConnect joins standard input and output to a host, by way of the egress
-// proxy: ssh's ProxyCommand.
+// guestConnect connects standard input and output to a host through the egress
+// proxy. It is ssh's ProxyCommand.
 func guestConnect(args []string) int {
 	if len(args) != 3 {
-		fmt.Fprintln(os.Stderr, "bottle: the proxy, a host and a port are needed")
+		fmt.Fprintln(os.Stderr, "bottle: expected a proxy address, a host and a port")
 		return exitBottle
 	}
 	target := net.JoinHostPort(strings.Trim(args[1], "[]"), args[2])
@@ -63,8 +62,8 @@ func guestConnect(args []string) int {
 	return 0
 }
 
-// join returns when the host has ended its side. The end of in is only told to
-// it: it may still have an answer.
+// join copies in both directions and returns when the host has closed its side. The
+// end of in is forwarded as a half-close, because the host may still answer.
 func join(conn *net.TCPConn, rest, in io.Reader, out io.Writer) error {
 	go func() {
 		_, _ = io.Copy(conn, in)
@@ -74,31 +73,32 @@ func join(conn *net.TCPConn, rest, in io.Reader, out io.Writer) error {
 	return err
 }
 
-// tunnelTime bounds how long the proxy may take to answer; its own bound on a
-// dial is shorter.
-const tunnelTime = time.Minute
+// tunnelTimeout is how long to wait for the proxy's response. The proxy's own dial
+// timeout is shorter.
+const tunnelTimeout = time.Minute
 
-// maxRefusal bounds what is shown of a refusal, in bytes.
+// maxRefusal is how much of a refusal is printed, in bytes.
 const maxRefusal = 512
 
-// tunnel asks the HTTP proxy at an address for a connection; rest reads what comes over it.
+// tunnel opens a connection through an HTTP proxy. Data from the target must be
+// read from rest.
 func tunnel(proxy, target string) (conn *net.TCPConn, rest io.Reader, err error) {
-	c, err := net.DialTimeout("tcp", proxy, tunnelTime)
+	c, err := net.DialTimeout("tcp", proxy, tunnelTimeout)
 	if err != nil {
 		return nil, nil, err
 	}
 	conn, ok := c.(*net.TCPConn)
 	if !ok {
-		return nil, nil, errors.Join(fmt.Errorf("%T is no TCP connection", c), c.Close())
+		return nil, nil, errors.Join(fmt.Errorf("%T is not a TCP connection", c), c.Close())
 	}
-	if rest, err = askTunnel(conn, target); err != nil {
+	if rest, err = requestTunnel(conn, target); err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
 	return conn, rest, nil
 }
 
-func askTunnel(conn net.Conn, target string) (io.Reader, error) {
-	if err := conn.SetDeadline(time.Now().Add(tunnelTime)); err != nil {
+func requestTunnel(conn net.Conn, target string) (io.Reader, error) {
+	if err := conn.SetDeadline(time.Now().Add(tunnelTimeout)); err != nil {
 		return nil, err
 	}
 	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", target); err != nil {
@@ -109,10 +109,10 @@ func askTunnel(conn net.Conn, target string) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = resp.Body.Close() }() // of a 200 it has none
+	defer func() { _ = resp.Body.Close() }() // empty after a 200
 	if resp.StatusCode != http.StatusOK {
 		why, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
-		return nil, fmt.Errorf("the egress proxy says: %s", strings.TrimSpace(string(why)))
+		return nil, fmt.Errorf("egress proxy: %s", strings.TrimSpace(string(why)))
 	}
 	return r, conn.SetDeadline(time.Time{})
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// serveOnce is a proxy for one connection: it answers the request's head, and a
-// tunnel's other end is fn.
+// serveOnce runs a proxy for one connection. It sends the response and passes the
+// tunnel to fn.
 func serveOnce(t *testing.T, answer string, fn func(r io.Reader, w io.Writer)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,14 +40,15 @@ func serveOnce(t *testing.T, answer string, fn func(r io.Reader, w io.Writer)) s
 	return l.Addr().String()
 }
 
-// TestTunnelHalfClosed: the host hears the end of what is said, and its answer,
-// which begins only then, arrives whole. Its greeting comes with the proxy's.
-func TestTunnelHalfClosed(t *testing.T) {
+// TestTunnelHalfClose checks that the host receives the end of input and that its
+// answer, which it sends only then, arrives completely. The host's greeting arrives
+// in the same packet as the proxy's response.
+func TestTunnelHalfClose(t *testing.T) {
 	const big = 1 << 20
 	proxy := serveOnce(t, "HTTP/1.1 200 OK\r\n\r\ngreeting ", func(r io.Reader, w io.Writer) {
 		said, err := io.ReadAll(r)
 		if string(said) != "question" || err != nil {
-			t.Errorf("the host heard %q, %v", said, err)
+			t.Errorf("the host received %q, %v", said, err)
 		}
 		_, _ = io.WriteString(w, strings.Repeat("a", big))
 	})
@@ -62,7 +63,8 @@ func TestTunnelHalfClosed(t *testing.T) {
 	}
 }
 
-// TestTunnelEndedByHost: an input that never ends keeps nothing open.
+// TestTunnelEndedByHost checks that the tunnel ends with the host even if the input
+// never ends.
 func TestTunnelEndedByHost(t *testing.T) {
 	proxy := serveOnce(t, "HTTP/1.1 200 OK\r\n\r\n", func(io.Reader, io.Writer) {})
 	conn, rest, err := tunnel(proxy, "host.test:22")
@@ -80,10 +82,10 @@ func TestTunnelEndedByHost(t *testing.T) {
 func TestTunnelRefused(t *testing.T) {
 	proxy := serveOnce(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\nnot here\n", func(io.Reader, io.Writer) {})
 	_, _, err := tunnel(proxy, "host.test:22")
-	if err == nil || err.Error() != "the egress proxy says: not here" {
+	if err == nil || err.Error() != "egress proxy: not here" {
 		t.Errorf("got %v", err)
 	}
 	if _, _, err := tunnel("http://127.0.0.1:1", "host.test:22"); err == nil {
-		t.Error("no proxy, and no error")
+		t.Error("no error without a proxy")
 	}
 }

@@ -1,5 +1,5 @@
-// Command program is the part of bottle that runs inside a bottle, and nothing
-// else of it. `make build` puts it into the program bottle.
+// Command program is the part of bottle that runs inside a sandbox. `make build`
+// embeds it in the bottle binary.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 func main() {
 	code, ok := guest.Run(os.Args[1:])
 	if !ok {
-		fmt.Fprintln(os.Stderr, "bottle: this program is for the inside of a bottle")
+		fmt.Fprintln(os.Stderr, "bottle: this program runs only inside a bottle")
 		code = 125
 	}
 	os.Exit(code)
