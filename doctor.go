@@ -281,7 +281,7 @@ func (d *doctor) cgroups() {
 }
 
 func (d *doctor) swap(check, version string) {
-	if !runtime.SwapCounted() {
+	if !runtime.SwapAccounting() {
 		d.say(check, LevelWarn, "boot with swapaccount=1, or turn swap off", "%s, which does not count swap: bottles may use it beyond their limit of memory", version)
 		return
 	}

@@ -249,7 +249,7 @@ func TestImageSpecials(t *testing.T) {
 			if b != nil {
 				remove(t, b)
 			}
-			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "no regular file") {
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "not a regular file") {
 				t.Errorf("got %v, want one that names %s", err, tt.want)
 			}
 		})

@@ -244,7 +244,7 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		if l.plan.Runtime == runtime.RuntimeRunc {
 			return nil
 		}
-		return l.agent.SettleHost()
+		return l.agent.HardenHostProcesses()
 	})
 	if err != nil || len(l.plan.agentKeys()) == 0 {
 		return err

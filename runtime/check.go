@@ -16,24 +16,24 @@ import (
 var (
 	ErrNoRunsc = errors.New("runsc is not in PATH")
 	ErrNoRunc  = errors.New("runc is not in PATH")
-	ErrNoShim  = errors.New("containerd does not find or cannot run the shim")
+	ErrNoShim  = errors.New("containerd cannot run the shim")
 
-	ErrUnknownRuntime = errors.New("no such runtime")
+	ErrUnknownRuntime = errors.New("unknown runtime")
 )
 
-// CheckRuntime tells whether an agent can run under the runtime: whether the
-// runtime's program is there, and whether containerd itself finds its shim
-// (which it looks for in its own PATH, not in ours) and gets an answer from it.
-// dir is a scratch folder.
+// CheckRuntime reports whether an agent can run under the runtime: whether the
+// runtime's binary is installed, and whether containerd itself finds the shim
+// (it searches its own PATH, not ours) and gets an answer from it. dir is a
+// scratch directory.
 func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
-	if err := known(name); err != nil {
+	if err := checkRuntimeName(name); err != nil {
 		return err
 	}
 	if name == RuntimeRunc {
 		if _, err := exec.LookPath("runc"); err != nil {
 			return ErrNoRunc
 		}
-		return c.askShim(ctx, shimRunc, nil)
+		return c.checkShim(ctx, shimRunc, nil)
 	}
 	if _, err := exec.LookPath("runsc"); err != nil {
 		return ErrNoRunsc
@@ -43,24 +43,24 @@ func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
 		return err
 	}
 	defer func() { _ = os.Remove(conf) }()
-	return c.askShim(ctx, shimRunsc, &runtimeoptions.Options{
+	return c.checkShim(ctx, shimRunsc, &runtimeoptions.Options{
 		TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf,
 	})
 }
 
-func known(name string) error {
+func checkRuntimeName(name string) error {
 	if name != RuntimeRunsc && name != RuntimeRunc {
 		return fmt.Errorf("%w: %q", ErrUnknownRuntime, name)
 	}
 	return nil
 }
 
-// shimTime bounds how long a shim may take to tell what it is: containerd starts
-// it for that, and it its runtime.
-const shimTime = 30 * time.Second
+// shimTimeout bounds a shim's answer to an information request: containerd starts
+// the shim for it, and the shim starts the runtime.
+const shimTimeout = 30 * time.Second
 
-func (c *Client) askShim(ctx context.Context, shim string, opts any) error {
-	ctx, cancel := context.WithTimeout(c.in(ctx), shimTime)
+func (c *Client) checkShim(ctx context.Context, shim string, opts any) error {
+	ctx, cancel := context.WithTimeout(c.withNamespace(ctx), shimTimeout)
 	defer cancel()
 	if _, err := c.ctrd.RuntimeInfo(ctx, shim, opts); err != nil {
 		return fmt.Errorf("%w %s: %w", ErrNoShim, shim, err)

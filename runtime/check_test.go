@@ -14,7 +14,7 @@ import (
 )
 
 func TestCheckRuntime(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		dir := t.TempDir()
 		if err := c.CheckRuntime(ctx(t), cfg.Runtime, dir); err != nil {
 			t.Fatal(err)
@@ -23,11 +23,11 @@ func TestCheckRuntime(t *testing.T) {
 	})
 }
 
-func TestCheckRuntimeWithoutProgram(t *testing.T) {
+func TestCheckRuntimeWithoutBinary(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
 	t.Setenv("PATH", t.TempDir())
-	defer t.Setenv("PATH", os.Getenv("PATH")) // for the leak check's tools
+	defer t.Setenv("PATH", os.Getenv("PATH")) // the leak check needs its tools
 	dir := t.TempDir()
 	if err := c.CheckRuntime(ctx(t), runtime.RuntimeRunsc, dir); !errors.Is(err, runtime.ErrNoRunsc) {
 		t.Errorf("PATH without runsc: %v", err)
@@ -38,14 +38,14 @@ func TestCheckRuntimeWithoutProgram(t *testing.T) {
 	wantEmpty(t, dir)
 }
 
-// TestCheckRuntimeWithBadShim: containerd finds a shim that ends with an error.
+// TestCheckRuntimeWithBadShim checks a shim that containerd finds but that fails.
 func TestCheckRuntimeWithBadShim(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
 	for rt, shim := range map[string]string{
 		runtime.RuntimeRunsc: "containerd-shim-runsc-v1", runtime.RuntimeRunc: "containerd-shim-runc-v2",
 	} {
-		cover(t, shim)
+		overmount(t, shim)
 		dir := t.TempDir()
 		if err := c.CheckRuntime(ctx(t), rt, dir); !errors.Is(err, runtime.ErrNoShim) {
 			t.Errorf("%s: %v", shim, err)
@@ -66,9 +66,9 @@ func TestCheckUnknownRuntime(t *testing.T) {
 	wantEmpty(t, dir)
 }
 
-// cover mounts a program that only fails over another, in the test host's mount
+// overmount replaces a program with one that always fails, in the test host's mount
 // namespace, which containerd shares.
-func cover(t *testing.T, program string) {
+func overmount(t *testing.T, program string) {
 	t.Helper()
 	file, err := exec.LookPath(program)
 	if err != nil {
@@ -78,7 +78,7 @@ func cover(t *testing.T, program string) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("/bin/false", file, "", unix.MS_BIND, ""); err != nil {
-		t.Fatalf("cover %s: %v", file, err)
+		t.Fatalf("mount over %s: %v", file, err)
 	}
 	t.Cleanup(func() { must(t, unix.Unmount(file, unix.MNT_DETACH)) })
 }
@@ -90,6 +90,6 @@ func wantEmpty(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	for _, e := range left {
-		t.Errorf("left in the scratch folder: %s", e.Name())
+		t.Errorf("left in the scratch directory: %s", e.Name())
 	}
 }

@@ -16,18 +16,18 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 )
 
-// Errors of Connect that a caller words differently.
+// Errors of Connect that callers distinguish.
 var (
-	ErrNoContainerd = errors.New("no containerd answers")
+	ErrNoContainerd = errors.New("cannot connect to containerd")
 	ErrPermission   = errors.New("permission denied")
 )
 
-// Config says which containerd is used, and how.
+// Config selects a containerd and how it is used.
 type Config struct {
 	Address     string       // absolute path of containerd's gRPC socket
 	Namespace   string       // containerd namespace that holds bottles and images
 	Snapshotter string       // empty: overlayfs
-	RunDir      string       // on tmpfs; holds a folder for each bottle
+	RunDir      string       // on tmpfs; holds one directory per bottle
 	Log         *slog.Logger // nil: silent
 }
 
@@ -38,13 +38,13 @@ type Client struct {
 	log  *slog.Logger
 }
 
-// dialTimeout bounds how long a containerd that accepts but says nothing may
-// hold a command up.
+// dialTimeout bounds the wait for a containerd that accepts connections but does
+// not respond.
 const dialTimeout = 5 * time.Second
 
-// Connect returns a client whose containerd has answered once. The error wraps
-// ErrNoContainerd where nothing listens at the address and ErrPermission where
-// the socket may not be opened.
+// Connect returns a client after containerd has responded once. The error wraps
+// ErrNoContainerd if nothing responds at the address, and ErrPermission if the
+// caller may not open the socket.
 func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Snapshotter == "" {
 		cfg.Snapshotter = "overlayfs"
@@ -52,8 +52,8 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	// The gRPC client would retry a missing socket until its deadline; asking
-	// the socket first gives the true reason at once.
+	// The gRPC client retries a missing socket until its deadline. Dialing the
+	// socket first returns the actual cause immediately.
 	if err := probe(ctx, cfg.Address); err != nil {
 		return nil, err
 	}
@@ -83,20 +83,20 @@ func probe(ctx context.Context, address string) error {
 	}
 }
 
-// Close ends the connection; what runs goes on.
+// Close closes the connection. Running tasks are not affected.
 func (c *Client) Close() error { return c.ctrd.Close() }
 
-// Containerd is the connection itself, for the package that handles images.
+// Containerd returns the underlying connection, for the images package.
 func (c *Client) Containerd() *containerd.Client { return c.ctrd }
 
-// Namespace is the containerd namespace this client works in.
+// Namespace returns the containerd namespace of this client.
 func (c *Client) Namespace() string { return c.cfg.Namespace }
 
-// Dir is the folder of the bottle called name, on tmpfs.
+// Dir returns the directory of the named bottle, on tmpfs.
 func (c *Client) Dir(name string) string {
 	return filepath.Join(c.cfg.RunDir, c.cfg.Namespace, name)
 }
 
-func (c *Client) in(ctx context.Context) context.Context {
+func (c *Client) withNamespace(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, c.cfg.Namespace)
 }

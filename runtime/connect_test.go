@@ -15,28 +15,28 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// What connectAndTell ends with.
+// Exit codes of tryConnect.
 const (
-	connected = 10 + iota
-	sawNoContainerd
-	sawPermission
-	sawOther
+	exitConnected = 10 + iota
+	exitNoContainerd
+	exitPermission
+	exitOther
 )
 
-func connectAndTell(address string) int {
+func tryConnect(address string) int {
 	cfg := config("/run")
 	cfg.Address = address
 	c, err := runtime.Connect(context.Background(), cfg)
 	switch {
 	case err == nil:
 		_ = c.Close()
-		return connected
+		return exitConnected
 	case errors.Is(err, runtime.ErrPermission) && !errors.Is(err, runtime.ErrNoContainerd):
-		return sawPermission
+		return exitPermission
 	case errors.Is(err, runtime.ErrNoContainerd):
-		return sawNoContainerd
+		return exitNoContainerd
 	}
-	return sawOther
+	return exitOther
 }
 
 func TestConnectWithoutContainerd(t *testing.T) {
@@ -52,24 +52,24 @@ func TestConnectWithoutContainerd(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	must(t, l.Close())
 	for what, address := range map[string]string{
-		"no file": filepath.Join(dir, "none"), "no folder": filepath.Join(dir, "no", "none"),
-		"a plain file": plain, "a folder": dir, "a socket without a server": stale,
+		"no file": filepath.Join(dir, "none"), "no directory": filepath.Join(dir, "no", "none"),
+		"a plain file": plain, "a directory": dir, "a socket without a server": stale,
 	} {
 		begin := time.Now()
-		refused(t, what, address)
-		// A missing socket is told at once, not at a deadline.
+		wantNoContainerd(t, what, address)
+		// A missing socket is reported immediately, not after a timeout.
 		if took := time.Since(begin); took > 2*time.Second {
-			t.Errorf("%s: it took %v", what, took)
+			t.Errorf("%s: took %v", what, took)
 		}
 	}
 }
 
-// TestConnectToSilence: something takes the connection, and is no containerd.
-func TestConnectToSilence(t *testing.T) {
+// TestConnectToOtherServer connects to servers that are not containerd.
+func TestConnectToOtherServer(t *testing.T) {
 	leakcheck.Check(t)
 	for what, serve := range map[string]func(net.Conn){
-		"says nothing": func(net.Conn) {},
-		"hangs up":     func(c net.Conn) { _ = c.Close() },
+		"sends nothing": func(net.Conn) {},
+		"closes":        func(c net.Conn) { _ = c.Close() },
 		"speaks another protocol": func(c net.Conn) {
 			_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
 		},
@@ -91,15 +91,15 @@ func TestConnectToSilence(t *testing.T) {
 				}
 			}()
 			begin := time.Now()
-			refused(t, what, address)
+			wantNoContainerd(t, what, address)
 			if took := time.Since(begin); took > 15*time.Second {
-				t.Errorf("it took %v", took)
+				t.Errorf("took %v", took)
 			}
 		})
 	}
 }
 
-func refused(t *testing.T, what, address string) {
+func wantNoContainerd(t *testing.T, what, address string) {
 	t.Helper()
 	cfg := config("/run")
 	cfg.Address = address
@@ -112,21 +112,21 @@ func refused(t *testing.T, what, address string) {
 	}
 }
 
-// TestConnectWithoutPermission asks as a user who is not root, in a process of
-// its own.
+// TestConnectWithoutPermission connects as an unprivileged user, in a separate
+// process.
 func TestConnectWithoutPermission(t *testing.T) {
 	leakcheck.Check(t)
 	self := publicCopy(t)
-	closed := t.TempDir() // 0700, so that what is in it cannot be seen either
+	closed := t.TempDir() // 0700: its contents are not visible either
 	must(t, os.Chmod(closed, 0o700))
 	for _, address := range []string{os.Getenv("CONTAINERD_ADDRESS"), filepath.Join(closed, "sock")} {
-		if got := connectAs(t, self, 65534, address); got != sawPermission {
-			t.Errorf("%s, as nobody: %d, want %d", address, got, sawPermission)
+		if got := connectAs(t, self, 65534, address); got != exitPermission {
+			t.Errorf("%s, as nobody: %d, want %d", address, got, exitPermission)
 		}
 	}
-	// The way of asking is sound: root is let in.
-	if got := connectAs(t, self, 0, os.Getenv("CONTAINERD_ADDRESS")); got != connected {
-		t.Errorf("as root: %d, want %d", got, connected)
+	// Control: root can connect.
+	if got := connectAs(t, self, 0, os.Getenv("CONTAINERD_ADDRESS")); got != exitConnected {
+		t.Errorf("as root: %d, want %d", got, exitConnected)
 	}
 }
 
@@ -144,7 +144,7 @@ func connectAs(t *testing.T, program string, uid uint32, address string) int {
 	return exit.ExitCode()
 }
 
-// publicCopy is this binary where everybody can run it.
+// publicCopy copies this binary to a path that every user can execute.
 func publicCopy(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "bottle-test-")

@@ -1,13 +1,12 @@
 // Package runtime runs a bottle's two tasks through containerd: the agent under
 // gVisor's runsc shim (or, when asked for, runc) and the egress proxy under
-// runc. It knows containers, tasks, snapshots, labels and sessions; it knows
-// nothing of manifests, networks or policies.
+// runc. It handles containers, tasks, snapshots, labels and sessions, and has no
+// knowledge of manifests, networks or policies.
 //
 // All state is containerd's own: a bottle is two containers, NAME and
-// NAME.proxy, found again by their labels. Every function that removes is
-// idempotent, so that tidying up after a crash is the same code as an ordinary
-// end.
+// NAME.proxy, found by their labels. Every removal is idempotent, so that cleanup
+// after a crash uses the same code as normal shutdown.
 //
-// No secret may be handed to this package: what stands in a container's spec is
-// stored on containerd's disk.
+// Secrets must not be passed to this package: containerd stores container specs
+// on disk.
 package runtime

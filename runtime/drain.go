@@ -6,77 +6,77 @@ import (
 	"time"
 )
 
-// The end of a process is not the end of its output: what it wrote last is still
-// in pipes, and a child of it that lives on may hold those open, or write to
-// them, for as long as it likes.
+// The end of a process is not the end of its output: its last writes are still in
+// pipes, and a surviving child may hold those pipes open, or write to them,
+// indefinitely.
 const (
-	// drainTime is how long nothing may come before that is taken for the end.
-	drainTime = 2 * time.Second
-	// drainBytes is more than the pipes between a process and us can hold (at
-	// most 1 MiB each, by default; pipe(7)): what comes beyond it was written
-	// after the process's end.
+	// drainIdle is the time without output after which it is considered complete.
+	drainIdle = 2 * time.Second
+	// drainBytes is more than the pipes between a process and us can hold (by
+	// default at most 1 MiB each; pipe(7)): output beyond it was written after the
+	// process ended.
 	drainBytes = 4 << 20
 )
 
-// flow watches the output of one session. The zero value is ready.
-type flow struct {
+// outputMonitor tracks the output of one session. The zero value is ready to use.
+type outputMonitor struct {
 	mu      sync.Mutex
-	writing int       // writes that their reader has not taken yet
-	bytes   int64     // taken
-	last    time.Time // when something came or was taken
+	writing int       // writes in progress
+	bytes   int64     // bytes written
+	last    time.Time // of the last start or end of a write
 }
 
-// watch returns a writer that passes everything on to w and is seen by f.
-func (f *flow) watch(w io.Writer) io.Writer {
+// wrap returns a writer that passes writes on to w and records them.
+func (m *outputMonitor) wrap(w io.Writer) io.Writer {
 	if w == nil {
 		return nil
 	}
-	return &watchedWriter{f, w}
+	return &monitoredWriter{m, w}
 }
 
-type watchedWriter struct {
-	f *flow
+type monitoredWriter struct {
+	m *outputMonitor
 	w io.Writer
 }
 
-func (w *watchedWriter) Write(p []byte) (int, error) {
-	w.f.note(1, 0)
+func (w *monitoredWriter) Write(p []byte) (int, error) {
+	w.m.record(1, 0)
 	n, err := w.w.Write(p)
-	w.f.note(-1, n)
+	w.m.record(-1, n)
 	return n, err
 }
 
-func (f *flow) note(writing, n int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.writing += writing
-	f.bytes += int64(n)
-	f.last = time.Now()
+func (m *outputMonitor) record(writing, n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.writing += writing
+	m.bytes += int64(n)
+	m.last = time.Now()
 }
 
-func (f *flow) look() (idle time.Duration, bytes int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.writing > 0 {
-		return 0, f.bytes // a slow reader, a pager perhaps: nothing is lost on him
+func (m *outputMonitor) state() (idle time.Duration, bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.writing > 0 {
+		return 0, m.bytes // a slow reader, such as a pager, must not lose output
 	}
-	return time.Since(f.last), f.bytes
+	return time.Since(m.last), m.bytes
 }
 
-// drain waits until all output has been taken: until done is closed, or nothing
-// has come for drainTime, or so much that the ended process cannot have written
-// it. It is called once the process has ended.
-func (f *flow) drain(done <-chan struct{}) {
-	f.note(0, 0)
-	_, before := f.look()
-	tick := time.NewTicker(drainTime / 20)
+// drain waits for the rest of the output of a process that has ended: until done
+// is closed, nothing was written for drainIdle, or more was written than the
+// process itself can have left in the pipes.
+func (m *outputMonitor) drain(done <-chan struct{}) {
+	m.record(0, 0)
+	_, before := m.state()
+	tick := time.NewTicker(drainIdle / 20)
 	defer tick.Stop()
 	for {
 		select {
 		case <-done:
 			return
 		case <-tick.C:
-			if idle, n := f.look(); idle >= drainTime || n-before > drainBytes {
+			if idle, n := m.state(); idle >= drainIdle || n-before > drainBytes {
 				return
 			}
 		}

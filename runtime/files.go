@@ -10,26 +10,26 @@ import (
 	"strings"
 )
 
-// File is put into the agent's root file system before its task starts, in
-// place of one that the image has.
+// File is written into the agent's root file system before its task starts. It
+// replaces a file of the image.
 type File struct {
-	Path string // absolute, inside
-	// Mode with fs.ModeDir is a folder, which may be there already: then it
-	// keeps its mode.
+	Path string // absolute, inside the container
+	// Mode with fs.ModeDir is a directory. An existing directory keeps its mode.
 	Mode fs.FileMode
-	// MountPoint: the folder is mounted on, so that nothing else of the image's,
-	// such as a link to a folder, can take its place.
+	// MountPoint makes Path a directory to mount on and replaces anything else
+	// that the image has there, such as a symbolic link to a directory.
 	MountPoint bool
 	Data       []byte
-	// Edit, if set, makes the data of what the image has there; nil: nothing.
+	// Edit, if set, computes the data from the image's file. old is nil if the
+	// image has no such file.
 	Edit func(old []byte) ([]byte, error)
-	// Root makes root the owner, of parents that are missing too; otherwise it
-	// is the agent's user.
+	// Root makes root the owner of the file and of missing parent directories;
+	// otherwise the owner is the agent's user.
 	Root bool
 }
 
-func (r *RootFS) put(root *os.Root, f File) error {
-	name, err := inside(root, f.Path, f.Mode.IsDir())
+func (r *RootFS) writeFile(root *os.Root, f File) error {
+	name, err := resolveInRoot(root, f.Path, f.Mode.IsDir())
 	if err != nil {
 		return err
 	}
@@ -38,16 +38,16 @@ func (r *RootFS) put(root *os.Root, f File) error {
 		uid, gid = 0, 0
 	}
 	if f.MountPoint {
-		return mountPoints(root, f.Path)
+		return makeMountPoints(root, f.Path)
 	}
 	if f.Mode.IsDir() {
-		return mkdir(root, name, f.Mode.Perm(), uid, gid)
+		return mkdirAll(root, name, f.Mode.Perm(), uid, gid)
 	}
-	if err := mkdir(root, path.Dir(name), 0o755, uid, gid); err != nil {
+	if err := mkdirAll(root, path.Dir(name), 0o755, uid, gid); err != nil {
 		return err
 	}
 	if f.Edit != nil {
-		old, err := readOld(root, name)
+		old, err := readExisting(root, name)
 		if err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (r *RootFS) put(root *os.Root, f File) error {
 			return err
 		}
 	}
-	// A symbolic link of the image's would be followed, and may dangle.
+	// Writing would follow a symbolic link of the image, which may dangle.
 	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -65,15 +65,16 @@ func (r *RootFS) put(root *os.Root, f File) error {
 	if err := root.Chown(name, uid, gid); err != nil {
 		return err
 	}
-	return root.Chmod(name, f.Mode) // the umask may have taken bits away
+	return root.Chmod(name, f.Mode) // the umask may have cleared bits
 }
 
-// maxOld bounds an image's file that is edited, in bytes.
-const maxOld = 16 << 20
+// maxEditSize bounds a file of the image that is edited, in bytes.
+const maxEditSize = 16 << 20
 
-// readOld reads what the image has, if it has it. A file that cannot be read as
-// one, such as a FIFO, is an error: it would be lost.
-func readOld(root *os.Root, name string) ([]byte, error) {
+// readExisting reads a file of the image and returns nil if there is none. It
+// returns an error for anything but a regular file, such as a FIFO, because
+// replacing it would lose it.
+func readExisting(root *os.Root, name string) ([]byte, error) {
 	f, err := openRegular(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -82,19 +83,19 @@ func readOld(root *os.Root, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxOld+1))
-	if err == nil && len(data) > maxOld {
-		err = fmt.Errorf("the image's is larger than %d bytes", maxOld)
+	data, err := io.ReadAll(io.LimitReader(f, maxEditSize+1))
+	if err == nil && len(data) > maxEditSize {
+		err = fmt.Errorf("the image's file is too large (max %d bytes)", maxEditSize)
 	}
 	return data, err
 }
 
-// openRegular opens a file of an image's, which is mounted on the host: it may be
-// a FIFO there, which nobody writes to, or a device of the host's, and to open
-// some of those is to use them (watchdog, tape). Nothing runs in it that could
-// change it meanwhile.
+// openRegular opens a file of an image that is mounted on the host. It checks the
+// type first: opening a FIFO may block, and opening some host devices has side
+// effects (watchdog, tape). Nothing runs in the image that could replace the file
+// between the check and the open.
 func openRegular(root *os.Root, name string) (*os.File, error) {
-	name, err := inside(root, name, true)
+	name, err := resolveInRoot(root, name, true)
 	if err != nil {
 		return nil, err
 	}
@@ -103,20 +104,21 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 		return nil, err
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("the image's is no regular file (%s)", fi.Mode().Type())
+		return nil, fmt.Errorf("the image's file is not a regular file (%s)", fi.Mode().Type())
 	}
 	return root.Open(name)
 }
 
-// maxLinks is how many links are followed on one path, as in the kernel
+// maxLinks is the number of symbolic links followed in one path, as in the kernel
 // (path_resolution(7)).
 const maxLinks = 40
 
-// inside gives the name in an image's root of what a path leads to from inside: an
-// absolute link begins at that root, and nothing is above it. os.Root would take
-// such a link for a way out; it meets none any more in what is returned. The last
-// part is followed if it is to be, and what is missing is no error.
-func inside(root *os.Root, name string, last bool) (string, error) {
+// resolveInRoot resolves the symbolic links of a path as a process inside the
+// image would: an absolute link starts at the image's root, and ".." does not
+// lead above it. os.Root rejects such links; the returned name has none. The last
+// element is resolved only if followLast is set. Missing elements are not an
+// error.
+func resolveInRoot(root *os.Root, name string, followLast bool) (string, error) {
 	at, rest := ".", strings.Split(name, "/")
 	for links := 0; len(rest) > 0; {
 		part := rest[0]
@@ -125,7 +127,7 @@ func inside(root *os.Root, name string, last bool) (string, error) {
 		case "", ".":
 			continue
 		case "..":
-			at = path.Dir(at) // of "." that is itself
+			at = path.Dir(at) // "." for "."
 			continue
 		}
 		next := path.Join(at, part)
@@ -133,12 +135,12 @@ func inside(root *os.Root, name string, last bool) (string, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", err
 		}
-		if err != nil || fi.Mode()&fs.ModeSymlink == 0 || len(rest) == 0 && !last {
+		if err != nil || fi.Mode()&fs.ModeSymlink == 0 || len(rest) == 0 && !followLast {
 			at = next
 			continue
 		}
 		if links++; links > maxLinks {
-			return "", fmt.Errorf("too many links of the image's on the way to %s", name)
+			return "", fmt.Errorf("too many symbolic links in %s (max %d)", name, maxLinks)
 		}
 		to, err := root.Readlink(next)
 		if err != nil {
@@ -152,14 +154,14 @@ func inside(root *os.Root, name string, last bool) (string, error) {
 	return at, nil
 }
 
-// standardPoints are what every root file system has other file systems on.
-var standardPoints = []string{"/proc", "/sys", "/dev"}
+// standardMountPoints are the mount points that every root file system needs.
+var standardMountPoints = []string{"/proc", "/sys", "/dev"}
 
-// mountPoints sees to it that there are folders to mount on, and nothing but
-// folders: on a link of the image's it would be mounted on where that points to.
-// Links above them stay, within the root.
-func mountPoints(root *os.Root, folders ...string) error {
-	for _, dir := range folders {
+// makeMountPoints ensures that each path is a directory and replaces anything
+// else: mounting on a symbolic link of the image would mount on its target.
+// Links in parent directories are kept, within the root.
+func makeMountPoints(root *os.Root, dirs ...string) error {
+	for _, dir := range dirs {
 		name := strings.TrimPrefix(path.Clean(dir), "/")
 		fi, err := root.Lstat(name)
 		if err == nil && !fi.IsDir() {
@@ -169,22 +171,22 @@ func mountPoints(root *os.Root, folders ...string) error {
 			err = root.MkdirAll(name, 0o755)
 		}
 		if err != nil {
-			return fmt.Errorf("make a place to mount on at %s: %w", dir, err)
+			return fmt.Errorf("create mount point %s: %w", dir, err)
 		}
 	}
 	return nil
 }
 
-// mkdir makes dir with the given owner and mode, and the missing folders above it.
-// One that is there stays as it is.
-func mkdir(root *os.Root, dir string, mode fs.FileMode, uid, gid int) error {
+// mkdirAll creates dir and its missing parents with the given owner; dir also gets
+// the mode. An existing directory is not changed.
+func mkdirAll(root *os.Root, dir string, mode fs.FileMode, uid, gid int) error {
 	if dir == "" || dir == "." || dir == "/" {
 		return nil
 	}
 	if _, err := root.Stat(dir); err == nil {
 		return nil
 	}
-	if err := mkdir(root, path.Dir(dir), 0o755, uid, gid); err != nil {
+	if err := mkdirAll(root, path.Dir(dir), 0o755, uid, gid); err != nil {
 		return err
 	}
 	if err := root.Mkdir(dir, mode); err != nil {

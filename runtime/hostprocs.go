@@ -10,27 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SettleHost has the host treat what runsc's task is on it as an agent's and not
-// as the shim's, whose settings it has inherited:
+// HardenHostProcesses replaces settings that the host processes of a runsc task
+// have inherited from its shim:
 //
-//   - An out-of-memory score of its own. As a "sandbox" it would keep the shim's
-//     -999, and the kernel would kill anything else on the host before it.
-//   - No core file, as the memory is the agent's. The limit is that of containerd,
-//     which systemd's unit for it makes infinite. A core that is piped to a program
-//     is not bounded by a limit, so that what goes into one is taken away too
-//     (core(5)).
+//   - The out-of-memory score. As a "sandbox" the task keeps the shim's -999, and
+//     the kernel would kill anything else on the host first.
+//   - The core file limit, because the processes hold the agent's memory. It is
+//     containerd's limit, which its systemd unit sets to infinity. The limit does
+//     not apply to a core that is piped to a program, so the dump filter is cleared
+//     too (core(5)).
 //
-// Under runc the agent's spec says both.
-func (t *Task) SettleHost() error {
+// Under runc the agent's spec sets both.
+func (t *Task) HardenHostProcesses() error {
 	return t.eachHostProcess(func(pid int) error {
-		if err := settle(pid); err != nil {
+		if err := hardenProcess(pid); err != nil {
 			return fmt.Errorf("set out-of-memory score and core limit of %s: %w", t.ID, err)
 		}
 		return nil
 	})
 }
 
-func settle(pid int) error {
+func hardenProcess(pid int) error {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	if err := os.WriteFile(filepath.Join(dir, "oom_score_adj"), []byte(strconv.Itoa(sandboxScore)), 0); err != nil {
 		return err
@@ -41,13 +41,13 @@ func settle(pid int) error {
 	return os.WriteFile(filepath.Join(dir, "coredump_filter"), []byte("0"), 0)
 }
 
-// eachHostProcess calls change for every process that runsc's task is on the
-// host, but not its shim: the sandbox, the gofer, and what descends from them,
-// such as gVisor's stubs, in which the agent's programs run. A process comes
-// before its children are looked for, so that those it has later take over what
-// was changed. One that has ended meanwhile is no error.
+// eachHostProcess calls change for every host process of a runsc task except its
+// shim: the sandbox, the gofer, and their descendants, such as gVisor's stubs,
+// which run the agent's programs. A process is changed before its children are
+// listed, so that children created later inherit the change. A process that has
+// ended meanwhile is not an error.
 func (t *Task) eachHostProcess(change func(pid int) error) error {
-	next, err := t.firstProcesses()
+	next, err := t.sandboxProcesses()
 	if err != nil {
 		return err
 	}
@@ -65,18 +65,18 @@ func (t *Task) eachHostProcess(change func(pid int) error) error {
 	return nil
 }
 
-// firstProcesses are the sandbox and the gofer of runsc's task.
-func (t *Task) firstProcesses() ([]int, error) {
+// sandboxProcesses returns the sandbox and the gofer of a runsc task.
+func (t *Task) sandboxProcesses() ([]int, error) {
 	pid := t.PID()
 	parent, err := parentOf(pid)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s ended as soon as it was started", t.ID)
+		return nil, fmt.Errorf("task %s exited immediately after start", t.ID)
 	}
 	if err != nil {
 		return nil, err
 	}
-	// The gofer is the sandbox's sister. Were the shim gone, the parent would
-	// be init, whose other children are none of ours.
+	// The gofer is a sibling of the sandbox. If the shim has exited, the parent is
+	// init, whose other children are unrelated.
 	if !isShim(parent) {
 		return []int{pid}, nil
 	}

@@ -2,14 +2,13 @@ package runtime
 
 import "time"
 
-// Labels that bottle's containers carry. Containerd limits a key and its value
-// to 4096 bytes together (containerd pkg/labels), so that nothing long is kept
-// in one.
+// Labels of bottle's containers. Containerd limits a key and its value to 4096
+// bytes together (containerd pkg/labels), so labels must stay short.
 const (
 	LabelName    = "bottle.name"    // the bottle's name, on both containers
 	LabelRole    = "bottle.role"    // RoleAgent or RoleProxy
 	LabelAgent   = "bottle.agent"   // the agent's name in the manifest
-	LabelImage   = "bottle.image"   // the image asked for
+	LabelImage   = "bottle.image"   // the requested image
 	LabelRuntime = "bottle.runtime" // "runsc" or "runc"
 	LabelProxy   = "bottle.proxy"   // kind of the proxy
 	LabelUser    = "bottle.user"    // uid:gid[,gid…]:home of the agent's user
@@ -21,11 +20,11 @@ const (
 	RoleProxy = "proxy"
 )
 
-// ProxySuffix makes the proxy's container id of a bottle's name. A slug holds
-// no dot, so no agent's name can run into it.
+// ProxySuffix is appended to a bottle's name to form the proxy's container ID. A
+// slug contains no dot, so the result cannot equal another agent's name.
 const ProxySuffix = ".proxy"
 
-// Container is what containerd knows of one of bottle's containers.
+// Container describes one of bottle's containers.
 type Container struct {
 	ID      string
 	Role    string

@@ -14,9 +14,9 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// forks starts children until it is refused, and tells how many there were and
-// why there were no more.
-const forks = `my (@p, $why);
+// forkScript starts child processes until fork fails, and prints their number and the
+// error.
+const forkScript = `my (@p, $why);
 for (1..2000) {
 	my $p = fork();
 	if (!defined $p) { $why = $!{EAGAIN} ? "EAGAIN" : "$!"; last }
@@ -28,26 +28,26 @@ waitpid $_, 0 for @p;
 print scalar(@p), " $why\n";`
 
 func TestPidsLimit(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		cfg.Pids = 60
 		started(t, c, cfg)
-		r := run(t, c, cfg.Name, runtime.SessionConfig{Args: []string{"perl", "-e", forks}})
+		r := run(t, c, cfg.Name, runtime.SessionConfig{Args: []string{"perl", "-e", forkScript}})
 		var n int
 		var why string
 		if _, err := fmt.Sscan(r.out, &n, &why); err != nil || why != "EAGAIN" || n < 20 || n >= 60 {
-			t.Errorf("at a limit of 60 processes: %+v", r)
+			t.Errorf("with a limit of 60 processes: %+v", r)
 		}
-		// The bottle lives on, and has room again.
+		// The bottle keeps running and can start processes again.
 		if got := script(t, c, cfg.Name, "echo still here"); got != "still here" {
-			t.Errorf("after the limit was met: %q", got)
+			t.Errorf("after reaching the limit: %q", got)
 		}
 	})
 }
 
-// TestPidsOfOthers: the host's own processes of the agent's user id, and those
-// of another bottle, do not count as the agent's.
-func TestPidsOfOthers(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+// TestPidsLimitIgnoresHostProcesses: host processes with the agent's user ID do not
+// count towards its limit.
+func TestPidsLimitIgnoresHostProcesses(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		for range 40 {
 			cmd := exec.Command("sleep", "600")
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
@@ -65,39 +65,39 @@ func TestPidsOfOthers(t *testing.T) {
 }
 
 func TestMemoryAndCPULimits(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		cfg.Memory, cfg.CPUs = 300<<20, 0.5
 		task := started(t, c, cfg)
 		if got := cgroupValue(t, task.PID(), "memory", "memory.limit_in_bytes", "memory.max"); got != strconv.Itoa(300<<20) {
-			t.Errorf("memory limit in force: %q", got)
+			t.Errorf("memory limit: %q", got)
 		}
 		// Version 1 counts memory and swap together.
 		if got := cgroupValue(t, task.PID(), "memory", "memory.memsw.limit_in_bytes", "memory.swap.max"); got != strconv.Itoa(300<<20) && got != "0" {
-			t.Errorf("swap limit in force: %q", got)
+			t.Errorf("swap limit: %q", got)
 		}
 		if got := cgroupValue(t, task.PID(), "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "50000" && got != "50000 100000" {
-			t.Errorf("CPU limit in force: %q", got)
+			t.Errorf("CPU limit: %q", got)
 		}
 	})
 }
 
-// TestMemoryLimitHits: an agent that takes more than its share is ended, and can
+// TestMemoryLimitExceeded: an agent that exceeds its memory limit is killed and can
 // still be removed.
-func TestMemoryLimitHits(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+func TestMemoryLimitExceeded(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		cfg.Memory = 128 << 20
 		started(t, c, cfg)
 		r := run(t, c, cfg.Name, runtime.SessionConfig{
 			Args: []string{"perl", "-e", `my $x = "x" x (1 << 30); print length $x`},
 		})
 		if r.code == 0 || strings.Contains(r.out, "1073741824") {
-			t.Errorf("1 GiB was had under a limit of 128 MiB: %+v", r)
+			t.Errorf("allocated 1 GiB with a limit of 128 MiB: %+v", r)
 		}
 	})
 }
 
-// cgroupValue reads what the kernel holds for a process's cgroup, under the
-// first or the second version of cgroups (cgroups(7)).
+// cgroupValue reads a file of a process's cgroup, under cgroup version 1 or 2
+// (cgroups(7)).
 func cgroupValue(t *testing.T, pid int, controller, v1, v2 string) string {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/cgroup", pid))
@@ -118,12 +118,12 @@ func cgroupValue(t *testing.T, pid int, controller, v1, v2 string) string {
 			}
 		}
 	}
-	t.Fatalf("process %d is in no cgroup of %s", pid, controller)
+	t.Fatalf("process %d has no cgroup of controller %s", pid, controller)
 	return ""
 }
 
-// cgroupFile finds the cgroup by its last component, as the path that a process
-// is shown depends on the reader's cgroup namespace.
+// cgroupFile finds the cgroup by its last component, because the path in
+// /proc/PID/cgroup depends on the reader's cgroup namespace.
 func cgroupFile(t *testing.T, group, root, file string) string {
 	t.Helper()
 	path := filepath.Join(root, group, file)
@@ -141,7 +141,7 @@ func cgroupFile(t *testing.T, group, root, file string) string {
 	return strings.TrimSpace(string(data))
 }
 
-// parent is the parent of a process.
+// parent returns the parent of a process.
 func parent(t *testing.T, pid int) int {
 	t.Helper()
 	n, err := strconv.Atoi(status(t, pid)["PPid"])

@@ -13,9 +13,9 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
-// IDs returns the identifiers of every container in the namespace, bottle's or
-// not, and of bottle's snapshots, which a launch that was killed may have left:
-// a name is free only when nobody has it.
+// IDs returns the IDs of all containers in the namespace, bottle's or not, and the
+// keys of bottle's snapshots, which a killed launch may have left behind. A name is
+// free only if neither uses it.
 func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
 	all, err := c.records(ctx)
 	if err != nil {
@@ -35,8 +35,8 @@ func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
 	return ids, nil
 }
 
-// List returns the containers that carry bottle's labels or whose identifier
-// begins with prefix, with the state of their tasks.
+// List returns the containers that have bottle's labels or whose ID starts with
+// prefix, with the state of their tasks.
 func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
 	all, err := c.records(ctx)
 	if err != nil {
@@ -65,14 +65,14 @@ func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
 }
 
 func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
-	all, err := c.ctrd.ContainerService().List(c.in(ctx))
+	all, err := c.ctrd.ContainerService().List(c.withNamespace(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", errdefs.Resolve(err))
 	}
 	return all, nil
 }
 
-// States of tasks that a removal asks about.
+// Task states that a removal checks for.
 const (
 	statusStopped = "stopped"
 	statusNone    = "none" // no task
@@ -83,9 +83,9 @@ type taskState struct {
 	pid    uint32
 }
 
-// taskStates asks for all tasks at once: one call however many bottles run.
+// taskStates returns the states of all tasks with a single call.
 func (c *Client) taskStates(ctx context.Context) (map[string]taskState, error) {
-	resp, err := c.ctrd.TaskService().List(c.in(ctx), &tasks.ListTasksRequest{})
+	resp, err := c.ctrd.TaskService().List(c.withNamespace(ctx), &tasks.ListTasksRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
@@ -100,10 +100,10 @@ func stateOf(p *task.Process) taskState {
 	return taskState{status: strings.ToLower(p.Status.String()), pid: p.Pid}
 }
 
-// taskState asks for one task. Containerd leaves a task out of its list when the
-// shim was slow to tell its state, as well as when there is none.
+// taskState returns the state of one task. Containerd omits a task from its list
+// if there is none, but also if the shim was slow to report its state.
 func (c *Client) taskState(ctx context.Context, id string) (taskState, error) {
-	resp, err := patiently(c.in(ctx), func(ctx context.Context) (*tasks.GetResponse, error) {
+	resp, err := retryTimeouts(c.withNamespace(ctx), func(ctx context.Context) (*tasks.GetResponse, error) {
 		resp, err := c.ctrd.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
 		return resp, errgrpc.ToNative(err)
 	})
@@ -113,16 +113,16 @@ func (c *Client) taskState(ctx context.Context, id string) (taskState, error) {
 	case errdefs.IsDeadlineExceeded(err) && ctx.Err() == nil:
 		return taskState{status: "unknown"}, nil
 	case err != nil:
-		return taskState{}, fmt.Errorf("ask for task %s: %w", id, err)
+		return taskState{}, fmt.Errorf("get task %s: %w", id, err)
 	}
 	return stateOf(resp.Process), nil
 }
 
-// Snapshots returns the keys of writable snapshots that bottle made, whether or
-// not their container is still there.
+// Snapshots returns the keys of bottle's writable snapshots, with or without a
+// container.
 func (c *Client) Snapshots(ctx context.Context) ([]string, error) {
 	var keys []string
-	err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Walk(c.in(ctx), func(_ context.Context, i snapshots.Info) error {
+	err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Walk(c.withNamespace(ctx), func(_ context.Context, i snapshots.Info) error {
 		if i.Kind == snapshots.KindActive && i.Labels[LabelName] != "" {
 			keys = append(keys, i.Name)
 		}

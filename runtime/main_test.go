@@ -21,22 +21,22 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// The tests run on the host that scripts/lab makes. This binary is also the
-// guest's first program, as bottle's own is: what it does is told by its name.
+// The tests run on the test host of scripts/lab. This binary is also the guest's
+// PID 1, selected by its argv[0].
 const (
 	image     = "docker.io/library/claude-bottle:latest"
 	guestInit = "/.bottle/init"
 
-	// connectEnv makes the binary try the address it holds and say what came
-	// of it.
+	// connectEnv makes the binary connect to the address in it and report the result
+	// as its exit code.
 	connectEnv = "BOTTLE_TEST_CONNECT"
 )
 
-// runtimes are those an agent can run under.
+// runtimes are all runtimes for an agent.
 var runtimes = []string{runtime.RuntimeRunsc, runtime.RuntimeRunc}
 
-// The main thread stays the main goroutine's: Go cannot end it, so that netNS
-// must not leave a namespace on it.
+// Lock the main thread to the main goroutine: Go cannot terminate the main thread,
+// so netNS must not change its namespace.
 func init() { goruntime.LockOSThread() }
 
 func TestMain(m *testing.M) {
@@ -44,18 +44,18 @@ func TestMain(m *testing.M) {
 		os.Exit(guest(os.Args[1:]))
 	}
 	if address := os.Getenv(connectEnv); address != "" {
-		os.Exit(connectAndTell(address))
+		os.Exit(tryConnect(address))
 	}
 	if os.Getenv("LAB_STATE") == "" || os.Getenv("CONTAINERD_ADDRESS") == "" {
-		fmt.Fprintln(os.Stderr, "these tests run on the test host only: "+
+		fmt.Fprintln(os.Stderr, "these tests need the test host: "+
 			"`scripts/lab up`, then `scripts/lab exec -- go test ./runtime`")
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// guest is PID 1 of an agent ("init") or of a proxy ("proxy"): it reaps and
-// waits to be ended.
+// guest is PID 1 of an agent ("init") or of a proxy ("proxy"): it reaps children
+// until SIGTERM.
 func guest(args []string) int {
 	sig := make(chan os.Signal, 8)
 	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM)
@@ -76,7 +76,7 @@ func guest(args []string) int {
 	}
 }
 
-// connect is a client with a folder of its own for the test's bottles.
+// connect returns a client with its own run directory.
 func connect(t *testing.T) *runtime.Client {
 	t.Helper()
 	dir, err := os.MkdirTemp("/run", "bottle-test-")
@@ -98,7 +98,7 @@ func config(runDir string) runtime.Config {
 	}
 }
 
-// ctx ends what hangs long before the test binary's own limit does.
+// ctx returns a context with a timeout well below that of the test binary.
 func ctx(t *testing.T) context.Context {
 	t.Helper()
 	c, cancel := context.WithTimeout(context.Background(), 90*time.Second)
@@ -113,8 +113,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// folder makes the folder of a bottle. It is gone at the test's end.
-func folder(t *testing.T, c *runtime.Client, name string) string {
+// bottleDir creates the directory of a bottle. connect removes it after the test.
+func bottleDir(t *testing.T, c *runtime.Client, name string) string {
 	t.Helper()
 	dir := c.Dir(name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -123,7 +123,7 @@ func folder(t *testing.T, c *runtime.Client, name string) string {
 	return dir
 }
 
-// netNS makes a network namespace with nothing but its loopback, pinned in dir.
+// netNS creates a network namespace that has only a loopback interface, pinned in dir.
 func netNS(t *testing.T, dir, name string) string {
 	t.Helper()
 	file := filepath.Join(dir, name)
@@ -132,11 +132,11 @@ func netNS(t *testing.T, dir, name string) string {
 	}
 	done := make(chan error)
 	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread ends with its namespace
+		goruntime.LockOSThread() // never unlocked: the thread terminates with its namespace
 		done <- pinNewNetNS(file)
 	}()
 	if err := <-done; err != nil {
-		t.Fatalf("make network namespace: %v", err)
+		t.Fatalf("create network namespace: %v", err)
 	}
 	t.Cleanup(func() {
 		must(t, unix.Unmount(file, unix.MNT_DETACH))
@@ -159,7 +159,7 @@ func pinNewNetNS(file string) error {
 	return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), file, "", unix.MS_BIND, "")
 }
 
-// agentConfig describes a small agent whose PID 1 is this binary.
+// agentConfig returns a minimal agent whose PID 1 is this binary.
 func agentConfig(t *testing.T, c *runtime.Client, name, rt string) runtime.AgentConfig {
 	t.Helper()
 	self, err := os.Executable()
@@ -167,14 +167,14 @@ func agentConfig(t *testing.T, c *runtime.Client, name, rt string) runtime.Agent
 		t.Fatal(err)
 	}
 	return runtime.AgentConfig{
-		Name: name, Runtime: rt, NetNS: netNS(t, folder(t, c, name), "agent.netns"), Hostname: "guest",
+		Name: name, Runtime: rt, NetNS: netNS(t, bottleDir(t, c, name), "agent.netns"), Hostname: "guest",
 		Init: []string{guestInit, "init"}, Mounts: []runtime.Mount{{Source: self, Target: guestInit}},
 		Memory: 512 << 20, Pids: 200,
 		Labels: map[string]string{runtime.LabelName: name, runtime.LabelRole: runtime.RoleAgent},
 	}
 }
 
-// created makes an agent that is not started. It is removed at the test's end.
+// created creates an agent without starting it. It is removed after the test.
 func created(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.Task {
 	t.Helper()
 	rootfs, err := c.PrepareRootFS(ctx(t), cfg.Name, image, nil)
@@ -189,7 +189,7 @@ func created(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.
 	return task
 }
 
-// started is created and started.
+// started creates and starts an agent.
 func started(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.Task {
 	t.Helper()
 	task := created(t, c, cfg)
@@ -206,13 +206,13 @@ func remove(t *testing.T, c *runtime.Client, id string) {
 	}
 }
 
-// result is what a session left.
+// result is the result of a session.
 type result struct {
 	code     int
 	out, err string
 }
 
-// run is one whole session.
+// run runs a session to its end.
 func run(t *testing.T, c *runtime.Client, name string, cfg runtime.SessionConfig) result {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -233,7 +233,7 @@ func run(t *testing.T, c *runtime.Client, name string, cfg runtime.SessionConfig
 	return result{code, out.String(), errs.String()}
 }
 
-// wait fails the test where Wait hangs.
+// wait calls Wait and fails the test if it hangs.
 func wait(t *testing.T, s *runtime.Session) (code int, err error) {
 	t.Helper()
 	done := make(chan struct{})
@@ -242,12 +242,12 @@ func wait(t *testing.T, s *runtime.Session) (code int, err error) {
 	case <-done:
 		return code, err
 	case <-time.After(time.Minute):
-		t.Fatal("the session's Wait has not returned in a minute")
+		t.Fatal("Wait has not returned within a minute")
 		return 0, nil
 	}
 }
 
-// script runs a line of bash in the bottle and wants it to succeed.
+// script runs a line of bash in the bottle, which must succeed, and returns its output.
 func script(t *testing.T, c *runtime.Client, name, line string) string {
 	t.Helper()
 	r := run(t, c, name, runtime.SessionConfig{Args: []string{"bash", "-c", line}})
@@ -257,21 +257,21 @@ func script(t *testing.T, c *runtime.Client, name, line string) string {
 	return strings.TrimSpace(r.out)
 }
 
-// eventually asks until ok says yes, for what ends by itself.
+// eventually polls until ok returns true.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not in 20 s: %s", what)
+			t.Fatalf("not within 20 s: %s", what)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-// underEach runs a test with an agent of its own under each runtime, and looks
-// after each that nothing is left.
-func underEach(t *testing.T, test func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig)) {
+// forEachRuntime runs a test under each runtime, with an agent of its own and a leak
+// check.
+func forEachRuntime(t *testing.T, test func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig)) {
 	t.Helper()
 	for _, rt := range runtimes {
 		t.Run(rt, func(t *testing.T) {

@@ -21,50 +21,50 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
-// ErrNoEntrypoint is wrapped when a proxy's image names no program.
-var ErrNoEntrypoint = errors.New("the image has no entry point")
+// ErrNoEntrypoint is wrapped if a proxy image has no entrypoint.
+var ErrNoEntrypoint = errors.New("image has no entrypoint")
 
-// PrepareProxyRootFS makes a snapshot over a proxy's image, unpacked already, in
-// which there are places to mount files and folders on; the image may be one
-// program and nothing else. The task has it read-only. The snapshot is called
-// id, as the proxy's container, and goes with it; the error wraps ErrTaken when
-// it is there, and after an error nothing is left.
-func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files, folders []string) (*RootFS, error) {
-	ctx, cancel := whole(c.in(ctx))
+// PrepareProxyRootFS creates a snapshot of an unpacked proxy image and adds mount
+// points for files and directories; the image may consist of a single binary. The
+// task mounts it read-only. The snapshot's key is id, the ID of the proxy's
+// container, and it is removed with that container. The error wraps ErrTaken if
+// the key exists. After an error nothing is left behind.
+func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files, dirs []string) (*RootFS, error) {
+	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
 	r, parent, err := c.imageRootFS(ctx, id, image)
 	if err != nil {
 		return nil, err
 	}
 	if len(r.conf.Entrypoint) == 0 {
-		return nil, fmt.Errorf("proxy's image %s: %w", image, ErrNoEntrypoint)
+		return nil, fmt.Errorf("proxy image %s: %w", image, ErrNoEntrypoint)
 	}
 	mounts, err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Prepare(ctx, id, parent, snapshots.WithLabels(map[string]string{
 		LabelName:               id,
 		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
 	}))
 	if errdefs.IsAlreadyExists(err) {
-		return nil, fmt.Errorf("make snapshot %s: %w", id, ErrTaken)
+		return nil, fmt.Errorf("create snapshot %s: %w", id, ErrTaken)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make snapshot %s: %w", id, err)
+		return nil, fmt.Errorf("create snapshot %s: %w", id, err)
 	}
-	err = within(ctx, mount.WithTempMount, mounts, func(dir string) error { return proxyPlaces(dir, files, folders) })
+	err = withMount(ctx, mount.WithTempMount, mounts, func(dir string) error { return makeProxyMountPoints(dir, files, dirs) })
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare the proxy's root from %s: %w", image, err), c.RemoveSnapshot(ctx, id))
+		return nil, errors.Join(fmt.Errorf("prepare proxy root from %s: %w", image, err), c.RemoveSnapshot(ctx, id))
 	}
 	return r, nil
 }
 
-// proxyPlaces works on a mounted snapshot, whose symbolic links may point
-// anywhere: os.Root keeps within it.
-func proxyPlaces(dir string, files, folders []string) error {
+// makeProxyMountPoints works on a mounted snapshot. Its symbolic links may point
+// anywhere, so all access goes through os.Root.
+func makeProxyMountPoints(dir string, files, dirs []string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }() // nothing was written by it
-	if err := mountPoints(root, slices.Concat(standardPoints, folders)...); err != nil {
+	if err := makeMountPoints(root, slices.Concat(standardMountPoints, dirs)...); err != nil {
 		return err
 	}
 	for _, f := range files {
@@ -72,7 +72,7 @@ func proxyPlaces(dir string, files, folders []string) error {
 		if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
 			return err
 		}
-		// A link of the image's would be mounted on where it points to.
+		// Mounting on a symbolic link of the image would mount on its target.
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -83,17 +83,17 @@ func proxyPlaces(dir string, files, folders []string) error {
 	return nil
 }
 
-// WaitTask returns when the task of a container has ended, or is not there; an
-// error is that this cannot be told.
+// WaitTask waits until the task of a container has ended. It returns immediately
+// if there is no task.
 func (c *Client) WaitTask(ctx context.Context, id string) error {
-	task, err := c.loadTask(c.in(ctx), id)
+	task, err := c.loadTask(c.withNamespace(ctx), id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	exit, err := c.exitOf(c.in(ctx), task)
+	exit, err := c.waitExit(c.withNamespace(ctx), task)
 	if err != nil {
 		return fmt.Errorf("wait for task %s: %w", id, err)
 	}
@@ -108,10 +108,10 @@ func (c *Client) WaitTask(ctx context.Context, id string) error {
 	}
 }
 
-// Signal sends a signal to the first process of a container. The error wraps
-// ErrNotRunning where there is none.
+// Signal sends a signal to a container's PID 1. The error wraps ErrNotRunning if
+// there is no running task.
 func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) error {
-	_, err := c.ctrd.TaskService().Kill(c.in(ctx), &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
+	_, err := c.ctrd.TaskService().Kill(c.withNamespace(ctx), &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
 	err = errgrpc.ToNative(err)
 	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("signal %s: %w", id, ErrNotRunning)
@@ -122,12 +122,12 @@ func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) erro
 	return nil
 }
 
-// RecreateProxy makes the task of a proxy's container anew, not yet started:
-// with the root, mounts and namespaces that it had. What is left of the old task
-// is removed. It gives nil if the old task runs. The error wraps ErrNotRunning
-// when there is no such container.
+// RecreateProxy creates a new task, not yet started, in a proxy's existing
+// container, with the same root, mounts and namespaces. It removes the old task
+// first. If the old task is running, it returns nil. The error wraps ErrNotRunning
+// if there is no such container.
 func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) (*Task, error) {
-	ctx, cancel := whole(c.in(ctx))
+	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
 	cont, err := c.ctrd.LoadContainer(ctx, id)
 	if errdefs.IsNotFound(err) {

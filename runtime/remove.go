@@ -17,17 +17,18 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 )
 
-// killTimeout bounds the wait for a killed task's end before the runtime's own
-// force is used.
+// killTimeout bounds the wait for a killed task before a forced removal by the
+// runtime.
 const killTimeout = 30 * time.Second
 
-// Remove ends the task of the container id and removes task, container and
-// snapshot. What is not there is no error; it goes on past failures and
-// returns them all. It begins again when containerd was away meanwhile.
+// Remove kills the task of the container id and removes task, container and
+// snapshot. It is idempotent: absent objects are not an error. It continues after
+// failures and returns all of them. It starts over if containerd was unavailable
+// meanwhile.
 func (c *Client) Remove(ctx context.Context, id string) error {
-	err := c.remove(c.in(ctx), id)
-	for away(err) && c.back(ctx) {
-		err = c.remove(c.in(ctx), id)
+	err := c.remove(c.withNamespace(ctx), id)
+	for unavailable(err) && c.waitServing(ctx) {
+		err = c.remove(c.withNamespace(ctx), id)
 	}
 	if err != nil {
 		return err
@@ -36,12 +37,12 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	return c.unmountNullNetNS(id)
 }
 
-// removeCgroups removes what a create that failed has left of runsc's cgroups,
-// under either version of cgroups. They are empty, or else not removed.
+// removeCgroups removes runsc cgroups left by a failed create, under cgroup
+// version 1 or 2. Only empty cgroups can be removed.
 func (c *Client) removeCgroups(id string) {
 	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		left, err := filepath.Glob(root + c.cgroupPath(id))
-		if err != nil { // only of a malformed pattern, and an identifier makes none
+		if err != nil { // malformed pattern; an ID cannot cause one
 			return
 		}
 		for _, dir := range left {
@@ -52,9 +53,9 @@ func (c *Client) removeCgroups(id string) {
 	}
 }
 
-// unmountNullNetNS removes the empty network namespace that runsc keeps for its
-// gofers beside its state (gVisor runsc/container, "null-netns"): nobody else
-// will, as the state is each bottle's own.
+// unmountNullNetNS unmounts the empty network namespace that runsc keeps for its
+// gofers in its state directory (gVisor runsc/container, "null-netns"). runsc
+// itself never does, because it expects the state directory to be shared.
 func (c *Client) unmountNullNetNS(id string) error {
 	file := filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, "null-netns")
 	err := unix.Unmount(file, unix.MNT_DETACH)
@@ -84,21 +85,21 @@ func (c *Client) remove(ctx context.Context, id string) error {
 	return c.RemoveSnapshot(ctx, id)
 }
 
-// removeTask speaks to containerd by the identifier alone. Its client's tasks would
-// have the shim tell their state first, twice, for which runsc's starts a program
-// each time; and an agent that makes a host slow must be removed all the same.
+// removeTask calls containerd's task service directly. The client's Task type
+// queries the task's state twice first, for which runsc's shim runs a program each
+// time, and an agent that slows down the host must be removable too.
 func (c *Client) removeTask(ctx context.Context, id string) error {
 	err := c.killAndDelete(ctx, id)
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	// The runtime's own force, for a sandbox that its shim no longer masters. It
-	// fails, too, where the shim was only slow and has come before it.
+	// Force the removal of a sandbox that its shim no longer controls. This fails
+	// too if the shim was only slow and has removed the sandbox meanwhile.
 	ferr := c.forceRunsc(ctx, id)
 	if err = c.killAndDelete(ctx, id); err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	return errors.Join(fmt.Errorf("end task %s: %w", id, err), ferr)
+	return errors.Join(fmt.Errorf("kill task %s: %w", id, err), ferr)
 }
 
 func (c *Client) killAndDelete(ctx context.Context, id string) error {
@@ -107,27 +108,27 @@ func (c *Client) killAndDelete(ctx context.Context, id string) error {
 	exit := make(chan struct{})
 	go func() {
 		defer close(exit)
-		// What went wrong is told by what follows.
+		// The calls below report any error.
 		_, _ = c.ctrd.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: id})
 	}()
 	if err := c.killTask(ctx, id); err != nil {
 		return err
 	}
-	if err := c.awaitEnd(ctx, id, exit); err != nil {
-		return fmt.Errorf("wait for the end: %w", err)
+	if err := c.waitStopped(ctx, id, exit); err != nil {
+		return fmt.Errorf("wait for exit: %w", err)
 	}
 	_, err := c.ctrd.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
 	return errgrpc.ToNative(err)
 }
 
-// statusEvery is how often a killed task's status is asked for while no exit is
-// told.
-const statusEvery = 200 * time.Millisecond
+// statusInterval is the interval of status queries while a killed task has not
+// reported its exit.
+const statusInterval = 200 * time.Millisecond
 
-// awaitEnd waits for the exit of a killed task. Runsc's shim never tells that of
-// a task that was not started; its status alone does.
-func (c *Client) awaitEnd(ctx context.Context, id string, exit <-chan struct{}) error {
-	tick := time.NewTicker(statusEvery)
+// waitStopped waits for the exit of a killed task. Runsc's shim never reports the
+// exit of a task that was not started; only its status shows it.
+func (c *Client) waitStopped(ctx context.Context, id string, exit <-chan struct{}) error {
+	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -143,8 +144,8 @@ func (c *Client) awaitEnd(ctx context.Context, id string, exit <-chan struct{}) 
 	}
 }
 
-// killTask sends SIGKILL, also to a task that is paused (which takes no signal)
-// or only created.
+// killTask sends SIGKILL to a task that is running, created or paused; a paused
+// task accepts no signal and is resumed first.
 func (c *Client) killTask(ctx context.Context, id string) error {
 	err := c.kill(ctx, id)
 	if err == nil || errdefs.IsNotFound(err) {
@@ -159,7 +160,7 @@ func (c *Client) killTask(ctx context.Context, id string) error {
 		return nil
 	case "paused", "pausing":
 		if _, err := c.ctrd.TaskService().Resume(ctx, &tasks.ResumeTaskRequest{ContainerID: id}); err != nil {
-			return fmt.Errorf("resume a paused task: %w", errgrpc.ToNative(err))
+			return fmt.Errorf("resume paused task: %w", errgrpc.ToNative(err))
 		}
 		return c.kill(ctx, id)
 	}
@@ -171,8 +172,8 @@ func (c *Client) kill(ctx context.Context, id string) error {
 	return errgrpc.ToNative(err)
 }
 
-// removeOrphan destroys a sandbox that has outlived its task: containerd takes a
-// task for ended when its shim was killed, and runsc's sandbox goes on.
+// removeOrphan destroys a sandbox that has outlived its task: containerd considers
+// a task ended when its shim was killed, but runsc's sandbox keeps running.
 func (c *Client) removeOrphan(ctx context.Context, id string) error {
 	left, err := filepath.Glob(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, "*.state"))
 	if err != nil || len(left) == 0 {
@@ -183,19 +184,19 @@ func (c *Client) removeOrphan(ctx context.Context, id string) error {
 	return c.forceRunsc(ctx, id)
 }
 
-// forceRunsc asks runsc itself to destroy a sandbox, where the bottle's folder
-// still tells its root.
+// forceRunsc has runsc itself destroy a sandbox, if the bottle's directory still
+// has runsc's state.
 func (c *Client) forceRunsc(ctx context.Context, id string) error {
 	root := filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace)
 	if _, err := os.Stat(root); err != nil {
-		return nil //nolint:nilerr // nothing that runsc could be asked about
+		return nil //nolint:nilerr // no state, so there is no sandbox
 	}
 	bin, err := exec.LookPath("runsc")
 	if err != nil {
 		return fmt.Errorf("find runsc: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, bin, "--root", root, "delete", "--force", id)
-	cmd.Env = []string{pathEnv} // not the caller's, which may have secrets
+	cmd.Env = []string{pathEnv} // the caller's environment may contain secrets
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("runsc delete --force %s: %w: %s", id, err, out)

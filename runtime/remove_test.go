@@ -17,7 +17,7 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// TestRemove removes agents in every state, twice.
+// TestRemove removes agents in every state, and removes them again.
 func TestRemove(t *testing.T) {
 	for _, s := range []struct {
 		state, status string
@@ -46,7 +46,7 @@ func TestRemove(t *testing.T) {
 		}},
 	} {
 		t.Run(s.state, func(t *testing.T) {
-			underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+			forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 				s.reach(t, c, cfg)
 				wantListed(t, c, cfg, s.status)
 				remove(t, c, cfg.Name)
@@ -65,9 +65,9 @@ func TestRemoveAbsent(t *testing.T) {
 	must(t, c.RemoveSnapshot(ctx(t), "claude-bottle-never-was"))
 }
 
-// TestRemoveAtOnce: `cleanup` and the end of `run` may meet.
-func TestRemoveAtOnce(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+// TestConcurrentRemove: `cleanup` and the end of `run` may happen concurrently.
+func TestConcurrentRemove(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		started(t, c, cfg)
 		var wg sync.WaitGroup
 		for range 3 {
@@ -82,9 +82,9 @@ func TestRemoveAtOnce(t *testing.T) {
 	})
 }
 
-// TestRemoveUnderSession: a session that is open when its bottle goes ends.
+// TestRemoveUnderSession: removing a bottle ends its open sessions.
 func TestRemoveUnderSession(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		started(t, c, cfg)
 		out := newWatched()
 		s, err := c.Exec(ctx(t), cfg.Name, runtime.SessionConfig{
@@ -96,17 +96,17 @@ func TestRemoveUnderSession(t *testing.T) {
 		out.await(t, "ready")
 		remove(t, c, cfg.Name)
 		if code, err := wait(t, s); err == nil && code == 0 {
-			t.Error("a session that was killed ended with 0")
+			t.Error("a killed session returned exit code 0")
 		}
 		noSessions(t, c, cfg.Name)
 	})
 }
 
-// TestRemoveAfterKill: somebody killed the sandbox and its shim.
+// TestRemoveAfterKill removes an agent whose shim was killed.
 func TestRemoveAfterKill(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		task := started(t, c, cfg)
-		forgetShimSockets(t)
+		removeShimSockets(t)
 		shim := parent(t, task.PID())
 		must(t, syscall.Kill(shim, syscall.SIGKILL))
 		remove(t, c, cfg.Name)
@@ -114,12 +114,12 @@ func TestRemoveAfterKill(t *testing.T) {
 	})
 }
 
-// forgetShimSockets removes, at the test's end, the socket that a killed shim
-// leaves in containerd's folder; containerd uses it again for the same id.
-func forgetShimSockets(t *testing.T) {
+// removeShimSockets removes, after the test, the socket that a killed shim leaves
+// behind; containerd reuses it for the same ID.
+func removeShimSockets(t *testing.T) {
 	t.Helper()
 	list := func() []string {
-		// Runsc's shim does not ask containerd for the folder.
+		// Runsc's shim does not use containerd's configured directory.
 		runc, err := filepath.Glob("/run/lab/s/*")
 		must(t, err)
 		runsc, err := filepath.Glob("/run/containerd/s/*")
@@ -130,14 +130,14 @@ func forgetShimSockets(t *testing.T) {
 	t.Cleanup(func() {
 		for _, f := range list() {
 			if slices.Contains(during, f) {
-				_ = os.Remove(f) // gone already if containerd did it
+				_ = os.Remove(f) // containerd may have removed it already
 			}
 		}
 	})
 }
 
-// TestLongName has a name of the greatest length that containerd takes beside
-// the proxy's.
+// TestLongName uses the longest name for which containerd also accepts the proxy's
+// name.
 func TestLongName(t *testing.T) {
 	for _, rt := range runtimes {
 		t.Run(rt, func(t *testing.T) {
@@ -153,10 +153,10 @@ func TestLongName(t *testing.T) {
 	}
 }
 
-// TestTaken: whoever comes second is told, and leaves nothing of his and
-// everything of the first one's.
+// TestTaken: creating an agent whose name is in use fails, leaves nothing behind, and
+// does not touch the existing container.
 func TestTaken(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		ctr(t, "containers", "create", image, cfg.Name)
 		t.Cleanup(func() { remove(t, c, cfg.Name) })
 		rootfs, err := c.PrepareRootFS(ctx(t), cfg.Name+"-2", image, nil)
@@ -165,28 +165,28 @@ func TestTaken(t *testing.T) {
 		}
 		t.Cleanup(func() { must(t, c.RemoveSnapshot(ctx(t), cfg.Name+"-2")) })
 		if _, err := c.CreateAgent(ctx(t), cfg, rootfs); !errors.Is(err, runtime.ErrTaken) {
-			t.Fatalf("the name of another's container: %v", err)
+			t.Fatalf("name of an existing container: %v", err)
 		}
 		if got := ctr(t, "snapshots", "ls"); strings.Contains(got, cfg.Name+"-2") || !strings.Contains(got, cfg.Name) {
-			t.Errorf("snapshots after a name was taken:\n%s", got)
+			t.Errorf("snapshots after the conflict:\n%s", got)
 		}
 		ids, err := c.IDs(ctx(t))
 		if err != nil || !ids[cfg.Name] {
-			t.Errorf("the first one's container is gone: %v, %v", ids, err)
+			t.Errorf("the existing container is gone: %v, %v", ids, err)
 		}
 	})
 }
 
-// TestCreateFails: a task that cannot be created leaves nothing.
+// TestCreateFails: a failed create leaves nothing behind.
 func TestCreateFails(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		cfg.Mounts = append(cfg.Mounts, runtime.Mount{Source: "/no/such/source", Target: "/mnt"})
 		rootfs, err := c.PrepareRootFS(ctx(t), cfg.Name, image, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.CreateAgent(ctx(t), cfg, rootfs); err == nil {
-			t.Error("a mount without source was taken")
+			t.Error("create succeeded with a missing mount source")
 		}
 		wantGone(t, c, cfg.Name)
 		must(t, c.Remove(ctx(t), cfg.Name))
@@ -207,7 +207,7 @@ func wantListed(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig, status
 			t.Errorf("%+v, want status %q", l, status)
 		}
 		if status == "running" && l.PID == 0 {
-			t.Errorf("a running task without a pid: %+v", l)
+			t.Errorf("running task without a PID: %+v", l)
 		}
 		return
 	}
@@ -234,7 +234,7 @@ func wantGone(t *testing.T, c *runtime.Client, name string) {
 	}
 }
 
-// ctr is containerd's own client, for what bottle has no call for.
+// ctr runs containerd's command-line client, for operations that bottle does not have.
 func ctr(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(ctx(t), "ctr", args...)

@@ -21,17 +21,17 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// ErrNoUser is wrapped when an image names a user that its /etc/passwd lacks.
-var ErrNoUser = errors.New("no such user in the image")
+// ErrNoUser is wrapped if an image's user is not in its /etc/passwd.
+var ErrNoUser = errors.New("user not found in the image")
 
-// User is whom a process in the agent's task runs as.
+// User is the user of the processes in an agent's task.
 type User struct {
 	UID, GID   uint32
 	Additional []uint32
 	Home       string
 }
 
-// RootFS is an agent's writable snapshot, made ready but not yet in use.
+// RootFS is a prepared writable snapshot that is not yet in use.
 type RootFS struct {
 	key   string
 	image containerd.Image
@@ -40,15 +40,16 @@ type RootFS struct {
 	User  User
 }
 
-// Config is the image's configuration.
+// Config returns the image's configuration.
 func (r *RootFS) Config() ocispec.ImageConfig { return r.conf }
 
-// PrepareRootFS makes the writable snapshot key over an image that is unpacked
-// already, finds the image's user in it and writes what files returns when that
-// is known (nil: nothing). The snapshot is a root of containerd's garbage collection: it stays until RemoveSnapshot. The
-// error wraps ErrTaken when the key is; after an error nothing is left.
+// PrepareRootFS creates the writable snapshot key of an unpacked image, resolves
+// the image's user, and then writes the files that files returns (nil: none). The
+// snapshot is a garbage collection root of containerd and stays until
+// RemoveSnapshot. The error wraps ErrTaken if the key exists. After an error
+// nothing is left behind.
 func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files func(*RootFS) ([]File, error)) (*RootFS, error) {
-	ctx, cancel := whole(c.in(ctx))
+	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
 	r, parent, err := c.imageRootFS(ctx, key, image)
 	if err != nil {
@@ -59,35 +60,35 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files fun
 		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
 	}))
 	if errdefs.IsAlreadyExists(err) {
-		return nil, fmt.Errorf("make snapshot %s: %w", key, ErrTaken)
+		return nil, fmt.Errorf("create snapshot %s: %w", key, ErrTaken)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make snapshot %s: %w", key, err)
+		return nil, fmt.Errorf("create snapshot %s: %w", key, err)
 	}
-	err = within(ctx, mount.WithTempMount, mounts, func(dir string) error { return r.furnish(dir, files) })
+	err = withMount(ctx, mount.WithTempMount, mounts, func(dir string) error { return r.populate(dir, files) })
 	if err != nil {
 		return nil, errors.Join(err, c.RemoveSnapshot(ctx, key))
 	}
 	return r, nil
 }
 
-// within runs fn on a mounted snapshot. fn's own error comes back as it is, unless
-// there is one of the unmounting too: where the mount was helps nobody.
-func within(ctx context.Context, with func(context.Context, []mount.Mount, func(string) error) error, mounts []mount.Mount, fn func(dir string) error) error {
-	var own error
-	err := with(ctx, mounts, func(dir string) error { own = fn(dir); return own })
-	if own != nil && strings.HasPrefix(err.Error(), "mount callback failed on ") {
-		return own
+// withMount runs fn on a mounted snapshot. It returns fn's error unwrapped, without
+// the temporary mount path, unless unmounting failed too.
+func withMount(ctx context.Context, with func(context.Context, []mount.Mount, func(string) error) error, mounts []mount.Mount, fn func(dir string) error) error {
+	var fnErr error
+	err := with(ctx, mounts, func(dir string) error { fnErr = fn(dir); return fnErr })
+	if fnErr != nil && strings.HasPrefix(err.Error(), "mount callback failed on ") {
+		return fnErr
 	}
 	return err
 }
 
-// imageRootFS reads what a root file system takes over from its image, and the
-// snapshot of the image's top layer.
+// imageRootFS reads an image's configuration and returns it with the snapshot key
+// of the image's top layer.
 func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, string, error) {
 	img, err := c.ctrd.GetImage(ctx, image)
 	if err != nil {
-		return nil, "", fmt.Errorf("look up image %s: %w", image, err)
+		return nil, "", fmt.Errorf("get image %s: %w", image, err)
 	}
 	ids, err := img.RootFS(ctx)
 	if err != nil {
@@ -98,19 +99,20 @@ func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, s
 		return nil, "", fmt.Errorf("read configuration of %s: %w", image, err)
 	}
 	conf := spec.Config
-	if conf.Env, err = variables(conf.Env); err != nil {
+	if conf.Env, err = checkEnv(conf.Env); err != nil {
 		return nil, "", fmt.Errorf("image %s: %w", image, err)
 	}
 	return &RootFS{key: key, image: img, conf: conf, log: c.log}, identity.ChainID(ids).String(), nil
 }
 
-// maxVariable bounds a variable with its name, in bytes: the kernel takes 32 pages,
-// with the NUL at the end (execve(2)).
+// maxVariable bounds NAME=VALUE in bytes: the kernel allows 32 pages, including the
+// terminating NUL (execve(2)).
 const maxVariable = 128 << 10
 
-// variables are those of an image's that can be set, as NAME=VALUE. With one that
-// the kernel does not take nothing could be started, and no runtime says why.
-func variables(list []string) ([]string, error) {
+// checkEnv returns the valid entries of an image's environment, as NAME=VALUE. It
+// returns an error for a variable that the kernel rejects: no process could be
+// started with it, and no runtime reports the cause.
+func checkEnv(list []string) ([]string, error) {
 	var out []string
 	for _, kv := range list {
 		name, _, ok := strings.Cut(kv, "=")
@@ -118,36 +120,36 @@ func variables(list []string) ([]string, error) {
 		case !ok || name == "":
 			continue
 		case strings.ContainsRune(kv, 0):
-			return nil, fmt.Errorf("its variable %q holds a NUL byte, which none can", name)
+			return nil, fmt.Errorf("variable %q contains a NUL byte", name)
 		case len(kv) >= maxVariable:
-			return nil, fmt.Errorf("its variable %q is too long: with its name it has %d bytes, and the kernel takes %d", name, len(kv), maxVariable-1)
+			return nil, fmt.Errorf("variable %q is too long: %d bytes with its name (max %d)", name, len(kv), maxVariable-1)
 		}
 		out = append(out, kv)
 	}
 	return out, nil
 }
 
-// furnish works on the mounted snapshot. Everything goes through os.Root: an
-// image's symbolic links may point anywhere, and must not lead out of it.
-func (r *RootFS) furnish(dir string, files func(*RootFS) ([]File, error)) error {
+// populate works on the mounted snapshot. All access goes through os.Root, because
+// an image's symbolic links may point anywhere.
+func (r *RootFS) populate(dir string, files func(*RootFS) ([]File, error)) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	if r.User, err = lookUser(root, r.conf.User); err != nil {
+	if r.User, err = lookupUser(root, r.conf.User); err != nil {
 		return fmt.Errorf("user %q of image %s: %w", r.conf.User, r.image.Name(), err)
 	}
-	if err := mountPoints(root, standardPoints...); err != nil {
+	if err := makeMountPoints(root, standardMountPoints...); err != nil {
 		return err
 	}
-	// One that cannot be made is told where it is missed, inside.
-	dir, err = inside(root, r.WorkDir(), true)
+	// Not fatal: a session in a missing directory reports that itself.
+	dir, err = resolveInRoot(root, r.WorkDir(), true)
 	if err == nil {
-		err = mkdir(root, dir, 0o755, int(r.User.UID), int(r.User.GID))
+		err = mkdirAll(root, dir, 0o755, int(r.User.UID), int(r.User.GID))
 	}
 	if err != nil {
-		r.log.Info("working directory not made", "dir", r.WorkDir(), "error", err)
+		r.log.Info("cannot create working directory", "dir", r.WorkDir(), "error", err)
 	}
 	if files == nil {
 		return nil
@@ -157,21 +159,21 @@ func (r *RootFS) furnish(dir string, files func(*RootFS) ([]File, error)) error 
 		return err
 	}
 	for _, f := range list {
-		if err := r.put(root, f); err != nil {
-			return fmt.Errorf("put %s into the bottle: %w", f.Path, err)
+		if err := r.writeFile(root, f); err != nil {
+			return fmt.Errorf("write %s into the root file system: %w", f.Path, err)
 		}
 	}
 	return nil
 }
 
-// WorkDir is where the image's commands are to begin. The container does not begin
-// there: see agentSpec.
+// WorkDir returns the image's working directory. The container itself does not
+// start there: see agentSpec.
 func (r *RootFS) WorkDir() string { return path.Clean("/" + r.conf.WorkingDir) }
 
-// Home is the HOME that processes have: the image's variable, or else what its
-// passwd file says.
+// Home returns the HOME of the agent's processes: the image's variable or, without
+// one, the home directory in its passwd file.
 func (r *RootFS) Home() string {
-	for _, kv := range environ(r.conf.Env, nil, r.User.Home) {
+	for _, kv := range mergeEnv(r.conf.Env, nil, r.User.Home) {
 		if home, ok := strings.CutPrefix(kv, "HOME="); ok {
 			return path.Clean("/" + home)
 		}
@@ -179,12 +181,12 @@ func (r *RootFS) Home() string {
 	return "/"
 }
 
-// maxUserFile bounds what is read of an image's passwd and group files.
+// maxUserFile bounds the bytes read from an image's passwd and group files.
 const maxUserFile = 4 << 20
 
-// lookUser resolves an image's USER ("", "name", "uid", "uid:gid", …) by the
+// lookupUser resolves an image's USER ("", "name", "uid", "uid:gid", …) by the
 // passwd and group files of its root.
-func lookUser(root *os.Root, spec string) (User, error) {
+func lookupUser(root *os.Root, spec string) (User, error) {
 	passwd, closeP, err := openUserFile(root, "etc/passwd")
 	if err != nil {
 		return User{}, err
@@ -217,14 +219,14 @@ func openUserFile(root *os.Root, name string) (io.Reader, func(), error) {
 	return io.LimitReader(f, maxUserFile), func() { _ = f.Close() }, nil
 }
 
-// RemoveSnapshot removes a snapshot that PrepareRootFS made. One that is not
-// there is no error.
+// RemoveSnapshot removes a snapshot that PrepareRootFS created. An absent snapshot
+// is not an error.
 func (c *Client) RemoveSnapshot(ctx context.Context, key string) error {
 	sn := c.ctrd.SnapshotService(c.cfg.Snapshotter)
-	info, err := sn.Stat(c.in(ctx), key)
-	// A snapshot of that name that is somebody else's stays.
+	info, err := sn.Stat(c.withNamespace(ctx), key)
+	// Keep a snapshot of that name that is not bottle's.
 	if err == nil && info.Labels[LabelName] == key {
-		err = sn.Remove(c.in(ctx), key)
+		err = sn.Remove(c.withNamespace(ctx), key)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove snapshot %s: %w", key, err)

@@ -19,14 +19,13 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// ErrNotRunning is wrapped when a session is asked for in a bottle whose agent
-// task does not run.
-var ErrNotRunning = errors.New("the bottle is not running")
+// ErrNotRunning is wrapped if an operation needs a running task and there is none.
+var ErrNotRunning = errors.New("bottle is not running")
 
 // SessionConfig describes a process to run in an agent's task.
 type SessionConfig struct {
 	Args     []string
-	Env      []string // NAME=VALUE, over the container's; not secret
+	Env      []string // NAME=VALUE, overrides the container's; not secret
 	Terminal bool
 	Width    uint16 // of the terminal, in cells; 0: unknown
 	Height   uint16
@@ -42,13 +41,13 @@ type Session struct {
 	exit  <-chan containerd.ExitStatus
 	dir   string
 	stdin *stdinReader
-	out   flow
+	out   outputMonitor
 }
 
-// Exec starts a process in the running agent task called name. Its end is told
-// by Wait, which must be called.
+// Exec starts a process in the running agent task called name. The caller must
+// call Wait.
 func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Session, error) {
-	ctx = c.in(ctx)
+	ctx = c.withNamespace(ctx)
 	cont, err := c.ctrd.LoadContainer(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
@@ -67,23 +66,23 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 	return c.execIn(ctx, task, spec.Process, cfg)
 }
 
-// Exec is Client.Exec for a task that this client has started, and faster:
-// nothing has to be looked up.
+// Exec is Client.Exec for a task that this client has started. It is faster,
+// because it needs no lookups.
 func (t *Task) Exec(ctx context.Context, cfg SessionConfig) (*Session, error) {
-	return t.c.execIn(t.c.in(ctx), t.task, t.process, cfg)
+	return t.c.execIn(t.c.withNamespace(ctx), t.task, t.process, cfg)
 }
 
 func (c *Client) execIn(ctx context.Context, task containerd.Task, base *specs.Process, cfg SessionConfig) (*Session, error) {
 	s, err := c.exec(ctx, task, base, cfg)
-	if err != nil && ended(ctx, task) {
+	if err != nil && notStarted(ctx, task) {
 		err = fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
 	return s, err
 }
 
-// ended tells whether a task that refused something has ended, or was not
-// started yet. The shims word it each in its own way.
-func ended(ctx context.Context, task containerd.Task) bool {
+// notStarted reports whether a task has ended or has not started yet. The shims
+// have no common error for this.
+func notStarted(ctx context.Context, task containerd.Task) bool {
 	st, err := statusOf(ctx, task)
 	return errdefs.IsNotFound(err) || err == nil && (st.Status == containerd.Stopped || st.Status == containerd.Created)
 }
@@ -99,31 +98,31 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 	id := "session-" + randomID()
 	dir := filepath.Join(c.Dir(task.ID()), id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the session's folder: %w", err)
+		return nil, fmt.Errorf("create session directory: %w", err)
 	}
 	s := &Session{c: c, dir: dir}
-	cfg.Stdout, cfg.Stderr = s.out.watch(cfg.Stdout), s.out.watch(cfg.Stderr)
+	cfg.Stdout, cfg.Stderr = s.out.wrap(cfg.Stdout), s.out.wrap(cfg.Stderr)
 	stdin := newStdinReader(cfg.Stdin)
 	proc, err := task.Exec(ctx, id, process(base, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
-		stdin.end()
+		stdin.cancel()
 		return nil, errors.Join(fmt.Errorf("exec in %s: %w", task.ID(), err), os.RemoveAll(dir))
 	}
 	s.proc, s.stdin = proc, stdin
 	stdin.pipe = proc.IO().Config().Stdin
 	stdin.close = func() { _ = proc.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser) }
-	if s.exit, err = c.exitOf(context.WithoutCancel(ctx), proc); err == nil {
+	if s.exit, err = c.waitExit(context.WithoutCancel(ctx), proc); err == nil {
 		err = proc.Start(ctx)
 	}
 	if err != nil {
-		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTime)
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("start a process in %s: %w", task.ID(), err), s.remove(rctx))
+		return nil, errors.Join(fmt.Errorf("start process in %s: %w", task.ID(), err), s.remove(rctx))
 	}
 	close(stdin.started)
 	if cfg.Terminal && cfg.Width > 0 {
-		// Runsc's shim ignores the size in the spec. A process that has ended
-		// already needs none.
+		// Runsc's shim ignores the size in the spec. An error means that the process
+		// has already ended.
 		_ = s.Resize(ctx, cfg.Width, cfg.Height)
 	}
 	return s, nil
@@ -132,7 +131,7 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 func process(base *specs.Process, cfg SessionConfig) *specs.Process {
 	p := *base
 	p.Args = cfg.Args
-	p.Env = environ(base.Env, cfg.Env, "/")
+	p.Env = mergeEnv(base.Env, cfg.Env, "/")
 	p.Terminal = cfg.Terminal
 	if cfg.Terminal && cfg.Width > 0 {
 		p.ConsoleSize = &specs.Box{Width: uint(cfg.Width), Height: uint(cfg.Height)}
@@ -152,20 +151,20 @@ func (cfg SessionConfig) io(stdin *stdinReader, dir string) []cio.Opt {
 	return opts
 }
 
-// stdinReader tells containerd when the caller's input has ended: the shim
-// holds the pipe open itself, so that closing ours is not enough.
+// stdinReader notifies containerd when the caller's input ends: the shim holds the
+// pipe open itself, so closing our end is not enough.
 type stdinReader struct {
 	r       io.Reader
-	started chan struct{} // closed when the process runs
-	over    context.Context
-	end     context.CancelFunc // of over: nobody reads any more
-	pipe    string             // path; set before started is closed
-	close   func()             // set before started is closed
+	started chan struct{}   // closed when the process runs
+	ctx     context.Context // done when the session is over
+	cancel  context.CancelFunc
+	pipe    string // path; set before started is closed
+	close   func() // set before started is closed
 }
 
 func newStdinReader(r io.Reader) *stdinReader {
 	s := &stdinReader{r: r, started: make(chan struct{})}
-	s.over, s.end = context.WithCancel(context.Background())
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
@@ -177,70 +176,70 @@ func (s *stdinReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// finish has the shim close its end of the pipe, which the process then sees closed
-// once what was read has been written. The shim opens the pipe for reading when the
-// process has started already, and were all who write gone by then it would wait for
-// another without end (fifo(7)): so one is kept until it reads.
+// finish has the shim close its end of the pipe, so that the process reads EOF after
+// the remaining input. The shim opens the pipe for reading only after the process has
+// started; if all writers had closed it by then, the open would block forever
+// (fifo(7)). So finish keeps a writer open until the shim reads.
 func (s *stdinReader) finish() {
 	select {
 	case <-s.started:
-	case <-s.over.Done():
+	case <-s.ctx.Done():
 		return
 	}
-	w, err := fifo.OpenFifo(s.over, s.pipe, syscall.O_WRONLY, 0)
+	w, err := fifo.OpenFifo(s.ctx, s.pipe, syscall.O_WRONLY, 0)
 	if err != nil {
 		return // the session is over
 	}
-	// Not from this goroutine, which may still have to write.
+	// In a new goroutine, because this one may still have data to write.
 	go func() {
 		s.close()
-		_ = w.Close() // nothing was written by it
+		_ = w.Close() // nothing was written to it
 	}()
 }
 
-// removeTime bounds the removal of an exec, which a child that lives on can hold
-// up.
-const removeTime = 2 * time.Second
+// removeTimeout bounds the removal of an exec, which a surviving child process can
+// block.
+const removeTimeout = 2 * time.Second
 
-// Wait returns the exit code when the process has ended and its output has been
-// written, and removes what the session left in containerd.
+// Wait waits until the process has ended and its output has been written, removes
+// the session from containerd, and returns the exit code.
 func (s *Session) Wait() (int, error) {
 	st := <-s.exit
 	code, _, err := st.Result()
 	done := make(chan struct{})
 	go func() { s.proc.IO().Wait(); close(done) }()
 	s.out.drain(done)
-	ctx, cancel := context.WithTimeout(context.Background(), removeTime)
+	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
 	if rerr := s.remove(ctx); err == nil && rerr != nil {
 		s.c.log.Warn("remove session", "error", rerr)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("wait for the session: %w", err)
+		return 0, fmt.Errorf("wait for session: %w", err)
 	}
 	return int(code), nil
 }
 
-// remove deletes the exec, unless its task is already gone with it.
+// remove deletes the exec. The task may have been removed already, and the exec with it.
 func (s *Session) remove(ctx context.Context) error {
-	s.stdin.end()
+	s.stdin.cancel()
 	s.proc.IO().Cancel()
 	_ = s.proc.IO().Close()
-	_, err := s.proc.Delete(s.c.in(ctx), containerd.WithProcessKill)
+	_, err := s.proc.Delete(s.c.withNamespace(ctx), containerd.WithProcessKill)
 	if err != nil && errdefs.IsNotFound(err) {
 		err = nil
 	}
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 
-// Resize tells the terminal's new size, in cells.
+// Resize sets the terminal's size, in cells.
 func (s *Session) Resize(ctx context.Context, width, height uint16) error {
-	return s.proc.Resize(s.c.in(ctx), uint32(width), uint32(height))
+	return s.proc.Resize(s.c.withNamespace(ctx), uint32(width), uint32(height))
 }
 
 // Signal sends sig to the process.
 func (s *Session) Signal(ctx context.Context, sig syscall.Signal) error {
-	return s.proc.Kill(s.c.in(ctx), sig)
+	return s.proc.Kill(s.c.withNamespace(ctx), sig)
 }
 
 func randomID() string {

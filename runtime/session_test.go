@@ -18,11 +18,11 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// TestSessions has one agent under each runtime, as a user's would be: whatever
-// one session leaves must not disturb the next.
+// TestSessions runs all sessions in one agent per runtime: a session must not affect
+// the next one.
 func TestSessions(t *testing.T) {
 	leakcheck.Check(t)
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		cfg.Env = []string{"GREETING=hello", "LANG=over"}
 		started(t, c, cfg)
 		for _, s := range []struct {
@@ -32,7 +32,7 @@ func TestSessions(t *testing.T) {
 			{"exit codes", exitCodes},
 			{"signal", signalled},
 			{"stdin", stdin},
-			{"stdin that never ends", endlessStdin},
+			{"stdin without EOF", openStdin},
 			{"large output", largeOutput},
 			{"slow reader", slowReader},
 			{"terminal", terminal},
@@ -41,8 +41,8 @@ func TestSessions(t *testing.T) {
 			{"background child", backgroundChild},
 			{"orphans", orphans},
 			{"environment", environment},
-			{"at once", atOnce},
-			{"empty input at once", emptyInput},
+			{"concurrent", concurrent},
+			{"concurrent empty input", emptyInput},
 		} {
 			t.Run(s.name, func(t *testing.T) {
 				s.test(t, c, cfg.Name)
@@ -52,7 +52,7 @@ func TestSessions(t *testing.T) {
 	})
 }
 
-// noSessions wants the sessions' folders gone.
+// noSessions checks that all session directories are gone.
 func noSessions(t *testing.T, c *runtime.Client, name string) {
 	t.Helper()
 	entries, err := os.ReadDir(c.Dir(name))
@@ -61,7 +61,7 @@ func noSessions(t *testing.T, c *runtime.Client, name string) {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "session-") {
-			t.Errorf("a session's folder is left: %s", e.Name())
+			t.Errorf("session directory left behind: %s", e.Name())
 		}
 	}
 }
@@ -106,8 +106,8 @@ func stdin(t *testing.T, c *runtime.Client, name string) {
 	}
 }
 
-// endlessStdin: a terminal's user types nothing while the command ends.
-func endlessStdin(t *testing.T, c *runtime.Client, name string) {
+// openStdin: the command ends while its input is still open, as with a terminal.
+func openStdin(t *testing.T, c *runtime.Client, name string) {
 	r, w := io.Pipe()
 	defer func() { must(t, w.Close()) }()
 	if got := run(t, c, name, runtime.SessionConfig{Args: []string{"echo", "x"}, Stdin: r}); got.out != "x\n" {
@@ -127,8 +127,8 @@ func largeOutput(t *testing.T, c *runtime.Client, name string) {
 	}
 }
 
-// slowReader stands for a user who reads the end of a long output in a pager:
-// the command has ended, its last bytes wait in the pipe.
+// slowReader reads like a user with a pager: the command has ended and its last bytes
+// are still in the pipe.
 func slowReader(t *testing.T, c *runtime.Client, name string) {
 	want := sha256.New()
 	text := strings.Repeat("a line of text that is neither long nor short\n", 4096) // 184 KiB
@@ -179,15 +179,15 @@ func resize(t *testing.T, c *runtime.Client, name string) {
 func missingCommand(t *testing.T, c *runtime.Client, name string) {
 	_, err := c.Exec(ctx(t), name, runtime.SessionConfig{Args: []string{"no-such-command"}, Stdout: io.Discard, Stderr: io.Discard})
 	if err == nil || !strings.Contains(err.Error(), "no-such-command") || !strings.Contains(err.Error(), name) {
-		t.Errorf("a missing command gave %v", err)
+		t.Errorf("missing command: %v", err)
 	}
 	if errors.Is(err, runtime.ErrNotRunning) {
-		t.Errorf("a missing command is taken for a bottle that does not run: %v", err)
+		t.Errorf("missing command reported as a stopped bottle: %v", err)
 	}
 }
 
-// backgroundChild: a child that lives on and holds the output may not hold up
-// the session's end, nor any later session.
+// backgroundChild: a surviving child that holds the output open must not block the
+// end of the session or later sessions.
 func backgroundChild(t *testing.T, c *runtime.Client, name string) {
 	begin := time.Now()
 	r := run(t, c, name, runtime.SessionConfig{Args: []string{"bash", "-c", "sleep 300 & echo $!"}})
@@ -195,7 +195,7 @@ func backgroundChild(t *testing.T, c *runtime.Client, name string) {
 		t.Errorf("ended after %v with %d", took, r.code)
 	}
 	script(t, c, name, "kill "+r.out)
-	// One that writes for ever may not either.
+	// Nor may a child that writes forever.
 	r = run(t, c, name, runtime.SessionConfig{
 		Args: []string{"bash", "-c", "echo $BASHPID >/tmp/yes; (echo $BASHPID >/tmp/yes; exec yes) & sleep 0.2"}, Stdout: io.Discard,
 	})
@@ -205,10 +205,10 @@ func backgroundChild(t *testing.T, c *runtime.Client, name string) {
 	script(t, c, name, "kill $(cat /tmp/yes) 2>/dev/null; true")
 }
 
-// orphans: what a session leaves behind is reaped by PID 1.
+// orphans: PID 1 reaps orphaned processes of a session.
 func orphans(t *testing.T, c *runtime.Client, name string) {
 	script(t, c, name, "for i in 1 2 3 4 5; do (sleep 0.3 >/dev/null 2>&1 &); done")
-	eventually(t, "no sleep, dead or alive, is left in the bottle", func() bool {
+	eventually(t, "all sleep processes are gone, including zombies", func() bool {
 		return !strings.Contains(script(t, c, name, "cat /proc/[0-9]*/stat 2>/dev/null; true"), "(sleep)")
 	})
 }
@@ -223,7 +223,7 @@ func environment(t *testing.T, c *runtime.Client, name string) {
 	}
 }
 
-func atOnce(t *testing.T, c *runtime.Client, name string) {
+func concurrent(t *testing.T, c *runtime.Client, name string) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -244,8 +244,8 @@ func atOnce(t *testing.T, c *runtime.Client, name string) {
 	wg.Wait()
 }
 
-// emptyInput: the input of a session may have ended before its shim begins to read,
-// which shows now and then where several begin at once.
+// emptyInput: a session's input may end before its shim starts to read, which happens
+// occasionally when several sessions start concurrently.
 func emptyInput(t *testing.T, c *runtime.Client, name string) {
 	for range 5 {
 		var wg sync.WaitGroup
@@ -259,7 +259,7 @@ func emptyInput(t *testing.T, c *runtime.Client, name string) {
 					return
 				}
 				hung := time.AfterFunc(time.Minute, func() {
-					t.Error("the command still waits for the end of its input")
+					t.Error("the command has not received EOF")
 					must(t, s.Signal(context.Background(), syscall.SIGKILL))
 				})
 				defer hung.Stop()
@@ -272,7 +272,7 @@ func emptyInput(t *testing.T, c *runtime.Client, name string) {
 	}
 }
 
-// TestExecWithoutAgent: a session needs an agent that runs.
+// TestExecWithoutAgent: a session needs a running agent.
 func TestExecWithoutAgent(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
@@ -285,7 +285,7 @@ func TestExecWithoutAgent(t *testing.T) {
 	must(t, syscall.Kill(task.PID(), syscall.SIGKILL))
 	<-task.Exited()
 	if _, err := c.Exec(ctx(t), ended.Name, cfg); !errors.Is(err, runtime.ErrNotRunning) {
-		t.Errorf("a task that has ended: %v", err)
+		t.Errorf("stopped task: %v", err)
 	}
 	noSessions(t, c, ended.Name)
 }
@@ -295,7 +295,7 @@ type counter struct{ n int }
 
 func (c *counter) Write(p []byte) (int, error) { c.n += len(p); return len(p), nil }
 
-// stalling stops once, after so many bytes, for a while.
+// stalling pauses once, after the given number of bytes.
 type stalling struct {
 	w        io.Writer
 	n, after int
@@ -312,7 +312,7 @@ func (s *stalling) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
-// watched collects output for a test to wait for something in it.
+// watched collects output and lets a test wait for text in it.
 type watched struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -345,7 +345,7 @@ func (w *watched) await(t *testing.T, text string) {
 		select {
 		case <-w.more:
 		case <-deadline:
-			t.Fatalf("no %q in 30 s, only %q", text, got)
+			t.Fatalf("no %q within 30 s: %q", text, got)
 		}
 	}
 }

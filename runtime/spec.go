@@ -10,19 +10,18 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// pathEnv is what an image without a PATH gets, as docker gives it.
+// pathEnv is the PATH of an image that sets none, as in docker.
 const pathEnv = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // agentCaps are docker's defaults without NET_RAW, MKNOD, AUDIT_WRITE, SETFCAP
-// and NET_BIND_SERVICE, for an agent that is root in its sandbox. An agent that
-// is not has none.
+// and NET_BIND_SERVICE, for an agent that is root in its sandbox. Other users have
+// no capabilities.
 var agentCaps = []string{
 	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
 	"CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT",
 }
 
-// maskedPaths and readonlyPaths are what docker and containerd hide of /proc
-// and /sys.
+// maskedPaths and readonlyPaths are the defaults of docker and containerd.
 var (
 	maskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
@@ -32,7 +31,7 @@ var (
 	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 )
 
-// baseSpec holds what the agent's and the proxy's specs share.
+// baseSpec returns the common part of the agent's and the proxy's specs.
 func baseSpec(cgroup, netns, hostname string) *specs.Spec {
 	return &specs.Spec{
 		Version:  "1.1.0",
@@ -66,7 +65,7 @@ func standardMounts() []specs.Mount {
 	}
 }
 
-// bind mounts a host path, read-only unless rw.
+// bind returns a bind mount of a host path, read-only unless rw.
 func bind(source, target string, rw bool) specs.Mount {
 	opts := []string{"rbind", "rprivate", "nosuid", "nodev", "ro"}
 	if rw {
@@ -75,9 +74,9 @@ func bind(source, target string, rw bool) specs.Mount {
 	return specs.Mount{Destination: target, Type: "bind", Source: source, Options: opts}
 }
 
-// tmpfs is a small folder in memory that is the user's own. Under gVisor it is
-// the sandbox's memory, while its root file system writes to the host's disk.
-func tmpfs(target string, u User) specs.Mount {
+// userTmpfs returns a small tmpfs owned by the user. Under gVisor it is in the
+// sandbox's memory, while the root file system is written to the host's disk.
+func userTmpfs(target string, u User) specs.Mount {
 	return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: []string{
 		"nosuid", "nodev", "noexec", "mode=700", fmt.Sprintf("uid=%d", u.UID), fmt.Sprintf("gid=%d", u.GID), "size=32m",
 	}}
@@ -89,44 +88,43 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
 	}
 	for _, target := range cfg.Tmpfs {
-		s.Mounts = append(s.Mounts, tmpfs(target, r.User))
+		s.Mounts = append(s.Mounts, userTmpfs(target, r.User))
 	}
 	s.Process.Args = cfg.Init
-	// A runtime enters a folder before the walls are up, and a link of the image's
-	// or the agent's may lead to a descriptor that it has of the host's
-	// (CVE-2024-21626, runc before 1.1.12): who wants to be elsewhere goes there
-	// inside.
+	// A runtime changes to the working directory before isolation is complete, and
+	// a symbolic link may lead to a host descriptor of the runtime (CVE-2024-21626,
+	// runc before 1.1.12). Sessions change the directory inside the sandbox instead.
 	s.Process.Cwd = "/"
-	s.Process.Env = environ(r.conf.Env, cfg.Env, r.User.Home)
+	s.Process.Env = mergeEnv(r.conf.Env, cfg.Env, r.User.Home)
 	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)
-	limit(s, cfg.Memory, cfg.CPUs, pidsBackstop(cfg))
-	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}} // a core file would hold the environment
+	setLimits(s, cfg.Memory, cfg.CPUs, cgroupPids(cfg))
+	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}} // a core file would contain the environment
 	if cfg.Runtime == RuntimeRunc {
-		// gVisor filters its own system calls; under runc the profile is all
-		// that stands between the agent and the host's kernel.
+		// gVisor filters its own system calls. Under runc only this profile limits
+		// the agent's access to the host's kernel.
 		s.Linux.Seccomp = seccomp.DefaultProfile(s)
 		score := sandboxScore
 		s.Process.OOMScoreAdj = &score
 		hideCgroups(s)
 	} else {
-		// Not under runc, where the host's kernel counts all processes of that
-		// user id, other bottles' and the host's own among them.
+		// Not under runc, where the host's kernel counts all processes of that user
+		// ID, including those of other bottles and of the host.
 		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)})
 		s.Annotations = map[string]string{
-			// Without it runsc's shim hands the container no stdio, and create
-			// never returns (gVisor pkg/shim/v1/utils).
+			// Without it runsc's shim gives the container no stdio, and create never
+			// returns (gVisor pkg/shim/v1/utils).
 			"io.kubernetes.cri.container-type": "sandbox",
 		}
 	}
 	return s
 }
 
-// pidsBackstop is the cgroup's limit on tasks. Under gVisor it counts the
-// sandbox's own threads, and reaching it ends the whole sandbox, so that
-// RLIMIT_NPROC is the agent's limit and this one only keeps the host safe. Under
-// runc it is the agent's limit.
-func pidsBackstop(cfg AgentConfig) int64 {
+// cgroupPids returns the cgroup's limit on tasks. Under gVisor the cgroup counts the
+// sandbox's own threads, and reaching the limit kills the sandbox. There
+// RLIMIT_NPROC is the agent's limit, and this one only protects the host. Under runc
+// it is the agent's limit.
+func cgroupPids(cfg AgentConfig) int64 {
 	if cfg.Runtime == RuntimeRunc {
 		return cfg.Pids
 	}
@@ -142,11 +140,11 @@ func capabilities(uid uint32, add []string) *specs.LinuxCapabilities {
 	return &specs.LinuxCapabilities{Bounding: caps, Permitted: caps, Effective: caps}
 }
 
-func limit(s *specs.Spec, memory int64, cpus float64, pids int64) {
+func setLimits(s *specs.Spec, memory int64, cpus float64, pids int64) {
 	res := s.Linux.Resources
 	res.Memory = &specs.LinuxMemory{Limit: &memory}
-	if SwapCounted() {
-		res.Memory.Swap = &memory // of memory and swap together: none is left for swap
+	if SwapAccounting() {
+		res.Memory.Swap = &memory // memory plus swap, so no swap
 	}
 	res.Pids = &specs.LinuxPids{Limit: &pids}
 	if cpus > 0 {
@@ -156,9 +154,9 @@ func limit(s *specs.Spec, memory int64, cpus float64, pids int64) {
 	}
 }
 
-// SwapCounted tells whether the kernel counts the swap that a cgroup uses, so that
-// it can be forbidden. One that does not would refuse a container that asks for it.
-func SwapCounted() bool {
+// SwapAccounting reports whether the kernel accounts for a cgroup's swap, so that it
+// can be limited. Without it, a runtime rejects a swap limit.
+func SwapAccounting() bool {
 	for _, pattern := range []string{
 		"/sys/fs/cgroup/*/memory.swap.max",                  // version 2; the root has none
 		"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", // version 1
@@ -170,9 +168,9 @@ func SwapCounted() bool {
 	return false
 }
 
-// environ lays one environment over another; later values win. HOME is the
-// user's unless one of them says otherwise.
-func environ(image, over []string, home string) []string {
+// mergeEnv merges two environments; override takes precedence. PATH and HOME have
+// defaults.
+func mergeEnv(image, override []string, home string) []string {
 	order := []string{}
 	values := map[string]string{}
 	set := func(list []string) {
@@ -186,7 +184,7 @@ func environ(image, over []string, home string) []string {
 	}
 	set([]string{pathEnv, "HOME=" + home})
 	set(image)
-	set(over)
+	set(override)
 	out := make([]string, 0, len(order))
 	for _, k := range order {
 		out = append(out, values[k])
@@ -203,7 +201,7 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	} else {
 		conf := cfg.RootFS.conf
 		s.Process.Args = slices.Concat(conf.Entrypoint, cfg.Args)
-		s.Process.Env = environ(conf.Env, cfg.Env, "/")
+		s.Process.Env = mergeEnv(conf.Env, cfg.Env, "/")
 	}
 	for _, m := range cfg.Mounts {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
@@ -211,7 +209,7 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	s.Process.Cwd = "/"
 	s.Process.User = specs.User{UID: proxyUID, GID: proxyUID}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
-	limit(s, proxyMemory, cfg.CPUs, proxyPids)
+	setLimits(s, proxyMemory, cfg.CPUs, proxyPids)
 	score := proxyScore
 	s.Process.OOMScoreAdj = &score
 	hideCgroups(s)
@@ -219,30 +217,30 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	return s
 }
 
-// hideCgroups keeps the host's cgroup path out of /proc/self/cgroup. gVisor has
-// cgroups of its own.
+// hideCgroups hides the host's cgroup path in /proc/self/cgroup. gVisor emulates
+// its own cgroups.
 func hideCgroups(s *specs.Spec) {
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 }
 
-// Out-of-memory scores. Without one a process would take over the shim's, which
-// is containerd's own -999 in most set-ups, and on a host short of memory the
-// kernel would kill anything else first. An agent goes before its proxy.
+// Out-of-memory scores. By default a process inherits the shim's, which in most
+// setups is containerd's -999, and the kernel would kill anything else on the host
+// first. An agent is killed before its proxy.
 const (
 	sandboxScore = 500
 	proxyScore   = 100
 )
 
-// The proxy's own limits: it holds connections, not data.
+// The proxy's own limits.
 const (
 	proxyUID          = 65534
 	proxyMemory int64 = 256 << 20
 	proxyPids   int64 = 512
 )
 
-// cgroupPath is one component at the root of the hierarchy, so that nothing of
-// it is left when the task is gone. It may not begin with "pod": runsc's shim
-// takes such a path for Kubernetes'.
+// cgroupPath returns the cgroup of a container: a single component at the root of
+// the hierarchy, so that no parent cgroup is left behind. It must not start with
+// "pod": runsc's shim would treat it as a Kubernetes pod's.
 func (c *Client) cgroupPath(id string) string {
 	return fmt.Sprintf("/%s-%s", c.cfg.Namespace, id)
 }

@@ -19,7 +19,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Names of the runtimes an agent can run under.
+// Runtimes for an agent.
 const (
 	RuntimeRunsc = "runsc"
 	RuntimeRunc  = "runc"
@@ -28,8 +28,8 @@ const (
 	shimRunc  = "io.containerd.runc.v2"
 )
 
-// ErrTaken is wrapped when containerd already has a container of that name.
-var ErrTaken = errors.New("the name is taken")
+// ErrTaken is wrapped if the name of a container or snapshot is in use.
+var ErrTaken = errors.New("name already in use")
 
 // Mount is a host path bound into a container.
 type Mount struct {
@@ -37,28 +37,28 @@ type Mount struct {
 	Writable       bool
 }
 
-// AgentConfig describes an agent's task. Nothing in it may be secret.
+// AgentConfig describes an agent's task. It must not contain secrets.
 type AgentConfig struct {
 	Name     string
 	Runtime  string // RuntimeRunsc or RuntimeRunc
 	NetNS    string // path of the network namespace
 	Hostname string
-	Env      []string // NAME=VALUE, over the image's
+	Env      []string // NAME=VALUE, overrides the image's
 	Mounts   []Mount
-	Tmpfs    []string // folders in memory, the agent's user's own
-	Init     []string // arguments of PID 1: must live long and reap
-	Memory   int64    // bytes; always a limit
+	Tmpfs    []string // directories in memory, owned by the agent's user
+	Init     []string // command of PID 1, which must be long-lived and reap children
+	Memory   int64    // bytes; required
 	CPUs     float64  // 0: no limit
 	Pids     int64
-	Disk     int64 // bytes by which the root file system may grow; under runsc only
+	Disk     int64 // size limit of changes to the root file system, in bytes; runsc only
 	Labels   map[string]string
-	AddCaps  []string // beyond the defaults; tests of the isolation add some
+	AddCaps  []string // additional capabilities, for isolation tests
 }
 
-// ProxyConfig describes a proxy's task. Its root is RootFS or, where that is nil,
+// ProxyConfig describes a proxy's task. Its root is RootFS or, if that is nil,
 // Dir/rootfs, which must exist.
 type ProxyConfig struct {
-	RootFS   *RootFS // of PrepareProxyRootFS; its entry point comes before Args
+	RootFS   *RootFS // from PrepareProxyRootFS; the image's entrypoint precedes Args
 	Name     string  // the bottle's; the container is Name + ProxySuffix
 	Dir      string
 	NetNS    string
@@ -67,10 +67,10 @@ type ProxyConfig struct {
 	Env      []string
 	Mounts   []Mount
 	CPUs     float64 // 0: no limit
-	// Logger is run as "PROGRAM proxy-log FILE" for as long as the task has its
-	// standard output and error, which are its descriptors 3 and 4; it closes 5
-	// once it reads (containerd's shim logging, "binary"). Empty: the shim itself
-	// appends to FILE, without a bound.
+	// Logger is a program that containerd's shim starts as "LOGGER proxy-log
+	// LogFile" ("binary" logging). It reads the task's standard output and error
+	// from descriptors 3 and 4 and closes 5 when it is ready. Empty: the shim itself
+	// appends to LogFile, without a size limit.
 	Logger  string
 	LogFile string
 	Labels  map[string]string
@@ -82,26 +82,26 @@ type Task struct {
 	task containerd.Task
 	c    *Client
 	exit <-chan containerd.ExitStatus
-	// process is that of the spec, which sessions are like.
+	// process is the spec's process, the template for sessions.
 	process *specs.Process
 }
 
-// createTimeout bounds a create: runsc's shim can hang in it for ever.
+// createTimeout bounds a create, in which runsc's shim can hang forever.
 const createTimeout = 60 * time.Second
 
-// whole is for calls that must not be cut short: containerd, or a shim, that was
-// told to create goes on when its caller has left, and would do so under the
-// hands of whoever removes what it makes.
-func whole(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+// withoutCancel returns a context in the client's namespace for calls that must not
+// be interrupted: containerd or a shim continues a create after its caller has gone,
+// which would race with the caller's cleanup.
+func (c *Client) withoutCancel(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(c.withNamespace(ctx)), createTimeout)
 }
 
-// undoTimeout bounds the removal of what a failed create has made.
+// undoTimeout bounds the cleanup after a failed create.
 const undoTimeout = 30 * time.Second
 
-// CreateAgent makes the agent's container and task over a prepared root file
-// system, not yet started. The error wraps ErrTaken when the name is. After an
-// error nothing of it is left, the root file system included.
+// CreateAgent creates the agent's container and task, not yet started, with a
+// prepared root file system. The error wraps ErrTaken if the name is in use. After
+// an error nothing is left behind; the root file system is removed too.
 func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_ *Task, err error) {
 	defer func() {
 		if err == nil {
@@ -124,7 +124,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 	return c.create(ctx, rec, runtime, opts, agentSpec(cfg, r, c.cgroupPath(cfg.Name)), cio.NullIO)
 }
 
-// CreateProxy makes the proxy's container and task, not yet started.
+// CreateProxy creates the proxy's container and task, not yet started.
 func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error) {
 	runtime, opts, err := c.runtimeOptions(RuntimeRunc, cfg.Dir, 0)
 	if err != nil {
@@ -138,8 +138,8 @@ func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error
 	return c.create(ctx, rec, runtime, opts, proxySpec(cfg, c.cgroupPath(id)), proxyIO(cfg.Logger, cfg.LogFile))
 }
 
-// proxyIO names the one argument that the logger gets: the shim passes several on
-// in any order.
+// proxyIO passes a single key-value pair to the logger, because the shim passes
+// several in random order.
 func proxyIO(logger, file string) cio.Creator {
 	if logger == "" {
 		return cio.LogFile(file)
@@ -148,7 +148,7 @@ func proxyIO(logger, file string) cio.Creator {
 }
 
 func (c *Client) create(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec, io cio.Creator) (*Task, error) {
-	ctx, cancel := whole(c.in(ctx))
+	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
 	if err := c.createRecord(ctx, rec, runtime, opts, spec); err != nil {
 		return nil, err
@@ -175,9 +175,9 @@ func (c *Client) createTask(ctx context.Context, rec containers.Container, io ci
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", rec.ID, err)
 	}
-	// A wait that begins before the start cannot miss the exit; it ends with
-	// the connection, not with the launch.
-	exit, err := c.exitOf(context.WithoutCancel(ctx), task)
+	// Waiting before the start cannot miss the exit. The wait outlives the launch
+	// and ends with the connection.
+	exit, err := c.waitExit(context.WithoutCancel(ctx), task)
 	if err != nil {
 		return nil, fmt.Errorf("wait for task %s: %w", rec.ID, err)
 	}
@@ -202,10 +202,10 @@ func (c *Client) createRecord(ctx context.Context, rec containers.Container, run
 	return nil
 }
 
-// runtimeOptions keeps all state of the runtime itself in dir, so that it goes
+// runtimeOptions puts all state of the runtime into dir, so that it is removed
 // with the bottle.
 func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, error) {
-	if err := known(name); err != nil {
+	if err := checkRuntimeName(name); err != nil {
 		return "", nil, err
 	}
 	if name == RuntimeRunc {
@@ -218,8 +218,9 @@ func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, erro
 	return shimRunsc, &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}, nil
 }
 
-// writeRunscConfig has gVisor keep what the agent writes in a file beside the
-// root file system, which is its default, of at most disk bytes; 0 is no limit.
+// writeRunscConfig writes runsc's configuration. gVisor stores the agent's writes in
+// a file in the root file system's directory, which is its default, limited to disk
+// bytes (0: no limit).
 func writeRunscConfig(file, root string, disk int64) error {
 	bin, err := exec.LookPath("runsc")
 	if err != nil {
@@ -230,14 +231,14 @@ func writeRunscConfig(file, root string, disk int64) error {
 		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", disk)
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("write runsc's configuration: %w", err)
+		return fmt.Errorf("write runsc configuration: %w", err)
 	}
 	return nil
 }
 
-// Start runs a created task.
+// Start starts a created task.
 func (t *Task) Start(ctx context.Context) error {
-	ctx, cancel := whole(t.c.in(ctx))
+	ctx, cancel := t.c.withoutCancel(ctx)
 	defer cancel()
 	if err := t.task.Start(ctx); err != nil {
 		return fmt.Errorf("start task %s: %w", t.ID, err)
@@ -245,8 +246,8 @@ func (t *Task) Start(ctx context.Context) error {
 	return nil
 }
 
-// PID of the task on the host: the sandbox's under runsc.
+// PID returns the task's process ID on the host; under runsc, the sandbox's.
 func (t *Task) PID() int { return int(t.task.Pid()) }
 
-// Exited yields once, when the task has ended.
+// Exited returns a channel that yields once, when the task has ended.
 func (t *Task) Exited() <-chan containerd.ExitStatus { return t.exit }

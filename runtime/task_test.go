@@ -19,8 +19,7 @@ import (
 
 const noCaps = "0000000000000000"
 
-// TestProxy wants the proxy's walls as the kernel tells them, not as the spec
-// asks for them.
+// TestProxy checks the proxy's isolation as reported by the kernel.
 func TestProxy(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
@@ -35,14 +34,14 @@ func TestProxy(t *testing.T) {
 			t.Errorf("%s is %q, want %q", k, st[k], want)
 		}
 	}
-	// Not even root writes to it.
+	// Read-only even for root.
 	root := fmt.Sprintf("/proc/%d/root", task.PID())
 	if err := os.WriteFile(root+"/written", nil, 0o600); !errors.Is(err, syscall.EROFS) {
 		t.Errorf("write to the proxy's root: %v", err)
 	}
 	log := filepath.Join(dir, "proxy.log")
 	want := "uid 65534, write: open /written: read-only file system, env hi\n"
-	eventually(t, "the proxy's log holds what it said", func() bool {
+	eventually(t, "the proxy's log has its output", func() bool {
 		data, err := os.ReadFile(log)
 		return err == nil && string(data) == want
 	})
@@ -50,13 +49,13 @@ func TestProxy(t *testing.T) {
 		t.Error("the proxy is in the host's network namespace")
 	}
 	if got := cgroupValue(t, task.PID(), "memory", "memory.limit_in_bytes", "memory.max"); got != "268435456" {
-		t.Errorf("memory limit in force: %q", got)
+		t.Errorf("memory limit: %q", got)
 	}
 	if got := cgroupValue(t, task.PID(), "pids", "pids.max", "pids.max"); got != "512" {
-		t.Errorf("limit of tasks in force: %q", got)
+		t.Errorf("task limit: %q", got)
 	}
 	if got := cgroupValue(t, task.PID(), "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "150000" && got != "150000 100000" {
-		t.Errorf("CPU limit in force: %q", got)
+		t.Errorf("CPU limit: %q", got)
 	}
 }
 
@@ -64,8 +63,8 @@ func TestProxyEnds(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
 	task, dir := proxy(t, c, "claude-bottle-test-proxy")
-	// PID 1 has only the signals that it asked for, and then it says so.
-	eventually(t, "the proxy says something", func() bool {
+	// PID 1 receives only signals that it handles; its output shows that it does.
+	eventually(t, "the proxy has output", func() bool {
 		data, _ := os.ReadFile(filepath.Join(dir, "proxy.log"))
 		return len(data) > 0
 	})
@@ -74,19 +73,19 @@ func TestProxyEnds(t *testing.T) {
 	select {
 	case st = <-task.Exited():
 	case <-ctx(t).Done():
-		t.Fatal("the proxy has not ended on SIGTERM")
+		t.Fatal("the proxy has not exited on SIGTERM")
 	}
 	if st.ExitCode() != 128+15 {
-		t.Errorf("the proxy ended with %d (%v)", st.ExitCode(), st.Error())
+		t.Errorf("the proxy exited with %d (%v)", st.ExitCode(), st.Error())
 	}
 	remove(t, c, task.ID)
 	remove(t, c, task.ID)
 }
 
-// proxy makes a proxy of this binary. It is removed at the test's end.
+// proxy starts this binary as a proxy. It is removed after the test.
 func proxy(t *testing.T, c *runtime.Client, name string) (*runtime.Task, string) {
 	t.Helper()
-	dir := folder(t, c, name)
+	dir := bottleDir(t, c, name)
 	rootfs := filepath.Join(dir, "rootfs")
 	for _, d := range []string{".bottle", "proc", "sys", "dev"} {
 		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil {
@@ -116,7 +115,7 @@ func proxy(t *testing.T, c *runtime.Client, name string) (*runtime.Task, string)
 }
 
 func TestAgentHasNoPrivileges(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		started(t, c, cfg)
 		out := script(t, c, cfg.Name, "cat /proc/self/status")
 		for _, k := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd"} {
@@ -134,30 +133,30 @@ func TestAgentHasNoPrivileges(t *testing.T) {
 	})
 }
 
-// TestRootFS: the files are there before the task starts, owned as asked, and
-// in place of links that the image may have.
+// TestRootFS: files are written before the task starts, with the requested owner, and
+// replace symbolic links of the image.
 func TestRootFS(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		files := []runtime.File{
 			{Path: "/etc/resolv.conf", Mode: 0o644, Root: true, Data: []byte("# none\n")},
 			{Path: "/home/agent/.config/deep/file", Mode: 0o600, Data: []byte("mine")},
 			// A symbolic link in Debian.
 			{Path: "/etc/mtab", Mode: 0o666, Root: true, Data: []byte("plain")},
 			{Path: "/home/agent/own", Mode: fs.ModeDir | 0o700},
-			{Path: "/home/agent", Mode: fs.ModeDir | 0o711}, // is there
+			{Path: "/home/agent", Mode: fs.ModeDir | 0o711}, // exists
 			{Path: "/etc/shells", Mode: 0o600, Edit: func(old []byte) ([]byte, error) { return append([]byte("mine\n"), old...), nil }},
 			{Path: "/etc/none", Mode: 0o600, Edit: func(old []byte) ([]byte, error) { return fmt.Append(nil, old == nil), nil }},
 		}
-		r, err := c.PrepareRootFS(ctx(t), cfg.Name, image, put(files...))
+		r, err := c.PrepareRootFS(ctx(t), cfg.Name, image, withFiles(files...))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { remove(t, c, cfg.Name) })
 		if r.User.UID != 1000 || r.User.GID != 1000 || r.User.Home != "/home/agent" || r.Config().WorkingDir != "/workspace" {
-			t.Errorf("user %+v, folder %q", r.User, r.Config().WorkingDir)
+			t.Errorf("user %+v, working directory %q", r.User, r.Config().WorkingDir)
 		}
 		if _, err := c.PrepareRootFS(ctx(t), cfg.Name, image, nil); !errors.Is(err, runtime.ErrTaken) {
-			t.Errorf("the same name once more: %v", err)
+			t.Errorf("existing name: %v", err)
 		}
 		task, err := c.CreateAgent(ctx(t), cfg, r)
 		if err != nil {
@@ -175,7 +174,7 @@ func TestRootFS(t *testing.T) {
 	})
 }
 
-func put(files ...runtime.File) func(*runtime.RootFS) ([]runtime.File, error) {
+func withFiles(files ...runtime.File) func(*runtime.RootFS) ([]runtime.File, error) {
 	return func(*runtime.RootFS) ([]runtime.File, error) { return files, nil }
 }
 
@@ -184,36 +183,36 @@ func TestRootFSFails(t *testing.T) {
 	c := connect(t)
 	const name = "claude-bottle-test-rootfs"
 	if _, err := c.PrepareRootFS(ctx(t), name, "docker.io/library/absent:latest", nil); err == nil {
-		t.Error("an image that is not there was taken")
+		t.Error("prepared a missing image")
 	}
-	// /etc/passwd is no folder: the snapshot that was made already must go.
+	// /etc/passwd is not a directory: the snapshot must be removed again.
 	bad := []runtime.File{{Path: "/etc/passwd/x", Mode: 0o644}}
-	if _, err := c.PrepareRootFS(ctx(t), name, image, put(bad...)); err == nil || errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file below a file: %v", err)
+	if _, err := c.PrepareRootFS(ctx(t), name, image, withFiles(bad...)); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file below a regular file: %v", err)
 	}
 	wantGone(t, c, name)
 	for _, f := range []runtime.File{
 		{Path: "/etc", Edit: func([]byte) ([]byte, error) { return nil, nil }},
 		{Path: "/etc/passwd", Edit: func([]byte) ([]byte, error) { return nil, errors.New("no") }},
 	} {
-		if _, err := c.PrepareRootFS(ctx(t), name, image, put(f)); err == nil {
+		if _, err := c.PrepareRootFS(ctx(t), name, image, withFiles(f)); err == nil {
 			t.Errorf("editing %s succeeds", f.Path)
 		}
 	}
 	wantGone(t, c, name)
 }
 
-// TestSettleHost: on a host short of memory the agent goes first, and neither its
-// shim nor anything else does; and no process that its memory is in, those of its
-// programs included, leaves a core file.
-func TestSettleHost(t *testing.T) {
+// TestHardenHostProcesses: on a host short of memory the agent is killed first, and
+// its shim keeps its score. No process that maps the agent's memory writes a core
+// file.
+func TestHardenHostProcesses(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
 	task := started(t, c, agentConfig(t, c, "claude-bottle-test-host", runtime.RuntimeRunsc))
 	shim := parent(t, task.PID())
 	before := oomScore(t, shim)
-	must(t, task.SettleHost())
-	script(t, c, task.ID, "setsid sleep 300 >/dev/null 2>&1 </dev/null &") // a stub that comes later
+	must(t, task.HardenHostProcesses())
+	script(t, c, task.ID, "setsid sleep 300 >/dev/null 2>&1 </dev/null &") // a stub created later
 	pids := strings.Fields(cgroupValue(t, task.PID(), "pids", "cgroup.procs", "cgroup.procs"))
 	seen := 0
 	for _, pid := range pids {
@@ -223,7 +222,7 @@ func TestSettleHost(t *testing.T) {
 			got[file] = string(data)
 		}
 		if got["coredump_filter"] == "" || got["limits"] == "" {
-			continue // it has ended, and has no memory any more
+			continue // exited
 		}
 		seen++
 		for file, want := range map[string]string{
@@ -235,15 +234,15 @@ func TestSettleHost(t *testing.T) {
 		}
 	}
 	if seen < 5 { // sandbox, gofer, and those of the stubs
-		t.Errorf("of the processes %v, %d were seen", pids, seen)
+		t.Errorf("checked %[2]d of the processes %[1]v", pids, seen)
 	}
 	if got := oomScore(t, shim); got != before {
-		t.Errorf("the shim's score went from %s to %s", before, got)
+		t.Errorf("the shim's score changed from %s to %s", before, got)
 	}
 }
 
-// TestScoresUnderRunc: neither agent nor proxy takes over the shim's score, and
-// neither is shown the host's cgroups.
+// TestScoresUnderRunc: agent and proxy do not inherit the shim's score, and the agent
+// does not see the host's cgroups.
 func TestScoresUnderRunc(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
@@ -252,7 +251,7 @@ func TestScoresUnderRunc(t *testing.T) {
 		t.Errorf("the agent's score is %s", got)
 	}
 	if got := script(t, c, task.ID, "cat /proc/1/cgroup"); strings.Contains(got, task.ID) {
-		t.Errorf("the agent is shown the host's cgroups: %s", got)
+		t.Errorf("the agent sees the host's cgroups: %s", got)
 	}
 	side, _ := proxy(t, c, "claude-bottle-test-scores-2")
 	if got := oomScore(t, side.PID()); got != "100" {

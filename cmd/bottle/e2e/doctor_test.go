@@ -76,7 +76,7 @@ func TestDoctorBrokenHosts(t *testing.T) {
 		name, check, detail, mend string
 		env                       []string
 	}{
-		{"no containerd", "containerd", "no containerd answers", "systemctl start containerd", []string{"CONTAINERD_ADDRESS=/run/nothing.sock"}},
+		{"no containerd", "containerd", "cannot connect to containerd", "systemctl start containerd", []string{"CONTAINERD_ADDRESS=/run/nothing.sock"}},
 		{"no runsc", "runsc", "not in PATH", "install gVisor", []string{"PATH=" + noRunsc}},
 		{"no runc", "runc", "not in PATH", "apt install runc", []string{"PATH=/nowhere"}},
 		{"no plugins", "CNI plugins", "bridge", "containernetworking-plugins", []string{"CNI_PATH=/nowhere"}},

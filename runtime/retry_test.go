@@ -13,10 +13,10 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// shimPause is longer than containerd waits for a task's state, which is 2 s.
+// shimPause is longer than containerd's timeout for a task's state, which is 2 s.
 const shimPause = 3 * time.Second
 
-// pause stops the shim of a task for a while, as a host under load may.
+// pause stops the shim of a task temporarily, as happens on a loaded host.
 func pause(t *testing.T, shim int) {
 	t.Helper()
 	must(t, syscall.Kill(shim, syscall.SIGSTOP))
@@ -28,10 +28,10 @@ func pause(t *testing.T, shim int) {
 	t.Cleanup(func() { <-done })
 }
 
-// TestSlowShim: a bottle whose shim is slow to answer is listed as what it is,
-// takes a session, and is removed.
+// TestSlowShim: a bottle whose shim responds slowly is listed with its actual state,
+// accepts a session, and can be removed.
 func TestSlowShim(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		shim := parent(t, started(t, c, cfg).PID())
 		pause(t, shim)
 		wantListed(t, c, cfg, "running")
@@ -45,8 +45,8 @@ func TestSlowShim(t *testing.T) {
 	})
 }
 
-// daemon stops or starts the lab's containerd.
-func daemon(t *testing.T, verb string) {
+// containerdService stops or starts the lab's containerd.
+func containerdService(t *testing.T, verb string) {
 	t.Helper()
 	cmd := exec.Command("../scripts/lab.d/restart-containerd.sh", verb)
 	cmd.Stderr = os.Stderr
@@ -55,10 +55,10 @@ func daemon(t *testing.T, verb string) {
 	}
 }
 
-// TestContainerdRestarts: a session goes on while containerd is away, and its end
-// is told.
+// TestContainerdRestarts: a session continues while containerd is stopped, and its
+// exit code is returned.
 func TestContainerdRestarts(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		started(t, c, cfg)
 		in, keyboard := io.Pipe()
 		out := newWatched()
@@ -74,9 +74,9 @@ func TestContainerdRestarts(t *testing.T) {
 			out.await(t, "got "+line)
 		}
 		say("before")
-		daemon(t, "stop")
+		containerdService(t, "stop")
 		say("meanwhile")
-		daemon(t, "start")
+		containerdService(t, "start")
 		say("after")
 		if got := script(t, c, cfg.Name, "echo here"); got != "here" {
 			t.Errorf("another session wrote %q", got)
@@ -88,36 +88,36 @@ func TestContainerdRestarts(t *testing.T) {
 	})
 }
 
-// TestRemoveWhileContainerdIsAway: what is removed meanwhile is gone when it is
-// back.
-func TestRemoveWhileContainerdIsAway(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+// TestRemoveDuringRestart: a removal started while containerd is stopped completes
+// after its restart.
+func TestRemoveDuringRestart(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		started(t, c, cfg)
-		daemon(t, "stop")
+		containerdService(t, "stop")
 		removed := make(chan error, 1)
 		go func() { removed <- c.Remove(ctx(t), cfg.Name) }()
-		// Without a containerd there is nothing that could answer sooner.
+		// There is no event to wait for: without containerd nothing happens.
 		select {
 		case err := <-removed:
-			t.Errorf("it was removed without containerd: %v", err)
+			t.Errorf("removed without containerd: %v", err)
 		case <-time.After(time.Second):
 		}
-		daemon(t, "start")
+		containerdService(t, "start")
 		must(t, <-removed)
 		wantGone(t, c, cfg.Name)
 	})
 }
 
-// TestRemoveWithoutContainerd: it is not waited for beyond the caller's time.
+// TestRemoveWithoutContainerd: a removal respects the caller's deadline.
 func TestRemoveWithoutContainerd(t *testing.T) {
-	underEach(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		started(t, c, cfg)
-		daemon(t, "stop")
-		defer daemon(t, "start")
+		containerdService(t, "stop")
+		defer containerdService(t, "start")
 		short, cancel := context.WithTimeout(ctx(t), time.Second)
 		defer cancel()
 		if err := c.Remove(short, cfg.Name); err == nil || !strings.Contains(err.Error(), cfg.Name) {
-			t.Errorf("the removal without containerd said %v", err)
+			t.Errorf("remove without containerd: %v", err)
 		}
 	})
 }
