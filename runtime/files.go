@@ -189,7 +189,7 @@ func mkdirAll(root *os.Root, dir string, mode fs.FileMode, uid, gid int) error {
 	if err := mkdirAll(root, path.Dir(dir), 0o755, uid, gid); err != nil {
 		return err
 	}
-	if err := root.Mkdir(dir, mode); err != nil {
+	if err := root.Mkdir(dir, mode.Perm()); err != nil {
 		return err
 	}
 	if err := root.Chown(dir, uid, gid); err != nil {

@@ -54,9 +54,19 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// guest is PID 1 of an agent ("init") or of a proxy ("proxy"): it reaps children
-// until SIGTERM.
+// guest is PID 1 of an agent ("init") or of a proxy ("proxy"), which reaps children
+// until SIGTERM, or a session that checks something from inside.
 func guest(args []string) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "tmp":
+			guestTmp()
+			return 0
+		case "fill":
+			guestFill()
+			return 0
+		}
+	}
 	sig := make(chan os.Signal, 8)
 	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM)
 	if len(args) > 0 && args[0] == "proxy" {
@@ -177,6 +187,11 @@ func agentConfig(t *testing.T, c *runtime.Client, name, rt string) runtime.Agent
 // created creates an agent without starting it. It is removed after the test.
 func created(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.Task {
 	t.Helper()
+	return createdFrom(t, c, cfg, image)
+}
+
+func createdFrom(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig, image string) *runtime.Task {
+	t.Helper()
 	rootfs, err := c.PrepareRootFS(ctx(t), cfg.Name, image, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +207,12 @@ func created(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.
 // started creates and starts an agent.
 func started(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) *runtime.Task {
 	t.Helper()
-	task := created(t, c, cfg)
+	return startedFrom(t, c, cfg, image)
+}
+
+func startedFrom(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig, image string) *runtime.Task {
+	t.Helper()
+	task := createdFrom(t, c, cfg, image)
 	if err := task.Start(ctx(t)); err != nil {
 		t.Fatal(err)
 	}

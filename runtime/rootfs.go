@@ -143,14 +143,8 @@ func (r *RootFS) populate(dir string, files func(*RootFS) ([]File, error)) error
 	if err := makeMountPoints(root, standardMountPoints...); err != nil {
 		return err
 	}
-	// Not fatal: a session in a missing directory reports that itself.
-	dir, err = resolveInRoot(root, r.WorkDir(), true)
-	if err == nil {
-		err = mkdirAll(root, dir, 0o755, int(r.User.UID), int(r.User.GID))
-	}
-	if err != nil {
-		r.log.Info("cannot create working directory", "dir", r.WorkDir(), "error", err)
-	}
+	r.makeDir(root, r.WorkDir(), 0o755, int(r.User.UID), int(r.User.GID))
+	r.makeDir(root, "/tmp", fs.ModeSticky|0o777, 0, 0)
 	if files == nil {
 		return nil
 	}
@@ -164,6 +158,18 @@ func (r *RootFS) populate(dir string, files func(*RootFS) ([]File, error)) error
 		}
 	}
 	return nil
+}
+
+// makeDir creates a directory that an image should have. A failure is only logged: a
+// session that needs the directory reports it.
+func (r *RootFS) makeDir(root *os.Root, dir string, mode fs.FileMode, uid, gid int) {
+	name, err := resolveInRoot(root, dir, true)
+	if err == nil {
+		err = mkdirAll(root, name, mode, uid, gid)
+	}
+	if err != nil {
+		r.log.Info("cannot create directory", "dir", dir, "error", err)
+	}
 }
 
 // WorkDir returns the image's working directory. The container itself does not

@@ -82,6 +82,13 @@ func userTmpfs(target string, u User) specs.Mount {
 	}}
 }
 
+// tmpOnRootFS keeps /tmp on the root file system under gVisor, which by default
+// mounts a tmpfs on an empty or missing /tmp: in the sandbox's memory, without a
+// size, and a separate device. It does not if the spec has a mount for /tmp, and it
+// ignores mounts of an unknown type (gVisor runsc/boot/vfs.go, mountTmp and
+// getMountNameAndOptions).
+var tmpOnRootFS = specs.Mount{Destination: "/tmp", Type: "rootfs", Source: "rootfs"}
+
 func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	s := baseSpec(cgroup, cfg.NetNS, cfg.Hostname)
 	for _, m := range cfg.Mounts {
@@ -111,6 +118,7 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		// Not under runc, where the host's kernel counts all processes of that user
 		// ID, including those of other bottles and of the host.
 		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)})
+		s.Mounts = append(s.Mounts, tmpOnRootFS)
 		s.Annotations = map[string]string{
 			// Without it runsc's shim gives the container no stdio, and create never
 			// returns (gVisor pkg/shim/v1/utils).
