@@ -3,9 +3,12 @@ package runtime_test
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -79,6 +82,38 @@ func TestMemoryAndCPULimits(t *testing.T) {
 			t.Errorf("CPU limit: %q", got)
 		}
 	})
+}
+
+// TestLimitsInside: programs in the agent's task see its CPU and memory limits.
+func TestLimitsInside(t *testing.T) {
+	for _, cpus := range []float64{0.5, 1, 2} {
+		t.Run(fmt.Sprint(cpus), func(t *testing.T) {
+			forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+				cfg.CPUs = cpus
+				started(t, c, cfg)
+				got := strings.Fields(script(t, c, cfg.Name, `cd /sys/fs/cgroup; nproc
+					if [ -e cpu.max ]; then cat cpu.max memory.max; else
+					cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us memory/memory.limit_in_bytes; fi`))
+				nproc := goruntime.NumCPU()
+				if cfg.Runtime == runtime.RuntimeRunsc {
+					nproc = min(nproc, max(2, int(math.Ceil(cpus))))
+				}
+				want := []string{strconv.Itoa(nproc), strconv.Itoa(int(cpus * 100_000)), "100000", strconv.FormatInt(cfg.Memory, 10)}
+				if !slices.Equal(got, want) {
+					t.Errorf("CPUs, quota, period, memory: %q, want %q", got, want)
+				}
+				if cfg.Runtime == runtime.RuntimeRunsc {
+					return
+				}
+				mounts := script(t, c, cfg.Name, "grep ' - cgroup' /proc/self/mountinfo")
+				for line := range strings.Lines(mounts) {
+					if root := strings.Fields(line)[3]; root != "/" {
+						t.Errorf("the agent sees the host's cgroup path %s", root)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestMemoryLimitExceeded: an agent that exceeds its memory limit is killed and can

@@ -21,14 +21,16 @@ var agentCaps = []string{
 	"CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT",
 }
 
-// maskedPaths and readonlyPaths are the defaults of docker and containerd.
+// maskedPaths and readonlyPaths are the defaults of docker and containerd, and
+// /sys/fs/cgroup: under cgroup version 1 it is a tmpfs that runc leaves writable for
+// root, without a size limit.
 var (
 	maskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
 		"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
 		"/sys/devices/virtual/powercap", "/sys/firmware",
 	}
-	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", "/sys/fs/cgroup"}
 )
 
 // baseSpec returns the common part of the agent's and the proxy's specs.
@@ -54,6 +56,9 @@ func baseSpec(cgroup, netns, hostname string) *specs.Spec {
 	}
 }
 
+// standardMounts include the cgroup file system, in which language runtimes read their
+// CPU and memory limits. gVisor emulates it; under runc the cgroup namespace limits it
+// to the container's own cgroup.
 func standardMounts() []specs.Mount {
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -62,6 +67,7 @@ func standardMounts() []specs.Mount {
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 	}
 }
 

@@ -220,13 +220,14 @@ func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, erro
 
 // writeRunscConfig writes runsc's configuration. gVisor stores the agent's writes in
 // a file in the root file system's directory, which is its default, limited to disk
-// bytes (0: no limit).
+// bytes (0: no limit), and shows as many CPUs as the agent may use, but at least two
+// (gVisor runsc/sandbox, CPUNumFromQuota).
 func writeRunscConfig(file, root string, disk int64) error {
 	bin, err := exec.LookPath("runsc")
 	if err != nil {
 		return fmt.Errorf("find runsc: %w", err)
 	}
-	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\n", bin, root)
+	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\n", bin, root)
 	if disk > 0 {
 		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", disk)
 	}
