@@ -1,6 +1,6 @@
-// Package cniconf holds the CNI configurations of bottle's two networks. They
-// are embedded; a folder on the host may override either. It only reads and
-// checks: the networks themselves are made by package netns, its only caller.
+// Package cniconf provides the CNI configurations of bottle's two networks. They are
+// embedded; a directory on the host may override either. It only parses and
+// validates: package netns, its only caller, creates the networks.
 package cniconf
 
 import (
@@ -17,40 +17,40 @@ import (
 //go:embed egress.conflist internal.conflist
 var embedded embed.FS
 
-// Names of the files, embedded and in an overriding folder.
+// Names of the files, embedded and in the directory that overrides them.
 const (
 	EgressFile   = "egress.conflist"
 	InternalFile = "internal.conflist"
 )
 
-// AgentAddress is the agent's address on the internal segment. It is the same
-// in every bottle, as the segment is private and the proxy's URL a constant; an
-// override may not change it.
+// AgentAddress is the agent's address on the internal segment. It is the same in
+// every bottle, because the segment is private and the proxy's URL is constant. An
+// override must not change it.
 var AgentAddress = netip.MustParsePrefix("10.77.0.2/30")
 
-// maxBridgeName is what an interface's name may have at most (IFNAMSIZ less the
-// NUL, linux/if.h).
+// maxBridgeName is the maximum length of an interface name (IFNAMSIZ minus the NUL,
+// linux/if.h).
 const maxBridgeName = 15
 
-// List is one network's CNI configuration list, checked.
+// List is the validated CNI configuration list of one network.
 type List struct {
 	Name    string       // of the network
 	Source  string       // the file, or "embedded" and its name
-	Bridge  string       // the interface that the bridge plugin makes
-	Subnet  netip.Prefix // egress: what addresses are taken from; internal: the segment
-	Plugins []string     // every plugin that is run, IPAM's too, once each
+	Bridge  string       // the interface that the bridge plugin creates
+	Subnet  netip.Prefix // egress: the pool of addresses; internal: the segment
+	Plugins []string     // every plugin that is run, including IPAM's, without duplicates
 
 	raw []byte
 }
 
-// Networks are the two that a bottle has.
+// Networks are a bottle's two networks.
 type Networks struct {
-	Egress   *List // proxy and outside
+	Egress   *List // proxy and host
 	Internal *List // agent and proxy
 }
 
-// Load returns both networks. A file in dir stands in for the embedded one of
-// the same name; dir may be empty or missing.
+// Load returns both networks. A file in dir overrides the embedded one of the same
+// name; dir may be empty or missing.
 func Load(dir string) (*Networks, error) {
 	egress, err := load(dir, EgressFile, checkEgress)
 	if err != nil {
@@ -61,7 +61,7 @@ func Load(dir string) (*Networks, error) {
 		return nil, err
 	}
 	if egress.Name == internal.Name {
-		return nil, fmt.Errorf("CNI configurations %s and %s: both networks are called %q", egress.Source, internal.Source, egress.Name)
+		return nil, fmt.Errorf("CNI configurations %s and %s: both networks have the name %q", egress.Source, internal.Source, egress.Name)
 	}
 	return &Networks{Egress: egress, Internal: internal}, nil
 }
@@ -94,8 +94,8 @@ func read(dir, file string) (data []byte, source string, err error) {
 	return data, "embedded " + file, err
 }
 
-// conflist and plugin are the parts of a CNI configuration list that bottle
-// looks at (https://www.cni.dev/docs/spec/#configuration-format).
+// conflist and plugin are the parts of a CNI configuration list that bottle reads
+// (https://www.cni.dev/docs/spec/#configuration-format).
 type conflist struct {
 	Name    string    `json:"name"`
 	Plugins []*plugin `json:"plugins"`
@@ -127,26 +127,26 @@ func parse(data []byte, check func(*List, *plugin) error) (*List, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, err
 	}
-	if !namedSafely(c.Name) {
-		return nil, fmt.Errorf("name %q cannot be used as a folder's", c.Name)
+	if !isFileName(c.Name) {
+		return nil, fmt.Errorf("invalid name %q: not usable as a directory name", c.Name)
 	}
 	if len(c.Plugins) == 0 || c.Plugins[0] == nil || c.Plugins[0].Type != "bridge" {
-		return nil, errors.New(`the first of plugins must have the type "bridge"`)
+		return nil, errors.New(`the first plugin must have type "bridge"`)
 	}
 	first := c.Plugins[0]
-	if len(first.Bridge) > maxBridgeName || !namedSafely(first.Bridge) {
-		return nil, fmt.Errorf("bridge %q: an interface's name has 1 to %d characters, no slash", first.Bridge, maxBridgeName)
+	if len(first.Bridge) > maxBridgeName || !isFileName(first.Bridge) {
+		return nil, fmt.Errorf("invalid bridge %q: an interface name has 1 to %d characters and no slash", first.Bridge, maxBridgeName)
 	}
 	l := &List{Name: c.Name, Bridge: first.Bridge, raw: data, Plugins: types(c.Plugins)}
 	return l, check(l, first)
 }
 
-// namedSafely tells whether a name stays within the folder it is put in.
-func namedSafely(name string) bool {
+// isFileName reports whether a name is a single path element.
+func isFileName(name string) bool {
 	return name != "" && name != "." && name != ".." && name == filepath.Base(name)
 }
 
-// types lists the plugins that are run, each once.
+// types lists the plugins that are run, without duplicates.
 func types(plugins []*plugin) (out []string) {
 	seen := map[string]bool{"": true}
 	for _, p := range plugins {
@@ -163,11 +163,11 @@ func types(plugins []*plugin) (out []string) {
 func checkEgress(l *List, p *plugin) error {
 	switch {
 	case !p.IsGateway && !p.IsDefaultGW:
-		return errors.New(`"isGateway" must be true: the proxy has no other way out`)
+		return errors.New(`"isGateway" must be true: the proxy has no other route`)
 	case p.IPMasq:
 		return errors.New(`"ipMasq" must be false: bottle's own nftables table masquerades`)
 	case p.IPAM.Type != "host-local":
-		return fmt.Errorf(`ipam type %q: bottle reads the leases of "host-local"`, p.IPAM.Type)
+		return fmt.Errorf(`unsupported ipam type %q: must be "host-local", whose leases bottle reads`, p.IPAM.Type)
 	}
 	subnets := []string{}
 	if p.IPAM.Subnet != "" {
@@ -179,14 +179,14 @@ func checkEgress(l *List, p *plugin) error {
 		}
 	}
 	if len(subnets) != 1 {
-		return fmt.Errorf("ipam has %d subnets, wants 1", len(subnets))
+		return fmt.Errorf("ipam has %d subnets, want 1", len(subnets))
 	}
 	subnet, err := netip.ParsePrefix(subnets[0])
 	if err != nil {
-		return fmt.Errorf("ipam subnet: %w", err)
+		return fmt.Errorf("invalid ipam subnet: %w", err)
 	}
 	if !subnet.Addr().Is4() || subnet.Bits() > 29 {
-		return fmt.Errorf("ipam subnet %s: wants IPv4, /29 or wider", subnet)
+		return fmt.Errorf("invalid ipam subnet %s: must be IPv4, /29 or larger", subnet)
 	}
 	l.Subnet = subnet.Masked()
 	return nil
@@ -195,17 +195,17 @@ func checkEgress(l *List, p *plugin) error {
 func checkInternal(l *List, p *plugin) error {
 	switch {
 	case p.IsGateway, p.IsDefaultGW, p.IPMasq:
-		return errors.New(`"isGateway", "isDefaultGateway" and "ipMasq" must be false: the segment leads nowhere`)
+		return errors.New(`"isGateway", "isDefaultGateway" and "ipMasq" must be false: the segment has no route out`)
 	case p.IPAM.Type != "static" || len(p.IPAM.Addresses) != 1 || p.IPAM.Addresses[0].Address != AgentAddress.String():
-		return fmt.Errorf(`ipam must be of type "static" with the one address %s`, AgentAddress)
+		return fmt.Errorf(`ipam must have type "static" and the single address %s`, AgentAddress)
 	case len(p.IPAM.Routes) != 0:
-		return errors.New("ipam must have no routes: the agent has none but the segment's")
+		return errors.New("ipam must have no routes: the agent reaches the segment only")
 	}
 	l.Subnet = AgentAddress.Masked()
 	return nil
 }
 
-// JSON is the list as CNI plugins take it. A dataDir that is not empty is where
+// JSON returns the list in the format of CNI plugins. A non-empty dataDir is where
 // host-local keeps its leases.
 func (l *List) JSON(dataDir string) ([]byte, error) {
 	if dataDir == "" {

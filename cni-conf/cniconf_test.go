@@ -40,10 +40,10 @@ func TestOverrideOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n.Egress.Subnet.String() != "172.31.7.0/24" || n.Egress.Source != filepath.Join(dir, EgressFile) {
-		t.Errorf("egress is %s from %s", n.Egress.Subnet, n.Egress.Source)
+		t.Errorf("egress subnet %s from %s", n.Egress.Subnet, n.Egress.Source)
 	}
 	if n.Internal.Source != "embedded "+InternalFile {
-		t.Errorf("internal is from %s", n.Internal.Source)
+		t.Errorf("internal network from %s", n.Internal.Source)
 	}
 }
 
@@ -71,22 +71,22 @@ func TestJSONHasDataDir(t *testing.T) {
 	}
 }
 
-// TestMistakes changes one thing in a good file and wants an error that names
-// the file and what is wrong.
-func TestMistakes(t *testing.T) {
+// TestInvalid makes one change in a valid file. The error must name the file and the
+// mistake.
+func TestInvalid(t *testing.T) {
 	for _, tt := range []struct{ file, old, new, want string }{
 		{EgressFile, `"cniVersion"`, `cniVersion`, "invalid character"},
-		{EgressFile, `"bottle-egress"`, `"../x"`, "folder's"},
-		{EgressFile, `"bottle-egress"`, `"bottle-internal"`, "both networks"},
-		{EgressFile, `"bridge",`, `"macvlan",`, "first of plugins"},
+		{EgressFile, `"bottle-egress"`, `"../x"`, "not usable as a directory name"},
+		{EgressFile, `"bottle-egress"`, `"bottle-internal"`, "both networks have the name"},
+		{EgressFile, `"bridge",`, `"macvlan",`, "first plugin must have type"},
 		{EgressFile, `"bottle0"`, `"a-name-that-is-too-long"`, "1 to 15 characters"},
 		{EgressFile, `"isGateway": true`, `"isGateway": false`, "isGateway"},
 		{EgressFile, `"ipMasq": false`, `"ipMasq": true`, "ipMasq"},
 		{EgressFile, `"host-local"`, `"dhcp"`, "host-local"},
-		{EgressFile, `10.210.0.0/16`, `10.210.0.0`, "ipam subnet"},
-		{EgressFile, `10.210.0.0/16`, `fd00::/64`, "wants IPv4"},
+		{EgressFile, `10.210.0.0/16`, `10.210.0.0`, "invalid ipam subnet"},
+		{EgressFile, `10.210.0.0/16`, `fd00::/64`, "must be IPv4"},
 		{EgressFile, `"subnet": "10.210.0.0/16"}`, `"subnet": "10.1.0.0/16"}, {"subnet": "10.2.0.0/16"}`, "2 subnets"},
-		{InternalFile, `"isGateway": false`, `"isGateway": true`, "leads nowhere"},
+		{InternalFile, `"isGateway": false`, `"isGateway": true`, "no route out"},
 		{InternalFile, `10.77.0.2/30`, `10.78.0.2/30`, "10.77.0.2/30"},
 		{InternalFile, `"type": "static",`, `"type": "static", "routes": [{"dst": "0.0.0.0/0"}],`, "no routes"},
 	} {
@@ -103,7 +103,7 @@ func TestMistakes(t *testing.T) {
 			write(t, dir, tt.file, text)
 			_, err = Load(dir)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), filepath.Join(dir, tt.file)) {
-				t.Errorf("error %v, want one with %q and the file", err, tt.want)
+				t.Errorf("error %v, want one with %q and the file name", err, tt.want)
 			}
 		})
 	}
@@ -115,7 +115,7 @@ func TestUnreadable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := Load(dir); err == nil {
-		t.Error("a folder in the file's place was taken")
+		t.Error("Load accepted a directory in place of the file")
 	}
 }
 
