@@ -227,7 +227,7 @@ func (d *doctor) firewall(ctx context.Context, m *netns.Manager, info netns.Info
 	default:
 		d.say("forwarding", LevelOK, "", "net.ipv4.ip_forward is off; it is on while bottles run")
 	}
-	if err := m.HostStands(ctx); err != nil {
+	if err := m.VerifyHost(ctx); err != nil {
 		d.fail("firewall", err, "bottle doctor --refresh")
 		return
 	}

@@ -9,7 +9,7 @@ func (e *Engine) KeepRules(ctx context.Context) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := e.net.Keep(ctx); err != nil {
+		if err := e.net.WatchRules(ctx); err != nil {
 			e.log.Warn("the host's rules are not kept", "error", err)
 		}
 	}()

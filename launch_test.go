@@ -229,9 +229,9 @@ func TestMismatchStopsLaunch(t *testing.T) {
 		{"internal network", agent, "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "eth0/disable_ipv6 is 0"},
 		{"internal network", agent, "ip link add extra0 type bridge && ip link set extra0 up", "unexpected link extra0"},
 		{"egress network", proxy, "echo 1 >/proc/sys/net/ipv4/ip_forward", "proxy's namespace: ipv4/ip_forward is 1"},
-		{"egress network", proxy, "nft flush ruleset", "no nftables chain output"},
+		{"egress network", proxy, "nft flush ruleset", "missing nftables chain output"},
 		{"egress network", proxy, "nft flush chain inet bottle output", "nftables chain output has 0 rules"},
-		{"egress network", host, "nft delete table inet bottle", "no nftables chain forward"},
+		{"egress network", host, "nft delete table inet bottle", "missing nftables chain forward"},
 		{"egress network", host, "for p in /sys/class/net/bottle0/brif/*; do bridge link set dev ${p##*/} isolated off; done", "not isolated"},
 	} {
 		t.Run(tt.damage, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -15,7 +16,7 @@ import (
 
 var (
 	// ErrNoPlugin is wrapped when a CNI plugin is missing.
-	ErrNoPlugin = errors.New("CNI plugin missing")
+	ErrNoPlugin = errors.New("missing CNI plugin")
 	// ErrOverlap is wrapped when the host has another route into the egress
 	// network's subnet.
 	ErrOverlap = errors.New("subnet is in use")
@@ -24,19 +25,19 @@ var (
 	ErrKernel = errors.New("kernel refused")
 )
 
-// Info is what a launch would make on this host.
+// Info describes the network that a launch would create on this host.
 type Info struct {
 	Internal string // the segment between agent and proxy, CIDR
 	Egress   string // the network between proxy and host, CIDR
 	Bridge   string // the egress network's bridge on the host
-	// Changes are what is changed of the host's own while bottles run.
+	// Changes list what is changed in the host's configuration while bottles run.
 	Changes []string
-	// Warnings are sentences about what on the host may keep egress from working.
+	// Warnings list what on the host may block egress, one sentence each.
 	Warnings []string
 }
 
-// Check finds out whether a bottle's network can be made here. It changes
-// nothing: what the kernel can do is tried in a namespace that nobody sees.
+// Check reports whether a bottle's network can be created on this host. It
+// changes nothing: kernel features are tried in a temporary namespace.
 func (m *Manager) Check(ctx context.Context) (Info, error) {
 	if err := ctx.Err(); err != nil {
 		return Info{}, err
@@ -55,34 +56,34 @@ func (m *Manager) Check(ctx context.Context) (Info, error) {
 	if forward == "0" {
 		info.Changes = append(info.Changes, "net.ipv4.ip_forward is turned on")
 	}
-	if err := errors.Join(m.checkPlugins(confs), checkOverlap(confs.Egress), tryKernel(confs)); err != nil {
+	if err := errors.Join(m.checkPlugins(confs), checkOverlap(confs.Egress), checkKernel(confs)); err != nil {
 		return info, err
 	}
-	changes, warnings, err := lookForward(confs.Egress.Bridge)
+	changes, warnings, err := inspectForward(confs.Egress.Bridge)
 	info.Changes, info.Warnings = append(info.Changes, changes...), warnings
 	return info, err
 }
 
-// checkPlugins names every plugin that is missing, with the way to install it.
+// checkPlugins reports every missing plugin and how to install it.
 func (m *Manager) checkPlugins(confs *cniconf.Networks) error {
 	var missing []string
-	for _, name := range append(confs.Egress.Plugins, confs.Internal.Plugins...) {
-		if _, ok := m.findPlugin(name); !ok && !strings.Contains(" "+strings.Join(missing, " ")+" ", " "+name+" ") {
+	for _, name := range slices.Concat(confs.Egress.Plugins, confs.Internal.Plugins) {
+		if _, ok := m.findPlugin(name); !ok && !slices.Contains(missing, name) {
 			missing = append(missing, name)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s (looked in %s): install them (on Debian: apt install containernetworking-plugins, and CNI_PATH=/usr/lib/cni) or name their folder with CNI_PATH",
+	return fmt.Errorf("%w: %s (searched %s): install them (on Debian: apt install containernetworking-plugins, and CNI_PATH=/usr/lib/cni) or set CNI_PATH to their directory",
 		ErrNoPlugin, strings.Join(missing, ", "), strings.Join(m.cfg.PluginDirs, ":"))
 }
 
-// checkOverlap looks for other ways into the egress network's subnet. A route
-// shorter than 8 bits is a default route, or half of one as VPNs set, and not
-// meant for that subnet.
+// checkOverlap searches for other routes into the egress network's subnet. A
+// prefix shorter than 8 bits is a default route, or one of the halves of a default
+// route that VPNs set, and does not claim that subnet.
 func checkOverlap(conf *cniconf.List) error {
-	list, err := dump(func() ([]netlink.Route, error) {
+	list, err := retryDump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -97,20 +98,21 @@ func checkOverlap(conf *cniconf.List) error {
 			continue
 		}
 		if dst := prefixOf(r.Dst); dst.Bits() >= 8 && dst.Overlaps(conf.Subnet) {
-			return fmt.Errorf("%w: the host has a route to %s, which overlaps the egress network's %s: choose another subnet in a copy of %s in bottle's CNI folder",
+			return fmt.Errorf("%w: the host has a route to %s, which overlaps the egress network %s: choose another subnet in a copy of %s in bottle's CNI directory",
 				ErrOverlap, dst, conf.Subnet, cniconf.EgressFile)
 		}
 	}
 	return nil
 }
 
-// tryKernel makes what a launch makes, in a namespace that ends with it.
-func tryKernel(confs *cniconf.Networks) error {
+// checkKernel creates what a launch creates, in a namespace that ends with the
+// function.
+func checkKernel(confs *cniconf.Networks) error {
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make a network namespace: %w", err)
+			return fmt.Errorf("create network namespace: %w", err)
 		}
-		if err := prepareNS(); err != nil {
+		if err := setUpNS(); err != nil {
 			return err
 		}
 		if err := ensureBridge(confs.Egress.Bridge); err != nil {
@@ -119,13 +121,13 @@ func tryKernel(confs *cniconf.Networks) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = nicName
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "veth1"}); err != nil {
-			return fmt.Errorf("make a veth pair: %w", err)
+			return fmt.Errorf("create veth pair: %w", err)
 		}
-		some := addrPair{netip.IPv4Unspecified(), netip.IPv4Unspecified()}
+		pair := addrPair{netip.IPv4Unspecified(), netip.IPv4Unspecified()}
 		return errors.Join(
 			writeHostTable(hostRules{
-				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{some}, allow: []route4{{some.from, netip.PrefixFrom(some.to, 8)}},
-				closed: []string{"lo"}, links: []string{"lo"},
+				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{pair}, allow: []route4{{pair.from, netip.PrefixFrom(pair.to, 8)}},
+				unforwarded: []string{"lo"}, links: []string{"lo"},
 			}),
 			writeProxyTable(confs.Internal.Bridge, policy{Ports: []uint16{80}}),
 		)

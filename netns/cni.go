@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -13,10 +14,10 @@ import (
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
-// pluginTime bounds one run of a network's plugins.
-const pluginTime = 30 * time.Second
+// pluginTimeout bounds one run of a network's plugins.
+const pluginTimeout = 30 * time.Second
 
-// network is one CNI network as libcni runs it for one bottle.
+// network is one CNI network, configured for one bottle.
 type network struct {
 	conf *cniconf.List
 	cni  *libcni.CNIConfig
@@ -24,8 +25,9 @@ type network struct {
 	rt   *libcni.RuntimeConf
 }
 
-// network prepares to attach or detach the namespace pinned at nsPath. One that
-// is not pinned is left out: plugins then free what is outside it.
+// network prepares to attach or detach the namespace pinned at nsPath. If it is
+// not pinned, plugins are run without a namespace: they then free what is
+// outside it.
 func (m *Manager) network(conf *cniconf.List, dir, id, nsPath string) (*network, error) {
 	data, err := conf.JSON(m.dataDir(conf))
 	if err != nil {
@@ -45,23 +47,21 @@ func (m *Manager) network(conf *cniconf.List, dir, id, nsPath string) (*network,
 	}, nil
 }
 
-// dataDir is where host-local keeps leases; the internal network has none.
+// dataDir returns where host-local keeps leases; the internal network has none.
 func (m *Manager) dataDir(conf *cniconf.List) string {
-	for _, p := range conf.Plugins {
-		if p == "host-local" {
-			return m.ipamDir()
-		}
+	if slices.Contains(conf.Plugins, "host-local") {
+		return m.ipamDir()
 	}
 	return ""
 }
 
-// add attaches. Plugins are run to their end even if ctx is cancelled: one that
-// is killed half way may leave what it cannot be asked to take back.
+// add attaches the namespace. Plugins run to completion even if ctx is cancelled:
+// a plugin that is killed midway may leave resources that its DEL does not find.
 func (n *network) add(ctx context.Context) (*types100.Result, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pluginTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pluginTimeout)
 	defer cancel()
 	res, err := n.cni.AddNetworkList(ctx, n.list, n.rt)
 	if err != nil {
@@ -69,14 +69,14 @@ func (n *network) add(ctx context.Context) (*types100.Result, error) {
 	}
 	out, err := types100.NewResultFromResult(res)
 	if err != nil {
-		return nil, fmt.Errorf("attach to network %s: read the result: %w", n.conf.Name, err)
+		return nil, fmt.Errorf("attach to network %s: parse result: %w", n.conf.Name, err)
 	}
 	return out, nil
 }
 
-// del detaches; it is no error if nothing is attached.
+// del detaches the namespace. It succeeds if nothing is attached.
 func (n *network) del(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pluginTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pluginTimeout)
 	defer cancel()
 	if err := n.cni.DelNetworkList(ctx, n.list, n.rt); err != nil {
 		return fmt.Errorf("detach from network %s: %w", n.conf.Name, err)

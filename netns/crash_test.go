@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRemoveAfterStep stops a launch, or a removal, after each step: what is
-// there then goes by name alone.
+// TestRemoveAfterStep stops a launch, or a removal, after each step. Remove must
+// clean up from the name alone.
 func TestRemoveAfterStep(t *testing.T) {
 	m := newManager(t)
-	whole := func(dir string) error {
-		_, err := bring(context.Background(), m, dir, []netip.Addr{netip.MustParseAddr(private)})
+	complete := func(dir string) error {
+		_, err := attach(context.Background(), m, dir, []netip.Addr{netip.MustParseAddr(private)})
 		return err
 	}
 	for _, tt := range []struct {
@@ -28,10 +28,10 @@ func TestRemoveAfterStep(t *testing.T) {
 		steps func(dir string) error
 	}{
 		{"nothing", func(string) error { return nil }},
-		{"file of a namespace", func(dir string) error { return os.WriteFile(AgentPath(dir), nil, 0o400) }},
-		{"agent's namespace", func(dir string) error { return pin(AgentPath(dir), prepareNS) }},
+		{"namespace file only", func(dir string) error { return os.WriteFile(AgentPath(dir), nil, 0o400) }},
+		{"agent's namespace", func(dir string) error { return pin(AgentPath(dir), setUpNS) }},
 		{"namespace pinned twice", func(dir string) error {
-			return errors.Join(pin(AgentPath(dir), prepareNS), unix.Mount(ownNS, AgentPath(dir), "", unix.MS_BIND, ""))
+			return errors.Join(pin(AgentPath(dir), setUpNS), unix.Mount(ownNS, AgentPath(dir), "", unix.MS_BIND, ""))
 		}},
 		{"namespaces", func(dir string) error { _, err := m.Create(context.Background(), dir); return err }},
 		{"internal", func(dir string) error {
@@ -49,12 +49,12 @@ func TestRemoveAfterStep(t *testing.T) {
 			_, err := m.Create(context.Background(), dir)
 			return errors.Join(err, writePolicy(dir, policy{}))
 		}},
-		{"forwarding remembered", func(dir string) error { return hostOnly(m, dir, m.rememberForwarding) }},
+		{"forwarding saved", func(dir string) error { return hostOnly(m, dir, m.saveForwarding) }},
 		{"bridge", func(dir string) error {
-			return hostOnly(m, dir, m.rememberForwarding, func() error { return ensureBridge("bottle0") })
+			return hostOnly(m, dir, m.saveForwarding, func() error { return ensureBridge("bottle0") })
 		}},
 		{"host's settings changed", func(dir string) error {
-			return hostOnly(m, dir, m.rememberForwarding, func() error { return writeSysctl("ipv4/ip_forward", "1") })
+			return hostOnly(m, dir, m.saveForwarding, func() error { return writeSysctl("ipv4/ip_forward", "1") })
 		}},
 		{"plugins ran", func(dir string) error { return pluginsOnly(m, dir) }},
 		{"egress", func(dir string) error {
@@ -64,35 +64,35 @@ func TestRemoveAfterStep(t *testing.T) {
 			}
 			return p.AttachEgress(context.Background(), nil)
 		}},
-		{"all", whole},
-		{"all, namespaces gone", func(dir string) error {
-			return errors.Join(whole(dir), unpin(AgentPath(dir)), unpin(ProxyPath(dir)))
+		{"complete", complete},
+		{"complete, namespaces missing", func(dir string) error {
+			return errors.Join(complete(dir), unpin(AgentPath(dir)), unpin(ProxyPath(dir)))
 		}},
-		{"all, proxy's link gone", func(dir string) error {
-			return errors.Join(whole(dir), Do(ProxyPath(dir), func() error { return deleteLink("eth0") }))
+		{"complete, proxy's link missing", func(dir string) error {
+			return errors.Join(complete(dir), Do(ProxyPath(dir), func() error { return deleteLink("eth0") }))
 		}},
-		{"all, CNI's cache gone", func(dir string) error { return errors.Join(whole(dir), removeCNIDir(dir)) }},
-		{"all, lease gone", func(dir string) error { return errors.Join(whole(dir), os.RemoveAll(m.ipamDir())) }},
-		{"all, host's rules gone", func(dir string) error { return errors.Join(whole(dir), removeTable()) }},
-		{"all, bridge gone", func(dir string) error { return errors.Join(whole(dir), deleteLink("bottle0")) }},
+		{"complete, CNI's cache missing", func(dir string) error { return errors.Join(complete(dir), removeCNIDir(dir)) }},
+		{"complete, lease missing", func(dir string) error { return errors.Join(complete(dir), os.RemoveAll(m.ipamDir())) }},
+		{"complete, host's rules missing", func(dir string) error { return errors.Join(complete(dir), removeTable()) }},
+		{"complete, bridge missing", func(dir string) error { return errors.Join(complete(dir), deleteLink("bottle0")) }},
 		{"lock file left", func(dir string) error { return hostOnly(m, dir) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := state(t)
-			dir := folder(t, "crashed")
+			before := hostState(t)
+			dir := makeBottleDir(t, "crashed")
 			if err := tt.steps(dir); err != nil {
 				t.Error(err)
 			}
 			if err := m.Remove(ctx(t), dir); err != nil {
 				t.Error(err)
 			}
-			removeFolder(t, dir)
-			unchanged(t, before)
+			removeBottleDir(t, dir)
+			checkUnchanged(t, before)
 		})
 	}
 }
 
-// hostOnly does steps of an attachment on the host, under the lock.
+// hostOnly runs steps of an attachment on the host, holding the lock.
 func hostOnly(m *Manager, dir string, steps ...func() error) error {
 	if err := writePolicy(dir, policy{}); err != nil {
 		return err
@@ -119,18 +119,18 @@ func pluginsOnly(m *Manager, dir string) error {
 	if err != nil {
 		return err
 	}
-	return hostOnly(m, dir, m.rememberForwarding, func() error { return ensureBridge("bottle0") }, func() error {
+	return hostOnly(m, dir, m.saveForwarding, func() error { return ensureBridge("bottle0") }, func() error {
 		_, err := n.add(context.Background())
 		return err
 	})
 }
 
-// A folder that somebody deleted takes its lease and its link with it.
-func TestFolderDeleted(t *testing.T) {
+// After a bottle's directory was deleted, Refresh frees its lease and its link.
+func TestDirectoryDeleted(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
-	dir := folder(t, "one")
-	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+	before := hostState(t)
+	dir := makeBottleDir(t, "one")
+	if _, err := attach(ctx(t), m, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	err := errors.Join(unpin(AgentPath(dir)), unpin(ProxyPath(dir)), os.RemoveAll(dir))
@@ -140,11 +140,11 @@ func TestFolderDeleted(t *testing.T) {
 	if err := m.Refresh(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	removeFolder(t, dir)
-	unchanged(t, before)
+	removeBottleDir(t, dir)
+	checkUnchanged(t, before)
 }
 
-func eventually(t *testing.T, what string, fn func() bool) {
+func waitFor(t *testing.T, what string, fn func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -153,15 +153,15 @@ func eventually(t *testing.T, what string, fn func() bool) {
 			return
 		}
 	}
-	t.Fatalf("waited in vain: %s", what)
+	t.Fatalf("timeout waiting until %s", what)
 }
 
-// Remove goes on without plugins: it says so, and nothing is left all the same.
+// Remove without plugins returns an error and still removes everything.
 func TestRemoveWithoutPlugins(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
-	dir := folder(t, "one")
-	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+	before := hostState(t)
+	dir := makeBottleDir(t, "one")
+	if _, err := attach(ctx(t), m, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	bare, err := New(Config{RunDir: runDir, PluginDirs: []string{t.TempDir()}})
@@ -169,29 +169,29 @@ func TestRemoveWithoutPlugins(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := bare.Remove(ctx(t), dir); err == nil {
-		t.Error("no error although plugins are missing")
+		t.Error("Remove succeeded although plugins are missing")
 	}
 	if err := m.Remove(ctx(t), dir); err != nil {
 		t.Error(err)
 	}
-	removeFolder(t, dir)
-	unchanged(t, before)
+	removeBottleDir(t, dir)
+	checkUnchanged(t, before)
 }
 
-// TestKilledWhilePluginRuns kills a process whose plugin is at work. Remove
-// waits for the plugin's end, and so finds all that it made.
+// TestKilledWhilePluginRuns kills a process while its plugin runs. Remove must wait
+// until the plugin has ended, and then remove everything that it created.
 func TestKilledWhilePluginRuns(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
-	dir := folder(t, "killed")
-	slow, started, goOn := slowPlugin(t, m)
+	before := hostState(t)
+	dir := makeBottleDir(t, "killed")
+	slow, started, proceed := slowPlugin(t, m)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), hostEnv+"=attach", "ATTACH_DIR="+dir, "CNI_PATH="+slow+":"+os.Getenv("CNI_PATH"))
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the plugin runs", func() bool { _, err := os.Stat(started); return err == nil })
+	waitFor(t, "the plugin runs", func() bool { _, err := os.Stat(started); return err == nil })
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -203,35 +203,35 @@ func TestKilledWhilePluginRuns(t *testing.T) {
 		t.Errorf("Remove did not wait for the plugin: %v", err)
 	case <-time.After(200 * time.Millisecond):
 	}
-	if err := os.WriteFile(goOn, []byte("\n"), 0); err != nil {
+	if err := os.WriteFile(proceed, []byte("\n"), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-removed; err != nil {
 		t.Error(err)
 	}
-	removeFolder(t, dir)
-	unchanged(t, before)
+	removeBottleDir(t, dir)
+	checkUnchanged(t, before)
 }
 
-// slowPlugin is a bridge plugin whose ADD says that it runs, and goes on when a
-// line is written to a fifo.
-func slowPlugin(t *testing.T, m *Manager) (dir, started, goOn string) {
+// slowPlugin is a bridge plugin whose ADD creates a file when it starts, and
+// continues when a line is written to a fifo.
+func slowPlugin(t *testing.T, m *Manager) (dir, started, proceed string) {
 	t.Helper()
 	dir = t.TempDir()
-	started, goOn = filepath.Join(dir, "started"), filepath.Join(dir, "go-on")
-	if err := unix.Mkfifo(goOn, 0o600); err != nil {
+	started, proceed = filepath.Join(dir, "started"), filepath.Join(dir, "proceed")
+	if err := unix.Mkfifo(proceed, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	stock, _ := m.findPlugin("bridge")
-	script := fmt.Sprintf("#!/bin/sh\nif [ $CNI_COMMAND = ADD ]; then : >%s; read -r line <%s; fi\nexec %s\n", started, goOn, stock)
+	script := fmt.Sprintf("#!/bin/sh\nif [ $CNI_COMMAND = ADD ]; then : >%s; read -r line <%s; fi\nexec %s\n", started, proceed, stock)
 	if err := os.WriteFile(filepath.Join(dir, "bridge"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return dir, started, goOn
+	return dir, started, proceed
 }
 
-// attachAndWait is the process that TestKilledWhilePluginRuns kills.
-func attachAndWait() int {
+// attachUntilKilled is the process that TestKilledWhilePluginRuns kills.
+func attachUntilKilled() int {
 	m, err := New(Config{RunDir: runDir, PluginDirs: filepath.SplitList(os.Getenv("CNI_PATH"))})
 	if err == nil {
 		var p *Pair
@@ -243,10 +243,10 @@ func attachAndWait() int {
 	return 1
 }
 
-// A waiter whose context ends gives up, and the lock is free afterwards.
+// A waiter stops when its context ends, and does not keep the lock.
 func TestLockWaits(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
+	before := hostState(t)
 	l, err := m.acquire(ctx(t))
 	if err != nil {
 		t.Fatal(err)
@@ -254,16 +254,16 @@ func TestLockWaits(t *testing.T) {
 	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := m.acquire(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a lock that is held: %v", err)
+		t.Errorf("acquire while the lock is held: %v", err)
 	}
-	// Whoever waits while the last one out removes the file gets a new one.
+	// A waiter gets a new file if the lock's file is removed meanwhile.
 	got := make(chan error, 1)
 	go func() {
 		l, err := m.acquire(context.Background())
 		if err == nil {
 			defer l.release()
 			if !l.current() {
-				err = errors.New("got a lock whose file is gone")
+				err = errors.New("acquired a lock whose file was removed")
 			}
 		}
 		got <- err
@@ -278,10 +278,10 @@ func TestLockWaits(t *testing.T) {
 	if err := m.Refresh(ctx(t)); err != nil {
 		t.Error(err)
 	}
-	unchanged(t, before)
+	checkUnchanged(t, before)
 }
 
-// A bridge of another kind in the way is an error, and stays.
+// An existing interface with the bridge's name is an error, and is not deleted.
 func TestForeignInterface(t *testing.T) {
 	m := newManager(t)
 	attrs := netlink.NewLinkAttrs()
@@ -294,14 +294,14 @@ func TestForeignInterface(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	dir := folder(t, "one")
-	if _, err := bring(ctx(t), m, dir, nil); err == nil {
-		t.Error("attached to somebody else's interface")
+	dir := makeBottleDir(t, "one")
+	if _, err := attach(ctx(t), m, dir, nil); err == nil {
+		t.Error("attached to a foreign interface")
 	}
 	if err := m.Remove(ctx(t), dir); err != nil {
 		t.Error(err)
 	}
 	if l, err := linkByName("bottle0"); l == nil {
-		t.Errorf("somebody else's interface is gone: %v", err)
+		t.Errorf("the foreign interface was deleted: %v", err)
 	}
 }

@@ -12,20 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Destinations are what a proxy may reach, as far as a packet filter can tell:
-// it knows addresses and ports, and no names.
+// Destinations are what a proxy may connect to, as far as a packet filter can
+// enforce it: by address and port, not by name.
 type Destinations struct {
-	// Ports are the TCP ports that may be dialled, public addresses' as well as
-	// private ones'; empty: all.
+	// Ports are the allowed TCP ports, at public and private addresses alike;
+	// empty: all.
 	Ports []uint16
-	// Private are special networks that may be reached; those of IPv6 are left
-	// out, as the network has none. The host's own addresses and other bottles
-	// stay out of reach.
+	// Private are special-purpose networks that are allowed. IPv6 prefixes are
+	// ignored, as the network has no IPv6. The host's own addresses and other
+	// bottles stay blocked.
 	Private []netip.Prefix
 }
 
-// SetDestinations changes what a bottle's proxy may reach, for connections that
-// begin after it returns. Before AttachEgress it decides what that opens.
+// SetDestinations changes what a bottle's proxy may connect to. It applies to
+// connections opened after it returns. Called before AttachEgress, it sets what
+// that allows.
 func (m *Manager) SetDestinations(ctx context.Context, dir string, d Destinations) error {
 	dir = filepath.Clean(dir)
 	confs, err := m.confs()
@@ -51,9 +52,9 @@ func (m *Manager) SetDestinations(ctx context.Context, dir string, d Destination
 	if err != nil {
 		return err
 	}
-	held, err := m.leasesOf(confs.Egress.Name, id)
-	if err != nil || len(held) == 0 {
-		return err // AttachEgress writes the tables
+	leases, err := m.leasesOf(confs.Egress.Name, id)
+	if err != nil || len(leases) == 0 {
+		return err // not attached yet: AttachEgress writes the tables
 	}
 	err = Do(ProxyPath(dir), func() error { return writeProxyTable(confs.Internal.Bridge, pol) })
 	if err != nil {
@@ -72,14 +73,14 @@ func ipv4Prefixes(prefixes []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// destPrefix holds for packets to a network.
+// destPrefix matches packets to a network.
 func destPrefix(p netip.Prefix) []expr.Any {
 	out := sourceIn(p)
 	out[0] = address(offsetDest, reg1)
 	return out
 }
 
-// portNotIn holds for TCP packets to other ports than those.
+// portNotIn matches TCP packets to any other port.
 func (r *ruleset) portNotIn(ports []uint16) []expr.Any {
 	var elems []nftables.SetElement
 	for _, p := range ports {

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// A proxy reaches the ports and the private networks that were named, before its
-// network was attached or while it is, and no others; without names it reaches
-// every port of what is public, which is the control.
+// A proxy reaches exactly the ports and private networks that were set, whether
+// before or after its network was attached. Without any it reaches every port of
+// public addresses, which is the control.
 func TestDestinations(t *testing.T) {
 	m := newManager(t)
 	const (
@@ -20,7 +20,7 @@ func TestDestinations(t *testing.T) {
 		listen(t, worldNS, addr)
 	}
 	listen(t, "", hostAddr+":443")
-	dir := folder(t, "first")
+	dir := makeBottleDir(t, "first")
 	t.Cleanup(func() {
 		if err := m.Remove(ctx(t), dir); err != nil {
 			t.Error(err)
@@ -29,10 +29,10 @@ func TestDestinations(t *testing.T) {
 	if err := m.SetDestinations(ctx(t), dir, Destinations{Ports: []uint16{443, 22, 443}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+	if _, err := attach(ctx(t), m, dir, nil); err != nil {
 		t.Fatal(err)
 	}
-	other := up(t, m, "second")
+	other := newPair(t, m, "second")
 	check := func(when, ns string, want map[string]bool) {
 		t.Helper()
 		for addr, open := range want {
@@ -59,7 +59,7 @@ func TestDestinations(t *testing.T) {
 	check("a private network", mine, map[string]bool{web: true, ssh: false, inside: true, insideOdd: false, meta: false})
 	check("the other bottle", ProxyPath(other.dir), map[string]bool{odd: true, inside: false})
 
-	// The widest that a policy can name still leaves host and neighbours out.
+	// The widest possible policy still excludes the host and other bottles.
 	var all []netip.Prefix
 	for _, p := range []string{"10.0.0.0/8", "192.0.0.0/8"} {
 		all = append(all, netip.MustParsePrefix(p))
@@ -74,7 +74,7 @@ func TestDestinations(t *testing.T) {
 		inside: true, insideOdd: true, hostAddr + ":443": false, gateway(other.confs.Egress.Subnet).String() + ":443": false,
 		neighbour[0].addr.String() + ":443": false,
 	})
-	// The controls: both listen, and are reached from where no wall is.
+	// Controls: both addresses answer where no rule blocks them.
 	check("control", worldNS, map[string]bool{hostAddr + ":443": true})
 	check("control", ProxyPath(other.dir), map[string]bool{neighbour[0].addr.String() + ":443": true})
 	change(Destinations{})

@@ -11,17 +11,17 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// A packet must be accepted by every chain on the hook that it passes: what
-// bottle's own table accepts, a chain of the host's that drops by default still
-// drops. So such a chain gets two rules at its end, behind the host's own, which
-// keep their word; they overrule its policy and nothing else, and go with the
-// last bottle. Bottle's table decides about the same packets besides.
+// A packet must be accepted by every base chain on the hook that it passes: a
+// chain of the host that drops by default drops what bottle's own table accepts.
+// Such a chain therefore gets two rules at its end. They come after the host's own
+// rules, which still apply, override only the chain's policy, and are removed with
+// the last bottle. Bottle's table filters the same packets as well.
 
-// ruleMark is the comment on rules that are bottle's in a chain that is not.
+// ruleMark is the comment on bottle's rules in the host's chains.
 const ruleMark = "bottle"
 
-// dropping lists the host's chains that drop forwarded IPv4 packets by default.
-func dropping(conn *nftables.Conn) ([]*nftables.Chain, error) {
+// dropChains lists the host's chains that drop forwarded IPv4 packets by default.
+func dropChains(conn *nftables.Conn) ([]*nftables.Chain, error) {
 	chains, err := forwardChains(conn)
 	return slices.DeleteFunc(chains, func(c *nftables.Chain) bool {
 		return c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop
@@ -40,15 +40,15 @@ func forwardChains(conn *nftables.Conn) ([]*nftables.Chain, error) {
 	}), nil
 }
 
-// openForward puts bottle's rules into every chain that needs them and lacks
-// them.
-func openForward(bridge string) error {
-	return changeForward(dropping, func(conn *nftables.Conn, c *nftables.Chain, marked []*nftables.Rule) {
+// addForwardRules adds bottle's rules to every chain that drops by default and
+// does not have them.
+func addForwardRules(bridge string) error {
+	return changeForward(dropChains, func(conn *nftables.Conn, c *nftables.Chain, marked []*nftables.Rule) {
 		if len(marked) == len(forwardRules(bridge)) {
 			return
 		}
 		for _, r := range marked {
-			_ = conn.DelRule(r) // it has a handle: it was listed
+			_ = conn.DelRule(r) // cannot fail: a listed rule has a handle
 		}
 		for _, exprs := range forwardRules(bridge) {
 			conn.AddRule(&nftables.Rule{
@@ -59,17 +59,18 @@ func openForward(bridge string) error {
 	})
 }
 
-// closeForward takes them out again, whatever the chain's policy is by now.
-func closeForward() error {
+// removeForwardRules removes bottle's rules from all chains, whatever their policy
+// is by now.
+func removeForwardRules() error {
 	return changeForward(forwardChains, func(conn *nftables.Conn, _ *nftables.Chain, marked []*nftables.Rule) {
 		for _, r := range marked {
-			_ = conn.DelRule(r) // it has a handle: it was listed
+			_ = conn.DelRule(r) // cannot fail: a listed rule has a handle
 		}
 	})
 }
 
-// forwardRules have no more in them than iptables can show. What may come in by
-// the second is for bottle's own chain to say.
+// forwardRules use only expressions that iptables can display. Bottle's own chain
+// decides which packets may come in by the second.
 func forwardRules(bridge string) [][]expr.Any {
 	return [][]expr.Any{slices.Concat(from(bridge), accept()), slices.Concat(to(bridge), accept())}
 }
@@ -91,7 +92,7 @@ func changeForward(list func(*nftables.Conn) ([]*nftables.Chain, error), change 
 		change(conn, c, marked)
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("change what the host's forward chains accept: %w", err)
+		return fmt.Errorf("change the host's forward chains: %w", err)
 	}
 	return nil
 }
@@ -107,13 +108,13 @@ func markedRules(conn *nftables.Conn, c *nftables.Chain) ([]*nftables.Rule, erro
 	}), nil
 }
 
-// forwardDiffers names the chains that would drop what a bottle sends.
-func forwardDiffers(bridge string) ([]string, error) {
+// diffForward reports the chains that would drop a bottle's packets.
+func diffForward(bridge string) ([]string, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
-	chains, err := dropping(conn)
+	chains, err := dropChains(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -124,13 +125,13 @@ func forwardDiffers(bridge string) ([]string, error) {
 			return nil, err
 		}
 		if len(marked) != len(forwardRules(bridge)) {
-			diff = append(diff, fmt.Sprintf("the host's chain %s drops forwarded packets and accepts none of %s", chainName(c), bridge))
+			diff = append(diff, fmt.Sprintf("the host's chain %s drops forwarded packets and has no rules for %s", chainName(c), bridge))
 		}
 	}
 	return diff, nil
 }
 
-// markedChains names the host's chains that hold rules of bottle's.
+// markedChains lists the host's chains that contain bottle's rules.
 func markedChains() ([]string, error) {
 	conn, err := nftables.New()
 	if err != nil {
@@ -161,10 +162,10 @@ func chainName(c *nftables.Chain) string {
 	return family + " " + c.Table.Name + " " + c.Name
 }
 
-// lookForward tells what a launch changes in the host's forward chains, and
-// warns of what it cannot change: chains that end by refusing everything, and
-// rules that nftables does not show.
-func lookForward(bridge string) (changes, warnings []string, err error) {
+// inspectForward returns what a launch changes in the host's forward chains, and
+// warnings about what it cannot change: chains that end by rejecting everything,
+// and rules that nftables does not show.
+func inspectForward(bridge string) (changes, warnings []string, err error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, nil, fmt.Errorf("open nftables: %w", err)
@@ -180,20 +181,20 @@ func lookForward(bridge string) (changes, warnings []string, err error) {
 		}
 		last := len(rules) - 1
 		switch {
-		case last >= 0 && refusesAll(rules[last]):
-			warnings = append(warnings, fmt.Sprintf("the host's nftables chain %q ends by refusing all that is forwarded: egress works only if a rule before that accepts what comes from and goes to %s (firewalld: firewall-cmd --zone=trusted --add-interface=%[2]s)", chainName(c), bridge))
+		case last >= 0 && rejectsAll(rules[last]):
+			warnings = append(warnings, fmt.Sprintf("the host's nftables chain %q ends by rejecting all forwarded packets: egress works only if an earlier rule accepts packets from and to %s (firewalld: firewall-cmd --zone=trusted --add-interface=%[2]s)", chainName(c), bridge))
 		case c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop:
 			changes = append(changes, fmt.Sprintf("two rules for %s at the end of nftables chain %q, which drops by default", bridge, chainName(c)))
 		}
 	}
-	if legacyForward() {
-		warnings = append(warnings, fmt.Sprintf("the host has rules of legacy iptables, which bottle neither sees nor changes: if its FORWARD policy is DROP, egress works only after iptables-legacy -A FORWARD -i %s -j ACCEPT and iptables-legacy -A FORWARD -o %[1]s -j ACCEPT", bridge))
+	if legacyIPTables() {
+		warnings = append(warnings, fmt.Sprintf("the host uses legacy iptables, whose rules bottle cannot read or change: if its FORWARD policy is DROP, egress works only after iptables-legacy -A FORWARD -i %s -j ACCEPT and iptables-legacy -A FORWARD -o %[1]s -j ACCEPT", bridge))
 	}
 	return changes, warnings, nil
 }
 
-// refusesAll holds for a rule without a condition that drops or rejects.
-func refusesAll(r *nftables.Rule) bool {
+// rejectsAll reports whether a rule drops or rejects unconditionally.
+func rejectsAll(r *nftables.Rule) bool {
 	for _, e := range r.Exprs {
 		switch v := e.(type) {
 		case *expr.Counter, *expr.Log, *expr.Reject:
@@ -206,9 +207,9 @@ func refusesAll(r *nftables.Rule) bool {
 	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool { _, ok := e.(*expr.Reject); return ok })
 }
 
-// legacyForward tells whether the older iptables, whose rules are the kernel's
-// in another way, has its filter table loaded.
-func legacyForward() bool {
+// legacyIPTables reports whether the filter table of legacy iptables, which
+// nftables does not show, is loaded.
+func legacyIPTables() bool {
 	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	return err == nil && slices.Contains(strings.Fields(string(names)), "filter")
 }

@@ -5,10 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,17 +12,16 @@ import (
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
-// What is in this file changes the host's namespace and wants the lock held,
-// but for what only looks.
+// Functions in this file that change the host's namespace require the lock.
 
-// bridgeGroup is the interface group that marks a bridge as bottle's: "bott".
-// The kernel takes it together with the name, so no bridge of ours is ever
+// bridgeGroup is the interface group that identifies bottle's bridge: "bott" in
+// ASCII. The kernel sets it when it creates the link, so the bridge never exists
 // without it.
 const bridgeGroup = 0x626f7474
 
-// ensureBridge makes the egress network's bridge, unless it is there, and turns
-// IPv6 off on it before CNI sets it up: by its link-local address a bottle would
-// reach the host.
+// ensureBridge creates the egress network's bridge unless it exists, and disables
+// IPv6 on it before CNI sets it up: by its link-local address a bottle would reach
+// the host.
 func ensureBridge(name string) error {
 	l, err := linkByName(name)
 	if err != nil {
@@ -37,22 +32,22 @@ func ensureBridge(name string) error {
 		attrs.Name = name
 		attrs.Group = bridgeGroup
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-			return fmt.Errorf("make the bridge %s: %w", name, err)
+			return fmt.Errorf("create bridge %s: %w", name, err)
 		}
-	} else if !ours(l) {
-		return fmt.Errorf("the host has an interface %s already, a %s that is not bottle's", name, l.Type())
+	} else if !isOwnBridge(l) {
+		return fmt.Errorf("interface %s already exists on the host and is not bottle's (type %s)", name, l.Type())
 	}
 	return disableIPv6(name)
 }
 
-func ours(bridge netlink.Link) bool {
-	return bridge.Type() == "bridge" && bridge.Attrs().Group == bridgeGroup
+func isOwnBridge(l netlink.Link) bool {
+	return l.Type() == "bridge" && l.Attrs().Group == bridgeGroup
 }
 
-// deleteBridge leaves alone what has the name but is not bottle's.
+// deleteBridge ignores an interface of that name that bottle did not create.
 func deleteBridge(name string) error {
 	l, err := linkByName(name)
-	if l == nil || !ours(l) {
+	if l == nil || !isOwnBridge(l) {
 		return err
 	}
 	return deleteLink(name)
@@ -71,7 +66,7 @@ func linkByName(name string) (netlink.Link, error) {
 	return l, nil
 }
 
-// deleteLink is no error if there is no such link.
+// deleteLink succeeds if there is no such link.
 func deleteLink(name string) error {
 	l, err := linkByName(name)
 	if l == nil {
@@ -83,8 +78,8 @@ func deleteLink(name string) error {
 	return nil
 }
 
-// dump repeats a listing that changes made at the same time interrupted.
-func dump[T any](list func() ([]T, error)) ([]T, error) {
+// retryDump repeats a netlink listing that a concurrent change interrupted.
+func retryDump[T any](list func() ([]T, error)) ([]T, error) {
 	for range 100 {
 		out, err := list()
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -94,14 +89,14 @@ func dump[T any](list func() ([]T, error)) ([]T, error) {
 	return list()
 }
 
-// ports lists the interfaces that bottle's bridge joins; none if there is no
-// bridge. The alias of each is its bottle's id.
-func ports(bridge string) ([]netlink.Link, error) {
+// bridgePorts lists the ports of bottle's bridge; none if there is no bridge. The
+// alias of each port is the id of its bottle.
+func bridgePorts(bridge string) ([]netlink.Link, error) {
 	b, err := linkByName(bridge)
-	if b == nil || !ours(b) {
+	if b == nil || !isOwnBridge(b) {
 		return nil, err
 	}
-	links, err := dump(netlink.LinkList)
+	links, err := retryDump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list the ports of %s: %w", bridge, err)
 	}
@@ -114,12 +109,12 @@ func ports(bridge string) ([]netlink.Link, error) {
 	return out, nil
 }
 
-// deletePorts deletes those ports that are gone's, by the id of their bottle.
-func deletePorts(bridge string, gone func(id string) bool) error {
-	joined, err := ports(bridge)
+// deletePorts deletes the ports of the bottles for which match returns true.
+func deletePorts(bridge string, match func(id string) bool) error {
+	ports, err := bridgePorts(bridge)
 	errs := []error{err}
-	for _, l := range joined {
-		if id := l.Attrs().Alias; id != "" && gone(id) {
+	for _, l := range ports {
+		if id := l.Attrs().Alias; id != "" && match(id) {
 			errs = append(errs, deleteLink(l.Attrs().Name))
 		}
 	}
@@ -137,23 +132,24 @@ func (m *Manager) writeHost(conf *cniconf.List) error {
 		return err
 	}
 	h := hostRules{bridge: conf.Bridge, subnet: conf.Subnet, local: local}
-	if h.closed, h.links, err = m.formerLinks(); err != nil {
+	if h.unforwarded, h.links, err = m.savedLinks(); err != nil {
 		return err
 	}
 	for _, l := range leases {
 		dir, err := m.bottleDir(l.id)
 		if err != nil {
-			continue // not a bottle's: it gets no exception
+			continue // the lease is not a bottle's: it gets no exception
 		}
 		p, err := readPolicy(dir)
 		if err != nil {
-			// It is empty then, which allows less; the others are not to suffer.
-			m.log.Error("no exceptions for a bottle", "id", l.id, "error", err)
+			// The policy is then empty, which allows less. Other bottles must not
+			// fail because of it.
+			m.log.Error("no exceptions for bottle: cannot read its policy", "id", l.id, "error", err)
 		}
 		h.resolvers = append(h.resolvers, pairsOf(l.addr, p.Resolvers)...)
 		h.allow = append(h.allow, routesOf(l.addr, p.Allow)...)
 	}
-	return errors.Join(writeHostTable(h), openForward(conf.Bridge))
+	return errors.Join(writeHostTable(h), addForwardRules(conf.Bridge))
 }
 
 func pairsOf(from netip.Addr, to []netip.Addr) []addrPair {
@@ -164,10 +160,10 @@ func pairsOf(from netip.Addr, to []netip.Addr) []addrPair {
 	return out
 }
 
-// connected lists the subnets that the host is in, but for the egress network:
-// the kernel's own routes. They may be public addresses.
-func connected(bridge string) ([]netip.Prefix, error) {
-	routes, err := dump(func() ([]netlink.Route, error) {
+// connectedSubnets lists the subnets of the host's links except the egress
+// network, from the routes that the kernel adds. They may be public.
+func connectedSubnets(bridge string) ([]netip.Prefix, error) {
+	routes, err := retryDump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: unix.RTPROT_KERNEL}, netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {
@@ -187,14 +183,14 @@ func connected(bridge string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// hostAddresses lists the host's subnets and each of its addresses, but for the
-// egress network's.
+// hostAddresses lists the host's subnets, except the egress network, and all of
+// its addresses.
 func hostAddresses(bridge string) ([]netip.Prefix, error) {
-	out, err := connected(bridge)
+	out, err := connectedSubnets(bridge)
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	addrs, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
@@ -205,7 +201,7 @@ func hostAddresses(bridge string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// prefixOf is a route's destination; that of a default route has 0 bits.
+// prefixOf converts a route's destination; a default route becomes 0.0.0.0/0.
 func prefixOf(n *net.IPNet) netip.Prefix {
 	if n == nil {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -213,96 +209,4 @@ func prefixOf(n *net.IPNet) netip.Prefix {
 	addr, _ := netip.AddrFromSlice(n.IP)
 	bits, _ := n.Mask.Size()
 	return netip.PrefixFrom(addr.Unmap(), bits)
-}
-
-// rememberForwarding writes down, once, the settings that the bridge plugin
-// changes when it turns ip_forward on: a change of that one sets all the others
-// (inet_forward_change in net/ipv4/devinet.c).
-func (m *Manager) rememberForwarding() error {
-	if _, err := os.Lstat(m.sysctlFile()); err == nil {
-		return nil
-	}
-	keys := []string{"ipv4/ip_forward", "ipv4/conf/all/accept_redirects"}
-	files, err := filepath.Glob(filepath.Join(sysctlDir, "ipv4/conf/*/forwarding"))
-	if err != nil {
-		return fmt.Errorf("list forwarding settings: %w", err)
-	}
-	for _, f := range files {
-		keys = append(keys, strings.TrimPrefix(f, sysctlDir+"/"))
-	}
-	var text strings.Builder
-	for _, key := range keys {
-		value, err := readSysctl(key)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // the interface has gone
-		}
-		if err != nil {
-			return fmt.Errorf("remember the host's %s: %w", key, err)
-		}
-		fmt.Fprintf(&text, "%s %s\n", key, value)
-	}
-	return replaceFile(m.sysctlFile(), []byte(text.String()))
-}
-
-// formerSettings reads what rememberForwarding wrote down: nothing, if no bottle
-// runs.
-func (m *Manager) formerSettings() ([]setting, error) {
-	data, err := os.ReadFile(m.sysctlFile())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the host's former settings: %w", err)
-	}
-	var out []setting
-	for line := range strings.Lines(string(data)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		out = append(out, setting{key, value})
-	}
-	return out, nil
-}
-
-// formerLinks tells which links the host had when rememberForwarding was called,
-// and which of them it forwarded nothing from: none, if it forwarded already.
-func (m *Manager) formerLinks() (closed, links []string, err error) {
-	former, err := m.formerSettings()
-	if err != nil || !slices.Contains(former, setting{"ipv4/ip_forward", "0"}) {
-		return nil, nil, err
-	}
-	for _, s := range former {
-		name, ok := strings.CutSuffix(strings.TrimPrefix(s.key, "ipv4/conf/"), "/forwarding")
-		if !ok || name == "all" || name == "default" {
-			continue
-		}
-		links = append(links, name)
-		if s.value == "0" {
-			closed = append(closed, name)
-		}
-	}
-	return closed, links, nil
-}
-
-// restoreForwarding puts back what rememberForwarding wrote down.
-func (m *Manager) restoreForwarding() error {
-	former, err := m.formerSettings()
-	if err != nil || former == nil {
-		return err
-	}
-	var errs []error
-	for _, s := range former {
-		now, err := readSysctl(s.key)
-		if err == nil && now != s.value {
-			err = writeSysctl(s.key, s.value)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("put back the host's %s: %w", s.key, err))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	if err := os.Remove(m.sysctlFile()); err != nil {
-		return fmt.Errorf("remove the host's former settings: %w", err)
-	}
-	return nil
 }

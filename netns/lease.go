@@ -9,15 +9,15 @@ import (
 	"path/filepath"
 )
 
-// lease is an address of the egress network that host-local gave away.
+// lease is an address of the egress network that host-local assigned.
 type lease struct {
 	addr netip.Addr
 	id   string // of the bottle, see containerID
 	file string
 }
 
-// leases reads host-local's folder: a file for each address, holding the id, a
-// CRLF and the interface's name (plugins/ipam/host-local/backend/disk in
+// leases reads host-local's directory: one file per address, which contains the
+// id, a CRLF and the interface's name (plugins/ipam/host-local/backend/disk in
 // github.com/containernetworking/plugins).
 func (m *Manager) leases(network string) ([]lease, error) {
 	dir := filepath.Join(m.ipamDir(), network)
@@ -32,7 +32,7 @@ func (m *Manager) leases(network string) ([]lease, error) {
 	for _, e := range entries {
 		addr, err := netip.ParseAddr(e.Name())
 		if err != nil {
-			continue // host-local's own lock and last address
+			continue // host-local's lock and last reserved address
 		}
 		file := filepath.Join(dir, e.Name())
 		data, err := os.ReadFile(file)
@@ -48,6 +48,17 @@ func (m *Manager) leases(network string) ([]lease, error) {
 	return out, nil
 }
 
+func (m *Manager) leasesOf(network, id string) ([]lease, error) {
+	all, err := m.leases(network)
+	var out []lease
+	for _, l := range all {
+		if l.id == id {
+			out = append(out, l)
+		}
+	}
+	return out, err
+}
+
 func (l lease) free() error {
 	if err := os.Remove(l.file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("free the lease of %s: %w", l.id, err)
@@ -55,7 +66,7 @@ func (l lease) free() error {
 	return nil
 }
 
-// freeStale frees the leases of bottles that have no folder any more, and
+// freeStale frees the leases of bottles that have no directory any more, and
 // returns the others.
 func (m *Manager) freeStale(leases []lease) ([]lease, error) {
 	var live []lease
@@ -65,13 +76,13 @@ func (m *Manager) freeStale(leases []lease) ([]lease, error) {
 			live = append(live, l)
 			continue
 		}
-		m.log.Warn("free a lease whose bottle is gone", "address", l.addr, "id", l.id)
+		m.log.Warn("free a stale lease: its bottle does not exist", "address", l.addr, "id", l.id)
 		errs = append(errs, l.free())
 	}
 	return live, errors.Join(errs...)
 }
 
-// exists tells whether the bottle that an id names has a folder.
+// exists reports whether the bottle with the given id has a directory.
 func (m *Manager) exists(id string) bool {
 	dir, err := m.bottleDir(id)
 	if err == nil {

@@ -10,16 +10,16 @@ import (
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
-// Resource is something of bottle's on this host.
+// Resource is something that bottle created on this host.
 type Resource struct {
-	Kind string `json:"kind"` // "namespace", "lease", "bridge", "nftables table", "nftables rules", "sysctl" or "folder"
+	Kind string `json:"kind"` // "namespace", "lease", "bridge", "nftables table", "nftables rules", "sysctl" or "directory"
 	Name string `json:"name"`
-	// Dir is the folder of the bottle it belongs to; empty if bottles share it.
+	// Dir is the directory of the bottle that owns it; empty if bottles share it.
 	Dir string `json:"dir,omitempty"`
 }
 
-// Leftovers lists what there is by bottle's names, of bottles that run as well
-// as of those that a crash left half made. It changes nothing.
+// Leftovers lists the resources that exist under bottle's names, of running
+// bottles as well as of incomplete ones that a crash left. It changes nothing.
 func (m *Manager) Leftovers(ctx context.Context) ([]Resource, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func (m *Manager) Leftovers(ctx context.Context) ([]Resource, error) {
 		return nil, err
 	}
 	for _, l := range leases {
-		dir, _ := m.bottleDir(l.id) // empty for one that is no bottle's
+		dir, _ := m.bottleDir(l.id) // empty if the lease is not a bottle's
 		out = append(out, Resource{"lease", l.addr.String(), dir})
 	}
 	shared, err := m.shared(confs.Egress)
@@ -74,10 +74,10 @@ func (m *Manager) shared(conf *cniconf.List) ([]Resource, error) {
 	for _, c := range marked {
 		out = append(out, Resource{Kind: "nftables rules", Name: c})
 	}
-	for _, f := range []struct{ kind, path string }{{"sysctl", m.sysctlFile()}, {"folder", m.netDir()}} {
+	for _, f := range []struct{ kind, path string }{{"sysctl", m.sysctlFile()}, {"directory", m.netDir()}} {
 		_, err := os.Lstat(f.path)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("look at %s: %w", f.path, err)
+			return nil, fmt.Errorf("check %s: %w", f.path, err)
 		}
 		if err == nil {
 			out = append(out, Resource{Kind: f.kind, Name: f.path})

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lock is the right to change the host's side of the network. It is a flock on
-// a file that the last one out removes.
+// lock is the exclusive right to change the host's side of the network. It is a
+// flock on a file that is removed with the last bottle.
 type lock struct{ f *os.File }
 
-// acquire waits for the lock, until ctx ends.
+// acquire waits for the lock until ctx ends.
 func (m *Manager) acquire(ctx context.Context) (*lock, error) {
 	type result struct {
 		l   *lock
@@ -29,7 +29,7 @@ func (m *Manager) acquire(ctx context.Context) (*lock, error) {
 	case r := <-done:
 		return r.l, r.err
 	case <-ctx.Done():
-		// flock cannot be interrupted: whoever gets it gives it back.
+		// flock cannot be interrupted: release the lock once it is acquired.
 		go func() {
 			if r := <-done; r.l != nil {
 				r.l.release()
@@ -39,19 +39,19 @@ func (m *Manager) acquire(ctx context.Context) (*lock, error) {
 	}
 }
 
-// acquireBlocking waits for the lock, beyond the end of ctx if somebody holds
-// it, but makes no new file then: nobody would remove it.
+// acquireBlocking waits for the lock, even after ctx has ended if another process
+// holds it, but then creates no new file, which nobody would remove.
 func (m *Manager) acquireBlocking(ctx context.Context) (*lock, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if err := os.MkdirAll(m.netDir(), 0o700); err != nil {
-			return nil, fmt.Errorf("make the network's folder: %w", err)
+			return nil, fmt.Errorf("create the network directory: %w", err)
 		}
 		f, err := os.OpenFile(m.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
 		if errors.Is(err, os.ErrNotExist) {
-			continue // the last one out was between the two
+			continue // another process removed the directory in between
 		}
 		if err != nil {
 			return nil, fmt.Errorf("open the network lock: %w", err)
@@ -59,12 +59,12 @@ func (m *Manager) acquireBlocking(ctx context.Context) (*lock, error) {
 		l := &lock{f}
 		if err := flock(f); err != nil {
 			l.release()
-			return nil, fmt.Errorf("take the network lock %s: %w", f.Name(), err)
+			return nil, fmt.Errorf("acquire the network lock %s: %w", f.Name(), err)
 		}
 		if l.current() {
 			return l, nil
 		}
-		l.release() // removed while we waited
+		l.release() // the file was removed while we waited
 	}
 }
 
@@ -77,36 +77,36 @@ func flock(f *os.File) error {
 	}
 }
 
-// current tells whether the file that is locked is still the one of that name.
+// current reports whether the lock's path still leads to the locked file.
 func (l *lock) current() bool {
-	mine, err := l.f.Stat()
+	locked, err := l.f.Stat()
 	if err != nil {
 		return false
 	}
 	named, err := os.Stat(l.f.Name())
-	return err == nil && os.SameFile(mine, named)
+	return err == nil && os.SameFile(locked, named)
 }
 
-// shareWithPlugins has programs started from now on hold the lock too. If this
-// process is killed while a plugin works, the lock is held until that plugin
-// has ended, so that a clean-up cannot come before the plugin's last change.
+// shareWithPlugins makes programs that are started from now on inherit the lock.
+// If this process is killed while a plugin runs, the lock is held until that
+// plugin has ended, so that no clean-up precedes the plugin's last change.
 func (l *lock) shareWithPlugins() (stop func()) {
 	set := func(flags int) {
-		// It cannot fail on an open file; if it did, only that protection is lost.
+		// It cannot fail on an open file; if it did, only this protection is lost.
 		_, _ = unix.FcntlInt(l.f.Fd(), unix.F_SETFD, flags)
 	}
 	set(0)
 	return func() { set(unix.FD_CLOEXEC) }
 }
 
-// release gives the lock back, even where another program shares it.
+// release unlocks, even if another program has inherited the lock.
 func (l *lock) release() {
 	_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
 	_ = l.f.Close() // nothing was written
 }
 
-// removeNetDir takes away the lock file and its folder. Whoever waits for the
-// lock finds that it is no longer current and makes a new one.
+// removeNetDir removes the lock file and its directory. Processes that wait for
+// the lock detect that it is no longer current and create a new one.
 func (m *Manager) removeNetDir() error {
 	if err := os.RemoveAll(m.ipamDir()); err != nil {
 		return fmt.Errorf("remove leases: %w", err)

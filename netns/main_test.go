@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The tests run in a network and a mount namespace of their own, which play the
-// host. The machine's are never touched.
+// The tests run in a new network and mount namespace, which stand in for the host.
+// The machine's own are never changed.
 const (
 	hostEnv = "BOTTLE_NETNS_TEST_HOST"
 	runDir  = "/run/bottle"
@@ -27,10 +27,10 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(inNewHost())
 	case "attach":
-		os.Exit(attachAndWait())
+		os.Exit(attachUntilKilled())
 	}
 	if err := setUpHost(); err != nil {
-		fmt.Fprintln(os.Stderr, "set up the test's host:", err)
+		fmt.Fprintln(os.Stderr, "set up the test host:", err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -50,13 +50,13 @@ func inNewHost() int {
 		return exit.ExitCode()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "start the test's host (wants root):", err)
+		fmt.Fprintln(os.Stderr, "start the test host (requires root):", err)
 		return 1
 	}
 	return 0
 }
 
-// setUpHost makes a tmpfs for /run and the world beyond the host.
+// setUpHost mounts a tmpfs on /run and creates the world outside the host.
 func setUpHost() error {
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -92,44 +92,44 @@ func newManager(t testing.TB) *Manager {
 	return m
 }
 
-// folder makes a bottle's folder, which goes at the test's end.
-func folder(t testing.TB, name string) string {
+// makeBottleDir creates a bottle's directory, which is removed when the test ends.
+func makeBottleDir(t testing.TB, name string) string {
 	t.Helper()
 	dir := filepath.Join(runDir, "test", name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { removeFolder(t, dir) })
+	t.Cleanup(func() { removeBottleDir(t, dir) })
 	return dir
 }
 
-// removeFolder fails if anything is left in the folder.
-func removeFolder(t testing.TB, dir string) {
+// removeBottleDir fails if the directory is not empty.
+func removeBottleDir(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("bottle's folder: %v", err)
+		t.Errorf("remove the bottle's directory: %v", err)
 	}
-	_ = os.Remove(filepath.Dir(dir)) // fails while another bottle is there
+	_ = os.Remove(filepath.Dir(dir)) // fails while another bottle exists
 }
 
-// up makes a whole pair, which is removed at the test's end.
-func up(t testing.TB, m *Manager, name string) *Pair {
+// newPair creates a complete network, which is removed when the test ends.
+func newPair(t testing.TB, m *Manager, name string) *Pair {
 	t.Helper()
-	dir := folder(t, name)
+	dir := makeBottleDir(t, name)
 	t.Cleanup(func() {
 		if err := m.Remove(context.Background(), dir); err != nil {
 			t.Errorf("remove %s: %v", name, err)
 		}
 	})
-	p, err := bring(ctx(t), m, dir, nil)
+	p, err := attach(ctx(t), m, dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-// bring makes a whole pair as a launch does: both attachments at once.
-func bring(ctx context.Context, m *Manager, dir string, resolvers []netip.Addr) (*Pair, error) {
+// attach creates a complete network as a launch does, attaching concurrently.
+func attach(ctx context.Context, m *Manager, dir string, resolvers []netip.Addr) (*Pair, error) {
 	p, err := m.Create(ctx, dir)
 	if err != nil {
 		return nil, err

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableName is the one nftables table of bottle's, in the host's namespace and
-// in each proxy's; its family is inet.
+// tableName is the name of bottle's nftables table, in the host's namespace and in
+// each proxy's; its family is inet.
 const tableName = "bottle"
 
 // Offsets in an IPv4 header (RFC 791) and in a TCP or UDP header.
@@ -24,37 +24,37 @@ const (
 	offsetDport  = 2
 )
 
-// Registers of the nftables machine (linux/netfilter/nf_tables.h): reg1 is 16
-// bytes wide, reg1b its second 4 bytes.
+// Registers of nftables (linux/netfilter/nf_tables.h): reg1 is 16 bytes wide, reg1b
+// is its second 4 bytes.
 const (
 	reg1  = unix.NFT_REG_1
 	reg1b = unix.NFT_REG32_01
 )
 
-// ruleset is a table being built. Nothing reaches the kernel before commit,
-// which replaces the table as a whole: there is no moment without it.
+// ruleset is a table being built. Nothing is sent to the kernel before commit,
+// which replaces the table atomically: there is no moment without it.
 type ruleset struct {
 	conn  *nftables.Conn
 	table *nftables.Table
-	// shape is what reading the table back has to show.
+	// shape is what reading the table back must return.
 	shape map[string]chainShape
 	err   error
 }
 
-// chainShape is what can be read back of a chain.
+// chainShape is the part of a chain that is compared when it is read back.
 type chainShape struct {
 	rules int
 	drop  bool // its policy
 }
 
-// newRuleset begins a replacement of the table in the thread's namespace.
+// newRuleset starts a replacement of the table in the thread's namespace.
 func newRuleset() (*ruleset, error) {
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	conn.AddTable(t) // deleting one that is not there would fail
+	conn.AddTable(t) // deleting a table that does not exist would fail
 	conn.DelTable(t)
 	return &ruleset{conn: conn, table: conn.AddTable(t), shape: map[string]chainShape{}}, nil
 }
@@ -82,7 +82,7 @@ func (r *ruleset) chain(name string, hook *nftables.ChainHook, drop bool) *nftab
 	})
 }
 
-// rule adds a rule of conditions that all must hold, and a verdict.
+// rule adds a rule: conditions that must all match, and a verdict.
 func (r *ruleset) rule(c *nftables.Chain, parts ...[]expr.Any) {
 	shape := r.shape[c.Name]
 	shape.rules++
@@ -108,7 +108,7 @@ func (r *ruleset) ranges(name string, ranges []addrRange) *nftables.Set {
 	var out []nftables.SetElement
 	for _, a := range ranges {
 		out = append(out, nftables.SetElement{Key: a.first.AsSlice()})
-		// One that goes up to the last address there is has no end element.
+		// A range that ends at 255.255.255.255 has no end element.
 		if end := a.last.Next(); end.IsValid() {
 			out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
 		}
@@ -116,7 +116,7 @@ func (r *ruleset) ranges(name string, ranges []addrRange) *nftables.Set {
 	return r.set(&nftables.Set{Name: name, KeyType: nftables.TypeIPAddr, Interval: true}, out)
 }
 
-// names adds a set of links' names, whether or not such links are there.
+// names adds a set of link names. The links need not exist.
 func (r *ruleset) names(name string, links []string) *nftables.Set {
 	var out []nftables.SetElement
 	for _, l := range links {
@@ -131,10 +131,11 @@ func (r *ruleset) set(s *nftables.Set, elems []nftables.SetElement) *nftables.Se
 	return s
 }
 
-// addrPair is one of a set made by pairs; both are IPv4.
+// addrPair is an element of a set made by pairs; both addresses are IPv4.
 type addrPair struct{ from, to netip.Addr }
 
-// The parts of rules. Registers are free again after each.
+// The following functions return parts of rules. No part reads a register that
+// another part set.
 
 func equal(data []byte) *expr.Cmp {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data}
@@ -166,8 +167,8 @@ func notTo(name string) []expr.Any {
 	return out
 }
 
-// ipv4 must come before anything that reads the IPv4 header: the table sees
-// both families.
+// ipv4 must precede every part that reads the IPv4 header: the table sees both
+// families.
 func ipv4() []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, equal([]byte{unix.NFPROTO_IPV4})}
 }
@@ -230,8 +231,7 @@ func protocol(proto byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1}, equal([]byte{proto})}
 }
 
-// replies holds for packets of, or about, a connection that the other side did
-// not begin.
+// replies matches packets of, or related to, an established connection.
 func replies() []expr.Any {
 	const states = expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
 	return []expr.Any{

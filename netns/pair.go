@@ -24,9 +24,9 @@ type Pair struct {
 	confs *cniconf.Networks
 }
 
-// Create makes both namespaces, pinned in the bottle's folder dir, which must
-// exist and be RunDir/<namespace>/<name>. Neither forwards or knows IPv6, and
-// in both lo is up. After an error nothing is left.
+// Create creates both namespaces and pins them in the bottle's directory dir, which
+// must exist and be RunDir/<namespace>/<name>. In both, forwarding and IPv6 are off
+// and lo is up. After an error nothing is left.
 func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
 	dir = filepath.Clean(dir)
 	id, err := m.containerID(dir)
@@ -40,18 +40,18 @@ func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := pin(AgentPath(dir), prepareNS); err != nil {
+	if err := pin(AgentPath(dir), setUpNS); err != nil {
 		return nil, fmt.Errorf("agent's namespace: %w", err)
 	}
-	if err := pin(ProxyPath(dir), prepareNS); err != nil {
+	if err := pin(ProxyPath(dir), setUpNS); err != nil {
 		return nil, errors.Join(fmt.Errorf("proxy's namespace: %w", err), unpin(AgentPath(dir)))
 	}
 	return &Pair{m: m, dir: dir, id: id, confs: confs}, nil
 }
 
-// prepareNS sets up the thread's namespace, a new one.
-func prepareNS() error {
-	if err := closeNS(); err != nil {
+// setUpNS sets up the thread's namespace, which is new.
+func setUpNS() error {
+	if err := writeNSSettings(); err != nil {
 		return err
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -64,8 +64,8 @@ func prepareNS() error {
 	return nil
 }
 
-// AttachInternal joins the two namespaces by the internal segment, which exists
-// in them alone: CNI is run inside the proxy's. It may run at the same time as
+// AttachInternal connects the two namespaces by the internal segment, which exists
+// only in them: CNI runs inside the proxy's. It may run concurrently with
 // AttachEgress.
 func (p *Pair) AttachInternal(ctx context.Context) error {
 	n, err := p.m.network(p.confs.Internal, p.dir, p.id, AgentPath(p.dir))
@@ -87,24 +87,24 @@ func setAddress(name string, addr netip.Prefix) error {
 	}
 	ipnet := &net.IPNet{IP: addr.Addr().AsSlice(), Mask: net.CIDRMask(addr.Bits(), addr.Addr().BitLen())}
 	if err := netlink.AddrAdd(l, &netlink.Addr{IPNet: ipnet}); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", name, addr, err)
+		return fmt.Errorf("assign %s to %s: %w", addr, name, err)
 	}
 	return nil
 }
 
-// AttachEgress joins the proxy's namespace to the egress network on the host,
-// after its packet filter was written. (The internal segment need not wait for
-// that, some 10 ms of the kernel's: nothing runs at either end of it before
-// VerifyProxy has seen the filter.)
+// AttachEgress attaches the proxy's namespace to the egress network on the host,
+// after writing its packet filter. (The internal segment need not wait for that,
+// which takes the kernel some 10 ms: nothing runs at either end of it before
+// VerifyProxy has verified the filter.)
 //
-// The proxy reaches public addresses, and port 53 of the resolvers wherever
-// those are; ones that are not IPv4 are left out, as the network has no IPv6.
+// The proxy can reach public addresses, and port 53 of the resolvers at any address.
+// Resolvers that are not IPv4 are ignored, as the network has no IPv6.
 func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
 	host, err := hostAddresses(p.confs.Egress.Bridge)
 	if err != nil {
 		return err
 	}
-	pol, err := readPolicy(p.dir) // that of SetDestinations, if it was called
+	pol, err := readPolicy(p.dir) // written by SetDestinations if it was called
 	if err != nil {
 		return err
 	}
@@ -130,9 +130,9 @@ func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
 	return p.m.attachEgress(ctx, n, l)
 }
 
-// attachEgress is AttachEgress's part under the lock.
+// attachEgress is the part of AttachEgress that requires the lock.
 func (m *Manager) attachEgress(ctx context.Context, n *network, l *lock) error {
-	if err := m.rememberForwarding(); err != nil {
+	if err := m.saveForwarding(); err != nil {
 		return err
 	}
 	if err := ensureBridge(n.conf.Bridge); err != nil {
@@ -141,7 +141,7 @@ func (m *Manager) attachEgress(ctx context.Context, n *network, l *lock) error {
 	if forward, err := readSysctl("ipv4/ip_forward"); err != nil {
 		return fmt.Errorf("read the host's ip_forward: %w", err)
 	} else if forward == "0" {
-		// The plugin turns it on: the rules that bound it come first.
+		// The plugin turns it on: the rules that limit it must come first.
 		if err := m.writeHost(n.conf); err != nil {
 			return err
 		}
@@ -162,19 +162,19 @@ func (m *Manager) attachEgress(ctx context.Context, n *network, l *lock) error {
 	return m.writeHost(n.conf)
 }
 
-// isolate names the bottle that a port of the bridge belongs to, and keeps
-// it from reaching the other ports, which bridged packets would without passing
-// the packet filter. Plugins before 1.5 do not know "portIsolation".
+// isolate labels a port of the bridge with the id of its bottle and isolates it from
+// the other ports, because bridged packets do not pass the packet filter. Plugins
+// before 1.5 do not support "portIsolation".
 func isolate(name, id string) error {
 	port, err := netlink.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", name, err)
 	}
 	if err := netlink.LinkSetAlias(port, id); err != nil {
-		return fmt.Errorf("mark the bridge's port %s: %w", name, err)
+		return fmt.Errorf("label bridge port %s: %w", name, err)
 	}
 	if err := netlink.LinkSetIsolated(port, true); err != nil {
-		return fmt.Errorf("isolate the bridge's port %s: %w", name, err)
+		return fmt.Errorf("isolate bridge port %s: %w", name, err)
 	}
 	return disableIPv6(name)
 }
@@ -191,8 +191,8 @@ func ipv4Only(addrs []netip.Addr) []netip.Addr {
 
 func policyFile(dir string) string { return filepath.Join(cniDir(dir), "policy.json") }
 
-// writePolicy also marks the bottle as one that may be attached to the egress
-// network: it is there before the first change on the host.
+// writePolicy also marks the bottle as possibly attached to the egress network: the
+// file exists before the first change on the host.
 func writePolicy(dir string, p policy) error {
 	data, err := json.Marshal(p)
 	if err != nil {
@@ -204,7 +204,7 @@ func writePolicy(dir string, p policy) error {
 	return replaceFile(policyFile(dir), data)
 }
 
-// readPolicy returns an empty policy for a bottle that has none.
+// readPolicy returns an empty policy if the bottle has none.
 func readPolicy(dir string) (p policy, err error) {
 	data, err := os.ReadFile(policyFile(dir))
 	if errors.Is(err, os.ErrNotExist) {
@@ -219,7 +219,7 @@ func readPolicy(dir string) (p policy, err error) {
 	return p, nil
 }
 
-// replaceFile writes a file so that it is there whole or not at all.
+// replaceFile writes a file atomically.
 func replaceFile(path string, data []byte) error {
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, data, 0o600); err != nil {

@@ -15,10 +15,10 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-func TestLifeLeavesNothing(t *testing.T) {
+func TestCreateRemove(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
-	dir := folder(t, "one")
+	before := hostState(t)
+	dir := makeBottleDir(t, "one")
 	info, err := m.Check(ctx(t))
 	if err != nil {
 		t.Fatal(err)
@@ -26,21 +26,21 @@ func TestLifeLeavesNothing(t *testing.T) {
 	if info.Bridge != "bottle0" || info.Egress != "10.210.0.0/16" || info.Internal != "10.77.0.0/30" || len(info.Changes) != 1 {
 		t.Errorf("Check: %+v", info)
 	}
-	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+	if _, err := attach(ctx(t), m, dir, nil); err != nil {
 		t.Fatal(err)
 	}
-	wantLeftovers(t, m, "namespace", "namespace", "lease", "bridge", "nftables table", "sysctl", "folder")
+	wantLeftovers(t, m, "namespace", "namespace", "lease", "bridge", "nftables table", "sysctl", "directory")
 	if _, err := m.Check(ctx(t)); err != nil {
-		t.Errorf("Check with a bottle there: %v", err)
+		t.Errorf("Check while a bottle runs: %v", err)
 	}
-	for range 2 { // the second finds nothing, which is no error
+	for range 2 { // the second finds nothing and succeeds
 		if err := m.Remove(ctx(t), dir); err != nil {
 			t.Fatal(err)
 		}
 	}
 	wantLeftovers(t, m)
-	removeFolder(t, dir)
-	unchanged(t, before)
+	removeBottleDir(t, dir)
+	checkUnchanged(t, before)
 }
 
 func wantLeftovers(t *testing.T, m *Manager, kinds ...string) {
@@ -58,8 +58,8 @@ func wantLeftovers(t *testing.T, m *Manager, kinds ...string) {
 	}
 }
 
-// A host that forwards already goes on doing so.
-func TestForwardingHostStaysSo(t *testing.T) {
+// ip_forward stays on if it was on before the first bottle.
+func TestForwardingHostRestored(t *testing.T) {
 	if err := writeSysctl("ipv4/ip_forward", "1"); err != nil {
 		t.Fatal(err)
 	}
@@ -69,28 +69,28 @@ func TestForwardingHostStaysSo(t *testing.T) {
 		}
 	})
 	m := newManager(t)
-	before := state(t)
-	dir := folder(t, "one")
-	if _, err := bring(ctx(t), m, dir, nil); err != nil {
+	before := hostState(t)
+	dir := makeBottleDir(t, "one")
+	if _, err := attach(ctx(t), m, dir, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.Remove(ctx(t), dir); err != nil {
 		t.Fatal(err)
 	}
-	removeFolder(t, dir)
-	unchanged(t, before)
+	removeBottleDir(t, dir)
+	checkUnchanged(t, before)
 }
 
-// The last one out takes what is shared, the others leave it.
-func TestTwoAtOnce(t *testing.T) {
+// Only the last bottle's removal removes what bottles share.
+func TestTwoConcurrent(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
+	before := hostState(t)
 	listen(t, worldNS, publicAddr+":7000")
-	dirs := []string{folder(t, "one"), folder(t, "two")}
+	dirs := []string{makeBottleDir(t, "one"), makeBottleDir(t, "two")}
 	var errs [2]error
 	var wg sync.WaitGroup
 	for i, dir := range dirs {
-		wg.Go(func() { _, errs[i] = bring(context.Background(), m, dir, nil) })
+		wg.Go(func() { _, errs[i] = attach(context.Background(), m, dir, nil) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -100,29 +100,29 @@ func TestTwoAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reaches(ProxyPath(dirs[1]), publicAddr+":7000", controlTime) {
-		t.Error("the second bottle lost its way out with the first")
+		t.Error("the second bottle lost egress when the first was removed")
 	}
 	if err := m.Remove(ctx(t), dirs[1]); err != nil {
 		t.Fatal(err)
 	}
-	removeFolder(t, dirs[0])
-	removeFolder(t, dirs[1])
-	unchanged(t, before)
+	removeBottleDir(t, dirs[0])
+	removeBottleDir(t, dirs[1])
+	checkUnchanged(t, before)
 }
 
-// Bottles come and go at the same time: none loses the shared parts to another
-// that leaves last at that moment.
+// Bottles are created and removed concurrently: none loses the shared resources to
+// another's removal.
 func TestChurn(t *testing.T) {
 	m := newManager(t)
-	before := state(t)
+	before := hostState(t)
 	names := []string{"a", "b", "c"}
 	errs := make([]error, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
-		dir := folder(t, name)
+		dir := makeBottleDir(t, name)
 		wg.Go(func() {
 			for range 6 {
-				_, err := bring(context.Background(), m, dir, nil)
+				_, err := attach(context.Background(), m, dir, nil)
 				errs[i] = errors.Join(errs[i], err, m.Remove(context.Background(), dir))
 			}
 		})
@@ -132,38 +132,38 @@ func TestChurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		removeFolder(t, folder(t, name))
+		removeBottleDir(t, makeBottleDir(t, name))
 	}
-	unchanged(t, before)
+	checkUnchanged(t, before)
 }
 
 func TestCreateTwice(t *testing.T) {
 	m := newManager(t)
-	p := up(t, m, "one")
+	p := newPair(t, m, "one")
 	if _, err := m.Create(ctx(t), p.dir); !errors.Is(err, os.ErrExist) {
-		t.Errorf("a second Create in the same folder: %v", err)
+		t.Errorf("second Create in the same directory: %v", err)
 	}
 	if err := p.Verify(ctx(t)); err != nil {
-		t.Errorf("the first one's network, after a second Create: %v", err)
+		t.Errorf("Verify of the first network after a second Create: %v", err)
 	}
 }
 
-func TestFolderNames(t *testing.T) {
+func TestDirectoryNames(t *testing.T) {
 	m := newManager(t)
 	for _, dir := range []string{"/run", runDir, runDir + "/x", runDir + "/net/x", runDir + "/a/b/c", runDir + "/../x/y", runDir + "/a--b/c", runDir + "/.a/c"} {
 		if _, err := m.Create(ctx(t), dir); err == nil {
-			t.Errorf("Create took %s", dir)
+			t.Errorf("Create accepted %s", dir)
 		}
 		if err := m.Remove(ctx(t), dir); err == nil {
-			t.Errorf("Remove took %s", dir)
+			t.Errorf("Remove accepted %s", dir)
 		}
 	}
 }
 
-// TestVerifySees changes one thing in a good network each time.
-func TestVerifySees(t *testing.T) {
+// TestVerifyDetects makes one change at a time in a correct network.
+func TestVerifyDetects(t *testing.T) {
 	m := newManager(t)
-	p := up(t, m, "one")
+	p := newPair(t, m, "one")
 	agent, proxy := AgentPath(p.dir), ProxyPath(p.dir)
 	set := func(key, value string) func() error {
 		return func() error { return writeSysctl(key, value) }
@@ -187,30 +187,30 @@ func TestVerifySees(t *testing.T) {
 		damage, fix func() error
 		want        string
 	}{
-		{"forwarding", proxy, set("ipv4/ip_forward", "1"), closeNS, "proxy's namespace: ipv4/ip_forward is 1"},
+		{"forwarding", proxy, set("ipv4/ip_forward", "1"), writeNSSettings, "proxy's namespace: ipv4/ip_forward is 1"},
 		{"forwarding on one link", proxy, set("ipv4/conf/internal0/forwarding", "1"), set("ipv4/conf/internal0/forwarding", "0"), "ipv4/conf/internal0/forwarding is 1"},
 		{"IPv6", agent, set("ipv6/conf/eth0/disable_ipv6", "0"), set("ipv6/conf/eth0/disable_ipv6", "1"), "agent's namespace: ipv6/conf/eth0/disable_ipv6 is 0"},
 		{"IPv6 for new links", agent, set("ipv6/conf/default/disable_ipv6", "0"), set("ipv6/conf/default/disable_ipv6", "1"), "default/disable_ipv6 is 0"},
 		{"default route", agent, func() error { return addRoute("0.0.0.0/0", "10.77.0.1") }, delRoute, "unexpected route 0.0.0.0/0 via 10.77.0.1 dev eth0"},
 		{"address", agent, func() error { return setAddress("eth0", netip.MustParsePrefix("10.210.9.9/16")) }, delAddress("10.210.9.9/16"), "unexpected address eth0 10.210.9.9/16"},
 		{"link", agent, addDummy, func() error { return deleteLink("extra0") }, "unexpected link extra0"},
-		{"proxy's rules", proxy, removeTable, pol, "no nftables chain input"},
+		{"proxy's rules", proxy, removeTable, pol, "missing nftables chain input"},
 		{"one of the proxy's rules", proxy, delRule("output"), pol, "nftables chain output has 5 rules"},
 		{"one of the host's rules", "", delRule("forward"), host, "nftables chain forward has"},
-		{"host's rules", "", removeTable, host, "no nftables chain forward"},
+		{"host's rules", "", removeTable, host, "missing nftables chain forward"},
 		{"host's forwarding", "", set("ipv4/ip_forward", "0"), set("ipv4/ip_forward", "1"), "ipv4/ip_forward is 0, not 1"},
 		{"isolation", "", port(false), port(true), "not isolated"},
 		{"IPv6 on the bridge", "", set("ipv6/conf/bottle0/disable_ipv6", "0"), set("ipv6/conf/bottle0/disable_ipv6", "1"), "bottle0/disable_ipv6 is 0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			in(t, tt.ns, tt.damage)
+			inNS(t, tt.ns, tt.damage)
 			err := p.Verify(ctx(t))
 			if !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Verify: %v, want %q", err, tt.want)
 			}
-			in(t, tt.ns, tt.fix)
+			inNS(t, tt.ns, tt.fix)
 			if err := p.Verify(ctx(t)); err != nil {
-				t.Errorf("Verify after it was mended: %v", err)
+				t.Errorf("Verify after the fix: %v", err)
 			}
 		})
 	}

@@ -10,16 +10,16 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// newExec runs plugins with an environment of their own. libcni would hand them
-// all of this process's, where a caller's secrets may be.
+// newExec runs plugins with a minimal environment. libcni would pass on this
+// process's own, which may contain the caller's secrets.
 func newExec() invoke.Exec {
 	return cleanExec{&invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}, PluginDecoder: version.PluginDecoder{}}}
 }
 
 type cleanExec struct{ invoke.Exec }
 
-// ExecPlugin passes on what the CNI specification names, and PATH, with which a
-// plugin finds programs such as iptables.
+// ExecPlugin passes on the variables that the CNI specification defines, and PATH,
+// with which a plugin finds programs such as iptables.
 func (e cleanExec) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
 	foreign := func(kv string) bool {
 		return !strings.HasPrefix(kv, "CNI_") && !strings.HasPrefix(kv, "PATH=")

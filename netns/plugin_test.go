@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestPluginEnvironment: a plugin does not inherit what the caller has.
+// TestPluginEnvironment checks that a plugin does not inherit the caller's environment.
 func TestPluginEnvironment(t *testing.T) {
-	t.Setenv("CALLERS_SECRET", "hunter2")
+	t.Setenv("CALLER_SECRET", "hunter2")
 	plugin := filepath.Join(t.TempDir(), "plugin")
 	script := "#!/bin/sh\nexec env\n"
 	if err := os.WriteFile(plugin, []byte(script), 0o755); err != nil {
@@ -21,9 +21,9 @@ func TestPluginEnvironment(t *testing.T) {
 		t.Fatal(err)
 	}
 	if text := string(out); strings.Contains(text, "hunter2") || !strings.Contains(text, "CNI_COMMAND=ADD\n") || !strings.Contains(text, "PATH=") {
-		t.Errorf("the plugin has %s", text)
+		t.Errorf("the plugin's environment is %s", text)
 	}
 	if !strings.Contains(strings.Join(environ, "\n"), "hunter2") {
-		t.Error("libcni's own would not have had it either")
+		t.Error("control failed: the secret is not in the environment that libcni passes")
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// addrRange is a run of IPv4 addresses, both ends in it.
+// addrRange is an inclusive range of IPv4 addresses.
 type addrRange struct{ first, last netip.Addr }
 
-// special are the IPv4 addresses that are not the public network's (IANA
-// IPv4 Special-Purpose Address Registry, RFC 6890): no bottle reaches them
-// unless its policy names them.
+// special are the IPv4 networks that are not public (IANA IPv4 Special-Purpose
+// Address Registry, RFC 6890). They are blocked unless a bottle's policy names
+// them.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("10.0.0.0/8"),
@@ -28,7 +28,7 @@ var special = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/3"), // multicast, reserved, broadcast
 }
 
-// rangeOf is a prefix as a range.
+// rangeOf converts a prefix to a range.
 func rangeOf(p netip.Prefix) addrRange {
 	last := p.Masked().Addr().As4()
 	for i := p.Bits(); i < 32; i++ {
@@ -37,8 +37,8 @@ func rangeOf(p netip.Prefix) addrRange {
 	return addrRange{p.Masked().Addr(), netip.AddrFrom4(last)}
 }
 
-// merged are the addresses of all prefixes as ranges that neither overlap nor
-// touch: the kernel refuses a set with overlapping ones.
+// merged converts prefixes to ranges that neither overlap nor adjoin: the kernel
+// refuses a set with overlapping ranges.
 func merged(prefixes []netip.Prefix) []addrRange {
 	ranges := make([]addrRange, len(prefixes))
 	for i, p := range prefixes {
@@ -47,7 +47,7 @@ func merged(prefixes []netip.Prefix) []addrRange {
 	slices.SortFunc(ranges, func(a, b addrRange) int { return a.first.Compare(b.first) })
 	var out []addrRange
 	for _, r := range ranges {
-		if n := len(out); n > 0 && touches(out[n-1], r) {
+		if n := len(out); n > 0 && adjoins(out[n-1], r) {
 			if out[n-1].last.Less(r.last) {
 				out[n-1].last = r.last
 			}
@@ -58,9 +58,9 @@ func merged(prefixes []netip.Prefix) []addrRange {
 	return out
 }
 
-// touches tells whether b, which does not begin before a, begins in a or right
-// after it.
-func touches(a, b addrRange) bool {
-	next := a.last.Next() // invalid after the last address there is
+// adjoins reports whether b, which does not begin before a, begins in a or
+// immediately after it.
+func adjoins(a, b addrRange) bool {
+	next := a.last.Next() // invalid after 255.255.255.255
 	return !next.IsValid() || b.first.Compare(next) <= 0
 }

@@ -14,35 +14,35 @@ import (
 
 const dnsPort = 53
 
-// policy is what one bottle may reach beside public addresses. It is kept in
-// the bottle's folder, so that the host's table can be written again from what
-// is there, after a reload of the host's firewall for example.
+// policy is what one bottle may reach besides public addresses. It is stored in the
+// bottle's directory, so that the host's table can be written again, for example
+// after the host's firewall was reloaded.
 type policy struct {
 	Resolvers []netip.Addr `json:"resolvers"` // port 53 only
-	// Allow are special networks that the policy names.
+	// Allow are special-purpose networks that the policy names.
 	Allow []netip.Prefix `json:"allow"`
-	// Ports are the TCP ports that may be dialled; empty: all.
+	// Ports are the allowed TCP ports; empty: all.
 	Ports []uint16 `json:"ports,omitempty"`
-	// Host are the host's own addresses and subnets. They are barred in the
-	// proxy's namespace too, where no reload of the host's firewall reaches.
+	// Host are the host's own addresses and subnets. They are also blocked in the
+	// proxy's namespace, which a reload of the host's firewall does not affect.
 	Host []netip.Prefix `json:"host"`
 }
 
-// hostRules is what the table in the host's namespace is made from.
+// hostRules are the inputs of the table in the host's namespace.
 type hostRules struct {
 	bridge    string
 	subnet    netip.Prefix
 	resolvers []addrPair     // a bottle's egress address and a resolver's
-	allow     []route4       // likewise, of special networks
+	allow     []route4       // likewise, of special-purpose networks
 	local     []netip.Prefix // the host's own subnets
-	// closed are the links that the host forwarded nothing from before bottle
-	// turned its forwarding on, and links all that it had then.
-	closed, links []string
+	// unforwarded are the links that the host did not forward from before bottle
+	// turned ip_forward on; links are all that it had then.
+	unforwarded, links []string
 }
 
-// writeHostTable replaces bottle's table in the thread's namespace, the
-// host's. A verdict of accept ends only this table's look at a packet: the
-// host's own chains see it as well, before or after.
+// writeHostTable replaces bottle's table in the thread's namespace, the host's. An
+// accept verdict is final for this table only: the packet passes the host's own
+// chains as well.
 func writeHostTable(h hostRules) error { return commit(hostTable(h)) }
 
 func commit(r *ruleset, err error) error {
@@ -58,7 +58,7 @@ func hostTable(h hostRules) (*ruleset, error) {
 		return nil, err
 	}
 	resolvers := r.pairs("resolvers", h.resolvers)
-	barred := r.ranges("special", merged(slices.Concat(special, h.local)))
+	blocked := r.ranges("special", merged(slices.Concat(special, h.local)))
 
 	input := r.chain("input", nftables.ChainHookInput, false)
 	for _, p := range dns() {
@@ -76,19 +76,19 @@ func hostTable(h hostRules) (*ruleset, error) {
 	for _, a := range h.allow {
 		r.rule(forward, from(h.bridge), source(a.from), destPrefix(a.to), accept())
 	}
-	r.rule(forward, from(h.bridge), destIn(barred), drop())
+	r.rule(forward, from(h.bridge), destIn(blocked), drop())
 	r.rule(forward, to(h.bridge), replies(), accept())
 	r.rule(forward, to(h.bridge), drop())
-	// A host that was no router is none because of bottle: who is on one of its
-	// links does not reach another by it. Links that come later are left alone, as
-	// whoever makes them may want them forwarded (docker, libvirt).
-	if len(h.closed) > 0 {
-		// What a bridge passes from port to port comes by here too, where
-		// br_netfilter is loaded, as from that bridge and to it.
-		for _, l := range h.closed {
+	// A host that was not a router does not become one because of bottle: its links
+	// stay separated. Links that are added later are not restricted, as their owner
+	// may want them forwarded (docker, libvirt).
+	if len(h.unforwarded) > 0 {
+		// With br_netfilter loaded, this chain also sees packets that a bridge
+		// passes between its ports, with that bridge as both input and output.
+		for _, l := range h.unforwarded {
 			r.rule(forward, from(l), to(l), accept())
 		}
-		r.rule(forward, fromIn(r.names("closed", h.closed)), toIn(r.names("links", h.links)), drop())
+		r.rule(forward, fromIn(r.names("unforwarded", h.unforwarded)), toIn(r.names("links", h.links)), drop())
 	}
 
 	post := r.conn.AddChain(&nftables.Chain{
@@ -99,10 +99,10 @@ func hostTable(h hostRules) (*ruleset, error) {
 	return r, nil
 }
 
-// writeProxyTable replaces bottle's table in the thread's namespace, a
-// proxy's. It holds whatever becomes of the host's firewall. The agent reaches
-// the proxy's port and nothing else; the proxy opens no connection to the agent,
-// and none to a special address that its policy does not name.
+// writeProxyTable replaces bottle's table in the thread's namespace, a proxy's. It
+// does not depend on the host's firewall. The agent can connect to the proxy's port
+// only. The proxy cannot connect to the agent, nor to special-purpose addresses
+// that its policy does not name.
 func writeProxyTable(bridge string, p policy) error { return commit(proxyTable(bridge, p)) }
 
 func proxyTable(bridge string, p policy) (*ruleset, error) {
@@ -143,14 +143,14 @@ func dns() [][]expr.Any {
 	return [][]expr.Any{port(unix.IPPROTO_UDP, offsetDport, dnsPort), port(unix.IPPROTO_TCP, offsetDport, dnsPort)}
 }
 
-// removeTable takes bottle's table out of the thread's namespace.
+// removeTable removes bottle's table from the thread's namespace.
 func removeTable() error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	conn.AddTable(t) // deleting one that is not there would fail
+	conn.AddTable(t) // deleting a table that does not exist would fail
 	conn.DelTable(t)
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("remove nftables table inet %s: %w", tableName, err)
@@ -158,8 +158,8 @@ func removeTable() error {
 	return nil
 }
 
-// tableShape reads back the chains of bottle's table in the thread's namespace;
-// nil if there is no table.
+// tableShape reads back the chains of bottle's table in the thread's namespace. It
+// returns nil if there is no table.
 func tableShape() (map[string]chainShape, error) {
 	conn, err := nftables.New()
 	if err != nil {

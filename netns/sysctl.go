@@ -8,18 +8,17 @@ import (
 	"strings"
 )
 
-// sysctlDir shows the settings of the network namespace that the opening thread
-// is in.
+// sysctlDir contains the settings of the opening thread's network namespace.
 const sysctlDir = "/proc/sys/net"
 
 // setting is a file under sysctlDir and its value.
 type setting struct{ key, value string }
 
-// closed are the settings of both of a bottle's namespaces. A new namespace
-// takes the host's forwarding over, and CNI turns that on. The others keep what
-// comes in by one link from answering for, or being steered to, another
+// nsSettings are the settings of both of a bottle's namespaces. A new namespace
+// inherits the host's forwarding, which CNI turns on. The others prevent a link from
+// answering for, or being redirected to, another one
 // (Documentation/networking/ip-sysctl.rst).
-var closed = []setting{
+var nsSettings = []setting{
 	{"ipv4/ip_forward", "0"},
 	{"ipv4/conf/all/forwarding", "0"},
 	{"ipv4/conf/default/forwarding", "0"},
@@ -42,7 +41,7 @@ var closed = []setting{
 	{"ipv4/conf/default/accept_source_route", "0"},
 }
 
-// perLink are the settings that Verify reads for each link.
+// perLink are the settings that Verify reads back for each link.
 var perLink = []setting{
 	{"ipv4/conf/*/forwarding", "0"},
 	{"ipv6/conf/*/disable_ipv6", "1"},
@@ -56,7 +55,7 @@ func readSysctl(key string) (string, error) {
 }
 
 func writeSysctl(key, value string) error {
-	// Without O_CREATE and O_TRUNC, which procfs has no use for.
+	// os.WriteFile would create and truncate, which procfs does not need.
 	f, err := os.OpenFile(filepath.Join(sysctlDir, key), os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("set %s: %w", key, err)
@@ -68,9 +67,9 @@ func writeSysctl(key, value string) error {
 	return nil
 }
 
-// lacksIPv6 tells whether an error is that the kernel has no IPv6 at all, which
-// is as good as having it turned off.
-func lacksIPv6(key string, err error) bool {
+// ipv6Missing reports whether err means that the kernel has no IPv6, which is
+// equivalent to IPv6 being disabled.
+func ipv6Missing(key string, err error) bool {
 	if !strings.HasPrefix(key, "ipv6/") || !errors.Is(err, os.ErrNotExist) {
 		return false
 	}
@@ -78,31 +77,31 @@ func lacksIPv6(key string, err error) bool {
 	return errors.Is(serr, os.ErrNotExist)
 }
 
-// disableIPv6 turns IPv6 off on one link of the thread's namespace.
+// disableIPv6 disables IPv6 on one link of the thread's namespace.
 func disableIPv6(link string) error {
 	key := "ipv6/conf/" + link + "/disable_ipv6"
-	if err := writeSysctl(key, "1"); err != nil && !lacksIPv6(key, err) {
+	if err := writeSysctl(key, "1"); err != nil && !ipv6Missing(key, err) {
 		return err
 	}
 	return nil
 }
 
-// closeNS writes closed into the thread's namespace.
-func closeNS() error {
-	for _, s := range closed {
-		if err := writeSysctl(s.key, s.value); err != nil && !lacksIPv6(s.key, err) {
+// writeNSSettings applies nsSettings to the thread's namespace.
+func writeNSSettings() error {
+	for _, s := range nsSettings {
+		if err := writeSysctl(s.key, s.value); err != nil && !ipv6Missing(s.key, err) {
 			return err
 		}
 	}
 	return nil
 }
 
-// differences reads settings back and returns what differs.
-func differences(settings []setting) (out []string) {
+// diffSettings reads settings back and returns the differences.
+func diffSettings(settings []setting) (out []string) {
 	for _, s := range settings {
 		got, err := readSysctl(s.key)
 		switch {
-		case err != nil && !lacksIPv6(s.key, err):
+		case err != nil && !ipv6Missing(s.key, err):
 			out = append(out, err.Error())
 		case err == nil && got != s.value:
 			out = append(out, fmt.Sprintf("%s is %s, not %s", s.key, got, s.value))
@@ -111,8 +110,8 @@ func differences(settings []setting) (out []string) {
 	return out
 }
 
-// settingsOf are perLink for one link.
-func settingsOf(link string) []setting {
+// linkSettings returns perLink for one link.
+func linkSettings(link string) []setting {
 	out := make([]setting, len(perLink))
 	for i, s := range perLink {
 		out[i] = setting{strings.Replace(s.key, "*", link, 1), s.value}

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownNS is the network namespace of the thread that opens it. /proc/self/ns/net
-// would be that of the process's first thread.
+// ownNS is the network namespace of the opening thread. /proc/self/ns/net would be
+// that of the process's main thread.
 const ownNS = "/proc/thread-self/ns/net"
 
-// Do runs fn on a thread that is in the network namespace pinned at nsPath.
-// Sockets that fn opens and programs that it starts are in that namespace;
-// goroutines that it starts are not. fn must not call runtime.Goexit.
+// Do runs fn on a thread in the network namespace pinned at nsPath. Sockets that fn
+// opens and programs that it starts are in that namespace; goroutines that it starts
+// are not. fn must not call runtime.Goexit.
 func Do(nsPath string, fn func() error) error {
 	return onThread(func() error {
 		ns, err := unix.Open(nsPath, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -34,9 +34,9 @@ func Do(nsPath string, fn func() error) error {
 	})
 }
 
-// onThread runs fn, which may change the network namespace, on a thread of its
-// own. Where the change cannot be taken back the thread ends with its
-// goroutine, so that no other goroutine is ever run in the wrong namespace.
+// onThread runs fn, which may change the network namespace, on a dedicated thread.
+// If the change cannot be reverted the thread ends with its goroutine, so that no
+// other goroutine ever runs in the wrong namespace.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -59,10 +59,10 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// DialIn connects to addr, which must be an address and a port and no name,
-// from inside the network namespace pinned at nsPath.
+// DialIn connects to addr, which must be an IP address and a port, from inside the
+// network namespace pinned at nsPath.
 func DialIn(ctx context.Context, nsPath, network, addr string) (conn net.Conn, err error) {
-	// Looking up a name would be done by goroutines outside the namespace.
+	// A name would be resolved by goroutines outside the namespace.
 	if _, err := netip.ParseAddrPort(addr); err != nil {
 		return nil, fmt.Errorf("dial in %s: %w", nsPath, err)
 	}
@@ -74,17 +74,17 @@ func DialIn(ctx context.Context, nsPath, network, addr string) (conn net.Conn, e
 	return conn, err
 }
 
-// pin makes a network namespace, names it by the file path, which must not
+// pin creates a network namespace, mounts it on the new file path, which must not
 // exist, and runs setup on a thread in it. After an error nothing is left.
 func pin(path string, setup func() error) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o400)
 	if err != nil {
-		return fmt.Errorf("make network namespace: %w", err)
+		return fmt.Errorf("create network namespace: %w", err)
 	}
-	_ = f.Close() // opened only to create it
+	_ = f.Close() // it was opened only to create it
 	err = onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("make network namespace: %w", err)
+			return fmt.Errorf("create network namespace: %w", err)
 		}
 		if err := unix.Mount(ownNS, path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("pin network namespace at %s: %w", path, err)
@@ -97,13 +97,13 @@ func pin(path string, setup func() error) error {
 	return nil
 }
 
-// unpin takes the name of a network namespace away. It is no error if there is
-// none.
+// unpin removes the mount and the file that keep a network namespace. It succeeds
+// if there are none.
 func unpin(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			break // not, or no longer, a mount point
+			break // not a mount point, or no longer one
 		}
 		if err != nil {
 			return fmt.Errorf("unmount network namespace %s: %w", path, err)
@@ -115,7 +115,7 @@ func unpin(path string) error {
 	return nil
 }
 
-// pinned tells whether a network namespace is pinned at path.
+// pinned reports whether a network namespace is pinned at path.
 func pinned(path string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC

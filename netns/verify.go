@@ -15,42 +15,42 @@ import (
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
-// ErrMismatch is wrapped when the network is not what it must be.
-var ErrMismatch = errors.New("network is not as it must be")
+// ErrMismatch is wrapped when the network differs from its specification.
+var ErrMismatch = errors.New("network verification failed")
 
-// Verify reads back both namespaces and the proxy's place on the host:
-// settings, links, addresses, routes, packet filters. The error wraps
-// ErrMismatch and names all that differs.
+// Verify reads back both namespaces and the host's end of the proxy's link:
+// settings, links, addresses, routes, packet filters. The error wraps ErrMismatch
+// and lists every difference.
 func (p *Pair) Verify(ctx context.Context) error {
 	return errors.Join(p.VerifyAgent(ctx), p.VerifyProxy(ctx))
 }
 
-// VerifyAgent is Verify's part on the agent's namespace, after AttachInternal.
-// gVisor takes the addresses out of that namespace when it creates the sandbox,
-// so it comes before that.
+// VerifyAgent is the part of Verify that covers the agent's namespace, after
+// AttachInternal. It must precede the creation of the sandbox, when gVisor removes
+// the addresses from that namespace.
 func (p *Pair) VerifyAgent(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	diff, err := differsIn(AgentPath(p.dir), agentExpects())
+	diff, err := diffNS(AgentPath(p.dir), wantAgent())
 	if err != nil {
 		return fmt.Errorf("verify the agent's namespace: %w", err)
 	}
 	return mismatch("agent's namespace: ", diff)
 }
 
-// VerifyProxy is Verify's part on the proxy's namespace and the host, after
-// both attachments.
+// VerifyProxy is the part of Verify that covers the proxy's namespace and the host,
+// after both attachments.
 func (p *Pair) VerifyProxy(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	held, err := p.m.leasesOf(p.confs.Egress.Name, p.id)
+	leases, err := p.m.leasesOf(p.confs.Egress.Name, p.id)
 	if err != nil {
 		return err
 	}
-	if len(held) != 1 {
-		return fmt.Errorf("%w: %d addresses of the egress network instead of 1", ErrMismatch, len(held))
+	if len(leases) != 1 {
+		return fmt.Errorf("%w: %d addresses of the egress network, want 1", ErrMismatch, len(leases))
 	}
 	pol, err := readPolicy(p.dir)
 	if err != nil {
@@ -60,41 +60,41 @@ func (p *Pair) VerifyProxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	diff, err := differsIn(ProxyPath(p.dir), proxyExpects(p.confs, held[0].addr, table.shape))
+	diff, err := diffNS(ProxyPath(p.dir), wantProxy(p.confs, leases[0].addr, table.shape))
 	if err != nil {
 		return fmt.Errorf("verify the proxy's namespace: %w", err)
 	}
-	host, err := p.hostDiffers()
+	host, err := p.diffHost()
 	if err != nil {
 		return fmt.Errorf("verify the host's side of the network: %w", err)
 	}
 	return errors.Join(mismatch("proxy's namespace: ", diff), mismatch("", host))
 }
 
-func differsIn(ns string, want expected) (diff []string, err error) {
+func diffNS(ns string, want expected) (diff []string, err error) {
 	err = Do(ns, func() error {
-		diff, err = want.differs()
+		diff, err = want.diff()
 		return err
 	})
 	return diff, err
 }
 
-func mismatch(where string, diff []string) error {
+func mismatch(prefix string, diff []string) error {
 	if len(diff) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s%s", ErrMismatch, where, strings.Join(diff, "; "))
+	return fmt.Errorf("%w: %s%s", ErrMismatch, prefix, strings.Join(diff, "; "))
 }
 
-// expected is what a namespace must hold, and all it may.
+// expected is the exact contents of a namespace.
 type expected struct {
 	addrs  map[string]string // link to its one address
 	routes []string
-	bridge string // joins one port, whose name CNI made up; empty: no ports
+	bridge string // has one port, whose name CNI generates; empty: no ports
 	chains map[string]chainShape
 }
 
-func agentExpects() expected {
+func wantAgent() expected {
 	seg := cniconf.AgentAddress
 	return expected{
 		addrs:  map[string]string{"lo": "127.0.0.1/8", nicName: seg.String()},
@@ -102,7 +102,7 @@ func agentExpects() expected {
 	}
 }
 
-func proxyExpects(confs *cniconf.Networks, addr netip.Addr, chains map[string]chainShape) expected {
+func wantProxy(confs *cniconf.Networks, addr netip.Addr, chains map[string]chainShape) expected {
 	in, out := confs.Internal, confs.Egress.Subnet
 	return expected{
 		addrs: map[string]string{
@@ -119,7 +119,7 @@ func proxyExpects(confs *cniconf.Networks, addr netip.Addr, chains map[string]ch
 	}
 }
 
-// gateway is the bridge's address: host-local takes the subnet's first.
+// gateway returns the bridge's address: host-local uses the subnet's first.
 func gateway(subnet netip.Prefix) netip.Addr { return subnet.Addr().Next() }
 
 func route(dst netip.Prefix, via netip.Addr, dev string) string {
@@ -129,10 +129,10 @@ func route(dst netip.Prefix, via netip.Addr, dev string) string {
 	return fmt.Sprintf("%s dev %s", dst, dev)
 }
 
-// differs compares the thread's namespace with what it must be.
-func (e expected) differs() ([]string, error) {
-	diff := differences(closed)
-	names, d, err := e.linksDiffer()
+// diff compares the thread's namespace with e.
+func (e expected) diff() ([]string, error) {
+	diff := diffSettings(nsSettings)
+	names, d, err := e.diffLinks()
 	if err != nil {
 		return nil, err
 	}
@@ -141,25 +141,25 @@ func (e expected) differs() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	diff = append(diff, compare("route", got, e.routes)...)
+	diff = append(diff, diffLists("route", got, e.routes)...)
 	shape, err := tableShape()
 	if err != nil {
 		return nil, err
 	}
-	return append(diff, compareChains(shape, e.chains)...), nil
+	return append(diff, diffChains(shape, e.chains)...), nil
 }
 
-// compareChains wants the chains and their policies, and in each at least the
-// rules that it has for a bottle alone: other bottles may come and go.
-func compareChains(got, want map[string]chainShape) (diff []string) {
+// diffChains requires the same chains and policies, and in each chain at least the
+// rules of a single bottle: other bottles may be added and removed.
+func diffChains(got, want map[string]chainShape) (diff []string) {
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		w, g := want[name], got[name]
 		_, there := got[name]
 		switch {
 		case !there:
-			diff = append(diff, "no nftables chain "+name)
+			diff = append(diff, "missing nftables chain "+name)
 		case g.rules < w.rules || g.drop != w.drop:
-			diff = append(diff, fmt.Sprintf("nftables chain %s has %d rules and drops by default: %t, instead of %d and %t", name, g.rules, g.drop, w.rules, w.drop))
+			diff = append(diff, fmt.Sprintf("nftables chain %s has %d rules and default drop %t, want %d and %t", name, g.rules, g.drop, w.rules, w.drop))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(got)) {
@@ -170,9 +170,9 @@ func compareChains(got, want map[string]chainShape) (diff []string) {
 	return diff
 }
 
-// linksDiffer also returns the links' names by index.
-func (e expected) linksDiffer() (map[int]string, []string, error) {
-	links, err := dump(netlink.LinkList)
+// diffLinks also returns the links' names by index.
+func (e expected) diffLinks() (map[int]string, []string, error) {
+	links, err := retryDump(netlink.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
@@ -186,7 +186,7 @@ func (e expected) linksDiffer() (map[int]string, []string, error) {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
+		addrs, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 		if err != nil {
 			return nil, nil, fmt.Errorf("list the addresses of %s: %w", a.Name, err)
 		}
@@ -200,20 +200,20 @@ func (e expected) linksDiffer() (map[int]string, []string, error) {
 		case a.MasterIndex != 0:
 			havePorts = append(havePorts, l.Type()+" on "+names[a.MasterIndex])
 		case !known && a.Flags&unix.IFF_UP != 0:
-			// One that is down and without address is a tunnel module's fallback
-			// device, which every namespace gets and nobody can delete.
+			// A link that is down and has no address is the fallback device of a
+			// tunnel module, which every namespace has and which cannot be deleted.
 			diff = append(diff, "unexpected link "+a.Name)
 		}
 		if known || a.MasterIndex != 0 {
-			diff = append(diff, differences(settingsOf(a.Name))...)
+			diff = append(diff, diffSettings(linkSettings(a.Name))...)
 		}
 	}
 	var want []string
 	for name, addr := range e.addrs {
 		want = append(want, name+" "+addr)
 	}
-	diff = append(diff, compare("port", havePorts, wantPorts)...)
-	return names, append(diff, compare("address", have, want)...), nil
+	diff = append(diff, diffLists("port", havePorts, wantPorts)...)
+	return names, append(diff, diffLists("address", have, want)...), nil
 }
 
 // routes lists the unicast routes of all tables and both families.
@@ -221,7 +221,7 @@ func routes(names map[int]string) ([]string, error) {
 	all := &netlink.Route{Table: unix.RT_TABLE_UNSPEC}
 	var out []string
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		list, err := dump(func() ([]netlink.Route, error) {
+		list, err := retryDump(func() ([]netlink.Route, error) {
 			return netlink.RouteListFiltered(family, all, netlink.RT_FILTER_TABLE)
 		})
 		if err != nil {
@@ -238,11 +238,11 @@ func routes(names map[int]string) ([]string, error) {
 	return out, nil
 }
 
-// compare tells what is in one list and not in the other.
-func compare(what string, got, want []string) (diff []string) {
+// diffLists returns what is in only one of the lists.
+func diffLists(what string, got, want []string) (diff []string) {
 	for _, w := range want {
 		if !slices.Contains(got, w) {
-			diff = append(diff, fmt.Sprintf("no %s %s", what, w))
+			diff = append(diff, fmt.Sprintf("missing %s %s", what, w))
 		}
 	}
 	for i, g := range got {
@@ -253,9 +253,8 @@ func compare(what string, got, want []string) (diff []string) {
 	return diff
 }
 
-// hostDiffers looks at the host's end of the proxy's link, and at what bottles
-// share.
-func (p *Pair) hostDiffers() (diff []string, err error) {
+// diffHost compares the host's end of the proxy's link, and what bottles share.
+func (p *Pair) diffHost() (diff []string, err error) {
 	bridge := p.confs.Egress.Bridge
 	port, err := p.hostPort()
 	if err != nil {
@@ -266,22 +265,22 @@ func (p *Pair) hostDiffers() (diff []string, err error) {
 		return nil, fmt.Errorf("find %s: %w", bridge, err)
 	}
 	if port.Attrs().MasterIndex != b.Attrs().Index {
-		diff = append(diff, port.Attrs().Name+" is no port of "+bridge)
+		diff = append(diff, port.Attrs().Name+" is not a port of "+bridge)
 	} else if info, err := netlink.LinkGetProtinfo(port); err != nil {
-		return nil, fmt.Errorf("read the port %s: %w", port.Attrs().Name, err)
+		return nil, fmt.Errorf("read port %s: %w", port.Attrs().Name, err)
 	} else if !info.Isolated {
 		diff = append(diff, port.Attrs().Name+" is not isolated from the bridge's other ports")
 	}
-	diff = append(diff, differences([]setting{
+	diff = append(diff, diffSettings([]setting{
 		{"ipv6/conf/" + bridge + "/disable_ipv6", "1"},
 		{"ipv6/conf/" + port.Attrs().Name + "/disable_ipv6", "1"},
 		{"ipv4/ip_forward", "1"},
 	})...)
-	table, err := p.m.hostTableDiffers(p.confs.Egress)
+	table, err := p.m.diffHostTable(p.confs.Egress)
 	return append(diff, table...), err
 }
 
-// hostPort finds the host's end of the veth whose other end is the proxy's.
+// hostPort returns the host's end of the proxy's veth pair.
 func (p *Pair) hostPort() (netlink.Link, error) {
 	var peer int
 	err := Do(ProxyPath(p.dir), func() error {

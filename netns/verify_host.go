@@ -11,14 +11,14 @@ import (
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
-// ErrFlushed is wrapped when bottles run and the host's rules for them are gone.
-var ErrFlushed = errors.New("the host's firewall rules for the bottles that run are gone")
+// ErrFlushed is wrapped when the host's rules for running bottles are missing.
+var ErrFlushed = errors.New("the host's firewall rules for running bottles are missing")
 
-// HostStands tells whether the host's side is as it must be for the bottles
-// that are attached; it is if there are none. Without it nothing more is open to
-// an agent, as the rules in its proxy's namespace are others, but nothing that
-// is allowed may come through either.
-func (m *Manager) HostStands(ctx context.Context) error {
+// VerifyHost checks that the host's side of the network is complete for the
+// bottles that are attached; it succeeds if there are none. The error wraps
+// ErrFlushed. In that state nothing more is open to an agent, because the rules in
+// its proxy's namespace still apply, but allowed traffic may be dropped.
+func (m *Manager) VerifyHost(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -30,26 +30,26 @@ func (m *Manager) HostStands(ctx context.Context) error {
 	if err != nil || len(leases) == 0 {
 		return err
 	}
-	diff, err := m.hostTableDiffers(confs.Egress)
+	diff, err := m.diffHostTable(confs.Egress)
 	if err != nil {
 		return err
 	}
 	if _, err := netlink.LinkByName(confs.Egress.Bridge); err != nil {
 		diff = append(diff, fmt.Sprintf("%s: %v", confs.Egress.Bridge, err))
 	}
-	diff = append(diff, differences([]setting{{"ipv4/ip_forward", "1"}})...)
+	diff = append(diff, diffSettings([]setting{{"ipv4/ip_forward", "1"}})...)
 	if len(diff) > 0 {
 		return fmt.Errorf("%w: %s", ErrFlushed, strings.Join(diff, "; "))
 	}
 	return nil
 }
 
-// hostTableDiffers reads bottle's table in the host's namespace back, and what
-// the host's own chains accept.
-func (m *Manager) hostTableDiffers(conf *cniconf.List) ([]string, error) {
+// diffHostTable reads back bottle's table in the host's namespace and bottle's
+// rules in the host's own chains.
+func (m *Manager) diffHostTable(conf *cniconf.List) ([]string, error) {
 	h := hostRules{bridge: conf.Bridge, subnet: conf.Subnet}
 	var err error
-	if h.closed, h.links, err = m.formerLinks(); err != nil {
+	if h.unforwarded, h.links, err = m.savedLinks(); err != nil {
 		return nil, err
 	}
 	shape, err := tableShape()
@@ -60,6 +60,6 @@ func (m *Manager) hostTableDiffers(conf *cniconf.List) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	barred, err := forwardDiffers(conf.Bridge)
-	return append(compareChains(shape, want.shape), barred...), err
+	forward, err := diffForward(conf.Bridge)
+	return append(diffChains(shape, want.shape), forward...), err
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/google/nftables"
 )
 
-// Keep watches the host's firewall until ctx ends and writes bottle's rules
-// again when somebody took them away: a reload of the firewall flushes all
-// tables, as a rule. Until they are back nothing is open that was not, but what
-// is allowed does not come through. Any number of processes may do so at once.
-func (m *Manager) Keep(ctx context.Context) error {
+// WatchRules watches the host's firewall until ctx ends and restores bottle's
+// rules when they were removed; reloading a firewall usually flushes all tables.
+// Until the rules are restored nothing more is open to an agent, but allowed
+// traffic is dropped. Any number of processes may watch concurrently.
+func (m *Manager) WatchRules(ctx context.Context) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -27,28 +27,28 @@ func (m *Manager) Keep(ctx context.Context) error {
 	}
 	defer func() { _ = monitor.Close() }()
 	for {
-		// Before the first event too: the flush may have come before the watch.
-		if err := m.mend(ctx); err != nil {
-			m.log.Error("keep the host's rules", "error", err)
+		// Before the first event too: the flush may have preceded the watch.
+		if err := m.restoreRules(ctx); err != nil {
+			m.log.Error("restore the host's rules", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case _, ok := <-events:
 			if !ok {
-				return errors.New("watch the host's firewall: it tells no more")
+				return errors.New("watch the host's firewall: event stream ended")
 			}
 		}
 	}
 }
 
-// mend writes only what is missing, so that two that watch do not answer each
-// other for ever.
-func (m *Manager) mend(ctx context.Context) error {
-	err := m.HostStands(ctx)
+// restoreRules writes only if something is missing, so that concurrent watchers
+// do not trigger one another endlessly.
+func (m *Manager) restoreRules(ctx context.Context) error {
+	err := m.VerifyHost(ctx)
 	if !errors.Is(err, ErrFlushed) {
 		return err
 	}
-	m.log.Info("write the host's rules again", "reason", err)
+	m.log.Info("restore the host's rules", "reason", err)
 	return m.Refresh(ctx)
 }

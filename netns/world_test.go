@@ -19,20 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The world is a network namespace that the host's one uplink leads to. It
-// holds every address outside the host that a test aims at.
+// The world is a network namespace at the other end of the host's only uplink. It has
+// every address outside the host that a test uses.
 const worldNS = "/run/world.netns"
 
 const (
 	hostAddr   = "192.0.2.2"
 	publicAddr = "198.51.101.66"
-	lanAddr    = "203.0.114.9" // on the uplink, public in looks
+	lanAddr    = "203.0.114.9" // on the uplink, looks public
 	private    = "10.99.0.10"
 	metadata   = "169.254.169.254"
 )
 
 func makeWorld() error {
-	if err := pin(worldNS, prepareNS); err != nil {
+	if err := pin(worldNS, setUpNS); err != nil {
 		return err
 	}
 	world, err := os.Open(worldNS)
@@ -44,7 +44,7 @@ func makeWorld() error {
 	attrs.Name = "up0"
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "down0", PeerNamespace: netlink.NsFd(int(world.Fd()))}
 	if err := netlink.LinkAdd(veth); err != nil {
-		return fmt.Errorf("make the uplink: %w", err)
+		return fmt.Errorf("create the uplink: %w", err)
 	}
 	if err := errors.Join(
 		configure("lo", "127.0.0.1/8"), configure("up0", hostAddr+"/24", "203.0.114.1/24"),
@@ -52,7 +52,7 @@ func makeWorld() error {
 			return errors.Join(
 				configure("lo", publicAddr+"/32", private+"/32", metadata+"/32"),
 				configure("down0", "192.0.2.1/24", lanAddr+"/24"),
-				// So that a packet that leaks unmasqueraded would be answered.
+				// So that a packet that leaks without masquerading is answered.
 				addRoute("10.0.0.0/8", hostAddr),
 			)
 		}),
@@ -86,8 +86,8 @@ func addRoute(dst, via string) error {
 	return nil
 }
 
-// in runs fn in a namespace; the empty path is the host's.
-func in(t testing.TB, ns string, fn func() error) {
+// inNS runs fn in a namespace; the empty path means the host's.
+func inNS(t testing.TB, ns string, fn func() error) {
 	t.Helper()
 	run := func(fn func() error) error { return fn() }
 	if ns != "" {
@@ -98,7 +98,7 @@ func in(t testing.TB, ns string, fn func() error) {
 	}
 }
 
-// victim listens on TCP and UDP in a namespace and tells who came.
+// victim listens on TCP and UDP in a namespace and records what arrives.
 type victim struct {
 	addr string
 	seen chan string // payloads of datagrams
@@ -107,7 +107,7 @@ type victim struct {
 func listen(t testing.TB, ns, addr string) *victim {
 	t.Helper()
 	v := &victim{addr: addr, seen: make(chan string, 16)}
-	in(t, ns, func() error {
+	inNS(t, ns, func() error {
 		tcp, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
@@ -118,14 +118,14 @@ func listen(t testing.TB, ns, addr string) *victim {
 			return err
 		}
 		t.Cleanup(func() { _ = udp.Close() })
-		go v.greet(tcp)
-		go v.hear(udp)
+		go v.serveTCP(tcp)
+		go v.serveUDP(udp)
 		return nil
 	})
 	return v
 }
 
-func (v *victim) greet(l net.Listener) {
+func (v *victim) serveTCP(l net.Listener) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -136,7 +136,7 @@ func (v *victim) greet(l net.Listener) {
 	}
 }
 
-func (v *victim) hear(c net.PacketConn) {
+func (v *victim) serveUDP(c net.PacketConn) {
 	buf := make([]byte, 64)
 	for {
 		n, _, err := c.ReadFrom(buf)
@@ -151,11 +151,11 @@ func (v *victim) hear(c net.PacketConn) {
 }
 
 const (
-	probeTime   = 250 * time.Millisecond // nothing here is further than a veth away
+	probeTime   = 250 * time.Millisecond // every victim is one veth pair away
 	controlTime = 5 * time.Second
 )
 
-// reaches tells whether TCP from the namespace gets the victim's greeting.
+// reaches reports whether TCP from the namespace gets the victim's greeting.
 func reaches(ns, addr string, limit time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -170,7 +170,7 @@ func reaches(ns, addr string, limit time.Duration) bool {
 	return err == nil && string(buf[:n]) == "hello"
 }
 
-// datagramReaches tells whether the victim sees a datagram sent from the
+// datagramReaches reports whether the victim receives a datagram sent from the
 // namespace.
 func datagramReaches(t testing.TB, ns string, v *victim, limit time.Duration) bool {
 	t.Helper()
@@ -197,11 +197,11 @@ func datagramReaches(t testing.TB, ns string, v *victim, limit time.Duration) bo
 	}
 }
 
-// state is all of the host's that a bottle's network might change.
-func state(t testing.TB) []string {
+// hostState returns everything on the host that a bottle's network might change.
+func hostState(t testing.TB) []string {
 	t.Helper()
 	var out []string
-	links, err := dump(netlink.LinkList)
+	links, err := retryDump(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,9 +227,9 @@ func state(t testing.TB) []string {
 			out = append(out, "route "+r)
 		}
 	}
-	out = append(out, tables(t)...)
+	out = append(out, nftTables(t)...)
 	for _, glob := range []string{"ipv4/ip_forward", "ipv4/conf/*/forwarding", "ipv4/conf/*/accept_redirects", "ipv6/conf/*/forwarding", "ipv6/conf/*/disable_ipv6"} {
-		out = append(out, settings(t, glob)...)
+		out = append(out, sysctls(t, glob)...)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -243,7 +243,7 @@ func state(t testing.TB) []string {
 	return out
 }
 
-func tables(t testing.TB) (out []string) {
+func nftTables(t testing.TB) (out []string) {
 	t.Helper()
 	conn, err := nftables.New()
 	if err != nil {
@@ -270,27 +270,27 @@ func tables(t testing.TB) (out []string) {
 	return out
 }
 
-// unchanged fails the test unless the host is as it was.
-func unchanged(t testing.TB, before []string) {
+// checkUnchanged fails the test unless the host's state equals before.
+func checkUnchanged(t testing.TB, before []string) {
 	t.Helper()
-	after := state(t)
+	after := hostState(t)
 	for _, s := range after {
 		if !slices.Contains(before, s) {
-			t.Errorf("left: %s", s)
+			t.Errorf("left behind: %s", s)
 		}
 	}
 	for _, s := range before {
 		if !slices.Contains(after, s) {
-			t.Errorf("gone: %s", s)
+			t.Errorf("missing: %s", s)
 		}
 	}
 }
 
-func settings(t testing.TB, glob string) (out []string) {
+func sysctls(t testing.TB, glob string) (out []string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(sysctlDir, glob))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("no settings %s (%v)", glob, err)
+		t.Fatalf("no settings match %s (%v)", glob, err)
 	}
 	for _, f := range files {
 		key := strings.TrimPrefix(f, sysctlDir+"/")
