@@ -29,7 +29,7 @@ func TestMistakes(t *testing.T) {
 		{"no containerd", u, append([]string{"--address", "/run/nobody.sock"}, run...),
 			[]string{"cannot connect to containerd at /run/nobody.sock", "--address"}},
 		{"not a socket", u.with("CONTAINERD_ADDRESS=" + u.dir + "/bottle.yaml"), run,
-			[]string{"no containerd answers at", "CONTAINERD_ADDRESS"}},
+			[]string{"cannot connect to containerd at", "CONTAINERD_ADDRESS"}},
 		{"missing plugin", u.with("CNI_PATH=" + empty), run, []string{"missing CNI plugin: bridge", empty, "CNI_PATH"}},
 		{"missing image", u.with("CLAUDE_BOTTLE_IMAGE=nowhere.test/none:1"), append(run, "--pull", "never"), []string{"nowhere.test/none:1", "bottle pull"}},
 		{"bad pull", u, append(run, "--pull", "often"), []string{`"often"`, "always, missing, never"}},
