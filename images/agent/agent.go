@@ -1,5 +1,5 @@
-// Package agent holds the Dockerfile of the image that agents run on by default.
-// It builds nothing itself.
+// Package agent contains the Dockerfile of the default agent image. It does not
+// build it.
 package agent
 
 import (
@@ -14,21 +14,20 @@ import (
 //go:embed Dockerfile
 var dockerfile []byte
 
-// Label is on an image that was built from the Dockerfile: the Hash it had then.
-// An image without it is somebody's own.
+// Label marks an image built from the Dockerfile and holds its Hash at that time. An
+// image without it belongs to the user.
 const Label = "bottle.agent-image"
 
-// What an image built from the Dockerfile is; as it says there.
+// User and command of the image, as set in the Dockerfile.
 const (
 	User    = "1000:1000"
 	Command = "claude"
 )
 
-// Dockerfile is the file's content.
+// Dockerfile returns a copy of the file's content.
 func Dockerfile() []byte { return append([]byte(nil), dockerfile...) }
 
-// Hash tells one Dockerfile, and the build arguments that it is built with, from
-// another.
+// Hash identifies the Dockerfile's content together with its build arguments.
 func Hash(args map[string]string) string {
 	h := sha256.New()
 	h.Write(dockerfile) // a hash's Write never fails

@@ -1,7 +1,7 @@
 //go:build agentimage
 
-// This test fetches half a gigabyte of packages and takes minutes: it is run by
-// `make agent-image`, which gives it mirrors, and not with the others.
+// This test downloads half a gigabyte of packages and takes minutes: it is run only
+// by `make agent-image`, which provides mirrors.
 
 package agent_test
 
@@ -33,7 +33,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 
-// The lab's own namespace has another image of the default's name.
+// The lab's default namespace has a different image with the default name.
 const (
 	namespace = "agent-image"
 	image     = "docker.io/library/claude-bottle:latest"
@@ -51,13 +51,13 @@ agents:
   sh: {bottle: dev, command: [bash, -euc]}
 `
 
-// shows is what the image has to have, one line for each of the script's.
+// Each line of the script's output must contain the corresponding string of output.
 const script = `id -u; id -un; pwd; echo $HOME; claude --version; git --version; ssh -V 2>&1; rg --version | head -n 1
 touch /workspace/x ~/y && echo both are writable
-command -v node npm bottle-install || echo nothing of the build
+command -v node npm bottle-install || echo no build tools
 dmesg | grep -o -m 1 gVisor`
 
-var shows = []string{"1000", "agent", "/workspace", "/home/agent", "(Claude Code)", "git version", "OpenSSH", "ripgrep", "both are writable", "nothing of the build", "gVisor"}
+var output = []string{"1000", "agent", "/workspace", "/home/agent", "(Claude Code)", "git version", "OpenSSH", "ripgrep", "both are writable", "no build tools", "gVisor"}
 
 type scene struct {
 	t    *testing.T
@@ -66,35 +66,35 @@ type scene struct {
 	ctrd *containerd.Client
 }
 
-// TestAgentImage has `bottle run` build the image that is missing, from nothing
-// but its Dockerfile, a Debian base and mirrors, and looks at what came of it.
+// TestAgentImage makes `bottle run` build the missing image from its Dockerfile, a
+// Debian base and mirrors, and checks the result.
 func TestAgentImage(t *testing.T) {
 	leakcheck.Check(t)
 	s := newScene(t)
-	s.want(s.run("sh", script), shows)
-	made := s.target(image)
+	s.want(s.run("sh", script), output)
+	built := s.target(image)
 
 	s.want(s.run("claude", "--version"), []string{"(Claude Code)"})
-	if again := s.target(image); again.Digest != made.Digest {
-		t.Errorf("the image was built again: %s, before that %s", again.Digest, made.Digest)
+	if again := s.target(image); again.Digest != built.Digest {
+		t.Errorf("the image was built again: %s, before that %s", again.Digest, built.Digest)
 	}
 
-	// As an earlier version of bottle would have left it.
+	// An image built by an earlier version of bottle.
 	s.build("FROM "+image+"\nLABEL "+agent.Label+"=earlier\nRUN --network=none touch /home/agent/earlier\n", "claude-bottle:latest")
 	s.want(s.run("sh", "ls ~"), []string{""})
-	if again := s.target(image); again.Digest != made.Digest {
-		t.Errorf("an outdated image became %s, want %s", again.Digest, made.Digest)
+	if again := s.target(image); again.Digest != built.Digest {
+		t.Errorf("an outdated image became %s, want %s", again.Digest, built.Digest)
 	}
 
 	addresses := s.mirrors()
-	if at := s.find(made, addresses); len(at) > 0 {
-		t.Errorf("mirrors are named in the image:\n%s", strings.Join(at, "\n"))
+	if at := s.find(built, addresses); len(at) > 0 {
+		t.Errorf("the image contains addresses of mirrors:\n%s", strings.Join(at, "\n"))
 	}
-	// The same search, of an image that does keep a mirror's address.
+	// Control: an image that does contain a mirror's address.
 	const leaky = "claude-bottle:leaky"
 	s.build("FROM "+image+"\nUSER root\nRUN --mount=type=secret,id=sources cp /run/secrets/sources /etc/apt/\n", leaky)
 	if at := s.find(s.target("docker.io/library/"+leaky), addresses); len(at) == 0 {
-		t.Error("the search does not find what is there")
+		t.Error("control: the search does not find the address")
 	}
 }
 
@@ -102,7 +102,7 @@ func newScene(t *testing.T) *scene {
 	t.Helper()
 	mirror := os.Getenv("LAB_MIRROR")
 	if mirror == "" {
-		t.Fatal("this test is run by scripts/agent-image (make agent-image)")
+		t.Fatal("this test must be run by scripts/agent-image (make agent-image)")
 	}
 	s := &scene{t: t, dir: t.TempDir(), ctx: namespaces.WithNamespace(context.Background(), namespace)}
 	s.write("bottle.yaml", fmt.Sprintf(manifest, mirror))
@@ -123,7 +123,7 @@ func newScene(t *testing.T) *scene {
 	return s
 }
 
-// clean removes all that the test has in containerd.
+// clean removes everything the test created in containerd.
 func (s *scene) clean() {
 	list, err := s.ctrd.ImageService().List(s.ctx)
 	s.must(err)
@@ -150,8 +150,8 @@ func (s *scene) write(name, text string) {
 	}
 }
 
-// bottle runs bottle to its end. What it says on standard error is in the error: a
-// build that takes minutes says much.
+// bottle runs bottle and returns its standard output. An error includes its standard
+// error.
 func (s *scene) bottle(args ...string) (stdout string, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Minute)
 	defer cancel()
@@ -174,7 +174,7 @@ func (s *scene) run(agent string, args ...string) string {
 	return out
 }
 
-// want compares line by line: each has to have what is wanted in it.
+// want verifies that each line contains the corresponding string.
 func (s *scene) want(out string, lines []string) {
 	s.t.Helper()
 	got := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
@@ -183,7 +183,7 @@ func (s *scene) want(out string, lines []string) {
 	}
 	for i, want := range lines {
 		if !strings.Contains(got[i], want) || want == "" && got[i] != "" {
-			s.t.Errorf("line %d is %q, want %q in it", i+1, got[i], want)
+			s.t.Errorf("line %d is %q, want it to contain %q", i+1, got[i], want)
 		}
 	}
 }
@@ -205,8 +205,8 @@ func (s *scene) target(name string) ocispec.Descriptor {
 	return img.Target
 }
 
-// mirrors are the addresses that packages came from: the mirror's, and Debian's
-// behind it, as the base was made with them. Npm's is in Claude Code's program.
+// mirrors returns the addresses of the lab's mirror and of the Debian mirror behind
+// it, which the base was built from. npm's address is part of Claude Code's program.
 func (s *scene) mirrors() []string {
 	s.t.Helper()
 	data, err := os.ReadFile(filepath.Join(os.Getenv("LAB_MIRROR"), "addresses"))
@@ -216,7 +216,7 @@ func (s *scene) mirrors() []string {
 	return strings.Fields(string(data))
 }
 
-// find tells where in the image one of the words is: in its manifest, its
+// find returns where the image contains one of the words: in its manifest, its
 // configuration, or the names and contents of files in its layers.
 func (s *scene) find(target ocispec.Descriptor, words []string) []string {
 	s.t.Helper()
@@ -254,9 +254,9 @@ func (s *scene) find(target ocispec.Descriptor, words []string) []string {
 	return found
 }
 
-// search returns which of the words are in what r yields.
+// search returns the words that r contains.
 func search(r io.Reader, words []string) ([]string, error) {
-	const longest = 4096 // of a word
+	const longest = 4096 // length of a word
 	buf := make([]byte, 0, 1<<20)
 	found := map[string]bool{}
 	for {
@@ -271,12 +271,12 @@ func search(r io.Reader, words []string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		// A word may lie across the end.
+		// A word may span two reads.
 		buf = buf[:copy(buf, buf[len(buf)-longest:])]
 	}
 	var out []string
-	for w, there := range found {
-		if there {
+	for w, contained := range found {
+		if contained {
 			out = append(out, w)
 		}
 	}
