@@ -175,7 +175,7 @@ func (e *Engine) Build(ctx context.Context, p *Plan, progress string, out io.Wri
 		return nil
 	}
 	req := b.request
-	req.Progress, req.Out, req.OnlyWork, req.DockerConfig = progress, out, true, dockerConfig
+	req.Progress, req.Out, req.QuietIfCached, req.DockerConfig = progress, out, true, dockerConfig
 	if _, err := Build(ctx, e.cfg, req, wait); err != nil {
 		return fmt.Errorf("build %s: %w", b.Image, err)
 	}

@@ -47,7 +47,7 @@ func (l *launch) derive(ctx context.Context) (err error) {
 	p := l.plan
 	notice := l.e.cfg.Notice
 	_, err = l.e.images.Derive(ctx, images.Derivation{
-		Ref: p.Image, Base: p.BaseRef, Folder: p.Folder, Target: p.Target,
+		Ref: p.Image, Base: p.BaseRef, Dir: p.Folder, Target: p.Target,
 		Owner: func(ctx context.Context) (int, int, error) {
 			u, err := l.e.rt.ImageUser(ctx, p.BaseRef)
 			return int(u.UID), int(u.GID), err

@@ -25,7 +25,7 @@ const (
 	ImageActive    = images.StateActive
 	ImageUnpacking = images.StateUnpacking
 	ImageDone      = images.StateDone
-	ImageThere     = images.StateThereAlike
+	ImageThere     = images.StateExists
 )
 
 // Pull brings an image from its registry and makes it ready to run. It returns
@@ -156,7 +156,7 @@ func (e *Engine) Images(ctx context.Context) ([]ImageStatus, error) {
 		slices.Sort(used)
 		out = append(out, ImageStatus{
 			Name: imageref.Familiar(i.Ref), Ref: i.Ref, Digest: i.Digest, Size: i.Size, Created: i.Created,
-			UsedBy: used, Base: i.Base, Folder: i.Folder,
+			UsedBy: used, Base: i.Base, Folder: i.Dir,
 		})
 	}
 	slices.SortStableFunc(out, func(a, b ImageStatus) int { return b.Created.Compare(a.Created) })

@@ -29,34 +29,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labelChecked is on manifests whose layers have been looked at, with the version of
-// what was looked for: all of them, or those that were there.
+// labelChecked marks manifests whose layers have been checked. The value is the
+// version of the check and whether it covered all layers or only those present.
 const (
 	labelChecked = "bottle.checked"
 	checkedAll   = "1"
 	checkedSome  = "1 some"
 )
 
-// checkLayers looks at the layers of a manifest, read from cs, so many at once,
-// unless that has been done. A layer that is not there has been unpacked by others,
-// if the image is unpacked; before it comes to be, all that is there is looked at
-// again. The error wraps ErrLayer.
-func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor, unpacked bool, atOnce int) error {
+// checkLayers checks the layers of a manifest, read from cs, with the given
+// concurrency, unless that has been done before. If the image is unpacked, missing
+// layers are accepted, because another program unpacked them; the layers are checked
+// again before the image is next unpacked. The error wraps ErrLayer.
+func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest ocispec.Descriptor, layers []ocispec.Descriptor, unpacked bool, concurrency int) error {
 	info, err := s.ctrd.ContentStore().Info(ctx, manifest.Digest)
-	if err != nil && !errdefs.IsNotFound(err) { // of what is just coming, the file may be seen first
+	if err != nil && !errdefs.IsNotFound(err) { // during a pull the file may appear before its metadata
 		return fmt.Errorf("look up manifest %s: %w", manifest.Digest, err)
 	}
 	if before := info.Labels[labelChecked]; before == checkedAll || before == checkedSome && unpacked {
 		return nil
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
-	var absent atomic.Bool
+	g.SetLimit(concurrency)
+	var missing atomic.Bool
 	for _, layer := range layers {
 		g.Go(func() error {
 			err := CheckLayer(gctx, cs, layer)
 			if errdefs.IsNotFound(err) {
-				absent.Store(true)
+				missing.Store(true)
 				return nil
 			}
 			return err
@@ -65,18 +65,18 @@ func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest o
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	seen := checkedAll
-	if absent.Load() {
-		seen = checkedSome
+	checked := checkedAll
+	if missing.Load() {
+		checked = checkedSome
 	}
-	err = s.label(ctx, manifest.Digest, labelChecked, seen)
+	err = s.label(ctx, manifest.Digest, labelChecked, checked)
 	if errdefs.IsNotFound(err) {
-		return nil // it is still coming, and is looked at again
+		return nil // not stored yet: Unpack checks it again
 	}
 	return err
 }
 
-// label sets a label of a blob, or takes it away if value is empty.
+// label sets a label of a blob, or removes it if value is empty.
 func (s *Store) label(ctx context.Context, blob digest.Digest, key, value string) error {
 	_, err := s.ctrd.ContentStore().Update(ctx, content.Info{Digest: blob, Labels: map[string]string{key: value}}, "labels."+key)
 	if err != nil {
@@ -85,14 +85,14 @@ func (s *Store) label(ctx context.Context, blob digest.Digest, key, value string
 	return nil
 }
 
-// readSize is how much of a packed layer is read at once, in bytes: each time may be
-// a call to the daemon.
+// readSize is the size of reads from a compressed layer, in bytes. Each read may be a
+// call to the daemon.
 const readSize = 1 << 20
 
-// CheckLayer looks at a layer (a tar, PAX or GNU, plain or compressed by gzip or
-// zstd) for entries that lead out of the image's root. containerd, which unpacks,
-// keeps those in and says nothing of it. The error wraps ErrLayer, also when the
-// layer is no such thing.
+// CheckLayer checks a layer (a PAX or GNU tar, plain or compressed with gzip or zstd)
+// for entries that escape the image's root. containerd confines such entries when it
+// unpacks and does not report them. The error wraps ErrLayer, also for a layer that
+// cannot be parsed.
 func CheckLayer(ctx context.Context, cs content.Provider, layer ocispec.Descriptor) error {
 	ra, err := cs.ReaderAt(ctx, layer)
 	if err != nil {
@@ -112,17 +112,17 @@ func CheckLayer(ctx context.Context, cs content.Provider, layer ocispec.Descript
 func checkPacked(ctx context.Context, ra content.ReaderAt, mediaType string) error {
 	compressed, err := store.DiffCompression(ctx, mediaType)
 	if err != nil {
-		return fmt.Errorf("it is of a kind that bottle does not know: %s", mediaType)
+		return fmt.Errorf("unknown media type %s", mediaType)
 	}
 	packed := io.NewSectionReader(ra, 0, ra.Size())
 	if _, isFile := ra.(*blobFile); isFile && compressed == "" {
-		return checkEntries(ctx, packed) // can seek: what is in the entries need not be read
+		return checkEntries(ctx, packed) // seekable: skips the files' content
 	}
 	buffered := bufio.NewReaderSize(&untilDone{ctx, packed}, readSize)
 	if compressed == "" {
 		return checkEntries(ctx, buffered)
 	}
-	// As containerd tells it; which may start programs of the host's to decompress.
+	// The same detection as containerd's, whose decompressor may start host programs.
 	first, _ := buffered.Peek(10)
 	switch compression.DetectCompression(first) {
 	case compression.Gzip:
@@ -142,7 +142,7 @@ func checkPacked(ctx context.Context, ra content.ReaderAt, mediaType string) err
 	return checkEntries(ctx, buffered)
 }
 
-// untilDone reads until ctx ends: to find the next entry may mean to read for long.
+// untilDone stops reading when ctx ends: skipping one large entry may take long.
 type untilDone struct {
 	ctx context.Context
 	r   io.Reader
@@ -155,11 +155,11 @@ func (u *untilDone) Read(p []byte) (int, error) {
 	return u.r.Read(p)
 }
 
-// checkEntries looks for entries of a layer's tar that lead out of the image's
-// root: by a way up, or through one of the layer's own symbolic links. A folder
-// that was packed has neither, and those who unpack with care keep them in, so that
-// no image needs them. Absolute names and absolute targets of hard links are the
-// image's own to those, and some builders write them: they are let through.
+// checkEntries rejects entries of a layer's tar that escape the image's root through
+// ".." or through one of the layer's own symbolic links. Packing a directory creates
+// neither, and careful unpackers confine them, so no image needs them. Unpackers
+// interpret absolute names and absolute hard link targets relative to the image's
+// root, and some builders write them: they are accepted.
 func checkEntries(ctx context.Context, layer io.Reader) error {
 	links, size := symlinks{}, 0
 	for r := tar.NewReader(layer); ctx.Err() == nil; {
@@ -172,41 +172,41 @@ func checkEntries(ctx context.Context, layer io.Reader) error {
 		}
 		name, err := links.resolve(h.Name)
 		if err != nil {
-			return fmt.Errorf("the entry %q leads out of the image: %w", h.Name, err)
+			return fmt.Errorf("entry %q escapes the image's root: %w", h.Name, err)
 		}
-		delete(links, name) // it is written over
+		delete(links, name) // replaced by this entry
 		switch h.Typeflag {
 		case tar.TypeLink:
 			if _, err := links.resolve(h.Linkname); err != nil {
-				return fmt.Errorf("the hard link %q leads out of the image: %w", h.Name, err)
+				return fmt.Errorf("hard link %q escapes the image's root: %w", h.Name, err)
 			}
 		case tar.TypeSymlink:
-			// By itself it is harmless: who follows it has the image as root.
+			// Harmless in a container, whose root is the image's.
 			links[name] = h.Linkname
 			if size += len(name) + len(h.Linkname); size > maxLinksSize {
-				return errors.New("it has more symbolic links than can be looked at")
+				return errors.New("too many symbolic links")
 			}
 		}
 	}
 	return ctx.Err()
 }
 
-// symlinks are the targets of a layer's symbolic links, by path from its root.
+// symlinks are the targets of a layer's symbolic links, by path relative to its root.
 type symlinks map[string]string
 
-// maxLinksSize bounds the names and targets of a layer's links, in bytes, as all are
-// kept while it is looked at.
+// maxLinksSize bounds the total size of a layer's link names and targets, in bytes,
+// which are kept in memory during the check.
 const maxLinksSize = 128 << 20
 
-// maxLinks is how many links are followed on the way to a file, as by the kernel
+// maxLinks is the number of links followed in one path, the kernel's limit
 // (path_resolution(7)).
 const maxLinks = 40
 
-// resolve is the path from the root that a name stands for. It is an error if the
-// way to it leads out of the root, or a .. is in it.
+// resolve returns the path relative to the root that a name refers to. A name that
+// contains ".." or escapes the root is an error.
 func (s symlinks) resolve(name string) (string, error) {
 	if slices.Contains(strings.Split(name, "/"), "..") {
-		return "", errors.New("it has a .. in it")
+		return "", errors.New(`its name contains ".."`)
 	}
 	at, rest, via := ".", strings.Split(path.Clean(name), "/"), ""
 	for followed := 0; len(rest) > 0; {
@@ -215,13 +215,13 @@ func (s symlinks) resolve(name string) (string, error) {
 		next := path.Join(at, part)
 		switch target, is := s[next]; {
 		case part == ".." && at == ".":
-			return "", fmt.Errorf("it goes through %q, a link to %q", via, s[via])
+			return "", fmt.Errorf("through %q, a link to %q", via, s[via])
 		case !is || len(rest) == 0:
 			at = next
 		case path.IsAbs(target):
-			return "", fmt.Errorf("it goes through %q, a link to %q", next, target)
-		case followed == maxLinks || len(target) >= unix.PathMax: // symlink(2) makes none so long
-			return "", fmt.Errorf("it goes through %q, a link that nobody can follow", next)
+			return "", fmt.Errorf("through %q, a link to %q", next, target)
+		case followed == maxLinks || len(target) >= unix.PathMax: // symlink(2) creates none so long
+			return "", fmt.Errorf("through %q, a link that cannot be resolved", next)
 		default:
 			followed++
 			via, rest = next, append(strings.Split(target, "/"), rest...)
@@ -230,12 +230,12 @@ func (s symlinks) resolve(name string) (string, error) {
 	return at, nil
 }
 
-// blobs reads blobs from the folder that the daemon has them in, where it tells and
-// this process sees it, so that reading costs the daemon nothing.
+// blobs reads blobs directly from the daemon's content directory, if the daemon
+// reports it and this process can access it, and through the daemon otherwise.
 type blobs struct {
 	ctrd *containerd.Client
 	once sync.Once
-	dir  string // empty: it does not tell
+	dir  string // empty: unknown
 }
 
 func (s *Store) blobs() content.Provider { return &blobs{ctrd: s.ctrd} }
@@ -245,7 +245,7 @@ func (b *blobs) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.Rea
 	if err := d.Digest.Validate(); err != nil {
 		return nil, err
 	}
-	b.once.Do(func() { b.ask(ctx) })
+	b.once.Do(func() { b.findDir(ctx) })
 	if b.dir == "" {
 		return b.ctrd.ContentStore().ReaderAt(ctx, d)
 	}
@@ -260,10 +260,10 @@ func (b *blobs) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.Rea
 	return &blobFile{File: f, size: fi.Size()}, nil
 }
 
-func (b *blobs) ask(ctx context.Context) {
+func (b *blobs) findDir(ctx context.Context) {
 	got, err := b.ctrd.IntrospectionService().Plugins(ctx, "type==io.containerd.content.v1")
 	if err != nil {
-		return // the blobs can be asked for
+		return // the blobs are read through the daemon
 	}
 	for _, p := range got.Plugins {
 		if root := p.Exports["root"]; root != "" {
@@ -279,37 +279,37 @@ type blobFile struct {
 
 func (f *blobFile) Size() int64 { return f.size }
 
-// arriving has blobs that are still to come, until ended is closed: it waits for
-// them.
-type arriving struct {
+// incomingBlobs provides blobs that the daemon is still fetching: it waits for a
+// missing blob until fetched is closed.
+type incomingBlobs struct {
 	content.Provider
-	ended chan struct{}
+	fetched chan struct{}
 }
 
-// How long a blob is waited for before it is looked for again. The daemon's own
-// word of it may come 300 ms late.
+// Polling intervals for a missing blob. The daemon's progress events may be 300 ms
+// late.
 const (
-	firstLook = 2 * time.Millisecond
-	lastLook  = 50 * time.Millisecond
+	minPoll = 2 * time.Millisecond
+	maxPoll = 50 * time.Millisecond
 )
 
 // ReaderAt implements content.Provider.
-func (a *arriving) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
-	for wait := firstLook; ; wait = min(2*wait, lastLook) {
-		over := false
+func (a *incomingBlobs) ReaderAt(ctx context.Context, d ocispec.Descriptor) (content.ReaderAt, error) {
+	for wait := minPoll; ; wait = min(2*wait, maxPoll) {
+		fetched := false
 		select {
-		case <-a.ended:
-			over = true
+		case <-a.fetched:
+			fetched = true
 		default:
 		}
 		ra, err := a.Provider.ReaderAt(ctx, d)
-		if over || !errdefs.IsNotFound(err) {
+		if fetched || !errdefs.IsNotFound(err) {
 			return ra, err
 		}
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-a.ended:
+		case <-a.fetched:
 		case <-time.After(wait):
 		}
 	}

@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// TestManyLinks has a layer of links without end, all of which would have to be
-// kept.
+// TestManyLinks: memory use is bounded for a layer with an endless list of links.
 func TestManyLinks(t *testing.T) {
 	r, w := io.Pipe()
 	go func() {
@@ -20,18 +19,18 @@ func TestManyLinks(t *testing.T) {
 		target := strings.Repeat("long/", 800)
 		for i := 0; ; i++ {
 			if to.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: fmt.Sprint(i), Linkname: target}) != nil {
-				return // nobody reads any more
+				return // the reader is closed
 			}
 		}
 	}()
 	err := checkEntries(context.Background(), r)
-	if err == nil || !strings.Contains(err.Error(), "more symbolic links") {
+	if err == nil || !strings.Contains(err.Error(), "too many symbolic links") {
 		t.Errorf("got %v", err)
 	}
 	_ = r.Close()
 }
 
-// endless is a layer with one file that is as long as a tar's can be.
+// endless is a layer with one file of the maximum size in a tar.
 type endless struct{ header []byte }
 
 func (e *endless) Read(p []byte) (int, error) {
@@ -43,7 +42,7 @@ func (e *endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestCheckInterrupted ends a look at what takes for ever to read.
+// TestCheckInterrupted cancels the check of an endless layer.
 func TestCheckInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var header strings.Builder
@@ -59,6 +58,6 @@ func TestCheckInterrupted(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Error("it goes on")
+		t.Error("the check continues after cancellation")
 	}
 }

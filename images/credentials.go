@@ -20,27 +20,27 @@ import (
 	helper "github.com/docker/docker-credential-helpers/credentials"
 )
 
-// Docker's own registry has another name in Docker's configuration.
+// Docker Hub has a different name in Docker's configuration file.
 const (
 	dockerHub    = "registry-1.docker.io"
 	dockerHubKey = "https://index.docker.io/v1/"
 )
 
-// Login is whose registry credentials are used: those that `docker login` keeps
-// in a file or leaves to a helper program. The zero Login has none.
+// Login identifies the user whose registry credentials are used: those that
+// `docker login` stores in a file or in a credential helper. The zero Login has no
+// credentials.
 type Login struct {
 	ConfigDir string // Docker's, ~/.docker
-	// Home, UID and GID are the user's whose configuration it is: a helper is
-	// that user's program and runs as that user, not as root under sudo.
+	// Home, UID and GID are those of the user who owns the configuration: a helper
+	// is that user's program and runs as that user, not as root under sudo.
 	Home     string
 	UID, GID int
-	// Environ is the caller's environment, for helpers.
+	// Environ is the caller's environment, passed to helpers.
 	Environ []string
 }
 
-// loginStore answers the Transfer service's questions for credentials. An
-// error in an answer would hang the transfer, so that errors are kept for
-// later.
+// loginStore answers the Transfer service's credential requests. Returning an error
+// would hang the transfer, so errors are stored for later.
 type loginStore struct {
 	login Login
 
@@ -62,21 +62,21 @@ func (s *loginStore) GetCredentials(ctx context.Context, _, host string) (regist
 	return registry.Credentials{Host: host, Username: auth.Username, Secret: auth.Password}, nil
 }
 
-// failed is why credentials could not be read, or nil.
+// failed returns the error of reading credentials, or nil.
 func (s *loginStore) failed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
 }
 
-// find returns the credentials for a registry; without any it is empty.
+// find returns the credentials for a registry, empty if there are none.
 func (l Login) find(ctx context.Context, host string) (types.AuthConfig, error) {
 	if l.ConfigDir == "" {
 		return types.AuthConfig{}, nil
 	}
 	file, err := config.Load(l.ConfigDir)
 	if err != nil {
-		return types.AuthConfig{}, fmt.Errorf("read the registry logins in %s: %w", filepath.Join(l.ConfigDir, config.ConfigFileName), err)
+		return types.AuthConfig{}, fmt.Errorf("read registry logins in %s: %w", filepath.Join(l.ConfigDir, config.ConfigFileName), err)
 	}
 	key := host
 	if host == dockerHub || host == "docker.io" {
@@ -95,8 +95,8 @@ func helperOf(file *configfile.ConfigFile, key string) string {
 	return file.CredentialsStore
 }
 
-// tokenUser is the user name by which a helper says that the secret is an
-// identity token (docker-credential-helpers, README).
+// tokenUser is the user name with which a helper marks the secret as an identity
+// token (docker-credential-helpers, README).
 const tokenUser = "<token>"
 
 func (l Login) ask(ctx context.Context, name, key string) (types.AuthConfig, error) {

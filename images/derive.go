@@ -32,47 +32,47 @@ import (
 
 // Labels of a derived image.
 const (
-	labelFingerprint = "bottle.derived.fingerprint" // of folder and base; absent: not to be trusted
-	labelFolder      = "bottle.derived.folder"
-	labelBase        = "bottle.derived.base" // name of the image below
+	labelFingerprint = "bottle.derived.fingerprint" // of directory and base; missing: not reusable
+	labelDir         = "bottle.derived.dir"
+	labelBase        = "bottle.derived.base" // the base image's name
 )
 
-// layoutVersion changes when the same folder would give another layer.
+// layoutVersion changes when the same directory would produce a different layer.
 const layoutVersion = "1"
 
-// Derivation says what a derived image is made of.
+// Derivation describes a derived image: a base plus a directory.
 type Derivation struct {
-	Ref    string // name of the derived image, normalised
-	Base   string // name of the image below it, normalised; in the store
-	Folder string // absolute; only read
-	Target string // absolute, inside: where the folder is, and where commands begin
-	// Owner finds the ids that own everything; asked only when a layer is made.
+	Ref    string // normalised name of the derived image
+	Base   string // normalised name of the base image, which is in the store
+	Dir    string // absolute path of the directory; it is only read
+	Target string // absolute path of the directory in the image, and its working directory
+	// Owner returns the owner of all files; called only when a layer is created.
 	Owner func(context.Context) (uid, gid int, err error)
-	// Notice is told of what is left out, and Progress how far it is; both may
-	// be nil.
+	// Notice is called for each entry that is omitted or altered. It and Progress
+	// may be nil.
 	Notice   func(string)
 	Progress ProgressFunc
 }
 
-// Derive makes an image of a base and a folder, unpacked and ready, and tells
-// whether it had to: a folder that has not changed since costs a look at it. No
-// symbolic link in the folder is followed. The error wraps ErrMissing,
-// ErrPlatform or ErrNoSpace; after an error the store is as it was.
-func (s *Store) Derive(ctx context.Context, d Derivation) (made bool, err error) {
+// Derive creates an image from a base and a directory, unpacked and ready to run, and
+// reports whether it had to: for an unchanged directory only its metadata is read. No
+// symbolic link in the directory is followed. The error wraps ErrMissing,
+// ErrPlatform or ErrNoSpace; after an error the store is unchanged.
+func (s *Store) Derive(ctx context.Context, d Derivation) (created bool, err error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	if d.Notice == nil {
 		d.Notice = func(string) {}
 	}
-	if made, err = s.derive(ctx, d); err != nil {
+	if created, err = s.derive(ctx, d); err != nil {
 		if errors.Is(kindOf(err), ErrNoSpace) {
 			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
-		return false, fmt.Errorf("make image %s of %s: %w", d.Ref, d.Folder, err)
+		return false, fmt.Errorf("create image %s from %s: %w", d.Ref, d.Dir, err)
 	}
-	return made, nil
+	return created, nil
 }
 
-func (s *Store) derive(ctx context.Context, d Derivation) (made bool, err error) {
+func (s *Store) derive(ctx context.Context, d Derivation) (created bool, err error) {
 	base, err := s.get(ctx, d.Base)
 	if err != nil {
 		return false, err
@@ -81,8 +81,8 @@ func (s *Store) derive(ctx context.Context, d Derivation) (made bool, err error)
 	if err != nil {
 		return false, err
 	}
-	began := time.Now()
-	t, err := readTree(d.Folder)
+	start := time.Now()
+	t, err := readTree(d.Dir)
 	if err != nil {
 		return false, err
 	}
@@ -95,25 +95,24 @@ func (s *Store) derive(ctx context.Context, d Derivation) (made bool, err error)
 	if before.Labels[labelFingerprint] == fingerprint {
 		return false, s.Unpack(ctx, d.Ref)
 	}
-	// A change in the same tick of the clock as the look could not be told from
-	// what was packed: then the next run packs again.
-	if t.newest.After(began.Add(-clockTick)) {
+	// A change in the same clock tick as the scan could not be detected later: the
+	// next run packs again.
+	if t.newest.After(start.Add(-clockTick)) {
 		fingerprint = ""
 	}
 	l := &layering{store: s, d: d, tree: t, manifest: manifest, fingerprint: fingerprint}
 	return true, s.leased(ctx, "derive "+d.Ref, l.make)
 }
 
-// clockTick is more than the kernel's clock for file times may lag behind
-// (CONFIG_HZ=100: 10 ms).
+// clockTick is more than the granularity of file times (10 ms with CONFIG_HZ=100).
 const clockTick = 50 * time.Millisecond
 
-// layering is the making of one derived image.
+// layering is the creation of one derived image.
 type layering struct {
 	store       *Store
 	d           Derivation
 	tree        *tree
-	manifest    ocispec.Manifest // the base's
+	manifest    ocispec.Manifest // of the base
 	fingerprint string
 
 	config ocispec.Image
@@ -134,20 +133,19 @@ func (l *layering) make(ctx context.Context) error {
 	if err := l.snapshot(ctx); err != nil {
 		return err
 	}
-	return l.name(ctx)
+	return l.createImage(ctx)
 }
 
-// snapshot packs the folder into a layer and, at the same time, unpacks it into
-// the snapshot that the layer stands for. After an error the lease's end removes
-// both.
+// snapshot packs the directory into a layer and concurrently unpacks it into the
+// layer's snapshot. After an error the release of the lease removes both.
 func (l *layering) snapshot(ctx context.Context) error {
 	sn := l.store.ctrd.SnapshotService(l.store.snapshotter)
 	key := fmt.Sprintf("bottle-derive-%d", time.Now().UnixNano())
 	mounts, err := sn.Prepare(ctx, key, identity.ChainID(l.config.RootFS.DiffIDs).String())
 	if err != nil {
-		return fmt.Errorf("make snapshot %s: %w", key, err)
+		return fmt.Errorf("create snapshot %s: %w", key, err)
 	}
-	err = within(mounts, func(u *unpacker) error {
+	err = withUnpacker(mounts, func(u *unpacker) error {
 		err := l.write(ctx, u)
 		if errors.Is(kindOf(err), ErrNoSpace) {
 			l.empty(u.root)
@@ -167,10 +165,10 @@ func (l *layering) snapshot(ctx context.Context) error {
 	return nil
 }
 
-// empty removes what was written into a snapshot that will not be used: the
-// daemon needs some space to remove the snapshot.
+// empty removes the files of an unfinished snapshot: the daemon needs some disk
+// space to remove the snapshot itself.
 func (l *layering) empty(root *os.File) {
-	// The base may have symbolic links on the way.
+	// The base may have symbolic links in this path.
 	fd, err := unix.Openat2(int(root.Fd()), l.d.Target, &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return
@@ -179,17 +177,17 @@ func (l *layering) empty(root *os.File) {
 	defer func() { _ = target.Close() }()
 	names, _ := target.Readdirnames(-1)
 	for _, name := range names {
-		_ = os.RemoveAll(below(target, name)) // else it goes with the snapshot
+		_ = os.RemoveAll(below(target, name)) // otherwise removed with the snapshot
 	}
 }
 
-// within calls fn with what writes into a snapshot. As containerd does when it
-// unpacks, it goes round an overlay's mount. Another mount is at no place of the
-// host's and ends with this process, even with a killed one.
-func within(mounts []mount.Mount, fn func(*unpacker) error) (err error) {
+// withUnpacker calls fn with an unpacker for a snapshot. Like containerd's unpacking,
+// it writes directly into an overlay's upper directory. Other mounts are detached,
+// so that they end with this process even if it is killed.
+func withUnpacker(mounts []mount.Mount, fn func(*unpacker) error) (err error) {
 	upper, lower := overlayDirs(mounts)
 	root, err := os.Open(upper)
-	if err != nil { // no overlay's, or out of sight
+	if err != nil { // not an overlay, or not accessible
 		lower = nil
 		if root, err = detached(mounts); err != nil {
 			return fmt.Errorf("mount the snapshot: %w", err)
@@ -199,8 +197,8 @@ func within(mounts []mount.Mount, fn func(*unpacker) error) (err error) {
 	return fn(&unpacker{root: root, lower: lower})
 }
 
-// overlayDirs finds where an overlay keeps what is written to it, and the layers
-// below, the topmost first.
+// overlayDirs returns an overlay's upper directory and its lower directories, topmost
+// first.
 func overlayDirs(mounts []mount.Mount) (upper string, lower []string) {
 	if len(mounts) != 1 || mounts[0].Type != "overlay" {
 		return "", nil
@@ -216,7 +214,7 @@ func overlayDirs(mounts []mount.Mount) (upper string, lower []string) {
 	return upper, lower
 }
 
-// detached mounts a snapshot for as long as the folder that it returns is open.
+// detached mounts a snapshot for as long as the returned directory is open.
 func detached(mounts []mount.Mount) (root *os.File, err error) {
 	dir, err := os.MkdirTemp("", "bottle-derive-")
 	if err != nil {
@@ -230,8 +228,8 @@ func detached(mounts []mount.Mount) (root *os.File, err error) {
 	return root, errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH))
 }
 
-// write sends the folder's tar to the content store, compressed, to its digest
-// and to the snapshot.
+// write packs the directory and sends its tar to the content store, compressed, to
+// the digester, and its entries to the snapshot.
 func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	uid, gid, err := l.d.Owner(ctx)
 	if err != nil {
@@ -240,12 +238,12 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	defer func() { err = errors.Join(err, u.close()) }()
 	target := strings.TrimPrefix(path.Clean(l.d.Target), "/")
 	if err := u.makeParents(path.Dir(target)); err != nil {
-		return fmt.Errorf("make the folder for %s: %w", l.d.Target, err)
+		return fmt.Errorf("create the parent directory of %s: %w", l.d.Target, err)
 	}
 	cs := l.store.ctrd.ContentStore()
 	w, err := content.OpenWriter(ctx, cs, content.WithRef(fmt.Sprintf("bottle-derive-%d", time.Now().UnixNano())))
 	if err != nil {
-		return fmt.Errorf("open the content store: %w", err)
+		return fmt.Errorf("open content writer: %w", err)
 	}
 	defer func() {
 		if cerr := w.Close(); cerr != nil && err == nil {
@@ -262,46 +260,46 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 	})
 	f.toChunks(func(ctx context.Context, chunks <-chan []byte) error { return compress(ctx, packed, chunks) })
 	f.toPieces(u.take, u.end)
-	var told time.Time
+	var reported time.Time
 	p := &packer{
 		tree: l.tree, out: f, target: target, uid: uid, gid: gid, notice: l.d.Notice,
 		progress: func(done int64) {
-			if now := time.Now(); now.Sub(told) > progressEvery {
-				told = now
-				out.tell(Progress{ID: l.d.Folder, State: StateActive, Done: done, Total: max(l.tree.bytes, done)})
+			if now := time.Now(); now.Sub(reported) > progressEvery {
+				reported = now
+				out.report(Progress{ID: l.d.Dir, State: StateActive, Done: done, Total: max(l.tree.bytes, done)})
 			}
 		},
 	}
 	if err = f.run(p.pack); err == nil {
-		out.tell(Progress{ID: l.d.Folder, State: StateDone, Done: p.done, Total: p.done})
+		out.report(Progress{ID: l.d.Dir, State: StateDone, Done: p.done, Total: p.done})
 	}
 	out.close(err == nil)
 	if err != nil {
 		return err
 	}
 	l.diffID = plain.Digest()
-	// Until then containerd alone knows the packed layer's digest.
+	// containerd computes the digest of the compressed layer.
 	l.layer = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayerZstd, Digest: w.Digest(), Size: packed.n}
 	err = w.Commit(ctx, l.layer.Size, l.layer.Digest, content.WithLabels(map[string]string{"containerd.io/uncompressed": l.diffID.String()}))
 	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return fmt.Errorf("commit the layer: %w", err)
+		return fmt.Errorf("commit layer: %w", err)
 	}
 	return nil
 }
 
-// progressEvery is how often a packer tells how far it is.
+// progressEvery is the interval of progress reports while packing.
 const progressEvery = 100 * time.Millisecond
 
-// compress writes each chunk as a frame of its own (RFC 8878, 3), so that as many are
-// compressed at once as there are processors. Every write to the content store is a
-// message to the daemon, so that they have to be large.
+// compress writes each chunk as a separate zstd frame (RFC 8878, section 3), so that
+// all CPUs compress in parallel. Every write to the content store is a message to the
+// daemon, so writes are large.
 func compress(ctx context.Context, packed io.Writer, chunks <-chan []byte) error {
-	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // digests check more
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false)) // the digest covers the content
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	frames := make(chan chan []byte, runtime.GOMAXPROCS(0)) // in the order of their chunks
+	frames := make(chan chan []byte, runtime.GOMAXPROCS(0)) // in the order of the chunks
 	var used sync.Pool
 	g.Go(func() error {
 		defer close(frames)
@@ -331,9 +329,9 @@ func compress(ctx context.Context, packed io.Writer, chunks <-chan []byte) error
 		for frame := range frames {
 			buf := <-frame
 			if _, err := packed.Write(buf); err != nil {
-				return fmt.Errorf("write the layer: %w", err)
+				return fmt.Errorf("write layer: %w", err)
 			}
-			used.Put(buf) //nolint:staticcheck // a slice's header is small beside what it saves
+			used.Put(buf) //nolint:staticcheck // allocating a slice header is cheaper than a buffer
 		}
 		return nil
 	})
@@ -351,9 +349,9 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// name writes configuration and manifest, and gives the image its name. What
-// had the name before is collected.
-func (l *layering) name(ctx context.Context) error {
+// createImage writes configuration and manifest and sets the image's name. An image
+// that had the name before is collected.
+func (l *layering) createImage(ctx context.Context) error {
 	now := time.Now().UTC()
 	base := l.manifest
 	base.Layers = slices.Clone(base.Layers)
@@ -361,7 +359,7 @@ func (l *layering) name(ctx context.Context) error {
 		base.Layers[i].MediaType = ociType(base.Layers[i].MediaType)
 	}
 	l.config.RootFS.DiffIDs = append(slices.Clone(l.config.RootFS.DiffIDs), l.diffID)
-	l.config.History = append(slices.Clone(l.config.History), ocispec.History{Created: &now, CreatedBy: "bottle run --cwd", Comment: l.d.Folder})
+	l.config.History = append(slices.Clone(l.config.History), ocispec.History{Created: &now, CreatedBy: "bottle run --cwd", Comment: l.d.Dir})
 	l.config.Config.WorkingDir, l.config.Created = l.d.Target, &now
 	config, err := l.put(ctx, ocispec.MediaTypeImageConfig, l.config, map[string]string{
 		labelSnapshot + l.store.snapshotter: identity.ChainID(l.config.RootFS.DiffIDs).String(),
@@ -385,13 +383,13 @@ func (l *layering) name(ctx context.Context) error {
 }
 
 func (l *layering) labels() map[string]string {
-	labels := map[string]string{labelFingerprint: l.fingerprint, labelBase: l.d.Base, labelFolder: l.d.Folder}
-	// A label's name and value may have 4096 bytes (containerd, pkg/labels).
+	labels := map[string]string{labelFingerprint: l.fingerprint, labelBase: l.d.Base, labelDir: l.d.Dir}
+	// A label's key and value may total 4096 bytes (containerd, pkg/labels).
 	maps.DeleteFunc(labels, func(k, v string) bool { return v == "" || len(k)+len(v) > 4096 })
 	return labels
 }
 
-// ociType is the image-spec's name of a docker media type of layers.
+// ociType returns the OCI equivalent of a Docker layer media type.
 func ociType(t string) string {
 	switch t {
 	case store.MediaTypeDockerSchema2Layer:
@@ -418,7 +416,7 @@ func (l *layering) put(ctx context.Context, mediaType string, v any, labels map[
 	return d, nil
 }
 
-// setImage gives a name to an image, whatever had it.
+// setImage creates or replaces an image name.
 func (s *Store) setImage(ctx context.Context, img store.Image) error {
 	is := s.ctrd.ImageService()
 	_, err := is.Create(ctx, img)
@@ -428,17 +426,17 @@ func (s *Store) setImage(ctx context.Context, img store.Image) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("name image %s: %w", img.Name, err)
+		return fmt.Errorf("set image name %s: %w", img.Name, err)
 	}
 	return nil
 }
 
-// collectTime is how long a launch waits for what an image before had to be freed.
-// Containerd goes on when nobody waits; thousands of files may take it seconds.
+// collectTime is how long a launch waits for the previous image to be collected.
+// Thousands of files may take seconds; containerd continues in the background.
 const collectTime = 200 * time.Millisecond
 
-// collect has containerd free what nothing refers to any more: it does so when
-// a lease is removed synchronously.
+// collect makes containerd remove unreferenced objects, by deleting a lease
+// synchronously.
 func (s *Store) collect(ctx context.Context) error {
 	_, release, err := s.lease(ctx, "collect")
 	if err != nil {

@@ -24,24 +24,23 @@ import (
 	"github.com/bot-bottle/bottle/images"
 )
 
-// TestDeriveRemoved frees the layer and the snapshot of an image that is
-// removed.
+// TestDeriveRemoved: removing the image frees its layer and snapshot.
 func TestDeriveRemoved(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	f.write("a", "one", 0o644)
 	must(t, f.s.Unpack(f.ctx, f.d.Base))
 	before := stored(f.ctx, t, f.c)
 	f.derive()
 	if now := listed(f.ctx, t, f.c); len(now) != len(before)+5 { // name, manifest, configuration, layer, snapshot
-		t.Errorf("an image has added\n%s", difference(before, now))
+		t.Errorf("deriving added\n%s", difference(before, now))
 	}
 	must(t, f.s.Remove(f.ctx, f.d.Ref))
 	sameStore(f.ctx, t, f.c, before, 0)
 }
 
-// packs makes the folder large enough to be interrupted in, and calls fn once
+// onPacking makes the directory large enough to interrupt packing, and calls fn once
 // when packing has begun.
-func (f *folder) packs(fn func()) {
+func (f *workDir) onPacking(fn func()) {
 	f.t.Helper()
 	must(f.t, os.WriteFile(f.path("large"), random(f.t, 32<<20), 0o644))
 	called := false
@@ -53,15 +52,15 @@ func (f *folder) packs(fn func()) {
 	}
 }
 
-// TestDeriveInterrupted ends in the middle of packing: at once, and with a store
-// as it was.
+// TestDeriveInterrupted: interrupted packing ends immediately and leaves the store
+// unchanged.
 func TestDeriveInterrupted(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	must(t, f.s.Unpack(f.ctx, f.d.Base))
 	before := stored(f.ctx, t, f.c)
 	ctx, cancel := context.WithCancel(f.ctx)
 	defer cancel()
-	f.packs(cancel)
+	f.onPacking(cancel)
 	if _, err := f.s.Derive(ctx, f.d); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -69,45 +68,45 @@ func TestDeriveInterrupted(t *testing.T) {
 	f.derive()
 }
 
-// Variables by which a test tells another process what to derive.
+// Variables that pass a derivation to a child process.
 const (
-	killedRef    = "TEST_KILLED_REF"
-	killedBase   = "TEST_KILLED_BASE"
-	killedFolder = "TEST_KILLED_FOLDER"
+	killedRef  = "TEST_KILLED_REF"
+	killedBase = "TEST_KILLED_BASE"
+	killedDir  = "TEST_KILLED_DIR"
 )
 
-// TestDeriveKilled kills a process in the middle of packing. It leaves no mount,
-// and nothing but what its lease keeps until that expires; the next one succeeds.
+// TestDeriveKilled kills a process during packing. It leaves no mount, and only what
+// its lease protects until the lease expires; the next derivation succeeds.
 func TestDeriveKilled(t *testing.T) {
 	if os.Getenv(killedRef) != "" {
 		deriveUntilKilled(t)
 		return
 	}
-	f := newFolder(t)
+	f := newWorkDir(t)
 	must(t, f.s.Unpack(f.ctx, f.d.Base))
 	before := stored(f.ctx, t, f.c)
 	mounts := readMounts(t)
-	f.packs(func() {})
+	f.onPacking(func() {})
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestDeriveKilled$", "-test.v")
-	cmd.Env = append(os.Environ(), killedRef+"="+f.d.Ref, killedBase+"="+f.d.Base, killedFolder+"="+f.d.Folder)
+	cmd.Env = append(os.Environ(), killedRef+"="+f.d.Ref, killedBase+"="+f.d.Base, killedDir+"="+f.d.Dir)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); cmd.ProcessState.Success() || !strings.Contains(out.String(), "packing") {
-		t.Fatalf("it was not killed while it packed: %v\n%s", err, out.String())
+		t.Fatalf("the process was not killed during packing: %v\n%s", err, out.String())
 	}
 	if now := readMounts(t); !slices.Equal(mounts, now) {
 		t.Errorf("mounts left: %s", difference(mounts, now))
 	}
-	collect(f.ctx, t, f.c) // what the lease keeps stays
-	left := leftLease(f.ctx, t, f.c, "derive "+f.d.Ref)
+	collect(f.ctx, t, f.c) // keeps what the lease protects
+	left := findLeases(f.ctx, t, f.c, "derive "+f.d.Ref)
 	if f.derive(); f.listing() == nil {
-		t.Error("nothing was made after a killed one")
+		t.Error("no image was created after a killed derivation")
 	}
 	must(t, f.s.Remove(f.ctx, f.d.Ref))
 	if now := listed(f.ctx, t, f.c); len(now) == len(before) {
-		t.Error("nothing was left, so that the test shows nothing")
+		t.Error("the killed process left nothing: the test is not meaningful")
 	}
-	// As its expiry does.
+	// Same as expiry.
 	for _, l := range left {
 		must(t, f.c.LeasesService().Delete(f.ctx, l))
 	}
@@ -118,7 +117,7 @@ func TestDeriveKilled(t *testing.T) {
 func deriveUntilKilled(t *testing.T) {
 	ctx, _, s := connect(t)
 	_, err := s.Derive(ctx, images.Derivation{
-		Ref: os.Getenv(killedRef), Base: os.Getenv(killedBase), Folder: os.Getenv(killedFolder), Target: "/workspace",
+		Ref: os.Getenv(killedRef), Base: os.Getenv(killedBase), Dir: os.Getenv(killedDir), Target: "/workspace",
 		Owner: func(context.Context) (int, int, error) { return 1000, 1000, nil },
 		Progress: func(p images.Progress) {
 			if p.State == images.StateActive {
@@ -127,7 +126,7 @@ func deriveUntilKilled(t *testing.T) {
 			}
 		},
 	})
-	t.Fatalf("it was to be killed: %v", err)
+	t.Fatalf("the process was not killed: %v", err)
 }
 
 func readMounts(t *testing.T) []string {
@@ -139,9 +138,9 @@ func readMounts(t *testing.T) []string {
 	return lines
 }
 
-// leftLease finds the leases that were made for a purpose, and checks that they
-// tell whose they are and expire.
-func leftLease(ctx context.Context, t *testing.T, c *containerd.Client, purpose string) []leases.Lease {
+// findLeases returns the leases with a purpose and checks their owner label and
+// expiry.
+func findLeases(ctx context.Context, t *testing.T, c *containerd.Client, purpose string) []leases.Lease {
 	t.Helper()
 	all, err := c.LeasesService().List(ctx)
 	if err != nil {
@@ -149,7 +148,7 @@ func leftLease(ctx context.Context, t *testing.T, c *containerd.Client, purpose 
 	}
 	found := slices.DeleteFunc(all, func(l leases.Lease) bool { return l.Labels["bottle.purpose"] != purpose })
 	for _, l := range found {
-		// The label is containerd's (docs/garbage-collection.md).
+		// Defined in containerd's docs/garbage-collection.md.
 		expiry, err := time.Parse(time.RFC3339, l.Labels["containerd.io/gc.expire"])
 		if left := time.Until(expiry); err != nil || left < 0 || left > time.Hour || l.Labels["bottle.owner"] != "bottle" {
 			t.Errorf("%v expires in %s, %v", l, left, err)
@@ -158,11 +157,11 @@ func leftLease(ctx context.Context, t *testing.T, c *containerd.Client, purpose 
 	return found
 }
 
-// TestDeriveAttributes keeps what is a file's own: users' attributes and file
-// capabilities, in the snapshot and in the layer.
+// TestDeriveAttributes: user attributes and file capabilities are preserved in the
+// snapshot and in the layer.
 func TestDeriveAttributes(t *testing.T) {
-	f := newFolder(t)
-	// cap_net_bind_service=ep, as setcap(8) writes it: struct vfs_cap_data,
+	f := newWorkDir(t)
+	// cap_net_bind_service=ep as written by setcap(8): struct vfs_cap_data in
 	// linux/capability.h.
 	capability := string([]byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.write("dir/file", "text", 0o755)
@@ -181,7 +180,7 @@ func TestDeriveAttributes(t *testing.T) {
 				}
 			}
 			if _, err := unix.Getxattr(root+"/workspace/dir/file", "trusted.of.host", nil); !errors.Is(err, unix.ENODATA) {
-				t.Errorf("%s: the host's own attribute is there: %v", when, err)
+				t.Errorf("%s: the host's attribute is present: %v", when, err)
 			}
 		})
 	}
@@ -191,22 +190,22 @@ func TestDeriveAttributes(t *testing.T) {
 	check("layer")
 }
 
-// TestDeriveGitElsewhere tells of a worktree, whose commits go to a folder that
-// is not in the bottle.
+// TestDeriveGitElsewhere: a notice reports a worktree, whose repository is not
+// included.
 func TestDeriveGitElsewhere(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	f.write(".git", "gitdir: /somewhere/else\n", 0o644)
 	f.write("sub/.git", "gitdir: ../.git/modules/sub\n", 0o644)
 	f.derive()
-	if len(f.notices) != 1 || !strings.Contains(f.notices[0], "git will not work inside") {
+	if len(f.notices) != 1 || !strings.Contains(f.notices[0], "git will not work inside the bottle") {
 		t.Errorf("notices %q", f.notices)
 	}
 }
 
-// TestDeriveElsewhere has a snapshotter without overlays: what is written through
-// its mount is what the layer says, over what the base has there already.
-func TestDeriveElsewhere(t *testing.T) {
-	f := newFolder(t)
+// TestDeriveNativeSnapshotter: with a snapshotter without overlays, the files written
+// through its mount replace the base's and equal the layer's content.
+func TestDeriveNativeSnapshotter(t *testing.T) {
+	f := newWorkDir(t)
 	f.s = images.New(f.c, os.Getenv("CONTAINERD_NAMESPACE"), "native")
 	layer := tarOf(t, "the base's", []tar.Header{
 		{Typeflag: tar.TypeReg, Name: "file"}, {Typeflag: tar.TypeReg, Name: "srv/work/becomes-dir"},
@@ -217,14 +216,14 @@ func TestDeriveElsewhere(t *testing.T) {
 	putLayer(f.ctx, t, f.c, f.d.Base, runtime.GOARCH, ocispec.MediaTypeImageLayer, layer, layer)
 	f.d.Target = "/srv/work"
 	for _, name := range []string{"becomes-dir/in", "dir/new", "becomes-file", "link"} {
-		f.write(name, "the folder's", 0o640)
+		f.write(name, "the directory's", 0o640)
 	}
 	mounts := readMounts(t)
 	f.derive()
 	if now := readMounts(t); !slices.Equal(mounts, now) {
 		t.Errorf("mounts: %s", difference(mounts, now))
 	}
-	look := func(snapshotter string) (texts []string) {
+	list := func(snapshotter string) (texts []string) {
 		viewOf(f.ctx, t, f.c, snapshotter, f.chain(), func(root string) {
 			must(t, filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 				var st unix.Stat_t
@@ -242,23 +241,23 @@ func TestDeriveElsewhere(t *testing.T) {
 		return texts
 	}
 	want := []string{
-		"/file 100644 0 the base's", "/srv/work/becomes-dir/in 100640 1000 the folder's", "/srv/work/becomes-file 100640 1000 the folder's",
-		"/srv/work/dir/new 100640 1000 the folder's", "/srv/work/dir/stays 100644 0 the base's", "/srv/work/link 100640 1000 the folder's",
+		"/file 100644 0 the base's", "/srv/work/becomes-dir/in 100640 1000 the directory's", "/srv/work/becomes-file 100640 1000 the directory's",
+		"/srv/work/dir/new 100640 1000 the directory's", "/srv/work/dir/stays 100644 0 the base's", "/srv/work/link 100640 1000 the directory's",
 	}
-	if got := look("native"); !slices.Equal(got, want) {
+	if got := list("native"); !slices.Equal(got, want) {
 		t.Errorf("written through a mount:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 	over := images.New(f.c, os.Getenv("CONTAINERD_NAMESPACE"), "")
 	must(t, over.Unpack(f.ctx, f.d.Ref))
-	if got := look(snapshotter); !slices.Equal(got, want) {
+	if got := list(snapshotter); !slices.Equal(got, want) {
 		t.Errorf("unpacked by containerd:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }
 
-// TestDeriveOverBase is the same over an overlay, with folders above that are the
-// base's own.
+// TestDeriveOverBase: the same on an overlay, with parent directories that exist in
+// the base.
 func TestDeriveOverBase(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	layer := tarOf(t, "the base's", []tar.Header{
 		{Typeflag: tar.TypeDir, Name: "private", Uid: 7, Gid: 8}, {Typeflag: tar.TypeReg, Name: "private/work/stays"},
 		{Typeflag: tar.TypeReg, Name: "private/work/becomes-dir"}, {Typeflag: tar.TypeSymlink, Name: "private/work/link", Linkname: "/private"},
@@ -269,7 +268,7 @@ func TestDeriveOverBase(t *testing.T) {
 	f.write("becomes-dir/in", "", 0o600)
 	f.write("link/in", "", 0o600)
 	f.derive()
-	f.d.Target = "" // all is listed
+	f.d.Target = "" // list everything
 	want := f.listing()
 	for _, line := range []string{
 		"/private 40644 7:8", "/private/work 40755 1000:1001", "/private/work/stays 100644 0:0",
@@ -281,6 +280,6 @@ func TestDeriveOverBase(t *testing.T) {
 	}
 	f.unpackAgain()
 	if got := f.listing(); !slices.Equal(got, want) {
-		t.Errorf("unpacked by containerd it differs:\n%s", difference(want, got))
+		t.Errorf("containerd unpacks something else:\n%s", difference(want, got))
 	}
 }

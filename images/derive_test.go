@@ -22,8 +22,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// folder is a working directory, and an image to be made of it.
-type folder struct {
+// workDir is a working directory and the image derived from it.
+type workDir struct {
 	t       *testing.T
 	ctx     context.Context
 	c       *containerd.Client
@@ -32,14 +32,14 @@ type folder struct {
 	notices []string
 }
 
-func newFolder(t *testing.T) *folder {
+func newWorkDir(t *testing.T) *workDir {
 	t.Helper()
 	leakcheck.Check(t)
 	ctx, c, s := connect(t)
 	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
-	f := &folder{t: t, ctx: ctx, c: c, s: s, d: images.Derivation{
+	f := &workDir{t: t, ctx: ctx, c: c, s: s, d: images.Derivation{
 		Ref: "docker.io/library/bottle-" + name + ":cwd", Base: "docker.io/library/bottle-" + name + ":base",
-		Folder: filepath.Join(t.TempDir(), "work"), Target: "/workspace",
+		Dir: filepath.Join(t.TempDir(), "work"), Target: "/workspace",
 		Owner: func(context.Context) (int, int, error) { return 1000, 1001, nil },
 	}}
 	f.d.Notice = func(text string) { f.notices = append(f.notices, text) }
@@ -49,49 +49,49 @@ func newFolder(t *testing.T) *folder {
 			drop(context.WithoutCancel(ctx), t, c, f.d.Ref)
 		}
 	})
-	must(t, os.Mkdir(f.d.Folder, 0o755))
+	must(t, os.Mkdir(f.d.Dir, 0o755))
 	return f
 }
 
-func (f *folder) path(name string) string { return filepath.Join(f.d.Folder, name) }
+func (f *workDir) path(name string) string { return filepath.Join(f.d.Dir, name) }
 
-func (f *folder) write(name, text string, mode fs.FileMode) {
+func (f *workDir) write(name, text string, mode fs.FileMode) {
 	f.t.Helper()
 	must(f.t, os.MkdirAll(filepath.Dir(f.path(name)), 0o755))
 	must(f.t, os.WriteFile(f.path(name), []byte(text), mode))
 	must(f.t, os.Chmod(f.path(name), mode))
 }
 
-// settle waits until the file system's clock has gone on, so that the folder's
-// last change is no longer too fresh to be trusted.
-func (f *folder) settle() {
+// settle waits for the file system's clock to advance, so that the directory's last
+// change is older than the clock's granularity.
+func (f *workDir) settle() {
 	f.t.Helper()
-	probe := filepath.Join(filepath.Dir(f.d.Folder), "clock")
+	probe := filepath.Join(filepath.Dir(f.d.Dir), "clock")
 	var st unix.Stat_t
-	must(f.t, unix.Stat(f.d.Folder, &st))
+	must(f.t, unix.Stat(f.d.Dir, &st))
 	for begin := time.Now(); time.Since(begin) < 150*time.Millisecond; {
 		must(f.t, os.WriteFile(probe, nil, 0o600))
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-func (f *folder) derive() bool {
+func (f *workDir) derive() bool {
 	f.t.Helper()
-	made, err := f.s.Derive(f.ctx, f.d)
+	created, err := f.s.Derive(f.ctx, f.d)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return made
+	return created
 }
 
 // inside calls fn with the derived image's root.
-func (f *folder) inside(fn func(root string)) {
+func (f *workDir) inside(fn func(root string)) {
 	f.t.Helper()
 	view(f.ctx, f.t, f.c, f.chain(), fn)
 }
 
-// chain is the name of the derived image's snapshot.
-func (f *folder) chain() string {
+// chain returns the name of the derived image's snapshot.
+func (f *workDir) chain() string {
 	f.t.Helper()
 	img, err := f.c.GetImage(f.ctx, f.d.Ref)
 	if err != nil {
@@ -104,9 +104,9 @@ func (f *folder) chain() string {
 	return identity.ChainID(ids).String()
 }
 
-// unpackAgain has containerd unpack the layer's blob, in place of the snapshot
-// that was made beside it.
-func (f *folder) unpackAgain() {
+// unpackAgain replaces the snapshot that was written during packing by one that
+// containerd unpacks from the layer's blob.
+func (f *workDir) unpackAgain() {
 	f.t.Helper()
 	must(f.t, f.c.SnapshotService(snapshotter).Remove(f.ctx, f.chain()))
 	img, err := f.c.GetImage(f.ctx, f.d.Ref)
@@ -114,8 +114,9 @@ func (f *folder) unpackAgain() {
 	must(f.t, img.Unpack(f.ctx, snapshotter))
 }
 
-// listing is every path below the image's folder, with type, mode and owner.
-func (f *folder) listing() []string {
+// listing returns every path below the target directory with mode, owner and link
+// target.
+func (f *workDir) listing() []string {
 	f.t.Helper()
 	var out []string
 	f.inside(func(root string) {
@@ -139,7 +140,7 @@ func (f *folder) listing() []string {
 }
 
 func TestDerive(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	f.write(".git/HEAD", "ref: refs/heads/main\n", 0o644)
 	f.write("run.sh", "#!/bin/sh\n", 0o755)
 	f.write("deep/er/secret", "hunter2", 0o600)
@@ -155,12 +156,12 @@ func TestDerive(t *testing.T) {
 	defer func() { must(t, l.Close()) }()
 	f.write(".wh.run.sh", "", 0o644)
 	must(t, os.Chtimes(f.path("run.sh"), time.Time{}, time.Unix(1e9, 0)))
-	before := tree(t, f.d.Folder)
+	before := tree(t, f.d.Dir)
 	if !f.derive() {
-		t.Error("nothing was made")
+		t.Error("no image was created")
 	}
-	if after := tree(t, f.d.Folder); !slices.Equal(before, after) {
-		t.Errorf("the folder was written:\n%q\n%q", before, after)
+	if after := tree(t, f.d.Dir); !slices.Equal(before, after) {
+		t.Errorf("the directory was modified:\n%q\n%q", before, after)
 	}
 	want := []string{
 		"/workspace 40755 1000:1001", "/workspace/.git 40755 1000:1001", "/workspace/.git/HEAD 100644 1000:1001",
@@ -178,16 +179,16 @@ func TestDerive(t *testing.T) {
 		b, err := os.Stat(root + "/workspace/second")
 		must(t, err)
 		if !os.SameFile(a, b) || a.ModTime().Unix() != 1e9 {
-			t.Error("hard link or time is lost")
+			t.Error("the hard link or the modification time was lost")
 		}
 		if _, err := os.Stat(root + "/file"); err != nil {
-			t.Errorf("the base's file: %v", err)
+			t.Errorf("file of the base: %v", err)
 		}
 	})
 	slices.Sort(f.notices)
 	if want := []string{
-		".wh.run.sh is left out: it is named like a layer's mark of deletion",
-		"null is left out: it is a device", "sock is left out: it is a socket",
+		".wh.run.sh is not included: it has the name of a layer's whiteout file",
+		"null is not included: it is a device", "sock is not included: it is a socket",
 	}; !slices.Equal(f.notices, want) {
 		t.Errorf("notices %q", f.notices)
 	}
@@ -197,7 +198,7 @@ func TestDerive(t *testing.T) {
 	}
 }
 
-// tree lists a folder with what tells that it was written to.
+// tree lists a directory with the metadata that changes when it is modified.
 func tree(t *testing.T, dir string) []string {
 	t.Helper()
 	var out []string
@@ -212,10 +213,10 @@ func tree(t *testing.T, dir string) []string {
 	return out
 }
 
-// TestDeriveBlob unpacks the layer by containerd, from its blob: what was
-// written into the snapshot is what the layer says.
+// TestDeriveBlob: the snapshot written during packing equals what containerd unpacks
+// from the layer's blob.
 func TestDeriveBlob(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	f.write("a/b", "text", 0o640)
 	must(t, os.Symlink("b", f.path("a/c")))
 	must(t, unix.Setxattr(f.path("a/b"), "user.bottle", []byte("yes"), 0))
@@ -234,15 +235,15 @@ func TestDeriveBlob(t *testing.T) {
 	})
 }
 
-// TestDeriveUnchanged makes nothing while nothing changes, and something at
-// every change, however small.
+// TestDeriveUnchanged: an image is created only after a change, and after every
+// change.
 func TestDeriveUnchanged(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	f.write("a/file", "one", 0o644)
 	f.settle()
 	f.derive()
 	if f.derive() {
-		t.Error("an unchanged folder was packed again")
+		t.Error("an unchanged directory was packed again")
 	}
 	for name, change := range map[string]func(){
 		"same size and time": func() {
@@ -259,10 +260,10 @@ func TestDeriveUnchanged(t *testing.T) {
 		change()
 		f.settle()
 		if !f.derive() {
-			t.Errorf("%s: nothing was made", name)
+			t.Errorf("%s: no image was created", name)
 		}
 		if f.derive() {
-			t.Errorf("%s: made twice", name)
+			t.Errorf("%s: created twice", name)
 		}
 	}
 	f.inside(func(root string) {
@@ -270,18 +271,16 @@ func TestDeriveUnchanged(t *testing.T) {
 			t.Errorf("%q, %v", data, err)
 		}
 	})
-	// A change that is younger than the file system's clock may tell is not
-	// trusted.
+	// A change within the granularity of the file system's clock is not reused.
 	f.write("fresh", "", 0o644)
 	if f.derive(); !f.derive() {
-		t.Error("a folder that had just changed counts as unchanged")
+		t.Error("a directory that has just changed is considered unchanged")
 	}
 }
 
-// TestDeriveIgnore has both files of patterns, and a .git that the first leaves
-// out.
+// TestDeriveIgnore: both ignore files are applied; .dockerignore cannot exclude .git.
 func TestDeriveIgnore(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	for _, name := range []string{".git/config", "node_modules/x/y", "kept/in", "logs/a.log", "logs/keep.log", "secret/key", "secret/.env", "build/out/bin"} {
 		f.write(name, "", 0o644)
 	}
@@ -300,20 +299,20 @@ func TestDeriveIgnore(t *testing.T) {
 	f.write(".bottleignore", ".git\n", 0o644)
 	f.derive()
 	if got := f.listing(); slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, ".git/") }) {
-		t.Errorf(".bottleignore does not leave .git out: %q", got)
+		t.Errorf(".bottleignore does not exclude .git: %q", got)
 	}
 	f.write(".dockerignore", "[", 0o644)
 	if _, err := f.s.Derive(f.ctx, f.d); err == nil || !strings.Contains(err.Error(), ".dockerignore") {
-		t.Errorf("a bad pattern: %v", err)
+		t.Errorf("invalid pattern: %v", err)
 	}
 }
 
-// TestDeriveLinkOutside: a secret outside the folder, with links to it in every
-// form. The control reads it through the links.
+// TestDeriveLinkOutside: links to a secret outside the directory do not copy it. The
+// control reads the secret through the links.
 func TestDeriveLinkOutside(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	const secret = "the secret outside"
-	outside := filepath.Join(filepath.Dir(f.d.Folder), "outside")
+	outside := filepath.Join(filepath.Dir(f.d.Dir), "outside")
 	must(t, os.Mkdir(outside, 0o755))
 	must(t, os.WriteFile(filepath.Join(outside, "secret"), []byte(secret), 0o600))
 	must(t, os.Symlink(outside, f.path("dir")))
@@ -331,7 +330,7 @@ func TestDeriveLinkOutside(t *testing.T) {
 			if err == nil && d.Type().IsRegular() {
 				data, rerr := os.ReadFile(p)
 				if err = rerr; strings.Contains(string(data), secret) {
-					t.Errorf("%s holds the secret", p)
+					t.Errorf("%s contains the secret", p)
 				}
 			}
 			return err
@@ -344,7 +343,7 @@ func TestDeriveLinkOutside(t *testing.T) {
 }
 
 func TestDeriveSparseAndLarge(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	const size, at = 256 << 20, 100 << 20
 	file, err := os.Create(f.path("sparse"))
 	must(t, err)
@@ -367,31 +366,31 @@ func TestDeriveSparseAndLarge(t *testing.T) {
 			t.Errorf("%q, size %d, %v", got, st.Size, err)
 		}
 		if used := st.Blocks * 512; used > size/8 {
-			t.Errorf("the file takes %d bytes of the disk", used)
+			t.Errorf("the file uses %d bytes of disk space", used)
 		}
 	})
 }
 
-// TestDeriveReplaced frees all of the image that had the name before.
+// TestDeriveReplaced: the previous image of the same name is removed completely.
 func TestDeriveReplaced(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	must(t, f.s.Unpack(f.ctx, f.d.Base))
 	before := stored(f.ctx, t, f.c)
 	f.write("a", "one", 0o644)
 	f.derive()
 	f.write("a", "two", 0o644)
 	f.derive()
-	const parts = 5 // of one image: name, manifest, configuration, layer, snapshot
+	const parts = 5 // per image: name, manifest, configuration, layer, snapshot
 	for deadline := time.Now().Add(10 * time.Second); len(listed(f.ctx, t, f.c)) > len(before)+parts && time.Now().Before(deadline); {
-		time.Sleep(20 * time.Millisecond) // containerd frees behind the call's back
+		time.Sleep(20 * time.Millisecond) // containerd collects asynchronously
 	}
 	if now := listed(f.ctx, t, f.c); len(now) != len(before)+parts {
-		t.Errorf("two images have added\n%s", difference(before, now))
+		t.Errorf("deriving twice added\n%s", difference(before, now))
 	}
 }
 
 func TestDeriveErrors(t *testing.T) {
-	f := newFolder(t)
+	f := newWorkDir(t)
 	base := f.d.Base
 	f.d.Base = "docker.io/library/none:1"
 	if _, err := f.s.Derive(f.ctx, f.d); !errors.Is(err, images.ErrMissing) {
@@ -402,8 +401,8 @@ func TestDeriveErrors(t *testing.T) {
 	if _, err := f.s.Derive(f.ctx, f.d); !errors.Is(err, images.ErrNotFound) {
 		t.Errorf("no owner: %v", err)
 	}
-	f.d.Folder += "/none"
-	if _, err := f.s.Derive(f.ctx, f.d); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), f.d.Folder) {
-		t.Errorf("no folder: %v", err)
+	f.d.Dir += "/none"
+	if _, err := f.s.Derive(f.ctx, f.d); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), f.d.Dir) {
+		t.Errorf("no directory: %v", err)
 	}
 }

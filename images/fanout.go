@@ -9,55 +9,55 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Chunks that a fanout hands on, and how many of them, and of pieces and their
-// bytes, may wait for a slow reader. On a busy machine a reader that has to wait
-// for its turn should find much to do then.
+// Size of a fanout's chunks, and how many chunks, pieces and bytes of pieces may be
+// queued for a slow reader. On a busy machine, a reader that was not scheduled for a
+// while should find a full queue.
 const (
-	chunkSize   = 1 << 20
-	chunksAhead = 32
-	piecesAhead = 8192
-	bytesAhead  = 32 << 20
+	chunkSize    = 1 << 20
+	chunksQueued = 32
+	piecesQueued = 8192
+	bytesQueued  = 32 << 20
 )
 
-// fanout hands everything that is written to it to several readers, each on its
-// own goroutine, so that hashing, compressing and unpacking go at the same time.
+// fanout copies what is written to it to several readers, each in its own goroutine,
+// so that hashing, compressing and unpacking run concurrently.
 type fanout struct {
 	ctx   context.Context
 	group *errgroup.Group
 	sinks []chan []byte
 	chunk []byte
-	// pieces go to a reader who wants them as they were before they became a tar.
+	// pieces go to the reader that unpacks: the entries before tar encoding.
 	pieces chan piece
-	room   *semaphore.Weighted // for bytes of pieces
+	room   *semaphore.Weighted // bytes of queued pieces
 }
 
 func newFanout(ctx context.Context) *fanout {
 	g, ctx := errgroup.WithContext(ctx)
-	return &fanout{ctx: ctx, group: g, pieces: make(chan piece, piecesAhead), room: semaphore.NewWeighted(bytesAhead)}
+	return &fanout{ctx: ctx, group: g, pieces: make(chan piece, piecesQueued), room: semaphore.NewWeighted(bytesQueued)}
 }
 
-// to adds a reader. Its error ends the whole.
+// to adds a reader. Its error stops the fanout.
 func (f *fanout) to(read func(ctx context.Context, r io.Reader) error) {
 	f.toChunks(func(ctx context.Context, chunks <-chan []byte) error {
 		r := &chunkReader{ctx: ctx, chunks: chunks}
 		if err := read(ctx, r); err != nil {
 			return err
 		}
-		// A reader that has seen enough must not hold the others up.
+		// A reader that stops early must not block the others.
 		_, err := io.Copy(io.Discard, r)
 		return err
 	})
 }
 
-// toChunks is to for a reader of all chunks, which it may keep and not change.
+// toChunks adds a reader of chunks. It may keep them but must not modify them.
 func (f *fanout) toChunks(read func(ctx context.Context, chunks <-chan []byte) error) {
-	sink := make(chan []byte, chunksAhead)
+	sink := make(chan []byte, chunksQueued)
 	f.sinks = append(f.sinks, sink)
 	f.group.Go(func() error { return read(f.ctx, sink) })
 }
 
-// toPieces adds the reader of pieces: take is called for each, end after the
-// last. An error ends the whole.
+// toPieces adds the reader of pieces: take is called for each one, end after the
+// last. An error stops the fanout.
 func (f *fanout) toPieces(take func(piece) error, end func() error) {
 	f.group.Go(func() error {
 		for {
@@ -107,10 +107,9 @@ func (f *fanout) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// space is room for at most n bytes, to be read into and then handed on by fill;
-// at least one.
+// space returns a buffer of 1 to n bytes to read into; fill then commits them.
 func (f *fanout) space(n int64) ([]byte, error) {
-	if f.chunk != nil && int64(cap(f.chunk)-len(f.chunk)) < min(n, leastSpace) {
+	if f.chunk != nil && int64(cap(f.chunk)-len(f.chunk)) < min(n, minSpace) {
 		if err := f.flush(); err != nil {
 			return nil, err
 		}
@@ -122,10 +121,10 @@ func (f *fanout) space(n int64) ([]byte, error) {
 	return free[:min(n, int64(len(free)))], nil
 }
 
-// leastSpace is how much room is worth a call, in bytes.
-const leastSpace = 64 << 10
+// minSpace is the smallest buffer worth a read call, in bytes.
+const minSpace = 64 << 10
 
-// fill hands on the first n bytes of space.
+// fill commits the first n bytes of the buffer returned by space.
 func (f *fanout) fill(n int) error {
 	f.chunk = f.chunk[:len(f.chunk)+n]
 	if len(f.chunk) < cap(f.chunk) {
@@ -146,8 +145,8 @@ func (f *fanout) flush() error {
 	return nil
 }
 
-// run writes by fn and returns when all have read to the end; the error is that
-// of whoever failed first.
+// run calls fn, which writes, and returns when all readers are finished. The error
+// is the first one that occurred.
 func (f *fanout) run(fn func(context.Context) error) error {
 	f.group.Go(func() error {
 		if err := fn(f.ctx); err != nil {

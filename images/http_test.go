@@ -21,8 +21,8 @@ import (
 // beyondLoopback is the test host's address on its uplink.
 const beyondLoopback = "192.0.2.2"
 
-// plainHosts is a folder of hosts.toml files by which host is asked by HTTP at
-// another place.
+// plainHosts returns a directory of hosts.toml files that redirects host to at over
+// HTTP.
 func plainHosts(t *testing.T, host, at string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -32,8 +32,8 @@ func plainHosts(t *testing.T, host, at string) string {
 	return dir
 }
 
-// TestPlainHTTP: beyond loopback HTTP is spoken only where hosts.toml says so,
-// and the registry can be one that only hosts.toml knows where to find.
+// TestPlainHTTP: outside loopback, HTTP is used only if hosts.toml configures it, and
+// hosts.toml can redirect a registry to another address.
 func TestPlainHTTP(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, c, s := connect(t)
@@ -55,16 +55,16 @@ func TestPlainHTTP(t *testing.T) {
 	sameStore(ctx, t, c, before, 0)
 	for name, hosts := range map[string]string{ref: hosts, "registry.nowhere.test/plain:1": plainHosts(t, "registry.nowhere.test", r.Host)} {
 		if _, err := s.Pull(ctx, name, images.Remote{HostsDir: hosts}); err != nil {
-			t.Errorf("by hosts.toml: %v", err)
+			t.Errorf("with hosts.toml: %v", err)
 			continue
 		}
 		drop(ctx, t, c, name)
 	}
 }
 
-// TestNoPlainByte looks at what a registry beyond loopback is sent first: by
-// HTTPS the beginning of TLS, and nothing in clear after it was refused. The
-// control is the same registry by hosts.toml.
+// TestNoPlainByte checks the first byte of each connection to a registry outside
+// loopback: it begins a TLS handshake, also on retries. The control is the same
+// registry configured for HTTP.
 func TestNoPlainByte(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, _, s := connect(t)
@@ -75,7 +75,7 @@ func TestNoPlainByte(t *testing.T) {
 			hosts = plainHosts(t, host, host)
 		}
 		if _, err := s.Pull(ctx, host+"/a:1", images.Remote{HostsDir: hosts}); err == nil {
-			t.Error("pulled from nothing")
+			t.Error("the pull succeeded")
 		}
 		return seen()
 	}
@@ -83,13 +83,12 @@ func TestNoPlainByte(t *testing.T) {
 	if got := first(false); len(got) == 0 || slices.ContainsFunc(got, func(b byte) bool { return b != tls }) {
 		t.Errorf("first bytes of its connections: %q", got)
 	}
-	if got := first(true); !slices.Contains(got, 'H') { // HEAD, of the manifest
+	if got := first(true); !slices.Contains(got, 'H') { // HEAD request for the manifest
 		t.Errorf("control: first bytes of its connections: %q", got)
 	}
 }
 
-// firstBytes listens at an address and closes every connection after its first
-// byte.
+// firstBytes listens on an address and closes every connection after its first byte.
 func firstBytes(t *testing.T, address string) (host string, seen func() []byte) {
 	t.Helper()
 	l, err := net.Listen("tcp", address+":0")

@@ -1,6 +1,7 @@
-// Package images finds images in containerd's store and makes them ready to
-// run. It is the only package that knows references, platforms and unpacking.
-// It never starts anything.
+// Package images manages images in containerd's store: lookup, pull, push,
+// unpacking, and images derived from a working directory. It is the only package
+// that deals with references, platforms and unpacking. It never starts a
+// container.
 package images
 
 import (
@@ -20,28 +21,28 @@ import (
 
 // Errors of Lookup and Unpack.
 var (
-	ErrMissing    = errors.New("the image is not in containerd's store")
-	ErrIncomplete = errors.New("a part of the image is not in containerd's store")
-	ErrPlatform   = errors.New("the image is for another platform")
+	ErrMissing    = errors.New("image not found in containerd's store")
+	ErrIncomplete = errors.New("incomplete image: part of it is missing from containerd's store")
+	ErrPlatform   = errors.New("image is for another platform")
 )
 
-// Store is containerd's image store, as one namespace sees it.
+// Store is containerd's image store, limited to one namespace.
 type Store struct {
 	ctrd        *containerd.Client
 	namespace   string
 	snapshotter string
 }
 
-// Image is what a caller needs of an image before it runs.
+// Image is what a caller needs to know about an image before running it.
 type Image struct {
 	Ref      string // normalised
-	Digest   string // of the index or manifest that the name points to
+	Digest   string // of the index or manifest the name points to
 	Platform string // "linux/amd64"
 	Config   ocispec.ImageConfig
 }
 
-// New works on a connection that its caller closes. An empty snapshotter means
-// overlayfs.
+// New returns a Store that uses the given connection; the caller closes it. An
+// empty snapshotter means overlayfs.
 func New(ctrd *containerd.Client, namespace, snapshotter string) *Store {
 	if snapshotter == "" {
 		snapshotter = "overlayfs"
@@ -49,8 +50,8 @@ func New(ctrd *containerd.Client, namespace, snapshotter string) *Store {
 	return &Store{ctrd: ctrd, namespace: namespace, snapshotter: snapshotter}
 }
 
-// Lookup finds an image by its normalised reference. The error wraps ErrMissing,
-// ErrIncomplete or ErrPlatform. It changes nothing.
+// Lookup finds an image by its normalised reference, without side effects. The
+// error wraps ErrMissing, ErrIncomplete or ErrPlatform.
 func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	img, err := s.get(ctx, ref)
@@ -58,7 +59,7 @@ func (s *Store) Lookup(ctx context.Context, ref string) (Image, error) {
 		return Image{}, err
 	}
 	spec, err := img.Spec(ctx)
-	if errdefs.IsNotFound(err) { // a part of it, or one for this host
+	if errdefs.IsNotFound(err) { // part of the image, or a manifest for this host
 		if _, _, merr := s.manifest(ctx, img.Target()); merr != nil {
 			return Image{}, fmt.Errorf("look up image %s: %w", ref, merr)
 		}
@@ -88,24 +89,25 @@ func (s *Store) get(ctx context.Context, ref string) (containerd.Image, error) {
 	return img, nil
 }
 
-// checkPlatform looks at a configuration's: a name may point to a manifest, for
-// which nobody has chosen by platform.
+// checkPlatform checks the platform in an image's configuration: a name may point
+// directly to a manifest, in which case nothing has selected by platform.
 func checkPlatform(p ocispec.Platform) error {
 	if p.Architecture == "" || platforms.Default().Match(p) {
 		return nil
 	}
-	return fmt.Errorf("%w: it is for %s, this host is %s", ErrPlatform, platforms.Format(p), hostPlatform())
+	return fmt.Errorf("%w: %s, this host is %s", ErrPlatform, platforms.Format(p), hostPlatform())
 }
 
 func hostPlatform() string { return platforms.Format(platforms.DefaultSpec()) }
 
-// labelSnapshot, with a snapshotter's name, has containerd keep a snapshot as long
-// as the blob that bears it (containerd's docs/garbage-collection.md).
+// labelSnapshot, followed by a snapshotter's name, makes containerd keep a snapshot
+// as long as the labelled blob (containerd's docs/garbage-collection.md).
 const labelSnapshot = "containerd.io/gc.ref.snapshot."
 
-// Unpack makes sure that the image's layers are in the snapshotter, and that none
-// leads out of the image. It costs a few look-ups when that is so. The error wraps
-// ErrMissing, ErrIncomplete, ErrPlatform, ErrLayer or ErrNoSpace.
+// Unpack ensures that the image's layers are in the snapshotter and that no layer
+// entry escapes the image's root. If both are already known, it costs a few
+// lookups. The error wraps ErrMissing, ErrIncomplete, ErrPlatform, ErrLayer or
+// ErrNoSpace.
 func (s *Store) Unpack(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	img, err := s.get(ctx, ref)
@@ -118,7 +120,7 @@ func (s *Store) Unpack(ctx context.Context, ref string) error {
 	return nil
 }
 
-// Unpacker is Unpack for whoever has a connection of his own.
+// Unpacker returns a function that calls Unpack on a given connection.
 func Unpacker(namespace, snapshotter string) func(ctx context.Context, ctrd *containerd.Client, ref string) error {
 	return func(ctx context.Context, ctrd *containerd.Client, ref string) error {
 		return New(ctrd, namespace, snapshotter).Unpack(ctx, ref)
@@ -132,7 +134,7 @@ func (s *Store) unpack(ctx context.Context, img containerd.Image) error {
 	}
 	var config ocispec.Image
 	if err := readJSON(ctx, s.ctrd.ContentStore(), m.Config, &config); err != nil {
-		return fmt.Errorf("read its configuration: %w", err)
+		return fmt.Errorf("read image configuration: %w", err)
 	}
 	chain := identity.ChainID(config.RootFS.DiffIDs).String()
 	_, err = s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, chain)

@@ -32,7 +32,7 @@ const snapshotter = "overlayfs"
 func TestMain(m *testing.M) {
 	if os.Getenv("LAB_STATE") == "" || os.Getenv("CONTAINERD_ADDRESS") == "" {
 		fmt.Fprintln(os.Stderr, "these tests run on the test host only: "+
-			"`scripts/lab up`, then `scripts/lab exec -- go test ./images`")
+			"scripts/lab up, then scripts/lab exec -- go test ./images")
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -92,7 +92,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestOtherPlatform has an index with one manifest, of another architecture.
+// TestOtherPlatform: an index whose only manifest is for another architecture.
 func TestOtherPlatform(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, c, s := connect(t)
@@ -120,7 +120,7 @@ func TestUnpack(t *testing.T) {
 	}
 	sn := c.SnapshotService(snapshotter)
 	if _, err := sn.Stat(ctx, chain); err == nil {
-		t.Fatal("the image is unpacked before it was asked for")
+		t.Fatal("the image is already unpacked")
 	}
 	for range 3 {
 		if err := s.Unpack(ctx, ref); err != nil {
@@ -132,16 +132,16 @@ func TestUnpack(t *testing.T) {
 	}
 }
 
-// put stores an image of one small layer, with an index whose only manifest is
-// for arch, and returns the name of its snapshot once unpacked. The image, its
-// content and its snapshot go at the test's end.
+// put stores an image with one small layer and an index whose only manifest is for
+// arch, and returns the name that its snapshot gets when it is unpacked. The image,
+// its content and its snapshot are removed at the end of the test.
 func put(ctx context.Context, t *testing.T, c *containerd.Client, ref, arch string) string {
 	t.Helper()
 	layer := layerOf(t, ref)
 	return putLayer(ctx, t, c, ref, arch, ocispec.MediaTypeImageLayer, layer, layer)
 }
 
-// putLayer is put with a layer of the caller's, as it is and as it is stored.
+// putLayer is put with the given layer, uncompressed and as stored.
 func putLayer(ctx context.Context, t *testing.T, c *containerd.Client, ref, arch, mediaType string, layer, packed []byte) string {
 	t.Helper()
 	ctx, done, err := c.WithLease(ctx)
@@ -172,13 +172,13 @@ func putLayer(ctx context.Context, t *testing.T, c *containerd.Client, ref, arch
 			must(t, err)
 		}
 		if _, err := c.ContentStore().Info(dctx, index.Digest); err == nil {
-			t.Error("the image's content is left")
+			t.Error("the image's content was not removed")
 		}
 	})
 	return identity.ChainID([]digest.Digest{digest.FromBytes(layer)}).String()
 }
 
-// layerOf is a layer that no other image has.
+// layerOf returns a layer with one file that contains text.
 func layerOf(t *testing.T, text string) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -191,8 +191,7 @@ func layerOf(t *testing.T, text string) []byte {
 	return buf.Bytes()
 }
 
-// blob stores data, with references that keep what it refers to from being
-// collected.
+// blob stores data with labels that protect refs from garbage collection.
 func blob(ctx context.Context, t *testing.T, c *containerd.Client, mediaType string, data []byte, refs ...ocispec.Descriptor) ocispec.Descriptor {
 	t.Helper()
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}

@@ -19,8 +19,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// stuck is a registry in front of another: of a layer it sends the first half,
-// and then nothing more. It returns its host.
+// stuck starts a proxy in front of a registry that sends the first half of each layer
+// and then stalls. It returns the proxy's host.
 func stuck(t *testing.T, r *labtest.Registry) string {
 	t.Helper()
 	to := &url.URL{Scheme: "http", Host: r.Host}
@@ -39,8 +39,8 @@ func stuck(t *testing.T, r *labtest.Registry) string {
 	return s.Listener.Addr().String()
 }
 
-// halfAt is the size, in bytes, above which a blob is sent by half. Containerd
-// tells of each mebibyte.
+// halfAt is the size, in bytes, above which only half of a blob is sent. containerd
+// reports progress for each mebibyte.
 const halfAt = 4 << 20
 
 type halfBody struct {
@@ -57,22 +57,21 @@ func (b *halfBody) Close() error { return b.Body.Close() }
 func (b *halfBody) Read(p []byte) (int, error) {
 	if b.left == 0 {
 		<-b.done
-		return 0, errors.New("the client has left")
+		return 0, errors.New("client disconnected")
 	}
 	n, err := b.Body.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
 	return n, err
 }
 
-// noise is text that does not compress, and is no other test's.
+// noise returns unique text that does not compress.
 func noise(t *testing.T, size int) string {
 	t.Helper()
 	return t.Name() + string(random(t, size))
 }
 
-// TestPullHalf has a registry that sends half of a layer: the pull ends when it
-// is interrupted, or when the registry has been silent for too long, and in both
-// cases at once and with nothing half-imported.
+// TestPullHalf: the registry sends half of a layer. The pull ends immediately when it
+// is interrupted or the registry stalls for too long, and leaves nothing behind.
 func TestPullHalf(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	for name, c := range map[string]struct {
@@ -92,7 +91,7 @@ func TestPullHalf(t *testing.T) {
 			pctx, cancel := context.WithCancel(ctx)
 			defer cancel()
 			got := make(chan time.Time, 1)
-			remote := images.Remote{Stall: c.stall, Progress: func(p images.Progress) {
+			remote := images.Remote{StallTimeout: c.stall, Progress: func(p images.Progress) {
 				if p.State == images.StateActive && p.Done > 0 {
 					select {
 					case got <- time.Now():
@@ -110,18 +109,18 @@ func TestPullHalf(t *testing.T) {
 			select {
 			case begin := <-got:
 				if took := time.Since(begin) - min(c.stall, time.Second); took > 3*time.Second {
-					t.Errorf("it ended %s late", took)
+					t.Errorf("the pull ended %s late", took)
 				}
 			default:
-				t.Error("it ended before half of the layer was there")
+				t.Error("the pull ended before half of the layer was received")
 			}
 			sameStore(ctx, t, cl, before, 10*time.Second)
 		})
 	}
 }
 
-// TestLease looks at the lease of a pull that waits: it tells whose it is and
-// ends by itself, should bottle be killed.
+// TestLease checks the lease of a pull in progress: it is labelled and expires in case
+// bottle is killed.
 func TestLease(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, c, s := connect(t)
@@ -134,16 +133,16 @@ func TestLease(t *testing.T) {
 	}()
 	var found []leases.Lease
 	for begin := time.Now(); len(found) == 0 && time.Since(begin) < 10*time.Second; time.Sleep(20 * time.Millisecond) {
-		found = leftLease(ctx, t, c, "pull "+ref)
+		found = findLeases(ctx, t, c, "pull "+ref)
 	}
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if len(found) != 1 {
-		t.Fatalf("the leases are %v", found)
+		t.Fatalf("found leases %v, want one", found)
 	}
-	if left := leftLease(ctx, t, c, "pull "+ref); len(left) > 0 {
-		t.Errorf("left: %v", left)
+	if left := findLeases(ctx, t, c, "pull "+ref); len(left) > 0 {
+		t.Errorf("leases left: %v", left)
 	}
 }

@@ -35,7 +35,7 @@ func random(t *testing.T, size int) []byte {
 	return data
 }
 
-// tarOf is an archive of these entries; regular ones hold text.
+// tarOf returns an archive of the entries. Regular files contain text.
 func tarOf(t *testing.T, text string, entries ...tar.Header) []byte {
 	t.Helper()
 	var buf bytes.Buffer
@@ -57,7 +57,7 @@ func tarOf(t *testing.T, text string, entries ...tar.Header) []byte {
 	return buf.Bytes()
 }
 
-// victims is a folder of the host's, beside a place to unpack at.
+// victims is a host directory next to a directory to unpack into.
 type victims struct{ dir, root string }
 
 const (
@@ -83,14 +83,14 @@ func (v victims) text(t *testing.T) string {
 	return string(data)
 }
 
-// escape is a layer that reaches for a file of the host's.
+// escape is a layer that tries to access a host file.
 type escape struct {
 	entries func(v victims) []tar.Header
-	takes   bool // the host's file into the layer; else writes it
-	inside  bool // let through, to the image's own root
+	takes   bool // reads the host file; otherwise writes it
+	inside  bool // accepted, and confined to the image's root
 }
 
-// up leads to the host's root from wherever a layer is unpacked.
+// up leads from any unpacking directory to the host's root.
 const up = "../../../../../../../../../../../../.."
 
 func regular(name string) tar.Header { return tar.Header{Typeflag: tar.TypeReg, Name: name} }
@@ -132,9 +132,9 @@ func zstandard(t *testing.T, data []byte) []byte {
 	return w.EncodeAll(data, nil)
 }
 
-// TestEscapingLayer has layers that reach for a file of the host's: pulled, in every
-// form that layers have, and in the store already. As a control tar, told to believe the
-// names, unpacks each and gets there.
+// TestEscapingLayer: layers that try to access a host file, pulled with each
+// compression and already in the store, are refused. In the control, tar with
+// --absolute-names unpacks each one and reaches the file.
 func TestEscapingLayer(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	for name, e := range escapes {
@@ -161,24 +161,24 @@ func TestEscapingLayer(t *testing.T) {
 			}
 			e.check(ctx, t, cl, p, err)
 			if got := v.text(t); got != untouched {
-				t.Errorf("the host's file holds %q", got)
+				t.Errorf("the host file contains %q", got)
 			}
 			v.control(t, layer, e.takes)
 		})
 	}
 }
 
-// check expects that the image has been refused, or is there, with what it wrote
-// inside; it goes then.
+// check verifies that the image was refused, or that it exists with the entry inside
+// its root; then it is removed.
 func (e escape) check(ctx context.Context, t *testing.T, c *containerd.Client, p published, err error) {
 	t.Helper()
 	switch {
 	case !e.inside:
 		if !errors.Is(err, images.ErrLayer) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("not refused: %v", err)
+			t.Errorf("not refused as an invalid layer: %v", err)
 		}
 		if _, err := c.SnapshotService(snapshotter).Stat(ctx, p.chain); err == nil {
-			t.Error("it is unpacked")
+			t.Error("the image was unpacked")
 		}
 	case err != nil:
 		t.Errorf("refused: %v", err)
@@ -188,8 +188,7 @@ func (e escape) check(ctx context.Context, t *testing.T, c *containerd.Client, p
 	}
 }
 
-// TestBrokenLayer has layers that are no tar, or not all of one, and of which the
-// digests are right: whoever made them broke them.
+// TestBrokenLayer: layers that are not a complete tar but have correct digests.
 func TestBrokenLayer(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	layer := tarOf(t, string(random(t, 1<<20)), regular("file"))
@@ -200,8 +199,8 @@ func TestBrokenLayer(t *testing.T) {
 	}{
 		"half a tar": {plain, layer[:len(layer)/2]}, "half a gzip": {gzipped, zipped(t, layer)[:1<<19]},
 		"noise": {plain, random(t, 1<<16)}, "noise as gzip": {gzipped, random(t, 1<<16)},
-		"gzipped noise":               {gzipped, zipped(t, random(t, 1<<16))},
-		"of a kind that nobody knows": {"application/vnd.example.layer", layer},
+		"gzipped noise":      {gzipped, zipped(t, random(t, 1<<16))},
+		"unknown media type": {"application/vnd.example.layer", layer},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leakcheck.Check(t)
@@ -225,8 +224,8 @@ func TestBrokenLayer(t *testing.T) {
 	}
 }
 
-// TestEscapingUpdate has an escape where the name had a good image before: it keeps
-// that.
+// TestEscapingUpdate: when the new version of an image is refused, the name keeps the
+// previous one.
 func TestEscapingUpdate(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	leakcheck.Check(t)
@@ -255,10 +254,10 @@ func TestEscapingUpdate(t *testing.T) {
 	drop(ctx, t, cl, good.ref)
 }
 
-// TestEscapingLayerComesLate has an escape that is not there when the rest of the
-// image is looked at, as tools do that keep no packed layers. It is still looked at
-// when it comes.
-func TestEscapingLayerComesLate(t *testing.T) {
+// TestEscapingLayerArrivesLate: the escaping layer is missing when the rest of the
+// image is checked, as with tools that discard compressed layers. It is checked when
+// it arrives.
+func TestEscapingLayerArrivesLate(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	leakcheck.Check(t)
 	ctx, cl, s := connect(t)
@@ -276,12 +275,12 @@ func TestEscapingLayerComesLate(t *testing.T) {
 	}
 	collect(ctx, t, cl)
 	if _, err := cl.SnapshotService(snapshotter).Stat(ctx, p.chain); err == nil {
-		t.Error("it is unpacked")
+		t.Error("the image was unpacked")
 	}
 }
 
-// TestOrdinaryLayer has what looks like an escape and is not: builders write such
-// layers, and they have to be unpacked.
+// TestOrdinaryLayer: entries that resemble an escape, but are written by real builders
+// and must be accepted.
 func TestOrdinaryLayer(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	leakcheck.Check(t)
@@ -297,15 +296,15 @@ func TestOrdinaryLayer(t *testing.T) {
 	view(ctx, t, cl, p.chain, func(root string) {
 		for _, name := range []string{"etc/first", "second", "usr/bin/program", "a..b/..c", "once/file"} {
 			if data, err := os.ReadFile(filepath.Join(root, name)); err != nil || string(data) != written {
-				t.Errorf("%s holds %q, %v", name, data, err)
+				t.Errorf("%s contains %q, %v", name, data, err)
 			}
 		}
 	})
 	drop(ctx, t, cl, p.ref)
 }
 
-// checkInside looks for what the layer wrote and for what it must not have
-// taken in.
+// checkInside verifies that the layer's file is in the image and that the host's file
+// is not.
 func checkInside(ctx context.Context, t *testing.T, c *containerd.Client, p published) {
 	t.Helper()
 	found := false
@@ -317,13 +316,13 @@ func checkInside(ctx context.Context, t *testing.T, c *containerd.Client, p publ
 			data, err := os.ReadFile(name)
 			found = found || string(data) == written
 			if string(data) == untouched {
-				t.Errorf("%s holds the host's file", strings.TrimPrefix(name, root))
+				t.Errorf("%s contains the host file", strings.TrimPrefix(name, root))
 			}
 			return err
 		}))
 	})
 	if !found {
-		t.Error("what the layer wrote is nowhere in the image")
+		t.Error("the layer's file is not in the image")
 	}
 }
 
@@ -335,7 +334,7 @@ func view(ctx context.Context, t *testing.T, c *containerd.Client, chain string,
 
 func viewOf(ctx context.Context, t *testing.T, c *containerd.Client, snapshotter, chain string, fn func(root string)) {
 	t.Helper()
-	ctx, done, err := c.WithLease(ctx) // or containerd collects the view
+	ctx, done, err := c.WithLease(ctx) // protects the view from garbage collection
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,8 +348,8 @@ func viewOf(ctx context.Context, t *testing.T, c *containerd.Client, snapshotter
 	must(t, mount.WithReadonlyTempMount(ctx, mounts, func(root string) error { fn(root); return nil }))
 }
 
-// control unpacks the layer with tar, which follows names and links where it is
-// told to.
+// control unpacks the layer with tar --absolute-names, which follows names and links
+// out of the directory.
 func (v victims) control(t *testing.T, layer []byte, takes bool) {
 	t.Helper()
 	cmd := exec.Command("tar", "--extract", "--absolute-names", "--directory", v.root)
@@ -360,11 +359,11 @@ func (v victims) control(t *testing.T, layer []byte, takes bool) {
 	}
 	if !takes {
 		if got := v.text(t); got != written {
-			t.Errorf("control: the host's file holds %q", got)
+			t.Errorf("control: the host file contains %q", got)
 		}
 		return
 	}
 	if data, err := os.ReadFile(filepath.Join(v.root, "hard")); err != nil || string(data) != untouched {
-		t.Errorf("control: the link holds %q, %v", data, err)
+		t.Errorf("control: the link contains %q, %v", data, err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Labels of a lease: whose it is, so that a left one can be told from others',
-// and what it is for.
+// Labels of a lease: its owner, to recognise bottle's leftover leases, and its
+// purpose.
 const (
 	labelOwner   = "bottle.owner"
 	labelPurpose = "bottle.purpose"
@@ -19,25 +19,24 @@ const (
 )
 
 const (
-	// leaseTime bounds how long a lease that a killed bottle left keeps what it
-	// was made for.
+	// leaseTime bounds how long the lease of a killed process keeps its objects.
 	leaseTime = time.Hour
-	// releaseTime bounds a lease's removal, which also collects garbage.
+	// releaseTime bounds the removal of a lease, which includes garbage collection.
 	releaseTime = 30 * time.Second
 )
 
-// lease keeps what is made under the returned context from being collected
-// until release is called. The Transfer service makes a lease of its own where
-// it is given none, and leaves it for a day when its caller goes away.
+// lease protects what is created under the returned context from garbage collection
+// until release is called. Without a lease the Transfer service creates its own and
+// leaves it for a day when its client disappears.
 func (s *Store) lease(ctx context.Context, purpose string) (_ context.Context, release func(time.Duration, ...leases.DeleteOpt) error, err error) {
 	manager := s.ctrd.LeasesService()
 	l, err := manager.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime),
 		leases.WithLabels(map[string]string{labelOwner: owner, labelPurpose: purpose}))
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a lease: %w", err)
+		return nil, nil, fmt.Errorf("create lease: %w", err)
 	}
 	release = func(limit time.Duration, opts ...leases.DeleteOpt) error {
-		// What has been cancelled has to be tidied up all the same.
+		// Clean up even after cancellation.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
 		if err := manager.Delete(ctx, l, opts...); err != nil && !errdefs.IsNotFound(err) {
@@ -48,12 +47,12 @@ func (s *Store) lease(ctx context.Context, purpose string) (_ context.Context, r
 	return leases.WithLease(ctx, l.ID), release, nil
 }
 
-// interruptedTime is how long an interrupted caller waits for what it has made to
-// be collected.
+// interruptedTime is how long an interrupted caller waits for garbage collection.
 const interruptedTime = time.Second
 
-// leased runs fn under a lease that ends with it. After a failure what it has
-// made is collected at once, so that a full disk is not left full.
+// leased runs fn under a lease that is removed when fn returns. After a failure
+// everything fn created is collected immediately, so that a full disk does not stay
+// full.
 func (s *Store) leased(ctx context.Context, purpose string, fn func(context.Context) error) error {
 	outer := ctx
 	ctx, release, err := s.lease(ctx, purpose)
@@ -75,8 +74,8 @@ func (s *Store) leased(ctx context.Context, purpose string, fn func(context.Cont
 	return errors.Join(err, releaseSoon(release, interruptedTime))
 }
 
-// releaseSoon removes a lease and has what it kept collected, and waits for that
-// no longer than limit: containerd goes on when nobody waits.
+// releaseSoon removes a lease with synchronous garbage collection, but waits at most
+// limit: containerd continues in the background.
 func releaseSoon(release func(time.Duration, ...leases.DeleteOpt) error, limit time.Duration) error {
 	err := release(limit, leases.SynchronousDelete)
 	if errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(err) {
@@ -85,33 +84,33 @@ func releaseSoon(release func(time.Duration, ...leases.DeleteOpt) error, limit t
 	return err
 }
 
-// abort throws away the half-written blobs of the context's lease. The daemon
-// needs some space to note that a lease has gone, and they may have all of it.
+// abort removes the partial blobs of the context's lease. The daemon needs some disk
+// space to record the lease's removal, and partial blobs may occupy all of it.
 func (s *Store) abort(ctx context.Context) {
 	id, _ := leases.FromContext(ctx)
 	held, err := s.ctrd.LeasesService().ListResources(ctx, leases.Lease{ID: id})
 	if err != nil {
-		return // then the lease's removal fails too, and tells
+		return // the lease's removal fails too and reports the error
 	}
 	for _, r := range held {
 		if r.Type == "ingests" {
-			_ = s.ctrd.ContentStore().Abort(ctx, r.ID) // it goes with the lease otherwise
+			_ = s.ctrd.ContentStore().Abort(ctx, r.ID) // otherwise removed with the lease
 		}
 	}
 }
 
-// sweep has containerd remove snapshots a second time. The first time the
-// snapshotter may have failed to note it, for want of the space that blobs were
-// to free a moment later, and it tries again only after the next removal.
+// sweep makes containerd collect snapshots a second time. The first time the
+// snapshotter may have failed to record the removal for lack of disk space, which
+// blobs freed only later; it retries only on the next removal.
 func (s *Store) sweep(ctx context.Context) {
 	ctx, release, err := s.lease(ctx, "sweep")
 	if err != nil {
-		return // the disk is as full as it was before
+		return // the disk stays as full as before
 	}
 	sn := s.ctrd.SnapshotService(s.snapshotter)
 	key := fmt.Sprintf("bottle-sweep-%d", time.Now().UnixNano())
 	if _, err := sn.Prepare(ctx, key, ""); err == nil {
-		_ = sn.Remove(ctx, key) // else its lease's end removes it
+		_ = sn.Remove(ctx, key) // otherwise removed with its lease
 	}
-	_ = release(releaseTime, leases.SynchronousDelete) // it expires otherwise
+	_ = release(releaseTime, leases.SynchronousDelete) // otherwise it expires
 }

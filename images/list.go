@@ -11,41 +11,41 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Listed is one name in the store.
-type Listed struct {
+// ListEntry is one name in the store.
+type ListEntry struct {
 	Ref    string
-	Digest string // of the index or manifest that the name points to
-	// Size is what this host's part of it takes in the content store, packed,
-	// in bytes; layers that images share count in each.
+	Digest string // of the index or manifest the name points to
+	// Size is the compressed size of this host's manifest, configuration and layers
+	// in the content store, in bytes. Shared layers count in each image.
 	Size    int64
-	Created time.Time // when the name came to point there
-	// Base and Folder are what a derived image was made of.
-	Base, Folder string
+	Created time.Time // when the name was last set
+	// Base and Dir are the base and the directory of a derived image.
+	Base, Dir string
 }
 
-// List returns all names of the namespace, as containerd sorts them.
-func (s *Store) List(ctx context.Context) ([]Listed, error) {
+// List returns all names of the namespace in containerd's order.
+func (s *Store) List(ctx context.Context) ([]ListEntry, error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	found, err := s.ctrd.ImageService().List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	out := make([]Listed, 0, len(found))
+	out := make([]ListEntry, 0, len(found))
 	for _, img := range found {
 		size, err := s.size(ctx, img)
 		if err != nil {
 			return nil, fmt.Errorf("list images: %s: %w", img.Name, err)
 		}
-		out = append(out, Listed{
+		out = append(out, ListEntry{
 			Ref: img.Name, Digest: img.Target.Digest.String(), Size: size, Created: img.UpdatedAt,
-			Base: img.Labels[labelBase], Folder: img.Labels[labelFolder],
+			Base: img.Labels[labelBase], Dir: img.Labels[labelDir],
 		})
 	}
 	return out, nil
 }
 
-// size adds up what the manifest for this host says; one that is not there, or
-// is for another platform, has what the name itself points to.
+// size adds up the sizes in this host's manifest. If that is missing, it is the size
+// of what the name points to.
 func (s *Store) size(ctx context.Context, img store.Image) (int64, error) {
 	d, m, err := s.manifest(ctx, img.Target)
 	if errors.Is(err, ErrPlatform) || errors.Is(err, ErrIncomplete) {
@@ -61,9 +61,8 @@ func (s *Store) size(ctx context.Context, img store.Image) (int64, error) {
 	return size, nil
 }
 
-// Remove takes a name away, and with it all content and snapshots that nothing
-// else needs, before it returns. The error wraps ErrMissing when there is no
-// such name.
+// Remove deletes a name, and before returning, all content and snapshots that are no
+// longer referenced. The error wraps ErrMissing when there is no such name.
 func (s *Store) Remove(ctx context.Context, ref string) error {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	err := s.ctrd.ImageService().Delete(ctx, ref, store.SynchronousDelete())

@@ -13,9 +13,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// manifest finds this host's manifest in an index, or takes the manifest that
-// target is. The error wraps ErrPlatform when there is none for this host,
-// ErrIncomplete when it is not in the store.
+// manifest returns this host's manifest: the matching one if target is an index, or
+// target itself. The error wraps ErrPlatform when there is no manifest for this
+// host, and ErrIncomplete when it is not in the store.
 func (s *Store) manifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, ocispec.Manifest, error) {
 	return manifestOf(ctx, s.ctrd.ContentStore(), target)
 }
@@ -23,7 +23,7 @@ func (s *Store) manifest(ctx context.Context, target ocispec.Descriptor) (ocispe
 func manifestOf(ctx context.Context, cs content.Provider, target ocispec.Descriptor) (ocispec.Descriptor, ocispec.Manifest, error) {
 	var found ocispec.Descriptor
 	var unread error
-	// The walk of Manifest does not say which one it took.
+	// containerd's images.Manifest does not return the selected descriptor.
 	handler := store.LimitManifests(store.FilterPlatforms(store.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		if store.IsManifestType(d.MediaType) {
 			found = d
@@ -33,19 +33,19 @@ func manifestOf(ctx context.Context, cs content.Provider, target ocispec.Descrip
 		unread = cmp.Or(unread, err)
 		return children, err
 	}), platforms.Default()), platforms.Default(), 1)
-	// That none fits is an error of the walk's, too.
+	// Walk also returns "not found" if no manifest matches.
 	if err := store.Walk(ctx, handler, target); err != nil && (unread != nil || !errdefs.IsNotFound(err)) {
 		if errdefs.IsNotFound(unread) {
 			err = fmt.Errorf("%w: %w", ErrIncomplete, unread)
 		}
-		return found, ocispec.Manifest{}, fmt.Errorf("read its index: %w", err)
+		return found, ocispec.Manifest{}, fmt.Errorf("read image index: %w", err)
 	}
 	if found.Digest == "" {
 		return found, ocispec.Manifest{}, fmt.Errorf("%w (this host is %s)", ErrPlatform, hostPlatform())
 	}
 	var m ocispec.Manifest
 	if err := readJSON(ctx, cs, found, &m); err != nil {
-		return found, m, fmt.Errorf("read its manifest: %w", err)
+		return found, m, fmt.Errorf("read image manifest: %w", err)
 	}
 	return found, m, nil
 }

@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packer writes a tree as a layer's tar: everything owned by one user, at one
-// place of the image.
+// packer writes a tree as a layer's tar, below one path of the image and owned by one
+// user.
 type packer struct {
 	tree     *tree
 	out      *fanout
-	target   string // without the leading slash
+	target   string // path in the image, without the leading slash
 	uid, gid int
 	links    map[inode]string
 	notice   func(string)
@@ -26,7 +26,7 @@ type packer struct {
 	done     int64
 }
 
-// inode identifies a file that may have more than one name.
+// inode identifies a file that may have several names.
 type inode struct{ dev, ino uint64 }
 
 func (p *packer) pack(ctx context.Context) error {
@@ -39,7 +39,7 @@ func (p *packer) pack(ctx context.Context) error {
 			return fmt.Errorf("pack %s: %w", p.tree.entries[i].name, err)
 		}
 	}
-	return tar.NewWriter(p.out).Close() // the end of an archive
+	return tar.NewWriter(p.out).Close() // writes the end of the archive
 }
 
 func (p *packer) add(e *treeEntry) error {
@@ -61,8 +61,8 @@ func (p *packer) add(e *treeEntry) error {
 	return p.entry(h)
 }
 
-// entry writes an entry's header. Each has a tar.Writer of its own, through which
-// its content need not go.
+// entry writes an entry's header. Each uses a separate tar.Writer, so that the
+// content can bypass it.
 func (p *packer) entry(h *tar.Header) error {
 	if err := tar.NewWriter(p.out).WriteHeader(h); err != nil {
 		return err
@@ -72,8 +72,8 @@ func (p *packer) entry(h *tar.Header) error {
 
 func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
 	f, err := openBeneath(p.tree.root, e.name, unix.O_DIRECTORY)
-	if changedMeanwhile(err) {
-		p.notice(e.name + " is left out: it went while the folder was read")
+	if changedSince(err) {
+		p.notice(e.name + " is not included: it was removed during packing")
 		return nil
 	}
 	if err != nil {
@@ -87,10 +87,10 @@ func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
 }
 
 func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
-	// O_NONBLOCK: what was a file may be a pipe now.
+	// O_NONBLOCK: the file may have been replaced by a FIFO.
 	fd, err := openFD(p.tree.root, e.name, unix.O_NONBLOCK)
-	if changedMeanwhile(err) {
-		p.notice(e.name + " is left out: it went while the folder was read")
+	if changedSince(err) {
+		p.notice(e.name + " is not included: it was removed during packing")
 		return nil
 	}
 	if err != nil {
@@ -102,7 +102,7 @@ func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		p.notice(e.name + " is left out: it became something else while the folder was read")
+		p.notice(e.name + " is not included: it was replaced during packing")
 		return nil
 	}
 	h.Typeflag, h.Size = tar.TypeReg, st.Size
@@ -118,7 +118,7 @@ func (p *packer) addFile(e *treeEntry, h *tar.Header) error {
 	return p.content(e, fd, &st)
 }
 
-// hardlink turns a file's second name into a link to its first.
+// hardlink turns further names of a file into hard links to the first.
 func (p *packer) hardlink(st *unix.Stat_t, h *tar.Header) bool {
 	id := inode{st.Dev, st.Ino}
 	first, seen := p.links[id]
@@ -130,14 +130,13 @@ func (p *packer) hardlink(st *unix.Stat_t, h *tar.Header) bool {
 	return true
 }
 
-// bufSize is how much of a file is read at once at most, in bytes.
+// bufSize is the maximum size of reads, in bytes.
 const bufSize = 256 << 10
 
-// content copies as much as the header promised; of a file that has become
-// shorter the rest is zeros, as with tar(1). Of a file with holes zeros become
-// holes again.
+// content copies the number of bytes in the header. If the file has become shorter,
+// the rest is filled with zeros, as in tar(1). Zeros in sparse files become holes.
 func (p *packer) content(e *treeEntry, fd int, st *unix.Stat_t) error {
-	sparse := st.Blocks*512 < st.Size // blocks are of 512 bytes, stat(2)
+	sparse := st.Blocks*512 < st.Size // stat(2) counts blocks of 512 bytes
 	for left := st.Size; left > 0; {
 		buf, err := p.out.space(min(left, bufSize))
 		if err != nil {
@@ -151,7 +150,7 @@ func (p *packer) content(e *treeEntry, fd int, st *unix.Stat_t) error {
 			return err
 		}
 		if n == 0 {
-			p.notice(fmt.Sprintf("%s became shorter while it was read: its last %d bytes are zeros", e.name, left))
+			p.notice(fmt.Sprintf("%s became shorter during packing: its last %d bytes are zeros", e.name, left))
 			if err := p.zeros(left); err != nil {
 				return err
 			}
@@ -171,7 +170,7 @@ func (p *packer) content(e *treeEntry, fd int, st *unix.Stat_t) error {
 	return p.pad(-st.Size & (blockSize - 1))
 }
 
-// blockSize is what a tar's contents are filled up to, in bytes (pax(1)).
+// blockSize is the size that contents are padded to in a tar, in bytes (pax(1)).
 const blockSize = 512
 
 func (p *packer) pad(n int64) error {
@@ -179,7 +178,7 @@ func (p *packer) pad(n int64) error {
 	return err
 }
 
-// zeros stands for what a file does not have any more.
+// zeros writes n zero bytes.
 func (p *packer) zeros(n int64) error {
 	for left := n; left > 0; left -= min(left, bufSize) {
 		if err := p.pad(min(left, bufSize)); err != nil {
@@ -193,22 +192,22 @@ var zeroBytes [bufSize]byte
 
 func allZero(p []byte) bool { return bytes.Equal(p, zeroBytes[:len(p)]) }
 
-// changedMeanwhile tells the errors of a path that is not any more what it was
-// when the folder was looked at.
-func changedMeanwhile(err error) bool {
+// changedSince reports whether an error means that the file was removed or replaced
+// after the scan.
+func changedSince(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO)
 }
 
-// paxAttribute begins the names of a tar's records of attributes.
+// paxAttribute is the prefix of PAX records for extended attributes.
 const paxAttribute = "SCHILY.xattr."
 
-// maxAttribute is the kernel's limit on an attribute's value, in bytes
-// (XATTR_SIZE_MAX in linux/limits.h).
+// maxAttribute is the maximum size of an attribute's value, in bytes (XATTR_SIZE_MAX
+// in linux/limits.h).
 const maxAttribute = 64 << 10
 
-// xattrs keeps the attributes that are the file's own: those of users, and file
-// capabilities. Others (ACLs by the host's ids, labels of its security modules)
-// mean nothing in the image.
+// xattrs adds the attributes that are portable: user attributes and file
+// capabilities. Others (ACLs with host ids, labels of the host's security modules)
+// have no meaning in the image.
 func xattrs(fd int, h *tar.Header) error {
 	size, err := unix.Flistxattr(fd, nil)
 	if err != nil || size == 0 {

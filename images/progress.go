@@ -9,51 +9,50 @@ import (
 
 // States of a Progress.
 const (
-	StateWaiting    = "waiting"
-	StateActive     = "downloading" // or uploading, or packing: Done grows
-	StateUnpacking  = "unpacking"
-	StateDone       = "done"
-	StateThereAlike = "already there"
+	StateWaiting   = "waiting"
+	StateActive    = "downloading" // or uploading, or packing: Done grows
+	StateUnpacking = "unpacking"
+	StateDone      = "done"
+	StateExists    = "already exists"
 )
 
-// Progress tells how far one part of an image is. Sizes are in bytes.
+// Progress is the progress of one part of an image. Sizes are in bytes.
 type Progress struct {
-	ID    string // of a layer: its digest; of a working directory: its path
+	ID    string // a layer's digest, or a working directory's path
 	State string // one of the State constants
 	Done  int64
-	Total int64 // 0: not known
+	Total int64 // 0: unknown
 }
 
-// ProgressFunc is called for every change, never twice at once, and not after
-// the call it was given to has returned. Nil: nothing is told.
+// ProgressFunc is called for every change, never concurrently, and never after the
+// call it was passed to has returned. It may be nil.
 type ProgressFunc func(Progress)
 
-// gate hands progress on, one at a time, until it is closed: the client's
-// stream may still deliver after the transfer has returned, and may not deliver
-// what came last.
+// gate serialises progress reports until it is closed: the client's stream may
+// deliver events after the transfer has returned, and may drop the last ones.
 type gate struct {
 	mu     sync.Mutex
 	fn     ProgressFunc
-	open   map[string]Progress // what has not ended, by ID
+	open   map[string]Progress // unfinished parts, by ID
 	closed bool
 }
 
 func newGate(fn ProgressFunc) *gate { return &gate{fn: fn, open: map[string]Progress{}} }
 
-func (g *gate) tell(p Progress) {
+func (g *gate) report(p Progress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.fn == nil || g.closed {
 		return
 	}
 	g.open[p.ID] = p
-	if p.State == StateDone || p.State == StateThereAlike {
+	if p.State == StateDone || p.State == StateExists {
 		delete(g.open, p.ID)
 	}
 	g.fn(p)
 }
 
-// close ends the telling; after a success nothing remains half done.
+// close stops reporting. After a success it first reports unfinished parts as done.
 func (g *gate) close(success bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -67,8 +66,8 @@ func (g *gate) close(success bool) {
 	}
 }
 
-// layerProgress translates the Transfer service's progress of a layer; of what
-// else it transfers (manifests, configurations, itself) nothing is told.
+// layerProgress translates the Transfer service's progress of a layer. Progress of
+// manifests, configurations and the transfer itself is not reported.
 func layerProgress(p transfer.Progress) (Progress, bool) {
 	if p.Desc == nil || !strings.Contains(p.Desc.MediaType, "layer") && !strings.Contains(p.Desc.MediaType, "rootfs") {
 		return Progress{}, false
@@ -84,7 +83,7 @@ func layerProgress(p transfer.Progress) (Progress, bool) {
 	case "complete", "extracted":
 		out.State, out.Done = StateDone, p.Desc.Size
 	case "already exists":
-		out.State, out.Done = StateThereAlike, p.Desc.Size
+		out.State, out.Done = StateExists, p.Desc.Size
 	default:
 		return Progress{}, false
 	}

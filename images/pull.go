@@ -7,7 +7,7 @@ import (
 	"fmt"
 
 	store "github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/transfer/image"
+	transferimage "github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
@@ -17,10 +17,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Pull brings an image, named by its normalised reference, from its registry
-// and unpacks it for this host's platform. What is there already is not fetched
-// again. The error wraps one of the package's; after an error, and when ctx
-// ends, the store holds what it held before and no lease is left.
+// Pull fetches an image, named by its normalised reference, from its registry and
+// unpacks it for this host's platform. Existing content is not fetched again. The
+// error wraps one of the package's errors. After an error or cancellation the store
+// is unchanged and no lease remains.
 func (s *Store) Pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	var got Image
@@ -37,12 +37,12 @@ func (s *Store) Pull(ctx context.Context, ref string, r Remote) (Image, error) {
 func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	before, err := s.ctrd.ImageService().Get(ctx, ref)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return Image{}, fmt.Errorf("look it up: %w", err)
+		return Image{}, fmt.Errorf("look up current image: %w", err)
 	}
-	seen, err := s.fetch(ctx, ref, r)
+	checked, err := s.fetch(ctx, ref, r)
 	var got Image
 	if err == nil {
-		got, err = s.ready(ctx, ref, seen)
+		got, err = s.finish(ctx, ref, checked)
 	}
 	if err != nil {
 		return Image{}, errors.Join(err, s.restore(ctx, ref, before))
@@ -50,88 +50,87 @@ func (s *Store) pull(ctx context.Context, ref string, r Remote) (Image, error) {
 	return got, nil
 }
 
-// pulled is an image whose layers have been looked at.
-type pulled struct {
+// checkedImage is a pulled image whose layers have been checked.
+type checkedImage struct {
 	image Image
-	chain string // name of its snapshot
+	chain string // its snapshot's name
 }
 
-// fetch has the daemon fetch, unpack and name an image, and looks at it as it comes.
-// A failure of the daemon's ends the looking; the daemon is not ended by what is
-// seen, as it might give the name all the same, later. Nil without an error: the
-// daemon had ended before it was heard.
-func (s *Store) fetch(ctx context.Context, ref string, r Remote) (*pulled, error) {
+// fetch makes the daemon fetch, unpack and name an image, and checks its content as
+// it arrives. A failure in the daemon cancels the check. A failed check does not
+// cancel the daemon, which might set the name afterwards. The result is nil without
+// an error if the daemon finished before it reported what the name resolves to.
+func (s *Store) fetch(ctx context.Context, ref string, r Remote) (*checkedImage, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	target := make(chan ocispec.Descriptor, 1)
-	ended := make(chan struct{})
-	var seen *pulled
-	looked := make(chan error, 1)
+	fetched := make(chan struct{}) // closed when the daemon is finished
+	var image *checkedImage
+	checked := make(chan error, 1)
 	go func() {
 		var err error
 		select {
 		case d := <-target:
-			seen, err = s.look(ctx, ref, d, ended)
-		case <-ended:
+			image, err = s.checkPulled(ctx, ref, d, fetched)
+		case <-fetched:
 		}
-		looked <- err
+		checked <- err
 	}()
 	host := platforms.DefaultSpec()
-	to := image.NewStore(ref, image.WithPlatforms(host), image.WithUnpack(host, s.snapshotter))
+	to := transferimage.NewStore(ref, transferimage.WithPlatforms(host), transferimage.WithUnpack(host, s.snapshotter))
 	err := s.transfer(ctx, ref, r, func(d ocispec.Descriptor) { target <- d },
 		func(reg *registry.OCIRegistry) (any, any) { return reg, to })
-	close(ended)
+	close(fetched)
 	if err != nil {
 		cancel()
 	}
-	err = cmp.Or(err, <-looked)
-	return seen, err
+	err = cmp.Or(err, <-checked)
+	return image, err
 }
 
-// look looks at what the daemon fetches, until ended is closed.
-func (s *Store) look(ctx context.Context, ref string, target ocispec.Descriptor, ended chan struct{}) (*pulled, error) {
-	coming := &arriving{s.blobs(), ended}
-	d, m, err := manifestOf(ctx, coming, target)
+// checkPulled checks an image that the daemon is fetching, until fetched is closed.
+func (s *Store) checkPulled(ctx context.Context, ref string, target ocispec.Descriptor, fetched chan struct{}) (*checkedImage, error) {
+	incoming := &incomingBlobs{s.blobs(), fetched}
+	d, m, err := manifestOf(ctx, incoming, target)
 	if err != nil {
 		return nil, err
 	}
 	var config ocispec.Image
-	if err := readJSON(ctx, coming, m.Config, &config); err != nil {
-		return nil, fmt.Errorf("read its configuration: %w", err)
+	if err := readJSON(ctx, incoming, m.Config, &config); err != nil {
+		return nil, fmt.Errorf("read image configuration: %w", err)
 	}
 	if err := checkPlatform(config.Platform); err != nil {
 		return nil, err
 	}
-	err = s.checkLayers(ctx, coming, d, m.Layers, false, 1) // the daemon has much to do
+	err = s.checkLayers(ctx, incoming, d, m.Layers, false, 1) // leave the CPUs to the daemon
 	if errors.Is(err, ErrLayer) {
-		return nil, errors.Join(err, s.dropUnpacked(ctx, m.Config.Digest, ended))
+		return nil, errors.Join(err, s.dropUnpacked(ctx, m.Config.Digest, fetched))
 	}
-	return &pulled{imageOf(ref, target, config), identity.ChainID(config.RootFS.DiffIDs).String()}, err
+	return &checkedImage{imageOf(ref, target, config), identity.ChainID(config.RootFS.DiffIDs).String()}, err
 }
 
-// dropUnpacked has the daemon, once it has ended, not keep what it has unpacked of
-// an image: it does so as long as there is the configuration, which another image
-// may have too.
-func (s *Store) dropUnpacked(ctx context.Context, config digest.Digest, ended chan struct{}) error {
+// dropUnpacked makes the daemon, once it is finished, release the image's unpacked
+// snapshot. The configuration blob refers to it, and another image may keep that
+// blob.
+func (s *Store) dropUnpacked(ctx context.Context, config digest.Digest, fetched chan struct{}) error {
 	select {
-	case <-ended:
+	case <-fetched:
 	case <-ctx.Done():
 		return nil
 	}
 	err := s.label(ctx, config, labelSnapshot+s.snapshotter, "")
 	if errdefs.IsNotFound(err) {
-		return nil // it did not come so far
+		return nil // the configuration was not fetched
 	}
 	return err
 }
 
-// ready makes sure of what was pulled: an index without this platform is stored all
-// the same, and a snapshotter that the daemon does not unpack for itself has been
-// left out.
-func (s *Store) ready(ctx context.Context, ref string, seen *pulled) (Image, error) {
-	if seen != nil {
-		if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, seen.chain); err == nil {
-			return seen.image, nil
+// finish verifies the result of a pull: the daemon also stores an index without this
+// host's platform, and it does not unpack for every snapshotter.
+func (s *Store) finish(ctx context.Context, ref string, checked *checkedImage) (Image, error) {
+	if checked != nil {
+		if _, err := s.ctrd.SnapshotService(s.snapshotter).Stat(ctx, checked.chain); err == nil {
+			return checked.image, nil
 		}
 	}
 	got, err := s.Lookup(ctx, ref)
@@ -141,7 +140,7 @@ func (s *Store) ready(ctx context.Context, ref string, seen *pulled) (Image, err
 	return got, s.Unpack(ctx, ref)
 }
 
-// restore gives a name the image that it had, or none.
+// restore resets a name to its previous target, or deletes it if it had none.
 func (s *Store) restore(ctx context.Context, ref string, before store.Image) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 	defer cancel()
@@ -155,7 +154,7 @@ func (s *Store) restore(ctx context.Context, ref string, before store.Image) err
 		_, err = s.ctrd.ImageService().Update(ctx, before, "target")
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("put back the image that %s was: %w", ref, err)
+		return fmt.Errorf("restore the previous image %s: %w", ref, err)
 	}
 	return nil
 }

@@ -24,23 +24,21 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// published is an image that a registry has and the store has not.
+// published is an image that is in a registry but not in the store.
 type published struct {
 	ref, chain string
 	digest     digest.Digest
 	remote     images.Remote
 }
 
-// publish pushes a small image of its own to the registry and removes it from
-// the store.
+// publish pushes a unique small image to the registry and removes it from the store.
 func publish(ctx context.Context, t *testing.T, c *containerd.Client, s *images.Store, r *labtest.Registry, name string) published {
 	t.Helper()
 	layer := layerOf(t, r.Host+"/"+name)
 	return publishLayer(ctx, t, c, s, r, name, ocispec.MediaTypeImageLayer, layer, layer)
 }
 
-// publishLayer is publish with a layer of the caller's, as it is and as it is
-// stored.
+// publishLayer is publish with the given layer, uncompressed and as stored.
 func publishLayer(ctx context.Context, t *testing.T, c *containerd.Client, s *images.Store, r *labtest.Registry, name, mediaType string, layer, packed []byte) published {
 	t.Helper()
 	p := published{ref: r.Host + "/" + name}
@@ -56,7 +54,7 @@ func publishLayer(ctx context.Context, t *testing.T, c *containerd.Client, s *im
 	return p
 }
 
-// drop removes an image and what only it held.
+// drop removes an image and everything only it referenced.
 func drop(ctx context.Context, t *testing.T, c *containerd.Client, ref string) {
 	t.Helper()
 	if err := c.ImageService().Delete(ctx, ref, store.SynchronousDelete()); err != nil {
@@ -64,7 +62,7 @@ func drop(ctx context.Context, t *testing.T, c *containerd.Client, ref string) {
 	}
 }
 
-// login is a Docker configuration with the registry's user and a password.
+// login returns a Docker configuration with the registry's user and a password.
 func login(t *testing.T, r *labtest.Registry, password string) images.Login {
 	t.Helper()
 	dir := t.TempDir()
@@ -98,14 +96,14 @@ func TestPull(t *testing.T) {
 					t.Errorf("%+v", got)
 				}
 				if _, err := c.SnapshotService(snapshotter).Stat(ctx, p.chain); err != nil {
-					t.Errorf("it is not unpacked: %v", err)
+					t.Errorf("the image is not unpacked: %v", err)
 				}
 				mu.Lock()
 				if len(last) != 1 {
 					t.Errorf("progress of %d layers, want 1: %v", len(last), last)
 				}
 				for _, p := range last {
-					if p.Done != p.Total || p.Total == 0 || p.State != images.StateDone && p.State != images.StateThereAlike {
+					if p.Done != p.Total || p.Total == 0 || p.State != images.StateDone && p.State != images.StateExists {
 						t.Errorf("the last progress is %+v", p)
 					}
 				}
@@ -116,8 +114,7 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// TestPullBad has every way in which a registry fails. Nothing may be imported,
-// and nothing half.
+// TestPullBad: for every kind of registry failure, the store is unchanged.
 func TestPullBad(t *testing.T) {
 	plain, private := labtest.PlainRegistry(t), labtest.PrivateRegistry(t)
 	silent := listenSilently(t)
@@ -143,12 +140,12 @@ func TestPullBad(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(p.remote.HostsDir, private.Host, "hosts.toml"),
 				fmt.Appendf(nil, "server = %[1]q\n[host.%[1]q]\nskip_verify = false\n", "https://"+private.Host), 0o600))
 		}, images.ErrUntrusted, private.Host},
-		"nobody listens":    {plain, func(_ *testing.T, p *published) { p.ref = "127.0.0.1:1/a:1" }, images.ErrUnreachable, "refused"},
-		"silence":           {plain, func(_ *testing.T, p *published) { p.ref = silent + "/a:1"; p.remote.Answer = time.Second }, images.ErrUnreachable, silent},
-		"no such registry":  {plain, func(_ *testing.T, p *published) { p.ref = "registry.nowhere.test/a:1" }, images.ErrUnreachable, "nowhere.test"},
-		"no settings there": {plain, func(_ *testing.T, p *published) { p.remote.HostsDir = "/nowhere" }, os.ErrNotExist, "/nowhere"},
-		"altered bytes":     {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, flip) }, images.ErrCorrupt, plain.Host},
-		"truncated layer":   {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, halve) }, images.ErrCorrupt, plain.Host},
+		"nothing listens":    {plain, func(_ *testing.T, p *published) { p.ref = "127.0.0.1:1/a:1" }, images.ErrUnreachable, "refused"},
+		"silence":            {plain, func(_ *testing.T, p *published) { p.ref = silent + "/a:1"; p.remote.ResponseTimeout = time.Second }, images.ErrUnreachable, silent},
+		"no such registry":   {plain, func(_ *testing.T, p *published) { p.ref = "registry.nowhere.test/a:1" }, images.ErrUnreachable, "nowhere.test"},
+		"no hosts directory": {plain, func(_ *testing.T, p *published) { p.remote.HostsDir = "/nowhere" }, os.ErrNotExist, "/nowhere"},
+		"altered bytes":      {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, flip) }, images.ErrCorrupt, plain.Host},
+		"truncated layer":    {plain, func(t *testing.T, p *published) { alter(t, plain, p.ref, halve) }, images.ErrCorrupt, plain.Host},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leakcheck.Check(t)
@@ -162,13 +159,13 @@ func TestPullBad(t *testing.T) {
 				t.Errorf("got %v\nwant %v, with %q in it", err, c.want, c.says)
 			}
 			if _, err := s.Lookup(ctx, p.ref); !errors.Is(err, images.ErrMissing) {
-				t.Errorf("the image is there: %v", err)
+				t.Errorf("the image exists: %v", err)
 			}
 		})
 	}
 }
 
-// listenSilently accepts connections and says nothing.
+// listenSilently accepts connections but never responds.
 func listenSilently(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -186,8 +183,8 @@ func flip(data []byte) []byte {
 
 func halve(data []byte) []byte { return data[:len(data)/2] }
 
-// alter changes the layer that the registry keeps for ref: each test's image has
-// a layer with its name in it.
+// alter changes the stored layer of ref in the registry: each test image has a layer
+// that contains its name.
 func alter(t *testing.T, r *labtest.Registry, ref string, change func([]byte) []byte) {
 	t.Helper()
 	done := 0
@@ -207,8 +204,8 @@ func alter(t *testing.T, r *labtest.Registry, ref string, change func([]byte) []
 	}
 }
 
-// TestPullCancelled ends a pull from a registry that never answers: at once, and
-// with nothing left.
+// TestPullCancelled cancels a pull from a registry that never responds. It ends
+// immediately and leaves nothing behind.
 func TestPullCancelled(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, _, s := connect(t)
@@ -222,8 +219,8 @@ func TestPullCancelled(t *testing.T) {
 	}
 }
 
-// TestPullOtherPlatform leaves the name with the image that it had, whether the
-// registry has an index or a bare manifest.
+// TestPullOtherPlatform: pulling an image for another platform, as an index or as a
+// bare manifest, does not change the name.
 func TestPullOtherPlatform(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	for _, bare := range []bool{false, true} {
@@ -252,13 +249,13 @@ func TestPullOtherPlatform(t *testing.T) {
 			put(ctx, t, c, ref, runtime.GOARCH)
 			refused()
 			if _, err := s.Lookup(ctx, ref); err != nil {
-				t.Errorf("the image that was there: %v", err)
+				t.Errorf("previous image: %v", err)
 			}
 		})
 	}
 }
 
-// stripIndex has a name point to the only manifest of the index that it has.
+// stripIndex makes a name point to the only manifest of its index.
 func stripIndex(ctx context.Context, t *testing.T, c *containerd.Client, ref string) {
 	t.Helper()
 	img, err := c.ImageService().Get(ctx, ref)
@@ -275,8 +272,8 @@ func stripIndex(ctx context.Context, t *testing.T, c *containerd.Client, ref str
 	}
 }
 
-// TestCredentialHelper has a helper that knows the password, and that runs as
-// the user whose configuration names it.
+// TestCredentialHelper: a credential helper provides the password and runs as the user
+// who owns the configuration.
 func TestCredentialHelper(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, c, s := connect(t)
@@ -309,8 +306,8 @@ func TestPushMissing(t *testing.T) {
 	}
 }
 
-// TestIncomplete takes one part after the other of an image out of the store, and
-// has each said and pulled again.
+// TestIncomplete removes each part of an image from the store in turn: the error
+// reports it and a pull restores it.
 func TestIncomplete(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	leakcheck.Check(t)
@@ -331,9 +328,9 @@ func TestIncomplete(t *testing.T) {
 	if len(parts) != 4 {
 		t.Fatalf("parts: %v", parts)
 	}
-	whole := stored(ctx, t, c)
+	complete := stored(ctx, t, c)
 	for kind, part := range parts {
-		// Without its packed layer an image is whole as long as it is unpacked.
+		// An unpacked image does not need its compressed layer.
 		if kind == ocispec.MediaTypeImageLayer {
 			must(t, c.ContentStore().Delete(ctx, part))
 			if err := s.Unpack(ctx, p.ref); err != nil {
@@ -342,11 +339,11 @@ func TestIncomplete(t *testing.T) {
 			must(t, c.SnapshotService(snapshotter).Remove(ctx, p.chain))
 		} else {
 			if _, err := s.Lookup(ctx, p.ref); err != nil {
-				t.Errorf("before %s is taken: %v", kind, err)
+				t.Errorf("before removing %s: %v", kind, err)
 			}
 			must(t, c.ContentStore().Delete(ctx, part))
 			if _, err := s.Lookup(ctx, p.ref); !errors.Is(err, images.ErrIncomplete) || strings.Contains(err.Error(), "\n") {
-				t.Errorf("look-up without %s: %v", kind, err)
+				t.Errorf("lookup without %s: %v", kind, err)
 			}
 		}
 		if err := s.Unpack(ctx, p.ref); !errors.Is(err, images.ErrIncomplete) || errors.Is(err, images.ErrLayer) {
@@ -356,7 +353,7 @@ func TestIncomplete(t *testing.T) {
 			t.Errorf("list without %s: %v", kind, err)
 		}
 		pull()
-		sameStore(ctx, t, c, whole, 0)
+		sameStore(ctx, t, c, complete, 0)
 	}
 	drop(ctx, t, c, p.ref)
 }

@@ -20,50 +20,51 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Errors of Pull and Push that a caller words differently.
+// Errors of Pull and Push that a caller can distinguish.
 var (
-	ErrNotFound    = errors.New("the registry has no such image")
-	ErrDenied      = errors.New("the registry refuses access")
-	ErrUnreachable = errors.New("the registry does not answer")
-	ErrCorrupt     = errors.New("the registry sent other bytes than it promised")
-	ErrLayer       = errors.New("a layer of the image cannot be unpacked")
+	ErrNotFound    = errors.New("image not found in the registry")
+	ErrDenied      = errors.New("access denied by the registry")
+	ErrUnreachable = errors.New("registry is not reachable")
+	ErrCorrupt     = errors.New("corrupt data from the registry")
+	ErrLayer       = errors.New("invalid image layer")
 	ErrNoSpace     = errors.New("no space left on containerd's disk")
-	ErrUntrusted   = errors.New("the registry's certificate is not trusted")
+	ErrUntrusted   = errors.New("registry certificate is not trusted")
 )
 
-// Deadlines of a registry that says nothing.
+// Default timeouts for a registry that does not respond.
 const (
-	answerTime = 30 * time.Second // until it has told what the name stands for
-	stallTime  = 2 * time.Minute  // afterwards, without a byte
+	responseTimeout = 30 * time.Second // until the name is resolved
+	stallTimeout    = 2 * time.Minute  // afterwards, without progress
 )
 
 // DefaultHostsDir is where containerd's own tools look for hosts.toml files.
 const DefaultHostsDir = "/etc/containerd/certs.d"
 
-// Remote says how registries are spoken to.
+// Remote configures access to registries.
 type Remote struct {
-	// HostsDir holds a folder for each registry with a hosts.toml, as
-	// containerd's docs/hosts.md describes; empty: DefaultHostsDir. Without a
-	// word in it a registry is spoken to by HTTPS, one on loopback by HTTP.
+	// HostsDir holds one directory per registry with a hosts.toml, as described in
+	// containerd's docs/hosts.md; empty: DefaultHostsDir. A registry without an
+	// entry is accessed over HTTPS, or over HTTP if it is on loopback.
 	HostsDir string
 	Login    Login
-	// Answer and Stall bound how long a registry may be silent before it has
-	// answered, and afterwards; zero: 30 seconds and 2 minutes.
-	Answer, Stall time.Duration
-	Progress      ProgressFunc
+	// ResponseTimeout bounds how long resolving a name may take, and StallTimeout
+	// how long a transfer may make no progress; zero: 30 seconds and 2 minutes.
+	ResponseTimeout, StallTimeout time.Duration
+	Progress                      ProgressFunc
 }
 
-// silent is for the client's own log: that its stream of progress ends when
-// the transfer does is an error there, and what fails is told by errors.
+// silent discards the client's own log: the client logs the end of the progress
+// stream as an error, and real failures are returned as errors.
 var silent = func() *logrus.Entry {
 	l := logrus.New()
 	l.SetOutput(io.Discard)
 	return logrus.NewEntry(l)
 }()
 
-// transfer runs one transfer of the daemon's, given up when the registry is
-// silent for too long. resolved may be nil, and is told what the name stands for,
-// as soon as the daemon knows; ends makes the transfer's two ends of a registry's.
+// transfer runs one transfer in the daemon and cancels it when the registry does
+// not respond for too long. resolved, which may be nil, is called with the
+// descriptor the name resolves to as soon as the daemon reports it; ends returns
+// the transfer's source and destination.
 func (s *Store) transfer(ctx context.Context, ref string, r Remote, resolved func(ocispec.Descriptor), ends func(*registry.OCIRegistry) (from, to any)) error {
 	logins := &loginStore{login: r.Login}
 	ctx, cancel := context.WithCancelCause(log.WithLogger(ctx, silent))
@@ -74,24 +75,24 @@ func (s *Store) transfer(ctx context.Context, ref string, r Remote, resolved fun
 	}
 	reg, err := registry.NewOCIRegistry(ctx, ref, registry.WithCredentials(logins), registry.WithHostDir(hosts))
 	if err != nil {
-		return fmt.Errorf("reach the registry of %s: %w", ref, err)
+		return fmt.Errorf("configure the registry of %s: %w", ref, err)
 	}
 	out := newGate(r.Progress)
-	stall := orDefault(r.Stall, stallTime)
-	silence := time.AfterFunc(orDefault(r.Answer, answerTime), func() { cancel(ErrUnreachable) })
-	defer silence.Stop()
+	stall := orDefault(r.StallTimeout, stallTimeout)
+	timer := time.AfterFunc(orDefault(r.ResponseTimeout, responseTimeout), func() { cancel(ErrUnreachable) })
+	defer timer.Stop()
 	from, to := ends(reg)
 	err = s.ctrd.Transfer(ctx, from, to, transfer.WithProgress(func(p transfer.Progress) {
-		// The first word is the daemon's own, before it has asked anybody.
-		if !strings.HasPrefix(p.Event, "Resolving") && !strings.HasPrefix(p.Event, "Pushing") && silence.Stop() {
-			silence.Reset(stall)
+		// The daemon sends the first event before it contacts the registry.
+		if !strings.HasPrefix(p.Event, "Resolving") && !strings.HasPrefix(p.Event, "Pushing") && timer.Stop() {
+			timer.Reset(stall)
 		}
 		if resolved != nil && p.Desc != nil && (store.IsIndexType(p.Desc.MediaType) || store.IsManifestType(p.Desc.MediaType)) {
 			resolved(*p.Desc)
 			resolved = nil
 		}
 		if l, ok := layerProgress(p); ok {
-			out.tell(l)
+			out.report(l)
 		}
 	}))
 	out.close(err == nil)
@@ -101,18 +102,18 @@ func (s *Store) transfer(ctx context.Context, ref string, r Remote, resolved fun
 	return classify(ctx, ref, err, logins.failed())
 }
 
-// hostsDir is where hosts.toml files are, or nothing: the daemon would fail
-// over a named folder that is not there.
+// hostsDir returns the directory of hosts.toml files. It is empty if the default
+// directory is missing: the daemon would fail on a missing directory.
 func hostsDir(dir string) (string, error) {
 	if dir == "" {
 		if _, err := os.Stat(DefaultHostsDir); err != nil {
-			return "", nil //nolint:nilerr // without the default folder there are no settings
+			return "", nil //nolint:nilerr // the default directory is optional
 		}
 		return DefaultHostsDir, nil
 	}
 	fi, err := os.Stat(dir)
 	if err == nil && !fi.IsDir() {
-		err = errors.New("it is no folder")
+		err = errors.New("not a directory")
 	}
 	if err != nil {
 		return "", fmt.Errorf("read registry settings in %s: %w", dir, err)
@@ -127,21 +128,21 @@ func orDefault(d, fallback time.Duration) time.Duration {
 	return d
 }
 
-// classify says what a failed transfer failed for. The daemon's errors come as
-// text, but for a few codes.
+// classify determines why a transfer failed. Apart from a few codes, the daemon's
+// errors arrive as text.
 func classify(ctx context.Context, ref string, err, logins error) error {
 	host := domain(ref)
 	cause := context.Cause(ctx)
 	switch {
 	case errors.Is(cause, ErrUnreachable):
-		return fmt.Errorf("%w: %s was silent for too long", ErrUnreachable, host)
+		return fmt.Errorf("%w: timed out waiting for %s", ErrUnreachable, host)
 	case cause != nil:
 		return cause
 	}
 	kind := kindOf(err)
 	switch {
 	case errors.Is(kind, ErrDenied) && logins != nil:
-		return fmt.Errorf("%w: %s: no login was found: %w", kind, host, logins)
+		return fmt.Errorf("%w: %s: no login found: %w", kind, host, logins)
 	case errors.Is(kind, ErrDenied) || errors.Is(kind, ErrNotFound):
 		return fmt.Errorf("%w: %s", kind, ref)
 	case kind == nil:
@@ -150,15 +151,15 @@ func classify(ctx context.Context, ref string, err, logins error) error {
 	return fmt.Errorf("%w: %s: %w", kind, host, shortened(err))
 }
 
-// texts are what the daemon's errors hold, in the order in which they decide.
-var texts = []struct {
+// errorTexts are fragments of the daemon's errors, in order of precedence.
+var errorTexts = []struct {
 	kind error
 	any  []string
 }{
 	{ErrNoSpace, []string{"no space left on device", "disk quota exceeded"}},
 	{ErrUntrusted, []string{"x509:", "tls: failed to verify"}},
 	{ErrDenied, []string{"401 Unauthorized", "403 Forbidden", "authorization failed", "insufficient_scope", "no basic auth credentials", "unauthorized:", "denied:"}},
-	{ErrLayer, []string{"failed to extract layer"}}, // it came as it was promised
+	{ErrLayer, []string{"failed to extract layer"}}, // its digest was correct
 	{ErrCorrupt, []string{"unexpected commit digest", "unexpected commit size", "failed size validation", "unexpected EOF", "short read", "invalid tar header", "content digest"}},
 	{ErrUnreachable, []string{"connection refused", "no such host", "network is unreachable", "no route to host", "i/o timeout", "TLS handshake timeout", "connection reset", "server gave HTTP response to HTTPS client", "server misbehaving", "502 Bad Gateway", "503 Service Unavailable"}},
 }
@@ -168,7 +169,7 @@ func kindOf(err error) error {
 		return nil
 	}
 	text := err.Error()
-	for _, t := range texts {
+	for _, t := range errorTexts {
 		for _, part := range t.any {
 			if strings.Contains(text, part) {
 				return t.kind
@@ -181,8 +182,8 @@ func kindOf(err error) error {
 	return nil
 }
 
-// maxText bounds a daemon's error as it is told, in bytes: some hold a whole
-// page of a registry's.
+// maxText bounds the text of a daemon's error, in bytes: some contain a complete
+// HTML page from a registry.
 const maxText = 400
 
 func shortened(err error) error {
@@ -200,11 +201,11 @@ func cut(text string) string {
 	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
-// extracting is how the daemon's errors of unpacking begin: with the layer's
-// digest, and the folder in which it was at work.
+// extracting matches the beginning of the daemon's unpacking errors, which name the
+// layer's digest and the directory it was unpacked into.
 var extracting = regexp.MustCompile(`failed to extract layer \(?(?:\S+ )?(\w+:\w+)\)?:? .*mount callback failed on (\S+): `)
 
-// inLayer says of an error of unpacking in which layer, and where in the image.
+// inLayer rewrites an unpacking error to name the layer and the path in the image.
 func inLayer(text string) string {
 	m := extracting.FindStringSubmatchIndex(text)
 	if m == nil {
@@ -213,7 +214,7 @@ func inLayer(text string) string {
 	return "layer " + text[m[2]:m[3]] + ": " + strings.ReplaceAll(text[m[1]:], text[m[4]:m[5]], "")
 }
 
-// domain is the registry of a normalised reference.
+// domain returns the registry of a normalised reference.
 func domain(ref string) string {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {

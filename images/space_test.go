@@ -22,10 +22,10 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// smallDisk is the size of a disk that images do not fit on, in bytes.
+// smallDisk is the size of a disk that is too small for the test images, in bytes.
 const smallDisk = 64 << 20
 
-// connectSmall is connect with a containerd whose disk is small.
+// connectSmall connects to a containerd with a small disk.
 func connectSmall(t *testing.T) (context.Context, *containerd.Client, *images.Store, string) {
 	t.Helper()
 	ctx, _, _ := connect(t)
@@ -39,7 +39,7 @@ func connectSmall(t *testing.T) (context.Context, *containerd.Client, *images.St
 	return ctx, c, images.New(c, namespace, ""), disk
 }
 
-// used is how much of a disk is taken, in bytes.
+// used returns how much of a disk is in use, in bytes.
 func used(t *testing.T, disk string) int64 {
 	t.Helper()
 	var st unix.Statfs_t
@@ -57,29 +57,28 @@ func zipped(t *testing.T, data []byte) []byte {
 	return buf.Bytes()
 }
 
-// full expects an error that says so, and a store and disk that are as they were.
+// full verifies that fail returns ErrNoSpace and leaves store and disk unchanged.
 func full(ctx context.Context, t *testing.T, c *containerd.Client, disk string, fail func() error) {
 	t.Helper()
-	before, taken := stored(ctx, t, c), used(t, disk)
+	before, usedBefore := stored(ctx, t, c), used(t, disk)
 	err := fail()
 	if !errors.Is(err, images.ErrNoSpace) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v", err)
 	}
 	sameStore(ctx, t, c, before, 5*time.Second)
-	// Containerd removes files behind the call's back; its databases grow, and
-	// stay so.
+	// containerd removes files asynchronously, and its databases do not shrink.
 	now := used(t, disk)
-	for deadline := time.Now().Add(10 * time.Second); now > taken+smallDisk/8 && time.Now().Before(deadline); now = used(t, disk) {
+	for deadline := time.Now().Add(10 * time.Second); now > usedBefore+smallDisk/8 && time.Now().Before(deadline); now = used(t, disk) {
 		time.Sleep(50 * time.Millisecond)
 	}
-	if now > taken+smallDisk/8 {
-		t.Errorf("%d bytes of the disk are taken, before it was %d", now, taken)
+	if now > usedBefore+smallDisk/8 {
+		t.Errorf("%d bytes of the disk are in use, before it was %d", now, usedBefore)
 	}
 }
 
-// TestNoSpace pulls and derives what does not fit on containerd's disk: packed,
-// unpacked, or beside what is there. Each time it is told, nothing stays, and the
-// store works.
+// TestNoSpace pulls and derives images that do not fit on containerd's disk:
+// compressed, unpacked, or in addition to existing ones. Each failure is reported,
+// leaves nothing behind, and the store keeps working.
 func TestNoSpace(t *testing.T) {
 	leakcheck.Check(t)
 	ctx, lab, s := connect(t)
@@ -94,24 +93,24 @@ func TestNoSpace(t *testing.T) {
 	pull := func(ref string) func() error {
 		return func() error { _, err := small.Pull(ctx, ref, images.Remote{}); return err }
 	}
-	for range 2 { // a store that was full once is full again, and again not
+	for range 2 { // repeatable on the same store
 		full(ctx, t, c, disk, pull(unpacked.ref))
 		full(ctx, t, c, disk, pull(packed.ref))
 	}
 	must(t, pull(fits.ref)())
 
-	folder := filepath.Join(t.TempDir(), "work")
-	must(t, os.Mkdir(folder, 0o755))
+	dir := filepath.Join(t.TempDir(), "work")
+	must(t, os.Mkdir(dir, 0o755))
 	d := images.Derivation{
-		Ref: "docker.io/library/bottle-full:cwd", Base: fits.ref, Folder: folder, Target: "/workspace",
+		Ref: "docker.io/library/bottle-full:cwd", Base: fits.ref, Dir: dir, Target: "/workspace",
 		Owner: func(context.Context) (int, int, error) { return 1000, 1000, nil },
 	}
 	derive := func() error { _, err := small.Derive(ctx, d); return err }
 	for name, data := range map[string][]byte{"compresses": bytes.Repeat([]byte("text "), 2*smallDisk/5), "does not": noisy} {
-		must(t, os.WriteFile(filepath.Join(folder, "file"), data, 0o644))
+		must(t, os.WriteFile(filepath.Join(dir, "file"), data, 0o644))
 		t.Run(name, func(t *testing.T) { full(ctx, t, c, disk, derive) })
 	}
-	must(t, os.WriteFile(filepath.Join(folder, "file"), []byte("small"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("small"), 0o644))
 	must(t, derive())
 	if img, err := small.Lookup(ctx, d.Ref); err != nil || img.Platform != "linux/"+runtime.GOARCH {
 		t.Errorf("%+v, %v", img, err)

@@ -14,15 +14,15 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
 
-// stored is everything that the namespace has: names, blobs, half-written blobs,
-// snapshots and leases. What is garbage already is collected first.
+// stored collects garbage and then lists everything in the namespace: names, blobs,
+// partial blobs, snapshots and leases.
 func stored(ctx context.Context, t *testing.T, c *containerd.Client) []string {
 	t.Helper()
 	collect(ctx, t, c)
 	return listed(ctx, t, c)
 }
 
-// collect has containerd remove what nothing refers to.
+// collect makes containerd remove unreferenced objects.
 func collect(ctx context.Context, t *testing.T, c *containerd.Client) {
 	t.Helper()
 	l, err := c.LeasesService().Create(ctx, leases.WithRandomID())
@@ -44,26 +44,26 @@ func listed(ctx context.Context, t *testing.T, c *containerd.Client) []string {
 		add("name %s of %s", i.Name, i.Target.Digest)
 	}
 	must(t, c.ContentStore().Walk(ctx, func(i content.Info) error { add("blob %s", i.Digest); return nil }))
-	half, err := c.ContentStore().ListStatuses(ctx)
+	partial, err := c.ContentStore().ListStatuses(ctx)
 	must(t, err)
-	for _, s := range half {
-		add("half-written blob %s", s.Ref)
+	for _, s := range partial {
+		add("partial blob %s", s.Ref)
 	}
 	must(t, c.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, i snapshots.Info) error {
 		add("snapshot %s, %s", i.Name, i.Kind)
 		return nil
 	}))
-	kept, err := c.LeasesService().List(ctx)
+	all, err := c.LeasesService().List(ctx)
 	must(t, err)
-	for _, l := range kept {
+	for _, l := range all {
 		add("lease %s %v", l.ID, l.Labels)
 	}
 	slices.Sort(out)
 	return out
 }
 
-// sameStore fails the test if the namespace has not what it had before. What
-// was cut short in the daemon may take until limit to be gone.
+// sameStore fails the test if the namespace's content differs from before. The
+// daemon may take up to limit to clean up an interrupted call.
 func sameStore(ctx context.Context, t *testing.T, c *containerd.Client, before []string, limit time.Duration) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
@@ -73,7 +73,7 @@ func sameStore(ctx context.Context, t *testing.T, c *containerd.Client, before [
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("the store is not as it was:\n%s", difference(before, now))
+			t.Errorf("the store has changed:\n%s", difference(before, now))
 			return
 		}
 		time.Sleep(50 * time.Millisecond)

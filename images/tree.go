@@ -18,42 +18,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Files in the folder that name what stays out of its image. The second is read
-// after the first and may take back what that left out.
+// Files in the directory with patterns of entries to exclude. The patterns of the
+// second follow those of the first, so exceptions can include entries again.
 const (
 	dockerIgnore = ".dockerignore"
 	bottleIgnore = ".bottleignore"
 )
 
-// gitDir is where git's own files are; of a worktree or a submodule it is a file
-// that says where they are.
+// gitDir is git's metadata directory. In a worktree or submodule it is a file that
+// contains the directory's path.
 const gitDir = ".git"
 
-// whiteout begins the names by which a layer says that something is deleted
-// (image-spec, layer.md): no file can be called so in one.
+// whiteout is the prefix of names that mark deletions in a layer (image-spec,
+// layer.md). A layer cannot contain files with such names.
 const whiteout = ".wh."
 
-// tree is what a folder holds, in the order in which a layer has it: parents
-// first, names sorted.
+// tree is the content of a directory in layer order: parents first, names sorted.
 type tree struct {
 	root    *os.File
 	entries []treeEntry
 	notices []string
-	bytes   int64 // of regular files
-	// newest is when something in it changed last.
+	bytes   int64 // total size of regular files
+	// newest is the latest change time of all entries.
 	newest time.Time
 	ignore *patternmatcher.PatternMatcher
 }
 
 type treeEntry struct {
-	name string // relative, with slashes; "." is the folder itself
-	link string // target of a symbolic link
+	name string // relative path; "." is the directory itself
+	link string // a symbolic link's target
 	stat unix.Stat_t
 }
 
-// beneath is how everything in the folder is opened: no symbolic link is
-// followed, at any place of the path, and nothing above the folder is reached
-// (openat2(2)).
+// beneath are the openat2(2) flags for all files in the directory: no symbolic link
+// is followed in any component of the path, and nothing outside can be reached.
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
 func openBeneath(root *os.File, name string, flags uint64) (*os.File, error) {
@@ -64,8 +62,8 @@ func openBeneath(root *os.File, name string, flags uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// openFD is openBeneath for a file that is not worth an os.File, which costs
-// several system calls more.
+// openFD is openBeneath without an os.File, which would cost several more system
+// calls.
 func openFD(root *os.File, name string, flags uint64) (int, error) {
 	how := &unix.OpenHow{Flags: flags | unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: beneath}
 	for {
@@ -73,7 +71,7 @@ func openFD(root *os.File, name string, flags uint64) (int, error) {
 		switch {
 		case err == nil:
 			return fd, nil
-		// EAGAIN: something above was renamed meanwhile.
+		// EAGAIN: a parent was renamed concurrently.
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
 		}
@@ -81,10 +79,10 @@ func openFD(root *os.File, name string, flags uint64) (int, error) {
 	}
 }
 
-// readTree looks at all that the folder holds. It opens no file but the two of
-// patterns. close must be called.
-func readTree(folder string) (_ *tree, err error) {
-	root, err := os.OpenFile(folder, os.O_RDONLY|unix.O_DIRECTORY, 0)
+// readTree scans a directory. It opens no files except the two ignore files. The
+// caller must call close.
+func readTree(dir string) (_ *tree, err error) {
+	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +97,7 @@ func readTree(folder string) (_ *tree, err error) {
 	}
 	e := treeEntry{name: "."}
 	if err := unix.Fstat(int(root.Fd()), &e.stat); err != nil {
-		return nil, fmt.Errorf("look at %s: %w", folder, err)
+		return nil, fmt.Errorf("stat %s: %w", dir, err)
 	}
 	t.add(e)
 	return t, t.walk(".", root, patternmatcher.MatchInfo{}, nil)
@@ -117,8 +115,9 @@ func (t *tree) add(e treeEntry) {
 	}
 }
 
-// readIgnore reads the patterns of both files. What .dockerignore says of .git
-// is for images that are shipped: an agent has to be able to commit.
+// readIgnore reads the patterns of both ignore files. Patterns of .dockerignore for
+// .git are overridden: they are meant for images that are shipped, but an agent must
+// be able to commit.
 func readIgnore(root *os.File) (*patternmatcher.PatternMatcher, error) {
 	patterns, err := readPatterns(root, dockerIgnore)
 	if err != nil {
@@ -136,12 +135,12 @@ func readIgnore(root *os.File) (*patternmatcher.PatternMatcher, error) {
 	}
 	m, err := patternmatcher.New(patterns)
 	if err != nil {
-		return nil, fmt.Errorf("read the patterns of %s and %s: %w", dockerIgnore, bottleIgnore, err)
+		return nil, fmt.Errorf("parse %s and %s: %w", dockerIgnore, bottleIgnore, err)
 	}
 	return m, nil
 }
 
-// maxIgnore bounds a file of patterns, in bytes.
+// maxIgnore bounds the size of an ignore file, in bytes.
 const maxIgnore = 1 << 20
 
 func readPatterns(root *os.File, name string) ([]string, error) {
@@ -160,22 +159,22 @@ func readPatterns(root *os.File, name string) ([]string, error) {
 	return patterns, nil
 }
 
-// walk adds what is in the folder dir. held are folders above that are left
-// out themselves, and come in with the first of their files that is not.
+// walk adds the entries of the directory dir. held are excluded parent directories,
+// which are added with the first entry below them that is included.
 func (t *tree) walk(dir string, at *os.File, parent patternmatcher.MatchInfo, held []treeEntry) error {
 	names, err := at.Readdirnames(-1)
 	if err != nil {
-		return fmt.Errorf("read folder %s: %w", dir, err)
+		return fmt.Errorf("read directory %s: %w", dir, err)
 	}
 	slices.Sort(names)
 	for _, base := range names {
 		e := treeEntry{name: path.Join(dir, base)}
 		err := unix.Fstatat(int(at.Fd()), base, &e.stat, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.ENOENT) {
-			continue // removed meanwhile
+			continue // removed concurrently
 		}
 		if err != nil {
-			return fmt.Errorf("look at %s: %w", e.name, err)
+			return fmt.Errorf("stat %s: %w", e.name, err)
 		}
 		if held, err = t.visit(e, at, base, parent, held); err != nil {
 			return err
@@ -184,15 +183,16 @@ func (t *tree) walk(dir string, at *os.File, parent patternmatcher.MatchInfo, he
 	return nil
 }
 
-// visit adds one entry, and what is below it. It returns what is still held.
+// visit adds one entry and everything below it. It returns the directories that are
+// still held.
 func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatcher.MatchInfo, held []treeEntry) ([]treeEntry, error) {
 	isDir := e.stat.Mode&unix.S_IFMT == unix.S_IFDIR
-	out, info, err := t.ignored(e.name, parent)
+	excluded, info, err := t.excluded(e.name, parent)
 	if err != nil {
 		return held, err
 	}
-	if out {
-		if !isDir || !t.mayHold(e.name) {
+	if excluded {
+		if !isDir || !t.mayInclude(e.name) {
 			return held, nil
 		}
 		return held, t.descend(e, at, base, info, append(slices.Clone(held), e))
@@ -202,7 +202,7 @@ func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatche
 		return held, err
 	}
 	if e.name == gitDir && !isDir {
-		t.notices = append(t.notices, gitDir+" only names a folder elsewhere, which is left out: git will not work inside")
+		t.notices = append(t.notices, gitDir+" refers to a directory elsewhere, which is not included: git will not work inside the bottle")
 	}
 	for _, h := range held {
 		t.add(h)
@@ -214,20 +214,20 @@ func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatche
 	return nil, nil
 }
 
-func (t *tree) ignored(name string, parent patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
+func (t *tree) excluded(name string, parent patternmatcher.MatchInfo) (bool, patternmatcher.MatchInfo, error) {
 	if t.ignore == nil {
 		return false, parent, nil
 	}
-	out, info, err := t.ignore.MatchesUsingParentResults(name, parent)
+	excluded, info, err := t.ignore.MatchesUsingParentResults(name, parent)
 	if err != nil {
-		return false, info, fmt.Errorf("match %s with the patterns: %w", name, err)
+		return false, info, fmt.Errorf("match %s against ignore patterns: %w", name, err)
 	}
-	return out, info, nil
+	return excluded, info, nil
 }
 
-// mayHold tells whether a folder that is left out may have something in it that
-// is not, as docker tells it: by an exception that begins with its name.
-func (t *tree) mayHold(dir string) bool {
+// mayInclude reports whether an excluded directory may contain included entries: as in
+// docker, whether an exception pattern begins with its name.
+func (t *tree) mayInclude(dir string) bool {
 	for _, p := range t.ignore.Patterns() {
 		if p.Exclusion() && (strings.HasPrefix(p.String()+"/", dir+"/") || strings.HasPrefix(p.String(), "**")) {
 			return true
@@ -242,21 +242,21 @@ func (t *tree) descend(e treeEntry, at *os.File, base string, info patternmatche
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read folder %s: %w", e.name, err)
+		return fmt.Errorf("read directory %s: %w", e.name, err)
 	}
 	defer func() { _ = sub.Close() }()
 	return t.walk(e.name, sub, info, held)
 }
 
-// representable tells whether a layer can hold the entry, and reads where a
-// symbolic link leads. What cannot be held is left out with a notice.
+// representable reports whether a layer can contain the entry, and reads a symbolic
+// link's target. Other entries are omitted with a notice.
 func (t *tree) representable(e *treeEntry, at *os.File, base string) (bool, error) {
-	var what string
+	var reason string
 	switch e.stat.Mode & unix.S_IFMT {
 	case unix.S_IFSOCK:
-		what = "a socket"
+		reason = "is a socket"
 	case unix.S_IFBLK, unix.S_IFCHR:
-		what = "a device"
+		reason = "is a device"
 	case unix.S_IFLNK:
 		target := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(int(at.Fd()), base, target)
@@ -266,24 +266,24 @@ func (t *tree) representable(e *treeEntry, at *os.File, base string) (bool, erro
 		e.link = string(target[:n])
 	}
 	if strings.HasPrefix(base, whiteout) {
-		what = "named like a layer's mark of deletion"
+		reason = "has the name of a layer's whiteout file"
 	}
-	if what != "" {
-		t.notices = append(t.notices, fmt.Sprintf("%s is left out: it is %s", e.name, what))
+	if reason != "" {
+		t.notices = append(t.notices, fmt.Sprintf("%s is not included: it %s", e.name, reason))
 	}
-	return what == "", nil
+	return reason == "", nil
 }
 
-// fingerprint tells two states of the folder apart without reading its files:
-// whoever changes one changes its ctime, which nobody can set. It begins with
-// what else the layer depends on.
+// fingerprint identifies the state of the directory without reading its files: every
+// change updates a file's ctime, which cannot be set. It includes the layer's other
+// inputs.
 func (t *tree) fingerprint(depends ...string) string {
 	h := sha256.New()
 	var num [8]byte
 	text := func(s string) {
 		binary.LittleEndian.PutUint64(num[:], uint64(len(s)))
 		h.Write(num[:])
-		io.WriteString(h, s) //nolint:errcheck // a hash takes everything
+		io.WriteString(h, s) //nolint:errcheck // a hash never fails
 	}
 	for _, d := range depends {
 		text(d)

@@ -11,30 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// piece is an entry of a layer, or some of the bytes of the file before it.
+// piece is a layer entry, or part of the content of the preceding file entry.
 type piece struct {
 	header *tar.Header
 	data   []byte
-	zeros  int64 // in place of data, of a file with holes
+	zeros  int64 // instead of data: the length of a hole
 }
 
-// unpacker writes a layer's entries into a snapshot, as containerd would from the
-// layer's tar (pkg/archive), with a third of the system calls: what comes is its
-// own packer's, parents first and each name once.
+// unpacker writes a layer's entries into a snapshot like containerd's pkg/archive
+// does from the layer's tar, but with a third of the system calls. It relies on the
+// packer's order: parents first, and each name once.
 type unpacker struct {
-	root *os.File // of the snapshot, or what an overlay has on top
-	// lower are the layers below, the topmost first, if root has not got them.
+	root *os.File // of the snapshot, or an overlay's upper directory
+	// lower are the lower layers, topmost first, if root does not include them.
 	lower []string
 
-	dir   *os.File // where the last entry went
-	file  int      // the regular file that is being written; 0: none
+	dir   *os.File // parent directory of the last entry
+	file  int      // descriptor of the regular file being written; 0: none
 	head  *tar.Header
-	at    int64         // how far the file is, in bytes
-	hole  bool          // it ends with a hole so far
-	times []*tar.Header // of folders, to be set at the end
+	at    int64         // offset in the file, in bytes
+	hole  bool          // the last piece was a hole
+	times []*tar.Header // directories whose times are set at the end
 }
 
-// take writes a piece.
+// take writes one piece.
 func (u *unpacker) take(p piece) error {
 	err := u.write(p)
 	if err != nil {
@@ -57,7 +57,7 @@ func (u *unpacker) write(p piece) error {
 	}
 	err := u.create(base)
 	if errors.Is(err, unix.EEXIST) {
-		// The base's, where the snapshot shows it.
+		// The base has an entry of that name and the snapshot includes it.
 		if err = os.RemoveAll(below(u.dir, base)); err == nil {
 			err = u.create(base)
 		}
@@ -65,10 +65,10 @@ func (u *unpacker) write(p piece) error {
 	if err != nil || u.file != 0 {
 		return err
 	}
-	return u.settle(base)
+	return u.setMetadata(base)
 }
 
-// below is the path of a name in an open folder.
+// below returns the path of a name in an open directory.
 func below(dir *os.File, base string) string {
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), base)
 }
@@ -88,7 +88,7 @@ func (u *unpacker) enter(dir string) error {
 	return err
 }
 
-// create makes the entry; a regular file stays open.
+// create creates the entry. A regular file stays open.
 func (u *unpacker) create(base string) error {
 	fd := int(u.dir.Fd())
 	switch u.head.Typeflag {
@@ -112,7 +112,7 @@ func (u *unpacker) create(base string) error {
 	case tar.TypeFifo:
 		return unix.Mknodat(fd, base, unix.S_IFIFO|0o600, 0)
 	}
-	return fmt.Errorf("no such kind of entry: %q", u.head.Typeflag)
+	return fmt.Errorf("unknown entry type %q", u.head.Typeflag)
 }
 
 func (u *unpacker) content(p piece) error {
@@ -131,8 +131,9 @@ func (u *unpacker) content(p piece) error {
 	return nil
 }
 
-// settle gives what is no regular file its owner, mode, attributes and time.
-func (u *unpacker) settle(base string) error {
+// setMetadata sets owner, mode, attributes and time of an entry that is not a
+// regular file.
+func (u *unpacker) setMetadata(base string) error {
 	h, fd := u.head, int(u.dir.Fd())
 	if h.Typeflag == tar.TypeLink {
 		return nil
@@ -159,9 +160,8 @@ func (u *unpacker) settle(base string) error {
 	return errors.Join(setAttributes(int(dir.Fd()), h), dir.Close())
 }
 
-// finish gives a regular file what settle gives others. Its owner comes before
-// its mode and its capabilities, which a change of the owner takes away
-// (chown(2)).
+// finish completes a regular file and sets its metadata. The owner is set before
+// mode and capabilities because chown(2) clears them.
 func (u *unpacker) finish() (err error) {
 	if u.file == 0 {
 		return nil
@@ -205,7 +205,7 @@ func setAttributes(fd int, h *tar.Header) error {
 	return nil
 }
 
-// end sets the times of folders, which writing into them has changed.
+// end sets the times of directories, which creating entries has changed.
 func (u *unpacker) end() error {
 	if err := u.finish(); err != nil {
 		return err
@@ -229,8 +229,8 @@ func (u *unpacker) close() error {
 	return err
 }
 
-// makeParents makes a folder above the layer's own, and those above it. They are
-// as the base has them, or root's.
+// makeParents creates a parent directory of the layer's root, and its parents, with
+// the owner and mode they have in the base, or else root's.
 func (u *unpacker) makeParents(dir string) error {
 	if dir == "." || dir == "/" {
 		return nil
@@ -251,14 +251,14 @@ func (u *unpacker) makeParents(dir string) error {
 	if err := unix.Mkdirat(fd, dir, 0o755); err != nil {
 		return err
 	}
-	st = u.asBelow(dir)
+	st = u.statLower(dir)
 	if err := unix.Fchownat(fd, dir, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	return unix.Fchmodat(fd, dir, st.Mode&0o7777, 0)
 }
 
-func (u *unpacker) asBelow(dir string) unix.Stat_t {
+func (u *unpacker) statLower(dir string) unix.Stat_t {
 	for _, l := range u.lower {
 		var st unix.Stat_t
 		if unix.Lstat(path.Join(l, dir), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {

@@ -1,9 +1,8 @@
-// Package buildkit builds images from Dockerfiles into containerd's store, with
-// BuildKit as a library in this process: there is no daemon. What a build leaves
-// for the next one, its cache, is in containerd's namespace of the images and in
-// a state folder. The package starts containers (a Dockerfile's RUN steps) and
-// ends them before it returns; it never pushes, and never touches an image that
-// it was not asked to name.
+// Package buildkit builds images from Dockerfiles into containerd's store, using
+// BuildKit as a library in this process, without a daemon. The build cache is kept
+// in the images' containerd namespace and in a state directory. The package starts
+// containers (for a Dockerfile's RUN steps) and removes them before it returns. It
+// never pushes, and never changes an image name that is not in the request.
 package buildkit
 
 import (
@@ -24,40 +23,40 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Config says where builds are made and where their cache is.
+// Config configures builds and their cache.
 type Config struct {
 	Address     string // containerd's socket
 	Namespace   string // of images, content and snapshots
 	Snapshotter string // empty: overlayfs
-	StateDir    string // on disk; each socket and namespace has a folder of its own in it
+	StateDir    string // on disk; contains one directory per socket and namespace
 	HostsDir    string // registries' hosts.toml files; empty: /etc/containerd/certs.d
-	// CacheSize bounds the cache, in bytes; what was used least recently goes
-	// first. Zero or less: no bound.
+	// CacheSize limits the cache, in bytes; the least recently used entries are
+	// removed first. Zero or less: no limit.
 	CacheSize int64
-	// Host is the address of a buildkitd that builds instead, as BUILDKIT_HOST
-	// has it; the image comes back and into containerd's store.
+	// Host is the address of a buildkitd to use instead, in the form of
+	// BUILDKIT_HOST; the image is imported into containerd's store.
 	Host string
-	// CheckLayer has a say about each layer of a base image, read from a content
-	// store, before a build uses it.
+	// CheckLayer validates each layer of a base image, read from a content store,
+	// before a build uses it.
 	CheckLayer func(context.Context, content.Provider, ocispec.Descriptor) error
-	// Unpack looks at an image that Host has built, by its name in the store of a
-	// connection, and unpacks it.
+	// Unpack validates and unpacks an image that Host has built, by its name in the
+	// store of the given connection.
 	Unpack func(ctx context.Context, store *containerd.Client, ref string) error
-	// Wait is told, once, when another build holds the state folder.
+	// Wait is called once if another build has locked the state directory.
 	Wait func()
 	Log  *slog.Logger
 }
 
 // Request is one build.
 type Request struct {
-	Names   []string // normalised references; none: the image is built and kept in the cache only
-	Context string   // folder, or the URL of a git repository or an archive; empty: none
-	// Dockerfile is the file's path; Text, when set, stands for its content, and
-	// Dockerfile is then the name that messages use. With a URL as context it is a path in there.
+	Names   []string // normalised references; none: the result is only cached
+	Context string   // directory, or URL of a git repository or an archive; empty: none
+	// Dockerfile is the file's path, relative to the context if that is a URL. If
+	// Text is set, it is the content and Dockerfile is the name used in messages.
 	Dockerfile string
 	Text       []byte
-	// Contexts are further ones, which FROM and COPY --from call by name: a folder,
-	// a URL as in Context, or docker-image://REFERENCE.
+	// Contexts are named contexts for FROM and COPY --from: a directory, a URL as in
+	// Context, or docker-image://REFERENCE.
 	Contexts map[string]string
 	Target   string
 	Args     map[string]string
@@ -65,43 +64,43 @@ type Request struct {
 	Secrets  []Secret
 	Platform string // "linux/arm64"; empty: the host's
 	NoCache  bool
-	Pull     bool // ask registries for base images that the store has
-	// DockerConfig is the folder of docker's config.json, for credentials; empty:
-	// none are used.
+	Pull     bool // check registries for newer versions of base images in the store
+	// DockerConfig is the directory of docker's config.json with credentials; empty:
+	// no credentials.
 	DockerConfig string
-	// Progress is one of Modes; Out is where it is shown. With OnlyWork nothing is
-	// shown of a build that has nothing to do.
-	Progress string
-	Out      io.Writer
-	OnlyWork bool
+	// Progress is one of Modes and is written to Out. With QuietIfCached, nothing is
+	// written if everything comes from the cache.
+	Progress      string
+	Out           io.Writer
+	QuietIfCached bool
 }
 
-// Secret is a value that RUN --mount=type=secret,id=ID shows to a step. It is
-// read when a step asks for it, and is kept in no layer and no cache.
+// Secret is a value for RUN --mount=type=secret,id=ID. It is read when a step uses it
+// and is stored neither in layers nor in the cache.
 type Secret struct {
 	ID    string
-	File  string        // its content is the value, unless Value is set
-	Value func() []byte // what it returns is not kept
+	File  string        // contains the value, unless Value is set
+	Value func() []byte // the result is not retained
 }
 
-// Modes are the ways to show progress.
+// Modes are the progress modes.
 var Modes = []string{"auto", "plain", "tty", "rawjson", "quiet"}
 
-// Result tells what was built.
+// Result describes a finished build.
 type Result struct {
-	Digest string // of the manifest that the names point to
-	Worked bool   // a step ran or something was fetched; else all was in the cache
+	Digest   string // of the manifest the names point to
+	Executed bool   // a step ran or data was fetched; otherwise everything was cached
 }
 
-// Errors that a caller can give advice on.
+// Errors that a caller can distinguish.
 var (
-	ErrNoSpace      = errors.New("a disk is full")
-	ErrPermission   = errors.New("containerd may not be used")
-	ErrNoContainerd = errors.New("containerd does not answer")
+	ErrNoSpace      = errors.New("no space left on disk")
+	ErrPermission   = errors.New("no permission to use containerd")
+	ErrNoContainerd = errors.New("containerd is not reachable")
 )
 
-// Build makes an image. Two builds with one state folder run one after the
-// other. What an earlier build that was killed has left is removed first.
+// Build builds an image. Builds with the same state directory run sequentially. The
+// leftovers of a killed build are removed first.
 func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 	cfg = cfg.complete()
 	if err := cfg.reachable(); err != nil {
@@ -115,22 +114,22 @@ func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 	if err != nil {
 		return Result{}, explain(err)
 	}
-	began := time.Now()
+	start := time.Now()
 	res, err := solve(ctx, s.client, req, cfg.exporter(req))
 	if err == nil {
-		err = s.limit(ctx, res.Worked)
-	} else if gerr := s.giveBack(ctx, began, full(err)); gerr != nil {
-		cfg.Log.Warn("remove what a failed build has left", "error", gerr)
+		err = s.limit(ctx, res.Executed)
+	} else if gerr := s.discardFailed(ctx, start, diskFull(err)); gerr != nil {
+		cfg.Log.Warn("remove the remains of a failed build", "error", gerr)
 	}
 	return res, explain(errors.Join(err, s.close(ctx)))
 }
 
-// Prune removes the cache of builds: all of it, or what exceeds Config's
-// CacheSize. It returns how many bytes that freed.
+// Prune removes the build cache: all of it, or what exceeds Config.CacheSize. It
+// returns the number of bytes freed.
 func Prune(ctx context.Context, cfg Config, all bool) (int64, error) {
 	cfg = cfg.complete()
 	if cfg.Host != "" {
-		return 0, errors.New("prune the build cache: it is the daemon's, at " + cfg.Host)
+		return 0, errors.New("prune build cache: it belongs to buildkitd at " + cfg.Host)
 	}
 	if err := cfg.reachable(); err != nil {
 		return 0, err
@@ -165,7 +164,7 @@ func (c Config) complete() Config {
 	return c
 }
 
-// reachable finds a missing daemon or permission before anything is made.
+// reachable detects a missing daemon or permission before anything is created.
 func (c Config) reachable() error {
 	conn, err := net.Dial("unix", strings.TrimPrefix(c.Address, "unix://"))
 	if err != nil {
@@ -174,7 +173,7 @@ func (c Config) reachable() error {
 	return conn.Close()
 }
 
-// policy is what the cache may keep at a build's end.
+// policy limits the cache at the end of a build.
 func (c Config) policy() []client.PruneInfo {
 	if c.CacheSize <= 0 {
 		return nil
@@ -182,13 +181,13 @@ func (c Config) policy() []client.PruneInfo {
 	return []client.PruneInfo{{All: true, MaxUsedSpace: c.CacheSize}}
 }
 
-// quiet gives BuildKit's log, which is the process's, to ours.
+// quiet redirects BuildKit's log, the process's global loggers, to c.Log.
 func (c Config) quiet() {
 	logrus.SetOutput(io.Discard)
 	logrus.SetLevel(logrus.WarnLevel)
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
 	logrus.AddHook(logHook{c.Log})
-	// Go's HTTP/2 server, on which BuildKit serves its client, writes here.
+	// Go's HTTP/2 server, which BuildKit uses for its client, logs here.
 	log.SetOutput(slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug).Writer())
 }
 
@@ -196,8 +195,7 @@ type logHook struct{ log *slog.Logger }
 
 func (logHook) Levels() []logrus.Level { return logrus.AllLevels }
 
-// Fire passes everything on as details: what the user has to know comes as an
-// error.
+// Fire forwards all entries at debug level: what users need is returned as errors.
 func (h logHook) Fire(e *logrus.Entry) error {
 	h.log.Debug("buildkit: "+e.Message, "level", e.Level.String(), "details", fmt.Sprint(map[string]any(e.Data)))
 	return nil

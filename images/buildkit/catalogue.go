@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// catalogue is what containerd has, listed once. A BuildKit that starts asks for
-// each entry of its cache, one after the other and more than once, which a daemon
-// does once in its life and this process for every build.
+// catalogue is a list of containerd's content and snapshots, read once. On startup
+// BuildKit looks up each cache entry individually and repeatedly: once per lifetime
+// of a daemon, but for every build in this process.
 type catalogue struct {
 	blobs     map[digest.Digest]content.Info
 	snapshots map[string]snapshots.Info
-	closed    atomic.Bool // containerd itself is asked from now on
+	closed    atomic.Bool // lookups go to containerd
 }
 
 func (c Config) catalogue(ctx context.Context, store *containerd.Client) (*catalogue, error) {
@@ -50,7 +50,7 @@ func (c Config) catalogue(ctx context.Context, store *containerd.Client) (*catal
 
 func (l *catalogue) close() { l.closed.Store(true) }
 
-// content is the store with the catalogue before it.
+// content returns the store with lookups answered from the catalogue.
 func (l *catalogue) content(s content.Store) content.Store { return listedContent{s, l} }
 
 type listedContent struct {
@@ -69,7 +69,7 @@ func (s listedContent) Info(ctx context.Context, d digest.Digest) (content.Info,
 	return i, nil
 }
 
-// snapshotter is the snapshotter with the catalogue before it.
+// snapshotter returns the snapshotter with lookups answered from the catalogue.
 func (l *catalogue) snapshotter(s snapshots.Snapshotter) snapshots.Snapshotter {
 	return listedSnapshots{s, l}
 }

@@ -11,28 +11,28 @@ import (
 	"github.com/moby/buildkit/solver/errdefs"
 )
 
-// explain adds to an error of BuildKit's what a person needs: the place in the
-// Dockerfile, and whether a disk is full.
+// explain adds to a BuildKit error its position in the Dockerfile, and ErrNoSpace if
+// a disk is full.
 func explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	if full(err) && !errors.Is(err, ErrNoSpace) {
+	if diskFull(err) && !errors.Is(err, ErrNoSpace) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
-	if place := place(err); place != "" {
-		return fmt.Errorf("%s: %w", place, err)
+	if p := position(err); p != "" {
+		return fmt.Errorf("%s: %w", p, err)
 	}
 	return err
 }
 
-// full tells whether a disk had no room; through gRPC only the words come.
-func full(err error) bool {
+// diskFull reports whether a disk is full; gRPC transports only the text.
+func diskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error())
 }
 
-// place is the file and line that an error is about, with the line itself.
-func place(err error) string {
+// position returns the file, line number and line that an error refers to.
+func position(err error) string {
 	for _, s := range errdefs.Sources(err) {
 		if s.Info == nil || len(s.Ranges) == 0 || s.Ranges[0].Start == nil {
 			continue
@@ -47,7 +47,7 @@ func place(err error) string {
 	return ""
 }
 
-// connectError tells why there is no connection to containerd.
+// connectError classifies a failed connection to containerd.
 func connectError(address string, err error) error {
 	err = fmt.Errorf("connect to containerd at %s: %w", address, err)
 	switch {

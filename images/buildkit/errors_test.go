@@ -19,7 +19,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/labtest"
 )
 
-// TestErrors: a mistake is told with the file and the line it is in.
+// TestErrors: errors name the file and the line they refer to.
 func TestErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		dockerfile string
@@ -34,17 +34,17 @@ func TestErrors(t *testing.T) {
 		"missing file":        {"FROM scratch\nCOPY absent /\n", Request{}, []string{"Dockerfile:2: COPY absent /", "not found"}},
 		"unknown stage":       {"FROM scratch\n", Request{Target: "dev"}, []string{"target stage", "dev"}},
 		"missing secret":      {"FROM bottle-demo:latest\nRUN --mount=type=secret,id=s,required true\n", Request{}, []string{"Dockerfile:2", "secret s: not found"}},
-		"no secret's file":    {"FROM scratch\n", Request{Secrets: []Secret{{ID: "s", File: "/no/such"}}}, []string{"secret s", "/no/such"}},
+		"no secret file":      {"FROM scratch\n", Request{Secrets: []Secret{{ID: "s", File: "/no/such"}}}, []string{"build secret s", "/no/such"}},
 		"no registry":         {"FROM 127.0.0.1:1/absent:1\n", Request{}, []string{"Dockerfile:1: FROM 127.0.0.1:1/absent:1", "connection refused"}},
-		"no dockerfile":       {"FROM scratch\n", Request{Dockerfile: "/no/Dockerfile"}, []string{"read the Dockerfile", "/no/Dockerfile"}},
+		"no dockerfile":       {"FROM scratch\n", Request{Dockerfile: "/no/Dockerfile"}, []string{"read Dockerfile", "/no/Dockerfile"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newBuilder(t)
 			b.write("Dockerfile", c.dockerfile)
 			c.req.Names = []string{b.ref()}
 			b.bad(c.req, c.want...)
 			if _, err := b.c.GetImage(b.ctx, b.ref()); err == nil {
-				t.Error("there is an image")
+				t.Error("the image exists")
 			}
 		})
 	}
@@ -57,25 +57,25 @@ func TestNoContainerd(t *testing.T) {
 	}
 }
 
-// TestCancel gives up in the middle of a step; nothing of it goes on.
+// TestCancel cancels a build during a step; the step does not continue.
 func TestCancel(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo begun && sleep 600\n")
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.ctx = ctx
 	time.AfterFunc(2*time.Second, cancel)
-	begun := time.Now()
+	start := time.Now()
 	b.bad(Request{}, "canceled")
-	if took := time.Since(begun); took > 30*time.Second {
-		t.Errorf("it took %s", took)
+	if took := time.Since(start); took > 30*time.Second {
+		t.Errorf("cancellation took %s", took)
 	}
 	b.ctx = context.WithoutCancel(ctx)
 }
 
-// TestNoSpace has the state on a file system that is too small, then on the same
-// one made larger.
+// TestNoSpace builds with the state on a file system that is too small, and then on
+// the same one after enlarging it.
 func TestNoSpace(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestNoSpace(t *testing.T) {
 		t.Errorf("%v is not ErrNoSpace", err)
 	}
 	small := b.cfg
-	// The store works, with another state as with the same one given room.
+	// The store keeps working, with another state and with the enlarged one.
 	b.cfg = good
 	b.good(req)
 	b.cfg = small
@@ -106,8 +106,8 @@ func TestNoSpace(t *testing.T) {
 	b.cfg = good
 }
 
-// TestEscapingBase builds on an image whose layer leads out of the image's root.
-// The same base without that entry is the control.
+// TestEscapingBase builds on an image with a layer entry that escapes the image's
+// root. The control is the same base without that entry.
 func TestEscapingBase(t *testing.T) {
 	file := func(name string) labtest.Entry {
 		return labtest.Entry{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}}
@@ -116,13 +116,13 @@ func TestEscapingBase(t *testing.T) {
 		entries []labtest.Entry
 		says    string
 	}{
-		"control":         {[]labtest.Entry{file("bin/x")}, ""},
-		"../ in a name":   {[]labtest.Entry{file("bin/x"), file("../../escape")}, "../../escape"},
-		"through a link":  {[]labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "link", Linkname: "/tmp"}}, file("link/escape")}, "link/escape"},
-		"link out by ../": {[]labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeLink, Name: "hard", Linkname: "../x"}}}, "hard"},
+		"control":          {[]labtest.Entry{file("bin/x")}, ""},
+		"../ in a name":    {[]labtest.Entry{file("bin/x"), file("../../escape")}, "../../escape"},
+		"through a link":   {[]labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: "link", Linkname: "/tmp"}}, file("link/escape")}, "link/escape"},
+		"hard link to ../": {[]labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeLink, Name: "hard", Linkname: "../x"}}}, "hard"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newBuilder(t)
 			labtest.PutEntries(t, "docker.io/library/bottle-escaping-base:latest", ocispec.ImageConfig{}, c.entries)
 			b.write("Dockerfile", "FROM bottle-escaping-base:latest\nCOPY Dockerfile /\n")
 			req := Request{Names: []string{b.ref()}}
@@ -130,20 +130,21 @@ func TestEscapingBase(t *testing.T) {
 				b.good(req)
 				return
 			}
-			b.bad(req, "a layer of the image cannot be unpacked", "leads out of the image", c.says, "Dockerfile:")
+			b.bad(req, "invalid image layer", "escapes the image's root", c.says, "Dockerfile:")
 			if _, err := b.c.ImageService().Get(b.ctx, b.ref()); err == nil {
-				t.Error("the image is there")
+				t.Error("the image exists")
 			}
 		})
 	}
 }
 
-// TestEscapingImport has a buildkitd send an image with a layer that leads out of the
-// image's root: it does not keep its name. The same without that entry is the control.
+// TestEscapingImport imports an image from a buildkitd with a layer entry that escapes
+// the image's root: the name is removed. The control is the same image without that
+// entry.
 func TestEscapingImport(t *testing.T) {
 	for name, refused := range map[string]bool{"bin/x": false, "../escape": true} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newBuilder(t)
 			const local = "docker.io/library/bottle-escaping-import:latest"
 			labtest.PutEntries(t, local, ocispec.ImageConfig{}, []labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}}})
 			sent, err := b.c.ImageService().Get(b.ctx, local)
@@ -158,11 +159,11 @@ func TestEscapingImport(t *testing.T) {
 				must(t, b.c.ImageService().Delete(b.ctx, ref, images.SynchronousDelete()))
 				return
 			}
-			if err == nil || !strings.Contains(err.Error(), "leads out of the image") || !strings.Contains(err.Error(), name) {
+			if err == nil || !strings.Contains(err.Error(), "escapes the image's root") || !strings.Contains(err.Error(), name) {
 				t.Errorf("got %v", err)
 			}
 			if !errdefs.IsNotFound(gerr) {
-				t.Errorf("its name: %v", gerr)
+				t.Errorf("image name: %v", gerr)
 			}
 		})
 	}

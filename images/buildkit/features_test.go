@@ -47,9 +47,9 @@ USER 1000:1000
 CMD ["/script"]
 `
 
-// TestFeatures builds what Dockerfiles can say.
+// TestFeatures builds a Dockerfile that uses many features.
 func TestFeatures(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	b.write("Dockerfile", features)
 	b.write(".dockerignore", "*.log\nignored\n!kept.log\n")
 	b.write("given/a", "given")
@@ -73,7 +73,7 @@ func TestFeatures(t *testing.T) {
 	}
 	for p, text := range files {
 		if text != want[p] {
-			t.Errorf("%s holds %q, want %q", p, text, want[p])
+			t.Errorf("%s contains %q, want %q", p, text, want[p])
 		}
 	}
 	if len(files) != len(want) {
@@ -83,36 +83,36 @@ func TestFeatures(t *testing.T) {
 	if c.User != "1000:1000" || !slices.Contains(c.Env, "COLOR=green") || c.Labels["made"] != "here" || c.Labels["given"] != "label" || !slices.Equal(c.Cmd, []string{"/script"}) {
 		t.Errorf("configuration %+v", c)
 	}
-	if again := b.good(req); again.Digest != first.Digest || again.Worked {
-		t.Errorf("a second build made %s, the first %s", again.Digest, first.Digest)
+	if again := b.good(req); again.Digest != first.Digest || again.Executed {
+		t.Errorf("the second build produced %s, the first %s", again.Digest, first.Digest)
 	}
 	if n := strings.Count(b.log.String(), "CACHED"); n < 7 {
 		t.Errorf("%d steps are cached:\n%s", n, b.log.String())
 	}
-	// The cache mount is as the last build left it; --no-cache begins anew.
+	// The cache mount keeps its content between builds; --no-cache empties it.
 	req.Args["WORD"] = "two"
 	b.good(req)
 	if _, files := b.read(b.ref(), "work/words"); files["work/words"] != "one\ntwo\n" {
-		t.Errorf("the cache mount holds %q", files["work/words"])
+		t.Errorf("the cache mount contains %q", files["work/words"])
 	}
 	req.NoCache = true
 	b.good(req)
 	if _, files := b.read(b.ref(), "work/words"); files["work/words"] != "two\n" {
-		t.Errorf("the cache mount holds %q", files["work/words"])
+		t.Errorf("the cache mount contains %q", files["work/words"])
 	}
 	req.NoCache, req.Target = false, "dev"
 	b.good(req)
 	if _, files := b.read(b.ref(), "dev-only", "script"); files["dev-only"] != "dev\n" || files["script"] != "" {
 		t.Errorf("target dev has %q", files)
 	}
-	b.secretStays("from-a-value")
-	b.secretStays("from-a-file")
+	b.notStored("from-a-value")
+	b.notStored("from-a-file")
 }
 
 func hexSum(text string) string { return fmt.Sprintf("%x\n", sha256.Sum256([]byte(text))) }
 
-// secretStays looks for a value wherever a build writes.
-func (b *bench) secretStays(value string) {
+// notStored fails if a secret is in the log or the state directory.
+func (b *builder) notStored(value string) {
 	b.t.Helper()
 	if strings.Contains(b.log.String(), value) {
 		b.t.Errorf("the log shows %s", value)
@@ -123,16 +123,16 @@ func (b *bench) secretStays(value string) {
 		}
 		data, err := os.ReadFile(p)
 		if bytes.Contains(data, []byte(value)) {
-			b.t.Errorf("%s holds %s", p, value)
+			b.t.Errorf("%s contains %s", p, value)
 		}
 		return err
 	})
 	must(b.t, err)
 }
 
-// TestPlatform builds for another machine what needs no step to run on it.
+// TestPlatform builds for another platform, without RUN steps.
 func TestPlatform(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	b.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
 	b.good(Request{Names: []string{b.ref()}, Platform: "linux/s390x"})
 	img, err := b.c.ImageService().Get(b.ctx, b.ref())
@@ -145,9 +145,9 @@ func TestPlatform(t *testing.T) {
 	b.bad(Request{Names: []string{b.ref()}, Platform: "none/such/thing/at/all"}, "none/such")
 }
 
-// TestText builds a Dockerfile that is no file, with no context.
+// TestText builds a Dockerfile given as text, without a context.
 func TestText(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	ref := b.ref()
 	b.good(Request{Names: []string{ref}, Dockerfile: "bottle's own", Text: []byte("FROM bottle-demo:latest\nRUN echo made >/tmp/made\n")})
 	if _, files := b.read(ref, "tmp/made"); files["tmp/made"] != "made\n" {

@@ -12,16 +12,15 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Labels of leases: which state folder they belong to. Leases keep the cache's
-// content and snapshots; one that no folder knows of would keep them for ever.
+// Labels of leases identify the state directory they belong to. Leases protect the
+// cache's content and snapshots; an orphaned lease would protect them indefinitely.
 const (
-	labelState = "bottle.build/state" // the folder
-	labelID    = "bottle.build/id"    // the folder's id
+	labelState = "bottle.build/state" // path of the state directory
+	labelID    = "bottle.build/id"    // id of the state directory
 )
 
-// leaseManager is containerd's with the state folder's labels on all that is
-// made, and nothing but those in what is listed: two folders may use one
-// namespace and leave each other alone.
+// leaseManager labels all leases it creates with the state directory, and lists only
+// those: several state directories can use one namespace independently.
 type leaseManager struct {
 	leases.Manager
 	dir, id string
@@ -43,8 +42,8 @@ func (m leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lea
 	return m.Manager.List(ctx, narrowed...)
 }
 
-// sweep removes leases of state folders that are lost: removed, or made anew in
-// the same place. It tells how many this folder has.
+// sweep removes leases of state directories that were removed or created again at the
+// same path. It returns the number of leases of this directory.
 func (m leaseManager) sweep(ctx context.Context) (mine int, err error) {
 	list, err := m.Manager.List(ctx)
 	if err != nil {
@@ -63,14 +62,14 @@ func (m leaseManager) sweep(ctx context.Context) (mine int, err error) {
 			continue
 		}
 		if err := m.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("remove the lease %s of a lost build cache: %w", l.ID, err))
+			errs = append(errs, fmt.Errorf("remove lease %s of an orphaned build cache: %w", l.ID, err))
 		}
 	}
 	return mine, errors.Join(errs...)
 }
 
-// removeAll removes what this state folder has, temporary leases too, and waits
-// until containerd has collected what they kept.
+// removeAll removes all leases of this state directory, including temporary ones, and
+// waits for garbage collection.
 func (m leaseManager) removeAll(ctx context.Context) error {
 	list, err := m.List(ctx)
 	if err != nil {
@@ -83,7 +82,7 @@ func (m leaseManager) removeAll(ctx context.Context) error {
 			opts = append(opts, leases.SynchronousDelete)
 		}
 		if err := m.Delete(ctx, l, opts...); err != nil && !errdefs.IsNotFound(err) {
-			errs = append(errs, fmt.Errorf("remove the lease %s: %w", l.ID, err))
+			errs = append(errs, fmt.Errorf("remove lease %s: %w", l.ID, err))
 		}
 	}
 	return errors.Join(errs...)

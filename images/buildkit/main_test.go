@@ -25,14 +25,14 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv("LAB_STATE") == "" || os.Getenv("CONTAINERD_ADDRESS") == "" {
 		fmt.Fprintln(os.Stderr, "these tests run on the test host only: "+
-			"`scripts/lab up`, then `scripts/lab exec -- go test ./images/buildkit`")
+			"scripts/lab up, then scripts/lab exec -- go test ./images/buildkit")
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
 }
 
-// bench is where one test builds: a state folder and a context of its own.
-type bench struct {
+// builder is one test's state directory and build context.
+type builder struct {
 	t   *testing.T
 	ctx context.Context
 	cfg Config
@@ -41,7 +41,7 @@ type bench struct {
 	log bytes.Buffer // of the last build
 }
 
-func newBench(t *testing.T) *bench {
+func newBuilder(t *testing.T) *builder {
 	t.Helper()
 	leakcheck.Check(t)
 	ns := os.Getenv("CONTAINERD_NAMESPACE")
@@ -52,7 +52,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { must(t, c.Close()) })
-	b := &bench{t: t, ctx: ctx, c: c, dir: t.TempDir(), cfg: Config{
+	b := &builder{t: t, ctx: ctx, c: c, dir: t.TempDir(), cfg: Config{
 		Address: os.Getenv("CONTAINERD_ADDRESS"), Namespace: ns, StateDir: t.TempDir(), CheckLayer: images.CheckLayer,
 		Unpack: images.Unpacker(ns, ""),
 	}}
@@ -61,7 +61,7 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 		if left, _ := os.ReadDir(b.cfg.StateDir); len(left) > 0 {
-			t.Errorf("prune left %v in the state folder", left)
+			t.Errorf("prune left %v in the state directory", left)
 		}
 	})
 	return b
@@ -74,7 +74,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func (b *bench) write(name, text string) {
+func (b *builder) write(name, text string) {
 	b.t.Helper()
 	path := filepath.Join(b.dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -85,8 +85,8 @@ func (b *bench) write(name, text string) {
 	}
 }
 
-// build builds the context's Dockerfile. The image goes at the test's end.
-func (b *bench) build(req Request) (Result, error) {
+// build builds the context's Dockerfile. The image is removed at the end of the test.
+func (b *builder) build(req Request) (Result, error) {
 	b.t.Helper()
 	b.log.Reset()
 	req.Context, req.Progress, req.Out = b.dir, "plain", &b.log
@@ -95,13 +95,13 @@ func (b *bench) build(req Request) (Result, error) {
 	}
 	for _, name := range req.Names {
 		b.t.Cleanup(func() {
-			_ = b.c.ImageService().Delete(context.WithoutCancel(b.ctx), name, store.SynchronousDelete()) // a build that failed made none
+			_ = b.c.ImageService().Delete(context.WithoutCancel(b.ctx), name, store.SynchronousDelete()) // missing after a failed build
 		})
 	}
 	return Build(b.ctx, b.cfg, req)
 }
 
-func (b *bench) good(req Request) Result {
+func (b *builder) good(req Request) Result {
 	b.t.Helper()
 	res, err := b.build(req)
 	if err != nil {
@@ -110,28 +110,27 @@ func (b *bench) good(req Request) Result {
 	return res
 }
 
-// bad expects an error that says all of want.
-func (b *bench) bad(req Request, want ...string) {
+// bad expects an error that contains all of want.
+func (b *builder) bad(req Request, want ...string) {
 	b.t.Helper()
 	_, err := b.build(req)
 	if err == nil {
-		b.t.Fatalf("no error, want one with %q", want)
+		b.t.Fatalf("no error, want one that contains %q", want)
 	}
 	for _, w := range want {
 		if !strings.Contains(err.Error(), w) {
-			b.t.Errorf("got %q, want %q in it", err, w)
+			b.t.Errorf("got %q, want it to contain %q", err, w)
 		}
 	}
 }
 
-// ref is a name for an image of this test's.
-func (b *bench) ref() string {
+// ref returns an image name for this test.
+func (b *builder) ref() string {
 	return "docker.io/library/" + strings.ToLower(strings.NewReplacer("/", "-", "#", "-").Replace(b.t.Name())) + ":latest"
 }
 
-// read returns an image's configuration and the content of files in it; of
-// those that are not there, nothing.
-func (b *bench) read(ref string, paths ...string) (ocispec.Image, map[string]string) {
+// read returns an image's configuration and the content of those files that exist.
+func (b *builder) read(ref string, paths ...string) (ocispec.Image, map[string]string) {
 	b.t.Helper()
 	img, err := b.c.GetImage(b.ctx, ref)
 	if err != nil {
@@ -151,7 +150,7 @@ func (b *bench) read(ref string, paths ...string) (ocispec.Image, map[string]str
 	}
 	sn := b.c.SnapshotService("overlayfs")
 	key := "view-" + b.ref()
-	ctx, done, err := b.c.WithLease(b.ctx) // or containerd collects the view
+	ctx, done, err := b.c.WithLease(b.ctx) // protects the view from garbage collection
 	if err != nil {
 		b.t.Fatal(err)
 	}

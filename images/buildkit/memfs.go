@@ -14,7 +14,7 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 )
 
-// oneFile is a folder in memory that holds one file.
+// oneFile returns an in-memory directory that contains one file.
 func oneFile(name string, data []byte) fsutil.FS { return memFS{name: name, data: data} }
 
 type memFS struct {
@@ -22,7 +22,7 @@ type memFS struct {
 	data []byte
 }
 
-// Walk visits what is at target or below.
+// Walk visits target and everything below it.
 func (m memFS) Walk(_ context.Context, target string, fn fs.WalkDirFunc) error {
 	if t := filepath.Clean("/" + target); t != "/" && t != "/"+m.name {
 		return &fs.PathError{Op: "walk", Path: target, Err: syscall.ENOENT}

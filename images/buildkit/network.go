@@ -8,14 +8,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// ownNetwork lets a RUN step use the network that this process has, as if the
-// user had run the step's command on the host: names, mirrors and proxies of the
-// host hold, and nothing is made that would have to be taken away again, no
-// bridge, no rule, no sysctl. BuildKit's own providers make all three.
+// ownNetwork runs RUN steps in this process's network, as if the user had run the
+// step's command on the host: the host's resolvers, mirrors and proxies apply, and
+// nothing has to be cleaned up. BuildKit's own providers create bridges, firewall
+// rules and sysctl settings.
 //
-// The consequence: a step reaches what the host reaches, services on the host's
-// loopback included, and abstract Unix sockets of its network namespace. A
-// Dockerfile is trusted as a Makefile is. RUN --network=none gives a step none.
+// As a consequence a step can reach whatever the host can reach, including services
+// on the host's loopback and abstract Unix sockets. A Dockerfile must be trusted like
+// a Makefile. RUN --network=none disables the network for a step.
 type ownNetwork struct{ path string }
 
 func (p ownNetwork) New(context.Context, string, network.NamespaceOptions) (network.Namespace, error) {
@@ -24,7 +24,7 @@ func (p ownNetwork) New(context.Context, string, network.NamespaceOptions) (netw
 
 func (ownNetwork) Close() error { return nil }
 
-// Set makes the step join this process's network namespace, which need not be
+// Set makes the step join this process's network namespace, which may differ from
 // containerd's.
 func (p ownNetwork) Set(s *specs.Spec) error {
 	for i, ns := range s.Linux.Namespaces {

@@ -10,11 +10,11 @@ import (
 	"github.com/moby/buildkit/util/progress/progressui"
 )
 
-// patience is how long a build may look whether there is something to do before
-// that is shown, too.
-const patience = 5 * time.Second
+// quietTime is how long a build may check its cache before progress is shown.
+const quietTime = 5 * time.Second
 
-// display returns what shows a build's progress until the channel is closed.
+// display returns a function that shows a build's progress until the channel is
+// closed.
 func (r Request) display() (func(chan *client.SolveStatus) error, error) {
 	out := r.Out
 	if out == nil {
@@ -25,34 +25,34 @@ func (r Request) display() (func(chan *client.SolveStatus) error, error) {
 		return nil, fmt.Errorf("show progress as %q: %w", r.Progress, err)
 	}
 	show := func(status chan *client.SolveStatus) error {
-		// To the channel's end, whatever becomes of the build.
+		// Drain the channel even if the build is cancelled.
 		_, err := d.UpdateFrom(context.Background(), status)
 		return err
 	}
-	if !r.OnlyWork {
+	if !r.QuietIfCached {
 		return show, nil
 	}
 	return func(status chan *client.SolveStatus) error {
-		late := time.NewTimer(patience)
+		late := time.NewTimer(quietTime)
 		defer late.Stop()
-		return showWork(status, late.C, show)
+		return showExecuted(status, late.C, show)
 	}, nil
 }
 
-// showWork holds a build's progress back until there is work in it, or it is
-// late; of a build that finds all in the cache nothing is shown.
-func showWork(status chan *client.SolveStatus, late <-chan time.Time, show func(chan *client.SolveStatus) error) error {
+// showExecuted buffers a build's progress until a step is executed or late fires. If
+// everything is cached, nothing is shown.
+func showExecuted(status chan *client.SolveStatus, late <-chan time.Time, show func(chan *client.SolveStatus) error) error {
 	var held []*client.SolveStatus
-	for began := false; !began; {
+	for started := false; !started; {
 		select {
 		case s, more := <-status:
 			if !more {
 				return nil
 			}
 			held = append(held, s)
-			began = works(s)
+			started = executes(s)
 		case <-late:
-			began = true
+			started = true
 		}
 	}
 	out := make(chan *client.SolveStatus)
@@ -68,9 +68,10 @@ func showWork(status chan *client.SolveStatus, late <-chan time.Time, show func(
 	return <-done
 }
 
-// works tells whether a step runs or something is fetched. What a step of no
-// inputs does, BuildKit does each time: to look at the context and the base image.
-func works(s *client.SolveStatus) bool {
+// executes reports whether a step is executed or data is fetched. Steps without
+// inputs, which load the context and resolve base images, are executed every time and
+// do not count.
+func executes(s *client.SolveStatus) bool {
 	for _, v := range s.Vertexes {
 		if v.Started != nil && !v.Cached && len(v.Inputs) > 0 {
 			return true

@@ -18,23 +18,23 @@ func withNamespace(ctx context.Context, ns string) context.Context {
 	return namespaces.WithNamespace(ctx, ns)
 }
 
-// reap ends the RUN steps of a build that was killed: their containers go on
-// when the process that wanted them has gone. The caller holds the lock.
+// reap removes the containers of a killed build's RUN steps, which keep running after
+// the build's process has gone. The caller holds the lock.
 func reap(ctx context.Context, steps *containerd.Client) error {
 	ctx = withNamespace(ctx, steps.DefaultNamespace())
 	list, err := steps.Containers(ctx)
 	if err != nil {
-		return fmt.Errorf("look for steps of a killed build: %w", err)
+		return fmt.Errorf("list steps of a killed build: %w", err)
 	}
 	for _, c := range list {
-		if err := endStep(ctx, c); err != nil {
-			return fmt.Errorf("end step %s of a killed build: %w", c.ID(), err)
+		if err := removeStep(ctx, c); err != nil {
+			return fmt.Errorf("remove step %s of a killed build: %w", c.ID(), err)
 		}
 	}
 	return nil
 }
 
-func endStep(ctx context.Context, c containerd.Container) error {
+func removeStep(ctx context.Context, c containerd.Container) error {
 	task, err := c.Task(ctx, nil)
 	if err == nil {
 		_, err = task.Delete(ctx, containerd.WithProcessKill)
@@ -48,8 +48,8 @@ func endStep(ctx context.Context, c containerd.Container) error {
 	return removeFIFOs(c.ID())
 }
 
-// removeFIFOs removes the pipes of a step's output, which are its client's to
-// remove: containerd's client makes a folder of a random name for them.
+// removeFIFOs removes the FIFOs of a step's output. containerd's client creates them
+// in a directory with a random name and is responsible for removing them.
 func removeFIFOs(id string) error {
 	pipes, err := filepath.Glob(filepath.Join(defaults.DefaultFIFODir, "*", id+"-*"))
 	if err != nil {
@@ -57,26 +57,25 @@ func removeFIFOs(id string) error {
 	}
 	for _, p := range pipes {
 		if err := os.RemoveAll(filepath.Dir(p)); err != nil {
-			return fmt.Errorf("remove its pipes: %w", err)
+			return fmt.Errorf("remove FIFOs: %w", err)
 		}
 	}
 	return nil
 }
 
-// dropNamespace removes the steps' namespace, which is empty but for what must
-// be kept: then it stays.
+// dropNamespace removes the steps' namespace if it is empty.
 func dropNamespace(ctx context.Context, steps *containerd.Client) error {
 	err := steps.NamespaceService().Delete(ctx, steps.DefaultNamespace())
 	if err != nil && !errdefs.IsNotFound(err) && !errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("remove the namespace of build steps: %w", err)
 	}
-	// The shim's folder for runc's state of this namespace; empty, or it stays.
+	// The shim's directory for runc's state of this namespace, if it is empty.
 	_ = os.Remove(filepath.Join("/run/containerd/runc", steps.DefaultNamespace()))
 	return nil
 }
 
-// removeCgroups removes the folders that were made above those of steps, in each
-// hierarchy. Empty ones only: the kernel refuses others.
+// removeCgroups removes the parent cgroups of steps in each hierarchy. The kernel
+// refuses to remove those that are in use.
 func removeCgroups(parent string) error {
 	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		dirs, err := filepath.Glob(filepath.Join(pattern, parent))

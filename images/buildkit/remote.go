@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// buildRemote has the buildkitd at Host build, and takes the image from it into
-// containerd's store: the daemon's own store may be another one.
+// buildRemote builds with the buildkitd at Host and imports the image into
+// containerd's store, which the daemon need not share.
 func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
 	c.quiet()
 	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
@@ -28,7 +28,7 @@ func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err err
 	}
 	defer func() { err = errors.Join(err, bk.Close()) }()
 	if _, err := bk.Info(ctx); err != nil {
-		return Result{}, fmt.Errorf("ask buildkitd at %s (BUILDKIT_HOST): %w", c.Host, err)
+		return Result{}, fmt.Errorf("query buildkitd at %s (BUILDKIT_HOST): %w", c.Host, err)
 	}
 	if len(req.Names) == 0 {
 		return solve(ctx, bk, req, client.ExportEntry{Type: client.ExporterImage, Attrs: map[string]string{"store": "false"}})
@@ -52,8 +52,8 @@ func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err err
 	return res, g.Wait()
 }
 
-// load imports what has been built. Of images that cannot be unpacked the names
-// are given back.
+// load imports the built images. If one cannot be unpacked, the previous names are
+// restored.
 func (c Config) load(ctx context.Context, store *containerd.Client, archive io.Reader, names []string) error {
 	service := store.ImageService()
 	before := map[string]images.Image{}
@@ -66,7 +66,7 @@ func (c Config) load(ctx context.Context, store *containerd.Client, archive io.R
 	}
 	list, err := store.Import(ctx, archive)
 	if err != nil {
-		return fmt.Errorf("import what buildkitd built: %w", err)
+		return fmt.Errorf("import image from buildkitd: %w", err)
 	}
 	for _, img := range list {
 		err = errors.Join(err, c.Unpack(ctx, store, img.Name))
@@ -84,5 +84,5 @@ func (c Config) load(ctx context.Context, store *containerd.Client, archive io.R
 		}
 		err = errors.Join(err, service.Delete(ctx, img.Name, images.SynchronousDelete()))
 	}
-	return fmt.Errorf("unpack what buildkitd built: %w", err)
+	return fmt.Errorf("unpack image from buildkitd: %w", err)
 }

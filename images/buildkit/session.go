@@ -48,7 +48,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 )
 
-// session is a BuildKit that lives for one call.
+// session is a BuildKit instance for one call.
 type session struct {
 	cfg    Config
 	state  *state
@@ -58,10 +58,10 @@ type session struct {
 	client *client.Client
 }
 
-// closeTime bounds what is done at the end, on a context of its own.
+// closeTime bounds the clean-up, which uses a separate context.
 const closeTime = 30 * time.Second
 
-// open takes the state folder, removes what a killed build has left and starts
+// open locks the state directory, removes the leftovers of a killed build and starts
 // BuildKit.
 func open(ctx context.Context, cfg Config) (_ *session, err error) {
 	cfg.quiet()
@@ -96,13 +96,12 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 		return nil, err
 	}
 	lm := leaseManager{Manager: store.LeasesService(), dir: st.dir, id: st.id}
-	mine, err := lm.sweep(ctx)
+	own, err := lm.sweep(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if mine == 0 {
-		// Nothing of what the cache says is kept by containerd, whose own folder may
-		// have been removed.
+	if own == 0 {
+		// containerd has none of the cache's content: its state may have been removed.
 		if err := st.emptyCache(); err != nil {
 			return nil, err
 		}
@@ -125,8 +124,8 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 	if err := s.start(ctx, st, opt); err != nil {
 		return nil, err
 	}
-	if err := s.removeLeft(ctx); err != nil {
-		return nil, fmt.Errorf("remove what an earlier build has left: %w", err)
+	if err := s.removeLeftovers(ctx); err != nil {
+		return nil, fmt.Errorf("remove leftovers of an earlier build: %w", err)
 	}
 	return s, nil
 }
@@ -142,7 +141,7 @@ func (s *session) connect(namespace string) (*containerd.Client, error) {
 	return c, nil
 }
 
-// close undoes all that open did, and keeps the cache.
+// close undoes open, but keeps the cache.
 func (s *session) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
@@ -154,20 +153,21 @@ func (s *session) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stepsNamespace is where the containers of this state folder's RUN steps are, and
-// nothing else, so that all that is found in it under the lock is a killed build's.
+// stepsNamespace is the containerd namespace of this state directory's RUN steps. It
+// contains nothing else, so everything found in it under the lock belongs to a killed
+// build.
 func (c Config) stepsNamespace(st *state) string {
 	sum := sha256.Sum256([]byte(st.dir))
 	return c.Namespace + ".build-" + hex.EncodeToString(sum[:6])
 }
 
-// workerOpt puts a worker together by hand: BuildKit's own constructor for
-// containerd wants one namespace for everything and a daemon's settings.
+// workerOpt assembles a worker: BuildKit's own constructor for containerd requires a
+// single namespace and a daemon's settings.
 func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseutil.Manager, list *catalogue) (base.WorkerOpt, error) {
 	root := st.cache()
 	md, err := metadata.NewStore(filepath.Join(root, "metadata.db"))
 	if err != nil {
-		return base.WorkerOpt{}, fmt.Errorf("open the build cache %s: %w", root, err)
+		return base.WorkerOpt{}, fmt.Errorf("open build cache %s: %w", root, err)
 	}
 	nets := map[pb.NetMode]network.Provider{
 		pb.NetMode_UNSET: ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
@@ -195,7 +195,7 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 	}, nil
 }
 
-// checkingApplier has each layer looked at while the daemon unpacks it.
+// checkingApplier checks each layer while the daemon unpacks it.
 type checkingApplier struct {
 	diff.Applier
 	content content.Provider
@@ -221,7 +221,7 @@ func (a checkingApplier) Apply(ctx context.Context, d ocispec.Descriptor, mounts
 	return out, err
 }
 
-// collect has containerd remove what nothing refers to any more, and waits.
+// collect makes containerd remove unreferenced objects and waits for it.
 func collect(lm *leaseutil.Manager) func(context.Context) (gc.Stats, error) {
 	return func(ctx context.Context) (gc.Stats, error) {
 		l, err := lm.Create(ctx, leases.WithRandomID())
@@ -239,14 +239,14 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 		err error
 	}
 	others := make(chan opened, 1)
-	go func() { // beside the worker, which waits for a `git version`
+	go func() { // concurrently with the worker, which runs `git version`
 		d, err := openDatabases(st)
 		others <- opened{d, err}
 	}()
 	w, err := base.NewWorker(ctx, opt)
 	dbs := <-others
 	if err != nil {
-		return errors.Join(fmt.Errorf("start the build worker: %w", err), opt.MetadataStore.Close(), dbs.close(), dbs.err)
+		return errors.Join(fmt.Errorf("start build worker: %w", err), opt.MetadataStore.Close(), dbs.close(), dbs.err)
 	}
 	if dbs.err != nil {
 		return errors.Join(dbs.err, w.Close())
@@ -260,10 +260,10 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 	if err != nil {
 		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close(), dbs.close())
 	}
-	s.push(func(context.Context) error { return errors.Join(forget(w), controller.Close()) })
+	s.push(func(context.Context) error { return errors.Join(clearChecksums(w), controller.Close()) })
 	listener := bufconn.Listen(256 << 10)
 	s.server = grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20),
-		// They carry an error's place in the Dockerfile.
+		// They transport an error's position in the Dockerfile.
 		grpc.UnaryInterceptor(grpcerrors.UnaryServerInterceptor), grpc.StreamInterceptor(grpcerrors.StreamServerInterceptor))
 	controller.Register(s.server)
 	done := make(chan error, 1)
@@ -278,13 +278,13 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 	return nil
 }
 
-// forget empties BuildKit's one global: checksums of snapshots, which refer to the
-// database that is about to be closed. The next build in this process would meet
-// them.
-func forget(w *base.Worker) error {
+// clearChecksums empties BuildKit's global cache of snapshot checksums, which refers
+// to the database that is about to be closed. Otherwise the next build in this
+// process would use it.
+func clearChecksums(w *base.Worker) error {
 	items, err := w.MetadataStore.All()
 	if err != nil {
-		return fmt.Errorf("list the build cache: %w", err)
+		return fmt.Errorf("list build cache: %w", err)
 	}
 	for _, item := range items {
 		contenthash.ClearCacheContext(refID{id: item.ID()})
@@ -292,7 +292,7 @@ func forget(w *base.Worker) error {
 	return nil
 }
 
-// refID is a snapshot's metadata, of which nothing but the id is asked.
+// refID is a snapshot's metadata, reduced to its id.
 type refID struct {
 	cache.RefMetadata
 	id string
@@ -300,7 +300,7 @@ type refID struct {
 
 func (r refID) ID() string { return r.id }
 
-// databases are BuildKit's beside the worker's.
+// databases are BuildKit's databases other than the worker's.
 type databases struct {
 	links   *bboltcachestorage.Store
 	history *boltutil.DB
@@ -308,11 +308,11 @@ type databases struct {
 
 func openDatabases(st *state) (d databases, err error) {
 	if d.links, err = bboltcachestorage.NewStore(filepath.Join(st.cache(), "cache.db")); err != nil {
-		return databases{}, fmt.Errorf("open the build cache: %w", err)
+		return databases{}, fmt.Errorf("open build cache: %w", err)
 	}
 	d.history, err = boltutil.SafeOpen(filepath.Join(st.cache(), "history.db"), 0o600, &bolt.Options{NoFreelistSync: true})
 	if err != nil {
-		return databases{}, errors.Join(fmt.Errorf("open the build cache: %w", err), d.links.Close())
+		return databases{}, errors.Join(fmt.Errorf("open build cache: %w", err), d.links.Close())
 	}
 	return d, nil
 }
@@ -333,7 +333,7 @@ func newController(wc *worker.Controller, w *base.Worker, dbs databases) (*contr
 	if err != nil {
 		return nil, err
 	}
-	none := int64(0) // no history of builds: nobody could ask for it
+	none := int64(0) // no build history: nothing could query it
 	return control.NewController(control.Opt{
 		SessionManager: sessions, WorkerController: wc,
 		Frontends: map[string]frontend.Frontend{
@@ -341,31 +341,31 @@ func newController(wc *worker.Controller, w *base.Worker, dbs databases) (*contr
 			"gateway.v0":    gw,
 		},
 		CacheManager: solver.NewCacheManager(context.Background(), "local", dbs.links, worker.NewCacheResultStorage(wc)),
-		// RUN --network=host: it is what steps have anyway.
+		// RUN --network=host is what steps have anyway.
 		Entitlements: []string{"network.host"},
 		HistoryDB:    dbs.history, HistoryConfig: &bkconfig.HistoryConfig{MaxEntries: &none},
 		CacheStore: dbs.links, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
 	})
 }
 
-// limit brings the cache under its bound. BuildKit would do so a minute after a
-// build, when this process has ended. After a build that had nothing to do the
-// cache is as the last one has left it.
-func (s *session) limit(ctx context.Context, worked bool) error {
+// limit prunes the cache to its size limit. BuildKit would do so a minute after a
+// build, when this process has exited. A build that executed nothing has not changed
+// the cache.
+func (s *session) limit(ctx context.Context, executed bool) error {
 	policy := s.cfg.policy()
-	if len(policy) == 0 || !worked && s.state.bound() == s.cfg.CacheSize {
+	if len(policy) == 0 || !executed && s.state.limit() == s.cfg.CacheSize {
 		return nil
 	}
 	if _, err := s.prune(ctx, policy...); err != nil {
 		return err
 	}
-	return s.state.setBound(s.cfg.CacheSize)
+	return s.state.setLimit(s.cfg.CacheSize)
 }
 
-// removeLeft removes the file systems of steps that a killed build was running;
-// what such a step had done is cached nowhere.
-func (s *session) removeLeft(ctx context.Context) error {
-	if s.state.left.IsZero() {
+// removeLeftovers removes the file systems of a killed build's unfinished steps, which
+// are not part of the cache.
+func (s *session) removeLeftovers(ctx context.Context) error {
+	if s.state.crashed.IsZero() {
 		return nil
 	}
 	used, err := s.worker.DiskUsage(ctx, client.DiskUsageInfo{})
@@ -374,7 +374,7 @@ func (s *session) removeLeft(ctx context.Context) error {
 	}
 	var filters []string
 	for _, u := range used {
-		if u.Mutable && u.RecordType == client.UsageRecordTypeRegular && u.CreatedAt.After(s.state.left) {
+		if u.Mutable && u.RecordType == client.UsageRecordTypeRegular && u.CreatedAt.After(s.state.crashed) {
 			filters = append(filters, "id=="+u.ID)
 		}
 	}
@@ -385,53 +385,53 @@ func (s *session) removeLeft(ctx context.Context) error {
 	return err
 }
 
-// giveBack removes what nothing refers to after a build that failed, such as the
-// file system of the step that did: containerd itself takes its time. When a disk
-// was full, what the build has put into the cache since it began goes too, or the
-// next one would find it full again.
-func (s *session) giveBack(ctx context.Context, began time.Time, full bool) error {
+// discardFailed removes unreferenced objects after a failed build, such as the file
+// system of the failed step, which containerd would collect only later. If a disk was
+// full, it also removes everything the build added to the cache: otherwise the next
+// build would find the disk full again.
+func (s *session) discardFailed(ctx context.Context, start time.Time, diskFull bool) error {
 	if s.cfg.reachable() != nil {
-		s.state.unclean = true // containerd has gone: the next build will do it
+		s.state.unclean = true // containerd is gone: the next build cleans up
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(withNamespace(context.WithoutCancel(ctx), s.cfg.Namespace), closeTime)
 	defer cancel()
-	kept, err := s.since(ctx, began)
+	added, err := s.addedSince(ctx, start)
 	if err != nil {
 		return err
 	}
-	if !full {
+	if !diskFull {
 		return s.worker.GarbageCollect(ctx)
 	}
-	// A part of the context may be in what an earlier build had of it.
+	// The context may have been added to an earlier build's copy.
 	filters := []string{"type==" + string(client.UsageRecordTypeLocalSource)}
-	for _, id := range kept {
+	for _, id := range added {
 		filters = append(filters, "id=="+id)
 	}
 	_, err = s.prune(ctx, client.PruneInfo{All: true, Filter: filters})
 	return err
 }
 
-// letGo bounds how long a failed build is waited for, and letGoPoll is how often it
-// is looked at.
+// inUseTime bounds the wait until a failed build's cache entries are no longer in use,
+// and inUsePoll is the polling interval.
 const (
-	letGo     = 5 * time.Second
-	letGoPoll = 20 * time.Millisecond
+	inUseTime = 5 * time.Second
+	inUsePoll = 20 * time.Millisecond
 )
 
-// since returns what has come into the cache since then, once none of it is in use:
-// BuildKit lets go of what a failed build had when its answer has been given. What
-// is in use all the same is left to the next build.
-func (s *session) since(ctx context.Context, began time.Time) ([]string, error) {
-	for end := time.Now().Add(letGo); ; time.Sleep(letGoPoll) {
+// addedSince returns the cache entries created after start, once none of them is in
+// use: BuildKit releases a failed build's entries after it has responded. Entries
+// that stay in use are left to the next build.
+func (s *session) addedSince(ctx context.Context, start time.Time) ([]string, error) {
+	for end := time.Now().Add(inUseTime); ; time.Sleep(inUsePoll) {
 		used, err := s.worker.DiskUsage(ctx, client.DiskUsageInfo{})
 		if err != nil {
-			return nil, fmt.Errorf("look for what the build has kept: %w", err)
+			return nil, fmt.Errorf("list build cache: %w", err)
 		}
 		var ids []string
 		busy := false
 		for _, u := range used {
-			if u.CreatedAt.After(began) {
+			if u.CreatedAt.After(start) {
 				ids = append(ids, u.ID)
 				busy = busy || u.InUse
 			}
@@ -456,7 +456,7 @@ func (s *session) prune(ctx context.Context, policy ...client.PruneInfo) (freed 
 	close(removed)
 	<-done
 	if err != nil {
-		return freed, fmt.Errorf("prune the build cache: %w", err)
+		return freed, fmt.Errorf("prune build cache: %w", err)
 	}
 	return freed, nil
 }

@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// solve runs the request and shows its progress.
+// solve runs a build and shows its progress.
 func solve(ctx context.Context, c *client.Client, req Request, export client.ExportEntry) (Result, error) {
 	opt, err := req.solveOpt()
 	if err != nil {
@@ -37,18 +37,18 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 		return Result{}, err
 	}
 	ctx = withoutNamespace(ctx)
-	told, status := make(chan *client.SolveStatus), make(chan *client.SolveStatus)
+	events, status := make(chan *client.SolveStatus), make(chan *client.SolveStatus)
 	var res *client.SolveResponse
-	worked := false
+	executed := false
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		res, err = c.Solve(ctx, nil, opt, told)
+		res, err = c.Solve(ctx, nil, opt, events)
 		return err
 	})
 	g.Go(func() error {
 		defer close(status)
-		for s := range told { // to its end, whatever becomes of ctx: Solve closes it
-			worked = worked || works(s)
+		for s := range events { // Solve closes it, also after cancellation
+			executed = executed || executes(s)
 			status <- s
 		}
 		return nil
@@ -57,11 +57,11 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 	if err := g.Wait(); err != nil {
 		return Result{}, err
 	}
-	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey], Worked: worked}, nil
+	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey], Executed: executed}, nil
 }
 
-// withoutNamespace keeps a containerd namespace of the caller's from travelling to
-// BuildKit, whose own calls would take it for theirs and then not pass it on.
+// withoutNamespace removes the caller's containerd namespace from the outgoing
+// metadata: BuildKit would use it for its own calls to containerd.
 func withoutNamespace(ctx context.Context) context.Context {
 	md, ok := metadata.FromOutgoingContext(ctx)
 	if !ok {
@@ -72,9 +72,9 @@ func withoutNamespace(ctx context.Context) context.Context {
 	return metadata.NewOutgoingContext(ctx, md)
 }
 
-// exporter puts the image into containerd's store, ready to run.
+// exporter stores the image in containerd, unpacked.
 func (c Config) exporter(req Request) client.ExportEntry {
-	// zstd takes two thirds of gzip's time; whatever pulls OCI images reads it.
+	// zstd takes two thirds of gzip's time, and OCI clients support it.
 	attrs := map[string]string{"unpack": "true", "oci-mediatypes": "true", "compression": "zstd"}
 	if len(req.Names) > 0 {
 		attrs["name"] = strings.Join(req.Names, ",")
@@ -96,7 +96,7 @@ func (r Request) solveOpt() (client.SolveOpt, error) {
 	attrs := map[string]string{
 		"filename": name, "image-resolve-mode": "local",
 	}
-	if err := r.named(attrs, mounts); err != nil {
+	if err := r.namedContexts(attrs, mounts); err != nil {
 		return client.SolveOpt{}, err
 	}
 	if r.Pull {
@@ -120,7 +120,7 @@ func (r Request) solveOpt() (client.SolveOpt, error) {
 	if remote(r.Context) {
 		attrs["context"] = r.Context
 	}
-	if ours(text, r.Args) {
+	if builtinFrontend(text, r.Args) {
 		attrs["cmdline"] = "built-in"
 	}
 	store, err := secretStore(r.Secrets)
@@ -141,22 +141,22 @@ func (r Request) solveOpt() (client.SolveOpt, error) {
 	}, nil
 }
 
-// dockerConfig reads the credentials of registries.
+// dockerConfig reads registry credentials.
 func (r Request) dockerConfig() (*configfile.ConfigFile, error) {
 	if r.DockerConfig == "" {
 		return configfile.New(""), nil
 	}
 	f, err := config.Load(r.DockerConfig)
 	if err != nil {
-		return nil, fmt.Errorf("read docker's credentials: %w", err)
+		return nil, fmt.Errorf("read registry credentials: %w", err)
 	}
 	return f, nil
 }
 
-// ours tells whether a Dockerfile asks for the frontend that is built in: a
-// "# syntax=docker/dockerfile:1" would have it fetched from a registry, the same
-// program over again. Any other one is fetched.
-func ours(text []byte, args map[string]string) bool {
+// builtinFrontend reports whether a Dockerfile requests the built-in frontend with
+// "# syntax=docker/dockerfile:1", which would otherwise be fetched from a registry.
+// Other frontends are fetched.
+func builtinFrontend(text []byte, args map[string]string) bool {
 	if args["BUILDKIT_SYNTAX"] != "" {
 		return false
 	}
@@ -164,8 +164,7 @@ func ours(text []byte, args map[string]string) bool {
 	return ok && (ref == "docker/dockerfile:1" || ref == "docker.io/docker/dockerfile:1")
 }
 
-// remote tells whether a context is fetched by BuildKit: a git repository or an
-// archive.
+// remote reports whether BuildKit fetches a context: a git repository or an archive.
 func remote(context string) bool {
 	for _, prefix := range []string{"https://", "http://", "git://", "ssh://", "git@"} {
 		if strings.HasPrefix(context, prefix) {
@@ -175,34 +174,34 @@ func remote(context string) bool {
 	return false
 }
 
-// maxDockerfile bounds a Dockerfile, in bytes.
+// maxDockerfile bounds the size of a Dockerfile, in bytes.
 const maxDockerfile = 4 << 20
 
-// dockerfile returns the file's content, its folder and its name in there.
+// dockerfile returns the file's content, its directory and its base name.
 func (r Request) dockerfile() (text []byte, dir, name string, err error) {
 	switch {
 	case r.Text != nil:
 		return r.Text, "", "Dockerfile", nil
-	case remote(r.Context): // it is in there
+	case remote(r.Context): // part of the context
 		return nil, "", r.Dockerfile, nil
 	}
 	f, err := os.Open(r.Dockerfile)
 	if err != nil {
-		return nil, "", "", fmt.Errorf("read the Dockerfile: %w", err)
+		return nil, "", "", fmt.Errorf("read Dockerfile: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	text, err = io.ReadAll(io.LimitReader(f, maxDockerfile+1))
 	if err != nil {
-		return nil, "", "", fmt.Errorf("read the Dockerfile: %w", err)
+		return nil, "", "", fmt.Errorf("read Dockerfile: %w", err)
 	}
 	if len(text) > maxDockerfile {
-		return nil, "", "", fmt.Errorf("read the Dockerfile %s: it is larger than 4 MiB", r.Dockerfile)
+		return nil, "", "", fmt.Errorf("read Dockerfile %s: larger than 4 MiB", r.Dockerfile)
 	}
 	return text, filepath.Dir(r.Dockerfile), filepath.Base(r.Dockerfile), nil
 }
 
-// mounts are the folders that the build may read: the context, and the
-// Dockerfile's with its ignore file.
+// mounts returns the directories that the build may read: the context, and the
+// Dockerfile's directory with its ignore file.
 func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, error) {
 	var err error
 	out := map[string]fsutil.FS{}
@@ -211,7 +210,7 @@ func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, er
 	}
 	if dir != "" {
 		if out["dockerfile"], err = fsutil.NewFS(dir); err != nil {
-			return nil, fmt.Errorf("read the Dockerfile's folder: %w", err)
+			return nil, fmt.Errorf("read the Dockerfile's directory: %w", err)
 		}
 	} else {
 		out["dockerfile"] = oneFile(name, text)
@@ -224,43 +223,43 @@ func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, er
 		return out, nil
 	}
 	if out["context"], err = fsutil.NewFS(r.Context); err != nil {
-		return nil, fmt.Errorf("read the build context: %w", err)
+		return nil, fmt.Errorf("read build context: %w", err)
 	}
 	return out, nil
 }
 
-// named adds the further contexts.
-func (r Request) named(attrs map[string]string, mounts map[string]fsutil.FS) error {
+// namedContexts adds the named contexts.
+func (r Request) namedContexts(attrs map[string]string, mounts map[string]fsutil.FS) error {
 	for name, from := range r.Contexts {
 		if remote(from) || strings.HasPrefix(from, "docker-image://") {
 			attrs["context:"+name] = from
 			continue
 		}
-		folder, err := fsutil.NewFS(from)
+		dir, err := fsutil.NewFS(from)
 		if err != nil {
-			return fmt.Errorf("read the build context %s: %w", name, err)
+			return fmt.Errorf("read build context %s: %w", name, err)
 		}
-		mount := "named-" + name // the two that have names already are others
-		mounts[mount] = folder
+		mount := "named-" + name // must not collide with "context" and "dockerfile"
+		mounts[mount] = dir
 		attrs["context:"+name] = "local:" + mount
 	}
 	return nil
 }
 
-// secretStore finds what files are missing before anything is built.
+// secretStore reports missing secret files before the build starts.
 func secretStore(list []Secret) (secrets.SecretStore, error) {
 	s := secretValues{}
 	for _, secret := range list {
 		if secret.ID == "" {
-			return nil, errors.New("a build secret has no id")
+			return nil, errors.New("missing id of a build secret")
 		}
 		if secret.Value == nil {
 			fi, err := os.Stat(secret.File)
 			if err != nil {
-				return nil, fmt.Errorf("the build secret %s: %w", secret.ID, err)
+				return nil, fmt.Errorf("read build secret %s: %w", secret.ID, err)
 			}
 			if !fi.Mode().IsRegular() || fi.Size() > secretsprovider.MaxSecretSize {
-				return nil, fmt.Errorf("the build secret %s: %s is no file of at most %d bytes", secret.ID, secret.File, secretsprovider.MaxSecretSize)
+				return nil, fmt.Errorf("read build secret %s: %s is not a regular file of at most %d bytes", secret.ID, secret.File, secretsprovider.MaxSecretSize)
 			}
 		}
 		s[secret.ID] = secret
@@ -270,7 +269,7 @@ func secretStore(list []Secret) (secrets.SecretStore, error) {
 
 type secretValues map[string]Secret
 
-// GetSecret is asked by a step that mounts the secret.
+// GetSecret is called when a step mounts a secret.
 func (s secretValues) GetSecret(_ context.Context, id string) ([]byte, error) {
 	secret, ok := s[id]
 	switch {

@@ -18,27 +18,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// state is the folder of one containerd socket and namespace, held by this
-// build alone.
+// state is the state directory of one containerd socket and namespace, locked by this
+// build.
 //
-//	lock     held while a build runs; the kernel lets go of it whatever happens
-//	id       random, made with the folder: what its leases in containerd bear
-//	unclean  there while a build runs, and after one that was killed
-//	bound    what the cache was last brought under, in bytes
+//	lock     locked while a build runs; the kernel releases it if the process dies
+//	id       random; identifies the directory's leases in containerd
+//	unclean  exists while a build runs, and after a build was killed
+//	limit    size that the cache was last pruned to, in bytes
 //	cache/   BuildKit's databases
-//	tmp/     mounts of running steps; after a crash they are still there
+//	tmp/     mounts of running steps; they remain after a crash
 type state struct {
 	dir, id  string
 	lock     *os.File
-	tmpdir   string // TMPDIR as it was
+	tmpdir   string // previous TMPDIR
 	hadTmp   bool
 	prepared bool
-	left     time.Time // when a build began that has left something; zero: none has
-	unclean  bool      // this one has
-	discard  bool      // the folder goes when it is closed
+	crashed  time.Time // when an earlier build that left something started; zero: none
+	unclean  bool      // this build leaves something
+	discard  bool      // remove the directory on close
 }
 
-// lockPoll is how often a waiting build looks whether its turn has come.
+// lockPoll is the interval at which a waiting build tries to take the lock.
 const lockPoll = 100 * time.Millisecond
 
 func (c Config) stateDir() string {
@@ -50,11 +50,11 @@ func (c Config) stateDir() string {
 	return filepath.Join(c.StateDir, hex.EncodeToString(sum[:6]))
 }
 
-// openState takes the state folder, waiting for its turn.
+// openState locks the state directory, waiting for other builds.
 func (c Config) openState(ctx context.Context) (_ *state, err error) {
 	s := &state{dir: c.stateDir()}
-	if err := s.hold(ctx, c.Wait); err != nil {
-		return nil, fmt.Errorf("take the lock of the build state %s: %w", s.dir, err)
+	if err := s.acquire(ctx, c.Wait); err != nil {
+		return nil, fmt.Errorf("lock build state %s: %w", s.dir, err)
 	}
 	defer func() {
 		if err != nil {
@@ -67,34 +67,34 @@ func (c Config) openState(ctx context.Context) (_ *state, err error) {
 	return s, nil
 }
 
-// prepare empties the folder of what a killed build has left, whose steps are
-// gone by now, and has BuildKit mount in it.
+// prepare removes the leftovers of a killed build, whose steps have been removed by
+// now, and makes BuildKit mount in the directory.
 func (s *state) prepare() error {
-	if err := s.unmountLeft(); err != nil {
+	if err := s.unmountLeftovers(); err != nil {
 		return err
 	}
 	for _, dir := range []string{s.tmp(), s.cache()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make the build state: %w", err)
+			return fmt.Errorf("create build state: %w", err)
 		}
 	}
 	mark := filepath.Join(s.dir, "unclean")
 	if fi, err := os.Stat(mark); err == nil {
-		s.left = fi.ModTime()
+		s.crashed = fi.ModTime()
 	} else if err := os.WriteFile(mark, nil, 0o600); err != nil {
-		return fmt.Errorf("make the build state: %w", err)
+		return fmt.Errorf("create build state: %w", err)
 	}
-	// BuildKit mounts steps' file systems and secrets in the process's folder
-	// for temporary files; in one of our own they are found after a crash.
+	// BuildKit mounts steps' file systems and secrets in the process's temporary
+	// directory. In the state directory they can be found after a crash.
 	s.tmpdir, s.hadTmp = os.LookupEnv("TMPDIR")
 	s.prepared = true
 	return os.Setenv("TMPDIR", s.tmp())
 }
 
-// hold takes the lock, and makes the folder when there is none. A pruning build
-// removes both, so that what a waiter got may be a file that has no name any more.
-func (s *state) hold(ctx context.Context, wait func()) error {
-	for told := false; ; {
+// acquire takes the lock and creates the directory if needed. Pruning removes both, so
+// a waiting build may lock a file that has been unlinked: then it tries again.
+func (s *state) acquire(ctx context.Context, wait func()) error {
+	for waiting := false; ; {
 		if err := os.MkdirAll(s.dir, 0o700); err != nil {
 			return err
 		}
@@ -107,16 +107,16 @@ func (s *state) hold(ctx context.Context, wait func()) error {
 		}
 		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			if !told {
+			if !waiting {
 				wait()
-				told = true
+				waiting = true
 			}
 			err = flockContext(ctx, lock)
 		}
 		if err != nil {
 			return errors.Join(err, lock.Close())
 		}
-		if named(lock) {
+		if linked(lock) {
 			s.lock = lock
 			return nil
 		}
@@ -141,22 +141,21 @@ func flockContext(ctx context.Context, f *os.File) error {
 	}
 }
 
-// named tells whether the open file is still the one that has its name.
-func named(f *os.File) bool {
-	var held, there unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &held) != nil || unix.Stat(f.Name(), &there) != nil {
+// linked reports whether the open file is still the one at its path.
+func linked(f *os.File) bool {
+	var open, current unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &open) != nil || unix.Stat(f.Name(), &current) != nil {
 		return false
 	}
-	return held.Dev == there.Dev && held.Ino == there.Ino
+	return open.Dev == current.Dev && open.Ino == current.Ino
 }
 
-// remove takes the folder away, and with it the last trace of all builds. The
-// lock is still held.
+// remove deletes the state directory. The lock is still held.
 func (s *state) remove() error {
 	if err := os.RemoveAll(s.dir); err != nil {
-		return fmt.Errorf("remove the build state: %w", err)
+		return fmt.Errorf("remove build state: %w", err)
 	}
-	// Shared with other namespaces' folders; and a waiter may have made ours anew.
+	// Not empty if other namespaces use it or a waiting build has created ours again.
 	_ = os.Remove(filepath.Dir(s.dir))
 	return nil
 }
@@ -164,56 +163,56 @@ func (s *state) remove() error {
 func (s *state) tmp() string   { return filepath.Join(s.dir, "tmp") }
 func (s *state) cache() string { return filepath.Join(s.dir, "cache") }
 
-// stateID reads the folder's id, or makes one.
+// stateID reads the directory's id, or creates one.
 func stateID(file string) (string, error) {
 	data, err := os.ReadFile(file)
 	if err == nil && len(data) > 0 {
 		return string(data), nil
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("read the build state's id: %w", err)
+		return "", fmt.Errorf("read build state id: %w", err)
 	}
 	id := strings.ToLower(rand.Text())
 	if err := os.WriteFile(file, []byte(id), 0o600); err != nil {
-		return "", fmt.Errorf("write the build state's id: %w", err)
+		return "", fmt.Errorf("write build state id: %w", err)
 	}
 	return id, nil
 }
 
-// emptyCache has BuildKit begin anew.
+// emptyCache deletes BuildKit's databases.
 func (s *state) emptyCache() error {
 	err := os.RemoveAll(s.cache())
 	if err == nil {
 		err = os.Mkdir(s.cache(), 0o700)
 	}
 	if err != nil {
-		return fmt.Errorf("empty the build cache: %w", err)
+		return fmt.Errorf("empty build cache: %w", err)
 	}
 	return nil
 }
 
-// bound is what setBound has kept; of a folder that has none, nothing.
-func (s *state) bound() int64 {
-	data, err := os.ReadFile(filepath.Join(s.dir, "bound"))
+// limit returns the value stored by setLimit, or 0.
+func (s *state) limit() int64 {
+	data, err := os.ReadFile(filepath.Join(s.dir, "limit"))
 	if err != nil {
 		return 0
 	}
-	n, _ := strconv.ParseInt(string(data), 10, 64) // what is no number is no bound
+	n, _ := strconv.ParseInt(string(data), 10, 64) // invalid content means no limit
 	return n
 }
 
-func (s *state) setBound(n int64) error {
-	if s.bound() == n {
+func (s *state) setLimit(n int64) error {
+	if s.limit() == n {
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, "bound"), strconv.AppendInt(nil, n, 10), 0o600); err != nil {
-		return fmt.Errorf("write the build cache's bound: %w", err)
+	if err := os.WriteFile(filepath.Join(s.dir, "limit"), strconv.AppendInt(nil, n, 10), 0o600); err != nil {
+		return fmt.Errorf("write build cache limit: %w", err)
 	}
 	return nil
 }
 
-// unmountLeft takes away what a killed build has left mounted, deepest first.
-func (s *state) unmountLeft() error {
+// unmountLeftovers unmounts what a killed build left mounted, deepest first.
+func (s *state) unmountLeftovers() error {
 	real, err := filepath.EvalSymlinks(s.dir)
 	if err != nil {
 		return err
@@ -230,9 +229,9 @@ func (s *state) unmountLeft() error {
 			return fmt.Errorf("unmount %s, which a killed build left: %w", m.Mountpoint, err)
 		}
 	}
-	// Nothing is mounted there any more that could be emptied by this.
+	// Safe because nothing is mounted below it any more.
 	if err := os.RemoveAll(s.tmp()); err != nil {
-		return fmt.Errorf("remove what a build left: %w", err)
+		return fmt.Errorf("remove temporary build files: %w", err)
 	}
 	return nil
 }
@@ -240,7 +239,7 @@ func (s *state) unmountLeft() error {
 func (s *state) close() error {
 	var err error
 	if s.prepared {
-		err = s.unmountLeft()
+		err = s.unmountLeftovers()
 		if !s.unclean {
 			err = errors.Join(err, os.Remove(filepath.Join(s.dir, "unclean")))
 		}

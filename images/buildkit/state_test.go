@@ -12,10 +12,10 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 )
 
-// TestNetwork: a step has the host's network, down to its loopback, unless it
-// wants none. That nothing of it is left is the leak check's.
+// TestNetwork: a step uses the host's network including loopback, unless it disables
+// it. The leak check verifies that nothing is left behind.
 func TestNetwork(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +27,7 @@ func TestNetwork(t *testing.T) {
 			if err != nil {
 				return
 			}
-			_, _ = io.WriteString(c, "reached\n") // the test sees what arrives
+			_, _ = io.WriteString(c, "reached\n") // the step's output shows whether it arrives
 			_ = c.Close()
 		}
 	}()
@@ -42,11 +42,11 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestCacheSize: what builds keep stays under its bound, which without one it
-// would not. What an image in the store has too is not counted.
+// TestCacheSize: the cache stays below its limit, and exceeds it without one. Content
+// shared with an image in the store is not counted.
 func TestCacheSize(t *testing.T) {
-	b := newBench(t)
-	kept := func(steps int) int64 {
+	b := newBuilder(t)
+	cached := func(steps int) int64 {
 		t.Helper()
 		for i := range steps {
 			b.write("Dockerfile", fmt.Sprintf("FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/%d bs=1M count=8 2>/dev/null\n", i))
@@ -59,61 +59,60 @@ func TestCacheSize(t *testing.T) {
 		return n
 	}
 	const layer = 8 << 20
-	base := kept(1) - layer
-	if free := kept(4); free < base+4*layer {
-		t.Errorf("without a bound %d bytes were kept beside the base's %d, so that the test shows nothing", free-base, base)
+	base := cached(1) - layer
+	if free := cached(4); free < base+4*layer {
+		t.Errorf("without a limit %d bytes were cached in addition to the base's %d: the test is not meaningful", free-base, base)
 	}
 	b.cfg.CacheSize = 20 << 20
-	if bound := kept(4); bound > base+b.cfg.CacheSize || bound < base+layer {
-		t.Errorf("with a bound of 20 MiB %d bytes were kept beside the base's %d", bound-base, base)
+	if limited := cached(4); limited > base+b.cfg.CacheSize || limited < base+layer {
+		t.Errorf("with a limit of 20 MiB %d bytes were cached in addition to the base's %d", limited-base, base)
 	}
 }
 
-// TestLowerBound: a bound that is lower than the last one takes effect even when
-// there is nothing to build.
-func TestLowerBound(t *testing.T) {
-	b := newBench(t)
+// TestLowerLimit: a lower limit takes effect even if there is nothing to build.
+func TestLowerLimit(t *testing.T) {
+	b := newBuilder(t)
 	b.cfg.CacheSize = 1 << 30
 	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/1 bs=1M count=8 2>/dev/null\n")
-	if !b.good(Request{}).Worked || b.good(Request{}).Worked {
-		t.Error("a first build has to work, and a second one not")
+	if !b.good(Request{}).Executed || b.good(Request{}).Executed {
+		t.Error("the first build must execute steps, and the second must not")
 	}
 	b.cfg.CacheSize = 1 << 20
-	if b.good(Request{}).Worked {
-		t.Error("the bound alone makes a build work")
+	if b.good(Request{}).Executed {
+		t.Error("a new limit alone caused a step to be executed")
 	}
-	if !b.good(Request{}).Worked {
-		t.Error("the cache still has what exceeds its bound")
+	if !b.good(Request{}).Executed {
+		t.Error("the cache still exceeds its limit")
 	}
 }
 
-// TestLostContent: somebody has removed from containerd what the cache says is
-// there. It is made again.
+// TestLostContent: content of the cache was removed from containerd. It is built
+// again.
 func TestLostContent(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo 1 >/tmp/1\nRUN echo 2 >/tmp/2\n")
 	req := Request{Names: []string{b.ref()}}
 	b.good(req)
 	must(t, b.c.ImageService().Delete(b.ctx, b.ref()))
 	list := b.leases(b.cfg)
 	if len(list) == 0 {
-		t.Fatal("a build keeps nothing, so that the test shows nothing")
+		t.Fatal("a build caches nothing: the test is not meaningful")
 	}
 	for _, id := range list {
 		must(t, b.c.LeasesService().Delete(b.ctx, leases.Lease{ID: id}, leases.SynchronousDelete))
 	}
-	if !b.good(req).Worked {
-		t.Error("nothing was made again")
+	if !b.good(req).Executed {
+		t.Error("no step was executed")
 	}
 	if _, files := b.read(b.ref(), "tmp/1", "tmp/2"); files["tmp/1"] != "1\n" || files["tmp/2"] != "2\n" {
 		t.Errorf("%q", files)
 	}
 }
 
-// TestLostState: what a removed state folder has kept in containerd is freed by
-// the next build; a folder that is still there keeps its own.
+// TestLostState: the next build frees what a removed state directory kept in
+// containerd, and does not affect other state directories.
 func TestLostState(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN echo 1 >/tmp/1\n")
 	other := b.cfg
 	other.StateDir = t.TempDir()
@@ -124,23 +123,23 @@ func TestLostState(t *testing.T) {
 	b.cfg = mine
 	b.good(Request{})
 	if !strings.Contains(b.log.String(), "CACHED") {
-		t.Errorf("another state folder's build took the cache away:\n%s", b.log.String())
+		t.Errorf("a build with another state directory removed the cache:\n%s", b.log.String())
 	}
 	before := b.leases(other)
 	if len(before) == 0 {
-		t.Fatal("a build keeps nothing, so that the test shows nothing")
+		t.Fatal("a build caches nothing: the test is not meaningful")
 	}
 	must(t, os.RemoveAll(other.complete().stateDir()))
 	b.good(Request{})
 	if after := b.leases(other); len(after) > 0 {
-		t.Errorf("left of a lost state: %v", after)
+		t.Errorf("leases of a lost state: %v", after)
 	}
 	if len(b.leases(mine)) == 0 {
-		t.Error("the other's were removed too")
+		t.Error("leases of the other state directory were removed")
 	}
 }
 
-func (b *bench) leases(cfg Config) []string {
+func (b *builder) leases(cfg Config) []string {
 	b.t.Helper()
 	list, err := b.c.LeasesService().List(b.ctx)
 	if err != nil {
@@ -155,10 +154,10 @@ func (b *bench) leases(cfg Config) []string {
 	return out
 }
 
-// TestHost builds by a buildkitd, here one that this package serves on a socket,
-// with a store of its own. The image has to arrive in ours.
+// TestHost builds with a buildkitd, here served by this package on a socket with a
+// separate store. The image must arrive in ours.
 func TestHost(t *testing.T) {
-	b := newBench(t)
+	b := newBuilder(t)
 	daemon := b.cfg
 	daemon.StateDir = t.TempDir()
 	s, err := open(b.ctx, daemon.complete())

@@ -398,10 +398,10 @@ func TestBuildFullStore(t *testing.T) {
 	u = u.with("CONTAINERD_ADDRESS=" + address)
 	t.Cleanup(func() { u.bottle("build", "--prune").want(t, 0, "") })
 	for _, c := range []struct{ name, dockerfile, says string }{
-		{"context", "FROM scratch\nCOPY noise /\n", "a disk is full"},
+		{"context", "FROM scratch\nCOPY noise /\n", "no space left on disk"},
 		// It is the step's own program that finds out.
 		{"step", "FROM bottle-demo:latest\nRUN dd if=/dev/zero of=/tmp/zeros bs=1M count=128\n", "No space left on device"},
-		{"layer", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/noise bs=1M count=20\n", "a disk is full"},
+		{"layer", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/noise bs=1M count=20\n", "no space left on disk"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			u.dockerfile(c.dockerfile)

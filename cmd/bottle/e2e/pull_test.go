@@ -129,7 +129,7 @@ func TestEscapingImage(t *testing.T) {
 	ref := r.Host + "/escaping:1"
 	labtest.PutEntries(t, ref, ocispec.ImageConfig{}, []labtest.Entry{entry})
 	u.bottle("push", "-q", ref).want(t, 0, "")
-	says := []string{"../escape", "leads out of the image", "use another"}
+	says := []string{"../escape", "escapes the image's root", "use another"}
 	oneLine(t, u.bottle("pull", "-q", ref), says...)
 	u.dockerfile("FROM bottle-e2e:escaping\nRUN true\n")
 	oneLine(t, u.bottle("build", "-q", "-t", "bottle-e2e:on-escaping", "img"), "Dockerfile:2", says[0], says[1])
@@ -163,7 +163,7 @@ func TestCwdNotices(t *testing.T) {
 	}
 	res := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "--cwd", "-q", "--", "-c", `ls -A | wc -l; cat a*; readlink link; test ! -e device && test ! -e socket`)
 	res.want(t, 0, "5\ntext\n/etc/passwd\n") // a name holds a line break
-	for _, want := range []string{"socket is left out: it is a socket", "device is left out: it is a device", "git will not work inside"} {
+	for _, want := range []string{"socket is not included: it is a socket", "device is not included: it is a device", "git will not work inside the bottle"} {
 		if strings.Count(res.stderr, want) != 1 {
 			t.Errorf("standard error does not say %q once:\n%s", want, res.stderr)
 		}

@@ -33,7 +33,7 @@ func deriveOnce(ctx context.Context, ref, folder string) error {
 		return err
 	}
 	_, err = images.New(c, os.Getenv("CONTAINERD_NAMESPACE"), "").Derive(ctx, images.Derivation{
-		Ref: ref, Base: "docker.io/library/bottle-demo:latest", Folder: folder, Target: "/workspace",
+		Ref: ref, Base: "docker.io/library/bottle-demo:latest", Dir: folder, Target: "/workspace",
 		Owner: func(context.Context) (int, int, error) { return 1000, 1000, nil },
 	})
 	return errors.Join(err, c.Close())
