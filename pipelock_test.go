@@ -47,7 +47,7 @@ func TestPreparePipelock(t *testing.T) {
 	s.bad("the proxy's image "+pipelockRef, "the image is missing", "--proxy builtin")
 
 	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:3.1.0'}")
-	s.bad(`version "3.1.0" is not known`, "--proxy builtin")
+	s.bad(`unknown version "3.1.0"`, "--proxy builtin")
 
 	s = newPipelockScene(t, "")
 	s.spec.Learn = true

@@ -35,8 +35,8 @@ func TestForwardRefusals(t *testing.T) {
 		{"http://user:pw@example.com/", "", 400, "blocked: URL contains user information: send an Authorization header instead"},
 		{"http:///path", "", 400, "blocked: URL has no host"},
 		{"http:example.com", "", 400, "blocked: URL has no host"},
-		{"http://2130706433/", "", 400, `blocked: invalid host "2130706433": it looks like a number: write an address as four decimal parts`},
-		{"http://example.com:99999/", "", 400, `blocked: "99999" is not a port (1 to 65535)`},
+		{"http://2130706433/", "", 400, `blocked: invalid host "2130706433": looks like a number: expected an IPv4 address in dotted decimal`},
+		{"http://example.com:99999/", "", 400, `blocked: invalid port "99999" (1 to 65535)`},
 		{"http://example.com/", "Connection: Upgrade\r\nUpgrade: websocket\r\n", 403, "blocked: WebSocket over plain HTTP is not forwarded to example.com: use wss"},
 	} {
 		header := tc.header

@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	maxName  = 253 // octets of a name without its last dot, RFC 1035 section 2.3.4
+	maxName  = 253 // octets of a name without its trailing dot, RFC 1035 section 2.3.4
 	maxLabel = 63
 )
 
-// lookupProfile maps a name as a browser does before it looks it up (UTS 46),
-// but for underscores, which real host names have.
+// lookupProfile maps a name as a browser does before looking it up (UTS 46),
+// except that underscores are allowed: real host names contain them.
 var lookupProfile = idna.New(
 	idna.MapForLookup(),
 	idna.BidiRule(),
@@ -23,12 +23,12 @@ var lookupProfile = idna.New(
 	idna.CheckJoiners(true),
 )
 
-// normalHost brings a DNS name or an IP literal to the one form in which it is
-// compared: lower-case ASCII without a trailing dot, or the address as
-// [netip.Addr] prints it, IPv4-mapped ones as IPv4. The address is invalid for
-// a name. Brackets are the caller's to remove.
+// normalHost converts a DNS name or an IP literal to its canonical form for
+// comparisons: lower-case ASCII without a trailing dot, or the address as
+// [netip.Addr] prints it, with IPv4-mapped addresses as IPv4. The returned
+// address is invalid for a name. The caller removes brackets.
 func normalHost(host string) (string, netip.Addr, error) {
-	if err := plainText(host); err != nil {
+	if err := checkText(host); err != nil {
 		return "", netip.Addr{}, err
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
@@ -45,27 +45,27 @@ func normalHost(host string) (string, netip.Addr, error) {
 	return name, netip.Addr{}, checkName(name)
 }
 
-// plainText refuses what no host has and what could change the meaning of a
-// log line, an HTTP header or a C string.
-func plainText(s string) error {
+// checkText rejects what no host contains and what could change the meaning of
+// a log line, an HTTP header or a C string.
+func checkText(s string) error {
 	switch {
 	case s == "":
-		return errors.New("it is empty")
-	case len(s) > 4*maxName: // an IDN is longer in UTF-8 than what is checked below
-		return fmt.Errorf("it is longer than %d characters", maxName)
+		return errors.New("empty host")
+	case len(s) > 4*maxName: // an IDN is longer in UTF-8 than in the ASCII form checked below
+		return fmt.Errorf("longer than %d characters", maxName)
 	}
 	for _, r := range s {
 		switch {
 		case r < 0x20, r == 0x7f, r >= 0x80 && r < 0xa0:
-			return fmt.Errorf("it has a control character (%#x)", r)
+			return fmt.Errorf("contains a control character (%#x)", r)
 		case r == ' ', r == 0xa0:
-			return errors.New("it has a space")
+			return errors.New("contains a space")
 		}
 	}
 	return nil
 }
 
-// asciiName lower-cases a name, drops one trailing dot and turns an IDN into
+// asciiName lower-cases a name, removes one trailing dot and converts an IDN to
 // its ASCII form.
 func asciiName(host string) (string, error) {
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
@@ -74,10 +74,10 @@ func asciiName(host string) (string, error) {
 	}
 	ascii, err := lookupProfile.ToASCII(name)
 	if err != nil {
-		return "", fmt.Errorf("not a valid internationalised name: %w", err)
+		return "", fmt.Errorf("invalid internationalized name: %w", err)
 	}
-	// Mapping can turn other dots into dots, and other letters into upper case
-	// ones: what is compared is what came out.
+	// The mapping can produce dots and upper-case letters, so the result is
+	// normalized once more.
 	return strings.ToLower(strings.TrimSuffix(ascii, ".")), nil
 }
 
@@ -90,11 +90,11 @@ func isASCII(s string) bool {
 	return true
 }
 
-// checkName holds a lower-case ASCII name against the rules for host names,
+// checkName checks a lower-case ASCII name against the rules for host names,
 // with underscores allowed.
 func checkName(name string) error {
 	if len(name) > maxName {
-		return fmt.Errorf("it is longer than %d characters", maxName)
+		return fmt.Errorf("longer than %d characters", maxName)
 	}
 	labels := strings.Split(name, ".")
 	for _, label := range labels {
@@ -103,9 +103,9 @@ func checkName(name string) error {
 		}
 	}
 	// "127.1", "0x7f.1" and "2130706433" are names to DNS but addresses to
-	// getaddrinfo and browsers; none of them is a name that exists.
-	if numeric(labels[len(labels)-1]) {
-		return errors.New("it looks like a number: write an address as four decimal parts")
+	// getaddrinfo and browsers; no such name exists.
+	if isNumber(labels[len(labels)-1]) {
+		return errors.New("looks like a number: expected an IPv4 address in dotted decimal")
 	}
 	return nil
 }
@@ -113,28 +113,28 @@ func checkName(name string) error {
 func checkLabel(label string) error {
 	switch {
 	case label == "":
-		return errors.New("it has an empty label")
+		return errors.New("empty label")
 	case len(label) > maxLabel:
-		return fmt.Errorf("its label %.10s… is longer than %d characters", label, maxLabel)
+		return fmt.Errorf("label %.10s… is longer than %d characters", label, maxLabel)
 	case label[0] == '-' || label[len(label)-1] == '-':
-		return fmt.Errorf("its label %q begins or ends with a hyphen", label)
+		return fmt.Errorf("label %q begins or ends with a hyphen", label)
 	}
 	for _, c := range []byte(label) {
-		if !nameByte(c) {
-			return fmt.Errorf("%q cannot be part of a host name", c)
+		if !isNameByte(c) {
+			return fmt.Errorf("invalid character %q", c)
 		}
 	}
 	return nil
 }
 
-func nameByte(c byte) bool {
+func isNameByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_'
 }
 
-// numeric tells whether a last label makes the whole host an IPv4 address to a
+// isNumber reports whether a last label makes the host an IPv4 address to a
 // lenient parser: decimal, octal or hexadecimal (WHATWG URL, "ends in a
 // number").
-func numeric(label string) bool {
+func isNumber(label string) bool {
 	if hex, ok := strings.CutPrefix(label, "0x"); ok {
 		return strings.Trim(hex, "0123456789abcdef") == ""
 	}

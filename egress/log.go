@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// Event names, pipelock's.
+// Event names, as used by pipelock.
 const (
 	EventStartup     = "startup"
 	EventTunnelOpen  = "tunnel_open"
@@ -20,13 +20,12 @@ const (
 	EventBlocked     = "blocked"
 	EventSNIMismatch = "sni_mismatch"
 	EventError       = "error"
-	EventWouldBlock  = "would_block" // let through, as a policy is being learnt
+	EventWouldBlock  = "would_block" // allowed only because a policy is being learned
 	EventReload      = "config_reload"
 	EventShutdown    = "shutdown"
 )
 
-// line is one line of the log. Pointers are keys that may be zero and are
-// still written.
+// line is one line of the log. Pointer fields are written even if they are zero.
 type line struct {
 	Time        string   `json:"time"`
 	Level       string   `json:"level"`
@@ -47,17 +46,17 @@ type line struct {
 	Allow       []string `json:"allow,omitempty"`
 }
 
-// Bounds of what a client can make a line long with, bytes before escaping.
+// Limits of client-controlled text in a line, in bytes before escaping.
 const (
 	maxLogURL  = 2048
 	maxLogText = 512
-	// maxLogAllow is how many entries the startup line lists.
+	// maxLogAllow is the maximum number of entries in the startup line.
 	maxLogAllow = 256
 )
 
-// logger writes JSON lines, one Write each. It keeps nothing: a slow reader of
-// the log slows the requests that want to be logged, so that a flood grows no
-// memory and no refusal goes unlogged.
+// logger writes JSON lines, one Write each. It does not buffer: a slow reader of
+// the log slows down requests, so that a flood does not consume memory and every
+// refusal is logged.
 type logger struct {
 	mu  sync.Mutex
 	w   io.Writer
@@ -77,11 +76,11 @@ func (l *logger) log(ln line) {
 	}
 	data, err := json.Marshal(ln)
 	if err != nil {
-		return // strings and numbers only: cannot be
+		return // cannot happen: strings and numbers only
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// There is nowhere left to say that the log cannot be written.
+	// There is nowhere to report that the log cannot be written.
 	_, _ = l.w.Write(append(data, '\n'))
 }
 
@@ -95,7 +94,7 @@ func level(event string) string {
 	return "info"
 }
 
-// bounded cuts a text to n bytes, at a character's border.
+// bounded truncates text to n bytes, at a character boundary.
 func bounded(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -106,9 +105,9 @@ func bounded(s string, n int) string {
 	return s[:n] + "…"
 }
 
-// maskURL replaces what may be a secret in a URL: the user part, every value
-// of the query, and a parameter without a name. It works on the text, as a
-// refused URL need not be a valid one.
+// maskURL replaces possible secrets in a URL: the user info, every value of the
+// query, and parameters without a name. It works on the text, because a refused
+// URL may be invalid.
 func maskURL(u string) string {
 	u, _, _ = strings.Cut(u, "#")
 	u, query, found := strings.Cut(u, "?")
@@ -126,14 +125,14 @@ func maskURL(u string) string {
 
 var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]+`)
 
-// maskText is maskURL for the URLs in a text, and maskSecrets for the rest of it.
+// maskText applies maskURL to the URLs in a text, and maskSecrets to all of it.
 func maskText(text string) string {
 	return maskSecrets(anyURL.ReplaceAllStringFunc(text, maskURL))
 }
 
-// maskLine masks a line of any proxy's log: pipelock's may show in clear what was
-// in a URL that it blocked. Of a JSON object that is broken off the keys that are
-// whole stay; what is none is masked as a text.
+// maskLine masks a line of any proxy's log: pipelock logs blocked URLs in clear
+// text. Of a truncated JSON object the complete keys remain; anything but an
+// object is masked as text.
 func maskLine(text []byte) []byte {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
@@ -152,7 +151,7 @@ func maskLine(text []byte) []byte {
 		if len(out) > 1 {
 			out = append(out, ',')
 		}
-		name, _ := key.(string) // a key is one
+		name, _ := key.(string) // always a string
 		out = append(append(append(out, quoted(maskText(name))...), ':'), maskValue(name, value)...)
 	}
 	return append(out, '}')
@@ -170,7 +169,7 @@ func maskValue(key string, value json.RawMessage) []byte {
 }
 
 func quoted(text string) []byte {
-	data, _ := json.Marshal(text) // of a string it is no error
+	data, _ := json.Marshal(text) // cannot fail for a string
 	return data
 }
 

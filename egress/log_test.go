@@ -30,7 +30,7 @@ func TestMaskURL(t *testing.T) {
 	}
 }
 
-// A line is one Write, one JSON object and bounded, whatever a client sends.
+// A line is one Write, one JSON object and limited in size, whatever a client sends.
 func TestLogLine(t *testing.T) {
 	var writes [][]byte
 	l := newLogger(writerFunc(func(p []byte) (int, error) {
@@ -43,10 +43,10 @@ func TestLogLine(t *testing.T) {
 		t.Fatalf("%d writes, want 1", len(writes))
 	}
 	if n := len(writes[0]); n > maxLine {
-		t.Errorf("the line is %d bytes, want at most the %d that ParseLog reads", n, maxLine)
+		t.Errorf("the line has %d bytes, want at most %d, the limit of ParseLog", n, maxLine)
 	}
 	if i := bytes.IndexByte(writes[0], '\n'); i != len(writes[0])-1 {
-		t.Error("a line break within the line")
+		t.Error("line break inside the line")
 	}
 	var keys map[string]any
 	if err := json.Unmarshal(writes[0], &keys); err != nil {
@@ -121,7 +121,7 @@ func TestParseLogReadError(t *testing.T) {
 		}
 	}
 	if events != 1 || !errors.Is(last, broken) {
-		t.Errorf("%d events, then %v; want one, then the reader's error", events, last)
+		t.Errorf("%d events, then %v; want one, then the read error", events, last)
 	}
 }
 
@@ -143,7 +143,7 @@ func FuzzParseLog(f *testing.F) {
 	})
 }
 
-// FuzzMaskURL: no value of a query outlives the mask.
+// FuzzMaskURL checks that masking removes every value of a query.
 func FuzzMaskURL(f *testing.F) {
 	f.Add("http://h/p", "k", "v")
 	f.Fuzz(func(t *testing.T, base, key, value string) {
@@ -152,7 +152,7 @@ func FuzzMaskURL(f *testing.F) {
 			return
 		}
 		if got := maskURL(base + "?" + key + "=" + secret + value); strings.Contains(got, secret) && !strings.Contains(key, "&") {
-			t.Fatalf("%q shows the secret", got)
+			t.Fatalf("%q contains the secret", got)
 		}
 	})
 }

@@ -8,22 +8,22 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Ports of pipelock's process.
+// Addresses that pipelock listens on.
 const (
 	pipelockListen  = "0.0.0.0:8888"
 	pipelockMetrics = "127.0.0.1:9091"
 )
 
-// nothingAllowed stands for an empty allowlist, which pipelock takes for a
-// mistake: a name that cannot exist (RFC 2606 section 2).
+// nothingAllowed replaces an empty allowlist, which pipelock rejects: a name that
+// cannot exist (RFC 2606 section 2).
 const nothingAllowed = "nothing.invalid"
 
-// pipelockConfig has only keys that every version in use knows, as an unknown
-// one keeps pipelock from starting. Its own defaults are wrong for an agent:
-// no forward proxy, tunnels cut after five minutes, 60 requests a minute.
+// pipelockConfig contains only keys that every supported version knows, because
+// pipelock does not start with an unknown key. Its defaults do not suit an agent:
+// no forward proxy, tunnels closed after five minutes, 60 requests per minute.
 type pipelockConfig struct {
 	Version        int           `yaml:"version"`
-	Mode           string        `yaml:"mode"` // only strict denies what is not in the list
+	Mode           string        `yaml:"mode"` // only strict denies hosts that are not listed
 	Enforce        bool          `yaml:"enforce"`
 	ExplainBlocks  bool          `yaml:"explain_blocks"`
 	APIAllowlist   []string      `yaml:"api_allowlist"`
@@ -43,7 +43,7 @@ type pipelockConfig struct {
 		Enabled            bool `yaml:"enabled"`
 		MaxTunnelSeconds   int  `yaml:"max_tunnel_seconds"`
 		IdleTimeoutSeconds int  `yaml:"idle_timeout_seconds"`
-		// Never its stricter sibling sni_require_tls: that ends ssh.
+		// The stricter sni_require_tls is never set: it breaks ssh.
 		SNIVerification bool `yaml:"sni_verification"`
 	} `yaml:"forward_proxy"`
 	DLP struct {
@@ -79,16 +79,16 @@ type pipelockSwitch struct {
 	Enabled bool `yaml:"enabled"`
 }
 
-// Render gives pipelock's configuration for the policy, in YAML, for a version
-// of pipelock such as "2.3.0". Pipelock has no ports in its list: those of the
-// policy are left out and have to be enforced beside it.
+// Render returns pipelock's configuration for the policy, in YAML, for a version
+// of pipelock such as "2.3.0". Pipelock's allowlist has no ports: the caller must
+// enforce the ports of the policy itself.
 func (p Policy) Render(version string) ([]byte, error) {
 	if !strings.HasPrefix(version, "2.") {
-		return nil, fmt.Errorf("rendering pipelock's configuration: version %q is not known, only 2.x is", shorten(version))
+		return nil, fmt.Errorf("render pipelock's configuration: unknown version %q, expected 2.x", shorten(version))
 	}
 	data, err := yaml.Marshal(p.pipelock())
 	if err != nil {
-		return nil, fmt.Errorf("rendering pipelock's configuration: %w", err)
+		return nil, fmt.Errorf("render pipelock's configuration: %w", err)
 	}
 	return data, nil
 }
@@ -129,8 +129,8 @@ func (p Policy) pipelock() pipelockConfig {
 	return c
 }
 
-// ruleHosts are the rules without their ports: to pipelock an entry with a
-// port matches nothing.
+// ruleHosts returns the hosts of the rules without ports: in pipelock an entry
+// with a port never matches.
 func ruleHosts(rules []Rule) []string {
 	var hosts []string
 	for _, r := range rules {

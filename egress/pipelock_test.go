@@ -10,8 +10,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// The rendered configuration is, key by key, the one that pipelock 2.3.0 was
-// seen to work with.
+// The rendered configuration equals, key by key, the one that was run with
+// pipelock 2.3.0.
 func TestRender(t *testing.T) {
 	p, err := Entries{
 		Allow:        []string{"api.example.test:8443", "*.wild.test", "internal.example.test", "10.77.0.10"},
@@ -37,11 +37,11 @@ func TestRender(t *testing.T) {
 		delete(got, key)
 	}
 	for key := range got {
-		t.Errorf("%s is rendered and is not known to every version", key)
+		t.Errorf("unexpected key %s: not every version knows it", key)
 	}
 }
 
-// An empty policy renders to a list that is not empty, and allows nothing.
+// An empty policy renders to a non-empty list that allows nothing.
 func TestRenderEmpty(t *testing.T) {
 	rendered, err := Policy{}.Render("2.3.0")
 	if err != nil {
@@ -70,7 +70,7 @@ func yamlKeys(t *testing.T, data []byte) map[string]any {
 	t.Helper()
 	var keys map[string]any
 	if err := yaml.Unmarshal(data, &keys); err != nil {
-		t.Fatalf("%v in\n%s", err, data)
+		t.Fatalf("%v in:\n%s", err, data)
 	}
 	return keys
 }

@@ -7,50 +7,52 @@ import (
 	"strings"
 )
 
-// Entries is a policy as it is written down: in the proxy's configuration file,
-// and by the root package from a manifest.
+// Entries is a policy in its written form, as in a manifest and in the built-in
+// proxy's configuration file.
 type Entries struct {
-	// Allow are allowlist entries, see [ParseRule].
+	// Allow contains allowlist entries, see [ParseRule]. An entry without a port
+	// allows 80 and 443.
 	Allow []string `json:"allow"`
-	// SSH are destinations for ssh, see [ParseSSHRule].
+	// SSH contains ssh destinations, see [ParseSSHRule].
 	SSH []string `json:"ssh,omitempty"`
-	// AllowPrivate are destinations in special or private networks, named on
-	// purpose: addresses, prefixes (10.1.2.0/24), and names (or *.name) that
-	// may resolve to private addresses. They allow nothing that Allow or SSH
-	// does not allow too.
+	// AllowPrivate contains destinations in special or private networks:
+	// addresses, prefixes (10.1.2.0/24), and names (or *.name) that may resolve
+	// to private addresses. It only lifts the restriction on private networks;
+	// the destination must also be listed in Allow or SSH.
 	AllowPrivate []string `json:"allow_private,omitempty"`
 }
 
-// Policy says what may be reached. The zero value allows nothing.
+// Policy decides what may be reached. The zero value allows nothing.
 type Policy struct {
 	Allow []Rule
-	// Private are special or private networks that may be reached.
+	// Private contains the special or private networks that may be reached.
 	Private []netip.Prefix
-	// PrivateNames, without ports, may resolve to any private address
-	// (RFC 1918, RFC 4193, RFC 6598), but not to loopback or link-local ones.
+	// PrivateNames contains the names, without ports, that may resolve to a
+	// private address (RFC 1918, RFC 4193, RFC 6598), but not to a loopback or
+	// link-local one.
 	PrivateNames []Rule
 }
 
-// Verdict is the answer to one request.
+// Verdict is the decision about one request.
 type Verdict struct {
 	Allowed bool
-	// Rule is the entry that allows it; or the entry that has the host, but
-	// not the port.
+	// Rule is the entry that allows the request, or an entry that lists the
+	// host but not the port.
 	Rule string
-	// Reason says why it is refused; empty if it is not.
+	// Reason explains a refusal; empty if the request is allowed.
 	Reason string
-	// SSH: the stream need not be TLS.
+	// SSH allows a stream that is not TLS.
 	SSH bool
 }
 
-// NewPolicy makes a policy of allowlist entries alone. The error names the
-// entry at fault by its index.
+// NewPolicy parses a policy that consists of allowlist entries only. The error
+// contains the index of the invalid entry.
 func NewPolicy(entries []string) (Policy, error) {
 	return Entries{Allow: entries}.Policy()
 }
 
-// Policy parses the entries. The error names the list and the index of the
-// entry at fault.
+// Policy parses the entries. The error contains the list and the index of the
+// invalid entry.
 func (e Entries) Policy() (Policy, error) {
 	var p Policy
 	for i, s := range e.Allow {
@@ -75,9 +77,9 @@ func (e Entries) Policy() (Policy, error) {
 	return p, nil
 }
 
-// entryError is a mistake in one entry of one of the lists of Entries.
+// entryError is an invalid entry in one of the lists of Entries.
 type entryError struct {
-	list  string // its key in JSON
+	list  string // the list's JSON key
 	index int
 	err   error
 }
@@ -98,7 +100,7 @@ func (p *Policy) addPrivate(entry string) error {
 		return err
 	}
 	if r.Port != 0 {
-		return fmt.Errorf("%q has a port: the ports are those of the allowlist", shorten(entry))
+		return fmt.Errorf("unexpected port in %q: the ports of allow apply", shorten(entry))
 	}
 	if addr, err := netip.ParseAddr(r.Host); err == nil {
 		p.Private = append(p.Private, netip.PrefixFrom(addr, addr.BitLen()))
@@ -108,36 +110,36 @@ func (p *Policy) addPrivate(entry string) error {
 	return nil
 }
 
-// parsePrefix takes 10.1.2.0/24. Bits set beyond the prefix's length are an
-// error: they are a sign of a wrong length.
+// parsePrefix parses a prefix such as 10.1.2.0/24. Bits set beyond the prefix
+// length are an error, because they indicate a wrong length.
 func parsePrefix(s string) (netip.Prefix, error) {
 	prefix, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil || prefix.Addr().Is4In6():
-		return netip.Prefix{}, fmt.Errorf("%q is not a prefix such as 10.1.2.0/24", shorten(s))
+		return netip.Prefix{}, fmt.Errorf("invalid prefix %q: expected one such as 10.1.2.0/24", shorten(s))
 	case prefix != prefix.Masked():
-		return netip.Prefix{}, fmt.Errorf("%s has bits set beyond its length: write %s", prefix, prefix.Masked())
+		return netip.Prefix{}, fmt.Errorf("invalid prefix %s: bits set beyond its length, expected %s", prefix, prefix.Masked())
 	case prefix.Bits() == 0:
-		return netip.Prefix{}, fmt.Errorf("%s would open every private network: name the one that is meant", prefix)
+		return netip.Prefix{}, fmt.Errorf("invalid prefix %s: would allow every private network", prefix)
 	}
 	return prefix, nil
 }
 
-// Check says whether host, a name or an address as a client wrote it (without
-// brackets), may be reached on port. It looks nothing up: the addresses that a
-// name has are checked when they are dialled.
+// Check decides whether host, a name or an address as sent by a client (without
+// brackets), may be reached on port. It does not resolve names: the addresses
+// of a name are checked when they are dialed.
 func (p Policy) Check(host string, port int) Verdict {
 	name, addr, err := normalHost(host)
 	if err != nil {
-		return Verdict{Reason: fmt.Sprintf("not a host: %q: %v", shorten(host), err)}
+		return Verdict{Reason: fmt.Sprintf("invalid host %q: %v", shorten(host), err)}
 	}
 	return p.check(name, addr.IsValid(), port)
 }
 
-// notAllowed begins the reason of a refusal, pipelock's too.
+// notAllowed is the prefix of a refusal's reason, in pipelock's log too.
 const notAllowed = "domain not in allowlist: "
 
-// check is Check for a host in its normal form.
+// check is Check for a host in canonical form.
 func (p Policy) check(name string, isAddr bool, port int) Verdict {
 	v := Verdict{Reason: notAllowed + name}
 	for _, r := range p.Allow {
@@ -147,7 +149,7 @@ func (p Policy) check(name string, isAddr bool, port int) Verdict {
 			if !v.Allowed {
 				v = Verdict{Allowed: true, Rule: r.String()}
 			}
-			// A web entry and an ssh entry may name the same host and port.
+			// A web entry and an ssh entry may list the same host and port.
 			v.SSH = v.SSH || r.SSH
 		case !v.Allowed:
 			v.Rule = r.String()
@@ -157,8 +159,8 @@ func (p Policy) check(name string, isAddr bool, port int) Verdict {
 	return v
 }
 
-// Ports are those that some entry allows, sorted; 443 where there is no entry, so
-// that the list is never empty.
+// Ports returns all ports that any entry allows, sorted. Without entries it
+// returns 443, so that the list is never empty.
 func (p Policy) Ports() []uint16 {
 	var ports []uint16
 	for _, r := range p.Allow {
@@ -175,8 +177,8 @@ func (p Policy) Ports() []uint16 {
 	return slices.Compact(ports)
 }
 
-// MixedPorts tells whether some host is not allowed on a port that another is
-// allowed on.
+// MixedPorts reports whether some host is allowed on a port that another one is
+// not allowed on.
 func (p Policy) MixedPorts() bool {
 	all := len(p.Ports())
 	byHost := map[string]Policy{}
@@ -191,11 +193,11 @@ func (p Policy) MixedPorts() bool {
 	return false
 }
 
-// Covering is an entry that allows what a rule names, or a part of it; empty if
-// there is none.
+// Covering returns an entry that allows what the rule describes, or a part of
+// it; empty if there is none.
 func (p Policy) Covering(rule Rule) string {
 	base, _ := strings.CutPrefix(rule.Host, "*.")
-	_, addr, _ := normalHost(base) // a rule's host is in its normal form
+	_, addr, _ := normalHost(base) // a rule's host is in canonical form
 	for _, r := range p.Allow {
 		samePort := rule.Port == 0 || r.matchesPort(rule.Port)
 		if samePort && (r.Host == rule.Host || base == rule.Host && r.matchesHost(base, addr.IsValid())) {
@@ -205,7 +207,7 @@ func (p Policy) Covering(rule Rule) string {
 	return ""
 }
 
-// Hosts are the entries in their normal form, sorted, without doubles.
+// Hosts returns the entries in canonical form, sorted, without duplicates.
 func (p Policy) Hosts() []string {
 	hosts := make([]string, 0, len(p.Allow))
 	for _, r := range p.Allow {

@@ -12,37 +12,36 @@ import (
 	"time"
 )
 
-// Entry is one line of a proxy's log, the built-in one's or pipelock's.
-// Fields that the line does not have, or has in a form that cannot be read,
-// are zero.
+// Entry is one line of a proxy's log, the built-in proxy's or pipelock's.
+// Fields that are missing from the line or cannot be parsed are zero.
 type Entry struct {
 	Time   time.Time `json:"time"`
-	Event  string    `json:"event"`            // one of the Event constants, or another proxy's own
+	Event  string    `json:"event"`            // one of the Event constants, or an unknown one
 	Target string    `json:"target,omitempty"` // host:port of a tunnel
 	Method string    `json:"method,omitempty"`
-	// URL of a plain request, its secrets masked.
+	// URL of a plain request, with secrets masked.
 	URL      string        `json:"url,omitempty"`
-	Scanner  string        `json:"scanner,omitempty"` // what refused it
+	Scanner  string        `json:"scanner,omitempty"` // the check that refused it
 	Reason   string        `json:"reason,omitempty"`
 	Rule     string        `json:"rule,omitempty"`
-	SNI      string        `json:"sni,omitempty"` // the name that a mismatching client sent
+	SNI      string        `json:"sni,omitempty"` // the mismatching name in the TLS handshake
 	Status   int           `json:"status,omitempty"`
 	Bytes    int64         `json:"bytes,omitempty"`
 	Duration time.Duration `json:"duration_ns,omitempty"`
 }
 
-// Denied tells whether the entry is of a request that was refused.
+// Denied reports whether the entry is about a refused request.
 func (e Entry) Denied() bool {
 	return e.Event == EventBlocked || e.Event == EventSNIMismatch
 }
 
-// maxLine is the longest line that is read; longer ones are skipped.
+// maxLine is the maximum length of a line, in bytes; longer ones are skipped.
 const maxLine = 64 << 10
 
-// ParseLog reads JSON lines and yields those that have an event; everything
-// else, such as a line that was cut or a panic's trace, is skipped. An error
-// of the reader is yielded last, with a zero Entry; its end is none. It holds
-// one line at a time, so it can follow a log without end.
+// ParseLog reads JSON lines and yields those with an event; everything else,
+// such as a truncated line or a panic's stack trace, is skipped. A read error
+// other than io.EOF is yielded last, with a zero Entry. Only one line is held in
+// memory, so an endless log can be followed.
 func ParseLog(r io.Reader) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		br := bufio.NewReaderSize(r, maxLine)
@@ -61,8 +60,8 @@ func ParseLog(r io.Reader) iter.Seq2[Entry, error] {
 	}
 }
 
-// readLine gives the next line, valid until the next call; nothing for one
-// that does not fit the reader's buffer.
+// readLine returns the next line, valid until the next call; nil for a line that
+// does not fit the reader's buffer.
 func readLine(br *bufio.Reader) ([]byte, error) {
 	text, err := br.ReadSlice('\n')
 	if !errors.Is(err, bufio.ErrBufferFull) {
@@ -74,8 +73,8 @@ func readLine(br *bufio.Reader) ([]byte, error) {
 	return nil, err
 }
 
-// parseEntry decodes key by key, as one key of a surprising type must not cost
-// the line. Of a key that is there twice the last counts.
+// parseEntry decodes each key on its own, so that one value of an unexpected
+// type does not discard the line. For a duplicate key the last value counts.
 func parseEntry(text []byte) (Entry, bool) {
 	text = bytes.TrimSpace(text)
 	if len(text) == 0 || text[0] != '{' {
@@ -100,7 +99,7 @@ func parseEntry(text []byte) (Entry, bool) {
 		Duration: millis(numberOf(keys["duration_ms"])),
 	}
 	if strings.HasPrefix(e.Reason, notAllowed) {
-		e.Scanner = "allowlist" // whatever another proxy calls it
+		e.Scanner = "allowlist" // whatever name the proxy uses
 	}
 	if e.Target == "" {
 		e.Target = maskSecrets(textOf(keys["connect_host"]))
@@ -116,8 +115,8 @@ func textOf(raw json.RawMessage) string {
 	return s
 }
 
-// numberOf takes numbers and numbers in quotes; 0 for what is beyond any real
-// count of bytes or milliseconds.
+// numberOf accepts numbers, quoted or not. It returns 0 for values beyond any
+// real count of bytes or milliseconds.
 func numberOf(raw json.RawMessage) float64 {
 	f, err := strconv.ParseFloat(string(bytes.Trim(raw, `"`)), 64)
 	const most = 1 << 52
@@ -127,12 +126,12 @@ func numberOf(raw json.RawMessage) float64 {
 	return f
 }
 
-// millis stops at what a time.Duration can hold.
+// millis is capped at the range of time.Duration.
 func millis(ms float64) time.Duration {
 	return time.Duration(min(ms, 1<<43) * float64(time.Millisecond))
 }
 
-// timeOf takes RFC 3339 and seconds or milliseconds since 1970.
+// timeOf accepts RFC 3339, and seconds or milliseconds since 1970.
 func timeOf(raw json.RawMessage) time.Time {
 	if t, err := time.Parse(time.RFC3339Nano, textOf(raw)); err == nil {
 		return t.UTC()
@@ -141,7 +140,7 @@ func timeOf(raw json.RawMessage) time.Time {
 	switch {
 	case n == 0:
 		return time.Time{}
-	case n > 1e11: // in seconds that would be after the year 5000
+	case n > 1e11: // in seconds this would be after the year 5000
 		return time.UnixMilli(int64(n)).UTC()
 	}
 	return time.UnixMilli(int64(n * 1000)).UTC()

@@ -9,35 +9,36 @@ import (
 	"strings"
 )
 
-// Default ports: those of a rule that names none, and that of an ssh entry.
+// Default ports: HTTP and HTTPS for a rule without a port, SSH for an ssh entry.
 const (
 	portHTTP  = 80
 	portHTTPS = 443
 	portSSH   = 22
 )
 
-// Rule is one entry of an allowlist: a destination that may be reached.
+// Rule is one allowlist entry: a destination that may be reached.
 type Rule struct {
 	// Host is a name in lower-case ASCII without a trailing dot, an address as
-	// netip prints it, or "*." and a name: that name and all below it.
+	// netip prints it, or "*." and a name: that name and all its subdomains.
 	Host string
-	// Port is the one port that the rule allows; 0 allows 443 and 80.
+	// Port is the only port that the rule allows; 0 allows 80 and 443.
 	Port int
-	// SSH says that a stream which is not TLS may pass.
+	// SSH allows a stream that is not TLS.
 	SSH bool
 }
 
-// ParseRule reads an allowlist entry: a DNS name, *.name, an IPv4 address, an
-// IPv6 address (in brackets if a port follows), each with an optional :port.
+// ParseRule parses an allowlist entry: a DNS name, *.name, an IPv4 address or an
+// IPv6 address (in brackets if a port follows), each with an optional :port. An
+// entry without a port allows 80 and 443.
 func ParseRule(entry string) (Rule, error) {
 	r, err := parseRule(entry)
 	if err != nil {
-		return Rule{}, fmt.Errorf("egress entry %q: %w", shorten(entry), err)
+		return Rule{}, fmt.Errorf("invalid egress entry %q: %w", shorten(entry), err)
 	}
 	return r, nil
 }
 
-// ParseSSHRule reads an entry for ssh: host[:port], port 22 if none is given.
+// ParseSSHRule parses an ssh entry: host[:port]. The default port is 22.
 func ParseSSHRule(entry string) (Rule, error) {
 	r, err := ParseRule(entry)
 	if err != nil {
@@ -51,15 +52,15 @@ func ParseSSHRule(entry string) (Rule, error) {
 }
 
 func parseRule(entry string) (Rule, error) {
-	if err := plainText(entry); err != nil {
+	if err := checkText(entry); err != nil {
 		return Rule{}, err
 	}
 	if i := strings.Index(entry, "://"); i >= 0 {
 		rest, _, _ := strings.Cut(entry[i+3:], "/")
-		return Rule{}, fmt.Errorf("it is a URL: write the host only, %q", shorten(rest))
+		return Rule{}, fmt.Errorf("expected a host, not a URL: %q", shorten(rest))
 	}
 	if i := strings.IndexAny(entry, "/?#@"); i >= 0 {
-		return Rule{}, fmt.Errorf("it has a %q: write the host only", entry[i])
+		return Rule{}, fmt.Errorf("expected only a host: found %q", entry[i])
 	}
 	host, port, err := splitEntry(entry)
 	if err != nil {
@@ -72,15 +73,15 @@ func parseRule(entry string) (Rule, error) {
 	return Rule{Host: pattern, Port: port}, nil
 }
 
-// splitEntry takes the port, if there is one, off an entry. An IPv6 address
-// without brackets has no port.
+// splitEntry splits an entry into host and port. An IPv6 address without
+// brackets has no port.
 func splitEntry(entry string) (host string, port int, err error) {
 	if rest, ok := strings.CutPrefix(entry, "["); ok {
 		return splitBracketed(rest)
 	}
 	if strings.Count(entry, ":") > 1 {
 		if _, err := netip.ParseAddr(entry); err != nil {
-			return "", 0, errors.New("it has more than one colon and is not an IPv6 address")
+			return "", 0, errors.New("more than one colon, but not an IPv6 address")
 		}
 		return entry, 0, nil
 	}
@@ -94,35 +95,35 @@ func splitEntry(entry string) (host string, port int, err error) {
 func splitBracketed(rest string) (host string, port int, err error) {
 	host, after, ok := strings.Cut(rest, "]")
 	if addr, err := netip.ParseAddr(host); !ok || err != nil || !addr.Is6() {
-		return "", 0, errors.New("brackets hold an IPv6 address, and only that")
+		return "", 0, errors.New("brackets must contain an IPv6 address")
 	}
 	if after == "" {
 		return host, 0, nil
 	}
 	portText, ok := strings.CutPrefix(after, ":")
 	if !ok {
-		return "", 0, errors.New("only a port can follow the brackets")
+		return "", 0, errors.New("expected :port after the brackets")
 	}
 	port, err = parsePort(portText)
 	return host, port, err
 }
 
-// parsePort takes 1 to 65535 in plain decimal digits, no sign, no leading zero.
+// parsePort accepts 1 to 65535 in decimal digits, without sign or leading zero.
 func parsePort(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 || s[0] == '0' {
-		return 0, fmt.Errorf("%q is not a port (1 to 65535)", shorten(s))
+		return 0, fmt.Errorf("invalid port %q (1 to 65535)", shorten(s))
 	}
 	return int(n), nil
 }
 
 func parsePattern(host string) (string, error) {
 	if host == "*" {
-		return "", errors.New("a * alone would allow everything: write *.name")
+		return "", errors.New("a single * would allow every host: expected *.name")
 	}
 	base, wild := strings.CutPrefix(host, "*.")
 	if strings.Contains(base, "*") {
-		return "", errors.New("a * can only stand at the beginning, as in *.name")
+		return "", errors.New("a wildcard is only supported at the start, as in *.name")
 	}
 	name, addr, err := normalHost(base)
 	if err != nil {
@@ -132,12 +133,12 @@ func parsePattern(host string) (string, error) {
 		return name, nil
 	}
 	if addr.IsValid() {
-		return "", errors.New("an address has nothing below it: leave the *. out")
+		return "", errors.New("an address has no subdomains: remove the *.")
 	}
 	return "*." + name, nil
 }
 
-// String is the rule as an entry that parses to it, but for SSH.
+// String returns an entry that parses to the rule, except for SSH.
 func (r Rule) String() string {
 	if r.Port == 0 {
 		return r.Host
@@ -163,7 +164,7 @@ func (r Rule) matchesPort(port int) bool {
 	return port == r.Port
 }
 
-// joinHostPort is net.JoinHostPort for a port that is a number.
+// joinHostPort is net.JoinHostPort for a numeric port.
 func joinHostPort(host string, port int) string {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
@@ -171,7 +172,7 @@ func joinHostPort(host string, port int) string {
 	return host + ":" + strconv.Itoa(port)
 }
 
-// shorten keeps a text that came from outside from filling a message.
+// shorten limits untrusted text in a message.
 func shorten(s string) string {
 	const most = 80
 	if len(s) <= most {
@@ -180,7 +181,7 @@ func shorten(s string) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// sortedUnique sorts in place and drops doubles.
+// sortedUnique sorts in place and removes duplicates.
 func sortedUnique(s []string) []string {
 	slices.Sort(s)
 	return slices.Compact(s)

@@ -9,8 +9,8 @@ func TestParseRule(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	for _, tc := range []struct {
 		entry string
-		want  string // the rule as text; "" if it is refused
-		err   string // part of the error
+		want  string // the rule as text; "" for an invalid entry
+		err   string // a part of the error
 	}{
 		{entry: "example.com", want: "example.com"},
 		{entry: "EXAMPLE.Com.", want: "example.com"},
@@ -35,17 +35,17 @@ func TestParseRule(t *testing.T) {
 
 		{entry: "", err: "empty"},
 		{entry: ".", err: "empty label"},
-		{entry: "*", err: "allow everything"},
+		{entry: "*", err: "allow every host"},
 		{entry: "*.", err: "empty"},
-		{entry: "*:443", err: "allow everything"},
-		{entry: "*.*.example.com", err: "only stand at the beginning"},
-		{entry: "a.*.example.com", err: "only stand at the beginning"},
-		{entry: "*example.com", err: "only stand at the beginning"},
-		{entry: "*.192.0.2.7", err: "nothing below"},
-		{entry: "https://example.com/path", err: `write the host only, "example.com"`},
-		{entry: "example.com/path", err: "write the host only"},
-		{entry: "user@example.com", err: "write the host only"},
-		{entry: "10.0.0.0/8", err: "write the host only"},
+		{entry: "*:443", err: "allow every host"},
+		{entry: "*.*.example.com", err: "only supported at the start"},
+		{entry: "a.*.example.com", err: "only supported at the start"},
+		{entry: "*example.com", err: "only supported at the start"},
+		{entry: "*.192.0.2.7", err: "no subdomains"},
+		{entry: "https://example.com/path", err: `expected a host, not a URL: "example.com"`},
+		{entry: "example.com/path", err: "expected only a host: found '/'"},
+		{entry: "user@example.com", err: "expected only a host: found '@'"},
+		{entry: "10.0.0.0/8", err: "expected only a host: found '/'"},
 		{entry: " example.com", err: "space"},
 		{entry: "example.com\u00a0", err: "space"},
 		{entry: "exam\x00ple.com", err: "control character"},
@@ -56,9 +56,9 @@ func TestParseRule(t *testing.T) {
 		{entry: "example.com..", err: "empty label"},
 		{entry: "-a.example.com", err: "hyphen"},
 		{entry: "a-.example.com", err: "hyphen"},
-		{entry: "a%2eb.example", err: "cannot be part"},
-		{entry: "a,b.example", err: "cannot be part"},
-		{entry: `a\b.example`, err: "cannot be part"},
+		{entry: "a%2eb.example", err: "invalid character"},
+		{entry: "a,b.example", err: "invalid character"},
+		{entry: `a\b.example`, err: "invalid character"},
 		{entry: long + "a.example", err: "longer than 63"},
 		{entry: strings.Repeat("a.", 127) + "ab", err: "longer than 253"},
 		{entry: strings.Repeat("a", 5000), err: "longer than 253"},
@@ -76,16 +76,16 @@ func TestParseRule(t *testing.T) {
 		{entry: "[example.com]:80", err: "brackets"},
 		{entry: "[192.0.2.7]:80", err: "brackets"},
 		{entry: "[::1", err: "brackets"},
-		{entry: "[::1]80", err: "only a port"},
+		{entry: "[::1]80", err: "expected :port"},
 		{entry: "example.com:80:80", err: "more than one colon"},
-		{entry: "example.com:", err: "not a port"},
-		{entry: "example.com:0", err: "not a port"},
-		{entry: "example.com:+80", err: "not a port"},
-		{entry: "example.com:080", err: "not a port"},
-		{entry: "example.com:65536", err: "not a port"},
-		{entry: "example.com:https", err: "not a port"},
+		{entry: "example.com:", err: "invalid port"},
+		{entry: "example.com:0", err: "invalid port"},
+		{entry: "example.com:+80", err: "invalid port"},
+		{entry: "example.com:080", err: "invalid port"},
+		{entry: "example.com:65536", err: "invalid port"},
+		{entry: "example.com:https", err: "invalid port"},
 		{entry: ":443", err: "empty"},
-		{entry: "xn--a.example", err: "internationalised"},
+		{entry: "xn--a.example", err: "internationalized"},
 	} {
 		r, err := ParseRule(tc.entry)
 		switch {
@@ -158,13 +158,13 @@ func TestPolicyCheck(t *testing.T) {
 	} {
 		v := p.Check(tc.host, tc.port)
 		if v.Allowed != tc.allowed || v.Rule != tc.rule || v.SSH != tc.ssh {
-			t.Errorf("Check(%q, %d) = %+v, want %v by %q, ssh %v", tc.host, tc.port, v, tc.allowed, tc.rule, tc.ssh)
+			t.Errorf("Check(%q, %d) = %+v, want allowed %v, rule %q, ssh %v", tc.host, tc.port, v, tc.allowed, tc.rule, tc.ssh)
 		}
 		if v.Allowed == (v.Reason != "") {
-			t.Errorf("Check(%q, %d) = %+v: a reason for a refusal, and only for it", tc.host, tc.port, v)
+			t.Errorf("Check(%q, %d) = %+v: want a reason for refusals only", tc.host, tc.port, v)
 		}
 		if strings.ContainsAny(v.Reason, "\x00\r\n") {
-			t.Errorf("Check(%q, %d): the reason %q has control characters", tc.host, tc.port, v.Reason)
+			t.Errorf("Check(%q, %d): the reason %q contains control characters", tc.host, tc.port, v.Reason)
 		}
 	}
 	if v := (Policy{}).Check("example.com", 443); v.Allowed {
@@ -187,15 +187,15 @@ func TestEntriesErrors(t *testing.T) {
 		entries Entries
 		want    string
 	}{
-		{Entries{Allow: []string{"a.example", "https://b.example"}}, `allow[1]: egress entry "https://b.example"`},
+		{Entries{Allow: []string{"a.example", "https://b.example"}}, `allow[1]: invalid egress entry "https://b.example"`},
 		{Entries{SSH: []string{"*"}}, "ssh[0]: "},
 		{Entries{AllowPrivate: []string{"10.0.0.0/8", "intranet:80"}}, "allow_private[1]: "},
-		{Entries{AllowPrivate: []string{"https://intranet"}}, "write the host only"},
-		{Entries{AllowPrivate: []string{"10.0.0.0/33"}}, "not a prefix"},
-		{Entries{AllowPrivate: []string{"10.1.0.0/8"}}, "write 10.0.0.0/8"},
+		{Entries{AllowPrivate: []string{"https://intranet"}}, "expected a host, not a URL"},
+		{Entries{AllowPrivate: []string{"10.0.0.0/33"}}, "invalid prefix"},
+		{Entries{AllowPrivate: []string{"10.1.0.0/8"}}, "expected 10.0.0.0/8"},
 		{Entries{AllowPrivate: []string{"0.0.0.0/0"}}, "every private network"},
 		{Entries{AllowPrivate: []string{"fe80::1%eth0"}}, "zone"},
-		{Entries{AllowPrivate: []string{"::ffff:10.0.0.0/104"}}, "not a prefix"},
+		{Entries{AllowPrivate: []string{"::ffff:10.0.0.0/104"}}, "invalid prefix"},
 	} {
 		if _, err := tc.entries.Policy(); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: %v, want %q in it", tc.entries, err, tc.want)
@@ -203,8 +203,8 @@ func TestEntriesErrors(t *testing.T) {
 	}
 }
 
-// FuzzParseRule: a rule's text parses to the same rule, and a rule without a
-// star allows the host that it is made of and nothing beside it.
+// FuzzParseRule checks that the text of a rule parses to the same rule, and that
+// a rule allows its own host and no similar one.
 func FuzzParseRule(f *testing.F) {
 	for _, s := range []string{
 		"example.com", "*.example.com:22", "[2001:db8::1]:443", "::ffff:192.0.2.7", "bücher.example",
@@ -219,7 +219,7 @@ func FuzzParseRule(f *testing.F) {
 		}
 		again, err := ParseRule(r.String())
 		if err != nil || again != r {
-			t.Fatalf("%q parses to %+v, its text %q to %+v (%v)", entry, r, r.String(), again, err)
+			t.Fatalf("%q parses to %+v, but its text %q to %+v (%v)", entry, r, r.String(), again, err)
 		}
 		host := strings.TrimPrefix(r.Host, "*.")
 		port := r.Port

@@ -9,17 +9,17 @@ import (
 	"strings"
 )
 
-// Verdicts of an entry, as a user reads them.
+// Verdicts of an entry, as shown to users.
 const (
 	VerdictAllowed = "allowed"
 	VerdictRefused = "refused"
-	VerdictLearnt  = "learnt" // let through, as a policy is being learnt
-	VerdictFailed  = "failed" // allowed, and could not be reached
-	VerdictClosed  = "closed" // the end of what was allowed
+	VerdictLearnt  = "learnt" // allowed only because a policy is being learned
+	VerdictFailed  = "failed" // allowed, but could not be reached
+	VerdictClosed  = "closed" // the end of an allowed tunnel
 )
 
-// Verdict is what became of the request that the entry is about; empty for the
-// proxy's own affairs.
+// Verdict returns the outcome of the request that the entry is about; empty if
+// it is not about a request.
 func (e Entry) Verdict() string {
 	switch e.Event {
 	case EventTunnelOpen, EventForward:
@@ -38,11 +38,11 @@ func (e Entry) Verdict() string {
 	return ""
 }
 
-// noHost is the destination of a request that names no host.
+// noHost is the destination of a request without a host.
 const noHost = "(no host)"
 
-// Destination is host:port of the request that the entry is about; the URL
-// itself where its host cannot be told.
+// Destination returns host:port of the request that the entry is about, or its
+// URL if the URL cannot be parsed.
 func (e Entry) Destination() string {
 	if e.Target != "" {
 		return e.Target
@@ -64,25 +64,24 @@ func (e Entry) Destination() string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// HostSummary is what was asked of one host and port.
+// HostSummary adds up the requests to one host and port.
 type HostSummary struct {
 	Destination string `json:"destination"`
-	Requests    int    `json:"requests"` // all, also those refused or failed
-	Bytes       int64  `json:"bytes"`    // both ways
+	Requests    int    `json:"requests"` // all, including refused and failed ones
+	Bytes       int64  `json:"bytes"`    // both directions
 	Refused     int    `json:"refused"`
-	Learnt      int    `json:"learnt,omitempty"` // let through as a policy was being learnt
-	// Scanner is what refused, or would have refused, the last of those.
+	Learnt      int    `json:"learnt,omitempty"` // allowed only because a policy was being learned
+	// Scanner is the check that refused, or would have refused, the last one.
 	Scanner string `json:"scanner,omitempty"`
 }
 
-// maxSummary bounds how many hosts are told apart: an agent can ask for names
-// without end. The rest is summed up as one.
+// maxSummary limits the number of destinations that are listed separately: an
+// agent can request any number of names. The rest is added up as summaryRest.
 const maxSummary = 1000
 
-// summaryRest names that.
 const summaryRest = "(others)"
 
-// Summarize adds a log up by host and port: first those refused, then by bytes.
+// Summarize adds up a log by host and port, sorted by refusals, then by bytes.
 func Summarize(log iter.Seq2[Entry, error]) ([]HostSummary, error) {
 	hosts := map[string]*HostSummary{}
 	for e, err := range log {
@@ -123,7 +122,7 @@ func (h *HostSummary) add(e Entry, verdict string) {
 		h.Requests++
 		h.Refused++
 		h.Scanner = e.Scanner
-	case VerdictLearnt: // its request has a line of its own
+	case VerdictLearnt: // the request itself has another line
 		h.Learnt++
 		h.Scanner = e.Scanner
 	}

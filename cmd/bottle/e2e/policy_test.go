@@ -44,7 +44,7 @@ func TestAllowDeny(t *testing.T) {
 	if r := u.bottle("deny", "policy", "x.wild.test"); r.code != 125 || !strings.Contains(r.stderr, "still allowed by the entry *.wild.test") {
 		t.Errorf("a host that *.wild.test covers: exit %d\n%s", r.code, r.stderr)
 	}
-	if r := u.bottle("allow", "policy", "https://refused.test/"); r.code != 125 || !strings.Contains(r.stderr, "it is a URL") {
+	if r := u.bottle("allow", "policy", "https://refused.test/"); r.code != 125 || !strings.Contains(r.stderr, "expected a host, not a URL") {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}
 	if r := u.bottle("run", "sh", "--proxy", "builtin", "--learn", "--yes"); r.code != 125 || !strings.Contains(r.stderr, "--learn lets everything out") {
