@@ -1,11 +1,11 @@
-// Command pipelockshape has the outside of pipelock and nothing of its inside:
-// its command line, health endpoint, log and reload. Tests of how bottle runs a
-// proxy's image, and of how that fails, have it in the image's place. It tells
-// nothing about pipelock's verdicts.
+// Command pipelockshape imitates the interface of pipelock: its command line,
+// health endpoint, log and reload. It replaces pipelock's image in tests of how
+// bottle runs a proxy image and reports its failures. It says nothing about
+// pipelock's verdicts.
 //
-// Its image's entry point gives a first argument that is a part to play: "serve";
-// "exit", which ends at once; "unhealthy", which never answers; "silent", which
-// does not even speak.
+// The entrypoint of the test image passes a mode as the first argument: "serve";
+// "exit", which exits immediately; "unhealthy", which never listens; "silent",
+// which does not log either.
 package main
 
 import (
@@ -68,7 +68,7 @@ func say(event string, pairs ...string) {
 	_ = json.NewEncoder(os.Stdout).Encode(line) // strings only
 }
 
-// allowlist is the part of the configuration that is understood here.
+// allowlist is the supported part of the configuration.
 type allowlist struct {
 	Mode  string   `yaml:"mode"`
 	Hosts []string `yaml:"api_allowlist"`

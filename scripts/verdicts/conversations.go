@@ -16,14 +16,14 @@ import (
 	"golang.org/x/net/websocket"
 )
 
-// noise is the same endless bytes each time.
+// noise returns an endless reproducible stream of bytes.
 func noise() io.Reader { return rand.NewChaCha8([32]byte{7}) }
 
-// large is the length of a large body, in bytes.
+// large is the size of a large body, in bytes.
 const large = 8 << 20
 
-// tunnel is what a conversation in a CONNECT has: to read from is what may have
-// come with the answer.
+// tunnel is an open CONNECT tunnel. Its reader also returns bytes that arrived
+// together with the response.
 type tunnel struct {
 	*net.TCPConn
 	io.Reader
@@ -31,8 +31,8 @@ type tunnel struct {
 
 func (t tunnel) Read(p []byte) (int, error) { return t.Reader.Read(p) }
 
-// inTunnel opens a tunnel and has talk say what came of it; an error of talk's is
-// that the tunnel did not serve.
+// inTunnel opens a tunnel and runs talk in it; an error of talk means that the
+// tunnel did not work.
 func inTunnel(name, target, want string, talk func(t tunnel) error) request {
 	return request{name: name, want: want, converse: func(addr string) string {
 		c, err := dial(addr)
@@ -42,28 +42,28 @@ func inTunnel(name, target, want string, talk func(t tunnel) error) request {
 		defer func() { _ = c.Close() }()
 		_, err = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", target)
 		if err != nil {
-			return ended(err)
+			return failure(err)
 		}
 		br := bufio.NewReader(c)
 		res, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
 		if err != nil {
-			return ended(err)
+			return failure(err)
 		}
 		defer func() { _ = res.Body.Close() }()
 		if res.StatusCode != http.StatusOK {
 			return verdict(res)
 		}
 		if err := talk(tunnel{c, br}); err != nil {
-			return ended(err)
+			return failure(err)
 		}
 		return allowed
 	}}
 }
 
-// inTLS is inTunnel to a host of TLS, whose handshake is for sni.
+// inTLS is inTunnel with a TLS handshake for sni.
 func inTLS(name, target, sni, want string, talk func(c *tls.Conn) error) request {
 	return inTunnel(name, target, want, func(t tunnel) error {
-		c := tls.Client(t, &tls.Config{ServerName: sni, InsecureSkipVerify: true}) //nolint:gosec // which server it is, is not what is asked
+		c := tls.Client(t, &tls.Config{ServerName: sni, InsecureSkipVerify: true}) //nolint:gosec // the server's identity does not matter here
 		if err := c.Handshake(); err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func inTLS(name, target, sni, want string, talk func(c *tls.Conn) error) request
 	})
 }
 
-// Hosts that conversations are held with.
+// Targets of the conversations.
 var (
 	hostTLS     = "tls.verdict.test"
 	targetTLS   = fmt.Sprintf("%s:%d", hostTLS, portTLS)
@@ -81,7 +81,7 @@ var (
 	targetRaw   = fmt.Sprintf("raw.verdict.test:%d", portWeb)
 )
 
-// wsOpen begins a websocket on a connection.
+// wsOpen opens a websocket on a connection.
 func wsOpen(c io.ReadWriteCloser, path string) (*websocket.Conn, error) {
 	config, err := websocket.NewConfig("wss://"+hostTLS+path, "https://"+hostTLS)
 	if err != nil {
@@ -90,7 +90,7 @@ func wsOpen(c io.ReadWriteCloser, path string) (*websocket.Conn, error) {
 	return websocket.NewClient(config, c)
 }
 
-// wsEcho sends messages of a length, and wants each of them back.
+// wsEcho sends messages and expects each of them back.
 func wsEcho(c io.ReadWriteCloser, messages, length int, pause time.Duration) error {
 	ws, err := wsOpen(c, "/ws")
 	if err != nil {
@@ -102,20 +102,20 @@ func wsEcho(c io.ReadWriteCloser, messages, length int, pause time.Duration) err
 		if err := websocket.Message.Send(ws, sent); err != nil {
 			return err
 		}
-		// The server may cut a message in pieces.
+		// The server may split a message.
 		got := make([]byte, length)
 		if _, err := io.ReadFull(ws, got); err != nil {
 			return err
 		}
 		if !bytes.Equal(sent, got) {
-			return fmt.Errorf("a message of %d bytes came back as another", length)
+			return fmt.Errorf("a message of %d bytes was echoed with different content", length)
 		}
 		time.Sleep(pause)
 	}
 	return ws.Close()
 }
 
-// websockets asks for them in tunnels and, which is refused, without.
+// websockets tests them in tunnels and, where they are refused, without.
 func websockets() []request {
 	echo := func(messages, length int, pause time.Duration) func(*tls.Conn) error {
 		return func(c *tls.Conn) error { return wsEcho(c, messages, length, pause) }
@@ -127,10 +127,10 @@ func websockets() []request {
 		inTLS("websocket: over TLS", targetTLS, hostTLS, allowed, echo(3, 40, 0)),
 		inTLS("websocket: with pauses", targetTLS, hostTLS, allowed, echo(5, 4, pauseTime)),
 		inTLS("websocket: a large message", targetTLS, hostTLS, allowed, echo(1, 1<<20, 0)),
-		inTLS("websocket: the server speaks first, and ends it", targetTLS, hostTLS, allowed, wsPushed),
+		inTLS("websocket: the server sends first and closes", targetTLS, hostTLS, allowed, wsPushed),
 		inTLS("websocket: for another host", targetTLS, "other.verdict.test", closed, echo(1, 4, 0)),
 		inTLS("websocket: to a refused host", "other.verdict.test:443", "other.verdict.test", "refused 403", echo(1, 4, 0)),
-		inTLS("websocket: to a port that is not the entry's", fmt.Sprintf("api.verdict.test:%d", portTLS), "api.verdict.test", "refused 403", echo(1, 4, 0)),
+		inTLS("websocket: to a port that the entry does not allow", fmt.Sprintf("api.verdict.test:%d", portTLS), "api.verdict.test", "refused 403", echo(1, 4, 0)),
 		inTunnel("websocket: without TLS, in a tunnel to 80", "api.verdict.test:80", closed, func(t tunnel) error { return wsEcho(t, 1, 4, 0) }),
 		inTunnel("websocket: without TLS, on an ssh entry's port", targetRaw, allowed, func(t tunnel) error { return wsEcho(t, 3, 40, 0) }),
 		upgrade("plain HTTP", "http://api.verdict.test/ws", "Connection: Upgrade", "Upgrade: websocket"),
@@ -152,16 +152,16 @@ func wsPushed(c *tls.Conn) error {
 	for range pushes {
 		var got string
 		if err := websocket.Message.Receive(ws, &got); err != nil || got != mark {
-			return fmt.Errorf("the server said %q: %w", got, err)
+			return fmt.Errorf("unexpected message %q: %w", got, err)
 		}
 	}
-	if n, err := ws.Read(make([]byte, 1)); n > 0 || err != io.EOF { //nolint:errorlint // io.Reader promises the very value
-		return fmt.Errorf("%d bytes after the end: %w", n, err)
+	if n, err := ws.Read(make([]byte, 1)); n > 0 || err != io.EOF { //nolint:errorlint // io.Reader returns io.EOF itself
+		return fmt.Errorf("%d bytes after the last message: %w", n, err)
 	}
 	return nil
 }
 
-// halves asks whether one direction can end before the other.
+// halves tests whether one direction can be closed before the other.
 func halves() []request {
 	counted := func(c io.Reader, n int64) error {
 		got, err := io.ReadAll(c)
@@ -171,7 +171,7 @@ func halves() []request {
 		return nil
 	}
 	return []request{
-		inTunnel("half-close: the client's, then the answer", targetHalf, allowed, func(t tunnel) error {
+		inTunnel("half-close: by the client, then the answer", targetHalf, allowed, func(t tunnel) error {
 			_, err := io.CopyN(t, noise(), 5)
 			if err == nil {
 				err = t.CloseWrite()
@@ -181,13 +181,13 @@ func halves() []request {
 			}
 			return counted(t, 5)
 		}),
-		inTunnel("half-close: the client's, without a byte", targetHalf, allowed, func(t tunnel) error {
+		inTunnel("half-close: by the client, without a byte", targetHalf, allowed, func(t tunnel) error {
 			if err := t.CloseWrite(); err != nil {
 				return err
 			}
 			return counted(t, 0)
 		}),
-		inTunnel("half-close: the client's, after a large body", targetHalf, allowed, func(t tunnel) error {
+		inTunnel("half-close: by the client, after a large body", targetHalf, allowed, func(t tunnel) error {
 			_, err := io.CopyN(t, noise(), large)
 			if err == nil {
 				err = t.CloseWrite()
@@ -197,9 +197,9 @@ func halves() []request {
 			}
 			return counted(t, large)
 		}),
-		inTunnel("half-close: the server's, and the client goes on", targetEnds, allowed, func(t tunnel) error {
+		inTunnel("half-close: by the server, the client continues", targetEnds, allowed, func(t tunnel) error {
 			if got, err := io.ReadAll(t); err != nil || string(got) != mark {
-				return fmt.Errorf("before its end the server said %q: %w", got, err)
+				return fmt.Errorf("unexpected data %q before the half-close: %w", got, err)
 			}
 			_, err := io.WriteString(t, "still here")
 			if err == nil {
@@ -211,14 +211,14 @@ func halves() []request {
 			select {
 			case got := <-heard:
 				if got != "still here <nil>" {
-					return fmt.Errorf("after its end the server heard %q", got)
+					return fmt.Errorf("the server received %q after its half-close", got)
 				}
 				return nil
-			case <-time.After(patience):
-				return fmt.Errorf("after its end the server heard nothing")
+			case <-time.After(timeout):
+				return fmt.Errorf("the server received nothing after its half-close")
 			}
 		}),
-		inTLS("half-close: of TLS alone", targetTLSHC, hostTLS, allowed, func(c *tls.Conn) error {
+		inTLS("half-close: of TLS only", targetTLSHC, hostTLS, allowed, func(c *tls.Conn) error {
 			_, err := io.CopyN(c, noise(), 1000)
 			if err == nil {
 				err = c.CloseWrite()
@@ -242,8 +242,7 @@ func halves() []request {
 	}
 }
 
-// plainBody is a request whose body is sent as it is read, and whose answer check
-// reads.
+// plainBody is a plain request with a streamed body; check reads the response.
 func plainBody(name, method, url string, body io.Reader, length int64, check func(io.Reader) error) request {
 	return request{name: name, want: allowed, converse: func(addr string) string {
 		c, err := dial(addr)
@@ -255,7 +254,7 @@ func plainBody(name, method, url string, body io.Reader, length int64, check fun
 	}}
 }
 
-// exchange makes a request on a connection. A length of -1 is told in chunks.
+// exchange sends a request on a connection. A length of -1 is sent in chunks.
 func exchange(c io.Writer, br *bufio.Reader, method, target string, body io.Reader, length int64, check func(io.Reader) error) string {
 	req, err := http.NewRequest(method, target, body)
 	if err != nil {
@@ -263,10 +262,10 @@ func exchange(c io.Writer, br *bufio.Reader, method, target string, body io.Read
 	}
 	req.ContentLength, req.Close = length, true
 	wrote := make(chan error, 1)
-	go func() { wrote <- req.WriteProxy(c) }() // the answer may begin before its end
+	go func() { wrote <- req.WriteProxy(c) }() // the response may begin before the body ends
 	res, err := http.ReadResponse(br, req)
 	if err != nil {
-		return ended(err)
+		return failure(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
@@ -281,29 +280,29 @@ func exchange(c io.Writer, br *bufio.Reader, method, target string, body io.Read
 	return allowed
 }
 
-// same wants a large body of noise.
+// same expects a large body of noise.
 func same(r io.Reader) error {
 	got, err := io.ReadAll(r)
 	want := make([]byte, large)
 	_, _ = io.ReadFull(noise(), want)
 	if err != nil || !bytes.Equal(got, want) {
-		return fmt.Errorf("%d bytes came of %d, the same: %v, %w", len(got), large, bytes.Equal(got, want), err)
+		return fmt.Errorf("received %d of %d bytes, equal: %v, %w", len(got), large, bytes.Equal(got, want), err)
 	}
 	return nil
 }
 
-// says wants a text.
+// says expects a text.
 func says(want string) func(io.Reader) error {
 	return func(r io.Reader) error {
 		got, err := io.ReadAll(r)
 		if err != nil || string(got) != want {
-			return fmt.Errorf("it said %.40q, not %q: %w", got, want, err)
+			return fmt.Errorf("received %.40q, want %q: %w", got, want, err)
 		}
 		return nil
 	}
 }
 
-// slowly gives a text a byte at a time.
+// slowly is a reader that returns one byte at a time.
 type slowly struct{ left string }
 
 func (s *slowly) Read(p []byte) (int, error) {
@@ -316,7 +315,7 @@ func (s *slowly) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// bodies asks for large ones and slow ones, with and without a tunnel.
+// bodies tests large and slow ones, with and without a tunnel.
 func bodies() []request {
 	const api = "http://api.verdict.test"
 	inside := func(name, method, path string, body func() io.Reader, length int64, check func(io.Reader) error) request {
@@ -330,12 +329,12 @@ func bodies() []request {
 	lots := func() io.Reader { return io.LimitReader(noise(), large) }
 	drip := func() io.Reader { return &slowly{"a slow body"} }
 	none := func() io.Reader { return http.NoBody }
-	head := get(api+"/", allowed).named("a slow head")
+	head := get(api+"/", allowed).named("a slow header")
 	for _, b := range []byte(head.text[10:]) {
 		head.pieces = append(head.pieces, string(b))
 	}
 	head.text = head.text[:10]
-	never := get(api+"/", closed).named("a head without an end")
+	never := get(api+"/", closed).named("a header without an end")
 	never.text = strings.TrimSuffix(never.text, "\r\n")
 	return []request{
 		plainBody("a large body", http.MethodPost, api+"/count", lots(), large, says(fmt.Sprint(large, " <nil>"))),
@@ -354,8 +353,8 @@ func bodies() []request {
 	}
 }
 
-// redirected makes a plain request that is redirected, and follows as a client
-// does: the verdict is that of the second request.
+// redirected sends a plain request that is redirected and follows the redirect
+// like a client; the verdict is that of the second request.
 func redirected(to string, code int, want string) request {
 	return request{name: fmt.Sprintf("redirect %d to %s", code, to), want: want, converse: func(addr string) string {
 		c, err := dial(addr)
@@ -365,11 +364,11 @@ func redirected(to string, code int, want string) request {
 		defer func() { _ = c.Close() }()
 		_, err = fmt.Fprintf(c, "GET http://api.verdict.test/redirect?code=%d&to=%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", code, url.QueryEscape(to))
 		if err != nil {
-			return ended(err)
+			return failure(err)
 		}
 		res, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: http.MethodGet})
 		if err != nil {
-			return ended(err)
+			return failure(err)
 		}
 		_ = res.Body.Close()
 		u, err := url.Parse(res.Header.Get("Location"))
@@ -378,14 +377,14 @@ func redirected(to string, code int, want string) request {
 		}
 		u = (&url.URL{Scheme: "http", Host: "api.verdict.test", Path: "/redirect"}).ResolveReference(u)
 		if u.Scheme == "https" {
-			return connect(u.Host+":443", u.Hostname(), "").ask(addr)
+			return connect(u.Host+":443", u.Hostname(), "").send(addr)
 		}
-		return get(u.String(), "").ask(addr)
+		return get(u.String(), "").send(addr)
 	}}
 }
 
-// redirects asks whether a server that may be reached can send a client where it
-// may not go.
+// redirects tests whether an allowed server can redirect a client to a refused
+// destination.
 func redirects() (out []request) {
 	for _, code := range []int{301, 302, 303, 307, 308} {
 		out = append(out, redirected("http://other.verdict.test/", code, "refused 403"))

@@ -1,12 +1,12 @@
-// Command verdicts asks a proxy for more than 180 things and prints what it
-// answered: "go run ./scripts/verdicts" asks the built-in proxy, which has to
-// answer as the table says; with --proxy URL it asks another one too, such as a
-// real pipelock, and prints where the two differ.
+// Command verdicts sends more than 180 requests to a proxy and prints the
+// results. "go run ./scripts/verdicts" tests the built-in proxy against a table;
+// with --proxy URL it also tests another proxy, such as a real pipelock, and
+// prints the differences.
 //
-// The other proxy needs the policy of this program, and its names: --write DIR
-// writes pipelock.yaml and a hosts file for it. The servers that requests end at
-// listen on --upstream, an address of this machine that the proxy reaches, on
-// ports such as 22, 80 and 443: root is needed. Nothing leaves the machine.
+// The other proxy needs the same policy and names: --write DIR writes
+// pipelock.yaml and a hosts file for it. The upstream servers listen on
+// --upstream, an address of this machine that the proxy can reach, on ports such
+// as 22, 80 and 443, which requires root. No traffic leaves the machine.
 package main
 
 import (
@@ -33,13 +33,13 @@ func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stder
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("verdicts", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	proxy := flags.String("proxy", "", "URL of another proxy to ask, as http://127.0.0.1:8888")
-	upstream := flags.String("upstream", "127.7.7.7", "address of this machine that the servers listen on")
-	write := flags.String("write", "", "write pipelock.yaml and hosts into this folder, and stop")
+	proxy := flags.String("proxy", "", "URL of another proxy to test, such as http://127.0.0.1:8888")
+	upstream := flags.String("upstream", "127.7.7.7", "address of this machine for the upstream servers")
+	write := flags.String("write", "", "write pipelock.yaml and hosts to this directory and exit")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	differ, err := ask(ctx, *proxy, *upstream, *write, stdout)
+	differ, err := verify(ctx, *proxy, *upstream, *write, stdout)
 	switch {
 	case err != nil:
 		_, _ = fmt.Fprintln(stderr, "verdicts:", err)
@@ -51,14 +51,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// ask returns how many answers differ: the built-in proxy's from the table, or
-// the other proxy's from the built-in one's.
-func ask(ctx context.Context, proxy, upstream, write string, out io.Writer) (int, error) {
+// verify returns the number of differences: between the built-in proxy and the
+// table, or between the other proxy and the built-in one.
+func verify(ctx context.Context, proxy, upstream, write string, out io.Writer) (int, error) {
 	addr, err := netip.ParseAddr(upstream)
 	if err != nil {
 		return 0, err
 	}
-	s := scene{upstream: addr}
+	s := setup{upstream: addr}
 	if write != "" {
 		return 0, s.write(write)
 	}
@@ -76,7 +76,7 @@ func ask(ctx context.Context, proxy, upstream, write string, out io.Writer) (int
 	if proxy != "" {
 		u, err := url.Parse(proxy)
 		if err != nil || u.Host == "" {
-			return 0, fmt.Errorf("--proxy %q is not a URL such as http://127.0.0.1:8888", proxy)
+			return 0, fmt.Errorf("invalid --proxy %q: expected a URL such as http://127.0.0.1:8888", proxy)
 		}
 		other = u.Host
 	}
@@ -86,16 +86,16 @@ func ask(ctx context.Context, proxy, upstream, write string, out io.Writer) (int
 func compare(requests []request, builtin, other string, out io.Writer) (int, error) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	differ := 0
-	ours, all := askAll(requests, builtin), []string(nil)
+	ours, all := sendAll(requests, builtin), []string(nil)
 	if other != "" {
-		all = askAll(requests, other)
+		all = sendAll(requests, other)
 	}
 	for i, r := range requests {
 		got := ours[i]
 		line := fmt.Sprintf("%s\t%s", r.name, got)
 		wrong := other == "" && got != r.want
 		if wrong {
-			line += "\tDIFFERS: the table has " + r.want
+			line += "\tDIFFERS: expected " + r.want
 		}
 		if other != "" {
 			theirs := all[i]
@@ -113,26 +113,26 @@ func compare(requests []request, builtin, other string, out io.Writer) (int, err
 	return differ, t.Flush()
 }
 
-// atOnce is how many requests are under way together: some wait for the end of a
-// proxy's patience.
-const atOnce = 8
+// concurrency is the number of concurrent requests: some wait for a timeout of
+// the proxy.
+const concurrency = 8
 
-func askAll(requests []request, proxy string) []string {
+func sendAll(requests []request, proxy string) []string {
 	out := make([]string, len(requests))
 	var g errgroup.Group
-	g.SetLimit(atOnce)
+	g.SetLimit(concurrency)
 	for i, r := range requests {
 		g.Go(func() error {
-			out[i] = r.ask(proxy)
+			out[i] = r.send(proxy)
 			return nil
 		})
 	}
-	_ = g.Wait() // a failure is a verdict
+	_ = g.Wait() // always nil: failures are verdicts
 	return out
 }
 
-// kind is what two proxies have to agree in: whether the server was reached. How
-// a refusal is worded, and its status, is each one's own.
+// kind is what two proxies must agree on: whether the server was reached. The
+// wording and status of a refusal may differ.
 func kind(verdict string) string {
 	if verdict == allowed {
 		return allowed
@@ -140,8 +140,8 @@ func kind(verdict string) string {
 	return "refused"
 }
 
-// scene is the policy, the names and the servers.
-type scene struct{ upstream netip.Addr }
+// setup is the policy, the names and the upstream servers.
+type setup struct{ upstream netip.Addr }
 
 var names = []string{
 	"api.verdict.test", "wild.verdict.test", "a.wild.verdict.test", "a.b.wild.verdict.test", "port.verdict.test",
@@ -149,7 +149,7 @@ var names = []string{
 	"evilwild.verdict.test", "xn--bcher-kva.verdict.test", "sub.api.verdict.test", "tls.verdict.test", "raw.verdict.test",
 }
 
-func (s scene) entries() egress.Entries {
+func (s setup) entries() egress.Entries {
 	return egress.Entries{
 		Allow: []string{
 			"api.verdict.test", "*.wild.verdict.test", "port.verdict.test:8443", "bücher.verdict.test", s.upstream.String(),
@@ -160,13 +160,13 @@ func (s scene) entries() egress.Entries {
 			"git.verdict.test", "git2.verdict.test:2222", fmt.Sprintf("raw.verdict.test:%d", portHalf),
 			fmt.Sprintf("raw.verdict.test:%d", portEnds), fmt.Sprintf("raw.verdict.test:%d", portWeb),
 		},
-		// The names too, for pipelock, which asks for both.
+		// pipelock needs the names as well as the address.
 		AllowPrivate: append([]string{s.upstream.String()}, names...),
 	}
 }
 
 // LookupNetIP implements egress.Resolver for the built-in proxy.
-func (s scene) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+func (s setup) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
 	host = strings.TrimSuffix(host, ".")
 	for _, n := range names {
 		if n == host {
@@ -181,7 +181,7 @@ func (s scene) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 
 var special = map[string]string{"inside.verdict.test": "10.99.0.10", "meta.verdict.test": "169.254.169.254"}
 
-func (s scene) write(dir string) error {
+func (s setup) write(dir string) error {
 	policy, err := s.entries().Policy()
 	if err != nil {
 		return err
@@ -203,7 +203,7 @@ func (s scene) write(dir string) error {
 	)
 }
 
-func (s scene) builtin(ctx context.Context) (addr string, stop func(), err error) {
+func (s setup) builtin(ctx context.Context) (addr string, stop func(), err error) {
 	p, err := egress.New(egress.Config{Entries: s.entries(), Resolver: s, HeaderTimeout: egress.Duration(headTime)}, io.Discard)
 	if err != nil {
 		return "", nil, err
@@ -216,7 +216,7 @@ func (s scene) builtin(ctx context.Context) (addr string, stop func(), err error
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = p.Serve(ctx, l) // its requests tell
+		_ = p.Serve(ctx, l) // a failure shows in the verdicts
 	}()
 	return l.Addr().String(), func() { cancel(); <-done }, nil
 }

@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// TestVerdicts holds the built-in proxy to the table.
+// TestVerdicts tests the built-in proxy against the table.
 func TestVerdicts(t *testing.T) {
 	if n := len(table("127.7.7.7")); n < 180 {
-		t.Errorf("the table has %d requests", n)
+		t.Errorf("the table has %d requests, want at least 180", n)
 	}
 	var out, errs bytes.Buffer
 	if code := run(t.Context(), nil, &out, &errs); code != 0 {
@@ -18,7 +18,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// TestWrite: what a real pipelock is given.
+// TestWrite checks that the files for a real pipelock are written.
 func TestWrite(t *testing.T) {
 	dir := t.TempDir()
 	var out, errs bytes.Buffer

@@ -15,21 +15,21 @@ import (
 	"golang.org/x/net/websocket"
 )
 
-// mark is what a server says that was reached.
+// mark is sent by every upstream server that is reached.
 const mark = "REACHED"
 
-// Ports of servers beside those that everybody knows.
+// Ports of the upstream servers, except for the well-known ones.
 const (
 	portTLS     = 9443 // the web server over TLS
-	portTLSHalf = 9444 // portHalf's over TLS
-	portHalf    = 2022 // answers when the client has ended its direction
-	portEnds    = 2023 // speaks, ends its own direction, and keeps what it gets
-	portWeb     = 2080 // the web server, on a port of an ssh entry
+	portTLSHalf = 9444 // portHalf over TLS
+	portHalf    = 2022 // answers after the client has half-closed
+	portEnds    = 2023 // sends, half-closes and keeps what it receives
+	portWeb     = 2080 // the web server, on the port of an ssh entry
 )
 
-// serve starts the servers: on 80 HTTP, on the ports of ssh one that speaks
-// first, elsewhere one that answers the first bytes, whatever they are.
-func (s scene) serve(ctx context.Context) (stop func(), err error) {
+// serve starts the upstream servers: HTTP on 80, servers that send first on the
+// ssh ports, and elsewhere servers that answer any first bytes.
+func (s setup) serve(ctx context.Context) (stop func(), err error) {
 	var stops []func()
 	stop = func() {
 		for _, f := range stops {
@@ -37,14 +37,14 @@ func (s scene) serve(ctx context.Context) (stop func(), err error) {
 		}
 	}
 	secure := httptest.NewUnstartedServer(handler())
-	_ = secure.Listener.Close() // it gets another
+	_ = secure.Listener.Close() // replaced below
 	for port, handle := range map[int]func(net.Conn){
 		22: banner, 2222: banner, 443: answer, 8443: answer, portHalf: half, portEnds: ends, 80: nil, portWeb: nil, portTLS: nil, portTLSHalf: nil,
 	} {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", fmt.Sprintf("%s:%d", s.upstream, port))
 		if err != nil {
 			stop()
-			return nil, fmt.Errorf("start the servers (as root): %w", err)
+			return nil, fmt.Errorf("start upstream server (requires root): %w", err)
 		}
 		switch port {
 		case portTLS:
@@ -53,13 +53,13 @@ func (s scene) serve(ctx context.Context) (stop func(), err error) {
 			stops = append(stops, secure.Close)
 			continue
 		case portTLSHalf:
-			// Of httptest's certificate nobody asks more than to be one.
+			// Clients do not verify it, so httptest's certificate will do.
 			l = tls.NewListener(l, &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 				return &secure.TLS.Certificates[0], nil
 			}})
 			go accept(l, half)
 		case 80, portWeb:
-			web := &http.Server{ReadHeaderTimeout: patience, Handler: handler()}
+			web := &http.Server{ReadHeaderTimeout: timeout, Handler: handler()}
 			go func() { _ = web.Serve(l) }()
 			stops = append(stops, func() { _ = web.Close() })
 		default:
@@ -72,14 +72,14 @@ func (s scene) serve(ctx context.Context) (stop func(), err error) {
 
 // handler is the web server:
 //
-//	/                     the mark, when the body has come
-//	/redirect?to=U&code=N N to U
-//	/plain                the mark, unless the request still asks for an upgrade
-//	/echo                 the body
-//	/count                how many bytes the body has
+//	/                     the mark, after the body was received
+//	/redirect?to=U&code=N a redirect to U with status N
+//	/plain                the mark, unless the request contains an Upgrade header
+//	/echo                 the request body
+//	/count                the length of the request body
 //	/bytes?n=N            N bytes
-//	/slow                 the mark, a letter at a time
-//	/ws, /push            websockets: one that says what it hears, one that speaks first
+//	/slow                 the mark, one letter at a time
+//	/ws, /push            websockets: an echo server, and one that sends first
 func handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +87,7 @@ func handler() http.Handler {
 		_, _ = io.WriteString(w, mark)
 	})
 	mux.HandleFunc("/redirect", func(w http.ResponseWriter, r *http.Request) {
-		code, _ := strconv.Atoi(r.FormValue("code")) // a wrong one panics
+		code, _ := strconv.Atoi(r.FormValue("code")) // WriteHeader panics on an invalid one
 		w.Header().Set("Location", r.FormValue("to"))
 		w.WriteHeader(code)
 	})
@@ -115,7 +115,7 @@ func handler() http.Handler {
 			time.Sleep(pauseTime)
 		}
 	})
-	// A server that does not look where a client says that it comes from.
+	// A websocket.Server does not check the Origin header.
 	mux.Handle("/ws", websocket.Server{Handler: func(c *websocket.Conn) { _, _ = io.Copy(c, c) }})
 	mux.Handle("/push", websocket.Server{Handler: func(c *websocket.Conn) {
 		for range pushes {
@@ -126,7 +126,7 @@ func handler() http.Handler {
 	return mux
 }
 
-// pauseTime is what makes something slow, pushes how often /push speaks.
+// pauseTime is the pause of slow peers, pushes the number of messages of /push.
 const (
 	pauseTime = 20 * time.Millisecond
 	pushes    = 3
@@ -142,7 +142,7 @@ func accept(l net.Listener, handle func(net.Conn)) {
 		}
 		wg.Go(func() {
 			defer func() { _ = c.Close() }()
-			_ = c.SetDeadline(time.Now().Add(patience))
+			_ = c.SetDeadline(time.Now().Add(timeout))
 			handle(c)
 		})
 	}
@@ -165,7 +165,7 @@ func half(c net.Conn) {
 	_, _ = fmt.Fprint(c, n, " ", err)
 }
 
-// heard is what ends was told after it had ended its own direction.
+// heard receives what ends reads after it has half-closed.
 var heard = make(chan string, 16)
 
 func ends(c net.Conn) {

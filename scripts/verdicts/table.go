@@ -14,42 +14,42 @@ import (
 	"time"
 )
 
-// patience bounds one request, headTime what the built-in proxy waits for a head.
+// timeout limits one request; headTime is the built-in proxy's header timeout.
 const (
-	patience = 30 * time.Second
+	timeout  = 30 * time.Second
 	headTime = 3 * time.Second
 )
 
-// Verdicts. A refusal has its status behind it; one after the 200 of a CONNECT
-// has none.
+// Verdicts. A refusal is "refused" and its status; a tunnel that is refused after
+// the 200 is closed.
 const (
 	allowed = "allowed"
 	closed  = "closed"
-	silent  = "silent" // neither an answer nor an end within patience
+	silent  = "silent" // neither an answer nor a close within timeout
 )
 
-// request is one question.
+// request is one request and the expected verdict.
 type request struct {
 	name, want string
-	text       string        // what is sent first
-	pieces     []string      // and then, with a pause before each
-	tunnel     []byte        // what is sent in a tunnel
+	text       string        // sent first
+	pieces     []string      // sent then, with a pause before each
+	tunnel     []byte        // sent in the tunnel
 	pause      time.Duration // between its bytes
-	listen     bool          // nothing is sent in it: the server speaks
-	// converse asks in its own way, in place of all of that.
+	listen     bool          // nothing is sent in the tunnel: the server sends first
+	// converse replaces all of the above.
 	converse func(addr string) string
 }
 
 func dial(addr string) (*net.TCPConn, error) {
-	c, err := net.DialTimeout("tcp", addr, patience)
+	c, err := net.DialTimeout("tcp", addr, timeout)
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.TCPConn), c.SetDeadline(time.Now().Add(patience))
+	return c.(*net.TCPConn), c.SetDeadline(time.Now().Add(timeout))
 }
 
-// ask puts the question to the proxy at addr.
-func (r request) ask(addr string) string {
+// send sends the request to the proxy at addr and returns the verdict.
+func (r request) send(addr string) string {
 	if r.converse != nil {
 		return r.converse(addr)
 	}
@@ -60,17 +60,17 @@ func (r request) ask(addr string) string {
 	defer func() { _ = c.Close() }()
 	for i, text := range append([]string{r.text}, r.pieces...) {
 		if i > 0 {
-			time.Sleep(20 * time.Millisecond) // the request is a slow one
+			time.Sleep(pauseTime) // a slow client
 		}
 		if _, err := io.WriteString(c, text); err != nil {
-			break // the answer tells why
+			break // the response shows why
 		}
 	}
 	method, _, _ := strings.Cut(r.text, " ")
 	br := bufio.NewReader(c)
 	res, err := http.ReadResponse(br, &http.Request{Method: method})
 	if err != nil {
-		return ended(err)
+		return failure(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if method == http.MethodConnect && res.StatusCode == http.StatusOK {
@@ -79,20 +79,20 @@ func (r request) ask(addr string) string {
 	return verdict(res)
 }
 
-// verdict reads an answer to its end.
+// verdict reads a complete response.
 func verdict(res *http.Response) string {
 	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<16))
 	switch {
 	case err != nil:
-		return ended(err)
+		return failure(err)
 	case strings.Contains(string(body), mark):
 		return allowed
 	}
 	return fmt.Sprintf("refused %d", res.StatusCode)
 }
 
-// ended is the verdict where no answer came, or an unexpected one.
-func ended(err error) string {
+// failure is the verdict when there is no response, or an unexpected one.
+func failure(err error) string {
 	var op *net.OpError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -107,7 +107,7 @@ func (r request) through(c net.Conn, br *bufio.Reader) string {
 	if !r.listen {
 		for i := range r.tunnel {
 			if r.pause == 0 {
-				_, _ = c.Write(r.tunnel) // the answer tells
+				_, _ = c.Write(r.tunnel) // a failure shows in the response
 				break
 			}
 			_, _ = c.Write(r.tunnel[i : i+1])
@@ -119,15 +119,15 @@ func (r request) through(c net.Conn, br *bufio.Reader) string {
 	if got := string(text[:n]); strings.Contains(got, mark) || strings.HasPrefix(got, "SSH-2.0") {
 		return allowed
 	}
-	return ended(err)
+	return failure(err)
 }
 
 // hello is the first message of a TLS handshake for a server's name.
 func hello(name string) []byte {
 	client, server := net.Pipe()
 	go func() {
-		// It ends when the pipe does; an empty name sends none.
-		_ = tls.Client(client, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() //nolint:gosec // nothing is verified: only the first message is wanted
+		// It ends with the pipe; an empty name sends no SNI.
+		_ = tls.Client(client, &tls.Config{ServerName: name, InsecureSkipVerify: true}).Handshake() //nolint:gosec // only the first message is needed
 	}()
 	buf := make([]byte, 16<<10)
 	n, _ := server.Read(buf)
@@ -149,8 +149,8 @@ func get(target, want string, headers ...string) request {
 
 func (r request) named(name string) request { r.name = name; return r }
 
-// hosts are the forms in which a host can be written, and whether the policy has
-// it.
+// hosts contains the forms in which a host can be written, and the expected
+// verdicts.
 var hosts = []struct{ host, sni, want string }{
 	{"api.verdict.test", "api.verdict.test", allowed},
 	{"API.Verdict.TEST", "api.verdict.test", allowed},
@@ -198,7 +198,7 @@ func table(upstream string) []request {
 	return slices.Concat(out, ports(), streams(), plain(), websockets(), halves(), bodies(), redirects())
 }
 
-// ports asks for each kind of entry on ports that are its own and that are not.
+// ports requests each kind of entry on its own and on other ports.
 func ports() (out []request) {
 	own := map[string]map[int]bool{
 		"api.verdict.test": {443: true, 80: true}, "a.wild.verdict.test": {443: true, 80: true}, "port.verdict.test": {8443: true},
@@ -211,7 +211,7 @@ func ports() (out []request) {
 				want = allowed
 			}
 			r := connect(fmt.Sprintf("%s:%d", host, port), host, want)
-			// HTTP's own server gives a TLS client an answer that is no mark.
+			// An HTTP server answers a TLS client without the mark.
 			if port == 80 && want == allowed {
 				continue
 			}
@@ -225,7 +225,7 @@ func ports() (out []request) {
 	return out
 }
 
-// streams asks what may pass in a tunnel.
+// streams tests which protocols are allowed in a tunnel.
 func streams() []request {
 	const api = "api.verdict.test:443"
 	own := hello("api.verdict.test")
@@ -236,8 +236,8 @@ func streams() []request {
 	}
 	slow := tunnel("a handshake of single bytes", own[:60], closed)
 	slow.pause = time.Millisecond
-	whole := tunnel("a handshake, slowly", own, allowed)
-	whole.pause = time.Microsecond
+	complete := tunnel("a handshake, slowly", own, allowed)
+	complete.pause = time.Microsecond
 	return []request{
 		connect(api, "other.verdict.test", closed), connect(api, "evilapi.verdict.test", closed), connect(api, "", closed),
 		connect("a.wild.verdict.test:443", "b.wild.verdict.test", closed), connect("port.verdict.test:8443", "api.verdict.test", closed),
@@ -246,11 +246,11 @@ func streams() []request {
 		tunnel("HTTP on 443", []byte("GET / HTTP/1.1\r\n\r\n"), closed),
 		tunnel("zeros on 443", make([]byte, 512), closed),
 		tunnel("a record of another kind", []byte("\x17\x03\x03\x00\x05hello"), closed),
-		whole, slow,
+		complete, slow,
 	}
 }
 
-// plain asks what may pass without a tunnel.
+// plain tests requests without a tunnel.
 func plain() []request {
 	const token = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
 	otherHost := get("http://other.verdict.test/", "refused 403").named("a refused URL with the Host of an allowed one")
