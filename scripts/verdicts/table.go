@@ -116,8 +116,12 @@ func (r request) through(c net.Conn, br *bufio.Reader) string {
 	}
 	text := make([]byte, len("SSH-2.0-"+mark))
 	n, err := io.ReadAtLeast(br, text, len(mark))
-	if got := string(text[:n]); strings.Contains(got, mark) || strings.HasPrefix(got, "SSH-2.0") {
+	got := string(text[:n])
+	switch {
+	case strings.Contains(got, mark), strings.HasPrefix(got, "SSH-2.0"):
 		return allowed
+	case err == nil:
+		return fmt.Sprintf("answered %q", got)
 	}
 	return failure(err)
 }
