@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,6 +16,10 @@ type Entries struct {
 	Allow []string `json:"allow"`
 	// SSH contains ssh destinations, see [ParseSSHRule].
 	SSH []string `json:"ssh,omitempty"`
+	// Deny contains destinations that may not be reached, in the form of [ParseRule]:
+	// exceptions from Allow and SSH, over which they win. An entry without a port
+	// denies every port. An address is also denied to the names that resolve to it.
+	Deny []string `json:"deny,omitempty"`
 	// AllowPrivate contains destinations in special or private networks:
 	// addresses, prefixes (10.1.2.0/24), and names (or *.name) that may resolve
 	// to private addresses. It only lifts the restriction on private networks;
@@ -25,6 +30,8 @@ type Entries struct {
 // Policy decides what may be reached. The zero value allows nothing.
 type Policy struct {
 	Allow []Rule
+	// Deny wins over Allow.
+	Deny []Rule
 	// Private contains the special or private networks that may be reached.
 	Private []netip.Prefix
 	// PrivateNames contains the names, without ports, that may resolve to a
@@ -36,9 +43,11 @@ type Policy struct {
 // Verdict is the decision about one request.
 type Verdict struct {
 	Allowed bool
-	// Rule is the entry that allows the request, or an entry that lists the
-	// host but not the port.
+	// Rule is the entry that allows the request, the one that denies it, or an
+	// entry that lists the host but not the port.
 	Rule string
+	// Denied is set if an entry of the deny list refuses the request.
+	Denied bool
 	// Reason explains a refusal; empty if the request is allowed.
 	Reason string
 	// SSH allows a stream that is not TLS.
@@ -68,6 +77,13 @@ func (e Entries) Policy() (Policy, error) {
 			return Policy{}, &entryError{"ssh", i, err}
 		}
 		p.Allow = append(p.Allow, r)
+	}
+	for i, s := range e.Deny {
+		r, err := ParseRule(s)
+		if err != nil {
+			return Policy{}, &entryError{"deny", i, err}
+		}
+		p.Deny = append(p.Deny, r)
 	}
 	for i, s := range e.AllowPrivate {
 		if err := p.addPrivate(s); err != nil {
@@ -136,11 +152,25 @@ func (p Policy) Check(host string, port int) Verdict {
 	return p.check(name, addr.IsValid(), port)
 }
 
+// denied returns the entry of the deny list for a host in canonical form; empty
+// if there is none.
+func (p Policy) denied(name string, isAddr bool, port int) string {
+	for _, r := range p.Deny {
+		if r.matchesHost(name, isAddr) && r.deniesPort(port) {
+			return r.String()
+		}
+	}
+	return ""
+}
+
 // notAllowed is the prefix of a refusal's reason, in pipelock's log too.
 const notAllowed = "domain not in allowlist: "
 
 // check is Check for a host in canonical form.
 func (p Policy) check(name string, isAddr bool, port int) Verdict {
+	if entry := p.denied(name, isAddr, port); entry != "" {
+		return Verdict{Rule: entry, Denied: true, Reason: fmt.Sprintf("denied by the entry %s: %s", entry, joinHostPort(name, port))}
+	}
 	v := Verdict{Reason: notAllowed + name}
 	for _, r := range p.Allow {
 		switch {
@@ -159,34 +189,50 @@ func (p Policy) check(name string, isAddr bool, port int) Verdict {
 	return v
 }
 
-// Ports returns all ports that any entry allows, sorted. Without entries it
-// returns 443, so that the list is never empty.
-func (p Policy) Ports() []uint16 {
-	var ports []uint16
+// PortRanges returns the ports that any entry allows, sorted and merged. Without
+// entries it returns 443, so that the list is never empty.
+func (p Policy) PortRanges() []PortRange {
+	var all []PortRange
 	for _, r := range p.Allow {
-		if r.Port == 0 {
-			ports = append(ports, portHTTPS, portHTTP)
+		all = append(all, r.ranges()...)
+	}
+	if len(all) == 0 {
+		return []PortRange{{portHTTPS, portHTTPS}}
+	}
+	slices.SortFunc(all, func(a, b PortRange) int { return cmp.Compare(a.First, b.First) })
+	merged := all[:1]
+	for _, r := range all[1:] {
+		last := &merged[len(merged)-1]
+		if int(r.First) > int(last.Last)+1 {
+			merged = append(merged, r)
 		} else {
-			ports = append(ports, uint16(r.Port))
+			last.Last = max(last.Last, r.Last)
 		}
 	}
-	if len(ports) == 0 {
-		return []uint16{portHTTPS}
+	return merged
+}
+
+// Ports is PortRanges as a list of single ports.
+func (p Policy) Ports() []uint16 {
+	var ports []uint16
+	for _, r := range p.PortRanges() {
+		for port := int(r.First); port <= int(r.Last); port++ {
+			ports = append(ports, uint16(port))
+		}
 	}
-	slices.Sort(ports)
-	return slices.Compact(ports)
+	return ports
 }
 
 // MixedPorts reports whether some host is allowed on a port that another one is
 // not allowed on.
 func (p Policy) MixedPorts() bool {
-	all := len(p.Ports())
+	all := p.PortRanges()
 	byHost := map[string]Policy{}
 	for _, r := range p.Allow {
 		byHost[r.Host] = Policy{Allow: append(byHost[r.Host].Allow, r)}
 	}
 	for _, one := range byHost {
-		if len(one.Ports()) != all {
+		if !slices.Equal(one.PortRanges(), all) {
 			return true
 		}
 	}
@@ -194,13 +240,13 @@ func (p Policy) MixedPorts() bool {
 }
 
 // Covering returns an entry that allows what the rule describes, or a part of
-// it; empty if there is none.
+// it; empty if there is none, or if the deny list denies all of it.
 func (p Policy) Covering(rule Rule) string {
-	base, _ := strings.CutPrefix(rule.Host, "*.")
-	_, addr, _ := normalHost(base) // a rule's host is in canonical form
+	if slices.ContainsFunc(p.Deny, func(d Rule) bool { return d.deniesAll(rule) }) {
+		return ""
+	}
 	for _, r := range p.Allow {
-		samePort := rule.Port == 0 || r.matchesPort(rule.Port)
-		if samePort && (r.Host == rule.Host || base == rule.Host && r.matchesHost(base, addr.IsValid())) {
+		if r.allows(rule) && !slices.ContainsFunc(p.Deny, func(d Rule) bool { return d.denies(r) }) {
 			return r.String()
 		}
 	}

@@ -33,6 +33,11 @@ func TestParseRule(t *testing.T) {
 		{entry: "xn--bcher-kva.example", want: "xn--bcher-kva.example"},
 		{entry: long + ".example", want: long + ".example"},
 
+		{entry: "example.com:3000-3010", want: "example.com:3000-3010"},
+		{entry: "*.example.com:1-65535", want: "*.example.com:1-65535"},
+		{entry: "[2001:db8::1]:80-81", want: "[2001:db8::1]:80-81"},
+		{entry: "192.0.2.7:8000-8999", want: "192.0.2.7:8000-8999"},
+
 		{entry: "", err: "empty"},
 		{entry: ".", err: "empty label"},
 		{entry: "*", err: "allow every host"},
@@ -84,6 +89,15 @@ func TestParseRule(t *testing.T) {
 		{entry: "example.com:080", err: "invalid port"},
 		{entry: "example.com:65536", err: "invalid port"},
 		{entry: "example.com:https", err: "invalid port"},
+		{entry: "example.com:3010-3000", err: "invalid port range"},
+		{entry: "example.com:3000-3000", err: "invalid port range"},
+		{entry: "example.com:3000-", err: "invalid port"},
+		{entry: "example.com:-3000", err: "invalid port"},
+		{entry: "example.com:3000-65536", err: "invalid port"},
+		{entry: "example.com:0-10", err: "invalid port"},
+		{entry: "example.com:1-2-3", err: "invalid port"},
+		{entry: "example.com:80,443", err: "invalid port"},
+		{entry: "example.com-80", want: "example.com-80"},
 		{entry: ":443", err: "empty"},
 		{entry: "xn--a.example", err: "internationalized"},
 	} {
@@ -189,6 +203,9 @@ func TestEntriesErrors(t *testing.T) {
 	}{
 		{Entries{Allow: []string{"a.example", "https://b.example"}}, `allow[1]: invalid egress entry "https://b.example"`},
 		{Entries{SSH: []string{"*"}}, "ssh[0]: "},
+		{Entries{SSH: []string{"git.example:22-23"}}, "expected a single port"},
+		{Entries{Deny: []string{"a.example", "b.example:x"}}, "deny[1]: "},
+		{Entries{Deny: []string{"*"}}, "deny[0]: "},
 		{Entries{AllowPrivate: []string{"10.0.0.0/8", "intranet:80"}}, "allow_private[1]: "},
 		{Entries{AllowPrivate: []string{"https://intranet"}}, "expected a host, not a URL"},
 		{Entries{AllowPrivate: []string{"10.0.0.0/33"}}, "invalid prefix"},
