@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// environment is the caller's with the changes that the lab's env file lists.
+// environment returns the caller's environment with the changes listed in the
+// lab's env file.
 func environment(labDir string, caller []string) ([]string, error) {
 	file, err := os.ReadFile(filepath.Join(labDir, "env"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -35,8 +36,9 @@ func environment(labDir string, caller []string) ([]string, error) {
 	return env, nil
 }
 
-// prepend puts the folders of first before those of path, without drop: the
-// lab's wrappers would otherwise be found inside the lab and enter it again.
+// prepend joins the search paths first and path without duplicates and without
+// the directory drop. drop holds the lab's wrappers, which would enter the lab
+// again if they were found inside it.
 func prepend(first, path, drop string) string {
 	dirs := filepath.SplitList(first)
 	for _, dir := range filepath.SplitList(path) {

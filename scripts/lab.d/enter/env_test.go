@@ -27,13 +27,13 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-func TestEnvironmentOfALabThatIsNotUp(t *testing.T) {
+func TestEnvironmentWithoutALab(t *testing.T) {
 	if _, err := environment(t.TempDir(), nil); !errors.Is(err, errNotUp) {
 		t.Errorf("got %v, want %v", err, errNotUp)
 	}
 }
 
-func TestJoinRefusesARecycledProcess(t *testing.T) {
+func TestJoinRejectsAReusedProcessID(t *testing.T) {
 	dir := t.TempDir()
 	// This process exists, but did not start at tick 1.
 	self := strconv.Itoa(os.Getpid())

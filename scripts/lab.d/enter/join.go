@@ -13,8 +13,8 @@ import (
 
 var errNotUp = errors.New("the lab is not up (scripts/lab up)")
 
-// namespaces in the order joined: the mount namespace last, as the others are
-// opened and the cgroups written through the caller's /proc and /sys.
+// namespaces are listed in the order of joining. The mount namespace is last:
+// until then /proc and /sys are the caller's.
 var namespaces = []struct {
 	name string
 	flag int
@@ -27,20 +27,19 @@ var namespaces = []struct {
 	{"mnt", unix.CLONE_NEWNS},
 }
 
-// join moves this process into the lab's cgroups and this thread into its
-// namespaces. It returns errNotUp if the recorded init is no longer the same
-// process.
+// join moves this process into the lab's cgroups and this thread into the lab's
+// namespaces. It returns errNotUp if the recorded init process no longer exists.
 func join(labDir string) error {
 	record, err := os.ReadFile(filepath.Join(labDir, "init"))
 	if errors.Is(err, os.ErrNotExist) {
 		return errNotUp
 	}
 	if err != nil {
-		return fmt.Errorf("read the lab's record: %w", err)
+		return fmt.Errorf("read the lab's init record: %w", err)
 	}
 	var pid, start string
 	if _, err := fmt.Sscan(string(record), &pid, &start); err != nil {
-		return fmt.Errorf("read the lab's record %s/init: %w", labDir, err)
+		return fmt.Errorf("parse the lab's init record %s/init: %w", labDir, err)
 	}
 	fds := make([]int, len(namespaces))
 	for i, ns := range namespaces {
@@ -52,16 +51,16 @@ func join(labDir string) error {
 			return fmt.Errorf("open the lab's %s namespace: %w", ns.name, err)
 		}
 	}
-	// Looked at after the namespaces were opened, so that what was opened is
-	// the lab's and not a later process's with the same id.
+	// Compared after opening the namespaces, which otherwise could belong to a
+	// later process with the same id.
 	if now, err := startTime(pid); err != nil || now != start {
 		return errNotUp
 	}
 	if err := joinCgroups(filepath.Join(labDir, "cgroups")); err != nil {
 		return err
 	}
-	// setns(2): a thread that shares its file system attributes cannot change
-	// its mount namespace.
+	// setns(2): a thread that shares file system attributes with another one
+	// cannot change its mount namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare file system attributes: %w", err)
 	}
@@ -73,13 +72,14 @@ func join(labDir string) error {
 	return nil
 }
 
-// startTime is field 22 of /proc/PID/stat, proc(5), in clock ticks since boot.
+// startTime returns field 22 of /proc/PID/stat, in clock ticks since boot
+// (proc(5)).
 func startTime(pid string) (string, error) {
 	stat, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
 		return "", err
 	}
-	// Field 2 is the name in brackets and may hold spaces; field 3 follows it.
+	// Field 2 is the name in parentheses and may contain spaces.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	const startField = 22 - 3
 	if len(fields) <= startField {
@@ -88,14 +88,14 @@ func startTime(pid string) (string, error) {
 	return string(fields[startField]), nil
 }
 
-// joinCgroups writes this process into each folder listed in file.
+// joinCgroups moves this process into each cgroup listed in file.
 func joinCgroups(file string) error {
 	list, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("read the lab's cgroups: %w", err)
 	}
 	for dir := range strings.FieldsSeq(string(list)) {
-		// "0" is the writing process, cgroups(7).
+		// "0" means the writing process (cgroups(7)).
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte("0"), 0); err != nil {
 			return fmt.Errorf("join the lab's cgroup: %w", err)
 		}

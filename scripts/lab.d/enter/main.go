@@ -1,16 +1,16 @@
-// Command enter runs a command inside a lab's namespaces: it joins the
-// cgroups, the mount, network, UTS, IPC, PID and cgroup namespaces of the lab's
-// init, keeps the current folder, and ends with the command's exit code.
+// Command enter runs a command inside a lab. It joins the cgroups and the
+// mount, network, UTS, IPC, PID and cgroup namespaces of the lab's init process,
+// keeps the current directory, and exits with the command's exit code.
 //
-// nsenter(1) is not used because it dies of a Ctrl-C or a SIGTERM while the
-// command is still cleaning up behind it, and because it cannot tell a recycled
-// process id from the lab's init.
+// nsenter(1) is not used because it exits on Ctrl-C or SIGTERM while the command
+// is still cleaning up, and because it does not detect that the process id of
+// the lab's init was reused.
 //
 // Usage: enter LABDIR COMMAND [ARGUMENT...]
 //
 // LABDIR holds the files written by scripts/lab: `init` (process id and start
-// time), `cgroups` (folders to join, one a line) and `env` (KEY=VALUE, one a
-// line; `PATH+=` is put before the caller's PATH and `-KEY` takes KEY away).
+// time), `cgroups` (directories to join, one per line) and `env` (KEY=VALUE, one
+// per line; `PATH+=` is prepended to the caller's PATH and `-KEY` unsets KEY).
 package main
 
 import (
@@ -27,9 +27,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes as docker's and env(1)'s: the tool itself, not executable, not found.
+// Exit codes follow docker and env(1).
 const (
-	exitOwn           = 125
+	exitError         = 125 // enter itself failed
 	exitNotExecutable = 126
 	exitNotFound      = 127
 )
@@ -41,9 +41,9 @@ func main() {
 func run(args []string) int {
 	if len(args) < 2 {
 		fmt.Fprintln(os.Stderr, "usage: enter LABDIR COMMAND [ARGUMENT...]")
-		return exitOwn
+		return exitError
 	}
-	// Namespaces are a thread's: the child has to be forked by this one.
+	// Namespaces belong to a thread, so this thread must fork the child.
 	runtime.LockOSThread()
 	code, err := enter(args[0], args[1:])
 	if err != nil {
@@ -55,25 +55,25 @@ func run(args []string) int {
 func enter(labDir string, command []string) (int, error) {
 	cwd, err := os.Getwd()
 	if err != nil {
-		return exitOwn, fmt.Errorf("find the current folder: %w", err)
+		return exitError, fmt.Errorf("get the current directory: %w", err)
 	}
 	env, err := environment(labDir, os.Environ())
 	if err != nil {
-		return exitOwn, err
+		return exitError, err
 	}
 	if err := join(labDir); err != nil {
-		return exitOwn, err
+		return exitError, err
 	}
 	if err := unix.Chdir(cwd); err != nil {
-		return exitOwn, fmt.Errorf("enter the current folder %s inside the lab: %w", cwd, err)
+		return exitError, fmt.Errorf("change to directory %s inside the lab: %w", cwd, err)
 	}
 	path, code, err := lookPath(command[0], env)
 	if err != nil {
 		return code, err
 	}
-	// A killed `enter` must not leave its command behind in the lab. setpriv(1)
-	// asks for that, as Go's Pdeathsig ends a child whose parent is in another
-	// PID namespace.
+	// The command must not outlive a killed `enter`. setpriv(1) sets the
+	// parent-death signal because Go's Pdeathsig kills a child whose parent is in
+	// another PID namespace.
 	setpriv, code, err := lookPath("setpriv", env)
 	if err != nil {
 		return code, err
@@ -81,7 +81,7 @@ func enter(labDir string, command []string) (int, error) {
 	return runChild(setpriv, append([]string{"setpriv", "--pdeathsig", "KILL", "--", path}, command[1:]...), env)
 }
 
-// lookPath finds name in env's PATH, as seen in the lab's mount namespace.
+// lookPath searches env's PATH for name in the lab's mount namespace.
 func lookPath(name string, env []string) (path string, code int, err error) {
 	if !strings.Contains(name, "/") {
 		for _, dir := range filepath.SplitList(lookup(env, "PATH")) {
@@ -100,14 +100,14 @@ func lookPath(name string, env []string) (path string, code int, err error) {
 	return name, 0, nil
 }
 
-// isDir uses stat(2) on this thread: it alone is in the lab's mount namespace.
+// isDir calls stat(2) on this thread, the only one in the lab's mount namespace.
 func isDir(path string) bool {
 	var st unix.Stat_t
 	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// runChild starts the command in this process group, so that the terminal's
-// signals reach it directly, and passes on those sent to this process alone.
+// runChild starts the command in this process group, so that signals from the
+// terminal reach it directly, and forwards signals sent only to this process.
 func runChild(path string, argv, env []string) (int, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
@@ -115,7 +115,7 @@ func runChild(path string, argv, env []string) (int, error) {
 	if err != nil {
 		return exitNotExecutable, fmt.Errorf("run %s: %w", path, err)
 	}
-	go passOn(signals, pid)
+	go forwardSignals(signals, pid)
 	var status syscall.WaitStatus
 	for {
 		_, err = syscall.Wait4(pid, &status, 0, nil)
@@ -124,7 +124,7 @@ func runChild(path string, argv, env []string) (int, error) {
 		}
 	}
 	if err != nil {
-		return exitOwn, fmt.Errorf("wait for %s: %w", path, err)
+		return exitError, fmt.Errorf("wait for %s: %w", path, err)
 	}
 	if status.Signaled() {
 		return 128 + int(status.Signal()), nil
@@ -132,10 +132,11 @@ func runChild(path string, argv, env []string) (int, error) {
 	return status.ExitStatus(), nil
 }
 
-// passOn sends what this process is sent to the command. An interrupt or quit
-// typed at a terminal has reached the command already (same process group);
-// a second one would end a teardown that the first began.
-func passOn(signals <-chan os.Signal, pid int) {
+// forwardSignals sends the command every signal that this process receives,
+// except an interrupt or quit typed at a terminal. The command has already
+// received those (same process group), and a second one would abort the cleanup
+// that the first one started.
+func forwardSignals(signals <-chan os.Signal, pid int) {
 	_, err := unix.IoctlGetInt(0, unix.TIOCGPGRP)
 	onTerminal := err == nil
 	for s := range signals {
@@ -143,7 +144,7 @@ func passOn(signals <-chan os.Signal, pid int) {
 		if onTerminal && (sig == unix.SIGINT || sig == unix.SIGQUIT) {
 			continue
 		}
-		// The command may be gone already; its exit is what counts.
+		// The command may already have exited; its exit code is reported anyway.
 		_ = syscall.Kill(pid, sig)
 	}
 }
