@@ -1,8 +1,8 @@
-// Package leakcheck compares a test host before and after a test: network
+// Package leakcheck compares the test host before and after a test: network
 // namespaces, links, addresses, routes, nftables, sysctls, mounts, processes,
 // cgroups, files under /run and /var/lib/bottle, and containerd's containers,
-// tasks, snapshots and leases. It is for tests only, run as root on the host
-// that scripts/lab makes.
+// tasks, snapshots and leases. It is for tests that run as root on the test host
+// (scripts/lab).
 package leakcheck
 
 import (
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// TB is what the check needs of a test.
+// TB is the part of testing.TB that the check uses.
 type TB interface {
 	Helper()
 	Fatalf(format string, args ...any)
@@ -28,41 +28,41 @@ type TB interface {
 	Cleanup(func())
 }
 
-// State is all that was seen, a line each, with the kind before it.
-type State map[string]bool
+// state is the set of resources on the host, each as "kind description".
+type state map[string]bool
 
-// settle is how long what ends by itself may take to: a shim leaves a moment
-// after its task, and containerd removes snapshots behind the call's back.
-const settle = 10 * time.Second
+// settleTimeout bounds the wait for asynchronous cleanup: a shim exits shortly
+// after its task, and containerd removes snapshots in the background.
+const settleTimeout = 10 * time.Second
 
-// Check looks at the host now, and again when the test and its other clean-ups
-// have ended; every difference fails the test. It must be called before
-// anything that registers a clean-up of its own.
+// Check records the state of the host, compares it again after the test and its
+// other cleanup functions have finished, and reports every difference as a test
+// error. Call it before anything that registers a cleanup function.
 func Check(t TB) {
 	t.Helper()
-	before, err := Look()
+	before, err := snapshot()
 	if err != nil {
-		t.Fatalf("look at the host: %v", err)
+		t.Fatalf("read the state of the host: %v", err)
 	}
 	t.Cleanup(func() {
 		t.Helper()
-		if diff := Wait(before, settle); diff != "" {
-			t.Errorf("the host is not as it was:\n%s", diff)
+		if diff := waitUnchanged(before, settleTimeout); diff != "" {
+			t.Errorf("the test changed the host:\n%s", diff)
 		}
 	})
 }
 
-// Wait looks until the host is as it was before, at the longest for limit, and
-// returns the last difference, or nothing.
-func Wait(before State, limit time.Duration) string {
-	deadline := time.Now().Add(limit)
+// waitUnchanged waits until the host is in state before. It returns the
+// remaining difference when the timeout expires, and "" if there is none.
+func waitUnchanged(before state, timeout time.Duration) string {
+	deadline := time.Now().Add(timeout)
 	for {
-		now, err := Look()
+		now, err := snapshot()
 		diff := ""
 		if err != nil {
 			diff = err.Error()
 		} else {
-			diff = Diff(before, now)
+			diff = compare(before, now)
 		}
 		if diff == "" || time.Now().After(deadline) {
 			return diff
@@ -71,8 +71,8 @@ func Wait(before State, limit time.Duration) string {
 	}
 }
 
-// Diff lists what came and what went.
-func Diff(before, after State) string {
+// compare lists what was added and what was removed.
+func compare(before, after state) string {
 	var lines []string
 	for k := range after {
 		if !before[k] {
@@ -88,10 +88,10 @@ func Diff(before, after State) string {
 	return strings.Join(lines, "\n")
 }
 
-// Look returns the host's present state.
-func Look() (State, error) {
-	s := State{}
-	for kind, look := range map[string]func() ([]string, error){
+// snapshot returns the current state of the host.
+func snapshot() (state, error) {
+	s := state{}
+	for kind, list := range map[string]func() ([]string, error){
 		"process": processes, "network namespace": namespaces, "mount": mounts, "cgroup": cgroups,
 		"file": files, "sysctl": sysctls,
 		"link":      command("ip", "-o", "link"),
@@ -103,7 +103,7 @@ func Look() (State, error) {
 		"lease":     command("ctr", "leases", "ls", "-q"),
 		"snapshot":  command("ctr", "snapshots", "ls"),
 	} {
-		lines, err := look()
+		lines, err := list()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", kind, err)
 		}
@@ -114,7 +114,7 @@ func Look() (State, error) {
 	return s, nil
 }
 
-// volatile is what changes in ip's output while nothing does.
+// volatile matches the parts of ip's output that change on their own.
 var volatile = regexp.MustCompile(`(valid_lft|preferred_lft) \d+sec|link-netns(id)? \S+`)
 
 func command(name string, args ...string) func() ([]string, error) {
@@ -128,7 +128,7 @@ func command(name string, args ...string) func() ([]string, error) {
 		var lines []string
 		for _, l := range strings.Split(string(out), "\n") {
 			l = strings.TrimSpace(volatile.ReplaceAllString(l, ""))
-			// A route's or neighbour's cache entry is not configuration.
+			// Cached multicast routes are not configuration.
 			if l != "" && !strings.HasPrefix(l, "multicast ") {
 				lines = append(lines, strings.Join(strings.Fields(l), " "))
 			}
@@ -137,8 +137,8 @@ func command(name string, args ...string) func() ([]string, error) {
 	}
 }
 
-// processes lists every process of this PID namespace but those of the test
-// itself: its own descendants and ancestors come and go.
+// processes lists the processes of this PID namespace except those related to
+// the test.
 func processes() ([]string, error) {
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -151,12 +151,12 @@ func processes() ([]string, error) {
 			continue
 		}
 		cmdline, err := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
-		if err != nil || len(cmdline) == 0 || ours(pid) {
+		if err != nil || len(cmdline) == 0 || related(pid) {
 			continue
 		}
 		args := strings.TrimSpace(string(bytes.ReplaceAll(cmdline, []byte{0}, []byte(" "))))
 		if strings.HasPrefix(args, "containerd --config ") {
-			out = append(out, args) // a test may restart it
+			out = append(out, args) // without the pid: a test may restart it
 			continue
 		}
 		out = append(out, fmt.Sprintf("%d %s", pid, args))
@@ -164,16 +164,17 @@ func processes() ([]string, error) {
 	return out, nil
 }
 
-// ours tells whether a process descends from the test's: the test ends those
-// itself, and Go's own tools come and go above it.
-func ours(pid int) bool {
+// related reports whether a process descends from the test or from its parent.
+// The test itself is responsible for its children, and the go command, its
+// parent, starts and ends helpers at any time.
+func related(pid int) bool {
 	for range 64 {
 		if pid == os.Getpid() || pid == os.Getppid() {
 			return true
 		}
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
-			return true // it has ended
+			return true // it has exited
 		}
 		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 		pid, err = strconv.Atoi(fields[1])
@@ -184,8 +185,8 @@ func ours(pid int) bool {
 	return false
 }
 
-// namespaces lists the network namespaces that processes are in or that are
-// mounted somewhere.
+// namespaces lists the network namespaces that a process is in or that are bind
+// mounted.
 func namespaces() ([]string, error) {
 	seen := map[string]bool{}
 	links, err := filepath.Glob("/proc/[0-9]*/ns/net")
@@ -235,19 +236,19 @@ func files() ([]string, error) {
 	return append(run, state...), err
 }
 
-// notBottles are folders that containerd and its shims make once, with the
-// first task of a namespace, and keep; and the test host's own.
-var notBottles = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|containerd/fifo|containerd/runc|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
+// ignored matches directories that containerd and its shims create with the
+// first task of a namespace and keep, and those of the test host.
+var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|containerd/fifo|containerd/runc|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
 
-// walk lists what is under root, on whatever is mounted there; what vanishes
-// meanwhile is not there.
+// walk lists the files below root, across mount points. It ignores files that
+// are removed while it runs.
 func walk(root string, onlyDirs bool) ([]string, error) {
 	var out []string
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil //nolint:nilerr // it vanished meanwhile
+			return nil //nolint:nilerr // the file was removed meanwhile
 		}
-		if (!onlyDirs || d.IsDir()) && !notBottles.MatchString(p) {
+		if (!onlyDirs || d.IsDir()) && !ignored.MatchString(p) {
 			out = append(out, p)
 		}
 		return nil
