@@ -14,17 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containerdStart bounds how long a containerd may take to answer.
-const containerdStart = 30 * time.Second
+// containerdStartTimeout bounds the wait for containerd to respond.
+const containerdStartTimeout = 30 * time.Second
 
-// settings of the test host's containerd that a second one has other values of.
+// settings matches the settings that must differ between the test host's
+// containerd and a second one.
 var settings = regexp.MustCompile(`(?m)^(root|state|address|socket_dir) = "([^"]*)"$`)
 
-// SmallContainerd starts a second containerd on the test host, whose store is on
-// a disk of the given size in bytes, and returns its socket and the disk.
+// SmallContainerd starts a second containerd on the test host with its store on
+// a file system of the given size in bytes. It returns the path of its socket
+// and the mount point of the file system.
 func SmallContainerd(t testing.TB, size int64) (address, disk string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "small-") // sockets' paths have to be short
+	dir, err := os.MkdirTemp("", "small-") // the paths of sockets must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,27 +36,27 @@ func SmallContainerd(t testing.TB, size int64) (address, disk string) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
-		t.Fatalf("mount a disk: %v", err)
+		t.Fatalf("mount tmpfs: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(disk, 0); err != nil {
-			t.Errorf("unmount the disk: %v", err)
+			t.Errorf("unmount tmpfs: %v", err)
 		}
 	})
-	theirs, err := os.ReadFile(filepath.Join(os.Getenv("LAB_STATE"), "containerd.toml"))
+	hostConfig, err := os.ReadFile(filepath.Join(os.Getenv("LAB_STATE"), "containerd.toml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := settings.ReplaceAllFunc(theirs, func(line []byte) []byte {
+	config := settings.ReplaceAllFunc(hostConfig, func(line []byte) []byte {
 		m := settings.FindSubmatch(line)
-		place := dir
+		parent := dir
 		if string(m[1]) == "root" {
-			place = disk
+			parent = disk
 		}
-		return fmt.Appendf(nil, "%s = %q", m[1], filepath.Join(place, filepath.Base(string(m[2]))))
+		return fmt.Appendf(nil, "%s = %q", m[1], filepath.Join(parent, filepath.Base(string(m[2]))))
 	})
 	file := filepath.Join(dir, "containerd.toml")
-	writeFile(t, file, ours)
+	writeFile(t, file, config)
 	address = filepath.Join(dir, "containerd.sock")
 	runContainerd(t, file, address)
 	return address, disk
@@ -73,21 +75,21 @@ func runContainerd(t testing.TB, file, address string) {
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(unix.SIGTERM)
-		_ = cmd.Wait() // a containerd that was told to end
+		_ = cmd.Wait() // the exit status after SIGTERM does not matter
 		_ = log.Close()
 		if text, err := os.ReadFile(log.Name()); t.Failed() && err == nil {
 			t.Logf("the second containerd's log:\n%s", text)
 		}
 	})
-	c, err := containerd.New(address, containerd.WithTimeout(containerdStart))
+	c, err := containerd.New(address, containerd.WithTimeout(containerdStartTimeout))
 	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), containerdStart)
+		ctx, cancel := context.WithTimeout(context.Background(), containerdStartTimeout)
 		defer cancel()
 		_, err = c.Version(ctx)
 		_ = c.Close()
 	}
 	if err != nil {
 		text, _ := os.ReadFile(log.Name())
-		t.Fatalf("the second containerd does not answer: %v\n%s", err, text)
+		t.Fatalf("the second containerd does not respond: %v\n%s", err, text)
 	}
 }

@@ -22,10 +22,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// built holds what Build has compiled, by package.
+// built caches the programs compiled by Build, by package.
 var built sync.Map
 
-// Build compiles a command of this module, statically, and returns its bytes.
+// Build compiles a command of this module as a static binary and returns its
+// content.
 func Build(t testing.TB, pkg string) []byte {
 	t.Helper()
 	if data, ok := built.Load(pkg); ok {
@@ -45,9 +46,9 @@ func Build(t testing.TB, pkg string) []byte {
 	return data
 }
 
-// PutImage makes an image of one layer in the test host's containerd, not
-// unpacked, and removes it at the test's end. Files are named without a leading
-// slash. It returns the image's digest.
+// PutImage stores an image with one layer in the test host's containerd, without
+// unpacking it, and removes it when the test ends. The keys of files are paths
+// without a leading slash. It returns the image's digest.
 func PutImage(t testing.TB, ref string, config ocispec.ImageConfig, files map[string][]byte) string {
 	t.Helper()
 	var entries []Entry
@@ -57,13 +58,13 @@ func PutImage(t testing.TB, ref string, config ocispec.ImageConfig, files map[st
 	return PutEntries(t, ref, config, entries)
 }
 
-// Entry is one entry of a layer, of any kind that there is.
+// Entry is an entry of a layer: a file of any type.
 type Entry struct {
 	tar.Header
 	Data []byte
 }
 
-// PutEntries is PutImage for a layer that holds more than files.
+// PutEntries is PutImage for a layer with entries of any type.
 func PutEntries(t testing.TB, ref string, config ocispec.ImageConfig, entries []Entry) string {
 	t.Helper()
 	namespace := os.Getenv("CONTAINERD_NAMESPACE")
@@ -76,7 +77,7 @@ func PutEntries(t testing.TB, ref string, config ocispec.ImageConfig, entries []
 		defer cancel()
 		err := c.ImageService().Delete(ctx, ref, store.SynchronousDelete())
 		if err != nil {
-			t.Errorf("remove the image %s: %v", ref, err)
+			t.Errorf("remove image %s: %v", ref, err)
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)
@@ -118,7 +119,7 @@ func writeImage(ctx context.Context, cs content.Store, config ocispec.ImageConfi
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
 		Config: configDesc, Layers: []ocispec.Descriptor{layerDesc},
 	}
-	// What the image is made of must outlive the lease.
+	// The labels keep config and layer from garbage collection after the lease.
 	return blobJSON(ctx, cs, ocispec.MediaTypeImageManifest, manifest, map[string]string{
 		"containerd.io/gc.ref.content.config": configDesc.Digest.String(),
 		"containerd.io/gc.ref.content.l.0":    layerDesc.Digest.String(),

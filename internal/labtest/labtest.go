@@ -1,5 +1,6 @@
-// Package labtest is what tests on the test host have in common: bottle's own
-// program, built from this checkout, and the log of the world around the host.
+// Package labtest holds what tests on the test host (scripts/lab) share: the
+// bottle program built from this checkout, images, registries, a second
+// containerd, and the log of the world that surrounds the host.
 package labtest
 
 import (
@@ -19,8 +20,8 @@ var (
 	build = sync.OnceValue(buildProgram)
 )
 
-// Main runs a package's tests and removes what Program made. It returns the
-// exit code.
+// Main runs a package's tests, removes the program built by Program, and returns
+// the exit code.
 func Main(m *testing.M) int {
 	code := m.Run()
 	if dir != "" {
@@ -32,8 +33,8 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// Program returns the path of bottle's own program, built from this checkout. A
-// test that asks for it needs the test host.
+// Program returns the path of the bottle program built from this checkout. It
+// fails the test outside the test host.
 func Program(t testing.TB) string {
 	t.Helper()
 	if os.Getenv("LAB_ID") == "" {
@@ -51,11 +52,11 @@ func buildProgram() (err error) {
 	}
 	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		return fmt.Errorf("find this checkout: %w", err)
+		return fmt.Errorf("find the module's directory: %w", err)
 	}
 	command := filepath.Join(strings.TrimSpace(string(root)), "cmd", "bottle")
-	// As `make build` does: the guest's part first, which the program carries.
-	// Static, as the proxy's root file system holds nothing else.
+	// The same steps as in `make build`: first the guest program, which bottle
+	// embeds. Static, because the proxy's root file system holds nothing else.
 	for _, b := range [][2]string{
 		{filepath.Join(command, "carried", "guest-"+runtime.GOARCH), "./guest/program"},
 		{filepath.Join(dir, "bottle"), "."},
@@ -70,8 +71,8 @@ func buildProgram() (err error) {
 	return nil
 }
 
-// WorldEvent is one line of the world's log: something that reached one of its
-// addresses.
+// WorldEvent is a line of the world's log: traffic that reached one of its
+// addresses (scripts/world).
 type WorldEvent struct {
 	Event string `json:"event"`
 	Proto string `json:"proto"`
@@ -82,7 +83,8 @@ type WorldEvent struct {
 	Name  string `json:"name"`
 }
 
-// World yields what reaches the world's addresses from now on.
+// World returns a function that returns the traffic that has reached the world's
+// addresses since the call of World.
 func World(t testing.TB) (since func() []WorldEvent) {
 	t.Helper()
 	file := os.Getenv("LAB_VICTIMS")
@@ -101,7 +103,7 @@ func World(t testing.TB) (since func() []WorldEvent) {
 		for line := range strings.Lines(string(data[offset:])) {
 			var e WorldEvent
 			if err := json.Unmarshal([]byte(line), &e); err != nil {
-				t.Fatalf("the world's log: %v in %q", err, line)
+				t.Fatalf("parse the world's log: %v in %q", err, line)
 			}
 			out = append(out, e)
 		}

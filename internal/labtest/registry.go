@@ -25,31 +25,32 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Registry is a registry of distribution's, for one test or benchmark.
+// Registry is a running image registry (the distribution project's) for one
+// test or benchmark.
 type Registry struct {
 	Host string // ADDRESS:PORT
-	// Storage is where its blobs are.
+	// Storage is the directory of its blobs.
 	Storage string
-	// CA is the file of the certificate that signs it; of a plain one nothing.
+	// CA is the file of its certificate authority; empty for a plain registry.
 	CA string
-	// User and Password are who may use it; of a plain one nothing.
+	// User and Password are its credentials; empty for a plain registry.
 	User, Password string
 }
 
-// registryStart bounds how long a registry may take to listen.
-const registryStart = 20 * time.Second
+// registryStartTimeout bounds the wait for a registry to listen.
+const registryStartTimeout = 20 * time.Second
 
-// PlainRegistry starts a registry on loopback that speaks HTTP and lets
-// everybody in.
+// PlainRegistry starts a registry on loopback that serves HTTP without
+// authentication.
 func PlainRegistry(t testing.TB) *Registry { return PlainRegistryAt(t, "127.0.0.1") }
 
-// PlainRegistryAt starts one at another address of the test host.
+// PlainRegistryAt starts a plain registry at another address of the test host.
 func PlainRegistryAt(t testing.TB, address string) *Registry {
 	return startRegistry(t, &Registry{Host: net.JoinHostPort(address, "0")})
 }
 
-// PrivateRegistry starts a registry on loopback that speaks HTTPS, with a
-// certificate that nobody trusts yet, and wants a password.
+// PrivateRegistry starts a registry on loopback that serves HTTPS with an
+// untrusted certificate and requires a password.
 func PrivateRegistry(t testing.TB) *Registry {
 	return startRegistry(t, &Registry{Host: "127.0.0.1:0", CA: "ca.pem", User: "reader", Password: "correct horse"})
 }
@@ -64,8 +65,8 @@ func startRegistry(t testing.TB, r *Registry) *Registry {
 	return r
 }
 
-// ServeRegistry is PlainRegistry for a program that is no test: its files are in
-// dir, and it ends with stop.
+// ServeRegistry is PlainRegistry for programs other than tests. It stores the
+// registry's files in dir; stop ends the registry.
 func ServeRegistry(dir string) (r *Registry, stop func(), err error) {
 	r = &Registry{Host: "127.0.0.1:0"}
 	stop, err = r.start(dir)
@@ -98,7 +99,7 @@ func (r *Registry) start(dir string) (stop func(), err error) {
 		conf["auth"] = map[string]any{"htpasswd": map[string]any{"realm": "lab", "path": users}}
 	}
 	conf["http"] = web
-	data, err := json.Marshal(conf) // every JSON text is YAML
+	data, err := json.Marshal(conf) // JSON is a subset of YAML
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func (r *Registry) start(dir string) (stop func(), err error) {
 	return stop, err
 }
 
-// runRegistry starts the program and returns where it says that it listens.
+// runRegistry starts the program and returns the address that it listens on.
 func runRegistry(file string) (host string, stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "registry", "serve", file)
@@ -121,14 +122,14 @@ func runRegistry(file string) (host string, stop func(), err error) {
 	}
 	if err != nil {
 		cancel()
-		return "", nil, fmt.Errorf("start the registry: %w", err)
+		return "", nil, fmt.Errorf("start registry: %w", err)
 	}
 	listening := make(chan string, 1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		readRegistryLog(log, listening)
-		_ = cmd.Wait() // it is killed
+		_ = cmd.Wait() // killed by stop
 	}()
 	stop = func() {
 		cancel()
@@ -139,9 +140,9 @@ func runRegistry(file string) (host string, stop func(), err error) {
 		if host != "" {
 			return host, stop, nil
 		}
-		err = errors.New("the registry ended before it listened")
-	case <-time.After(registryStart):
-		err = errors.New("the registry does not listen")
+		err = errors.New("registry exited before it listened")
+	case <-time.After(registryStartTimeout):
+		err = fmt.Errorf("registry did not listen within %s", registryStartTimeout)
 	}
 	stop()
 	return "", nil, err
@@ -157,8 +158,8 @@ func readRegistryLog(log io.Reader, listening chan<- string) {
 		if json.Unmarshal(lines.Bytes(), &line) != nil {
 			continue
 		}
-		if at, ok := strings.CutPrefix(line.Msg, "listening on "); ok {
-			host, _, _ := strings.Cut(at, ",")
+		if address, ok := strings.CutPrefix(line.Msg, "listening on "); ok {
+			host, _, _ := strings.Cut(address, ",")
 			select {
 			case listening <- host:
 			default:
@@ -169,16 +170,16 @@ func readRegistryLog(log io.Reader, listening chan<- string) {
 	_, _ = io.Copy(io.Discard, log)
 }
 
-// HostsDir makes a folder of hosts.toml files that trusts the registry's
-// certificate.
+// HostsDir creates a hosts directory (containerd's hosts.toml files) that trusts
+// the registry's certificate.
 func (r *Registry) HostsDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	at := filepath.Join(dir, r.Host)
-	if err := os.Mkdir(at, 0o755); err != nil {
+	hostDir := filepath.Join(dir, r.Host)
+	if err := os.Mkdir(hostDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(at, "hosts.toml"), fmt.Appendf(nil, "server = %q\n[host.%q]\n  ca = %q\n", "https://"+r.Host, "https://"+r.Host, r.CA))
+	writeFile(t, filepath.Join(hostDir, "hosts.toml"), fmt.Appendf(nil, "server = %q\n[host.%q]\n  ca = %q\n", "https://"+r.Host, "https://"+r.Host, r.CA))
 	return dir
 }
 
@@ -189,7 +190,7 @@ func writeFile(t testing.TB, name string, data []byte) {
 	}
 }
 
-// selfSigned writes a certificate for 127.0.0.1 that is its own authority.
+// selfSigned writes a self-signed certificate for 127.0.0.1 and its key.
 func selfSigned(certFile, keyFile string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
