@@ -1,9 +1,9 @@
 # Sourced by scripts/lab. Starts, shows and removes the lab's host: an init
-# process (lab.d/init.sh) in namespaces and cgroups of its own.
+# process (lab.d/init.sh) in its own namespaces and cgroups.
 # shellcheck shell=bash
 
 # start_time PID prints when the process started, in clock ticks since boot:
-# field 22 of /proc/PID/stat (proc(5)); the name, field 2, may hold spaces.
+# field 22 of /proc/PID/stat (proc(5)). Field 2, the name, may contain spaces.
 start_time() {
   local stat
   { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
@@ -12,7 +12,7 @@ start_time() {
 }
 
 # recorded FILE prints the process id in the record FILE ("pid start-time") if
-# that same process is still there.
+# that process still exists.
 recorded() {
   local pid start
   { read -r pid start <"$1"; } 2>/dev/null || return 1
@@ -34,29 +34,30 @@ host_start() {
   wrapper_write bottle "$LAB_CHECKOUT/bin/bottle"
   wrapper_write ctr "$CONTAINERD_BIN/ctr"
   local answer=
-  # init.sh writes one line, "ok" or what went wrong, then closes the pipe; the
-  # pipe also ends if init.sh does.
+  # init.sh writes one line, "ok" or an error, then closes the pipe. The pipe is
+  # also closed when init.sh exits.
   read -r -t 120 answer < <(init_run) || true
   if [ "$answer" != ok ]; then
-    say "start the lab: ${answer:-its init ended or hung: $(tail -n 1 "$LAB_DIR/log/init.log")}"
-    # The logs outlive the removal where a person can read them.
+    say "start the lab: ${answer:-init exited or timed out: $(tail -n 1 "$LAB_DIR/log/init.log")}"
+    # host_remove deletes the logs.
     rm -rf "$LAB_CACHE/log-$LAB_ID"
     cp -r "$LAB_DIR/log" "$LAB_CACHE/log-$LAB_ID"
     host_remove
-    die "not up; logs are in $LAB_CACHE/log-$LAB_ID"
+    die "the lab did not start (logs: $LAB_CACHE/log-$LAB_ID)"
   fi
   : >"$LAB_DIR/ready"
 }
 
-# init_run becomes the parent of the lab's init, detached from the terminal.
+# init_run turns into the parent of the lab's init, detached from the terminal.
 init_run() {
   local dir
-  # The cgroup namespace's root is where its first process is, so before unshare.
+  # Before unshare: the cgroup of the first process becomes the root of the
+  # cgroup namespace.
   while read -r dir; do echo $BASHPID >"$dir/cgroup.procs"; done <"$LAB_DIR/cgroup-roots"
   PATH=$(inside_path):$PATH
   export LAB_TOOLS=$TOOLS_BIN LAB_CA_DIR=$CA_DIR LAB_SSHD=$SSHD_ROOT
-  # Then into the leaves, and the parent with its child: a version 2 group with a
-  # process in it gives its children no controllers, cgroups(7).
+  # Then into the leaf cgroups, the parent too: a version 2 cgroup that contains
+  # processes cannot delegate controllers to its children (cgroups(7)).
   # shellcheck disable=SC2016
   exec setsid unshare --cgroup bash -ec '
     while read -r dir; do echo $$ >"$dir/cgroup.procs"; done <"$LAB_DIR/cgroups"
@@ -64,23 +65,24 @@ init_run() {
     3>&1 >>"$LAB_DIR/log/init.log" 2>&1 </dev/null 9>&-
 }
 
-# host_remove ends whatever is left of this checkout's lab and removes its traces.
+# host_remove stops this checkout's lab, or what is left of it, and removes its
+# files and cgroups.
 host_remove() {
   local pid parent
   if pid=$(recorded "$LAB_DIR/init"); then
     parent=$(recorded "$LAB_DIR/parent") || parent=
-    # The end of a PID namespace's init ends everything in it.
+    # The kernel then kills every process of the PID namespace.
     kill -KILL "$pid"
-    wait_gone "$LAB_DIR/init" || die "end the lab's init, process $pid: still there after 20 seconds"
-    [ -z "$parent" ] || wait_gone "$LAB_DIR/parent" || die "process $parent, the parent of the lab's init, did not end"
+    wait_gone "$LAB_DIR/init" || die "the lab's init (process $pid) did not exit within 20 seconds"
+    [ -z "$parent" ] || wait_gone "$LAB_DIR/parent" || die "the parent of the lab's init (process $parent) did not exit"
   fi
   cgroups_remove
   rm -rf --one-file-system "$LAB_DIR" "$LAB_DISK"
-  # Shared with other checkouts' labs: removed by the last.
+  # Shared with other checkouts' labs; the last one removes them.
   rmdir "${LAB_DIR%/*}" "${LAB_DISK%/*}" 2>/dev/null || true
 }
 
-# wait_gone RECORD waits for the recorded process to be gone, at most 20 s.
+# wait_gone RECORD waits up to 20 seconds for the recorded process to exit.
 wait_gone() {
   local try
   for ((try = 0; try < 400; try++)); do
@@ -96,7 +98,7 @@ cgroup_mounts() {
     /proc/self/mountinfo
 }
 
-# cgroups_make gives the lab a cgroup of its own at the top of each hierarchy.
+# cgroups_make creates a top-level cgroup for the lab in each hierarchy.
 cgroups_make() {
   local type top dir name
   : >"$LAB_DIR/cgroup-roots"
@@ -105,15 +107,15 @@ cgroups_make() {
     dir=$top/$LAB_CGROUP
     mkdir -p "$dir" 2>/dev/null || continue
     if [ "$type" = cgroup2 ]; then
-      # cgroups(7): controllers only go to children of a group without
-      # processes, so the lab's processes are in a leaf.
+      # A cgroup can delegate controllers only if it contains no processes
+      # (cgroups(7)), so the lab's processes are in a leaf.
       for name in $(<"$top/cgroup.controllers"); do
         { echo "+$name" >"$top/cgroup.subtree_control"; } 2>/dev/null || true
       done
       mkdir -p "$dir/init"
       echo "$dir/init" >>"$LAB_DIR/cgroups"
     else
-      # cpuset(7): without both no process can be put in.
+      # No process can join before both are set (cpuset(7)).
       for name in cpuset.cpus cpuset.mems; do
         [ ! -e "$dir/$name" ] || cat "$top/$name" >"$dir/$name"
       done
@@ -127,7 +129,7 @@ cgroups_remove() {
   local type top try
   while read -r type top; do
     [ -d "$top/$LAB_CGROUP" ] || continue
-    # The kernel may hold a group for a moment after its last process has gone.
+    # A cgroup may stay busy for a moment after its last process has exited.
     for ((try = 0; try < 100; try++)); do
       find "$top/$LAB_CGROUP" -depth -type d -exec rmdir {} + 2>/dev/null && break
       [ -d "$top/$LAB_CGROUP" ] || break
@@ -137,14 +139,14 @@ cgroups_remove() {
   done < <(cgroup_mounts)
 }
 
-# inside_path prints the folders put before PATH inside the lab; sudo's PATH may
-# leave out the last.
+# inside_path prints the directories that precede PATH inside the lab. The last
+# is Go's, which sudo's PATH may lack.
 inside_path() {
   printf %s "$LAB_PROGRAMS/sbin:$CONTAINERD_BIN:$GVISOR_BIN:$REGISTRY_BIN:$BUILDKIT_BIN:$LAB_CHECKOUT/bin:$(dirname "$(command -v go)")"
 }
 
-# shims_write puts the wrapper before runsc's shim where it cannot do without:
-# CAP_SYS_RESOURCE is bit 24 of the effective set, capabilities(7).
+# shims_write installs a wrapper for runsc's shim on machines without
+# CAP_SYS_RESOURCE, bit 24 of the effective set (capabilities(7)).
 shims_write() {
   local effective
   effective=$(awk '$1 == "CapEff:" { print $2 }' /proc/self/status)
@@ -161,8 +163,8 @@ config_write() {
     'network = "sandbox"' >"$LAB_DIR/runsc.toml"
 }
 
-# env_write records the environment of commands inside the lab; the format is
-# described in lab.d/enter.
+# env_write writes the environment for commands inside the lab. The format is
+# documented in lab.d/enter.
 env_write() {
   cat >"$LAB_DIR/env" <<END
 PATH+=$(inside_path)
@@ -192,7 +194,8 @@ GOTOOLCHAIN=local
 END
 }
 
-# wrapper_write NAME PROGRAM makes NAME run PROGRAM inside the lab.
+# wrapper_write NAME PROGRAM creates the command NAME, which runs PROGRAM inside
+# the lab.
 wrapper_write() {
   printf '#!/bin/sh\nexec %q %q %q "$@"\n' "$LAB_PROGRAMS/enter" "$LAB_DIR" "$2" >"$LAB_PROGRAMS/bin/$1"
   chmod 0755 "$LAB_PROGRAMS/bin/$1"
@@ -206,16 +209,16 @@ cmd_status() {
   echo "cache: $LAB_CACHE"
   local pid
   if ! pid=$(recorded "$LAB_DIR/init"); then
-    [ -e "$LAB_DIR" ] && echo 'lab: killed, remains to be removed by `up` or `down`' || echo 'lab: not up'
+    [ -e "$LAB_DIR" ] && echo 'lab: killed (`up` or `down` removes the leftovers)' || echo 'lab: not up'
     exit 3
   fi
   if ! host_ready; then
-    echo "lab: starting, or its start was cut short (init: process $pid)"
+    echo "lab: starting, or interrupted while starting (init: process $pid)"
     exit 3
   fi
   echo "lab: up (init: process $pid)"
   echo "containerd: $(inside ctr --connect-timeout 5s version 2>&1 |
-    awk '/^Server/ { s = 1 } s && /Version:/ { print $2; f = 1 } END { if (!f) print "does not answer" }')"
+    awk '/^Server/ { s = 1 } s && /Version:/ { print $2; f = 1 } END { if (!f) print "not responding" }')"
   echo "namespace: $LAB_NAMESPACE"
   echo "images: $(inside ctr --connect-timeout 5s images list -q 2>/dev/null | tr '\n' ' ')"
   echo "world: $([ -e "$LAB_DIR/world/ready" ] && echo ready || echo 'not ready')"

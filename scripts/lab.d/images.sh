@@ -1,19 +1,19 @@
-# Sourced by scripts/lab. Makes the lab's images in the cache and imports them:
+# Sourced by scripts/lab. Builds the lab's images in the cache and imports them:
 #   bottle-demo:latest    busybox and the demo's client
-#   claude-bottle:latest  Debian with what an agent needs
+#   claude-bottle:latest  Debian with the packages that an agent needs
 #   claude-bottle:claude  the same with Claude Code (--with-claude)
-#   bottle-base:latest    Debian alone, to build the default image on (--with-base)
-# Each archive is named for a hash of what it is made of, so that a change makes
-# a new one.
+#   bottle-base:latest    plain Debian, base of the default image (--with-base)
+# The name of an archive contains a hash of its inputs, so a change produces a
+# new archive.
 # shellcheck shell=bash
 
 CA_DIR=$LAB_CACHE/ca
 DEBIAN_PACKAGES=bash,git,ca-certificates,openssh-client,curl,iproute2,procps
 
 images_build() {
-  # One authority for all labs of this cache, so that images can be kept.
+  # Images contain the certificate, so all labs of a cache share the authority.
   "$TOOLS_BIN/world" ca --state "$CA_DIR" >"$LAB_CACHE/ca.log" 2>&1 ||
-    die "make the lab's certificate authority: $(tail -n 1 "$LAB_CACHE/ca.log")"
+    die "create the lab's certificate authority: $(tail -n 1 "$LAB_CACHE/ca.log")"
   demo_image
   debian_layer
   debian_image claude-bottle:latest "$DEBIAN_LAYER"
@@ -27,39 +27,40 @@ images_build() {
   CLAUDE_ARCHIVE=$ARCHIVE
 }
 
-# key prints a short hash of its arguments and of the recipes in this file.
+# key prints a short hash of its arguments, this file and mkimage.
 key() { { printf '%s\n' "$@"; cat "$LAB_SCRIPTS/images.sh" "$TOOLS_BIN/mkimage"; } | sha256sum | cut -c1-12; }
 
 file_hash() { sha256sum <"$1" | cut -c1-12; }
 
-# partial_root makes an empty folder beside FILE to build it from.
+# partial_root FILE creates the empty directory FILE.root.
 partial_root() {
   rm -rf --one-file-system "$1.root"
   mkdir -m 0755 "$1.root"
 }
 
-# pack_root FILE turns the folder of partial_root into FILE, a tar with the same
-# bytes for the same content, and removes it. Device nodes are the runtime's.
+# pack_root FILE packs the directory of partial_root into FILE, a reproducible
+# tar archive, and removes the directory. Device nodes are left to the runtime.
 pack_root() {
   tar -C "$1.root" --sort=name --mtime=@0 --numeric-owner --exclude='./dev/*' -cf "$1.partial" .
   rm -rf --one-file-system "$1.root"
   mv "$1.partial" "$1"
 }
 
-# make_image ARCHIVE NAME ARGUMENT... writes the image by mkimage.
+# make_image ARCHIVE NAME ARGUMENT... builds the image with mkimage.
 make_image() {
   local archive=$1 name=$2
   shift 2
   "$TOOLS_BIN/mkimage" --out "$archive.partial" --ref "docker.io/library/$name" \
     --user 1000:1000 --workdir /workspace "$@" >"$archive.log" 2>&1 ||
-    die "make image $name: $(tail -n 1 "$archive.log")"
+    die "build image $name: $(tail -n 1 "$archive.log")"
   mv "$archive.partial" "$archive"
-  # Two, as two checkouts may share the cache.
+  # Keep two, because checkouts share the cache.
   find "$LAB_CACHE" -name "${name/:/-}-*.oci.tar*" -printf '%T@ %p\n' | sort -rn | tail -n +5 | cut -d' ' -f2- | xargs -r rm -f
 }
 
-# image_folders ROOT makes what all images have: the agent's folders and /tmp.
-image_folders() {
+# image_dirs ROOT creates the directories that every image has: the agent's and
+# /tmp.
+image_dirs() {
   mkdir -p "$1/home/agent" "$1/workspace" "$1/tmp"
   chown 1000:1000 "$1/home/agent" "$1/workspace"
   chmod 1777 "$1/tmp"
@@ -73,7 +74,7 @@ demo_image() {
   partial_root "$layer"
   root=$layer.root
   mkdir -p "$root/bin" "$root/usr/local/bin" "$root/etc/ssl/certs" "$root/proc" "$root/sys" "$root/dev" "$root/root"
-  image_folders "$root"
+  image_dirs "$root"
   cp /bin/busybox "$root/bin/busybox"
   chroot "$root" /bin/busybox --install -s /bin
   cp "$TOOLS_BIN/demoagent" "$root/usr/local/bin/demoagent"
@@ -86,26 +87,26 @@ demo_image() {
   rm -f "$layer"
 }
 
-# debian_mirror prints "URL SUITE" of this machine's own Debian.
+# debian_mirror prints "URL SUITE" of this machine's Debian release.
 debian_mirror() {
   local suite
   suite=$(. /etc/os-release && echo "${VERSION_CODENAME-}")
-  # apt itself reads its settings, in either of the formats they may have.
+  # apt reads its sources itself, because they may have either of two formats.
   apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
     awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1, $2; exit }'
 }
 
-# debian_root LAYER WHAT [PACKAGE,...] fills partial_root's folder with this
-# machine's release of Debian.
+# debian_root LAYER WHAT [PACKAGE,...] installs this machine's Debian release in
+# LAYER.root.
 debian_root() {
   local url suite root=$1.root log=$1.log
-  read -r url suite < <(debian_mirror) || die "no Debian mirror of this machine's release in apt's settings"
-  say "making $2 ($suite)"
+  read -r url suite < <(debian_mirror) || die "apt's sources list no Debian mirror for this machine's release"
+  say "building $2 ($suite)"
   partial_root "$1"
-  # A mount namespace of its own: an interrupted debootstrap leaves /proc mounted.
+  # In a new mount namespace: an interrupted debootstrap leaves /proc mounted.
   unshare --mount --propagation private debootstrap --variant=minbase ${3:+--include="$3"} \
-    "$suite" "$root" "$url" >"$log" 2>&1 </dev/null || die "make $2: $(tail -n 1 "$log") (whole output: $log)"
-  # The mirror is this machine's affair, the rest is of no use in a bottle.
+    "$suite" "$root" "$url" >"$log" 2>&1 </dev/null || die "build $2: $(tail -n 1 "$log") (log: $log)"
+  # Remove this machine's mirror settings and files that a bottle does not need.
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/doc/* \
     "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/etc/apt/sources.list*
   : >"$root/etc/resolv.conf"
@@ -119,7 +120,7 @@ debian_layer() {
   debian_root "$DEBIAN_LAYER" 'the Debian layer' "$DEBIAN_PACKAGES"
   root=$DEBIAN_LAYER.root
   chroot "$root" useradd --uid 1000 --user-group --shell /bin/bash --no-create-home agent
-  image_folders "$root"
+  image_dirs "$root"
   cp "$root"/etc/skel/.[!.]* "$root/home/agent/"
   chown -R 1000:1000 "$root/home/agent"
   pack_root "$DEBIAN_LAYER"
@@ -136,14 +137,14 @@ base_image() {
   rm -f "$layer"
 }
 
-# debian_image NAME LAYER... sets ARCHIVE to the image of the layers with the
-# lab's authority on top.
+# debian_image NAME LAYER... builds an image of the layers, adds the lab's
+# certificate authority and sets ARCHIVE.
 debian_image() {
   local name=$1 top layer arguments=()
   shift
   ARCHIVE=$LAB_CACHE/${name/:/-}-$(key "$(file_hash "$CA_DIR/ca.pem")" "$@").oci.tar
   [ ! -e "$ARCHIVE" ] || return 0
-  say "making image $name"
+  say "building image $name"
   top=$ARCHIVE.ca.tar
   partial_root "$top"
   mkdir -p "$top.root/etc/ssl/certs" "$top.root/usr/local/share/ca-certificates"
@@ -157,23 +158,23 @@ debian_image() {
   rm -f "$top"
 }
 
-# claude_layer sets CLAUDE_LAYER to a layer with Claude Code's program alone; it
-# needs no node.
+# claude_layer builds a layer with Claude Code's native program, which does not
+# need node, and sets CLAUDE_LAYER.
 claude_layer() {
   local package=@anthropic-ai/claude-code arch=x64 log program
   [ "$(dpkg --print-architecture)" != arm64 ] || arch=arm64
   CLAUDE_LAYER=$LAB_CACHE/claude-code-$CLAUDE_CODE_VERSION-$arch.tar
   [ ! -e "$CLAUDE_LAYER" ] || return 0
-  say "fetching $package $CLAUDE_CODE_VERSION"
+  say "downloading $package $CLAUDE_CODE_VERSION"
   partial_root "$CLAUDE_LAYER"
   log=$CLAUDE_LAYER.log
   rm -rf "$CLAUDE_LAYER.npm"
   mkdir -p "$CLAUDE_LAYER.npm"
   npm install --ignore-scripts --no-audit --no-fund --prefix "$CLAUDE_LAYER.npm" \
     "$package@$CLAUDE_CODE_VERSION" >"$log" 2>&1 </dev/null ||
-    die "fetch $package@$CLAUDE_CODE_VERSION: $(tail -n 1 "$log") (whole output: $log)"
+    die "download $package@$CLAUDE_CODE_VERSION: $(tail -n 1 "$log") (log: $log)"
   program=$CLAUDE_LAYER.npm/node_modules/$package-linux-$arch/claude
-  # The program's package is an optional dependency, which npm may leave out.
+  # The native program is an optional dependency, which npm may skip.
   [ -e "$program" ] || claude_pack "$package-linux-$arch" "$log"
   mkdir -p "$CLAUDE_LAYER.root/usr/local/bin"
   cp "$program" "$CLAUDE_LAYER.root/usr/local/bin/claude"
@@ -182,10 +183,10 @@ claude_layer() {
   rm -rf "$CLAUDE_LAYER.npm"
 }
 
-# claude_pack PACKAGE LOG fetches the package by itself to claude_layer's program.
+# claude_pack PACKAGE LOG downloads the package of claude_layer's program.
 claude_pack() {
   (cd "$CLAUDE_LAYER.npm" && npm pack "$1@$CLAUDE_CODE_VERSION" && tar -xzf ./*.tgz package/claude) >>"$2" 2>&1 </dev/null ||
-    die "fetch $1@$CLAUDE_CODE_VERSION: $(tail -n 1 "$2") (whole output: $2)"
+    die "download $1@$CLAUDE_CODE_VERSION: $(tail -n 1 "$2") (log: $2)"
   mkdir -p "${program%/*}"
   mv "$CLAUDE_LAYER.npm/package/claude" "$program"
 }
@@ -198,8 +199,8 @@ images_import() {
   done
 }
 
-# image_import brings the archive in, once in a lab's life.
-# --local: the daemon takes twice as long to read an archive from a stream.
+# image_import ARCHIVE imports the image once per lab.
+# --local is twice as fast as streaming the archive to the daemon.
 image_import() {
   local mark
   mark=$LAB_DIR/imported/$(basename "$1")

@@ -1,19 +1,19 @@
 #!/bin/bash
 # The lab's init: PID 1 of its namespaces, started by scripts/lab (host_start).
-# It makes the lab's view of the machine, its network and the world's, starts
-# the world and containerd, answers "ok" or what went wrong on file descriptor
-# 3, and then stays to reap. When it ends, everything of the lab ends with it.
+# It sets up the lab's mounts and the networks of lab and world, starts the world
+# and containerd, and writes "ok" or an error to file descriptor 3. Then it reaps
+# processes. When it exits, the kernel ends every process of the lab.
 set -euo pipefail
 umask 022
 
 doing='start'
-# last prints the last line of a log, but not mount(8)'s hint below its errors.
+# last LOG prints the last line of a log, without mount(8)'s hint.
 last() { grep -v 'dmesg(1)' "$LAB_DIR/log/$1.log" | tail -n 1; }
 trap 'echo "$doing: $(last init)" >&3' EXIT
 
-# /proc is still the machine's here: these are the ids by which scripts/lab
-# knows this process and its parent. Fields of /proc/PID/stat are in proc(5);
-# the name, field 2, may hold spaces.
+# record_self records this process and its parent for scripts/lab, by their
+# process ids on the machine, because /proc is still the machine's. The fields of
+# /proc/PID/stat are described in proc(5); field 2, the name, may contain spaces.
 record_self() {
   local stat self parent
   read -r stat </proc/self/stat
@@ -27,16 +27,16 @@ record_self() {
   mv "$LAB_DIR/init.new" "$LAB_DIR/init"
 }
 
-# view_cgroups leaves the lab's own cgroups as the only ones to be seen: the
-# hierarchies are mounted anew, and show the cgroup namespace's root.
-view_cgroups() {
+# mount_cgroups mounts the hierarchies again, which then show the cgroup
+# namespace's root, so that only the lab's own cgroups are visible.
+mount_cgroups() {
   local mounts type options point name
   mounts=$(awk '{ for (i = 7; i <= NF; i++) if ($i == "-") {
     if ($(i + 1) ~ /^cgroup2?$/) print $(i + 1), $(i + 3), $5; next } }' /proc/self/mountinfo)
-  # Programs read the list of mounts, where the covered ones would come first.
+  # Unmounted, not just covered: programs use the first entry in the mount table.
   umount --recursive --lazy /sys
   mount -t sysfs sysfs /sys
-  # One cgroup2 hierarchy is mounted on the folder itself, others on folders in a tmpfs.
+  # A unified hierarchy is mounted on the directory itself, others in a tmpfs on it.
   grep -q ' /sys/fs/cgroup$' <<<"$mounts" || mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup
   while read -r type options point; do
     mkdir -p "$point"
@@ -46,7 +46,7 @@ view_cgroups() {
     else
       options=$(controllers "$options")
       mount -t cgroup -o "$options" cgroup "$point"
-      # Of two controllers in one hierarchy each is looked for by its own name.
+      # Programs expect each controller of a shared hierarchy under its own name.
       for name in ${options//,/ }; do
         [ -e "${point%/*}/$name" ] || [ "$name" = "$options" ] || ln -s "${point##*/}" "${point%/*}/$name"
       done
@@ -54,7 +54,8 @@ view_cgroups() {
   done <<<"$mounts"
 }
 
-# controllers prints which of a version 1 hierarchy's super options name it.
+# controllers prints those of a version 1 hierarchy's super options that are
+# controllers.
 controllers() {
   tr , '\n' <<<"$1" | grep -vxE 'rw|ro|xattr|clone_children|noprefix|release_agent=.*' | paste -sd ,
 }
@@ -62,23 +63,24 @@ controllers() {
 enable_controllers() {
   local name
   for name in $(<"$1/cgroup.controllers"); do
-    # Refused for those that a version 1 hierarchy has, or that need real-time set-up.
+    # Fails for controllers that are in use by a version 1 hierarchy or that need
+    # a real-time configuration.
     { echo "+$name" >"$1/cgroup.subtree_control"; } 2>/dev/null || true
   done
 }
 
-# view_files hides the machine's own settings and state: changes to /etc,
-# /var/lib and /opt go to a layer that ends with the lab.
-view_files() {
+# mount_files hides the machine's settings and state. Changes to /etc, /var/lib
+# and /opt go to an overlay that ends with the lab.
+mount_files() {
   local new=$LAB_DIR/new-run own=/run/lab lower
   mount -t proc proc /proc
   mkdir -p "$new"
-  # noexec: as Debian mounts /run.
+  # noexec, as on Debian.
   mount -t tmpfs -o nosuid,nodev,noexec,mode=755 lab-run "$new"
   mkdir -p "$new/lab/disk" "$new/lab/ns" "$new/lab/s" "$new/lock" "$new/${LAB_DIR#/run/}"
   mount --bind "$LAB_DIR" "$new/${LAB_DIR#/run/}"
   mount --bind "$LAB_DISK" "$new/lab/disk"
-  # -n: mount(8) would look for its table in the folder that it has just covered.
+  # -n: mount(8) keeps its table in /run, which this command covers.
   mount -n --move "$new" /run
   rmdir "$new"
   for lower in etc var/lib opt; do
@@ -93,8 +95,8 @@ view_files() {
   printf '127.0.0.1\tlocalhost labhost\n::1\tlocalhost\n' >/etc/hosts
   echo labhost >/etc/hostname
   echo labhost >/proc/sys/kernel/hostname
-  # Whom the world's sshd runs for (world, startSSH): its own user, which has no
-  # rights, and the one who owns the repositories. No password is theirs.
+  # The users of the world's sshd (world, startSSH): its privilege separation
+  # user, the owner of the repositories, and another user. None has a password.
   mkdir -p /run/sshd
   grep -q '^sshd:' /etc/passwd || echo 'sshd:x:64022:65534::/run/sshd:/usr/sbin/nologin' >>/etc/passwd
   echo "labgit:x:64023:64023::$LAB_DIR/world/ssh/repos:/usr/bin/git-shell" >>/etc/passwd
@@ -108,8 +110,8 @@ view_files() {
 
 world() { nsenter --net=/run/lab/ns/world -- "$@"; }
 
-# make_network joins the host's namespace (this one) to the world's by one link;
-# neither has another.
+# make_network connects the host's network namespace (this one) and the world's.
+# Neither has another link.
 make_network() {
   local address
   : >/run/lab/ns/world
@@ -120,7 +122,7 @@ make_network() {
   # New namespaces may inherit the machine's forwarding.
   echo 0 >/proc/sys/net/ipv4/ip_forward
   world sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'
-  # The world sees every packet that leaks, whatever source it bears.
+  # The world must receive leaked packets whatever their source address is.
   world sh -c 'for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 >$f; done'
   ip address add 192.0.2.2/24 dev uplink
   ip link set uplink up
@@ -141,25 +143,25 @@ make_network() {
   done
 }
 
-# world_addresses prints what the world holds beside its end of the link.
+# world_addresses prints the world's addresses except those of the link.
 world_addresses() {
   "$LAB_TOOLS/world" addresses | grep -vxE '192\.0\.2\.1/[0-9]+|2001:db8:2::1/[0-9]+'
 }
 
-# wait_for SECONDS PID COMMAND... tries the command until it succeeds, while the
-# process lives.
+# wait_for SECONDS PID COMMAND... repeats the command until it succeeds, the
+# process exits or the time is up.
 wait_for() {
   local end=$((SECONDS + $1)) pid=$2
   shift 2
   until "$@" >/dev/null 2>&1; do
-    kill -0 "$pid" || { wait "$pid" || echo "ended with status $?"; return 1; }
+    kill -0 "$pid" || { wait "$pid" || echo "exited with status $?"; return 1; }
     [ $SECONDS -lt $end ] || { echo 'not ready in time'; return 1; }
     sleep 0.05
   done
 }
 
-# start_world and start_containerd set $! apart from descriptor 3, on which
-# scripts/lab waits.
+# start_world and start_containerd close descriptor 3 in their processes, because
+# scripts/lab waits for its end.
 start_world() {
   nsenter --net=/run/lab/ns/world -- "$LAB_TOOLS/world" serve --state "$LAB_DIR/world" --ca "$LAB_CA_DIR" --sshd "$LAB_SSHD" \
     >"$LAB_DIR/log/world.log" 2>&1 3>&- &
@@ -176,10 +178,10 @@ start_containerd() {
 doing='record the init process'
 record_self
 doing='mount the cgroups'
-view_cgroups
-doing='make the view of the file system'
-view_files
-doing='make the network'
+mount_cgroups
+doing='mount the file systems'
+mount_files
+doing='set up the network'
 make_network
 doing='start the world'
 start_world
@@ -189,7 +191,7 @@ trap - EXIT
 echo ok >&3
 exec 3>&-
 set +e
-# A shell as PID 1 reaps whatever is handed to it while it waits.
+# A shell that runs as PID 1 reaps orphans while it waits.
 while :; do
   sleep infinity &
   wait $!

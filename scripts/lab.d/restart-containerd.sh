@@ -1,19 +1,19 @@
 #!/bin/bash
-# Stops and starts the lab's containerd, from inside the lab: scripts/lab exec --
-# scripts/lab.d/restart-containerd.sh [stop|start]. Its tasks go on under their
-# shims.
+# Stops and starts the lab's containerd. Its tasks keep running under their
+# shims. Run it inside the lab:
+# scripts/lab exec -- scripts/lab.d/restart-containerd.sh [stop|start]
 set -euo pipefail
 
 stop() {
   local pid try
   pid=$(</run/lab/containerd.pid)
   kill -TERM "$pid"
-  # It is a child of the lab's init, which reaps it.
+  # The lab's init, its parent, reaps it.
   for ((try = 0; try < 400; try++)); do
     [ -e "/proc/$pid" ] || return 0
     sleep 0.05
   done
-  echo "containerd, process $pid, has not ended in 20 seconds" >&2
+  echo "containerd (process $pid) did not exit within 20 seconds" >&2
   exit 1
 }
 
@@ -27,7 +27,7 @@ start() {
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.05
   done
-  echo "containerd does not answer: $(tail -n 1 "$LAB_DIR/log/containerd.log")" >&2
+  echo "containerd is not responding: $(tail -n 1 "$LAB_DIR/log/containerd.log")" >&2
   exit 1
 }
 
@@ -35,5 +35,5 @@ case ${1:-both} in
   stop) stop ;;
   start) start ;;
   both) stop; start ;;
-  *) echo "unknown argument $1: stop, start or none" >&2; exit 2 ;;
+  *) echo "unknown argument $1 (expected stop, start or none)" >&2; exit 2 ;;
 esac

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Tests scripts/lab itself on this machine, as root: two labs side by side (this
-# checkout's, and a copy's), their isolation, `down`, and `up` over a killed lab;
-# and that the machine is as before at the end. Ends this checkout's lab.
+# Tests scripts/lab on this machine, as root: two labs at the same time (of this
+# checkout and of a copy), their isolation, `down`, `up` after a lab was killed,
+# and that the machine is unchanged at the end. Stops this checkout's lab.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd -P)
@@ -12,7 +12,7 @@ passed=0
 fail() { printf 'selftest: FAIL: %s\n' "$*" >&2; exit 1; }
 pass() { passed=$((passed + 1)); printf 'ok %d - %s\n' "$passed" "$*"; }
 
-# machine prints what a lab must leave as it was.
+# machine prints the state that a lab must not change.
 machine() {
   awk '{ print "mount", $5 }' /proc/self/mountinfo
   ip -o link | awk '{ print "link", $2 }'
@@ -20,38 +20,38 @@ machine() {
   nft list ruleset | sed 's/^/nft /'
   sed 's/^/ip_forward /' /proc/sys/net/ipv4/ip_forward
   find /sys/fs/cgroup -type d -printf 'cgroup %p\n' | grep -F -e "$first_id" -e "$second_id" || true
-  # Other checkouts' labs come and go as they like.
+  # Labs of other checkouts may come and go.
   find /run /var/lib /opt /etc -xdev -maxdepth 2 \( -name 'bottle*' -o -name 'containerd*' -o -name 'cni*' \) \
     ! -path '*/bottle-lab*' -printf 'file %p\n'
   find /run/bottle-lab /var/lib/bottle-lab -maxdepth 1 \( -name "$first_id" -o -name "$second_id" \) 2>/dev/null || true
 }
 
-# same_machine WHAT compares with the state at the start.
+# same_machine COMMAND compares the machine with its state at the start.
 same_machine() {
   machine | sort >"$work/after"
-  diff "$work/before" "$work/after" >"$work/diff" || fail "$1 leaves the machine changed: $(tr '\n' ';' <"$work/diff")"
-  pass "$1 leaves the machine as it was"
+  diff "$work/before" "$work/after" >"$work/diff" || fail "$1 changed the machine: $(tr '\n' ';' <"$work/diff")"
+  pass "$1 leaves the machine unchanged"
 }
 
-# value LAB KEY prints one line of its status.
+# value LAB KEY prints the value of a line of the lab's status.
 value() { { "$1" status || true; } | sed -n "s/^$2: //p"; }
 
 init_of() { "$1" status | sed -n 's/^lab: up (init: process \([0-9]*\))$/\1/p'; }
 
-# nobody_in PIDNS fails if a process is left in the namespace.
-nobody_in() {
+# no_process_in PIDNS fails if the namespace contains a process.
+no_process_in() {
   local link
   for link in /proc/[0-9]*/ns/pid; do
-    [ "$(readlink "$link" 2>/dev/null)" != "$1" ] || fail "process $link is left in the lab's PID namespace"
+    [ "$(readlink "$link" 2>/dev/null)" != "$1" ] || fail "$link: process left behind in the lab's PID namespace"
   done
-  pass "no process is left in $1"
+  pass "no process left in $1"
 }
 
 run_runc() {
   "$1" exec -- ctr run --rm --runtime io.containerd.runc.v2 docker.io/library/bottle-demo:latest selftest-runc id -u 2>"$work/err"
 }
 
-# run_runsc works by exec: the shim loses the exit code of a short-lived init.
+# run_runsc uses exec because the shim loses the exit code of a short-lived init.
 run_runsc() {
   "$1" exec -- bash -ec 'ctr run -d --runtime io.containerd.runsc.v1 --runtime-config-path "$LAB_RUNSC_CONFIG" \
       --annotation io.kubernetes.cri.container-type=sandbox docker.io/library/bottle-demo:latest selftest-runsc sleep 600
@@ -60,9 +60,9 @@ run_runsc() {
     ctr container rm selftest-runsc' 2>"$work/err"
 }
 
-[ "$(id -u)" = 0 ] || fail 'must run as root'
+[ "$(id -u)" = 0 ] || fail 'requires root'
 "$lab" down
-# A second checkout: what the lab's own scripts need, and nothing else.
+# A second checkout with just the files that scripts/lab needs.
 second=$work/checkout
 mkdir "$second"
 cp -r "$checkout/go.mod" "$checkout/go.sum" "$checkout/scripts" "$second/"
@@ -73,47 +73,47 @@ machine | sort >"$work/before"
 
 "$lab" install
 "$lab" up
-[ "$(value "$lab" lab | cut -c1-2)" = up ] || fail 'status does not say up'
+[ "$(value "$lab" lab | cut -c1-2)" = up ] || fail 'status does not report up'
 [ "$(value "$lab" world)" = ready ] || fail 'the world is not ready'
 pass 'up'
 first_init=$(init_of "$lab")
 "$lab" up
-[ "$(init_of "$lab")" = "$first_init" ] || fail 'a second up made a new lab'
-pass 'a second up leaves the lab alone'
+[ "$(init_of "$lab")" = "$first_init" ] || fail 'a second up started a new lab'
+pass 'a second up keeps the running lab'
 
 [ "$(run_runc "$lab")" = 1000 ] || fail "runc: $(tail -n 1 "$work/err")"
 pass 'a container runs under runc'
 run_runsc "$lab" >"$work/out" && grep -q gVisor "$work/out" || fail "runsc: $(tail -n 1 "$work/err")"
 pass 'a container runs under runsc'
 
-[ "$("$lab" exec -- cat /proc/sys/net/ipv4/ip_forward)" = 0 ] || fail 'forwarding is on in the lab'
-[ "$("$lab" exec -- ls /sys/class/net | tr '\n' ' ')" = 'lo uplink ' ] || fail 'the lab has other links than lo and uplink'
-[ "$("$lab" exec -- cat /etc/resolv.conf)" = 'nameserver 198.51.101.53' ] || fail "the lab sees the machine's resolver"
-pass 'the host in the lab has its own network settings'
-echo data | "$lab" exec -- cat | grep -qx data || fail 'stdin does not reach the command'
+[ "$("$lab" exec -- cat /proc/sys/net/ipv4/ip_forward)" = 0 ] || fail 'forwarding is enabled in the lab'
+[ "$("$lab" exec -- ls /sys/class/net | tr '\n' ' ')" = 'lo uplink ' ] || fail 'the lab has links other than lo and uplink'
+[ "$("$lab" exec -- cat /etc/resolv.conf)" = 'nameserver 198.51.101.53' ] || fail "the lab uses the machine's resolver"
+pass 'the lab has its own network settings'
+echo data | "$lab" exec -- cat | grep -qx data || fail 'standard input does not reach the command'
 code=0
 "$lab" exec -- sh -c 'exit 42' || code=$?
-[ "$code" = 42 ] || fail "exit code 42 became $code"
-[ "$(cd /usr/share && "$lab" exec -- pwd)" = /usr/share ] || fail 'the current folder is not kept'
+[ "$code" = 42 ] || fail "exit code: got $code, want 42"
+[ "$(cd /usr/share && "$lab" exec -- pwd)" = /usr/share ] || fail 'exec changed the current directory'
 code=0
 "$lab" exec -- no-such-command 2>"$work/err" || code=$?
-[ "$code" = 127 ] || fail "a missing command ended with $code"
-pass 'exec passes stdin, exit code and folder'
+[ "$code" = 127 ] || fail "exit code of a missing command: got $code, want 127"
+pass 'exec passes on standard input, exit code and directory'
 env -i HOME="${HOME-/root}" PATH="$PATH" bash -c 'eval "$("$1" env)" && ctr version >/dev/null 2>&1 && [ -n "$CNI_PATH" ]' - "$lab" ||
-  fail 'env does not give a ctr that works'
+  fail 'ctr does not work in the environment printed by env'
 pass 'env'
 
-# A killed `exec` takes its command along: the pipe ends when both have gone.
+# A killed `exec` must take its command with it.
 "$lab" exec -- sh -c 'echo started; exec sleep 600' >"$work/pipe.out" &
 entered=$!
-until grep -q started "$work/pipe.out"; do kill -0 $entered || fail 'exec ended early'; done
+until grep -q started "$work/pipe.out"; do kill -0 $entered || fail 'exec exited early'; done
 { kill -KILL $entered && wait $entered || true; } 2>/dev/null
 for ((try = 0; try < 100; try++)); do
   "$lab" exec -- sh -c 'grep -lz "^600" /proc/[0-9]*/cmdline' >/dev/null 2>&1 || break
   sleep 0.05
 done
-[ $try -lt 100 ] || fail 'a killed exec leaves its command'
-pass 'a killed exec ends its command'
+[ $try -lt 100 ] || fail 'the command of a killed exec is still running'
+pass 'killing exec ends its command'
 
 "$second/scripts/lab" up
 second_init=$(init_of "$second/scripts/lab")
@@ -121,27 +121,27 @@ second_init=$(init_of "$second/scripts/lab")
 [ "$(run_runc "$second/scripts/lab")" = 1000 ] || fail "runc in the second lab: $(tail -n 1 "$work/err")"
 second_ns=$(readlink "/proc/$second_init/ns/pid")
 "$second/scripts/lab" down
-nobody_in "$second_ns"
-[ "$(init_of "$lab")" = "$first_init" ] && [ "$(run_runc "$lab")" = 1000 ] || fail "the second lab's end disturbed the first"
-pass 'two labs do not disturb each other'
+no_process_in "$second_ns"
+[ "$(init_of "$lab")" = "$first_init" ] && [ "$(run_runc "$lab")" = 1000 ] || fail 'stopping the second lab affected the first'
+pass 'two labs do not affect each other'
 rm -rf "${BOTTLE_LAB_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/bottle-lab}/tools-$second_id"*
 
 first_ns=$(readlink "/proc/$first_init/ns/pid")
 "$lab" exec -- ctr run -d --runtime io.containerd.runc.v2 docker.io/library/bottle-demo:latest left-running sleep 600 2>/dev/null
 kill -KILL "$first_init"
 for ((try = 0; try < 200; try++)); do [ -e "/proc/$first_init" ] || break; sleep 0.05; done
-nobody_in "$first_ns"
+no_process_in "$first_ns"
 code=0
 "$lab" status >"$work/status" || code=$?
-[ "$code" = 3 ] || fail "status of a killed lab ended with $code"
+[ "$code" = 3 ] || fail "exit code of status for a killed lab: got $code, want 3"
 "$lab" up
-[ "$(run_runc "$lab")" = 1000 ] || fail "runc after a kill: $(tail -n 1 "$work/err")"
-pass 'up works over the remains of a killed lab'
+[ "$(run_runc "$lab")" = 1000 ] || fail "runc after up: $(tail -n 1 "$work/err")"
+pass 'up replaces a killed lab'
 
 first_ns=$(readlink "/proc/$(init_of "$lab")/ns/pid")
 "$lab" exec -- ctr run -d --runtime io.containerd.runc.v2 docker.io/library/bottle-demo:latest left-running sleep 600 2>/dev/null
 "$lab" down
-nobody_in "$first_ns"
+no_process_in "$first_ns"
 same_machine 'down'
 "$lab" down
 same_machine 'a second down'
