@@ -20,15 +20,14 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// imageName is the annotation by which containerd's importer names an image.
+// imageName is the annotation with the image's name for containerd's importer.
 const imageName = "io.containerd.image.name"
 
-// write makes the archive, an OCI image layout in a tar. It appears under its
-// name only when whole.
+// write creates the archive, an OCI image layout in a tar file, atomically.
 func (s *spec) write() error {
 	out, err := os.CreateTemp(filepath.Dir(s.out), "."+filepath.Base(s.out)+".")
 	if err != nil {
-		return fmt.Errorf("make the archive: %w", err)
+		return fmt.Errorf("create archive: %w", err)
 	}
 	err = errors.Join(s.writeTo(out), out.Close())
 	if err == nil {
@@ -43,10 +42,10 @@ func (s *spec) write() error {
 func (s *spec) writeTo(out io.Writer) (err error) {
 	spools, err := os.MkdirTemp(filepath.Dir(s.out), "."+filepath.Base(s.out)+".layers-")
 	if err != nil {
-		return fmt.Errorf("make a folder for layers: %w", err)
+		return fmt.Errorf("create a directory for layers: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(spools)) }()
-	layers, err := s.makeLayers(spools)
+	layers, err := s.buildLayers(spools)
 	if err != nil {
 		return err
 	}
@@ -58,7 +57,7 @@ func (s *spec) writeTo(out io.Writer) (err error) {
 	w := tar.NewWriter(buffered)
 	for _, e := range entries {
 		if err := e.write(w); err != nil {
-			return fmt.Errorf("write %s into the archive: %w", e.name, err)
+			return fmt.Errorf("write %s to the archive: %w", e.name, err)
 		}
 	}
 	if err := errors.Join(w.Close(), buffered.Flush()); err != nil {
@@ -67,11 +66,11 @@ func (s *spec) writeTo(out io.Writer) (err error) {
 	return nil
 }
 
-// makeLayers packs the folders into files in spools.
-func (s *spec) makeLayers(spools string) ([]layer, error) {
+// buildLayers packs the directories into files in spools.
+func (s *spec) buildLayers(spools string) ([]layer, error) {
 	var layers []layer
 	for _, src := range s.layers {
-		l, err := s.makeLayer(src, spools)
+		l, err := s.buildLayer(src, spools)
 		if err != nil {
 			return nil, err
 		}
@@ -80,27 +79,26 @@ func (s *spec) makeLayers(spools string) ([]layer, error) {
 	return layers, nil
 }
 
-func (s *spec) makeLayer(src source, spools string) (l layer, err error) {
+func (s *spec) buildLayer(src source, spools string) (l layer, err error) {
 	if !src.dir {
 		return tarLayer(src.path)
 	}
 	spool, err := os.CreateTemp(spools, "layer-")
 	if err != nil {
-		return layer{}, fmt.Errorf("make a file for layer %s: %w", src.path, err)
+		return layer{}, fmt.Errorf("create a file for layer %s: %w", src.path, err)
 	}
 	defer func() { err = errors.Join(err, spool.Close()) }()
 	return dirLayer(src.path, spool, s.notice)
 }
 
-// entry is a file of the archive: of data, or of a layer's content.
+// entry is a file of the archive with either data or a layer's content.
 type entry struct {
 	name  string
 	data  []byte
 	layer *layer
 }
 
-// entries are all files of the layout in the order of their names, each blob
-// once.
+// entries returns all files of the layout in lexical order, each blob once.
 func (s *spec) entries(layers []layer) ([]entry, error) {
 	blobs := map[string]entry{}
 	var descs []ocispec.Descriptor
@@ -142,7 +140,7 @@ func (s *spec) entries(layers []layer) ([]entry, error) {
 
 func blobName(d digest.Digest) string { return path.Join("blobs", d.Algorithm().String(), d.Encoded()) }
 
-// addBlob encodes v as a blob and describes it.
+// addBlob adds v as a JSON blob and returns its descriptor.
 func addBlob(blobs map[string]entry, mediaType string, v any) (ocispec.Descriptor, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -161,7 +159,7 @@ func (e entry) write(w *tar.Writer) error {
 	}
 	if e.layer != nil {
 		h.Size = e.layer.desc.Size
-		// ustar has no room for sizes of 8 GiB and more.
+		// The ustar format cannot express sizes of 8 GiB and more.
 		h.Format = tar.FormatUnknown
 	}
 	if err := w.WriteHeader(h); err != nil {
@@ -174,7 +172,7 @@ func (e entry) write(w *tar.Writer) error {
 	return err
 }
 
-// copyTo writes the layer's bytes, which must still be those it describes.
+// copyTo writes the layer's content and checks its digest again.
 func (l *layer) copyTo(w io.Writer) error {
 	f, err := os.Open(l.path)
 	if err != nil {
@@ -186,7 +184,7 @@ func (l *layer) copyTo(w io.Writer) error {
 		return err
 	}
 	if !hash.Verified() {
-		return fmt.Errorf("%s has changed while it was read", l.path)
+		return fmt.Errorf("%s changed while it was read", l.path)
 	}
 	return nil
 }

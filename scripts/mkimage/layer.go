@@ -4,7 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"compress/gzip"
-	_ "crypto/sha256" // go-digest looks the hash up by name
+	_ "crypto/sha256" // used by go-digest
 	"errors"
 	"fmt"
 	"io"
@@ -20,24 +20,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// layer is a layer's bytes in a file, with what a manifest and a configuration
-// say of them.
+// layer is a file with a layer's content, its descriptor for the manifest and
+// its diff ID for the configuration.
 type layer struct {
 	path   string
 	desc   ocispec.Descriptor
 	diffID digest.Digest
 }
 
-// tarLayer describes a tar file, which stays where it is: it is read once for
-// its digests, and again for the archive.
+// tarLayer describes a tar file. It reads the file once for its digests; writing
+// the archive reads it again.
 func tarLayer(path string) (layer, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return layer{}, fmt.Errorf("open layer: %w", err)
 	}
 	defer func() { _ = f.Close() }() // read only
-	whole, plain := digest.SHA256.Digester(), digest.SHA256.Digester()
-	counted := &counter{r: io.TeeReader(f, whole.Hash())}
+	packed, plain := digest.SHA256.Digester(), digest.SHA256.Digester()
+	counted := &counter{r: io.TeeReader(f, packed.Hash())}
 	r := bufio.NewReaderSize(counted, 1<<20)
 	mediaType, content, err := openLayer(r)
 	if err != nil {
@@ -46,31 +46,31 @@ func tarLayer(path string) (layer, error) {
 	if err := checkTar(io.TeeReader(content, plain.Hash())); err != nil {
 		return layer{}, fmt.Errorf("read layer %s: %w", path, err)
 	}
-	// gzip's reader may stop short of the file's last bytes.
+	// gzip's reader may stop before the end of the file.
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return layer{}, fmt.Errorf("read layer %s: %w", path, err)
 	}
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: whole.Digest(), Size: counted.n}
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: packed.Digest(), Size: counted.n}
 	return layer{path: path, desc: desc, diffID: plain.Digest()}, nil
 }
 
-// openLayer tells a layer's compression by its first bytes.
+// openLayer detects a layer's compression by its first bytes.
 func openLayer(r *bufio.Reader) (mediaType string, content io.Reader, err error) {
 	magic, err := r.Peek(4)
 	switch {
 	case err != nil:
-		return "", nil, fmt.Errorf("it is no tar file: %w", err)
+		return "", nil, fmt.Errorf("not a tar file: %w", err)
 	case magic[0] == 0x1f && magic[1] == 0x8b: // RFC 1952
 		content, err = gzip.NewReader(r)
 		return ocispec.MediaTypeImageLayerGzip, content, err
 	case string(magic) == "\x28\xb5\x2f\xfd": // RFC 8878
-		return "", nil, errors.New("it is compressed by zstd: use a plain or gzipped tar")
+		return "", nil, errors.New("unsupported compression zstd: use a plain or gzipped tar file")
 	default:
 		return ocispec.MediaTypeImageLayer, r, nil
 	}
 }
 
-// checkTar reads all of r, which must be a tar.
+// checkTar reads r to its end and checks that it is a tar archive.
 func checkTar(r io.Reader) error {
 	entries := tar.NewReader(r)
 	for {
@@ -80,7 +80,7 @@ func checkTar(r io.Reader) error {
 			return err
 		}
 	}
-	_, err := io.Copy(io.Discard, r) // the padding at the end is part of the digest
+	_, err := io.Copy(io.Discard, r) // the digest includes trailing padding
 	return err
 }
 
@@ -95,7 +95,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// dirLayer writes the folder's content as a tar to the file.
+// dirLayer writes the directory's content as a tar archive to the file.
 func dirLayer(dir string, spool *os.File, notice func(string)) (layer, error) {
 	hash := digest.SHA256.Digester()
 	buffered := bufio.NewWriterSize(io.MultiWriter(spool, hash.Hash()), 1<<20)
@@ -114,7 +114,7 @@ func dirLayer(dir string, spool *os.File, notice func(string)) (layer, error) {
 	return layer{path: spool.Name(), desc: desc, diffID: hash.Digest()}, nil
 }
 
-// packer writes a folder's files to a tar, in the order of their names.
+// packer writes a directory's files to a tar archive in lexical order.
 type packer struct {
 	root   string
 	out    *tar.Writer
@@ -139,12 +139,12 @@ func (p *packer) add(path string, entry fs.DirEntry, err error) error {
 	}
 	if name == "." {
 		if !info.IsDir() {
-			return errors.New("it is not a folder")
+			return errors.New("not a directory")
 		}
 		return nil
 	}
 	if info.Mode()&(fs.ModeDevice|fs.ModeSocket) != 0 {
-		p.notice(fmt.Sprintf("%s is left out: it is a device or a socket", path))
+		p.notice(fmt.Sprintf("skipping %s: device or socket", path))
 		return nil
 	}
 	h, err := p.header(path, name, info)
@@ -176,8 +176,7 @@ func (p *packer) header(path, name string, info fs.FileInfo) (*tar.Header, error
 	if info.IsDir() {
 		h.Name += "/"
 	}
-	// Names of the machine's users, and the times at which it read the files,
-	// are no part of the image.
+	// User names and access times depend on the machine, not on the content.
 	h.Uname, h.Gname, h.Format = "", "", tar.FormatPAX
 	h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
 	p.hardlink(h, info)
@@ -187,7 +186,7 @@ func (p *packer) header(path, name string, info fs.FileInfo) (*tar.Header, error
 	return h, nil
 }
 
-// hardlink turns a file's second name into a link to its first.
+// hardlink turns every further name of a file into a link to the first.
 func (p *packer) hardlink(h *tar.Header, info fs.FileInfo) {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || stat.Nlink < 2 || h.Typeflag != tar.TypeReg {
@@ -202,11 +201,11 @@ func (p *packer) hardlink(h *tar.Header, info fs.FileInfo) {
 	h.Typeflag, h.Linkname, h.Size = tar.TypeLink, first, 0
 }
 
-// capability keeps a program's file capabilities (capabilities(7)); other
-// extended attributes are the machine's.
+// capability keeps a program's file capabilities (capabilities(7)). Other
+// extended attributes are dropped.
 func capability(path string, h *tar.Header) error {
 	const name = "security.capability"
-	value := make([]byte, 64) // the largest there is has 24 bytes
+	value := make([]byte, 64) // at most 24 bytes are used
 	n, err := unix.Lgetxattr(path, name, value)
 	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
 		return nil

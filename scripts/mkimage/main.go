@@ -1,6 +1,6 @@
-// Command mkimage writes an OCI image archive from folders and tar files, for
-// the lab's images: no daemon, no build. `ctr images import` takes it. The same
-// input gives the same bytes.
+// Command mkimage writes an OCI image archive from directories and tar files
+// without a daemon or a build. scripts/lab uses it and imports the archives with
+// `ctr images import`. The output is reproducible.
 package main
 
 import (
@@ -39,23 +39,23 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// spec is the image asked for.
+// spec describes the image.
 type spec struct {
 	out, ref, tag string
 	layers        []source
 	platform      ocispec.Platform
 	config        ocispec.ImageConfig
-	// notice is told of what is left out of the image.
+	// notice reports files that are not in the image.
 	notice func(string)
 }
 
-// source is what a layer is made of: a folder, or a tar file.
+// source is a layer's content: a directory or a tar file.
 type source struct {
 	path string
 	dir  bool
 }
 
-// sourceFlag appends to the layers, so that the two flags keep their order.
+// sourceFlag appends to the layers, so that the two flags share one order.
 type sourceFlag struct {
 	layers *[]source
 	dir    bool
@@ -65,7 +65,7 @@ func (f sourceFlag) String() string { return "" }
 func (f sourceFlag) Type() string   { return "PATH" }
 func (f sourceFlag) Set(path string) error {
 	if path == "" {
-		return errors.New("the path is empty")
+		return errors.New("empty path")
 	}
 	*f.layers = append(*f.layers, source{path: path, dir: f.dir})
 	return nil
@@ -79,10 +79,10 @@ func parse(args []string, help io.Writer) (*spec, error) {
 	flags.SortFlags = false
 	flags.StringVar(&s.out, "out", "", "the archive to write")
 	flags.StringVar(&s.ref, "ref", "", "the image's full name")
-	flags.Var(sourceFlag{&s.layers, true}, "layer-dir", "a layer of a folder's content; layers are in the order of the flags")
-	flags.Var(sourceFlag{&s.layers, false}, "layer-tar", "a layer of a tar file, which may be gzipped")
+	flags.Var(sourceFlag{&s.layers, true}, "layer-dir", "add a layer with a directory's content; layers are in the order of the flags")
+	flags.Var(sourceFlag{&s.layers, false}, "layer-tar", "add a layer from a tar file, optionally gzipped")
 	flags.StringVar(&s.config.User, "user", "", "USER or UID:GID that commands run as")
-	flags.StringVar(&s.config.WorkingDir, "workdir", "", "folder that commands run in")
+	flags.StringVar(&s.config.WorkingDir, "workdir", "", "working directory of commands")
 	flags.StringArrayVar(&s.config.Env, "env", nil, "a variable, NAME=VALUE")
 	flags.StringArrayVar(&labels, "label", nil, "a label, NAME=VALUE")
 	flags.StringVar(&platform, "platform", "linux/"+runtime.GOARCH, "OS/ARCHITECTURE")
@@ -94,27 +94,27 @@ func parse(args []string, help io.Writer) (*spec, error) {
 	}
 	s.config.Cmd = flags.Args()
 	if flags.ArgsLenAtDash() != 0 && flags.NArg() > 0 {
-		return nil, fmt.Errorf("%s: the command is written after --", flags.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %s: the command goes after --", flags.Arg(0))
 	}
 	return s, s.check(platform, labels)
 }
 
 func (s *spec) check(platform string, labels []string) error {
 	if s.out == "" {
-		return errors.New("--out is missing")
+		return errors.New("missing --out")
 	}
 	if len(s.layers) == 0 {
-		return errors.New("there is no --layer-dir or --layer-tar")
+		return errors.New("missing --layer-dir or --layer-tar")
 	}
 	for _, e := range s.config.Env {
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
-			return fmt.Errorf("--env %s is not NAME=VALUE", e)
+			return fmt.Errorf("invalid --env %s: not NAME=VALUE", e)
 		}
 	}
 	for _, l := range labels {
 		name, value, ok := strings.Cut(l, "=")
 		if !ok || name == "" {
-			return fmt.Errorf("--label %s is not NAME=VALUE", l)
+			return fmt.Errorf("invalid --label %s: not NAME=VALUE", l)
 		}
 		if s.config.Labels == nil {
 			s.config.Labels = map[string]string{}
@@ -130,7 +130,7 @@ func (s *spec) check(platform string, labels []string) error {
 func (s *spec) checkPlatform(platform string) error {
 	parts := strings.Split(platform, "/")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] != "linux" || parts[1] == "" {
-		return fmt.Errorf("--platform %s is not linux/ARCHITECTURE", platform)
+		return fmt.Errorf("invalid --platform %s: not linux/ARCHITECTURE", platform)
 	}
 	s.platform = ocispec.Platform{OS: parts[0], Architecture: parts[1]}
 	if len(parts) == 3 {
@@ -139,19 +139,19 @@ func (s *spec) checkPlatform(platform string) error {
 	return nil
 }
 
-// checkRef wants the name as containerd stores it: with a short one it would
-// import an image that nobody finds.
+// checkRef requires the full name under which containerd looks images up. An
+// image imported with a short name would not be found.
 func (s *spec) checkRef() error {
 	if s.ref == "" {
-		return errors.New("--ref is missing")
+		return errors.New("missing --ref")
 	}
 	named, err := reference.ParseNormalizedNamed(s.ref)
 	if err != nil {
-		return fmt.Errorf("--ref %q: %w", s.ref, err)
+		return fmt.Errorf("invalid --ref %q: %w", s.ref, err)
 	}
 	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
 	if !ok || tagged.String() != s.ref {
-		return fmt.Errorf("--ref %s is not a full name with a tag, as in %s", s.ref, reference.TagNameOnly(named))
+		return fmt.Errorf("invalid --ref %s: not a full name with a tag, such as %s", s.ref, reference.TagNameOnly(named))
 	}
 	s.tag = tagged.Tag()
 	return nil

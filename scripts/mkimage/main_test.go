@@ -26,7 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// must is for steps that are not what a test is about.
+// must fails the test if a step of its setup fails.
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -34,8 +34,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// makeTree makes a folder with a file of every kind. The times are those of the
-// files, so they are set.
+// makeTree creates a directory with a file of every kind. It sets their times,
+// which are part of the image.
 func makeTree(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -55,7 +55,7 @@ func makeTree(t *testing.T) string {
 	must(t, os.WriteFile(at("capable"), []byte("p"), 0o755))
 	must(t, unix.Setxattr(at("capable"), "security.capability", capabilityNetRaw, 0))
 	must(t, unix.Mkfifo(at("pipe"), 0o622))
-	must(t, os.Chmod(at("pipe"), 0o622)) // whatever the umask
+	must(t, os.Chmod(at("pipe"), 0o622)) // regardless of the umask
 	must(t, unix.Mknod(at("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 	must(t, filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		old := unix.NsecToTimeval(time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC).UnixNano())
@@ -90,14 +90,14 @@ func makeTar(t *testing.T, zipped bool, names ...string) string {
 	return path
 }
 
-// runMkimage returns the exit code and what is on stderr.
+// runMkimage returns the exit code and the output on standard error.
 func runMkimage(args ...string) (int, string) {
 	var errs bytes.Buffer
 	code := run(args, &errs, &errs)
 	return code, errs.String()
 }
 
-// load imports the archive as containerd does.
+// load imports the archive with containerd's importer.
 func load(t *testing.T, path string) (content.Store, ocispec.Descriptor) {
 	t.Helper()
 	store, err := local.NewStore(t.TempDir())
@@ -117,7 +117,7 @@ func load(t *testing.T, path string) (content.Store, ocispec.Descriptor) {
 	return store, index.Manifests[0]
 }
 
-// unpack applies the image's layers to a folder, checking each digest.
+// unpack applies the image's layers to a new directory and returns it.
 func unpack(t *testing.T, store content.Store, manifest ocispec.Manifest) string {
 	t.Helper()
 	root := t.TempDir()
@@ -141,7 +141,7 @@ func TestImage(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("code %d: %s", code, errs)
 	}
-	if strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "/null is left out") {
+	if strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "/null: device or socket") {
 		t.Errorf("the notices are %q", errs)
 	}
 	store, desc := load(t, out)
@@ -153,7 +153,7 @@ func TestImage(t *testing.T) {
 	checkConfig(t, store, manifest)
 	checkTree(t, unpack(t, store, manifest))
 	if entries, err := os.ReadDir(filepath.Dir(out)); err != nil || len(entries) != 1 {
-		t.Errorf("beside the image are %v, %v", entries, err)
+		t.Errorf("unexpected files next to the image: %v, %v", entries, err)
 	}
 }
 
@@ -174,7 +174,7 @@ func checkConfig(t *testing.T, store content.Store, manifest ocispec.Manifest) {
 		got, err := images.GetDiffID(t.Context(), store, l)
 		must(t, err)
 		if got != image.RootFS.DiffIDs[i] {
-			t.Errorf("layer %d has the diff id %s, its content says %s", i, image.RootFS.DiffIDs[i], got)
+			t.Errorf("layer %d: diff ID is %s, want %s", i, image.RootFS.DiffIDs[i], got)
 		}
 	}
 	c := image.Config
@@ -213,10 +213,10 @@ func checkTree(t *testing.T, root string) {
 	other, err := os.Stat(filepath.Join(root, "usr/bin/zz-again"))
 	must(t, err)
 	if !os.SameFile(one, other) {
-		t.Error("the hard link is a file of its own")
+		t.Error("the hard link became a separate file")
 	}
 	if got, err := os.Readlink(filepath.Join(root, "usr/link")); err != nil || got != "../no/such/place" {
-		t.Errorf("the symbolic link is to %q, %v", got, err)
+		t.Errorf("the symbolic link points to %q, %v", got, err)
 	}
 	value := make([]byte, 64)
 	n, err := unix.Lgetxattr(filepath.Join(root, "capable"), "security.capability", value)
@@ -224,11 +224,11 @@ func checkTree(t *testing.T, root string) {
 		t.Errorf("the capabilities are %x, %v", value[:max(n, 0)], err)
 	}
 	if _, err := os.Lstat(filepath.Join(root, "null")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the device is there: %v", err)
+		t.Errorf("the device was packed: %v", err)
 	}
 }
 
-func TestSameInputSameBytes(t *testing.T) {
+func TestReproducible(t *testing.T) {
 	tree, layer := makeTree(t), makeTar(t, true, "a", "b")
 	var first []byte
 	for range 2 {
@@ -246,7 +246,7 @@ func TestSameInputSameBytes(t *testing.T) {
 	}
 }
 
-func TestMistakes(t *testing.T) {
+func TestInvalidInput(t *testing.T) {
 	dir := t.TempDir()
 	good := makeTar(t, false, "a")
 	junk := filepath.Join(dir, "junk")
@@ -263,11 +263,11 @@ func TestMistakes(t *testing.T) {
 		part string
 		args []string
 	}{
-		{2, "--out is missing", append(ref, "--layer-tar", good)},
-		{2, "--ref is missing", append(out, "--layer-tar", good)},
-		{2, "no --layer", slices.Concat(out, ref)},
-		{2, "as in docker.io/library/x:latest", slices.Concat(out, []string{"--ref", "x", "--layer-tar", good})},
-		{2, "as in docker.io/library/x:1", slices.Concat(out, []string{"--ref", "x:1", "--layer-tar", good})},
+		{2, "missing --out", append(ref, "--layer-tar", good)},
+		{2, "missing --ref", append(out, "--layer-tar", good)},
+		{2, "missing --layer", slices.Concat(out, ref)},
+		{2, "such as docker.io/library/x:latest", slices.Concat(out, []string{"--ref", "x", "--layer-tar", good})},
+		{2, "such as docker.io/library/x:1", slices.Concat(out, []string{"--ref", "x:1", "--layer-tar", good})},
 		{2, "--env A", slices.Concat(out, ref, []string{"--layer-tar", good, "--env", "A"})},
 		{2, "--label =1", slices.Concat(out, ref, []string{"--layer-tar", good, "--label", "=1"})},
 		{2, "--platform amd64", slices.Concat(out, ref, []string{"--layer-tar", good, "--platform", "amd64"})},
@@ -275,7 +275,7 @@ func TestMistakes(t *testing.T) {
 		{2, "unknown flag", slices.Concat(out, ref, []string{"--layer-zip", good})},
 		{1, "no such file", slices.Concat(out, ref, []string{"--layer-tar", filepath.Join(dir, "nothing")})},
 		{1, "no such file", slices.Concat(out, ref, []string{"--layer-dir", filepath.Join(dir, "nothing")})},
-		{1, "not a folder", slices.Concat(out, ref, []string{"--layer-dir", good})},
+		{1, "not a directory", slices.Concat(out, ref, []string{"--layer-dir", good})},
 		{1, "invalid tar header", slices.Concat(out, ref, []string{"--layer-tar", junk})},
 		{1, "zstd", slices.Concat(out, ref, []string{"--layer-tar", zstd})},
 		{1, "unexpected EOF", slices.Concat(out, ref, []string{"--layer-tar", short})},
@@ -286,6 +286,6 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	if entries, err := filepath.Glob(filepath.Join(dir, "*out*")); err != nil || len(entries) != 0 {
-		t.Errorf("the failures left %v, %v", entries, err)
+		t.Errorf("failed runs left files: %v, %v", entries, err)
 	}
 }
