@@ -1,14 +1,15 @@
-// Command mirror lets image builds on the test host fetch packages, and nothing
-// else: it listens on loopback in the lab's network namespace and passes requests
-// on, in the machine's, to the Debian mirrors and the npm registry that the machine
-// itself is set to. What it passes on is checked where it arrives: by apt's
-// signatures, and by the hash in the Dockerfile.
+// Command mirror lets image builds on the test host download packages, and
+// nothing else. It listens on loopback in the lab's network namespace and forwards
+// requests to the Debian mirrors and the npm registry that the machine is
+// configured to use. The builds verify the downloads: apt by signatures, npm
+// packages by the hash in the Dockerfile.
 //
 //	mirror --netns /proc/PID/ns/net --sources FILE --npm URL --out DIR
 //
-// FILE is an apt sources.list. DIR gets one, an npmrc, and, when all is ready, a file
-// `addresses`: the random word that is in each address of this mirror's, and those of
-// the Debian mirrors behind it, one a line.
+// FILE is an apt sources.list. The mirror writes a sources.list and an npmrc with
+// its own addresses to DIR and, once it is ready, the file `addresses`: the random
+// word that is part of each of its addresses, then the addresses of the Debian
+// mirrors, one per line.
 package main
 
 import (
@@ -43,10 +44,10 @@ func main() {
 
 func run(args []string) error {
 	flags := pflag.NewFlagSet("mirror", pflag.ContinueOnError)
-	netns := flags.String("netns", "", "the network namespace to listen in; empty: this one")
-	sources := flags.String("sources", "", "apt's sources, one `deb URI SUITE COMPONENT` a line")
-	npm := flags.String("npm", "", "the npm registry")
-	out := flags.String("out", "", "folder of the files that name the mirror")
+	netns := flags.String("netns", "", "network namespace to listen in (default: the current one)")
+	sources := flags.String("sources", "", "apt's sources, one `deb URI SUITE COMPONENT` per line")
+	npm := flags.String("npm", "", "URL of the npm registry")
+	out := flags.String("out", "", "directory for the files with the mirror's addresses")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -84,8 +85,8 @@ func run(args []string) error {
 	return nil
 }
 
-// listenIn listens on loopback in the namespace. What is dialled afterwards is
-// dialled from this process's own.
+// listenIn listens on loopback in the namespace. Outgoing connections still use
+// the process's own namespace.
 func listenIn(netns string) (net.Listener, error) {
 	if netns == "" {
 		return net.Listen("tcp", "127.0.0.1:0")
@@ -96,7 +97,7 @@ func listenIn(netns string) (net.Listener, error) {
 	}
 	done := make(chan result)
 	go func() {
-		// The thread is not unlocked, so that it ends with this function.
+		// Never unlocked, so that the thread ends with this goroutine.
 		runtime.LockOSThread()
 		l, err := func() (net.Listener, error) {
 			f, err := os.Open(netns)
@@ -115,44 +116,44 @@ func listenIn(netns string) (net.Listener, error) {
 	return r.l, r.err
 }
 
-// mirror serves each upstream below a path of its own, /WORD/N/.
+// mirror serves each upstream under its own path, /WORD/N/.
 type mirror struct {
 	word, base string
 	routes     map[string]http.Handler
-	known      map[string]string // upstream to address here
+	addresses  map[string]string // address on this mirror, by upstream
 	debian     []string
 }
 
 func newMirror(addr string) *mirror {
 	word := "mirror-" + strings.ToLower(rand.Text())
-	return &mirror{word: word, base: "http://" + addr + "/" + word + "/", routes: map[string]http.Handler{}, known: map[string]string{}}
+	return &mirror{word: word, base: "http://" + addr + "/" + word + "/", routes: map[string]http.Handler{}, addresses: map[string]string{}}
 }
 
-// add makes an upstream reachable, and returns where.
+// add adds a route to an upstream and returns the address of the route.
 func (m *mirror) add(upstream string, npm bool) (string, error) {
 	upstream = strings.TrimSuffix(upstream, "/") + "/"
-	if here, ok := m.known[upstream]; ok {
-		return here, nil
+	if address, ok := m.addresses[upstream]; ok {
+		return address, nil
 	}
 	u, err := url.Parse(upstream)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return "", fmt.Errorf("%q is no address of a mirror", upstream)
+		return "", fmt.Errorf("invalid mirror address %q", upstream)
 	}
 	name := strconv.Itoa(len(m.routes))
-	here := m.base + name + "/"
+	address := m.base + name + "/"
 	p := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(u)
-		r.Out.Header.Del("Accept-Encoding") // the transport's affair, so that answers can be read
+		r.Out.Header.Del("Accept-Encoding") // the transport sets it and decodes the response
 	}}
 	if npm {
-		p.ModifyResponse = func(r *http.Response) error { return replaceAddresses(r, upstream, here) }
+		p.ModifyResponse = func(r *http.Response) error { return replaceAddress(r, upstream, address) }
 	}
 	m.routes[name] = http.StripPrefix("/"+m.word+"/"+name, p)
-	m.known[upstream] = here
-	return here, nil
+	m.addresses[upstream] = address
+	return address, nil
 }
 
-// announce writes the file of addresses, which is there when it is whole.
+// announce writes the file `addresses` atomically.
 func (m *mirror) announce(dir string) error {
 	list := append([]string{m.word}, m.debian...)
 	file := filepath.Join(dir, "addresses")
@@ -162,12 +163,12 @@ func (m *mirror) announce(dir string) error {
 	return os.Rename(file+".new", file)
 }
 
-// maxMetadata bounds what npm's registry says of a package, in bytes.
+// maxMetadata bounds the npm registry's metadata of a package, in bytes.
 const maxMetadata = 64 << 20
 
-// replaceAddresses has npm fetch a package from here: what a registry says of it
-// has its own address.
-func replaceAddresses(r *http.Response, upstream, here string) error {
+// replaceAddress replaces the registry's own address in its metadata, so that npm
+// downloads packages through the mirror.
+func replaceAddress(r *http.Response, upstream, address string) error {
 	if !strings.Contains(r.Header.Get("Content-Type"), "json") {
 		return nil
 	}
@@ -175,14 +176,14 @@ func replaceAddresses(r *http.Response, upstream, here string) error {
 	if err != nil {
 		return err
 	}
-	data = bytes.ReplaceAll(data, []byte(upstream), []byte(here))
+	data = bytes.ReplaceAll(data, []byte(upstream), []byte(address))
 	r.Body = io.NopCloser(bytes.NewReader(data))
 	r.ContentLength = int64(len(data))
 	r.Header.Set("Content-Length", strconv.Itoa(len(data)))
 	return nil
 }
 
-// rewrite returns apt's sources with the addresses here.
+// rewrite returns apt's sources with addresses on this mirror.
 func (m *mirror) rewrite(list []byte) ([]byte, error) {
 	var out bytes.Buffer
 	lines := bufio.NewScanner(bytes.NewReader(list))
@@ -192,18 +193,18 @@ func (m *mirror) rewrite(list []byte) ([]byte, error) {
 			continue
 		}
 		if len(fields) < 4 || fields[0] != "deb" {
-			return nil, fmt.Errorf("%q is no line of apt's", lines.Text())
+			return nil, fmt.Errorf("invalid line %q", lines.Text())
 		}
-		here, err := m.add(fields[1], false)
+		address, err := m.add(fields[1], false)
 		if err != nil {
 			return nil, err
 		}
 		m.debian = append(m.debian, fields[1])
-		fields[1] = here
+		fields[1] = address
 		fmt.Fprintln(&out, strings.Join(fields, " "))
 	}
 	if out.Len() == 0 {
-		return nil, errors.New("there are no sources")
+		return nil, errors.New("no sources")
 	}
 	return out.Bytes(), lines.Err()
 }
