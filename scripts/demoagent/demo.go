@@ -10,25 +10,26 @@ import (
 	"time"
 )
 
-// Where the lab's world has what the demo asks for; scripts/world/hosts.go.
+// Addresses of the lab's world (scripts/world/hosts.go).
 const (
 	allowedAddress = "198.51.101.10:443"
 	dnsAddress     = "198.51.101.53:53"
 )
 
-// shortWait bounds an attempt that is meant to fail: a wall may be silent.
-const shortWait = 3 * time.Second
+// unreachableTimeout bounds attempts that are expected to fail, because packets
+// may be dropped silently.
+const unreachableTimeout = 3 * time.Second
 
-// check is an attempt and how it has to end behind bottle's walls.
+// check is an attempt and its expected outcome inside a bottle.
 type check struct {
 	want   outcome
-	status string // of the answer, if there has to be one
+	status string // expected HTTP status; empty: any
 	try    func(context.Context) result
 }
 
 func checks(o options) []check {
 	page := func(url string) func(context.Context) result {
-		return func(ctx context.Context) result { return shorten(get(ctx, o, url)) }
+		return func(ctx context.Context) result { return firstLine(get(ctx, o, url)) }
 	}
 	return []check{
 		{reached, "200", page("https://allowed.test/")},
@@ -37,15 +38,15 @@ func checks(o options) []check {
 		{refused, "403", page("http://refused.test/")},
 		{unreachable, "", func(ctx context.Context) result {
 			r := dial(ctx, allowedAddress, "")
-			r.what += " without proxy"
+			r.what += " without the proxy"
 			return r
 		}},
 		{unreachable, "", lookup},
 	}
 }
 
-// shorten puts the page's first line into the result's own.
-func shorten(r result) result {
+// firstLine replaces the result's body with its first line, as part of detail.
+func firstLine(r result) result {
 	first, _, _ := strings.Cut(strings.TrimSpace(string(r.body)), "\n")
 	if first != "" {
 		r.detail += ": " + printable([]byte(first))
@@ -54,16 +55,16 @@ func shorten(r result) result {
 	return r
 }
 
-// lookup asks the name server directly.
+// lookup queries the name server directly.
 func lookup(ctx context.Context) result {
 	r := result{outcome: unreachable, what: "dns allowed.test at " + dnsAddress}
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, dnsAddress)
 	}}
 	addrs, err := resolver.LookupHost(ctx, "allowed.test.")
-	var no *net.DNSError
-	if errors.As(err, &no) {
-		r.detail = no.Err // the whole would name the configured server
+	var dnsErr *net.DNSError
+	if errors.As(err, &dnsErr) {
+		r.detail = dnsErr.Err // the full text names the configured server, which was not asked
 		return r
 	}
 	if err != nil {
@@ -74,44 +75,45 @@ func lookup(ctx context.Context) result {
 	return r
 }
 
-// demo prints where it runs and the outcome of each check. It returns 1 if one
-// went otherwise than it has to, or if it cannot print.
+// demo prints its environment and the result of each check. It returns 1 if a
+// check fails or if it cannot print.
 func demo(ctx context.Context, o options, w io.Writer) int {
-	var wrong []string
-	err := here(w)
+	var failures []string
+	err := printEnvironment(w)
 	for _, c := range checks(o) {
 		r := c.run(ctx, o)
 		if err == nil {
 			err = r.print(w)
 		}
 		if r.outcome != c.want || !strings.HasPrefix(r.detail, c.status) {
-			wrong = append(wrong, fmt.Sprintf("%s is %s and not %s", r.what, r.outcome, strings.TrimSpace(string(c.want)+" "+c.status)))
+			want := strings.TrimSpace(string(c.want) + " " + c.status)
+			failures = append(failures, fmt.Sprintf("%s: got %s, want %s", r.what, r.outcome, want))
 		}
 	}
 	if err == nil {
-		err = sum(w, wrong)
+		err = printSummary(w, failures)
 	}
-	if err != nil || len(wrong) > 0 {
+	if err != nil || len(failures) > 0 {
 		return 1
 	}
 	return 0
 }
 
 func (c check) run(ctx context.Context, o options) result {
-	limit := o.timeout
+	timeout := o.timeout
 	if c.want == unreachable {
-		limit = min(limit, shortWait)
+		timeout = min(timeout, unreachableTimeout)
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return c.try(ctx)
 }
 
-func sum(w io.Writer, wrong []string) error {
-	if len(wrong) == 0 {
-		_, err := fmt.Fprintln(w, "everything is as the walls say")
+func printSummary(w io.Writer, failures []string) error {
+	if len(failures) == 0 {
+		_, err := fmt.Fprintln(w, "all checks passed")
 		return err
 	}
-	_, err := fmt.Fprintln(w, "WRONG:", strings.Join(wrong, "; "))
+	_, err := fmt.Fprintln(w, "FAILED:", strings.Join(failures, "; "))
 	return err
 }

@@ -16,26 +16,26 @@ func TestDemo(t *testing.T) {
 		code  int
 		want  []string
 	}{
-		{"behind the walls", []string{"allowed.test"}, nil, 0, []string{
+		{"isolated", []string{"allowed.test"}, nil, 0, []string{
 			`(?m)^links .*\beth0 10\.77\.0\.2/30`,
 			`(?m)^routes +10\.77\.0\.0/30 on eth0$`,
 			`(?m)^ok +https://allowed\.test/ +200 OK: hello from allowed\.test$`,
 			`(?m)^ok +http://allowed\.test/ +200 OK: hello from allowed\.test$`,
 			`(?m)^refused +https://refused\.test/ +403 Forbidden: .*refused\.test`,
 			`(?m)^refused +http://refused\.test/ +403 Forbidden: .*refused\.test`,
-			`(?m)^unreachable +tcp 198\.51\.101\.10:443 without proxy +.*network is unreachable$`,
+			`(?m)^unreachable +tcp 198\.51\.101\.10:443 without the proxy +.*network is unreachable$`,
 			`(?m)^unreachable +dns allowed\.test at 198\.51\.101\.53:53 +.*network is unreachable$`,
-			`everything is as the walls say\n$`,
+			`all checks passed\n$`,
 		}},
 		{"the allowed host is refused", nil, nil, 1, []string{
-			`WRONG: https://allowed\.test/ is refused and not ok 200; http://allowed\.test/ is refused and not ok 200\n$`}},
+			`FAILED: https://allowed\.test/: got refused, want ok 200; http://allowed\.test/: got refused, want ok 200\n$`}},
 		{"the refused host is allowed", []string{"*.test"}, nil, 1, []string{
-			`WRONG: https://refused\.test/ is ok and not refused 403; http://refused\.test/ is ok and not refused 403\n$`}},
-		{"there is a way past the proxy", []string{"allowed.test"}, []string{routeVar + "=1"}, 1, []string{
+			`FAILED: https://refused\.test/: got ok, want refused 403; http://refused\.test/: got ok, want refused 403\n$`}},
+		{"the proxy can be bypassed", []string{"allowed.test"}, []string{routeVar + "=1"}, 1, []string{
 			`(?m)^routes +default on eth0, `,
-			`WRONG: tcp 198\.51\.101\.10:443 without proxy is ok and not unreachable; dns allowed\.test at 198\.51\.101\.53:53 is ok and not unreachable\n$`}},
-		{"there is no proxy", []string{"allowed.test"}, []string{"HTTPS_PROXY=", "HTTP_PROXY="}, 1, []string{
-			`WRONG: https://allowed\.test/ is unreachable and not ok 200; `}},
+			`FAILED: tcp 198\.51\.101\.10:443 without the proxy: got ok, want unreachable; dns allowed\.test at 198\.51\.101\.53:53: got ok, want unreachable\n$`}},
+		{"no proxy", []string{"allowed.test"}, []string{"HTTPS_PROXY=", "HTTP_PROXY="}, 1, []string{
+			`FAILED: https://allowed\.test/: got unreachable, want ok 200; `}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := newAgent(t, state, c.env)
@@ -56,12 +56,12 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// Each probe runs once with a way to the world and once without.
+// TestProbes runs each probe with and without a route to the world.
 func TestProbes(t *testing.T) {
 	state := startWorld(t)
 	for _, c := range []struct {
-		args       string
-		open, shut string // the exit code and the beginning of the output
+		args           string
+		routed, closed string // exit code and beginning of the output, with and without a route
 	}{
 		{"get https://allowed.test/bytes?n=3", "0 ok 200 OK abc", "0 ok 200 OK abc"},
 		{"get https://private.test/", "1 refused 403 Forbidden CONNECT blocked:", "1 refused 403 Forbidden CONNECT blocked:"},
@@ -71,12 +71,12 @@ func TestProbes(t *testing.T) {
 		{"dial 198.51.101.66:22", "0 ok connected: victim 198.51.101.66:22", "1 unreachable dial tcp 198.51.101.66:22: connect: network is unreachable"},
 		{"dial 198.51.101.66:7", "1 refused dial tcp 198.51.101.66:7: connect: connection refused", "1 unreachable"},
 		{"dial 198.51.101.10:80 hello", "0 ok connected", "1 unreachable"},
-		{"udp 10.99.0.10:9999 secret", "0 ok answered: victim 10.99.0.10:9999", "1 unreachable dial udp 10.99.0.10:9999: connect: network is unreachable"},
+		{"udp 10.99.0.10:9999 secret", "0 ok reply: victim 10.99.0.10:9999", "1 unreachable dial udp 10.99.0.10:9999: connect: network is unreachable"},
 		{"-timeout 300ms get https://allowed.test/slow?ms=60000&n=1", "1 unreachable", "1 unreachable"},
-		{"fly away", "2 demoagent: fly with 1 arguments is no command (demoagent --help)", "2 demoagent: fly"},
+		{"fly away", "2 demoagent: unknown command fly with 1 arguments (demoagent --help)", "2 demoagent: unknown command fly"},
 		{"--fly", "2 flag provided but not defined: -fly", "2 flag provided but not defined: -fly"},
 	} {
-		for env, want := range map[string]string{routeVar + "=1": c.open, "": c.shut} {
+		for env, want := range map[string]string{routeVar + "=1": c.routed, "": c.closed} {
 			t.Run(strings.TrimSpace(c.args+" "+env), func(t *testing.T) {
 				a := newAgent(t, state, []string{env}, strings.Fields(c.args)...)
 				startProxy(t, "allowed.test")
@@ -89,8 +89,8 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// words are the exit code and the output, without what the probe has looked for
-// and the spaces of the columns.
+// words returns the exit code and the output without the target and the padding
+// between columns.
 func words(code int, out string) string {
 	out = regexp.MustCompile(`^(ok|refused|unreachable) +((tcp|udp) )?\S+ +`).ReplaceAllString(out, "$1 ")
 	return fmt.Sprint(code, " ", strings.Join(strings.Fields(out), " "))

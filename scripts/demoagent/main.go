@@ -1,10 +1,11 @@
-// Command demoagent is the agent of the demo and the probe of the tests: a small
-// static client that says what it can and cannot reach. Each attempt is a line
+// Command demoagent is the agent of the demo and a network probe for tests: a
+// small static client that reports what it can reach. It prints a line for each
+// attempt:
 //
 //	ok|refused|unreachable  WHAT  DETAIL
 //
-// Refused means that something answered and said no, unreachable that nothing
-// did.
+// Refused means that the attempt was answered with a refusal, unreachable that
+// it was not answered.
 package main
 
 import (
@@ -19,15 +20,15 @@ import (
 	"time"
 )
 
-const usage = `usage: demoagent                            what this place is, and what it can reach
-       demoagent [FLAG...] get URL          the status and the body of a page
+const usage = `usage: demoagent                            print the environment and run the demo's checks
+       demoagent [FLAG...] get URL          print the status and the body of a page
        demoagent [FLAG...] dial HOST:PORT [TEXT]
-                                            a TCP connection, and what comes over it
+                                            connect, send TEXT, print what is received
        demoagent [FLAG...] udp HOST:PORT [TEXT]
-                                            a datagram, and the answer to it
+                                            send TEXT in a datagram, print the reply
 
-Exit code: 0 if it went well (for the demo: as the walls say), 1 if not, 2 for a
-bad command line.
+Exit code: 0 on success (for the demo: all checks passed), 1 on failure, 2 for an
+invalid command line.
 
 `
 
@@ -40,7 +41,7 @@ func main() {
 
 // options are the flags.
 type options struct {
-	// direct goes past the proxy of the environment.
+	// direct bypasses the proxy set in the environment.
 	direct bool
 	// timeout bounds each attempt.
 	timeout time.Duration
@@ -50,8 +51,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var o options
 	flags := flag.NewFlagSet("demoagent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.BoolVar(&o.direct, "direct", false, "get without the proxy of the environment")
-	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "how long one attempt may take")
+	flags.BoolVar(&o.direct, "direct", false, "do not use the proxy set in the environment")
+	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "timeout of an attempt")
 	flags.Usage = func() {
 		_, _ = io.WriteString(stderr, usage)
 		flags.PrintDefaults()
@@ -75,8 +76,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// probe makes the one attempt that the arguments ask for; an error is of the
-// command line.
+// probe runs the command given by the arguments. It returns an error for an
+// invalid command line only.
 func probe(ctx context.Context, o options, args []string) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
@@ -84,17 +85,17 @@ func probe(ctx context.Context, o options, args []string) (result, error) {
 	case command == "get" && len(args) == 2:
 		return get(ctx, o, args[1]), nil
 	case command == "dial" && (len(args) == 2 || len(args) == 3):
-		return dial(ctx, args[1], optional(args[2:], "")), nil
+		return dial(ctx, args[1], firstOr(args[2:], "")), nil
 	case command == "udp" && (len(args) == 2 || len(args) == 3):
-		return udp(ctx, args[1], optional(args[2:], "probe")), nil
+		return udp(ctx, args[1], firstOr(args[2:], "probe")), nil
 	default:
-		return result{}, fmt.Errorf("%s with %d arguments is no command (demoagent --help)", command, len(args)-1)
+		return result{}, fmt.Errorf("unknown command %s with %d arguments (demoagent --help)", command, len(args)-1)
 	}
 }
 
-func optional(args []string, otherwise string) string {
+func firstOr(args []string, fallback string) string {
 	if len(args) == 0 {
-		return otherwise
+		return fallback
 	}
 	return args[0]
 }

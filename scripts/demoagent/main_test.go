@@ -22,14 +22,14 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 )
 
-// The test runs in a network namespace of its own that has the world's addresses
-// on lo, the world and the proxy; agents run in one more each, with a link to
-// the proxy and nothing else. roleVar tells the copies of the test apart.
+// The test runs in a new network namespace with the world's addresses on lo, the
+// world and the proxy. Each agent runs in another one with a link to the proxy
+// only. roleVar is the role of a copy of the test.
 const (
 	roleVar   = "DEMOAGENT_TEST_ROLE"
 	roleWorld = "world"
 	roleAgent = "agent"
-	// routeVar gives an agent the default route that the walls take from it.
+	// routeVar gives an agent a default route, which bottle does not.
 	routeVar = "DEMOAGENT_TEST_ROUTE"
 )
 
@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 		os.Exit(testInWorld(m))
 	case roleAgent:
 		if err := becomeAgent(); err != nil {
-			fmt.Fprintln(os.Stderr, "become the agent:", err)
+			fmt.Fprintln(os.Stderr, "set up the agent:", err)
 			os.Exit(125)
 		}
 		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
@@ -67,7 +67,7 @@ func testInNamespace() int {
 		return exit.ExitCode()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "run the test in a network namespace of its own (needs root):", err)
+		fmt.Fprintln(os.Stderr, "run the test in a new network namespace (requires root):", err)
 		return 1
 	}
 	return 0
@@ -82,7 +82,7 @@ func testInWorld(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(dir) }()
 	worldProgram = filepath.Join(dir, "world")
 	if err := setUpWorld(); err != nil {
-		fmt.Fprintln(os.Stderr, "set the test's network namespace up:", err)
+		fmt.Fprintln(os.Stderr, "set up the test's network namespace:", err)
 		return 1
 	}
 	return m.Run()
@@ -121,7 +121,7 @@ func addAddress(link, address string) error {
 	return netlink.LinkSetUp(l)
 }
 
-// becomeAgent waits until the test has handed over the link.
+// becomeAgent waits until the test has created the link.
 func becomeAgent() error {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
@@ -135,7 +135,7 @@ func becomeAgent() error {
 	return netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(proxyAddress)})
 }
 
-// startWorld serves until the test ends; it returns the world's folder.
+// startWorld runs the world until the test ends and returns its state directory.
 func startWorld(t *testing.T) string {
 	t.Helper()
 	state := t.TempDir()
@@ -147,7 +147,7 @@ func startWorld(t *testing.T) string {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() { <-ended }) //nolint:errcheck // ended on purpose
+	t.Cleanup(func() { <-ended }) //nolint:errcheck // terminated by the context
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		if _, err := os.Stat(filepath.Join(state, "ready")); err == nil {
 			return state
@@ -155,7 +155,7 @@ func startWorld(t *testing.T) string {
 		select {
 		case err := <-ended:
 			ended <- err
-			t.Fatalf("the world ended before it was ready: %v", err)
+			t.Fatalf("the world exited before it was ready: %v", err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
@@ -163,8 +163,8 @@ func startWorld(t *testing.T) string {
 	return ""
 }
 
-// startProxy runs bottle's own proxy at proxyAddress. The address has to be on a
-// link of the caller's.
+// startProxy runs bottle's built-in proxy at proxyAddress, which must be on one of
+// the caller's links.
 func startProxy(t *testing.T, allow ...string) {
 	t.Helper()
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -184,20 +184,20 @@ func startProxy(t *testing.T, allow ...string) {
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
-			t.Errorf("the proxy ended with %v", err)
+			t.Errorf("stop the proxy: %v", err)
 		}
 	})
 }
 
-// agent is a process of demoagent in a namespace of its own, whose link is not
-// set up yet.
+// agent is a demoagent process in its own network namespace. It waits for finish
+// before it sets up its link.
 type agent struct {
 	cmd   *exec.Cmd
 	begin io.WriteCloser
 	out   bytes.Buffer
 }
 
-// newAgent joins the agent to this namespace by a link, which ends with it.
+// newAgent starts an agent and connects it to this namespace.
 func newAgent(t *testing.T, state string, env []string, args ...string) *agent {
 	t.Helper()
 	a := &agent{cmd: exec.CommandContext(t.Context(), "/proc/self/exe", args...)}
@@ -222,7 +222,7 @@ func newAgent(t *testing.T, state string, env []string, args ...string) *agent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// The end of the agent's namespace takes the link away, some time later.
+		// The kernel removes the link with the agent's namespace, asynchronously.
 		if err := netlink.LinkDel(veth); err != nil && !errors.Is(err, unix.ENODEV) {
 			t.Error(err)
 		}
@@ -230,7 +230,7 @@ func newAgent(t *testing.T, state string, env []string, args ...string) *agent {
 	return a
 }
 
-// finish returns the exit code and the output.
+// finish lets the agent run and returns its exit code and output.
 func (a *agent) finish(t *testing.T) (int, string) {
 	t.Helper()
 	if _, err := io.WriteString(a.begin, "\n"); err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// outcome is how an attempt ended.
+// outcome is the result of an attempt.
 type outcome string
 
 const (
@@ -22,8 +22,9 @@ const (
 	unreachable outcome = "unreachable"
 )
 
-// of sorts an HTTP status: a proxy says by 5xx that it got no answer itself.
-func of(status int) outcome {
+// httpOutcome classifies an HTTP status. A proxy responds with 5xx if it cannot
+// reach the server.
+func httpOutcome(status int) outcome {
 	switch {
 	case status >= 500:
 		return unreachable
@@ -37,7 +38,7 @@ func of(status int) outcome {
 type result struct {
 	outcome
 	what, detail string
-	// body is printed after the line.
+	// body is printed after the line of the result.
 	body []byte
 }
 
@@ -50,34 +51,34 @@ func (r result) print(w io.Writer) error {
 }
 
 const (
-	// maxBody bounds what is kept of a page, in bytes.
+	// maxBody bounds the body of a page, in bytes.
 	maxBody = 64 << 20
-	// maxBanner bounds what is read of a connection.
+	// maxBanner bounds the bytes read from a connection.
 	maxBanner = 512
-	// bannerWait is how long a server that has accepted may take to say
-	// something; many never do.
-	bannerWait = time.Second
+	// bannerTimeout bounds the wait for a server's first bytes. Many servers
+	// send none.
+	bannerTimeout = time.Second
 )
 
-// proxyRefusal is a proxy's answer to CONNECT, which net/http otherwise reduces
-// to its status line.
+// proxyRefusal is a proxy's response to CONNECT, which net/http otherwise reduces
+// to the status line.
 type proxyRefusal struct {
 	code   int
 	status string
 	body   []byte
 }
 
-func (e *proxyRefusal) Error() string { return "the proxy answered " + e.status }
+func (e *proxyRefusal) Error() string { return "proxy response " + e.status }
 
-func checkConnect(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
-	if answer.StatusCode == http.StatusOK {
+func checkConnect(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxBanner))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBanner))
 	if err != nil {
 		body = fmt.Append(body, " (", err, ")")
 	}
-	return &proxyRefusal{code: answer.StatusCode, status: answer.Status, body: body}
+	return &proxyRefusal{code: resp.StatusCode, status: resp.Status, body: body}
 }
 
 func newClient(o options) *http.Client {
@@ -90,7 +91,7 @@ func newClient(o options) *http.Client {
 	}}
 }
 
-// get asks for the page. A redirect is not followed, and counts as reached.
+// get requests the page. It does not follow redirects, which count as reached.
 func get(ctx context.Context, o options, target string) result {
 	r := result{outcome: unreachable, what: target}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
@@ -98,34 +99,36 @@ func get(ctx context.Context, o options, target string) result {
 		r.detail = err.Error()
 		return r
 	}
-	answer, err := newClient(o).Do(req)
-	var no *proxyRefusal
-	if errors.As(err, &no) {
-		r.outcome, r.detail, r.body = of(no.code), no.status, no.body
+	resp, err := newClient(o).Do(req)
+	var refusal *proxyRefusal
+	if errors.As(err, &refusal) {
+		r.outcome, r.detail, r.body = httpOutcome(refusal.code), refusal.status, refusal.body
 		return r
 	}
 	if err != nil {
-		r.detail = reason(err)
+		r.detail = withoutURL(err).Error()
 		return r
 	}
-	defer func() { _ = answer.Body.Close() }() // read only
-	r.outcome, r.detail = of(answer.StatusCode), answer.Status
-	if r.body, err = io.ReadAll(io.LimitReader(answer.Body, maxBody)); err != nil {
-		r.outcome, r.detail = unreachable, answer.Status+", then "+err.Error()
+	defer func() { _ = resp.Body.Close() }() // read only
+	r.outcome, r.detail = httpOutcome(resp.StatusCode), resp.Status
+	if r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxBody)); err != nil {
+		r.outcome, r.detail = unreachable, resp.Status+", then "+err.Error()
 	}
 	return r
 }
 
-// reason leaves out of a client's error what the line says already.
-func reason(err error) string {
+// withoutURL removes method and URL from a client's error; the line names the
+// URL already.
+func withoutURL(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
-		err = u.Err
+		return u.Err
 	}
-	return err.Error()
+	return err
 }
 
-// failed tells a port that is closed, which something has to say, from silence.
+// failed classifies an error of a connection. A closed port counts as refused,
+// because the host sends a response to that effect.
 func (r result) failed(err error) result {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		r.outcome = refused
@@ -134,8 +137,7 @@ func (r result) failed(err error) result {
 	return r
 }
 
-// dial connects, sends the text, and waits a moment for what the other side has
-// to say.
+// dial connects, sends the text and waits up to bannerTimeout for a response.
 func dial(ctx context.Context, address, text string) result {
 	r := result{outcome: unreachable, what: "tcp " + address}
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -144,19 +146,19 @@ func dial(ctx context.Context, address, text string) result {
 	}
 	defer func() { _ = conn.Close() }()
 	r.outcome, r.detail = reached, "connected"
-	_ = conn.SetDeadline(time.Now().Add(bannerWait))
+	_ = conn.SetDeadline(time.Now().Add(bannerTimeout))
 	if _, err := io.WriteString(conn, text); err != nil {
 		r.detail = "connected, then " + err.Error()
 		return r
 	}
 	banner := make([]byte, maxBanner)
-	if n, _ := conn.Read(banner); n > 0 { // silence is no failure
+	if n, _ := conn.Read(banner); n > 0 { // no response is not an error
 		r.detail = "connected: " + printable(banner[:n])
 	}
 	return r
 }
 
-// udp sends the text. Only an answer tells that it has arrived.
+// udp sends the text. The destination counts as reached only if it replies.
 func udp(ctx context.Context, address, text string) result {
 	r := result{outcome: unreachable, what: "udp " + address}
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", address)
@@ -172,16 +174,16 @@ func udp(ctx context.Context, address, text string) result {
 		r.detail = err.Error()
 		return r
 	}
-	answer := make([]byte, maxBanner)
-	n, err := conn.Read(answer)
+	reply := make([]byte, maxBanner)
+	n, err := conn.Read(reply)
 	if err != nil {
 		return r.failed(err)
 	}
-	r.outcome, r.detail = reached, "answered: "+printable(answer[:n])
+	r.outcome, r.detail = reached, "reply: "+printable(reply[:n])
 	return r
 }
 
-// printable is the text on one line, without what a terminal would obey.
+// printable returns the text on one line, without control characters.
 func printable(data []byte) string {
 	return strings.Map(func(c rune) rune {
 		if c < ' ' || c == 0x7f {

@@ -29,7 +29,7 @@ func TestWalls(t *testing.T) {
 	u := newUser(t)
 	u.write("bottle.yaml", imagesManifest)
 	r := u.run("demo")
-	if r.code != 0 || !strings.Contains(r.stdout, "everything is as the walls say") {
+	if r.code != 0 || !strings.Contains(r.stdout, "all checks passed") {
 		t.Errorf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	program := filepath.Join(t.TempDir(), "demoagent")
@@ -37,8 +37,8 @@ func TestWalls(t *testing.T) {
 	control := exec.Command(program)
 	control.Env = append(os.Environ(), "SSL_CERT_FILE="+os.Getenv("LAB_CA"))
 	out, err := control.CombinedOutput()
-	for _, open := range []string{"tcp 198.51.101.10:443", "dns allowed.test", "https://refused.test/ is ok"} {
-		_, wrong, _ := strings.Cut(string(out), "WRONG:")
+	for _, open := range []string{"tcp 198.51.101.10:443", "dns allowed.test", "https://refused.test/: got ok"} {
+		_, wrong, _ := strings.Cut(string(out), "FAILED:")
 		if err == nil || !strings.Contains(wrong, open) {
 			t.Errorf("outside of a bottle %q is closed too, so that the test shows nothing: %v\n%s", open, err, out)
 		}

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// here prints what a process can tell of the place it runs in.
-func here(w io.Writer) error {
+// printEnvironment prints what the process can find out about its environment.
+func printEnvironment(w io.Writer) error {
 	host, err := os.Hostname()
 	if err != nil {
 		host = err.Error()
@@ -37,8 +37,8 @@ func here(w io.Writer) error {
 	return nil
 }
 
-// kernel is gVisor's own word if there is one: its /proc/version shows a version
-// of Linux, but its log begins with its name.
+// kernel reports gVisor if the kernel log says so: gVisor's /proc/version shows a
+// version of Linux.
 func kernel() string {
 	version, err := os.ReadFile("/proc/version")
 	if err != nil {
@@ -47,7 +47,7 @@ func kernel() string {
 	buf := make([]byte, 64<<10)
 	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, buf)
 	if err == nil && bytes.Contains(buf[:n], []byte("gVisor")) {
-		return "gVisor, as " + printable(version)
+		return "gVisor, reported as " + printable(version)
 	}
 	return printable(version)
 }
@@ -72,7 +72,7 @@ func links() string {
 	return strings.Join(texts, ", ")
 }
 
-// routes reads the IPv4 routes of proc(5).
+// routes reads the IPv4 routes from /proc/net/route (proc(5)).
 func routes() string {
 	data, err := os.ReadFile("/proc/net/route")
 	if err != nil {
@@ -80,7 +80,7 @@ func routes() string {
 	}
 	var texts []string
 	lines := bufio.NewScanner(bytes.NewReader(data))
-	lines.Scan() // the heads of the columns
+	lines.Scan() // skip the header
 	for lines.Scan() {
 		if f := strings.Fields(lines.Text()); len(f) >= 8 {
 			texts = append(texts, network(f[1], f[7])+" on "+f[0])
@@ -92,8 +92,8 @@ func routes() string {
 	return strings.Join(texts, ", ")
 }
 
-// network reads an address and a mask of /proc/net/route: the network's byte
-// order as a number of the machine's, in hexadecimal.
+// network parses an address and a mask of /proc/net/route: hexadecimal, with the
+// bytes of the address in memory order.
 func network(address, mask string) string {
 	a, err1 := strconv.ParseUint(address, 16, 32)
 	m, err2 := strconv.ParseUint(mask, 16, 32)
