@@ -299,14 +299,14 @@ func batchOf(list []escape, proxy, vigil string) []byte {
 	type attempt struct {
 		Name, Kind string
 		Args       []string
-		Alone      bool
-		Every      int64
+		Exclusive  bool
+		Interval   int64
 	}
 	var attempts []attempt
 	for _, e := range list {
 		attempts = append(attempts, attempt{e.name, e.kind, e.args, e.alone, e.pace().Milliseconds()})
 	}
-	data, err := json.Marshal(map[string]any{"proxy": proxy, "attempts": attempts, "vigil": vigil})
+	data, err := json.Marshal(map[string]any{"proxy": proxy, "attempts": attempts, "results_file": vigil})
 	if err != nil {
 		panic(err) // texts and numbers only
 	}

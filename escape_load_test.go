@@ -42,7 +42,7 @@ var overloads = []overload{
 	{name: "fork bomb", args: []string{"fork", "300"}, stopped: 200},
 	{name: "disk filler", args: []string{"disk", "300"}, stopped: 257, gvisor: true},
 	{name: "log flood by refusals", args: []string{"requests", proxyListen, "6000"}},
-	{name: "log flood by output", args: []string{"chatter", "64"}},
+	{name: "log flood by output", args: []string{"output", "64"}},
 	{name: "connections to the proxy", args: []string{"connect", proxyListen, "3000"}},
 	{name: "memory hog", args: []string{"memory", "700"}, stopped: 512, ends: true},
 }
@@ -184,7 +184,7 @@ func (s *scenery) answers() {
 func (s *scenery) exec(name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 2*slowest)
 	defer cancel()
-	session, err := s.e.Exec(ctx, name, SessionConfig{Command: []string{"/probe", "chatter", "0"}, Stdout: io.Discard, Stderr: io.Discard})
+	session, err := s.e.Exec(ctx, name, SessionConfig{Command: []string{"/probe", "output", "0"}, Stdout: io.Discard, Stderr: io.Discard})
 	if err != nil {
 		return err
 	}

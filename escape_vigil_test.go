@@ -103,7 +103,7 @@ func (s *scenery) vigilInside(name string) *vigil {
 	s.t.Helper()
 	v := &vigil{where: name, list: vigilEscapes(s.place(name, false))}
 	file := fmt.Sprintf("/tmp/vigil-%d", time.Now().UnixNano())
-	v.read = func(suffix string) ([]byte, error) { return s.probeIn(name, nil, "show", file+suffix) }
+	v.read = func(suffix string) ([]byte, error) { return s.probeIn(name, nil, "cat", file+suffix) }
 	v.stop = func() error { _, err := s.probeIn(name, nil, "stop", file); return err }
 	if _, err := s.probeIn(name, batchOf(v.list, proxyListen, file)); err != nil {
 		s.t.Fatal(err)
@@ -117,7 +117,7 @@ func (s *scenery) vigilBeside(name string) *vigil {
 	v := &vigil{where: "the proxy's namespace of " + name, list: vigilFromProxy()}
 	file := filepath.Join(s.t.TempDir(), "vigil")
 	v.read = func(suffix string) ([]byte, error) { return os.ReadFile(file + suffix) }
-	v.stop = func() error { return os.WriteFile(file+".end", nil, 0o600) }
+	v.stop = func() error { return os.WriteFile(file+".stop", nil, 0o600) }
 	cmd := exec.Command("nsenter", "--net="+netns.ProxyPath(s.e.dir(name)), s.probe)
 	cmd.Stdin = bytes.NewReader(batchOf(v.list, "", file))
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -177,7 +177,7 @@ func TestImageLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer remove(t, b)
-		if out, code := output(t, e, b.Name, "/probe", "show", "/data/me/.gitconfig"); code != 0 || !strings.Contains(out, "[safe]") {
+		if out, code := output(t, e, b.Name, "/probe", "cat", "/data/me/.gitconfig"); code != 0 || !strings.Contains(out, "[safe]") {
 			t.Errorf("what is behind an absolute link of the image's: exit %d: %s", code, out)
 		}
 	})
@@ -199,7 +199,7 @@ func TestImageLinks(t *testing.T) {
 // is none of the host's.
 func insideHostile(t *testing.T, e *Engine, name, dir string) {
 	t.Helper()
-	out, code := output(t, e, name, "/probe", "look", "/.bottle", "/proc", "/sys", "/dev", dir, ".")
+	out, code := output(t, e, name, "/probe", "ls", "/.bottle", "/proc", "/sys", "/dev", dir, ".")
 	lines := slices.DeleteFunc(strings.Split(out, "\n"), func(line string) bool {
 		return strings.HasPrefix(line, "bottle: change to directory ") // where it cannot
 	})
@@ -297,7 +297,7 @@ func TestImageConfigs(t *testing.T) {
 				if err != nil {
 					t.Fatalf("it is not launched: %v", err)
 				}
-				out, code := output(t, e, b.Name, "/probe", "show", "/proc/self/environ")
+				out, code := output(t, e, b.Name, "/probe", "cat", "/proc/self/environ")
 				if code != 0 || !strings.Contains(out, "HTTPS_PROXY="+ProxyURL+"\x00") || strings.Contains(out, "evil.test") || strings.Contains(out, "no_proxy=*") {
 					t.Errorf("exit %d: %q", code, out)
 				}

@@ -57,7 +57,7 @@ type inside struct {
 
 func (in inside) show(file string) (string, error) {
 	in.t.Helper()
-	out, code := output(in.t, in.e, in.name, "/probe", "show", file)
+	out, code := output(in.t, in.e, in.name, "/probe", "cat", file)
 	if code != 0 {
 		return "", fmt.Errorf("exit %d: %s", code, out)
 	}
@@ -137,7 +137,7 @@ func (in inside) devices(runtimeName string) {
 	if runtimeName == runtime.RuntimeRunsc {
 		standard = append(standard, "char", "fuse", "net")
 	}
-	out, _ := output(in.t, in.e, in.name, "/probe", "look", "/dev")
+	out, _ := output(in.t, in.e, in.name, "/probe", "ls", "/dev")
 	_, list, _ := strings.Cut(out, "[")
 	names := strings.Fields(strings.TrimRight(list, "]\n"))
 	for _, name := range names {
@@ -170,7 +170,7 @@ func (in inside) hidden() {
 		in.t.Error("the host's kernel shows none of these either, so that this shows nothing")
 	}
 	for _, dir := range strings.Fields("/proc/acpi /proc/asound /proc/scsi /sys/firmware /sys/devices/virtual/powercap") {
-		out, _ := output(in.t, in.e, in.name, "/probe", "look", dir)
+		out, _ := output(in.t, in.e, in.name, "/probe", "ls", dir)
 		if !strings.HasSuffix(out, " []\n") && !strings.Contains(out, "no such file") {
 			in.t.Errorf("%s is to be seen: %s", dir, out)
 		}

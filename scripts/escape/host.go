@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tryOpen opens a file: args are the path and "read" or "write". Nothing is
-// written, as some of these files do harm. It has to hold the third argument if
-// there is one; "*" is anything.
+// tryOpen opens a file. The arguments are the path, "read" or "write" and, if the
+// content matters, the expected content or "*" for any. It never writes, because
+// writing to some of these files is harmful.
 func tryOpen(_ context.Context, _ string, args []string) (string, error) {
 	flag := os.O_RDONLY
 	if args[1] == "write" {
@@ -29,23 +29,24 @@ func tryOpen(_ context.Context, _ string, args []string) (string, error) {
 		return "opened", nil
 	}
 	buf := make([]byte, 4096)
-	n, _ := f.Read(buf) // an empty file does not hold it
+	n, _ := f.Read(buf) // an error leaves n at 0
 	if args[2] == "*" && n > 0 {
 		return "read", nil
 	}
 	if string(buf[:n]) != args[2] {
-		return "opened", errors.New("it is another file")
+		return "opened", errors.New("unexpected content: a different file")
 	}
 	return "read", nil
 }
 
-// tryWrite makes or overwrites a file, with the second argument if there is one.
+// tryWrite creates or overwrites a file. The arguments are the path and,
+// optionally, the content.
 func tryWrite(_ context.Context, _ string, args []string) (string, error) {
-	return "written", os.WriteFile(args[0], []byte(append(args, word)[1]), 0o600)
+	return "written", os.WriteFile(args[0], []byte(append(args, payload)[1]), 0o600)
 }
 
-// tryMknod makes a device of its own and opens it: args are c or b, major and
-// minor.
+// tryMknod creates a device node. The arguments are c or b, the major and the
+// minor number.
 func tryMknod(_ context.Context, _ string, args []string) (string, error) {
 	mode := uint32(unix.S_IFCHR)
 	if args[0] == "b" {
@@ -59,12 +60,11 @@ func tryMknod(_ context.Context, _ string, args []string) (string, error) {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	path := filepath.Join(dir, "device")
-	return "made", unix.Mknod(path, mode|0o600, int(unix.Mkdev(uint32(major), uint32(minor))))
+	return "created", unix.Mknod(path, mode|0o600, int(unix.Mkdev(uint32(major), uint32(minor))))
 }
 
-// tryMount mounts a file system of the host's in a mount namespace that ends
-// with the attempt: args are its type, the source and options, and a path that
-// it must show if there is a fourth.
+// tryMount mounts a file system in a new mount namespace. The arguments are the
+// type, the source and the options.
 func tryMount(_ context.Context, _ string, args []string) (string, error) {
 	dir, err := os.MkdirTemp("", "escape-")
 	if err != nil {
@@ -82,7 +82,7 @@ func tryMount(_ context.Context, _ string, args []string) (string, error) {
 	})
 }
 
-// onThread runs fn on a thread that ends with it.
+// onThread runs fn on a new thread, which then exits.
 func onThread(fn func() error) error {
 	done := make(chan error)
 	go func() {
@@ -92,8 +92,8 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// trySetns joins a namespace that a path names, and must then be in the one
-// whose number is given: args are the path and the link's text.
+// trySetns joins a network namespace. The arguments are its path and the expected
+// text of the link /proc/thread-self/ns/net.
 func trySetns(_ context.Context, _ string, args []string) (string, error) {
 	return "joined", onThread(func() error {
 		fd, err := unix.Open(args[0], unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -105,15 +105,15 @@ func trySetns(_ context.Context, _ string, args []string) (string, error) {
 			return err
 		}
 		if got, _ := os.Readlink("/proc/thread-self/ns/net"); got != args[1] {
-			return fmt.Errorf("it is %s", got)
+			return fmt.Errorf("joined %s, a different namespace", got)
 		}
 		return nil
 	})
 }
 
-// trySignal asks whether a process of the host's may be sent a signal, without
-// sending one: args are its id and its command's name, as the same number may be
-// another process's.
+// trySignal checks whether it may signal a process of the host, without sending a
+// signal. The arguments are the process id and the name of its command, because
+// the same id may belong to another process in another PID namespace.
 func trySignal(_ context.Context, _ string, args []string) (string, error) {
 	pid, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -127,7 +127,7 @@ func trySignal(_ context.Context, _ string, args []string) (string, error) {
 		return "", err
 	}
 	if string(comm) != args[1]+"\n" {
-		return "", errors.New("it is another process")
+		return "", errors.New("a different process")
 	}
-	return "may be signalled", nil
+	return "permitted", nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,110 +10,39 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// load does what uses a host up, bounded, and says how far it came:
+// loads use up a resource of the host, up to a given amount:
 //
-//	fork N           processes that live at the same time
-//	memory MIB       touched
-//	disk MIB         written to a file, which is removed
-//	connect ADDR N   connections held open at the same time
+//	fork N           concurrent processes
+//	memory MIB       memory
+//	disk MIB         a file, which is then removed
+//	connect ADDR N   concurrent connections
 //	requests ADDR N  requests that the proxy refuses and logs
-//	chatter MIB      written to standard output
+//	output MIB       standard output
 //
-// "sockets FAMILY..." tells which may be had, "look PATH..." what is there, and "show FILE" what is in it. A vigil's end
-// is "stop FILE"; "keep" is its process.
-func load(args []string, out io.Writer) int {
-	switch args[0] {
-	case "wait":
-		time.Sleep(20 * time.Second)
-		return 0
-	case "look":
-		look(args[1:], out)
-		return 0
-	case "sockets":
-		return exitCode(sockets(args[1:], out))
-	case "keep":
-		return exitCode(keep(args[1]))
-	case "show":
-		return exitCode(show(args[1], out))
-	case "stop":
-		return exitCode(stop(args[1]))
-	}
+// They return how much they used before an error or the end. load prints both,
+// except after "output".
+var loads = map[string]func(args []string, n int, out io.Writer) (int, error){
+	"fork":     func(_ []string, n int, _ io.Writer) (int, error) { return fork(n) },
+	"memory":   func(_ []string, n int, out io.Writer) (int, error) { return memory(n, out), nil },
+	"disk":     func(_ []string, n int, _ io.Writer) (int, error) { return disk(n) },
+	"connect":  func(args []string, n int, _ io.Writer) (int, error) { return connections(args[0], n) },
+	"requests": func(args []string, n int, _ io.Writer) (int, error) { return requests(args[0], n) },
+	"output":   func(_ []string, n int, out io.Writer) (int, error) { return output(n, out) },
+}
+
+func load(name string, args []string, out io.Writer) error {
 	n, err := strconv.Atoi(args[len(args)-1])
 	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "escape: not a number:", args[len(args)-1])
-		return 2
+		return fmt.Errorf("invalid amount: %w", err)
 	}
-	did := 0
-	switch args[0] {
-	case "fork":
-		did, err = fork(n)
-	case "memory":
-		did = memory(n, out)
-	case "disk":
-		did, err = disk(n)
-	case "connect":
-		did, err = connections(args[1], n)
-	case "requests":
-		did, err = requests(args[1], n)
-	case "chatter":
-		did, err = chatter(out, n)
+	used, err := loads[name](args, n, out)
+	if name == "output" {
+		return nil
 	}
-	if args[0] != "chatter" {
-		_, _ = fmt.Fprintf(out, "%d %v\n", did, err)
-	}
-	return 0
-}
-
-// sockets tells which families of sockets may be had, of those that are numbered.
-func sockets(families []string, out io.Writer) error {
-	for _, text := range families {
-		family, err := strconv.Atoi(text)
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
-		if errors.Is(err, unix.ESOCKTNOSUPPORT) || errors.Is(err, unix.EPROTONOSUPPORT) {
-			fd, err = unix.Socket(family, unix.SOCK_SEQPACKET, 0)
-		}
-		if err != nil {
-			continue
-		}
-		_ = unix.Close(fd)
-		if _, err := fmt.Fprintln(out, family); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// look tells what is at some paths, and what is in those that are folders.
-func look(paths []string, out io.Writer) {
-	for _, path := range paths {
-		fi, err := os.Lstat(path)
-		if err != nil {
-			_, _ = fmt.Fprintln(out, path, err)
-			continue
-		}
-		target, _ := os.Readlink(path) // of a link
-		entries, _ := os.ReadDir(path) // of a folder
-		var names []string
-		for _, e := range entries {
-			names = append(names, e.Name())
-		}
-		_, _ = fmt.Fprintln(out, path, fi.Mode(), target, names)
-	}
-}
-
-func exitCode(err error) int {
-	if err == nil {
-		return 0
-	}
-	_, _ = fmt.Fprintln(os.Stderr, "escape:", err)
-	return 1
+	_, err = fmt.Fprintf(out, "%d %v\n", used, err)
+	return err
 }
 
 func fork(n int) (int, error) {
@@ -135,14 +63,15 @@ func fork(n int) (int, error) {
 	return n, nil
 }
 
+// memory prints its progress, because the kernel may kill it.
 func memory(n int, out io.Writer) int {
 	var held [][]byte
 	for i := range n {
-		page := make([]byte, 1<<20)
-		for j := 0; j < len(page); j += 4096 {
-			page[j] = 1
+		block := make([]byte, 1<<20)
+		for j := 0; j < len(block); j += 4096 {
+			block[j] = 1
 		}
-		if held = append(held, page); i%64 == 0 {
+		if held = append(held, block); i%64 == 0 {
 			_, _ = fmt.Fprintln(out, i)
 		}
 	}
@@ -173,18 +102,18 @@ func connections(addr string, n int) (int, error) {
 		}
 	}()
 	for i := range n {
-		c, err := net.DialTimeout("tcp", addr, limit)
+		c, err := net.DialTimeout("tcp", addr, timeout)
 		if err != nil {
 			return i, err
 		}
 		held = append(held, c)
 	}
-	time.Sleep(2 * time.Second) // the others look at the proxy meanwhile
+	time.Sleep(2 * time.Second) // keep the load up while the suite checks other bottles
 	return n, nil
 }
 
 func requests(addr string, n int) (int, error) {
-	c, err := net.DialTimeout("tcp", addr, limit)
+	c, err := net.DialTimeout("tcp", addr, timeout)
 	if err != nil {
 		return 0, err
 	}
@@ -200,8 +129,8 @@ func requests(addr string, n int) (int, error) {
 	return n, nil
 }
 
-func chatter(out io.Writer, n int) (int, error) {
-	block := []byte(strings.Repeat("escape chatter\n", 1<<16))
+func output(n int, out io.Writer) (int, error) {
+	block := []byte(strings.Repeat("escape output \n", 1<<16))
 	for i := range n {
 		if _, err := out.Write(block); err != nil {
 			return i, err

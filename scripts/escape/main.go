@@ -1,8 +1,10 @@
-// Command escape is the prober of the escape suite: it tries, from wherever it
-// is run, what a bottle must not let through. The same program is run inside
-// bottles, where nothing may succeed, and where a wall was taken away, where the
-// same attempts must. It reads attempts as JSON on standard input and writes
-// their results.
+// Command escape is the prober of the escape suite (escape_*_test.go). It
+// attempts what a bottle must prevent, from wherever it runs. Inside a bottle
+// every attempt must fail. In the controls, where the protection was removed, the
+// same attempts must succeed.
+//
+// Without arguments it reads a batch of attempts as JSON from standard input and
+// writes their results. With arguments it runs one of the commands of command.go.
 package main
 
 import (
@@ -16,47 +18,48 @@ import (
 	"time"
 )
 
-// attempt is one thing to try.
+// attempt is a single attempt.
 type attempt struct {
 	Name string   `json:"name"`
-	Kind string   `json:"kind"`
+	Kind string   `json:"kind"` // a key of kinds
 	Args []string `json:"args"`
-	// Alone: it changes what the others meet, so it is tried after them.
-	Alone bool `json:"alone"`
-	// Every is how often it is tried in a vigil, in milliseconds.
-	Every int `json:"every"`
+	// Exclusive attempts change routes or addresses that others use, so they run
+	// one by one after all others.
+	Exclusive bool `json:"exclusive"`
+	// Interval between repetitions, in milliseconds; see batch.ResultsFile.
+	Interval int `json:"interval"`
 }
 
-// batch is what one run does.
+// batch is the prober's input.
 type batch struct {
 	Proxy    string    `json:"proxy"` // host:port
 	Attempts []attempt `json:"attempts"`
-	// Vigil, if set, has all of them repeated without a pause, and is the file
-	// that tells at any time how they fared; see keep.
-	Vigil string `json:"vigil"`
+	// ResultsFile, if set, makes a background process repeat the attempts until
+	// the "stop" command and keep their results in this file; see repeat.go.
+	ResultsFile string `json:"results_file"`
 }
 
-// result says whether the attempt succeeded as far as the prober can tell; that
-// nothing arrived is for the victim to say.
+// result is the outcome of an attempt as far as the prober can know it. Only the
+// victim knows whether a packet arrived.
 type result struct {
 	Name    string `json:"name"`
 	Reached bool   `json:"reached"`
 	Detail  string `json:"detail"`
 	Rounds  int    `json:"rounds"`
-	// Gap is the longest time between the beginnings of two attempts, in
-	// milliseconds: a window as long was met by one.
+	// Gap is the longest time between the starts of two repetitions, in
+	// milliseconds. Any longer gap in the protection contains an attempt.
 	Gap int64 `json:"gap"`
 }
 
-// atOnce bounds the attempts under way.
-const atOnce = 8
+// maxConcurrent bounds the number of concurrent attempts.
+const maxConcurrent = 8
 
-// limit bounds the time of one attempt.
-var limit = 1500 * time.Millisecond
+// timeout bounds an attempt.
+var timeout = 1500 * time.Millisecond
 
 func main() {
 	if len(os.Args) > 1 {
-		os.Exit(load(os.Args[1:], os.Stdout))
+		os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	if err := run(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "escape:", err)
@@ -69,19 +72,19 @@ func run(in io.Reader, out io.Writer) error {
 	if err := json.NewDecoder(in).Decode(&b); err != nil {
 		return fmt.Errorf("read the attempts: %w", err)
 	}
-	if b.Vigil != "" {
-		return b.begin()
+	if b.ResultsFile != "" {
+		return b.startRepeating()
 	}
-	return json.NewEncoder(out).Encode(b.round())
+	return json.NewEncoder(out).Encode(b.tryAll())
 }
 
-// round tries everything once.
-func (b batch) round() []result {
+// tryAll makes every attempt once.
+func (b batch) tryAll() []result {
 	results := make([]result, len(b.Attempts))
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, atOnce)
+	slots := make(chan struct{}, maxConcurrent)
 	for i, a := range b.Attempts {
-		if a.Alone {
+		if a.Exclusive {
 			continue
 		}
 		slots <- struct{}{}
@@ -92,7 +95,7 @@ func (b batch) round() []result {
 	}
 	wg.Wait()
 	for i, a := range b.Attempts {
-		if a.Alone {
+		if a.Exclusive {
 			results[i] = b.try(a)
 		}
 	}
@@ -100,11 +103,12 @@ func (b batch) round() []result {
 }
 
 func (b batch) try(a attempt) result {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	fn, ok := kinds[a.Kind]
 	if !ok {
-		return result{Name: a.Name, Reached: true, Detail: "no such kind: " + a.Kind}
+		// Counted as reached, so that a mistake in the table fails the suite.
+		return result{Name: a.Name, Reached: true, Detail: "unknown kind " + a.Kind}
 	}
 	detail, err := fn(ctx, b.Proxy, a.Args)
 	r := result{Name: a.Name, Reached: err == nil, Detail: detail, Rounds: 1}
@@ -114,7 +118,8 @@ func (b batch) try(a attempt) result {
 	return r
 }
 
-// kinds are the ways of trying. An error is failure to get through.
+// kinds are the kinds of attempts. An attempt that returns an error has failed,
+// as it should inside a bottle.
 var kinds = map[string]func(ctx context.Context, proxy string, args []string) (string, error){
 	"tcp": tryTCP, "udp": tryUDP, "icmp": tryICMP, "spoof": trySpoof, "frame": tryFrame,
 	"unix": tryUnix, "raw": tryRaw, "tls": tryTLS, "follow": tryFollow, "flip": tryFlip,

@@ -19,31 +19,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const word = "escaped"
+// payload is what attempts send.
+const payload = "escaped"
 
-// tryTCP wants a connection, and sends a word over it.
+// tryTCP connects and sends the payload. The argument is the address.
 func tryTCP(ctx context.Context, _ string, args []string) (string, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", args[0])
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	_, err = io.WriteString(conn, word)
+	_, err = io.WriteString(conn, payload)
 	return "connected", err
 }
 
-// tryUDP sends a word twice; only the answer tells the prober that it came.
+// tryUDP sends the payload twice. It succeeds only if there is a reply, because
+// the prober does not see whether a datagram arrives. The argument is the address.
 func tryUDP(ctx context.Context, _ string, args []string) (string, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "udp", args[0])
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	return "answered", ask(conn, []byte(word))
+	return "reply received", request(conn, []byte(payload))
 }
 
-func ask(conn net.Conn, data []byte) error {
-	_ = conn.SetDeadline(time.Now().Add(limit / 3))
+// request sends the data twice and waits for a reply.
+func request(conn net.Conn, data []byte) error {
+	_ = conn.SetDeadline(time.Now().Add(timeout / 3))
 	for range 2 {
 		if _, err := conn.Write(data); err != nil {
 			return err
@@ -53,8 +56,8 @@ func ask(conn net.Conn, data []byte) error {
 	return err
 }
 
-// tryICMP pings by a raw socket, or by the kernel's own ping socket without
-// privilege.
+// tryICMP pings the address over a raw socket or, without privileges, over the
+// kernel's ping socket.
 func tryICMP(_ context.Context, _ string, args []string) (string, error) {
 	to := netip.MustParseAddr(args[0])
 	raw, ping, typ := "ip4:icmp", "udp4", icmp.Type(ipv4.ICMPTypeEcho)
@@ -71,15 +74,15 @@ func tryICMP(_ context.Context, _ string, args []string) (string, error) {
 		dst = &net.UDPAddr{IP: to.AsSlice(), Zone: to.Zone()}
 	}
 	defer func() { _ = conn.Close() }()
-	data, err := (&icmp.Message{Type: typ, Body: &icmp.Echo{ID: os.Getpid() & 0xffff, Data: []byte(word)}}).Marshal(nil)
+	data, err := (&icmp.Message{Type: typ, Body: &icmp.Echo{ID: os.Getpid() & 0xffff, Data: []byte(payload)}}).Marshal(nil)
 	if err != nil {
 		return "", err
 	}
 	if _, err := conn.WriteTo(data, dst); err != nil {
 		return "", err
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(limit / 3))
-	// A raw socket hears others' messages too, and the kernel's own complaints.
+	_ = conn.SetReadDeadline(time.Now().Add(timeout / 3))
+	// A raw socket receives all ICMP messages, such as errors and other replies.
 	for buf := make([]byte, 512); ; {
 		n, _, err := conn.ReadFrom(buf)
 		if err != nil {
@@ -87,13 +90,13 @@ func tryICMP(_ context.Context, _ string, args []string) (string, error) {
 		}
 		m, err := icmp.ParseMessage(typ.Protocol(), buf[:n])
 		if err == nil && (m.Type == ipv4.ICMPTypeEchoReply || m.Type == ipv6.ICMPTypeEchoReply) {
-			return "answered", nil
+			return "reply received", nil
 		}
 	}
 }
 
-// trySpoof sends a datagram under a source that is not its own: args are the
-// source and the destination, with a port.
+// trySpoof sends a datagram with a forged source address. The arguments are the
+// source address and the destination with port.
 func trySpoof(_ context.Context, _ string, args []string) (string, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if err != nil {
@@ -105,21 +108,21 @@ func trySpoof(_ context.Context, _ string, args []string) (string, error) {
 	return "sent", unix.Sendto(fd, packet, 0, &unix.SockaddrInet4{Addr: dst.Addr().As4()})
 }
 
-// datagram is a UDP datagram with its IPv4 header, RFC 768 and 791; a checksum
-// of zero is none.
+// datagram returns a UDP datagram with an IPv4 header (RFC 768, RFC 791). A UDP
+// checksum of zero means that there is none.
 func datagram(src netip.Addr, dst netip.AddrPort) []byte {
-	udp := make([]byte, 8, 8+len(word))
+	udp := make([]byte, 8, 8+len(payload))
 	binary.BigEndian.PutUint16(udp, 40000)
 	binary.BigEndian.PutUint16(udp[2:], dst.Port())
-	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(word)))
-	udp = append(udp, word...)
+	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(payload)))
+	udp = append(udp, payload...)
 	h := &ipv4.Header{
 		Version: 4, Len: 20, TotalLen: 20 + len(udp), TTL: 64, Protocol: unix.IPPROTO_UDP,
 		Src: src.AsSlice(), Dst: dst.Addr().AsSlice(),
 	}
 	head, err := h.Marshal()
 	if err != nil {
-		panic(err) // it is a constant but for the addresses
+		panic(err) // only the addresses vary
 	}
 	sum := uint32(0)
 	for i := 0; i < len(head); i += 2 {
@@ -129,8 +132,8 @@ func datagram(src netip.Addr, dst netip.AddrPort) []byte {
 	return append(head, udp...)
 }
 
-// tryFrame puts a datagram on the wire itself, to every station that hears it:
-// args are the link, the source and the destination.
+// tryFrame sends a datagram in a broadcast frame on a link. The arguments are the
+// link, the source address and the destination with port.
 func tryFrame(_ context.Context, _ string, args []string) (string, error) {
 	const ip = 0x0008 // ETH_P_IP in network byte order
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, ip)
@@ -146,18 +149,19 @@ func tryFrame(_ context.Context, _ string, args []string) (string, error) {
 	return "sent", unix.Sendto(fd, datagram(netip.MustParseAddr(args[1]), netip.MustParseAddrPort(args[2])), 0, to)
 }
 
+// tryUnix connects to a unix socket and sends the payload.
 func tryUnix(ctx context.Context, _ string, args []string) (string, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", args[0])
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	_, err = io.WriteString(conn, word)
+	_, err = io.WriteString(conn, payload)
 	return "connected", err
 }
 
-// tryRoute adds a route by a gateway, then sends: args are the destination's
-// prefix, the gateway and the victim. Over a zero prefix it is a default route.
+// tryRoute adds a route through a gateway and sends a datagram. The arguments are
+// the destination prefix, the gateway and the address of the victim.
 func tryRoute(ctx context.Context, proxy string, args []string) (string, error) {
 	l, err := netlink.LinkByName("eth0")
 	if err != nil {
@@ -173,8 +177,8 @@ func tryRoute(ctx context.Context, proxy string, args []string) (string, error) 
 	return detail, errors.Join(err, terr)
 }
 
-// tryAddress gives itself an address, then sends from it: args are the address
-// and the victim.
+// tryAddress adds an address to the link and sends a datagram. The arguments are
+// the address and the address of the victim.
 func tryAddress(ctx context.Context, proxy string, args []string) (string, error) {
 	l, err := netlink.LinkByName("eth0")
 	if err != nil {
@@ -189,7 +193,7 @@ func tryAddress(ctx context.Context, proxy string, args []string) (string, error
 	return detail, errors.Join(err, terr)
 }
 
-// tryLookup asks a name server for a name: args are udp or tcp, the server and
+// tryLookup queries a name server. The arguments are udp or tcp, the server and
 // the name.
 func tryLookup(ctx context.Context, _ string, args []string) (string, error) {
 	name, err := dnsmessage.NewName(args[2])
@@ -211,5 +215,5 @@ func tryLookup(ctx context.Context, _ string, args []string) (string, error) {
 	if args[0] == "tcp" {
 		query = append(binary.BigEndian.AppendUint16(nil, uint16(len(query))), query...)
 	}
-	return "answered", ask(conn, query)
+	return "reply received", request(conn, query)
 }

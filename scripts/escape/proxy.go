@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,9 +15,9 @@ import (
 	"time"
 )
 
-// tryRaw writes its bytes to the proxy as they are. Each answer's status is in
-// the detail; it got through if the last is no refusal. An argument beyond the
-// first is written after the answer to the one before it.
+// tryRaw sends each argument to the proxy unchanged and waits for the responses
+// before it sends the next. The detail lists the status of every response. It
+// succeeds if the last response is not an error.
 func tryRaw(ctx context.Context, proxy string, args []string) (string, error) {
 	conn, err := dialProxy(ctx, proxy)
 	if err != nil {
@@ -30,36 +31,38 @@ func tryRaw(ctx context.Context, proxy string, args []string) (string, error) {
 		if _, err := io.WriteString(conn, text); err != nil {
 			return strings.Join(seen, " "), err
 		}
-		// Pipelined requests have an answer each.
+		// An argument may contain pipelined requests.
 		for range max(1, strings.Count(text, "HTTP/1.1\r\n")) {
-			answer, err := http.ReadResponse(in, nil)
+			resp, err := http.ReadResponse(in, nil)
 			if err != nil {
-				return strings.Join(seen, " "), fmt.Errorf("no answer: %w", err)
+				return strings.Join(seen, " "), fmt.Errorf("no response: %w", err)
 			}
 			if !strings.HasPrefix(text, "CONNECT") {
-				_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 1<<16))
-				_ = answer.Body.Close() // read
+				_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16))
+				_ = resp.Body.Close() // already read
 			}
-			last = answer.StatusCode
-			seen = append(seen, answer.Status)
+			last = resp.StatusCode
+			seen = append(seen, resp.Status)
 		}
 	}
 	if last >= 400 {
-		return strings.Join(seen, " "), fmt.Errorf("refused")
+		return strings.Join(seen, " "), errRefused
 	}
 	return strings.Join(seen, " "), nil
 }
+
+var errRefused = errors.New("refused")
 
 func dialProxy(ctx context.Context, proxy string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", proxy)
 	if err != nil {
 		return nil, err
 	}
-	return conn, conn.SetDeadline(time.Now().Add(limit))
+	return conn, conn.SetDeadline(time.Now().Add(timeout))
 }
 
-// splitConn sends what is written in two parts, so that a ClientHello comes in
-// two segments.
+// splitConn sends the first write in two parts, so that a ClientHello is sent in
+// two TCP segments.
 type splitConn struct {
 	net.Conn
 	at int
@@ -73,15 +76,15 @@ func (c *splitConn) Write(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	time.Sleep(20 * time.Millisecond) // for the segments to be two
+	time.Sleep(20 * time.Millisecond) // so that the kernel does not merge the segments
 	m, err := c.Conn.Write(p[c.at:])
 	c.at = 0
 	return n + m, err
 }
 
-// tryTLS connects to one host by the proxy and names another in the handshake:
-// args are host:port, the name (may be empty), whether the hello is "split", and
-// a path that is asked for.
+// tryTLS connects to a host through the proxy, names another one in the TLS
+// handshake and requests a path. The arguments are host:port, the server name
+// (which may be empty), "split" to split the ClientHello, and the path.
 func tryTLS(ctx context.Context, proxy string, args []string) (string, error) {
 	conn, err := dialProxy(ctx, proxy)
 	if err != nil {
@@ -91,13 +94,13 @@ func tryTLS(ctx context.Context, proxy string, args []string) (string, error) {
 	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", args[0]); err != nil {
 		return "", err
 	}
-	answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(byteReader{conn}, 4096)), &http.Request{Method: http.MethodConnect})
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(byteReader{conn}, 4096)), &http.Request{Method: http.MethodConnect})
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = answer.Body.Close() }() // the tunnel, as far as Go knows
-	if answer.StatusCode != http.StatusOK {
-		return answer.Status, fmt.Errorf("refused")
+	defer func() { _ = resp.Body.Close() }() // for Go, the body is the tunnel
+	if resp.StatusCode != http.StatusOK {
+		return resp.Status, errRefused
 	}
 	wire := &splitConn{Conn: conn}
 	if args[2] == "split" {
@@ -111,17 +114,17 @@ func tryTLS(ctx context.Context, proxy string, args []string) (string, error) {
 		return "connected", err
 	}
 	_, err = io.ReadAll(io.LimitReader(secure, 4096))
-	return "answered", err
+	return "response received", err
 }
 
-// byteReader hands out one byte at a time, so that no buffer keeps what follows
-// the proxy's answer.
+// byteReader returns one byte per read, so that a bufio.Reader does not read
+// beyond the proxy's response.
 type byteReader struct{ r io.Reader }
 
 func (b byteReader) Read(p []byte) (int, error) { return b.r.Read(p[:min(1, len(p))]) }
 
-// tryFollow gets a URL by the proxy, redirects followed. It got through with an
-// answer from the last.
+// tryFollow requests a URL through the proxy and follows redirects. It succeeds
+// if the last response is not a refusal.
 func tryFollow(ctx context.Context, proxy string, args []string) (string, error) {
 	client := &http.Client{Transport: &http.Transport{
 		Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: proxy}), DisableKeepAlives: true,
@@ -137,17 +140,17 @@ func tryFollow(ctx context.Context, proxy string, args []string) (string, error)
 	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(io.LimitReader(res.Body, 256))
 	if res.StatusCode == http.StatusForbidden || bytes.HasPrefix(body, []byte("blocked")) {
-		return res.Status, fmt.Errorf("refused")
+		return res.Status, errRefused
 	}
 	return res.Status, nil
 }
 
-// tryFlip connects several times to a name whose address changes. Where it came
-// is for the victim to say: one of the addresses is allowed.
+// tryFlip connects several times to a name whose address changes. It always
+// succeeds, because one of the addresses is allowed; the victim sees the others.
 func tryFlip(ctx context.Context, proxy string, args []string) (string, error) {
 	var details []string
 	for range 4 {
-		detail, _ := tryRaw(ctx, proxy, args) // which of them was refused does not matter
+		detail, _ := tryRaw(ctx, proxy, args) // some of them are refused
 		details = append(details, detail)
 	}
 	return strings.Join(details, ", "), nil
