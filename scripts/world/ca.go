@@ -21,12 +21,11 @@ import (
 const (
 	authorityLife = 10 * 365 * 24 * time.Hour
 	leafLife      = 365 * 24 * time.Hour
-	// clockSkew is how far behind a client's clock may be.
+	// clockSkew is the tolerated difference to a client's clock.
 	clockSkew = time.Hour
 )
 
-// authority issues certificates for whatever name it is asked for. It is safe
-// for use by several goroutines.
+// authority issues certificates for any name. It is safe for concurrent use.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -35,69 +34,69 @@ type authority struct {
 	leaves map[string]*tls.Certificate
 }
 
-// loadAuthority reads ca.pem and ca.key from the folder, and makes them first if
-// neither is there.
+// loadAuthority reads ca.pem and ca.key from the directory. It creates them if
+// neither exists.
 func loadAuthority(dir string) (*authority, error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return makeAuthority(dir)
+		return createAuthority(dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate authority in %s: %w", dir, err)
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("the certificate authority in %s has a %T, not an ECDSA key", dir, pair.PrivateKey)
+		return nil, fmt.Errorf("unsupported certificate authority in %s: the key is a %T, not an ECDSA key", dir, pair.PrivateKey)
 	}
 	return &authority{cert: pair.Leaf, key: key, leaves: map[string]*tls.Certificate{}}, nil
 }
 
-func makeAuthority(dir string) (*authority, error) {
+func createAuthority(dir string) (*authority, error) {
 	for _, name := range []string{"ca.pem", "ca.key"} {
 		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("half a certificate authority in %s: there is %s, the other is missing", dir, name)
+			return nil, fmt.Errorf("incomplete certificate authority in %s: only %s exists", dir, name)
 		}
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make the authority's key: %w", err)
+		return nil, fmt.Errorf("generate the authority's key: %w", err)
 	}
 	template := certificate(pkix.Name{CommonName: "bottle lab test authority"}, authorityLife)
 	template.IsCA = true
 	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return nil, fmt.Errorf("make the authority's certificate: %w", err)
+		return nil, fmt.Errorf("create the authority's certificate: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("read the authority's certificate: %w", err)
+		return nil, fmt.Errorf("parse the authority's certificate: %w", err)
 	}
 	a := &authority{cert: cert, key: key, leaves: map[string]*tls.Certificate{}}
 	return a, a.write(dir)
 }
 
-// write puts the key first: without it a certificate is of no use.
+// write writes the key first, because a certificate without a key is useless.
 func (a *authority) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make the authority's folder: %w", err)
+		return fmt.Errorf("create the authority's directory: %w", err)
 	}
 	key, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
 		return fmt.Errorf("encode the authority's key: %w", err)
 	}
 	block := &pem.Block{Type: "PRIVATE KEY", Bytes: key}
-	if err := writeWhole(filepath.Join(dir, "ca.key"), pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := writeFileAtomic(filepath.Join(dir, "ca.key"), pem.EncodeToMemory(block), 0o600); err != nil {
 		return err
 	}
 	block = &pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw}
-	return writeWhole(filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(block), 0o644)
+	return writeFileAtomic(filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(block), 0o644)
 }
 
 func certificate(subject pkix.Name, life time.Duration) *x509.Certificate {
 	now := time.Now()
 	return &x509.Certificate{
-		// Without a serial number, CreateCertificate draws one at random.
+		// CreateCertificate generates a random serial number.
 		Subject:               subject,
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(life),
@@ -105,14 +104,14 @@ func certificate(subject pkix.Name, life time.Duration) *x509.Certificate {
 	}
 }
 
-// forClient is a tls.Config.GetCertificate: a certificate for the name that the
-// client asks for, or for the address that it has dialled.
+// forClient implements tls.Config.GetCertificate: it returns a certificate for the
+// server name that the client sent, or for the address that it connected to.
 func (a *authority) forClient(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := hello.ServerName
 	if name == "" {
 		host, _, err := net.SplitHostPort(hello.Conn.LocalAddr().String())
 		if err != nil {
-			return nil, fmt.Errorf("the client names no host: %w", err)
+			return nil, fmt.Errorf("no server name and no local address: %w", err)
 		}
 		name = host
 	}
@@ -149,8 +148,8 @@ func (a *authority) issue(name string) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key}, nil
 }
 
-// writeWhole makes the file appear under its name only when all is in it.
-func writeWhole(path string, data []byte, mode fs.FileMode) error {
+// writeFileAtomic writes the file under a temporary name and renames it.
+func writeFileAtomic(path string, data []byte, mode fs.FileMode) error {
 	partial := path + ".partial"
 	if err := os.WriteFile(partial, data, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

@@ -15,7 +15,7 @@ import (
 
 const dnsPort = 53
 
-// resolver answers from the zone. It is safe for use by several goroutines.
+// resolver answers queries from the zone. It is safe for concurrent use.
 type resolver struct {
 	log *eventLog
 	// flips counts the queries for flipName's IPv4 address.
@@ -23,14 +23,14 @@ type resolver struct {
 }
 
 func (w *world) startDNS() error {
-	at := netip.AddrPortFrom(addrDNS, dnsPort)
+	addr := netip.AddrPortFrom(addrDNS, dnsPort)
 	r := &resolver{log: w.log}
-	conn, err := w.listenUDP(at)
+	conn, err := w.listenUDP(addr)
 	if err != nil {
 		return err
 	}
 	w.run("serve dns over udp", func() error { return r.serveUDP(conn) })
-	l, err := w.listen(at, "dns")
+	l, err := w.listen(addr, "dns")
 	if err != nil {
 		return err
 	}
@@ -46,18 +46,18 @@ func (r *resolver) serveUDP(conn *net.UDPConn) error {
 		if err != nil {
 			return err
 		}
-		seen := event{Event: "query", Proto: "dns", Transport: "udp", Local: conn.LocalAddr().String(), Remote: from.String()}
-		if answer := r.answer(buf[:n], seen); answer != nil {
-			_, _ = conn.WriteToUDPAddrPort(answer, from) // the client asks again
+		e := event{Event: "query", Proto: "dns", Transport: "udp", Local: conn.LocalAddr().String(), Remote: from.String()}
+		if answer := r.answer(buf[:n], e); answer != nil {
+			_, _ = conn.WriteToUDPAddrPort(answer, from) // on error the client retries
 		}
 	}
 }
 
-// serveTCP answers queries with a length of two bytes before each (RFC 1035,
-// 4.2.2) until the client has no more.
+// serveTCP answers queries until the client closes the connection. Each message
+// is preceded by its length in two bytes (RFC 1035, 4.2.2).
 func (r *resolver) serveTCP(conn net.Conn) {
 	for {
-		_ = conn.SetDeadline(time.Now().Add(victimPatience))
+		_ = conn.SetDeadline(time.Now().Add(clientTimeout))
 		var length [2]byte
 		if _, err := io.ReadFull(conn, length[:]); err != nil {
 			return
@@ -66,8 +66,8 @@ func (r *resolver) serveTCP(conn net.Conn) {
 		if _, err := io.ReadFull(conn, query); err != nil {
 			return
 		}
-		seen := event{Event: "query", Proto: "dns", Transport: "tcp", Local: conn.LocalAddr().String(), Remote: conn.RemoteAddr().String()}
-		answer := r.answer(query, seen)
+		e := event{Event: "query", Proto: "dns", Transport: "tcp", Local: conn.LocalAddr().String(), Remote: conn.RemoteAddr().String()}
+		answer := r.answer(query, e)
 		if answer == nil {
 			return
 		}
@@ -78,38 +78,38 @@ func (r *resolver) serveTCP(conn net.Conn) {
 	}
 }
 
-// answer logs the query, readable or not, and returns the answer to it; nil if
-// there is no question in it.
-func (r *resolver) answer(query []byte, seen event) []byte {
+// answer logs the query e, even a malformed one, and returns the response, or nil
+// if the message has no question.
+func (r *resolver) answer(query []byte, e event) []byte {
 	var p dnsmessage.Parser
 	header, err := p.Start(query)
 	if err != nil || header.Response {
-		r.log.add(seen.withData(query, len(query)))
+		r.log.add(e.withData(query, len(query)))
 		return nil
 	}
 	question, err := p.Question()
 	if err != nil {
-		r.log.add(seen.withData(query, len(query)))
+		r.log.add(e.withData(query, len(query)))
 		return nil
 	}
 	addrs, found := r.lookup(question)
-	seen.Name = question.Name.String()
-	seen.Type = strings.TrimPrefix(question.Type.String(), "Type")
-	seen.Bytes = len(query)
+	e.Name = question.Name.String()
+	e.Type = strings.TrimPrefix(question.Type.String(), "Type")
+	e.Bytes = len(query)
 	for _, a := range addrs {
-		seen.Answer = append(seen.Answer, a.String())
+		e.Answer = append(e.Answer, a.String())
 	}
-	r.log.add(seen)
-	out, err := build(header, question, addrs, found)
+	r.log.add(e)
+	out, err := response(header, question, addrs, found)
 	if err != nil {
-		r.log.add(event{Event: "notice", Proto: "dns", Text: fmt.Sprintf("answer for %s: %v", seen.Name, err)})
+		r.log.add(event{Event: "notice", Proto: "dns", Text: fmt.Sprintf("response for %s: %v", e.Name, err)})
 		return nil
 	}
 	return out
 }
 
-// lookup returns the addresses of the asked family, and whether there is such a
-// name at all.
+// lookup returns the name's addresses of the requested family and whether the
+// name exists.
 func (r *resolver) lookup(q dnsmessage.Question) (addrs []netip.Addr, found bool) {
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
 	all, found := zone[name]
@@ -130,7 +130,7 @@ func (r *resolver) lookup(q dnsmessage.Question) (addrs []netip.Addr, found bool
 	return addrs, found
 }
 
-func build(header dnsmessage.Header, q dnsmessage.Question, addrs []netip.Addr, found bool) ([]byte, error) {
+func response(header dnsmessage.Header, q dnsmessage.Question, addrs []netip.Addr, found bool) ([]byte, error) {
 	reply := dnsmessage.Header{ID: header.ID, Response: true, Authoritative: true,
 		RecursionDesired: header.RecursionDesired, RecursionAvailable: true}
 	if !found {
@@ -138,16 +138,16 @@ func build(header dnsmessage.Header, q dnsmessage.Question, addrs []netip.Addr, 
 	}
 	m := dnsmessage.Message{Header: reply, Questions: []dnsmessage.Question{q}}
 	for _, a := range addrs {
-		// No time to live: nothing between a test and this server may remember.
+		// A TTL of zero: nothing between a test and this server may cache.
 		m.Answers = append(m.Answers, dnsmessage.Resource{
 			Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
-			Body:   body(a),
+			Body:   addressRecord(a),
 		})
 	}
 	return m.Pack()
 }
 
-func body(a netip.Addr) dnsmessage.ResourceBody {
+func addressRecord(a netip.Addr) dnsmessage.ResourceBody {
 	if a.Is4() {
 		return &dnsmessage.AResource{A: a.As4()}
 	}

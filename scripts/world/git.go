@@ -15,11 +15,11 @@ import (
 	"strings"
 )
 
-// startGit serves the repositories of DIR/repos by git's own server, to read
-// and to write, to anyone.
+// startGit serves the repositories in DIR/repos with git's own server. Anyone may
+// clone and push.
 func (w *world) startGit() error {
 	repos := filepath.Join(w.state, "repos")
-	if err := makeRepository(repos, "demo.git"); err != nil {
+	if err := createRepository(repos, "demo.git"); err != nil {
 		return err
 	}
 	backend, err := gitBackend(repos)
@@ -42,7 +42,7 @@ func gitBackend(repos string) (*cgi.Handler, error) {
 	}
 	root, err := filepath.Abs(repos)
 	if err != nil {
-		return nil, fmt.Errorf("find the repositories: %w", err)
+		return nil, fmt.Errorf("find the repositories' directory: %w", err)
 	}
 	return &cgi.Handler{
 		Path: filepath.Join(dir, "git-http-backend"),
@@ -51,8 +51,8 @@ func gitBackend(repos string) (*cgi.Handler, error) {
 	}, nil
 }
 
-// withLength gives a request without a length one: CGI hands a body on by its
-// length (RFC 3875, 4.1.2), and git sends what is larger than 1 MiB in chunks.
+// withLength adds the content length to chunked requests. CGI requires it (RFC
+// 3875, 4.1.2), and git sends requests larger than 1 MiB in chunks.
 func withLength(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.ContentLength >= 0 {
@@ -65,67 +65,67 @@ func withLength(next http.Handler) http.Handler {
 			return
 		}
 		defer func() { _ = body.Close() }()
-		whole := r.Clone(r.Context())
-		whole.Body, whole.ContentLength, whole.TransferEncoding = body, length, nil
-		next.ServeHTTP(rw, whole)
+		buffered := r.Clone(r.Context())
+		buffered.Body, buffered.ContentLength, buffered.TransferEncoding = body, length, nil
+		next.ServeHTTP(rw, buffered)
 	})
 }
 
-// spool copies the body to a file without a name.
+// spool copies the body to an unlinked temporary file.
 func spool(body io.Reader) (f *os.File, length int64, err error) {
 	f, err = os.CreateTemp("", "world-body-")
 	if err != nil {
-		return nil, 0, fmt.Errorf("keep the request's body: %w", err)
+		return nil, 0, fmt.Errorf("spool the request's body: %w", err)
 	}
 	length, err = io.Copy(f, body)
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err := errors.Join(err, os.Remove(f.Name())); err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("keep the request's body: %w", err), f.Close())
+		return nil, 0, errors.Join(fmt.Errorf("spool the request's body: %w", err), f.Close())
 	}
 	return f, length, nil
 }
 
-// makeRepository makes a bare repository with a few commits, the same ones each
-// time, if it is not there.
-func makeRepository(repos, name string) error {
+// createRepository creates a bare repository with a fixed history if it does not
+// exist.
+func createRepository(repos, name string) error {
 	bare := filepath.Join(repos, name)
 	if _, err := os.Stat(bare); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.MkdirAll(repos, 0o755); err != nil {
-		return fmt.Errorf("make the folder of repositories: %w", err)
+		return fmt.Errorf("create the repositories' directory: %w", err)
 	}
-	temp, err := os.MkdirTemp(repos, ".making-")
+	temp, err := os.MkdirTemp(repos, ".new-")
 	if err != nil {
-		return fmt.Errorf("make repository %s: %w", name, err)
+		return fmt.Errorf("create repository %s: %w", name, err)
 	}
 	err = fillRepository(temp, bare)
 	return errors.Join(err, os.RemoveAll(temp))
 }
 
 func fillRepository(temp, bare string) error {
-	work, made := filepath.Join(temp, "work"), filepath.Join(temp, "bare")
+	work, newBare := filepath.Join(temp, "work"), filepath.Join(temp, "bare")
 	if _, err := git("", "init", "--quiet", "--initial-branch=main", work); err != nil {
 		return err
 	}
 	for _, c := range demoCommits() {
-		if err := c.make(work); err != nil {
+		if err := c.create(work); err != nil {
 			return err
 		}
 	}
 	for _, args := range [][]string{
 		{"tag", "v1"},
-		{"clone", "--quiet", "--bare", "--no-local", work, made},
-		{"-C", made, "remote", "remove", "origin"},
-		{"-C", made, "config", "http.receivepack", "true"},
+		{"clone", "--quiet", "--bare", "--no-local", work, newBare},
+		{"-C", newBare, "remote", "remove", "origin"},
+		{"-C", newBare, "config", "http.receivepack", "true"},
 	} {
 		if _, err := git(work, args...); err != nil {
 			return err
 		}
 	}
-	return os.Rename(made, bare)
+	return os.Rename(newBare, bare)
 }
 
 type commit struct{ message, file, content string }
@@ -134,7 +134,7 @@ func demoCommits() []commit {
 	return []commit{
 		{"Begin", "README.md", "# demo\n\nA repository to clone.\n"},
 		{"Greet", "hello.sh", "#!/bin/sh\necho hello from the demo repository\n"},
-		// Enough for a clone to be more than one read.
+		// Large enough that a clone takes more than one read.
 		{"Add numbers", "data/numbers.txt", numbers(50_000)},
 	}
 }
@@ -147,13 +147,13 @@ func numbers(n int) string {
 	return b.String()
 }
 
-func (c commit) make(work string) error {
+func (c commit) create(work string) error {
 	path := filepath.Join(work, c.file)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("make %s: %w", c.file, err)
+		return fmt.Errorf("create %s: %w", c.file, err)
 	}
 	if err := os.WriteFile(path, []byte(c.content), 0o644); err != nil {
-		return fmt.Errorf("make %s: %w", c.file, err)
+		return fmt.Errorf("create %s: %w", c.file, err)
 	}
 	if _, err := git(work, "add", c.file); err != nil {
 		return err
@@ -162,7 +162,8 @@ func (c commit) make(work string) error {
 	return err
 }
 
-// gitEnv keeps git from whatever the machine or the caller has configured.
+// gitEnv is an environment in which git ignores the configuration of the machine
+// and the caller, and commits are reproducible.
 func gitEnv() []string {
 	const name, email, date = "A Person", "person@example.test", "2001-02-03T04:05:06Z"
 	return []string{
@@ -172,7 +173,7 @@ func gitEnv() []string {
 	}
 }
 
-// git runs git in the folder and returns its output without the last newline.
+// git runs git in the directory and returns its trimmed output.
 func git(dir string, args ...string) (string, error) {
 	cmd := exec.Command("git", args...)
 	cmd.Dir, cmd.Env = dir, gitEnv()

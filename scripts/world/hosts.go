@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// The public-looking addresses are in 198.51.101.0/24, beside TEST-NET-2 and
-// not in it: a proxy refuses the special-purpose ranges of RFC 6890.
+// Public addresses are in 198.51.101.0/24. TEST-NET-2 (198.51.100.0/24) would not
+// do, because a proxy refuses the special-purpose ranges of RFC 6890.
 var (
 	addrDNS      = netip.MustParseAddr("198.51.101.53")
 	addrMessages = netip.MustParseAddr("198.51.101.14")
@@ -14,14 +14,14 @@ var (
 	addrMetadata = netip.MustParseAddr("169.254.169.254")
 	addrFlip     = netip.MustParseAddr("198.51.101.10")
 	addrVictim   = netip.MustParseAddr("198.51.101.66")
-	// The metadata service's address on an IPv6 network, and what addrPrivate is
-	// to a host behind a NAT64 (RFC 6052).
+	// The IPv6 address of a metadata service, and addrPrivate as mapped by NAT64
+	// (RFC 6052).
 	addrMetadata6 = netip.MustParseAddr("fd00:ec2::254")
 	addrNAT64     = netip.MustParseAddr("64:ff9b::a63:a")
 )
 
-// site is a web server: the name it gives itself in its answers and where it
-// listens. tls says whether it listens on 443 beside 80.
+// site is a web server: the name in its responses and its address. It listens on
+// port 80 and, with tls, on 443.
 type site struct {
 	name string
 	addr netip.Addr
@@ -39,14 +39,14 @@ var webSites = []site{
 	{"private6.test", netip.MustParseAddr("fd00:99::10"), true},
 }
 
-// gitSites serve git over HTTPS only.
+// gitSites serve git over HTTPS.
 var gitSites = []site{
 	{"git.allowed.test", netip.MustParseAddr("198.51.101.12"), true},
 	{"git.refused.test", netip.MustParseAddr("198.51.101.13"), true},
 }
 
-// victims hold what nothing may reach: public, private (RFC 1918), shared (RFC
-// 6598) and link-local addresses, and a resolver that many programs know by heart.
+// victims are addresses that no traffic may reach: public, private (RFC 1918),
+// shared (RFC 6598) and link-local ones, and a well-known public resolver.
 var victims = []netip.Addr{
 	netip.MustParseAddr("198.51.101.66"),
 	netip.MustParseAddr("8.8.8.8"),
@@ -61,7 +61,7 @@ var victims = []netip.Addr{
 	addrNAT64,
 }
 
-// sshSites serve git over ssh, with keys of their own, on each of sshPorts.
+// sshSites serve git over ssh on sshPorts, each with its own host key.
 var sshSites = []site{
 	{name: "ssh.allowed.test", addr: netip.MustParseAddr("198.51.101.22")},
 	{name: "ssh.other.test", addr: netip.MustParseAddr("198.51.101.23")},
@@ -74,18 +74,18 @@ var (
 	victimUDPPorts = []uint16{53, 123, 443, 9999}
 )
 
-// zone is the DNS server's whole knowledge, beside flipName.
-var zone = makeZone()
+// zone holds the names that the DNS server knows, in addition to flipName.
+var zone = newZone()
 
-// flipName's address changes with each query: a web server first, then a
-// private address. It catches a check of an address that is then not dialled.
+// flipName resolves to a web server and to a private address alternately (DNS
+// rebinding). It detects a proxy that checks one address and connects to another.
 const flipName = "flip.test"
 
-func makeZone() map[string][]netip.Addr {
+func newZone() map[string][]netip.Addr {
 	names := map[string][]netip.Addr{
 		"api.anthropic.com": {addrMessages},
 		"victim.test":       {addrVictim, netip.MustParseAddr("2001:db8:77::66")},
-		// Names with more than one kind of address, or one that is no host's.
+		// Names with addresses of several kinds, or with special addresses.
 		"mixed.test":    {addrFlip, addrPrivate},
 		"mixed6.test":   {addrFlip, netip.MustParseAddr("fd00:99::10")},
 		"loopback.test": {netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()},
@@ -95,12 +95,12 @@ func makeZone() map[string][]netip.Addr {
 		"nat64.test":    {addrNAT64},
 		"labhost.test":  {netip.MustParseAddr("192.0.2.2")},
 		"zero.test":     {netip.IPv4Unspecified()},
-		// Names that look like allowed.test and wild.test.
+		// Names that resemble allowed.test and wild.test.
 		"evilallowed.test":      {addrVictim},
 		"allowed.test.evil.com": {addrVictim},
 		"evilwild.test":         {addrVictim},
 		"wild.test.evil.com":    {addrVictim},
-		"xn--llowed-2nf.test":   {addrVictim}, // with a Cyrillic a
+		"xn--llowed-2nf.test":   {addrVictim}, // allowed.test with a Cyrillic a
 	}
 	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		names[s.name] = []netip.Addr{s.addr}
@@ -108,7 +108,7 @@ func makeZone() map[string][]netip.Addr {
 	return names
 }
 
-// addresses are all that the servers listen on, each once, in order.
+// addresses returns the addresses of all servers, sorted and without duplicates.
 func addresses() []netip.Addr {
 	all := append([]netip.Addr{addrDNS, addrMessages}, victims...)
 	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
@@ -118,9 +118,9 @@ func addresses() []netip.Addr {
 	return slices.Compact(all)
 }
 
-// isWeb tells whether a web server has the address's port already.
-func isWeb(at netip.AddrPort) bool {
+// isWeb reports whether a web server uses the address and port.
+func isWeb(addr netip.AddrPort) bool {
 	return slices.ContainsFunc(webSites, func(s site) bool {
-		return s.addr == at.Addr() && (at.Port() == 80 || s.tls && at.Port() == 443)
+		return s.addr == addr.Addr() && (addr.Port() == 80 || s.tls && addr.Port() == 443)
 	})
 }

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// event is one line of the world's log: something that arrived at a server.
+// event is a line of the world's log: traffic that arrived.
 type event struct {
 	Time time.Time `json:"time"`
-	// Event is accept (a TCP connection), data (what came over a victim's
-	// connection, at its end), datagram, query (DNS), request (HTTP), packet
+	// Event is accept (a TCP connection), data (received on a connection to a
+	// victim; logged when it ends), datagram, query (DNS), request (HTTP), packet
 	// (seen on a link, see watchLinks) or notice.
 	Event string `json:"event"`
-	// Proto is dns, http, https, git, messages or victim; of a packet, tcp,
-	// udp, icmp and so on.
+	// Proto is dns, http, https, git, messages or victim; for a packet tcp, udp,
+	// icmp and so on.
 	Proto  string `json:"proto,omitempty"`
 	Local  string `json:"local,omitempty"`
 	Remote string `json:"remote,omitempty"`
@@ -28,13 +28,13 @@ type event struct {
 	SNI    string `json:"sni,omitempty"`
 
 	Name string `json:"name,omitempty"`
-	// Type is a DNS query's, or an ICMP message's.
+	// Type of a DNS query or an ICMP message.
 	Type string `json:"type,omitempty"`
 	// Transport of a DNS query: udp or tcp.
 	Transport string   `json:"transport,omitempty"`
 	Answer    []string `json:"answer,omitempty"`
 
-	// Bytes is how many came, Data the first of them.
+	// Bytes is the number of received bytes, Data the first of them.
 	Bytes int    `json:"bytes,omitempty"`
 	Data  string `json:"data,omitempty"`
 	Text  string `json:"text,omitempty"`
@@ -48,10 +48,10 @@ func (e event) withData(data []byte, total int) event {
 	return e
 }
 
-// eventLog appends events to a file, one write each, so that several writers
-// and a reader that follows never see half a line of another.
+// eventLog appends events to a file. Each line is a single write, so that a
+// concurrent reader sees complete lines.
 type eventLog struct {
-	// fail is told of an event that could not be written.
+	// fail is called when an event cannot be written.
 	fail func(error)
 
 	mu   sync.Mutex
@@ -66,8 +66,8 @@ func openLog(path string, fail func(error)) (*eventLog, error) {
 	return &eventLog{file: f, fail: fail}, nil
 }
 
-// add writes the event with the time of now. A log that misses an event would
-// make a leak look like none, so a failure ends the world.
+// add writes the event with the current time. A failure stops the world, because
+// a missing event could hide a leak.
 func (l *eventLog) add(e event) {
 	e.Time = time.Now().UTC()
 	line, err := json.Marshal(e)
@@ -84,7 +84,7 @@ func (l *eventLog) add(e event) {
 
 func (l *eventLog) close() error { return l.file.Close() }
 
-// loggedListener logs each connection that it hands out.
+// loggedListener logs each accepted connection.
 type loggedListener struct {
 	net.Listener
 	log   *eventLog

@@ -1,8 +1,8 @@
-// Command world is everything that the lab's host can reach: the web, git and
-// DNS servers, a mock of the Messages API and the victims of the tests. The lab
-// (scripts/lab) runs it as root in a network namespace that holds the addresses
-// and has no way out. It must never run anywhere else: some of the addresses
-// belong to others in the real network.
+// Command world simulates everything outside the lab's host: web, git, ssh and
+// DNS servers, a mock of the Messages API, and the victims of the tests, which
+// record unwanted traffic. The lab (scripts/lab) runs it as root in a network
+// namespace that has the addresses and no other connection. It must never run
+// anywhere else, because some of the addresses are in use on the Internet.
 package main
 
 import (
@@ -17,15 +17,15 @@ import (
 	"github.com/spf13/pflag"
 )
 
-const usage = `The test hosts of the lab.
+const usage = `The simulated Internet of the lab.
 
 usage: world COMMAND
 
-  addresses                     print the addresses to put on a link, ADDR/PREFIX each
-  ca --state DIR                make DIR/ca.pem and DIR/ca.key, if they are not there
+  addresses                     print the required addresses, one ADDR/PREFIX per line
+  ca --state DIR                create DIR/ca.pem and DIR/ca.key if they do not exist
   serve --state DIR [--ca DIR] [--sshd DIR]
-                                serve until SIGTERM; DIR/ready is there when all
-                                servers listen; the log is DIR/world.log
+                                serve until SIGTERM; create DIR/ready when all
+                                servers listen; log to DIR/world.log
 `
 
 func main() {
@@ -35,8 +35,8 @@ func main() {
 	os.Exit(code)
 }
 
-// errUsage marks a command line that world cannot read.
-var errUsage = errors.New("world help shows the usage")
+// errUsage marks an invalid command line.
+var errUsage = errors.New("see world help")
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := command(ctx, args, stdout, stderr)
@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
-		return fmt.Errorf("no command: %w", errUsage)
+		return fmt.Errorf("missing command: %w", errUsage)
 	}
 	switch name, rest := args[0], args[1:]; name {
 	case "help", "-h", "--help":
@@ -80,19 +80,22 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	}
 }
 
-// parseFlags reads --state, --ca, which is the state folder if not given, and
+// parseFlags parses --state, --ca, which defaults to the state directory, and
 // --sshd.
 func parseFlags(args []string) (state, ca, sshd string, err error) {
 	flags := pflag.NewFlagSet("world", pflag.ContinueOnError)
 	flags.Usage = func() {}
-	flags.StringVar(&state, "state", "", "folder of the world's files")
-	flags.StringVar(&ca, "ca", "", "folder of ca.pem and ca.key")
-	flags.StringVar(&sshd, "sshd", "", "folder that openssh-server is unpacked in; empty: no ssh")
+	flags.StringVar(&state, "state", "", "directory for the world's files")
+	flags.StringVar(&ca, "ca", "", "directory of ca.pem and ca.key (default: the state directory)")
+	flags.StringVar(&sshd, "sshd", "", "directory with the unpacked openssh-server (default: no ssh server)")
 	if err := flags.Parse(args); err != nil {
 		return "", "", "", fmt.Errorf("%w: %w", err, errUsage)
 	}
-	if state == "" || flags.NArg() > 0 {
-		return "", "", "", fmt.Errorf("it takes --state DIR and no arguments: %w", errUsage)
+	if state == "" {
+		return "", "", "", fmt.Errorf("missing --state: %w", errUsage)
+	}
+	if flags.NArg() > 0 {
+		return "", "", "", fmt.Errorf("unexpected argument %s: %w", flags.Arg(0), errUsage)
 	}
 	if ca == "" {
 		ca = state

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideVar marks the copy of the test that runs in a network namespace of its
-// own, where the world's addresses are on lo.
+// insideVar marks the copy of the test that runs in a new network namespace, with
+// the world's addresses on lo.
 const insideVar = "WORLD_TEST_INSIDE"
 
 func TestMain(m *testing.M) {
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runInside())
 	}
 	if err := setUp(); err != nil {
-		fmt.Fprintln(os.Stderr, "set the test's network namespace up:", err)
+		fmt.Fprintln(os.Stderr, "set up the test's network namespace:", err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -48,7 +48,7 @@ func runInside() int {
 		return exit.ExitCode()
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "run the test in a network namespace of its own (needs root):", err)
+		fmt.Fprintln(os.Stderr, "run the test in a new network namespace (requires root):", err)
 		return 1
 	}
 	return 0
@@ -72,7 +72,7 @@ func setUp() error {
 	return netlink.LinkSetUp(lo)
 }
 
-// startWorld serves until the test ends; it returns the state folder.
+// startWorld serves until the test ends and returns the state directory.
 func startWorld(t *testing.T) string {
 	t.Helper()
 	state := t.TempDir()
@@ -82,15 +82,14 @@ func startWorld(t *testing.T) string {
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {
-			t.Errorf("the world ended with %v", err)
+			t.Errorf("serve: %v", err)
 		}
 	})
 	waitReady(t, state, ended)
 	return state
 }
 
-// waitReady waits for the file; there is no event for a file but inotify, and
-// the lab's script looks for it in the same way.
+// waitReady waits for the ready file by polling, as the lab's init does.
 func waitReady(t *testing.T, state string, ended chan error) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
@@ -100,7 +99,7 @@ func waitReady(t *testing.T, state string, ended chan error) {
 		select {
 		case err := <-ended:
 			ended <- err
-			t.Fatalf("the world ended before it was ready: %v", err)
+			t.Fatalf("the world exited before it was ready: %v", err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
@@ -114,7 +113,8 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// newClient trusts the world's authority and dials what its DNS server says.
+// newClient returns a client that trusts the world's authority and uses its DNS
+// server.
 func newClient(t *testing.T, state string) *http.Client {
 	t.Helper()
 	ca, err := os.ReadFile(filepath.Join(state, "ca.pem"))
@@ -123,7 +123,7 @@ func newClient(t *testing.T, state string) *http.Client {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(ca) {
-		t.Fatal("ca.pem holds no certificate")
+		t.Fatal("no certificate in ca.pem")
 	}
 	dialer := net.Dialer{Resolver: worldResolver("udp")}
 	transport := &http.Transport{DialContext: dialer.DialContext,
@@ -139,18 +139,18 @@ func worldResolver(network string) *net.Resolver {
 	}}
 }
 
-// fetch returns the status and the body.
+// fetch returns the status and the body of the response.
 func fetch(t *testing.T, client *http.Client, req *http.Request) (int, string) {
 	t.Helper()
-	answer, err := client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := io.ReadAll(answer.Body)
-	if err := errors.Join(err, answer.Body.Close()); err != nil {
+	body, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return answer.StatusCode, string(body)
+	return resp.StatusCode, string(body)
 }
 
 func newRequest(t *testing.T, method, url, body string) *http.Request {
@@ -162,8 +162,8 @@ func newRequest(t *testing.T, method, url, body string) *http.Request {
 	return req
 }
 
-// waitEvent returns the first event of the log that matches: what has arrived
-// may be logged a moment after the client has gone.
+// waitEvent waits for an event in the log that matches. An event may be logged
+// shortly after the client has disconnected.
 func waitEvent(t *testing.T, state, what string, match func(event) bool) event {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
@@ -173,7 +173,7 @@ func waitEvent(t *testing.T, state, what string, match func(event) bool) event {
 			}
 		}
 	}
-	t.Fatalf("no event in the log: %s", what)
+	t.Fatalf("missing event in the log: %s", what)
 	return event{}
 }
 
@@ -187,7 +187,7 @@ func readLog(t *testing.T, state string) []event {
 	for line := range strings.Lines(string(data)) {
 		var e event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("line of the log %q: %v", line, err)
+			t.Fatalf("parse the log: %v in %q", err, line)
 		}
 		events = append(events, e)
 	}

@@ -17,15 +17,15 @@ import (
 )
 
 const (
-	// maxBody bounds a request to the Messages API, as the real one does: 32 MB.
+	// maxBody bounds a request, as in the real Messages API: 32 MB.
 	maxBody = 32 << 20
-	// keptBodies is how many of the last requests' bodies stay on disk.
+	// keptBodies is the number of request bodies kept on disk.
 	keptBodies = 50
 )
 
-// messagesAPI is a mock of the Messages API with one scripted conversation
-// (script). It keeps, in its folder's parent, a line for each request in
-// messages.jsonl, and in its folder the last bodies as N.json.
+// messagesAPI is a mock of the Messages API with a scripted conversation (script).
+// It appends a line for each request to messages.jsonl in the state directory and
+// keeps the last bodies as messages/N.json.
 type messagesAPI struct {
 	dir     string
 	summary *os.File
@@ -37,12 +37,12 @@ type messagesAPI struct {
 // summary is a line of messages.jsonl.
 type summary struct {
 	Time time.Time `json:"time"`
-	// N is the request's number, from 1; its body is in messages/N.json.
+	// N is the request's number, starting at 1.
 	N     int    `json:"n"`
 	Path  string `json:"path"`
 	Query string `json:"query,omitempty"`
-	// Auth is the kind of credential, never the credential: x-api-key, bearer,
-	// both joined by +, or none.
+	// Auth is the kind of credential, never the credential itself: x-api-key,
+	// bearer, both joined by +, or none.
 	Auth       string `json:"auth"`
 	Model      string `json:"model,omitempty"`
 	Messages   int    `json:"messages"`
@@ -61,15 +61,15 @@ func (w *world) startMessages() error {
 	return w.serveHTTP(netip.AddrPortFrom(addrMessages, 443), true, "messages", api.handler())
 }
 
-// newMessagesAPI begins with no bodies; messages.jsonl of an earlier run stays.
+// newMessagesAPI removes the bodies of an earlier run but keeps its messages.jsonl.
 func newMessagesAPI(state string) (*messagesAPI, error) {
 	dir := filepath.Join(state, "messages")
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
-		return nil, fmt.Errorf("empty the folder of messages: %w", err)
+		return nil, fmt.Errorf("empty the messages' directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(state, "messages.jsonl"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("open the record of messages: %w", err)
+		return nil, fmt.Errorf("open the message log: %w", err)
 	}
 	return &messagesAPI{dir: dir, summary: f}, nil
 }
@@ -82,7 +82,7 @@ func (a *messagesAPI) handler() http.Handler {
 		sendJSON(rw, http.StatusOK, map[string]string{"message": "hello"})
 	})
 	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
-		sendError(rw, http.StatusNotFound, "not_found_error", r.Method+" "+r.URL.Path+" is not here")
+		sendError(rw, http.StatusNotFound, "not_found_error", "unknown endpoint "+r.Method+" "+r.URL.Path)
 	})
 	return mux
 }
@@ -117,8 +117,8 @@ func (a *messagesAPI) countTokens(rw http.ResponseWriter, r *http.Request) {
 	sendJSON(rw, http.StatusOK, map[string]int{"input_tokens": 10 * len(req.Messages)})
 }
 
-// receive reads the request and keeps its body. Where it says false it has
-// answered with an error.
+// receive reads the request and keeps its body. If ok is false, it has responded
+// with an error.
 func (a *messagesAPI) receive(rw http.ResponseWriter, r *http.Request) (req request, n int, ok bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, maxBody))
 	if err != nil {
@@ -144,16 +144,16 @@ func (a *messagesAPI) receive(rw http.ResponseWriter, r *http.Request) (req requ
 	return req, n, true
 }
 
-// keep stores the body under the next number and drops the oldest.
+// keep stores the body under the next number and removes the oldest.
 func (a *messagesAPI) keep(body []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last++
-	if err := writeWhole(a.path(a.last), body, 0o644); err != nil {
+	if err := writeFileAtomic(a.path(a.last), body, 0o644); err != nil {
 		return 0, err
 	}
 	if err := os.Remove(a.path(a.last - keptBodies)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("drop an old message: %w", err)
+		return 0, fmt.Errorf("remove an old message: %w", err)
 	}
 	return a.last, nil
 }
@@ -171,7 +171,7 @@ func (a *messagesAPI) record(r *http.Request, req request, n int, answer string)
 		return fmt.Errorf("encode the summary: %w", err)
 	}
 	if _, err := a.summary.Write(append(line, '\n')); err != nil {
-		return fmt.Errorf("record the message: %w", err)
+		return fmt.Errorf("write the message log: %w", err)
 	}
 	return nil
 }
@@ -190,7 +190,7 @@ func authKind(h http.Header) string {
 	return strings.Join(kinds, "+")
 }
 
-// sendError answers as the API does, and says not to try again.
+// sendError responds with an error of the API and asks clients not to retry.
 func sendError(rw http.ResponseWriter, status int, kind, message string) {
 	rw.Header().Set("X-Should-Retry", "false")
 	sendJSON(rw, status, map[string]any{
@@ -200,5 +200,5 @@ func sendError(rw http.ResponseWriter, status int, kind, message string) {
 func sendJSON(rw http.ResponseWriter, status int, v any) {
 	rw.Header().Set("Content-Type", "application/json")
 	rw.WriteHeader(status)
-	_ = json.NewEncoder(rw).Encode(v) // an error is the client's going away
+	_ = json.NewEncoder(rw).Encode(v) // fails if the client has disconnected
 }

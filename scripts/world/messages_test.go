@@ -79,11 +79,11 @@ func TestMessagesStream(t *testing.T) {
 	}
 	want := "message_start ping content_block_start content_block_delta content_block_delta content_block_stop message_delta message_stop"
 	if got := strings.Join(names, " "); got != want {
-		t.Errorf("the events are %s", got)
+		t.Errorf("got events %s, want %s", got, want)
 	}
 	var tool struct{ Command string }
 	if err := json.Unmarshal([]byte(input.String()), &tool); err != nil || tool.Command != `echo "é"` {
-		t.Errorf("the tool's input is %s (%v)", input.String(), err)
+		t.Errorf("unexpected input of the tool: %s (%v)", input.String(), err)
 	}
 }
 
@@ -91,18 +91,18 @@ func TestMessagesErrors(t *testing.T) {
 	state := startWorld(t)
 	client := newClient(t, state)
 	if status, body := ask(t, client, `{"messages":`); status != 400 || !strings.Contains(body, "invalid_request_error") {
-		t.Errorf("half a body: %d %s", status, body)
+		t.Errorf("truncated body: %d %s", status, body)
 	}
 	if status, body := ask(t, client, `{"messages":[]}`); status != 400 {
 		t.Errorf("no messages: %d %s", status, body)
 	}
-	answer, err := client.Do(newRequest(t, http.MethodPost, messagesURL, `{"messages":[{"role":"user","content":"x"}]}`))
+	resp, err := client.Do(newRequest(t, http.MethodPost, messagesURL, `{"messages":[{"role":"user","content":"x"}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = answer.Body.Close()
-	if answer.StatusCode != http.StatusUnauthorized || answer.Header.Get("X-Should-Retry") != "false" {
-		t.Errorf("without a key: %s, %v", answer.Status, answer.Header)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized || resp.Header.Get("X-Should-Retry") != "false" {
+		t.Errorf("without a key: %s, %v", resp.Status, resp.Header)
 	}
 	for url, want := range map[string]int{
 		"https://api.anthropic.com/api/hello":    200,
@@ -116,7 +116,7 @@ func TestMessagesErrors(t *testing.T) {
 	}
 }
 
-func TestMessagesAreKept(t *testing.T) {
+func TestMessagesLog(t *testing.T) {
 	state := startWorld(t)
 	client := newClient(t, state)
 	for i := range keptBodies + 2 {
@@ -129,17 +129,17 @@ func TestMessagesAreKept(t *testing.T) {
 	}
 	kept, err := filepath.Glob(filepath.Join(state, "messages", "*"))
 	if err != nil || len(kept) != keptBodies {
-		t.Errorf("%d bodies are kept, %v", len(kept), err)
+		t.Errorf("kept %d bodies, want %d (%v)", len(kept), keptBodies, err)
 	}
 	last, err := os.ReadFile(filepath.Join(state, "messages", "52.json"))
 	if err != nil || !strings.Contains(string(last), `"m52"`) {
-		t.Errorf("the last body is %s, %v", last, err)
+		t.Errorf("unexpected last body: %s, %v", last, err)
 	}
 	record, err := os.ReadFile(filepath.Join(state, "messages.jsonl"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(record), "secret-token") || strings.Count(string(record), `"auth":"bearer"`) != keptBodies+2 {
-		t.Errorf("the record is %s", record)
+		t.Errorf("unexpected message log: %s", record)
 	}
 }

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchLinks logs what comes in over the namespace's links, loopback apart, to
-// whatever address and from whatever source: a packet whose source has no way
-// back never becomes a connection, but it has left the host all the same. Of
-// TCP only the opening segment is logged, of a talk with a server no more.
+// watchLinks logs the packets that arrive on the namespace's links, except
+// loopback. A packet with an unreachable source address never becomes a
+// connection, but it is a leak too. Only the first segment of a TCP connection is
+// logged.
 func (w *world) watchLinks() error {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(networkOrder(unix.ETH_P_ALL)))
 	if err != nil {
@@ -38,7 +38,7 @@ func (w *world) watchLinks() error {
 				n, from, readErr = unix.Recvfrom(int(fd), buf, 0)
 				return !errors.Is(readErr, unix.EAGAIN)
 			})
-			// ENETDOWN tells that a link went down, ENOBUFS nothing of use.
+			// ENETDOWN: a link went down.
 			if errors.Is(readErr, unix.EINTR) || errors.Is(readErr, unix.ENETDOWN) {
 				continue
 			}
@@ -51,7 +51,7 @@ func (w *world) watchLinks() error {
 	return nil
 }
 
-// networkOrder is htons(3): packet(7) wants its protocol so.
+// networkOrder is htons(3), the byte order of protocols in packet(7).
 func networkOrder(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
@@ -79,7 +79,7 @@ func (w *world) logPacket(from unix.Sockaddr, packet []byte) {
 	}
 }
 
-// Numbers of IANA's registry of protocols.
+// Numbers from IANA's protocol registry.
 const (
 	protoHopByHop = 0
 	protoICMP     = 1
@@ -108,9 +108,9 @@ func readIPv6(packet []byte) (event, bool) {
 	return readTransport(src, dst, h.NextHeader, packet[ipv6.HeaderLen:])
 }
 
-// readTransport is false for packets that are no news: a link's own talk
-// (neighbour discovery, RFC 4861, and multicast listeners, RFC 3810) and TCP
-// segments after the first.
+// readTransport returns false for packets that are not logged: neighbour
+// discovery (RFC 4861), multicast listener reports (RFC 3810) and all TCP segments
+// except the first.
 func readTransport(src, dst netip.Addr, proto int, payload []byte) (event, bool) {
 	e := event{Local: dst.String(), Remote: src.String()}
 	switch {
@@ -137,13 +137,13 @@ func readTransport(src, dst netip.Addr, proto int, payload []byte) (event, bool)
 	}
 }
 
-// icmpUnreachable is the Type of an ICMP error that says that a packet which the
-// world itself had sent, an answer say, found nobody any more. It is no way out:
-// whoever sends one quotes what they were sent.
+// icmpUnreachable is the Type of an ICMP error about a packet that the world sent,
+// such as a response to a client that no longer exists. It is not a leak, because
+// it only quotes that packet.
 const icmpUnreachable = "unreachable"
 
-// icmpType names a message: its number, or icmpUnreachable (RFC 792: type 3, four
-// bytes that do not matter here, and the packet's header from the eighth on).
+// icmpType returns a message's type number, or icmpUnreachable. A message of type
+// 3 quotes the packet from its ninth byte on (RFC 792).
 func icmpType(dst netip.Addr, payload []byte) string {
 	const unreachable, quoted = 3, 8
 	if len(payload) == 0 {

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestICMPType: the quotation of what the world sent is told from all else.
+// TestICMPType checks that only errors about the world's own packets are
+// recognized as such.
 func TestICMPType(t *testing.T) {
 	here := netip.MustParseAddr("198.51.101.10")
 	quote := func(src netip.Addr) []byte {
@@ -24,6 +25,6 @@ func TestICMPType(t *testing.T) {
 		}
 	}
 	if got := icmpType(here, []byte{3, 1, 0, 0, 0, 0, 0, 0, 0x45}); got != "3" {
-		t.Errorf("a quotation that is cut short: %q", got)
+		t.Errorf("truncated quotation: %q", got)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// request is what the mock reads of a request for a message.
+// request holds the fields of a request that the mock uses.
 type request struct {
 	Model    string        `json:"model"`
 	Stream   bool          `json:"stream"`
@@ -24,13 +24,14 @@ type turn struct {
 	Content content `json:"content"`
 }
 
-// content is a list of blocks; the API takes a plain string for one of text.
+// content is a list of blocks. The API also accepts a string as a single text
+// block.
 type content []block
 
 type block struct {
 	Type string `json:"type"`
 	Text string `json:"text"`
-	// Content is a tool result's.
+	// Content of a tool result.
 	Content content `json:"content"`
 }
 
@@ -57,7 +58,7 @@ func (c content) text() string {
 	return strings.Join(texts, "\n")
 }
 
-// lastUser is the last turn of the user. Turns of other roles may follow it.
+// lastUser returns the user's last turn. Turns of other roles may follow it.
 func (r request) lastUser() turn {
 	for _, t := range slices.Backward(r.Messages) {
 		if t.Role == "user" {
@@ -67,7 +68,7 @@ func (r request) lastUser() turn {
 	return turn{}
 }
 
-// toolResult returns the text of the turn's first tool result, if it has one.
+// toolResult returns the text of the turn's first tool result, if any.
 func (t turn) toolResult() (string, bool) {
 	for _, b := range t.Content {
 		if b.Type == "tool_result" {
@@ -77,13 +78,13 @@ func (t turn) toolResult() (string, bool) {
 	return "", false
 }
 
-// defaultCommand is what the mock has the agent run.
+// defaultCommand is the command that the agent is asked to run.
 const defaultCommand = "echo made-in-bottle > /workspace/proof.txt && cat /workspace/proof.txt"
 
-// runPrefix at the start of a line of the prompt sets the command instead.
+// runPrefix marks a line of the prompt that contains another command.
 const runPrefix = "RUN: "
 
-// reply is what the mock answers with: a command for the Bash tool, or a text.
+// reply is the mock's response: a command for the Bash tool, or text.
 type reply struct{ text, command string }
 
 func (r reply) kind() string {
@@ -93,9 +94,9 @@ func (r reply) kind() string {
 	return "text"
 }
 
-// script is the whole conversation: a command, then a word on its result. The
-// requests beside it (a title for the session and so on) have no tools and get
-// a short text.
+// script is the conversation: a command, then a text with the first line of its
+// result. Other requests, such as one for the session's title, have no tools and
+// get a short text.
 func script(r request) reply {
 	last := r.lastUser()
 	if result, ok := last.toolResult(); ok {
@@ -105,12 +106,12 @@ func script(r request) reply {
 	if !slices.ContainsFunc(r.Tools, func(t requestTool) bool { return t.Name == "Bash" }) {
 		return reply{text: "A short answer"}
 	}
-	return reply{command: wantedCommand(last)}
+	return reply{command: requestedCommand(last)}
 }
 
-// wantedCommand looks for runPrefix outside of the reminders that the client
-// adds to the prompt.
-func wantedCommand(t turn) string {
+// requestedCommand searches the prompt for runPrefix, except in reminders that
+// the client adds.
+func requestedCommand(t turn) string {
 	for _, b := range t.Content {
 		if b.Type != "text" || strings.HasPrefix(b.Text, "<system-reminder>") {
 			continue

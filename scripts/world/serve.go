@@ -18,31 +18,32 @@ import (
 	"time"
 )
 
-// world is all servers together.
+// world is the set of all servers.
 type world struct {
 	state  string
-	sshd   string // folder of openssh-server's files; empty: none is run
+	sshd   string // directory of openssh-server's files; empty: no ssh server
 	ca     *authority
 	log    *eventLog
 	stderr *log.Logger
 
 	closers []io.Closer
 	running sync.WaitGroup
-	// failed takes the first error of a server that ended by itself.
+	// failed receives the first error of a server.
 	failed chan error
-	// closing is closed before the servers are, so that their end is no failure.
+	// closing is closed before the servers are stopped, so that their end does not
+	// count as a failure.
 	closing chan struct{}
 }
 
-// serve starts every server, says so by the file ready, which holds the process
-// id, and ends them all when ctx does. It removes the file at its end.
+// serve starts all servers, then creates the file ready with the process id. When
+// ctx is done it stops the servers and removes the file.
 func serve(ctx context.Context, state, ca, sshd string, stderr io.Writer) (err error) {
 	if err := os.MkdirAll(state, 0o755); err != nil {
-		return fmt.Errorf("make the state folder: %w", err)
+		return fmt.Errorf("create the state directory: %w", err)
 	}
 	ready := filepath.Join(state, "ready")
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove the mark of an earlier run: %w", err)
+		return fmt.Errorf("remove the ready file of an earlier run: %w", err)
 	}
 	w := &world{state: state, sshd: sshd, failed: make(chan error, 1), closing: make(chan struct{}),
 		stderr: log.New(stderr, "world: ", 0)}
@@ -56,7 +57,7 @@ func serve(ctx context.Context, state, ca, sshd string, stderr io.Writer) (err e
 	if err := w.start(); err != nil {
 		return err
 	}
-	if err := writeWhole(ready, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+	if err := writeFileAtomic(ready, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(ready)) }()
@@ -79,7 +80,7 @@ func (w *world) start() error {
 	return nil
 }
 
-// close ends the servers and waits for them.
+// close stops the servers and waits for them.
 func (w *world) close() error {
 	close(w.closing)
 	var errs []error
@@ -92,8 +93,8 @@ func (w *world) close() error {
 	return errors.Join(append(errs, w.log.close())...)
 }
 
-// run calls f in a goroutine; what is for its error. An error of f that is not
-// due to the end of the world ends it.
+// run calls f in a goroutine. If f returns before the world is closed, the world
+// fails; its error begins with what.
 func (w *world) run(what string, f func() error) {
 	w.running.Go(func() {
 		err := f()
@@ -106,7 +107,7 @@ func (w *world) run(what string, f func() error) {
 	})
 }
 
-// fail ends the world with the error, unless another was first.
+// fail stops the world with the error, unless it has already failed.
 func (w *world) fail(err error) {
 	select {
 	case w.failed <- err:
@@ -114,65 +115,64 @@ func (w *world) fail(err error) {
 	}
 }
 
-// errNotHeld is for an IPv6 address in a namespace without IPv6.
-var errNotHeld = errors.New("the address is not on any link")
+// errNoAddress is returned for an IPv6 address in a namespace without IPv6.
+var errNoAddress = errors.New("address not assigned to a link")
 
-// listen binds the address. It returns errNotHeld, having logged it, for an
-// IPv6 address that the namespace does not have: IPv6 may be off altogether.
-func (w *world) listen(at netip.AddrPort, proto string) (net.Listener, error) {
-	l, err := net.Listen("tcp", at.String())
+// listen listens on the address. For an IPv6 address that is not available it
+// logs and returns errNoAddress, because IPv6 may be disabled.
+func (w *world) listen(addr netip.AddrPort, proto string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr.String())
 	if err != nil {
-		return nil, w.bindError(at, err)
+		return nil, w.bindError(addr, err)
 	}
 	return loggedListener{Listener: l, log: w.log, proto: proto}, nil
 }
 
 // listenUDP is listen for datagrams.
-func (w *world) listenUDP(at netip.AddrPort) (*net.UDPConn, error) {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+func (w *world) listenUDP(addr netip.AddrPort) (*net.UDPConn, error) {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
 	if err != nil {
-		return nil, w.bindError(at, err)
+		return nil, w.bindError(addr, err)
 	}
 	w.closers = append(w.closers, conn)
 	return conn, nil
 }
 
-func (w *world) bindError(at netip.AddrPort, err error) error {
+func (w *world) bindError(addr netip.AddrPort, err error) error {
 	missing := errors.Is(err, syscall.EADDRNOTAVAIL)
-	if at.Addr().Is6() && (missing || errors.Is(err, syscall.EAFNOSUPPORT)) {
-		w.log.add(event{Event: "notice", Local: at.String(), Text: errNotHeld.Error()})
-		return errNotHeld
+	if addr.Addr().Is6() && (missing || errors.Is(err, syscall.EAFNOSUPPORT)) {
+		w.log.add(event{Event: "notice", Local: addr.String(), Text: errNoAddress.Error()})
+		return errNoAddress
 	}
 	if missing {
-		return fmt.Errorf("%w (put what `world addresses` prints on a link of this namespace)", err)
+		return fmt.Errorf("%w (assign the output of `world addresses` to a link of this namespace)", err)
 	}
 	return err
 }
 
-// serveHTTP serves the handler at the address, with TLS if asked; proto names
-// it in the log.
-func (w *world) serveHTTP(at netip.AddrPort, secure bool, proto string, handler http.Handler) error {
-	l, err := w.listen(at, proto)
-	if errors.Is(err, errNotHeld) {
+// serveHTTP serves the handler at the address, with TLS if secure is set. proto is
+// its name in the log.
+func (w *world) serveHTTP(addr netip.AddrPort, secure bool, proto string, handler http.Handler) error {
+	l, err := w.listen(addr, proto)
+	if errors.Is(err, errNoAddress) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if secure {
-		// HTTP/1.1 only: the frames of HTTP/2 would hide from the tests what
-		// goes over a connection and when.
+		// HTTP/1.1 only, so that tests can see what is sent on a connection and when.
 		l = tls.NewListener(l, &tls.Config{
 			GetCertificate: w.ca.forClient, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
 	}
 	server := &http.Server{Handler: w.logRequests(proto, handler), ErrorLog: w.stderr,
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	w.closers = append(w.closers, server)
-	w.run("serve "+at.String(), func() error { return server.Serve(l) })
+	w.run("serve "+addr.String(), func() error { return server.Serve(l) })
 	return nil
 }
 
-// logRequests logs each request as it arrives, before it is answered.
+// logRequests logs each request before it is handled.
 func (w *world) logRequests(proto string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		e := event{Event: "request", Proto: proto, Remote: r.RemoteAddr,

@@ -17,34 +17,34 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-func TestAddressesAreAllThatIsServed(t *testing.T) {
+func TestAddresses(t *testing.T) {
 	var out bytes.Buffer
 	if code := run(t.Context(), []string{"addresses"}, &out, testWriter{t}); code != 0 {
-		t.Fatalf("world addresses ends with %d", code)
+		t.Fatalf("world addresses: exit code %d", code)
 	}
 	lines := strings.Fields(out.String())
 	for _, want := range []string{"198.51.101.53/32", "169.254.169.254/32", "10.99.0.10/32", "2001:db8:77::66/128", "fd00:99::10/128"} {
 		if !slices.Contains(lines, want) {
-			t.Errorf("%s is missing in %q", want, lines)
+			t.Errorf("missing %s in %q", want, lines)
 		}
 	}
-	// Names of what is beside the world: the host, and a bottle's inside.
+	// Names of addresses outside the world: the host's and a bottle's own.
 	elsewhere := []string{"internal.test", "labhost.test", "zero.test"}
 	for name, addrs := range zone {
 		for _, a := range addrs {
 			a = a.Unmap()
 			if !a.IsLoopback() && !slices.Contains(elsewhere, name) && !slices.Contains(addresses(), a) {
-				t.Errorf("%s is at %s, which is nowhere", name, a)
+				t.Errorf("%s resolves to %s, which the world does not serve", name, a)
 			}
 		}
 	}
 }
 
-func TestAuthorityIsMadeOnce(t *testing.T) {
+func TestAuthorityIsPersistent(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new")
 	for range 2 {
 		if code := run(t.Context(), []string{"ca", "--state", dir}, os.Stdout, testWriter{t}); code != 0 {
-			t.Fatalf("world ca ends with %d", code)
+			t.Fatalf("world ca: exit code %d", code)
 		}
 	}
 	info, err := os.Stat(filepath.Join(dir, "ca.key"))
@@ -63,17 +63,17 @@ func TestAuthorityIsMadeOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !first.cert.Equal(second.cert) || !first.cert.IsCA {
-		t.Error("the authority is made anew, or is none")
+		t.Error("the authority changed or is not a CA")
 	}
 	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := loadAuthority(dir); err == nil {
-		t.Error("half an authority is taken for a whole one")
+		t.Error("an authority without its key was accepted")
 	}
 }
 
-func TestBadCommandLines(t *testing.T) {
+func TestInvalidCommandLines(t *testing.T) {
 	for _, args := range [][]string{{}, {"fly"}, {"serve"}, {"ca"}, {"serve", "--state", "/x", "more"}, {"serve", "--port", "1"}} {
 		var errs bytes.Buffer
 		if code := run(t.Context(), args, os.Stdout, &errs); code != 2 || !strings.HasPrefix(errs.String(), "world: ") {
@@ -82,7 +82,7 @@ func TestBadCommandLines(t *testing.T) {
 	}
 }
 
-// The world needs its addresses: with one of them away it says which.
+// TestMissingAddress checks that the error names the missing address.
 func TestMissingAddress(t *testing.T) {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
@@ -106,12 +106,13 @@ func TestMissingAddress(t *testing.T) {
 		t.Errorf("serve without an address: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(state, "ready")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("it says that it is ready: %v", err)
+		t.Errorf("the ready file exists: %v", err)
 	}
 }
 
-// The program as the lab runs it: ready holds its process id, SIGTERM ends it
-// with 0, and it can be started again over what it left.
+// TestProcess runs the program as the lab does: the ready file contains its
+// process id, a signal stops it with exit code 0, and it can be restarted with the
+// same state.
 func TestProcess(t *testing.T) {
 	state := t.TempDir()
 	program := filepath.Join(t.TempDir(), "world")
@@ -133,17 +134,17 @@ func TestProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		if strings.TrimSpace(string(pid)) != strconv.Itoa(cmd.Process.Pid) {
-			t.Errorf("ready holds %q, the process is %d", pid, cmd.Process.Pid)
+			t.Errorf("process id in the ready file: got %q, want %d", pid, cmd.Process.Pid)
 		}
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-ended; err != nil {
-			t.Errorf("it ended with %v", err)
+			t.Errorf("exit: %v", err)
 		}
 		kill()
 		if _, err := os.Stat(filepath.Join(state, "ready")); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("ready is left: %v", err)
+			t.Errorf("the ready file was not removed: %v", err)
 		}
 	}
 }
@@ -171,13 +172,13 @@ func TestDNS(t *testing.T) {
 		t.Errorf("allowed.test has IPv6 addresses %v", got)
 	}
 	if got, err := r.LookupHost(t.Context(), "secret.exfil.test"); err == nil {
-		t.Errorf("secret.exfil.test is found: %v", got)
+		t.Errorf("secret.exfil.test resolves to %v", got)
 	}
-	e := waitEvent(t, state, "the query for a name that is not there", func(e event) bool {
+	e := waitEvent(t, state, "the query for an unknown name", func(e event) bool {
 		return e.Event == "query" && e.Name == "secret.exfil.test." && e.Type == "A"
 	})
 	if e.Local != "198.51.101.53:53" || e.Transport != "udp" || e.Answer != nil {
-		t.Errorf("the query is logged as %+v", e)
+		t.Errorf("unexpected log entry of the query: %+v", e)
 	}
 }
 
@@ -192,6 +193,6 @@ func TestFlip(t *testing.T) {
 		got = append(got, addrs[0].Unmap())
 	}
 	if want := []netip.Addr{addrFlip, addrPrivate, addrFlip, addrPrivate}; !slices.Equal(got, want) {
-		t.Errorf("flip.test is at %v, then %v", got[0], got[1:])
+		t.Errorf("flip.test: got %v, want %v", got, want)
 	}
 }

@@ -18,32 +18,32 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// sshUsers are the accounts (lab.d/init.sh makes them); the repositories are the
-// first one's.
+// sshUsers are the accounts, created by lab.d/init.sh. The first owns the
+// repositories.
 var sshUsers = []string{"labgit", "labother"}
 
 const sshUID = 64023
 
-// startSSH serves DIR/ssh/repos by git over ssh, by OpenSSH's server, to the
-// keys of DIR/ssh/authorized_keys, which tests write; each host's key is in
+// startSSH serves DIR/ssh/repos with OpenSSH's server. It accepts the keys in
+// DIR/ssh/authorized_keys, which tests write. The host keys are in
 // DIR/ssh/NAME.pub.
 func (w *world) startSSH() error {
 	if w.sshd == "" {
 		return nil
 	}
 	dir := filepath.Join(w.state, "ssh")
-	if err := makeRepository(filepath.Join(dir, "repos"), "demo.git"); err != nil {
+	if err := createRepository(filepath.Join(dir, "repos"), "demo.git"); err != nil {
 		return err
 	}
 	err := filepath.WalkDir(filepath.Join(dir, "repos"), func(p string, _ fs.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(p, sshUID, sshUID))
 	})
 	if err != nil {
-		return fmt.Errorf("hand the repositories over: %w", err)
+		return fmt.Errorf("change the repositories' owner: %w", err)
 	}
 	keys := filepath.Join(dir, "authorized_keys")
 	if err := os.WriteFile(keys, nil, 0o644); err != nil {
-		return fmt.Errorf("make the file of authorized keys: %w", err)
+		return fmt.Errorf("create the authorized keys file: %w", err)
 	}
 	for _, s := range sshSites {
 		if err := w.startSSHD(dir, s); err != nil {
@@ -55,20 +55,19 @@ func (w *world) startSSH() error {
 
 func (w *world) startSSHD(dir string, s site) error {
 	key, conf := filepath.Join(dir, s.name), filepath.Join(dir, s.name+".conf")
-	if err := makeHostKey(key); err != nil {
+	if err := createHostKey(key); err != nil {
 		return err
 	}
 	lines := []string{
 		"HostKey " + key, "AuthorizedKeysFile " + filepath.Join(dir, "authorized_keys"), "AllowUsers " + strings.Join(sshUsers, " "),
-		// The file is the tests'.
-		"StrictModes no",
+		"StrictModes no", // tests own the authorized keys file
 		"AuthenticationMethods publickey", "UsePAM no", "PidFile none", "LogLevel VERBOSE", "UseDNS no",
 		"AllowTcpForwarding no", "X11Forwarding no", "PermitTTY no", "MaxStartups 50",
 	}
 	for _, port := range sshPorts {
 		lines = append(lines, "ListenAddress "+netip.AddrPortFrom(s.addr, port).String())
 	}
-	// From version 9.8 on the server is several programs.
+	// Since OpenSSH 9.8 the server consists of several programs.
 	for option, file := range map[string]string{"SshdSessionPath": "sshd-session", "SshdAuthPath": "sshd-auth"} {
 		if p := filepath.Join(w.sshd, "usr/lib/openssh", file); exists(p) {
 			lines = append(lines, option+" "+p)
@@ -91,17 +90,18 @@ func (w *world) startSSHD(dir string, s site) error {
 		return fmt.Errorf("start sshd: %w", err)
 	}
 	w.closers = append(w.closers, process{cmd.Process})
-	w.run("sshd of "+s.name, func() error { return errors.Join(errors.New("it ended"), cmd.Wait()) })
-	return w.listens(netip.AddrPortFrom(s.addr, sshPorts[len(sshPorts)-1]))
+	w.run("sshd of "+s.name, func() error { return errors.Join(errors.New("sshd exited"), cmd.Wait()) })
+	return w.waitListening(netip.AddrPortFrom(s.addr, sshPorts[len(sshPorts)-1]))
 }
 
-// sshdStart bounds how long sshd may take to listen.
-const sshdStart = 10 * time.Second
+// sshdStartTimeout bounds the wait for sshd to listen.
+const sshdStartTimeout = 10 * time.Second
 
-// listens waits until somebody listens, unless the world has failed meanwhile.
-func (w *world) listens(at netip.AddrPort) error {
-	for end := time.Now().Add(sshdStart); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", at.String())
+// waitListening waits until a server listens at the address. It stops waiting if
+// the world has failed.
+func (w *world) waitListening(addr netip.AddrPort) error {
+	for end := time.Now().Add(sshdStartTimeout); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := net.Dial("tcp", addr.String())
 		if err == nil {
 			return conn.Close()
 		}
@@ -111,7 +111,7 @@ func (w *world) listens(at netip.AddrPort) error {
 	}
 }
 
-// process ends by being closed.
+// process adapts a process to io.Closer.
 type process struct{ p *os.Process }
 
 func (p process) Close() error { return p.p.Signal(os.Interrupt) }
@@ -121,22 +121,23 @@ func exists(file string) bool {
 	return err == nil
 }
 
-// makeHostKey makes a key, and its public half beside it, if it is not there.
-func makeHostKey(file string) error {
+// createHostKey creates a private key and FILE.pub, its public key, if the private
+// key does not exist.
+func createHostKey(file string) error {
 	if exists(file) {
 		return nil
 	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return fmt.Errorf("make a host key: %w", err)
+		return fmt.Errorf("create host key: %w", err)
 	}
 	block, err := ssh.MarshalPrivateKey(private, "")
 	if err != nil {
-		return fmt.Errorf("make a host key: %w", err)
+		return fmt.Errorf("create host key: %w", err)
 	}
 	host, err := ssh.NewPublicKey(public)
 	if err != nil {
-		return fmt.Errorf("make a host key: %w", err)
+		return fmt.Errorf("create host key: %w", err)
 	}
-	return errors.Join(writeWhole(file+".pub", ssh.MarshalAuthorizedKey(host), 0o644), writeWhole(file, pem.EncodeToMemory(block), 0o600))
+	return errors.Join(writeFileAtomic(file+".pub", ssh.MarshalAuthorizedKey(host), 0o644), writeFileAtomic(file, pem.EncodeToMemory(block), 0o600))
 }

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// victimPatience bounds how long a victim listens to one client.
-const victimPatience = 30 * time.Second
+// clientTimeout bounds a connection to a victim and a DNS query over TCP.
+const clientTimeout = 30 * time.Second
 
-// startVictims serves ports at which nothing may arrive unless a test says so.
+// startVictims listens on ports that no traffic may reach.
 func (w *world) startVictims() error {
 	for _, addr := range victims {
 		for _, port := range victimTCPPorts {
@@ -29,24 +29,24 @@ func (w *world) startVictims() error {
 	return nil
 }
 
-func (w *world) victimTCP(at netip.AddrPort) error {
-	if isWeb(at) {
+func (w *world) victimTCP(addr netip.AddrPort) error {
+	if isWeb(addr) {
 		return nil
 	}
-	l, err := w.listen(at, "victim")
-	if errors.Is(err, errNotHeld) {
+	l, err := w.listen(addr, "victim")
+	if errors.Is(err, errNoAddress) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	w.closers = append(w.closers, l)
-	w.run("serve "+at.String(), func() error { return w.accept(l, w.hear) })
+	w.run("serve "+addr.String(), func() error { return w.accept(l, w.record) })
 	return nil
 }
 
-// accept hands each connection to handle, in a goroutine of its own, and closes
-// it afterwards or when the world ends.
+// accept calls handle for each connection, in a new goroutine, and closes the
+// connection afterwards or when the world stops.
 func (w *world) accept(l net.Listener, handle func(net.Conn)) error {
 	for {
 		conn, err := l.Accept()
@@ -68,9 +68,9 @@ func (w *world) accept(l net.Listener, handle func(net.Conn)) error {
 	}
 }
 
-// hear greets, then logs what the client says.
-func (w *world) hear(conn net.Conn) {
-	_ = conn.SetDeadline(time.Now().Add(victimPatience))
+// record sends a banner, then logs what it receives.
+func (w *world) record(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(clientTimeout))
 	_, _ = io.WriteString(conn, banner(conn.LocalAddr()))
 	first, _ := io.ReadAll(io.LimitReader(conn, maxData))
 	rest, _ := io.Copy(io.Discard, conn)
@@ -78,24 +78,24 @@ func (w *world) hear(conn net.Conn) {
 	w.log.add(e.withData(first, len(first)+int(rest)))
 }
 
-func (w *world) victimUDP(at netip.AddrPort) error {
-	conn, err := w.listenUDP(at)
-	if errors.Is(err, errNotHeld) {
+func (w *world) victimUDP(addr netip.AddrPort) error {
+	conn, err := w.listenUDP(addr)
+	if errors.Is(err, errNoAddress) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	w.run("serve udp "+at.String(), func() error {
+	w.run("serve udp "+addr.String(), func() error {
 		buf := make([]byte, 64<<10)
 		for {
 			n, from, err := conn.ReadFromUDPAddrPort(buf)
 			if err != nil {
 				return err
 			}
-			e := event{Event: "datagram", Proto: "victim", Local: at.String(), Remote: from.String()}
+			e := event{Event: "datagram", Proto: "victim", Local: addr.String(), Remote: from.String()}
 			w.log.add(e.withData(buf[:n], n))
-			// The answer may have no way back; that it came is what counts.
+			// The reply may be undeliverable.
 			_, _ = conn.WriteToUDPAddrPort([]byte(banner(conn.LocalAddr())), from)
 		}
 	})

@@ -26,29 +26,29 @@ func (w *world) startWeb() error {
 	return nil
 }
 
-// webHandler answers for the site of that name, whatever the request's Host
-// says, so that a client sees which address it has reached:
+// webHandler serves the site with the given name. It ignores the request's Host,
+// so that a client sees which address it reached:
 //
 //	/                  hello from NAME
 //	/bytes?n=N         N bytes
 //	/echo              the request's body
 //	/redirect?to=URL   302 to URL
-//	/headers           the request's Host and headers, JSON
-//	/slow?ms=M&n=N     N lines, one each M milliseconds
+//	/headers           the request's Host and headers as JSON
+//	/slow?ms=M&n=N     N lines, one every M milliseconds
 func webHandler(name string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", func(rw http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintf(rw, "hello from %s\n", name) })
-	mux.HandleFunc("/bytes", answerBytes)
-	mux.HandleFunc("/echo", answerEcho)
-	mux.HandleFunc("/redirect", answerRedirect)
-	mux.HandleFunc("/headers", answerHeaders)
-	mux.HandleFunc("/slow", answerSlow)
+	mux.HandleFunc("/bytes", serveBytes)
+	mux.HandleFunc("/echo", serveEcho)
+	mux.HandleFunc("/redirect", serveRedirect)
+	mux.HandleFunc("/headers", serveHeaders)
+	mux.HandleFunc("/slow", serveSlow)
 	return mux
 }
 
-// Errors in writing an answer are the client's going away: nothing to do.
+// The handlers ignore write errors: the client has disconnected.
 
-func answerBytes(rw http.ResponseWriter, r *http.Request) {
+func serveBytes(rw http.ResponseWriter, r *http.Request) {
 	n, ok := number(rw, r, "n", 1<<34)
 	if !ok {
 		return
@@ -68,31 +68,31 @@ func answerBytes(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func answerEcho(rw http.ResponseWriter, r *http.Request) {
-	// Without this, Go's server stops reading the body at the first write.
+func serveEcho(rw http.ResponseWriter, r *http.Request) {
+	// Otherwise Go's server stops reading the body at the first write.
 	_ = http.NewResponseController(rw).EnableFullDuplex()
 	rw.Header().Set("Content-Type", "application/octet-stream")
 	_, _ = io.Copy(rw, r.Body)
 }
 
-func answerRedirect(rw http.ResponseWriter, r *http.Request) {
+func serveRedirect(rw http.ResponseWriter, r *http.Request) {
 	to := r.FormValue("to")
 	if to == "" {
-		http.Error(rw, "to is missing", http.StatusBadRequest)
+		http.Error(rw, "missing parameter to", http.StatusBadRequest)
 		return
 	}
 	rw.Header().Set("Location", to)
 	rw.WriteHeader(http.StatusFound)
 }
 
-func answerHeaders(rw http.ResponseWriter, r *http.Request) {
+func serveHeaders(rw http.ResponseWriter, r *http.Request) {
 	rw.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(rw).Encode(map[string]any{
 		"method": r.Method, "host": r.Host, "uri": r.RequestURI, "headers": r.Header})
 }
 
-func answerSlow(rw http.ResponseWriter, r *http.Request) {
-	pause, ok := number(rw, r, "ms", 60_000)
+func serveSlow(rw http.ResponseWriter, r *http.Request) {
+	interval, ok := number(rw, r, "ms", 60_000)
 	if !ok {
 		return
 	}
@@ -103,7 +103,7 @@ func answerSlow(rw http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(rw)
 	for i := range n {
 		select {
-		case <-time.After(time.Duration(pause) * time.Millisecond):
+		case <-time.After(time.Duration(interval) * time.Millisecond):
 		case <-r.Context().Done():
 			return
 		}
@@ -113,11 +113,11 @@ func answerSlow(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// number reads a query parameter between 0 and limit, or answers 400.
+// number parses a query parameter between 0 and limit, or responds with 400.
 func number(rw http.ResponseWriter, r *http.Request, name string, limit int64) (int64, bool) {
 	n, err := strconv.ParseInt(r.FormValue(name), 10, 64)
 	if err != nil || n < 0 || n > limit {
-		http.Error(rw, fmt.Sprintf("%s is not a number from 0 to %d", name, limit), http.StatusBadRequest)
+		http.Error(rw, fmt.Sprintf("invalid parameter %s: not a number from 0 to %d", name, limit), http.StatusBadRequest)
 		return 0, false
 	}
 	return n, true
