@@ -19,14 +19,15 @@ import (
 
 const (
 	baseImage = "docker.io/library/bottle-demo:latest"
-	// It removes what it does not know of its namespace, bottle's cache too.
-	daemonNamespace = "bench-buildkitd"
-	daemonImage     = "docker.io/library/bench-build:latest"
-	daemonStart     = 30 * time.Second
+	// A separate namespace: buildkitd removes everything that it does not know,
+	// including bottle's cache.
+	daemonNamespace    = "bench-buildkitd"
+	daemonImage        = "docker.io/library/bench-build:latest"
+	daemonStartTimeout = 30 * time.Second
 )
 
-// daemon is a buildkitd with the lab's containerd, in a namespace of its own that
-// has the base image.
+// daemon is a buildkitd that uses the lab's containerd in its own namespace, with
+// a copy of the base image.
 type daemon struct {
 	dir, addr string
 	cmd       *exec.Cmd
@@ -50,22 +51,22 @@ func startDaemon(ctx context.Context, dir string) (_ *daemon, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = log.Close() }() // the daemon has it
+	defer func() { _ = log.Close() }() // the daemon has its own descriptor
 	d.cmd = exec.Command("buildkitd", "--addr", d.addr, "--root", filepath.Join(dir, "buildkitd"), "--oci-worker=false",
 		"--containerd-worker=true", "--containerd-worker-addr", os.Getenv("CONTAINERD_ADDRESS"),
 		"--containerd-worker-namespace", daemonNamespace, "--containerd-worker-net", "host")
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
 		d.cmd = nil
-		return nil, fmt.Errorf("%w (scripts/lab up --with-buildkitd)", err)
+		return nil, fmt.Errorf("start: %w (scripts/lab up --with-buildkitd)", err)
 	}
-	for end := time.Now().Add(daemonStart); ; {
+	for end := time.Now().Add(daemonStartTimeout); ; {
 		out, err := d.buildctl(ctx, "debug", "info").CombinedOutput()
 		if err == nil {
 			return d, nil
 		}
 		if time.Now().After(end) || ctx.Err() != nil {
-			return nil, fmt.Errorf("it does not answer: %w\n%s", err, out)
+			return nil, fmt.Errorf("not responding: %w\n%s", err, out)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -90,7 +91,7 @@ func (d *daemon) buildctl(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "buildctl", append([]string{"--addr", d.addr}, args...)...)
 }
 
-// build asks for what bottle asks BuildKit for.
+// build uses the options that bottle uses with BuildKit.
 func (d *daemon) build(ctx context.Context) *exec.Cmd {
 	dir := filepath.Join(d.dir, "context")
 	return d.buildctl(ctx, "build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context="+dir, "--local", "dockerfile="+dir,
@@ -102,7 +103,7 @@ func (d *daemon) metadataFile() string { return filepath.Join(d.dir, "metadata.j
 
 func (d *daemon) digest([]byte) (string, error) { return metadata(d.metadataFile()) }
 
-// close ends the daemon and empties its namespace.
+// close stops the daemon and removes its namespace.
 func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(d.context(context.Background()), time.Minute)
 	defer cancel()
@@ -114,7 +115,7 @@ func (d *daemon) close() error {
 	}
 	if d.cmd != nil {
 		try(d.cmd.Process.Signal(os.Interrupt))
-		_ = d.cmd.Wait() // it calls an interrupt a failure
+		_ = d.cmd.Wait() // reports the interrupt as an error
 	}
 	for _, name := range []string{baseImage, daemonImage} {
 		try(d.ctrd.ImageService().Delete(ctx, name))
@@ -125,7 +126,8 @@ func (d *daemon) close() error {
 	for _, l := range list {
 		try(manager.Delete(ctx, l))
 	}
-	// One more, so that all is collected before the namespace is removed.
+	// Deleting a lease synchronously collects garbage, so that the namespace is
+	// empty when it is removed.
 	last, err := manager.Create(ctx, leases.WithRandomID())
 	try(err)
 	try(manager.Delete(ctx, last, leases.SynchronousDelete))

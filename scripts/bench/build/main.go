@@ -1,12 +1,12 @@
-// Command build measures a build of which every step is in the cache, by `bottle
-// build`, which starts BuildKit in its own process, and by `buildctl build` with a
-// buildkitd that is running. The two build the same context on the same base and
-// take turns. It runs inside the test host:
+// Command build measures a build whose steps are all cached, with `bottle build`,
+// which runs BuildKit in its own process, and with `buildctl build` and a running
+// buildkitd. Both build the same context on the same base. It runs inside the test
+// host:
 //
 //	scripts/lab up --with-buildkitd
 //	scripts/lab exec -- go run ./scripts/bench/build
 //
-// or, with all other benchmarks, make bench.
+// or, with all other benchmarks, with make bench.
 package main
 
 import (
@@ -22,10 +22,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/bench/turns"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
-// goal is how many times buildctl's time bottle may take.
+// goal is the highest acceptable ratio of bottle's time to buildctl's.
 const goal = 1.1
 
 const dockerfile = `FROM bottle-demo:latest AS first
@@ -53,26 +53,27 @@ USER 1000:1000
 CMD ["/script"]
 `
 
-// cached is how many of its steps run or copy, which the cache has to hold.
+// cached is the number of steps that must come from the cache: those that run or
+// copy.
 const cached = 10
 
 func main() {
-	rounds := flag.Int("n", 40, "rounds that are measured; one more goes before")
+	rounds := flag.Int("n", 40, "measured rounds, after one for warming up")
 	flag.Parse()
-	turns.Main(func(ctx context.Context) error { return bench(ctx, *rounds) })
+	compare.Main(func(ctx context.Context) error { return bench(ctx, *rounds) })
 }
 
-// builder is one way to build. Its command prints what its build did on standard
+// builder is one of the ways to build. Its command prints its progress to standard
 // error.
 type builder struct {
 	name    string
 	command func(context.Context) *exec.Cmd
 	digest  func(stdout []byte) (string, error)
-	made    string // the digest of the first build
+	first   string // digest of the first build
 }
 
 func bench(ctx context.Context, rounds int) (err error) {
-	if err := turns.OnTestHost(); err != nil {
+	if err := compare.CheckTestHost(); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "bottle-bench-")
@@ -93,48 +94,51 @@ func bench(ctx context.Context, rounds int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	var all []*turns.Contender[time.Duration]
+	var all []*compare.Contender[time.Duration]
 	for _, by := range []*builder{
 		{name: "bottle build", command: b.build, digest: b.digest},
 		{name: "buildctl build", command: d.build, digest: d.digest},
 	} {
-		if _, err := by.build(ctx, 0); err != nil { // this one fills the cache
+		if _, err := by.build(ctx, 0); err != nil { // fills the cache
 			return fmt.Errorf("%s: %w", by.name, err)
 		}
-		all = append(all, &turns.Contender[time.Duration]{Name: by.name, Run: func(ctx context.Context, _ int) (time.Duration, error) {
+		all = append(all, &compare.Contender[time.Duration]{Name: by.name, Run: func(ctx context.Context, _ int) (time.Duration, error) {
 			return by.build(ctx, cached)
 		}})
 	}
-	if err := turns.Compete(ctx, rounds, all...); err != nil {
+	if err := compare.Run(ctx, rounds, all...); err != nil {
 		return err
 	}
 	ours, theirs := all[0], all[1]
-	fmt.Printf("a build of nothing new, median of %d: bottle build %s, buildctl build with a standing buildkitd %s, ratio %.2f\n",
-		rounds, turns.Ms(ours.Median(turns.Whole)), turns.Ms(theirs.Median(turns.Whole)), turns.Ratio(ours, theirs, turns.Whole))
+	fmt.Printf("cached build, median of %d: bottle build %s, buildctl build with a running buildkitd %s, ratio %.2f\n",
+		rounds, compare.Ms(ours.Median(compare.Self)), compare.Ms(theirs.Median(compare.Self)), compare.Ratio(ours, theirs, compare.Self))
 	fmt.Printf("goal: at most %.1f\n", goal)
 	return nil
 }
 
-// build builds once. At least so many steps have to come from the cache, and the
-// image has to be the one that the first build made.
+// build builds once. It fails if fewer steps than cached come from the cache or if
+// the digest is not that of the first build.
 func (by *builder) build(ctx context.Context, cached int) (time.Duration, error) {
 	cmd := by.command(ctx)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	began := time.Now()
-	err := cmd.Run()
-	took := time.Since(began)
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	took, progress, err := compare.Command(cmd)
 	if err != nil {
-		return 0, fmt.Errorf("%w\n%s", err, stderr.String())
+		return 0, err
 	}
-	if n := strings.Count(stderr.String(), "CACHED"); n < cached {
-		return 0, fmt.Errorf("only %d steps were cached:\n%s", n, stderr.String())
+	if n := strings.Count(progress, "CACHED"); n < cached {
+		return 0, fmt.Errorf("only %d steps were cached:\n%s", n, progress)
 	}
-	made, err := by.digest(stdout.Bytes())
-	if err != nil || by.made != "" && made != by.made {
-		return 0, fmt.Errorf("it made %q, before that %q: %w", made, by.made, err)
+	digest, err := by.digest(stdout.Bytes())
+	if err != nil {
+		return 0, fmt.Errorf("read the digest: %w", err)
 	}
-	by.made = made
+	if by.first == "" {
+		by.first = digest
+	}
+	if digest != by.first {
+		return 0, fmt.Errorf("digest %s differs from the first build's %s", digest, by.first)
+	}
 	return took, nil
 }
 
@@ -150,13 +154,13 @@ func writeContext(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644)
 }
 
-// bottled is bottle's own program with a state folder for this benchmark.
+// bottled is the bottle program with a state directory for this benchmark.
 type bottled struct{ dir, program string }
 
 const bottleImage = "bench-build:latest"
 
 func newBottle(dir string) (*bottled, error) {
-	program, err := turns.Program()
+	program, err := compare.Program()
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +192,7 @@ func (b *bottled) close() error {
 	return errors.Join(errs...)
 }
 
-// metadata is what buildctl writes of a build.
+// metadata reads the digest from buildctl's metadata file.
 func metadata(file string) (digest string, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {

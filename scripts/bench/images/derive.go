@@ -13,56 +13,57 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 
 	"github.com/bot-bottle/bottle/images"
-	"github.com/bot-bottle/bottle/scripts/bench/turns"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
-// The folder that is measured.
+// The size of the working directory.
 const (
 	files    = 20000
 	fileSize = 10000 // bytes
 	perDir   = 100
 )
 
-// derived is the name of an image with the folder.
+// derived is the name of an image with the working directory.
 const derived = "docker.io/library/bottle-bench:cwd-%d"
 
-// deriveOnce is what a run with --cwd does for its image, as a command of its own.
-func deriveOnce(ctx context.Context, ref, folder string) error {
+// deriveOnce builds an image as a run with --cwd does. It is a separate process.
+func deriveOnce(ctx context.Context, ref, dir string) error {
 	c, err := containerd.New(os.Getenv("CONTAINERD_ADDRESS"))
 	if err != nil {
 		return err
 	}
 	_, err = images.New(c, os.Getenv("CONTAINERD_NAMESPACE"), "").Derive(ctx, images.Derivation{
-		Ref: ref, Base: "docker.io/library/bottle-demo:latest", Dir: folder, Target: "/workspace",
+		Ref: ref, Base: "docker.io/library/bottle-demo:latest", Dir: dir, Target: "/workspace",
 		Owner: func(context.Context) (int, int, error) { return 1000, 1000, nil },
 	})
 	return errors.Join(err, c.Close())
 }
 
 func derive(ctx context.Context, program, dir string, rounds int) (err error) {
-	folder := filepath.Join(dir, "work")
-	if err := writeFolder(folder); err != nil {
+	workDir := filepath.Join(dir, "work")
+	if err := writeWorkDir(workDir); err != nil {
 		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	made := 0
+	changes := 0
 	image := func(ctx context.Context, _ int) (time.Duration, error) {
-		return timed(ctx, folder, self, "--derive", fmt.Sprintf(derived, made), folder)
+		return timed(ctx, workDir, self, "--derive", fmt.Sprintf(derived, changes), workDir)
 	}
-	// Each is made of a folder that has changed, under a name of its own. To remove
-	// one in between would tell of the disk: ext4 is slow to give inodes that were
-	// freed within the last minutes.
+	// Every change makes a new image with its own name. Removing the previous image
+	// would distort the results, because ext4 is slow to reuse inodes that were freed
+	// in the last minutes.
 	change := func(context.Context) error {
-		made++
-		err := os.WriteFile(filepath.Join(folder, "package000", "changes"), fmt.Append(nil, made), 0o600)
-		time.Sleep(200 * time.Millisecond) // a change of this very moment would not be trusted to be the last
+		changes++
+		err := os.WriteFile(filepath.Join(workDir, "package000", "changes"), fmt.Append(nil, changes), 0o600)
+		// The fingerprint of a directory is not trusted right after a change.
+		time.Sleep(200 * time.Millisecond)
 		return err
 	}
 	defer func() {
-		for i := range made {
+		for i := range changes {
 			err = errors.Join(err, run(context.WithoutCancel(ctx), program, "rmi", fmt.Sprintf(derived, i+1)))
 		}
 	}()
@@ -70,18 +71,18 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	plain := &contender{
 		Name: "tar | zstd", Prepare: func(context.Context) error { return os.RemoveAll(archive) },
 		Run: func(ctx context.Context, _ int) (time.Duration, error) {
-			return timed(ctx, folder, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
+			return timed(ctx, workDir, "sh", "-c", `tar -cf - . | zstd -q -o "$0"`, archive)
 		},
 	}
-	cold := &contender{Name: "image of the folder, made", Prepare: change, Run: image}
-	unchanged := &contender{Name: "image of the folder, unchanged", Run: image}
+	cold := &contender{Name: "image of the changed directory", Prepare: change, Run: image}
+	unchanged := &contender{Name: "image of the unchanged directory", Run: image}
 	if err := change(ctx); err != nil {
 		return err
 	}
 	if _, err := image(ctx, 0); err != nil {
 		return err
 	}
-	if err := turns.Compete(ctx, rounds, plain, cold, unchanged); err != nil {
+	if err := compare.Run(ctx, rounds, plain, cold, unchanged); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -89,14 +90,14 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	for _, c := range []*contender{plain, cold, unchanged} {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t\n", c.Name, median(c))
 	}
-	_, _ = fmt.Fprintf(t, "made / tar | zstd\t%.2f\t  goal: at most %.1f\n", ratio(cold, plain), goalCold)
+	_, _ = fmt.Fprintf(t, "changed / tar | zstd\t%.2f\t  goal: at most %.1f\n", ratio(cold, plain), goalCold)
 	_, _ = fmt.Fprintf(t, "unchanged / tar | zstd\t%.2f\t  goal: under %v\n", ratio(unchanged, plain), goalUnchanged)
 	return t.Flush()
 }
 
-// writeFolder writes files that look like source: words, which compress about as
-// well. The same folder comes out each time.
-func writeFolder(folder string) error {
+// writeWorkDir writes files of words, which compress about as well as source code.
+// The content is the same each time.
+func writeWorkDir(workDir string) error {
 	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // not for secrets
 	words := make([]string, 4000)
 	for i := range words {
@@ -107,7 +108,7 @@ func writeFolder(folder string) error {
 		words[i] = string(b)
 	}
 	for i := range files {
-		dir := filepath.Join(folder, fmt.Sprintf("package%03d", i/perDir))
+		dir := filepath.Join(workDir, fmt.Sprintf("package%03d", i/perDir))
 		if i%perDir == 0 {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				return err

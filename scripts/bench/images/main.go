@@ -1,20 +1,19 @@
-// Command images measures, as whole commands that take turns:
+// Command images measures:
 //
-//   - what a run does for the image of a working directory (200 MB in 20,000
-//     files), when it has to be made and when nothing has changed, beside
-//     `tar | zstd` of the same folder;
-//   - the pull of an image of many layers from a registry on loopback, beside
+//   - building the image of a working directory for a run (200 MB in 20,000
+//     files), when it has changed and when it has not, compared with `tar | zstd`
+//     of the same directory;
+//   - pulling an image with many layers from a registry on loopback, compared with
 //     `ctr image pull`.
 //
 // It runs inside the test host:
 //
 //	scripts/lab exec -- go run ./scripts/bench/images
 //
-// or, with all other benchmarks, make bench.
+// or, with all other benchmarks, with make bench.
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -22,13 +21,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/bench/turns"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
-// Goals of the ratios, and of the time of a run whose folder has not changed.
+// Goals for the ratios, and for the time if the directory has not changed.
 const (
 	goalCold      = 1.5
 	goalUnchanged = 300 * time.Millisecond
@@ -36,11 +34,11 @@ const (
 )
 
 func main() {
-	rounds := flag.Int("n", 7, "rounds that are measured; one more goes before")
-	part := flag.String("only", "", "derive or pull: that part alone")
-	ref := flag.String("derive", "", "make the image of this name of the folder that is the argument, and stop; for itself")
+	rounds := flag.Int("n", 7, "measured rounds, after one for warming up")
+	part := flag.String("only", "", "run only one part: derive or pull")
+	ref := flag.String("derive", "", "internal: build an image with this name from the directory in the argument")
 	flag.Parse()
-	turns.Main(func(ctx context.Context) error {
+	compare.Main(func(ctx context.Context) error {
 		if *ref != "" {
 			return deriveOnce(ctx, *ref, flag.Arg(0))
 		}
@@ -49,14 +47,14 @@ func main() {
 }
 
 func bench(ctx context.Context, rounds int, part string) (err error) {
-	if err := turns.OnTestHost(); err != nil {
+	if err := compare.CheckTestHost(); err != nil {
 		return err
 	}
-	program, err := turns.Program()
+	program, err := compare.Program()
 	if err != nil {
 		return err
 	}
-	// On the disk that containerd's store is on, as all that is compared is written.
+	// On the same disk as containerd's store, because all contenders write.
 	dir, err := os.MkdirTemp("/var/lib/bottle", "bench-")
 	if err != nil {
 		return err
@@ -75,32 +73,21 @@ func bench(ctx context.Context, rounds int, part string) (err error) {
 	return nil
 }
 
-// contender is one way to do what is measured, which takes as long as it says.
-type contender = turns.Contender[time.Duration]
+type contender = compare.Contender[time.Duration]
 
-func median(c *contender) string {
-	return fmt.Sprintf("%.0f ms", float64(c.Median(turns.Whole))/float64(time.Millisecond))
-}
+func median(c *contender) string { return compare.Ms(c.Median(compare.Self)) }
 
-func ratio(a, b *contender) float64 { return turns.Ratio(a, b, turns.Whole) }
+func ratio(a, b *contender) float64 { return compare.Ratio(a, b, compare.Self) }
 
-// timed runs a command and returns how long it took; its standard error is in the
-// error.
+// timed runs a command and returns its duration.
 func timed(ctx context.Context, dir, name string, args ...string) (time.Duration, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	var out bytes.Buffer
-	cmd.Stderr = &out
-	begin := time.Now()
-	err := cmd.Run()
-	took := time.Since(begin)
-	if err != nil {
-		return 0, fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out.String())
-	}
-	return took, nil
+	took, _, err := compare.Command(cmd)
+	return took, err
 }
 
-// run is timed for what is not measured.
+// run runs a command that is not measured.
 func run(ctx context.Context, name string, args ...string) error {
 	_, err := timed(ctx, "", name, args...)
 	return err

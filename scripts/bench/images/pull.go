@@ -11,28 +11,27 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/labtest"
-	"github.com/bot-bottle/bottle/scripts/bench/turns"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
-// The image that is pulled: its layers are of 1 to 7 MB, unpacked.
+// The size of the image. A layer has 1 to 7 MB, uncompressed.
 const (
 	layers        = 40
 	layerFileSize = 50000 // bytes
-	layerFiles    = 20    // in the smallest
+	layerFiles    = 20    // in the smallest layer
 )
 
-// pull compares for layers as tar makes them and for gzipped ones, which most
-// images have.
+// pull compares with plain and with gzipped layers. Most images have gzipped ones.
 func pull(ctx context.Context, program, dir string, rounds int) error {
-	for _, packed := range []bool{false, true} {
-		if err := pullOf(ctx, program, filepath.Join(dir, fmt.Sprint(packed)), packed, rounds); err != nil {
+	for _, gzipped := range []bool{false, true} {
+		if err := pullLayers(ctx, program, filepath.Join(dir, fmt.Sprint(gzipped)), gzipped, rounds); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func pullOf(ctx context.Context, program, dir string, packed bool, rounds int) (err error) {
+func pullLayers(ctx context.Context, program, dir string, gzipped bool, rounds int) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -42,10 +41,10 @@ func pullOf(ctx context.Context, program, dir string, packed bool, rounds int) (
 	}
 	defer stop()
 	ref := registry.Host + "/many/layers:1"
-	if err := publish(ctx, program, dir, ref, packed); err != nil {
+	if err := publish(ctx, program, dir, ref, gzipped); err != nil {
 		return err
 	}
-	// All of it has to be fetched and unpacked again.
+	// With its content, so that every layer is downloaded and unpacked again.
 	remove := func(ctx context.Context) error { return run(ctx, "ctr", "image", "rm", "--sync", ref) }
 	by := func(name string, args ...string) *contender {
 		return &contender{Name: name, Prepare: remove, Run: func(ctx context.Context, _ int) (time.Duration, error) {
@@ -55,12 +54,12 @@ func pullOf(ctx context.Context, program, dir string, packed bool, rounds int) (
 	ours := by("bottle pull", program, "pull")
 	theirs := by("ctr image pull", "ctr", "image", "pull", "--plain-http")
 	defer func() { err = errors.Join(err, remove(context.WithoutCancel(ctx))) }()
-	if err := turns.Compete(ctx, rounds, theirs, ours); err != nil {
+	if err := compare.Run(ctx, rounds, theirs, ours); err != nil {
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	kind := "plain"
-	if packed {
+	if gzipped {
 		kind = "gzipped"
 	}
 	_, _ = fmt.Fprintf(t, "%d %s layers, median of %d\t\t\n", layers, kind, rounds)
@@ -71,8 +70,8 @@ func pullOf(ctx context.Context, program, dir string, packed bool, rounds int) (
 	return t.Flush()
 }
 
-// publish makes the image and has the registry have it. It stays in the store.
-func publish(ctx context.Context, program, dir, ref string, packed bool) error {
+// publish builds the image and pushes it to the registry.
+func publish(ctx context.Context, program, dir, ref string, gzipped bool) error {
 	archive := filepath.Join(dir, "image.tar")
 	local := "docker.io/library/bottle-bench:layers"
 	args := []string{"run", "./scripts/mkimage", "--out", archive, "--ref", local}
@@ -81,7 +80,7 @@ func publish(ctx context.Context, program, dir, ref string, packed bool) error {
 		if err := writeLayer(layer, uint64(i)); err != nil {
 			return err
 		}
-		if !packed {
+		if !gzipped {
 			args = append(args, "--layer-dir", layer)
 			continue
 		}
@@ -106,7 +105,7 @@ func publish(ctx context.Context, program, dir, ref string, packed bool) error {
 	return os.Remove(archive)
 }
 
-// writeLayer writes files of which half compresses to nothing, as programs do.
+// writeLayer writes files that compress to about half, as programs do.
 func writeLayer(dir string, n uint64) error {
 	if err := os.MkdirAll(filepath.Join(dir, "opt"), 0o755); err != nil {
 		return err

@@ -20,9 +20,9 @@ func specNetNS(path string) specs.LinuxNamespace {
 	return specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path}
 }
 
-// bare is runsc on a bundle that is there already, without network: what a
-// sandbox costs by itself. Its launch ends when its one process has, and its
-// teardown is within.
+// bare runs runsc with an existing bundle and no network, which measures the cost
+// of the sandbox alone. Its launch includes the exit of its only process and the
+// teardown.
 type bare struct {
 	m      *minimal
 	dir    string
@@ -47,7 +47,7 @@ func newBare(ctx context.Context, m *minimal, dir string) (*bare, error) {
 		return nil, err
 	}
 	mounts, err := m.ctrd.SnapshotService("overlayfs").Prepare(ctx, bareSnapshot, identity.ChainID(layers).String(),
-		// Without it the snapshot would be garbage to containerd.
+		// Otherwise containerd would remove the snapshot as garbage.
 		snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "bench"}))
 	if err != nil {
 		return nil, err
@@ -72,7 +72,8 @@ func (b *bare) removeSnapshot() error {
 	return b.m.ctrd.SnapshotService("overlayfs").Remove(b.m.context(context.Background()), bareSnapshot)
 }
 
-// close must come before the minimal client's, whose connection it uses.
+// close must be called before the minimal client's close, because it uses that
+// client's connection.
 func (b *bare) close() {
 	root := filepath.Join(b.dir, "root")
 	err := errors.Join(

@@ -13,7 +13,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/manifest"
-	"github.com/bot-bottle/bottle/scripts/bench/turns"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
 const benchManifest = `version: 1
@@ -23,7 +23,8 @@ agents:
   bench: {bottle: bench, command: ["true"]}
 `
 
-// bottled is bottle as its own library, from a plan to the end.
+// bottled launches and removes a bottle with bottle's library. Preparing the plan
+// is not measured.
 type bottled struct {
 	engine *bottle.Engine
 	spec   bottle.Spec
@@ -38,11 +39,11 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	}
 	cfg := bottle.ConfigFromEnv(os.Getenv)
 	var err error
-	if cfg.Program, err = turns.Program(); err != nil {
+	if cfg.Program, err = compare.Program(); err != nil {
 		return nil, err
 	}
 	if cfg.Guest, err = os.ReadFile(filepath.Join("cmd", "bottle", "carried", "guest-"+runtime.GOARCH)); err != nil {
-		return nil, fmt.Errorf("the guest program: %w (make build)", err)
+		return nil, fmt.Errorf("read the guest program: %w (make build)", err)
 	}
 	e, err := bottle.Open(ctx, cfg)
 	if err != nil {
@@ -69,7 +70,7 @@ func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
 	if err != nil {
 		return r, err
 	}
-	err = first(ctx, live)
+	err = firstExec(ctx, live)
 	r.launch = time.Since(start)
 	start = time.Now()
 	err = errors.Join(err, live.Remove(ctx))
@@ -83,15 +84,15 @@ func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
 	return r, err
 }
 
-// first runs the first exec to its end.
-func first(ctx context.Context, b *bottle.Bottle) error {
+// firstExec runs the first exec to its end.
+func firstExec(ctx context.Context, b *bottle.Bottle) error {
 	s, err := b.Exec(ctx, bottle.SessionConfig{Stdout: io.Discard, Stderr: io.Discard})
 	if err != nil {
 		return err
 	}
 	code, err := s.Wait()
 	if err == nil && code != 0 {
-		err = fmt.Errorf("the first exec ended with %d", code)
+		err = fmt.Errorf("first exec: exit code %d", code)
 	}
 	return err
 }

@@ -1,12 +1,11 @@
-// Command launch measures how long bottle takes to its first answered exec and
-// to its end, beside the same done by a minimal client of containerd (one
-// network, no proxy, one step after the other, the same runsc and CNI plugins)
-// and by runsc alone. The three take turns, so that the ratios of their medians
-// carry over where the times do not. It runs inside the test host:
+// Command launch measures the launch of a bottle up to the end of a first exec,
+// and its teardown. It compares bottle with a minimal containerd client (one
+// network, no proxy, no concurrency, the same runsc and CNI plugins) and with
+// runsc alone. It runs inside the test host:
 //
 //	scripts/lab exec -- go run ./scripts/bench/launch
 //
-// or, with all other benchmarks, make bench.
+// or, with all other benchmarks, with make bench.
 package main
 
 import (
@@ -19,14 +18,14 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/bot-bottle/bottle/scripts/bench/turns"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
-// round is one launch and its end.
+// round is the result of a launch and its teardown.
 type round struct {
-	launch   time.Duration // to the first exec answered
+	launch   time.Duration // up to the end of the first exec
 	teardown time.Duration
-	steps    []step // in the order in which they ended
+	steps    []step // in the order of their ends
 }
 
 type step struct {
@@ -34,22 +33,21 @@ type step struct {
 	begin, took time.Duration
 }
 
-// contender is one way to start an agent.
-type contender = turns.Contender[round]
+type contender = compare.Contender[round]
 
-// goal is how many times the minimal client's time bottle may take, although it
-// has a proxy and a second network to make.
+// goal is the highest acceptable ratio of bottle's time to the minimal client's,
+// which creates neither a proxy nor a second network.
 const goal = 1.3
 
 func main() {
-	rounds := flag.Int("n", 20, "rounds that are measured; one more goes before")
-	steps := flag.Bool("steps", false, "print the medians of their steps, too")
+	rounds := flag.Int("n", 20, "measured rounds, after one for warming up")
+	steps := flag.Bool("steps", false, "also print the medians of the steps")
 	flag.Parse()
-	turns.Main(func(ctx context.Context) error { return bench(ctx, *rounds, *steps) })
+	compare.Main(func(ctx context.Context) error { return bench(ctx, *rounds, *steps) })
 }
 
 func bench(ctx context.Context, rounds int, steps bool) (err error) {
-	if err := turns.OnTestHost(); err != nil {
+	if err := compare.CheckTestHost(); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("/run", "bottle-bench-")
@@ -77,7 +75,7 @@ func bench(ctx context.Context, rounds int, steps bool) (err error) {
 	}
 	defer r.close()
 	all := []*contender{{Name: "bottle", Run: b.round}, {Name: "minimal client", Run: m.round}, {Name: "runsc run", Run: r.round}}
-	if err := turns.Compete(ctx, rounds, all...); err != nil {
+	if err := compare.Run(ctx, rounds, all...); err != nil {
 		return err
 	}
 	return report(all, rounds, steps)
@@ -87,21 +85,21 @@ func report(all []*contender, rounds int, steps bool) error {
 	launch := func(r round) time.Duration { return r.launch }
 	teardown := func(r round) time.Duration { return r.teardown }
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintf(t, "median of %d\tfirst exec answered\tteardown\t\n", rounds)
+	_, _ = fmt.Fprintf(t, "median of %d\tfirst exec done\tteardown\t\n", rounds)
 	for _, c := range all {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t\n", c.Name, turns.Ms(c.Median(launch)), turns.Ms(c.Median(teardown)))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t\n", c.Name, compare.Ms(c.Median(launch)), compare.Ms(c.Median(teardown)))
 	}
 	for _, other := range all[1:] {
-		end := "-" // runsc's own is within its launch
+		teardownRatio := "-" // runsc's launch includes its teardown
 		if other.Median(teardown) > 0 {
-			end = fmt.Sprintf("%.2f", turns.Ratio(all[0], other, teardown))
+			teardownRatio = fmt.Sprintf("%.2f", compare.Ratio(all[0], other, teardown))
 		}
-		_, _ = fmt.Fprintf(t, "bottle / %s\t%.2f\t%s\t\n", other.Name, turns.Ratio(all[0], other, launch), end)
+		_, _ = fmt.Fprintf(t, "bottle / %s\t%.2f\t%s\t\n", other.Name, compare.Ratio(all[0], other, launch), teardownRatio)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	fmt.Printf("goal: bottle / minimal client at most %.1f for each\n", goal)
+	fmt.Printf("goal: bottle / minimal client at most %.1f for both\n", goal)
 	if steps {
 		printSteps(all[0])
 		printSteps(all[1])
@@ -110,12 +108,12 @@ func report(all []*contender, rounds int, steps bool) error {
 }
 
 func printSteps(c *contender) {
-	rounds := c.Done
+	rounds := c.Results
 	var names []string
 	for _, s := range rounds[0].steps {
 		names = append(names, s.name)
 	}
-	fmt.Printf("\n%-20s %10s %10s\n", c.Name, "begins", "takes")
+	fmt.Printf("\n%-20s %10s %10s\n", c.Name, "start", "duration")
 	for _, name := range names {
 		find := func(of func(step) time.Duration) func(round) time.Duration {
 			return func(r round) time.Duration {
@@ -128,6 +126,6 @@ func printSteps(c *contender) {
 		}
 		begin := c.Median(find(func(s step) time.Duration { return s.begin }))
 		took := c.Median(find(func(s step) time.Duration { return s.took }))
-		fmt.Printf("%-20s %10s %10s\n", name, turns.Ms(begin), turns.Ms(took))
+		fmt.Printf("%-20s %10s %10s\n", name, compare.Ms(begin), compare.Ms(took))
 	}
 }

@@ -29,8 +29,8 @@ const (
 	runscRuntime = "io.containerd.runsc.v1"
 )
 
-// minimal is the shortest client of containerd that starts an agent with a
-// network: it checks nothing, undoes nothing and isolates nothing.
+// minimal is the shortest containerd client that starts an agent with a network.
+// It has no checks, no undo and no isolation.
 type minimal struct {
 	ctrd    *containerd.Client
 	dir     string
@@ -65,7 +65,7 @@ func newMinimal(dir string) (*minimal, error) {
 	}, nil
 }
 
-// close also takes the bridge away, which its plugin leaves.
+// close also removes the bridge, which its plugin leaves behind.
 func (m *minimal) close() {
 	_ = m.ctrd.Close()
 	if l, err := netlink.LinkByName("bench0"); err == nil {
@@ -148,7 +148,7 @@ func (m *minimal) exec(ctx context.Context, task containerd.Task) error {
 		return err
 	}
 	if st := <-exit; st.ExitCode() != 0 {
-		return fmt.Errorf("the first exec ended with %d", st.ExitCode())
+		return fmt.Errorf("first exec: exit code %d", st.ExitCode())
 	}
 	_, err = p.Delete(ctx)
 	return err
@@ -182,15 +182,15 @@ func (m *minimal) end(ctx context.Context, id string, task containerd.Task, net 
 	return os.Remove(net.NetNS)
 }
 
-// pinNetNS makes a network namespace with lo up and binds it to a file.
+// pinNetNS creates a network namespace with lo up and bind mounts it on a file.
 func pinNetNS(path string) error {
 	if err := os.WriteFile(path, nil, 0o400); err != nil {
 		return err
 	}
 	done := make(chan error, 1)
 	go func() {
-		// The thread is not unlocked: it ends with its goroutine, and so does
-		// its stay in that namespace.
+		// Never unlocked, so that the thread ends with this goroutine and is not
+		// reused in the new namespace.
 		goruntime.LockOSThread()
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -209,7 +209,7 @@ func pinNetNS(path string) error {
 	return <-done
 }
 
-// runscFlags are those of the configuration that the other contenders use.
+// runscFlags are the settings that the other contenders use.
 func runscFlags(root string) []string {
 	return strings.Fields("--root " + root + " --platform systrap --network none")
 }
