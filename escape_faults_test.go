@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
@@ -138,7 +140,7 @@ func (s *scenery) mended(what string, names []string) {
 	s.t.Helper()
 	reaches := func(name string) bool {
 		list := vigilEscapes(s.place(name, false))[:1]
-		out, err := s.probeIn(name, batchOf(list, proxyListen, ""))
+		out, err := s.probeIn(name, batchOf(list, segment.ProxyAddrPort().String(), ""))
 		if err != nil {
 			return false
 		}
@@ -206,7 +208,7 @@ func (s *scenery) window(name string) {
 		s.takeDown(name)
 		// So that there is a way back.
 		s.command("nft", "add table ip opened; add chain ip opened post { type nat hook postrouting priority 100; }; add rule ip opened post ip saddr 10.0.0.0/8 masquerade")
-		serveNaive(s.t, netns.ProxyPath(s.e.dir(name)), proxyListen)
+		serveNaive(s.t, netns.ProxyPath(s.e.dir(name)), segment.ProxyAddrPort().String())
 		goOn()
 		open = time.Since(began)
 		for _, v := range w.vigils {

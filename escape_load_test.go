@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
@@ -41,9 +43,9 @@ type overload struct {
 var overloads = []overload{
 	{name: "fork bomb", args: []string{"fork", "300"}, stopped: 200},
 	{name: "disk filler", args: []string{"disk", "300"}, stopped: 257, gvisor: true},
-	{name: "log flood by refusals", args: []string{"requests", proxyListen, "6000"}},
+	{name: "log flood by refusals", args: []string{"requests", segment.ProxyAddrPort().String(), "6000"}},
 	{name: "log flood by output", args: []string{"output", "64"}},
-	{name: "connections to the proxy", args: []string{"connect", proxyListen, "3000"}},
+	{name: "connections to the proxy", args: []string{"connect", segment.ProxyAddrPort().String(), "3000"}},
 	{name: "memory hog", args: []string{"memory", "700"}, stopped: 512, ends: true},
 }
 
@@ -202,7 +204,7 @@ func (s *scenery) healthy(name string) error {
 			return netns.DialIn(ctx, netns.ProxyPath(s.e.dir(name)), network, addr)
 		},
 	}}
-	res, err := client.Get(ProxyURL + "/health")
+	res, err := client.Get(segment.ProxyURL() + "/health")
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
@@ -65,7 +67,7 @@ func (s *scenery) confined(names ...string) {
 	ends := s.watch(slices.Concat(lists...))
 	var wg sync.WaitGroup
 	for i, name := range names {
-		wg.Go(func() { results[i] = s.inside(name, proxyListen, lists[i]) })
+		wg.Go(func() { results[i] = s.inside(name, segment.ProxyAddrPort().String(), lists[i]) })
 	}
 	wg.Wait()
 	for i := range names {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/bot-bottle/bottle/netns"
 )
 
@@ -105,7 +107,7 @@ func (s *scenery) vigilInside(name string) *vigil {
 	file := fmt.Sprintf("/tmp/vigil-%d", time.Now().UnixNano())
 	v.read = func(suffix string) ([]byte, error) { return s.probeIn(name, nil, "cat", file+suffix) }
 	v.stop = func() error { _, err := s.probeIn(name, nil, "stop", file); return err }
-	if _, err := s.probeIn(name, batchOf(v.list, proxyListen, file)); err != nil {
+	if _, err := s.probeIn(name, batchOf(v.list, segment.ProxyAddrPort().String(), file)); err != nil {
 		s.t.Fatal(err)
 	}
 	return v

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/manifest"
@@ -24,13 +26,6 @@ const (
 	guestEnv  = guestDir + "/env"
 	// guestRun is in the sandbox's memory, and the agent's to write.
 	guestRun = guestDir + "/run"
-)
-
-// Where the agent finds the proxy. Every bottle has an internal segment of its
-// own, so that the address may be the same in all.
-const (
-	ProxyURL    = "http://10.77.0.1:8888"
-	proxyListen = "10.77.0.1:8888"
 )
 
 // mountPoint is where the guest's folder is mounted.
@@ -53,8 +48,8 @@ func etcFiles(hostname string) []runtime.File {
 // address and the literals.
 func (l *launch) agentEnv() []string {
 	env := []string{
-		"HTTPS_PROXY=" + ProxyURL, "HTTP_PROXY=" + ProxyURL, "NO_PROXY=localhost,127.0.0.1",
-		"https_proxy=" + ProxyURL, "http_proxy=" + ProxyURL, "no_proxy=localhost,127.0.0.1",
+		"HTTPS_PROXY=" + segment.ProxyURL(), "HTTP_PROXY=" + segment.ProxyURL(), "NO_PROXY=localhost,127.0.0.1",
+		"https_proxy=" + segment.ProxyURL(), "http_proxy=" + segment.ProxyURL(), "no_proxy=localhost,127.0.0.1",
 		// Node's fetch asks for the proxy variables only when told to.
 		"NODE_USE_ENV_PROXY=1",
 	}

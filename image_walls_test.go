@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/bot-bottle/bottle/internal/labtest"
@@ -298,7 +300,7 @@ func TestImageConfigs(t *testing.T) {
 					t.Fatalf("it is not launched: %v", err)
 				}
 				out, code := output(t, e, b.Name, "/probe", "cat", "/proc/self/environ")
-				if code != 0 || !strings.Contains(out, "HTTPS_PROXY="+ProxyURL+"\x00") || strings.Contains(out, "evil.test") || strings.Contains(out, "no_proxy=*") {
+				if code != 0 || !strings.Contains(out, "HTTPS_PROXY="+segment.ProxyURL()+"\x00") || strings.Contains(out, "evil.test") || strings.Contains(out, "no_proxy=*") {
 					t.Errorf("exit %d: %q", code, out)
 				}
 			})

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
@@ -294,12 +296,12 @@ type guestFile struct {
 }
 
 // sshProxy is the program that has ssh reach a host.
-const sshProxy = guestInit + " connect " + proxyListen + " %h %p"
+var sshProxy = guestInit + " connect " + segment.ProxyAddrPort().String() + " %h %p"
 
 // sshElsewhere is for hosts that no entry names: the proxy refuses them with its
 // reason, and its log tells of it. Without it ssh would say that it cannot resolve
 // a name.
-const sshElsewhere = `Host * !localhost !127.* !::1
+var sshElsewhere = `Host * !localhost !127.* !::1
     ProxyCommand ` + sshProxy + `
     ServerAliveInterval 30
 `

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -189,7 +191,7 @@ func (e *Engine) proxyClient(name string) *http.Client {
 }
 
 func healthy(ctx context.Context, client *http.Client) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, ProxyURL+"/health", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, segment.ProxyURL()+"/health", nil)
 	if err != nil {
 		return false
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/egress"
@@ -51,7 +53,7 @@ func (s proxyState) config() ([]byte, error) {
 		}
 		return policy.Render(s.Version)
 	}
-	return json.MarshalIndent(egress.Config{Listen: proxyListen, Entries: s.Entries, Learn: s.Learn}, "", "  ")
+	return json.MarshalIndent(egress.Config{Listen: segment.ProxyAddrPort().String(), Entries: s.Entries, Learn: s.Learn}, "", "  ")
 }
 
 // store writes the state, and then the proxy's configuration.
@@ -166,7 +168,7 @@ func (p *Plan) proxyState() proxyState {
 func (s proxyState) command() []string {
 	config := "/config/" + s.configFile()
 	if s.Kind == manifest.ProxyPipelock {
-		return []string{"run", "--listen", proxyListen, "--config", config}
+		return []string{"run", "--listen", segment.ProxyAddrPort().String(), "--config", config}
 	}
 	return []string{"/bottle", "proxy", "--config", config}
 }

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+
+	"github.com/bot-bottle/bottle/internal/segment"
 )
 
 //go:embed egress.conflist internal.conflist
@@ -22,11 +24,6 @@ const (
 	EgressFile   = "egress.conflist"
 	InternalFile = "internal.conflist"
 )
-
-// AgentAddress is the agent's address on the internal segment. It is the same in
-// every bottle, because the segment is private and the proxy's URL is constant. An
-// override must not change it.
-var AgentAddress = netip.MustParsePrefix("10.77.0.2/30")
 
 // maxBridgeName is the maximum length of an interface name (IFNAMSIZ minus the NUL,
 // linux/if.h).
@@ -196,12 +193,12 @@ func checkInternal(l *List, p *plugin) error {
 	switch {
 	case p.IsGateway, p.IsDefaultGW, p.IPMasq:
 		return errors.New(`"isGateway", "isDefaultGateway" and "ipMasq" must be false: the segment has no route out`)
-	case p.IPAM.Type != "static" || len(p.IPAM.Addresses) != 1 || p.IPAM.Addresses[0].Address != AgentAddress.String():
-		return fmt.Errorf(`ipam must have type "static" and the single address %s`, AgentAddress)
+	case p.IPAM.Type != "static" || len(p.IPAM.Addresses) != 1 || p.IPAM.Addresses[0].Address != segment.Agent.String():
+		return fmt.Errorf(`ipam must have type "static" and the single address %s`, segment.Agent)
 	case len(p.IPAM.Routes) != 0:
 		return errors.New("ipam must have no routes: the agent reaches the segment only")
 	}
-	l.Subnet = AgentAddress.Masked()
+	l.Subnet = segment.Agent.Masked()
 	return nil
 }
 

@@ -25,12 +25,11 @@ package netns
 import (
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync"
 
-	"github.com/bot-bottle/bottle/cni-conf"
+	cniconf "github.com/bot-bottle/bottle/cni-conf"
 )
 
 // Config holds the paths that a Manager uses.
@@ -41,14 +40,8 @@ type Config struct {
 	Log        *slog.Logger // nil: silent
 }
 
-// Names and addresses that are the same in every bottle.
-const (
-	nicName   = "eth0" // in both namespaces
-	proxyPort = 8888
-)
-
-// ProxyAddress is the proxy's address on the internal segment.
-var ProxyAddress = netip.PrefixFrom(cniconf.AgentAddress.Masked().Addr().Next(), cniconf.AgentAddress.Bits())
+// nicName is the name of the interface in both namespaces.
+const nicName = "eth0"
 
 // Manager creates and removes the networks of bottles on this host. Its methods
 // may be called concurrently, also by several processes.

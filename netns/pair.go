@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/vishvananda/netlink"
 
-	"github.com/bot-bottle/bottle/cni-conf"
+	cniconf "github.com/bot-bottle/bottle/cni-conf"
 )
 
 // Pair is the network of one bottle: the agent's namespace and the proxy's.
@@ -76,7 +78,7 @@ func (p *Pair) AttachInternal(ctx context.Context) error {
 		if _, err := n.add(ctx); err != nil {
 			return err
 		}
-		return setAddress(p.confs.Internal.Bridge, ProxyAddress)
+		return setAddress(p.confs.Internal.Bridge, segment.Proxy)
 	})
 }
 

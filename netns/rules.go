@@ -5,11 +5,11 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-
-	"github.com/bot-bottle/bottle/cni-conf"
 )
 
 const dnsPort = 53
@@ -110,17 +110,17 @@ func proxyTable(bridge string, p policy) (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	proxy, agent := ProxyAddress.Addr(), cniconf.AgentAddress.Addr()
+	proxy, agent := segment.Proxy.Addr(), segment.Agent.Addr()
 	input := r.chain("input", nftables.ChainHookInput, true)
 	r.rule(input, from("lo"), accept())
-	r.rule(input, from(bridge), ipv4(), source(agent), dest(proxy), port(unix.IPPROTO_TCP, offsetDport, proxyPort), accept())
+	r.rule(input, from(bridge), ipv4(), source(agent), dest(proxy), port(unix.IPPROTO_TCP, offsetDport, segment.ProxyPort), accept())
 	r.rule(input, from(nicName), ipv4(), replies(), accept())
 
 	r.chain("forward", nftables.ChainHookForward, true)
 
 	output := r.chain("output", nftables.ChainHookOutput, true)
 	r.rule(output, to("lo"), accept())
-	r.rule(output, to(bridge), ipv4(), source(proxy), dest(agent), port(unix.IPPROTO_TCP, offsetSport, proxyPort), accept())
+	r.rule(output, to(bridge), ipv4(), source(proxy), dest(agent), port(unix.IPPROTO_TCP, offsetSport, segment.ProxyPort), accept())
 	r.rule(output, notTo(nicName), drop())
 	r.rule(output, notIPv4(), drop())
 	for _, a := range p.Resolvers {

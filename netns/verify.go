@@ -9,10 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/segment"
+
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/bot-bottle/bottle/cni-conf"
+	cniconf "github.com/bot-bottle/bottle/cni-conf"
 )
 
 // ErrMismatch is wrapped when the network differs from its specification.
@@ -95,7 +97,7 @@ type expected struct {
 }
 
 func wantAgent() expected {
-	seg := cniconf.AgentAddress
+	seg := segment.Agent
 	return expected{
 		addrs:  map[string]string{"lo": "127.0.0.1/8", nicName: seg.String()},
 		routes: []string{route(seg.Masked(), netip.Addr{}, nicName)},
@@ -106,7 +108,7 @@ func wantProxy(confs *cniconf.Networks, addr netip.Addr, chains map[string]chain
 	in, out := confs.Internal, confs.Egress.Subnet
 	return expected{
 		addrs: map[string]string{
-			"lo": "127.0.0.1/8", in.Bridge: ProxyAddress.String(),
+			"lo": "127.0.0.1/8", in.Bridge: segment.Proxy.String(),
 			nicName: netip.PrefixFrom(addr, out.Bits()).String(),
 		},
 		routes: []string{

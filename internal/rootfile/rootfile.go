@@ -1,0 +1,22 @@
+// Package rootfile describes a file to write into a container's root file system
+// before its task starts.
+package rootfile
+
+import "io/fs"
+
+// File replaces a file of the image.
+type File struct {
+	Path string // absolute, inside the container
+	// Mode with fs.ModeDir is a directory. An existing directory keeps its mode.
+	Mode fs.FileMode
+	// MountPoint makes Path a directory to mount on and replaces anything else
+	// that the image has there, such as a symbolic link to a directory.
+	MountPoint bool
+	Data       []byte
+	// Edit, if set, computes the data from the image's file. old is nil if the
+	// image has no such file.
+	Edit func(old []byte) ([]byte, error)
+	// Root makes root the owner of the file and of missing parent directories;
+	// otherwise the owner is the agent's user.
+	Root bool
+}
