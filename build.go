@@ -3,9 +3,12 @@ package bottle
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"path/filepath"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/images/agent"
 	"github.com/bot-bottle/bottle/images/buildkit"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
@@ -68,4 +71,68 @@ func buildHint(err error) error {
 		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
+}
+
+// ImageOptions says how ProvideImages shows its work.
+type ImageOptions struct {
+	Progress string    // of builds, one of BuildProgress
+	Out      io.Writer // receives the progress of builds
+	// Wait is called if another build has to end first; nil: not.
+	Wait func()
+}
+
+// ProvideImages builds and pulls the images that the plan lacks, and returns the plan
+// completed with them. A build that has nothing to do shows no progress.
+func (e *Engine) ProvideImages(ctx context.Context, p *Plan, o ImageOptions) (*Plan, error) {
+	if !p.Pending() {
+		return p, nil
+	}
+	if p.Build != nil {
+		req := buildRequest(p.Build)
+		req.Progress, req.Out, req.QuietIfCached, req.DockerConfig = o.Progress, o.Out, true, p.Caller().DockerConfigDir()
+		if _, err := Build(ctx, e.cfg, req, o.Wait); err != nil {
+			return nil, fmt.Errorf("build %s: %w", p.Build.Image, err)
+		}
+	}
+	if p.Pull != "" {
+		if _, err := e.pull(ctx, p.Pull, p.Caller()); err != nil {
+			return nil, err
+		}
+	}
+	image := p.Image
+	if p.BaseRef != "" {
+		image = p.BaseRef
+	}
+	agent, err := e.Image(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	if !p.Proxy.Pull {
+		return p.WithImages(agent, nil)
+	}
+	if _, err := e.pull(ctx, p.Proxy.Image, p.Caller()); err != nil {
+		return nil, proxyHint(ctx, p.Proxy, err)
+	}
+	proxy, err := e.Image(ctx, p.Proxy.Image)
+	if err == nil && p.Proxy.Digest != "" && proxy.Digest != p.Proxy.Digest {
+		err = fmt.Errorf("the image has the digest %s, not %s", proxy.Digest, p.Proxy.Digest)
+	}
+	if err != nil {
+		return nil, proxyHint(ctx, p.Proxy, err)
+	}
+	return p.WithImages(agent, &proxy)
+}
+
+func buildRequest(b *BuildPlan) BuildRequest {
+	req := BuildRequest{
+		Names: []string{b.Image}, Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
+		Args: b.Args(), Labels: b.Labels(),
+	}
+	if b.Default {
+		req.Dockerfile, req.Text = "bottle's own Dockerfile", agent.Dockerfile()
+	}
+	for _, s := range b.SecretValues() {
+		req.Secrets = append(req.Secrets, BuildSecret{ID: s.ID, Value: func() []byte { return []byte(s.Value.Reveal()) }})
+	}
+	return req
 }

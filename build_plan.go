@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/bot-bottle/bottle/images/agent"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
 )
 
@@ -34,10 +34,9 @@ type BuildPlan struct {
 	Target     string   `json:"target,omitempty"`
 	Secrets    []string `json:"secrets,omitempty"` // their ids
 
-	request BuildRequest
-	// complete sets the command of an agent that has none of its own, once the
-	// image is built.
-	complete func(ImageInfo) error
+	args    map[string]string
+	labels  map[string]string
+	secrets []BuildSecretValue
 }
 
 // defaultRef is DefaultImage, normalised.
@@ -83,10 +82,10 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 		reason = BuildMissing
 	}
 	cfg := defaultBuild(p.bottle)
-	b := &BuildPlan{Image: ref, Reason: reason, Default: true, request: BuildRequest{
-		Names: []string{ref}, Dockerfile: "bottle's own Dockerfile", Text: agent.Dockerfile(),
-		Args: maps.Clone(cfg.Args), Labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
-	}}
+	b := &BuildPlan{
+		Image: ref, Reason: reason, Default: true,
+		args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
+	}
 	p.plan.Build = b
 	return p.buildSecrets(b, cfg)
 }
@@ -98,7 +97,7 @@ func (p *preparation) buildSecrets(b *BuildPlan, cfg manifest.Build) error {
 	for _, id := range b.Secrets {
 		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.plan.Manifest))
 		problems.Add(err)
-		b.request.Secrets = append(b.request.Secrets, s)
+		b.secrets = append(b.secrets, s)
 	}
 	return problems.Err()
 }
@@ -122,36 +121,28 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	} else if fi, err := os.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
 		problems.Add(fmt.Errorf("there is no Dockerfile %s; set dockerfile in the bottle's build", b.Dockerfile))
 	}
-	b.request = BuildRequest{Names: []string{ref}, Context: b.Context, Dockerfile: b.Dockerfile, Target: cfg.Target, Args: maps.Clone(cfg.Args)}
+	b.args = maps.Clone(cfg.Args)
 	problems.Add(p.buildSecrets(b, *cfg))
-	if len(p.agent.Command) == 0 {
-		b.complete = p.command
-	}
 	p.plan.Build = b
 	return problems.Err()
 }
 
-// decidesCommand tells whether the command shows only when the image is built.
-func (b *BuildPlan) decidesCommand() bool {
-	return b != nil && b.Reason == BuildMissing && b.complete != nil
-}
-
 // buildSecret is a file that is the caller's own, or, of "env:NAME", a variable.
-func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
-	s := BuildSecret{ID: id}
+func (p *preparation) buildSecret(id, from, dir string) (BuildSecretValue, error) {
+	s := BuildSecretValue{ID: id}
 	if name, ok := strings.CutPrefix(from, "env:"); ok {
 		value, set := p.spec.Caller.Getenv(name)
 		if !set {
 			return s, fmt.Errorf("the build secret %s: %s is not set here, set it and run again", id, name)
 		}
-		s.Value = func() []byte { return []byte(value) }
+		s.Value = secret.New(value)
 		return s, nil
 	}
 	data, err := p.spec.Caller.ReadPrivate(p.spec.Caller.Path(from, dir), maxBuildSecret)
 	if err != nil {
 		return s, fmt.Errorf("the build secret %s: %w", id, err)
 	}
-	s.Value = func() []byte { return data }
+	s.Value = secret.New(string(data))
 	return s, nil
 }
 
@@ -165,27 +156,17 @@ func orDefault(s, fallback string) string {
 	return s
 }
 
-// Build makes the image that the plan says is built, if it says so, and
-// completes the plan with what the image turned out to be. Progress goes to out, but
-// nothing of a build that has nothing to do; dockerConfig is the folder of the
-// caller's credentials for registries.
-func (e *Engine) Build(ctx context.Context, p *Plan, progress string, out io.Writer, dockerConfig string, wait func()) error {
-	b := p.Build
-	if b == nil {
-		return nil
-	}
-	req := b.request
-	req.Progress, req.Out, req.QuietIfCached, req.DockerConfig = progress, out, true, dockerConfig
-	if _, err := Build(ctx, e.cfg, req, wait); err != nil {
-		return fmt.Errorf("build %s: %w", b.Image, err)
-	}
-	info, err := e.Image(ctx, b.Image)
-	if err != nil {
-		return err
-	}
-	p.User = info.User
-	if b.complete != nil {
-		return b.complete(info)
-	}
-	return nil
+// BuildSecretValue is a secret of a build and its value.
+type BuildSecretValue struct {
+	ID    string
+	Value secret.Value
 }
+
+// Args are the build arguments.
+func (b *BuildPlan) Args() map[string]string { return maps.Clone(b.args) }
+
+// Labels are the labels of the image.
+func (b *BuildPlan) Labels() map[string]string { return maps.Clone(b.labels) }
+
+// SecretValues are the secrets that the build's steps may read.
+func (b *BuildPlan) SecretValues() []BuildSecretValue { return slices.Clone(b.secrets) }

@@ -39,8 +39,8 @@ func TestPlanDefaultBuild(t *testing.T) {
 			if b == nil || b.Reason != c.reason || !b.Default || b.Image != defaultRef {
 				t.Fatalf("%+v", b)
 			}
-			if string(b.request.Text) != string(agent.Dockerfile()) || b.request.Labels[agent.Label] != agent.Hash(nil) || b.request.Context != "" {
-				t.Errorf("the build is of something else: %+v", b.request)
+			if b.Labels()[agent.Label] != agent.Hash(nil) || b.Context != "" || b.Dockerfile != "" {
+				t.Errorf("the build is of something else: %+v", b)
 			}
 			if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) {
 				t.Errorf("user %s and command %q", plan.User, plan.Command)
@@ -61,13 +61,13 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 	} {
 		s.host.images = images
 		b := s.good().Build
-		if b == nil || b.Reason != reason || !b.Default || b.request.Args["BASE"] != "mine:1" || !slices.Equal(b.Secrets, []string{"npmrc", "sources"}) {
+		if b == nil || b.Reason != reason || !b.Default || b.Args()["BASE"] != "mine:1" || !slices.Equal(b.Secrets, []string{"npmrc", "sources"}) {
 			t.Fatalf("%s: %+v", reason, b)
 		}
-		if got := string(b.request.Secrets[0].Value()) + string(b.request.Secrets[1].Value()); got != "registrydeb" {
+		if got := b.SecretValues()[0].Value.Reveal() + b.SecretValues()[1].Value.Reveal(); got != "registrydeb" {
 			t.Errorf("secrets %q", got)
 		}
-		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.request.Labels, Cmd: []string{agent.Command}}}
+		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.Labels(), Cmd: []string{agent.Command}}}
 		if b := s.good().Build; b != nil {
 			t.Errorf("what was just built is built again: %+v", b)
 		}
@@ -115,12 +115,12 @@ func TestPlanOwnBuild(t *testing.T) {
 	if b == nil || b.Image != ref || b.Reason != BuildMissing || b.Default {
 		t.Fatalf("%+v", b)
 	}
-	if b.Context != s.path("work/sub") || b.Dockerfile != s.path("work/sub/Make.file") || b.Target != "dev" || b.request.Args["A"] != "1" {
+	if b.Context != s.path("work/sub") || b.Dockerfile != s.path("work/sub/Make.file") || b.Target != "dev" || b.Args()["A"] != "1" {
 		t.Errorf("%+v", b)
 	}
 	values := map[string]string{}
-	for _, secret := range b.request.Secrets {
-		values[secret.ID] = string(secret.Value())
+	for _, s := range b.SecretValues() {
+		values[s.ID] = s.Value.Reveal()
 	}
 	if values["tok"] != "file-value" || values["var"] != "env-value" || !slices.Equal(b.Secrets, []string{"tok", "var"}) {
 		t.Errorf("secrets %q of %q", values, b.Secrets)
@@ -146,10 +146,14 @@ func TestPlanOwnBuildCommand(t *testing.T) {
 	if len(plan.Command) != 0 || plan.Build.Context != s.path("work") || plan.Build.Dockerfile != s.path("work/Dockerfile") {
 		t.Fatalf("%q, %+v", plan.Command, plan.Build)
 	}
-	if err := plan.Build.complete(ImageInfo{Entrypoint: []string{"entry"}}); err != nil || !slices.Equal(plan.Command, []string{"entry", "more"}) {
-		t.Errorf("%q, %v", plan.Command, err)
+	done, err := plan.WithImages(ImageInfo{Entrypoint: []string{"entry"}, User: "u"}, nil)
+	if err != nil || !slices.Equal(done.Command, []string{"entry", "more"}) || done.User != "u" || done.Pending() {
+		t.Errorf("%+v, %v", done, err)
 	}
-	if err := plan.Build.complete(ImageInfo{}); err == nil {
+	if !plan.Pending() || len(plan.Command) != 0 {
+		t.Errorf("the plan itself was changed: %+v", plan)
+	}
+	if _, err := plan.WithImages(ImageInfo{}, nil); err == nil {
 		t.Error("an image without a command will do")
 	}
 }
@@ -195,8 +199,8 @@ func TestPlanBuildCwd(t *testing.T) {
 	if b := plan.Build; b == nil || b.Image != mine || b.Reason != BuildMissing || plan.BaseRef != mine || plan.Pull != "" {
 		t.Fatalf("builds %+v on %s", plan.Build, plan.BaseRef)
 	}
-	if err := plan.Build.complete(ImageInfo{Cmd: []string{"theirs"}}); err != nil || !slices.Equal(plan.Command, []string{"theirs"}) {
-		t.Errorf("%q, %v", plan.Command, err)
+	if done, err := plan.WithImages(ImageInfo{Cmd: []string{"theirs"}}, nil); err != nil || !slices.Equal(done.Command, []string{"theirs"}) {
+		t.Errorf("%+v, %v", done, err)
 	}
 }
 

@@ -11,13 +11,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
-)
-
-// Sources of a variable's value on the command line, beside those of a manifest.
-const (
-	SourceArgument   = "command line"    // -e NAME=VALUE
-	SourceEnvFile    = "env file"        // --env-file
-	SourceDescriptor = "file descriptor" // --env-from-fd
+	"github.com/bot-bottle/bottle/provision"
 )
 
 // Claude Code's token is kept under a name of bottle's own on the caller's side,
@@ -40,7 +34,7 @@ type envResolver struct {
 	manifest string // path
 	token    bool   // Claude Code's is forwarded from callerToken
 	sources  []envSource
-	vars     []EnvVar
+	vars     []provision.Variable
 	unset    []string
 	problems hint.Problems
 }
@@ -53,7 +47,7 @@ type envSource struct {
 
 // resolve looks up what the manifest, files and flags ask for, in this order.
 // token says whether Claude Code's is forwarded.
-func (r *envResolver) resolve(vars []manifest.Variable, files []EnvArg, flags []string, token bool) ([]EnvVar, error) {
+func (r *envResolver) resolve(vars []manifest.Variable, files []EnvArg, flags []string, token bool) ([]provision.Variable, error) {
 	r.token = token
 	for _, v := range vars {
 		r.source(v.Name, func() { r.fromManifest(v) })
@@ -94,12 +88,12 @@ func (r *envResolver) source(name string, lookUp func()) {
 	r.sources = append(r.sources, s)
 }
 
-func (r *envResolver) set(v EnvVar) { r.vars = append(r.vars, v) }
+func (r *envResolver) set(v provision.Variable) { r.vars = append(r.vars, v) }
 
 func (r *envResolver) fromManifest(v manifest.Variable) {
 	switch {
 	case v.Literal != nil:
-		r.set(EnvVar{Name: v.Name, Source: manifest.SourceLiteral, Literal: *v.Literal})
+		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceLiteral, Literal: *v.Literal})
 	case v.Prompt != "":
 		if r.noInput {
 			r.problems.Add(&hint.Error{
@@ -108,7 +102,7 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 			})
 			return
 		}
-		r.set(EnvVar{Name: v.Name, Source: manifest.SourcePrompt, Ask: v.Prompt})
+		r.set(provision.Variable{Name: v.Name, Source: manifest.SourcePrompt, Ask: v.Prompt})
 	case v.File != "":
 		path := r.caller.Path(v.File, filepath.Dir(r.manifest))
 		value, err := r.readFile(path)
@@ -116,7 +110,7 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 			r.problems.Add(fmt.Errorf("%s: %s: %w", v.At, v.Name, err))
 			return
 		}
-		r.set(EnvVar{Name: v.Name, Source: manifest.SourceFile, From: path, Secret: secret.New(value)})
+		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceFile, From: path, Secret: secret.New(value)})
 	default:
 		r.forward(v.Name, v.From)
 	}
@@ -127,7 +121,7 @@ func (r *envResolver) fromArg(a EnvArg) {
 	case err != nil:
 		r.problems.Add(err)
 	case a.Value != nil:
-		r.source(a.Name, func() { r.set(EnvVar{Name: a.Name, Source: a.Source, From: a.From, Secret: *a.Value}) })
+		r.source(a.Name, func() { r.set(provision.Variable{Name: a.Name, Source: a.Source, From: a.From, Secret: *a.Value}) })
 	default:
 		r.source(a.Name, func() { r.forward(a.Name, a.Name) })
 	}
@@ -142,7 +136,7 @@ func (r *envResolver) forward(name, from string) {
 	}
 	switch {
 	case ok:
-		r.set(EnvVar{Name: name, Source: manifest.SourceForwarded, From: from, Secret: secret.New(value)})
+		r.set(provision.Variable{Name: name, Source: manifest.SourceForwarded, From: from, Secret: secret.New(value)})
 	case !slices.Contains(r.unset, from):
 		r.unset = append(r.unset, from)
 	}

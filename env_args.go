@@ -10,6 +10,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 // EnvArg is a variable that a command line gives, in whatever way.
@@ -24,7 +25,7 @@ type EnvArg struct {
 
 // parseEnvFlag reads -e NAME or -e NAME=VALUE.
 func parseEnvFlag(kv string) EnvArg {
-	a := EnvArg{Source: SourceArgument, where: "-e"}
+	a := EnvArg{Source: provision.SourceArgument, where: "-e"}
 	name, value, given := strings.Cut(kv, "=")
 	a.Name = name
 	if given {
@@ -42,7 +43,7 @@ func secretPointer(value string) *secret.Value {
 // each entry, NAME=VALUE or NAME, ends with one, as `env -0` writes them: values
 // may hold line breaks. Else the text is docker's: an entry a line, blank lines
 // and lines that begin with # left out, and values as they are, quotes too.
-// source is SourceEnvFile or SourceDescriptor, from its path or number.
+// source is provision.SourceEnvFile or provision.SourceDescriptor, from its path or number.
 func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 	lines, unit := envLines(data), "line"
 	if bytes.IndexByte(data, 0) >= 0 {
@@ -97,7 +98,7 @@ func (a EnvArg) check() error {
 // ResolveEnv looks up the variables of a session of its own: those of files,
 // then -e, where a later one of the same name holds. The error is Problems when
 // there is more than one.
-func ResolveEnv(c caller.Caller, files []EnvArg, flags []string) ([]EnvVar, error) {
+func ResolveEnv(c caller.Caller, files []EnvArg, flags []string) ([]provision.Variable, error) {
 	r := &envResolver{caller: c}
 	return r.resolve(nil, files, flags, false)
 }

@@ -8,12 +8,13 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 // given is what ParseEnvFile reads, as lines; a forwarded one has no =.
 func given(t *testing.T, text string) string {
 	t.Helper()
-	args, err := ParseEnvFile(SourceEnvFile, "work.env", []byte(text))
+	args, err := ParseEnvFile(provision.SourceEnvFile, "work.env", []byte(text))
 	if err != nil {
 		t.Fatalf("%q: %v", text, err)
 	}
@@ -61,7 +62,7 @@ func TestParseEnvFileErrors(t *testing.T) {
 		"export A=hunter2":          "line 1: what stands before =",
 		"A=-----BEGIN\nhunter2\n--": "line 3: what stands before =", // hunter2 is a name that could be forwarded
 	} {
-		_, err := ParseEnvFile(SourceEnvFile, "work.env", []byte(text))
+		_, err := ParseEnvFile(provision.SourceEnvFile, "work.env", []byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) || secrets.MatchString(err.Error()) {
 			t.Errorf("%q: got %v, want %q", text, err, want)
 		}
@@ -70,20 +71,20 @@ func TestParseEnvFileErrors(t *testing.T) {
 
 func TestEnvFilesInAPlan(t *testing.T) {
 	s := newScene(t, "env: {A: lit, B: , C: {prompt: q}}", "")
-	file, err := ParseEnvFile(SourceEnvFile, "/w.env", []byte("A=file\nB=file\nC=file\nD=file\nE\n"))
+	file, err := ParseEnvFile(provision.SourceEnvFile, "/w.env", []byte("A=file\nB=file\nC=file\nD=file\nE\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	fd, err := ParseEnvFile(SourceDescriptor, "3", []byte("C=fd\nhunt\x00"))
+	fd, err := ParseEnvFile(provision.SourceDescriptor, "3", []byte("C=fd\nhunt\x00"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.spec.EnvFiles, s.spec.Env, s.env["E"] = slices.Concat(file, fd), []string{"D=flag"}, "hunter2"
 	p := s.good()
-	checkVariable(t, p, "A", SourceEnvFile, "/w.env", "file")
-	checkVariable(t, p, "B", SourceEnvFile, "/w.env", "file")
-	checkVariable(t, p, "C", SourceDescriptor, "3", "fd\nhunt")
-	checkVariable(t, p, "D", SourceArgument, "", "flag")
+	checkVariable(t, p, "A", provision.SourceEnvFile, "/w.env", "file")
+	checkVariable(t, p, "B", provision.SourceEnvFile, "/w.env", "file")
+	checkVariable(t, p, "C", provision.SourceDescriptor, "3", "fd\nhunt")
+	checkVariable(t, p, "D", provision.SourceArgument, "", "flag")
 	checkVariable(t, p, "E", manifest.SourceForwarded, "E", "hunter2")
 	delete(s.env, "E")
 	s.bad("E is to be forwarded and not set")
@@ -119,7 +120,7 @@ func FuzzParseEnvFile(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		args, err := ParseEnvFile(SourceEnvFile, "f", data)
+		args, err := ParseEnvFile(provision.SourceEnvFile, "f", data)
 		for _, a := range args {
 			if !manifest.ValidEnvName(a.Name) || a.Value != nil && strings.Contains(a.Value.Reveal(), "\x00") {
 				t.Errorf("%q gives %q", data, a.Name)

@@ -11,11 +11,12 @@ import (
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/internal/secret/secrettest"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 // variables are what a plan's are, with their values.
-func variables(p *Plan) map[string]EnvVar {
-	out := map[string]EnvVar{}
+func variables(p *Plan) map[string]provision.Variable {
+	out := map[string]provision.Variable{}
 	for _, v := range p.Env {
 		out[v.Name] = v
 	}
@@ -49,8 +50,8 @@ func TestEnvSources(t *testing.T) {
 	checkVariable(t, p, "FILE", manifest.SourceFile, s.path("home/.key"), odd)
 	checkVariable(t, p, "REL", manifest.SourceFile, s.path("work/sub/key"), "")
 	checkVariable(t, p, "ARG", manifest.SourceForwarded, "ARG", "hunter2-arg")
-	checkVariable(t, p, "GIVEN", SourceArgument, "", "hunter2=given\n")
-	checkVariable(t, p, "NONE", SourceArgument, "", "")
+	checkVariable(t, p, "GIVEN", provision.SourceArgument, "", "hunter2=given\n")
+	checkVariable(t, p, "NONE", provision.SourceArgument, "", "")
 	checkVariable(t, p, "EMPTY", manifest.SourceForwarded, "EMPTY", "")
 	if len(p.Env) != 10 || variables(p)["ASK"].Ask != "Key?" {
 		t.Errorf("got %v", p.Env)
@@ -72,9 +73,9 @@ func TestEnvOverride(t *testing.T) {
 			t.Errorf("variable %d is %s", i, p.Env[i].Name)
 		}
 	}
-	checkVariable(t, p, "A", SourceArgument, "", "1")
+	checkVariable(t, p, "A", provision.SourceArgument, "", "1")
 	checkVariable(t, p, "C", manifest.SourceForwarded, "C", "c")
-	checkVariable(t, p, "E", SourceArgument, "", "5")
+	checkVariable(t, p, "E", provision.SourceArgument, "", "5")
 }
 
 func TestEnvUnset(t *testing.T) {
@@ -110,7 +111,7 @@ func TestEnvToken(t *testing.T) {
 	s.env[callerToken] = "hunter2"
 	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, callerToken, "hunter2")
 	s.spec.Env = []string{agentToken + "=mine"}
-	checkVariable(t, s.good(), agentToken, SourceArgument, "", "mine")
+	checkVariable(t, s.good(), agentToken, provision.SourceArgument, "", "mine")
 	s = newScene(t, "", "")
 	s.env[agentToken] = "the caller's own, not for the agent"
 	if p := s.good(); len(p.Env) != 0 {
@@ -206,7 +207,7 @@ func TestCallerPath(t *testing.T) {
 // TestPlanHidesSecrets formats a plan that holds a secret value in every way.
 func TestPlanHidesSecrets(t *testing.T) {
 	const value = "hunter2-secret"
-	plan := &Plan{Name: "n", Env: []EnvVar{{Name: "TOKEN", Source: manifest.SourceForwarded, Secret: secret.New(value)}}}
+	plan := &Plan{Name: "n", Env: []provision.Variable{{Name: "TOKEN", Source: manifest.SourceForwarded, Secret: secret.New(value)}}}
 	for name, v := range map[string]any{
 		"plan": *plan, "pointer": plan, "variable": plan.Env[0], "resolver": envResolver{vars: plan.Env},
 	} {

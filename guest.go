@@ -1,118 +1,65 @@
 package bottle
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
-	"github.com/bot-bottle/bottle/internal/segment"
-
 	"golang.org/x/sys/unix"
 
-	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// What an agent's container has of bottle's: one folder on tmpfs, read-only
-// inside, and mounted in it the guest program, which is PID 1 and sets secret
-// variables.
-const (
-	guestDir  = "/.bottle"
-	guestInit = guestDir + "/init"
-	guestEnv  = guestDir + "/env"
-	// guestRun is in the sandbox's memory, and the agent's to write.
-	guestRun = guestDir + "/run"
-)
-
-// mountPoint is where the guest's folder is mounted.
-func mountPoint() []runtime.File {
-	return []runtime.File{{Path: guestDir, Mode: fs.ModeDir | 0o755, MountPoint: true}}
-}
-
-// etcFiles give the agent a name for itself and nothing to ask about others:
-// names are resolved by the proxy only.
-func etcFiles(hostname string) []runtime.File {
-	hosts := "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + "\n"
-	return []runtime.File{
-		{Path: "/etc/hosts", Mode: 0o644, Root: true, Data: []byte(hosts)},
-		{Path: "/etc/hostname", Mode: 0o644, Root: true, Data: []byte(hostname + "\n")},
-		{Path: "/etc/resolv.conf", Mode: 0o644, Root: true, Data: []byte("# Names are resolved by the egress proxy.\n")},
-	}
-}
-
-// agentEnv is the agent's environment as far as it may be stored: the proxy's
-// address and the literals.
-func (l *launch) agentEnv() []string {
-	env := []string{
-		"HTTPS_PROXY=" + segment.ProxyURL(), "HTTP_PROXY=" + segment.ProxyURL(), "NO_PROXY=localhost,127.0.0.1",
-		"https_proxy=" + segment.ProxyURL(), "http_proxy=" + segment.ProxyURL(), "no_proxy=localhost,127.0.0.1",
-		// Node's fetch asks for the proxy variables only when told to.
-		"NODE_USE_ENV_PROXY=1",
-	}
-	env = append(env, l.provisionEnv()...)
-	for _, v := range l.plan.Env {
-		if v.Source == manifest.SourceLiteral {
-			env = append(env, v.Name+"="+v.Literal)
-		}
-	}
-	return env
-}
-
-// makeGuest makes the folder that is mounted at guestDir: the secret variables,
-// and a place for the guest program to be mounted on.
+// makeGuest creates the directory that is mounted at provision.GuestDir.
 func (l *launch) makeGuest(context.Context) error {
 	dir := filepath.Join(l.dir, "guest")
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return fmt.Errorf("make the guest's folder: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "init"), nil, 0o755); err != nil {
-		return fmt.Errorf("make the guest's folder: %w", err)
+		return fmt.Errorf("create the guest directory: %w", err)
 	}
 	if err := l.writeGuestProgram(); err != nil {
 		return err
 	}
-	var secret []EnvVar
-	for _, v := range l.plan.Env {
-		if v.Source != manifest.SourceLiteral {
-			secret = append(secret, v)
+	uid, gid := int(l.rootfs.User.UID), int(l.rootfs.User.GID)
+	for _, f := range l.plan.Provisions().GuestFiles(l.image()) {
+		if err := writeGuestFile(filepath.Join(dir, f.Name), f, uid, gid); err != nil {
+			return fmt.Errorf("create the guest directory: %w", err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, "run"), 0o700); err != nil {
-		return fmt.Errorf("make the guest's folder: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, workDirFile), []byte(l.rootfs.WorkDir()), 0o644); err != nil {
-		return fmt.Errorf("make the guest's folder: %w", err)
-	}
-	if err := l.provisionGuest(dir); err != nil {
-		return err
-	}
-	u := l.rootfs.User
-	return writeEnvFile(filepath.Join(dir, "env"), secret, int(u.UID), int(u.GID))
+	return nil
 }
 
-// writeEnvFile stores variables so that only the agent's user reads them. Each
-// is NAME=VALUE and a NUL, which no variable can hold (environ(7)).
-func writeEnvFile(file string, vars []EnvVar, uid, gid int) (err error) {
-	var buf bytes.Buffer
-	for _, v := range vars {
-		buf.WriteString(v.Name + "=" + v.Secret.Reveal() + "\x00")
+// image is what provisioning needs to know about the agent's image.
+func (l *launch) image() provision.Image {
+	return provisionImage(l.rootfs)
+}
+
+func provisionImage(r *runtime.RootFS) provision.Image {
+	return provision.Image{
+		Home: r.Home(), UserHome: r.User.Home, WorkDir: r.WorkDir(), Env: r.Config().Env, UID: r.User.UID,
 	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o400)
+}
+
+// writeGuestFile creates a file or directory. A private file gets its owner before it
+// gets its content.
+func writeGuestFile(name string, f provision.GuestFile, uid, gid int) (err error) {
+	if f.Mode.IsDir() {
+		return os.Mkdir(name, f.Mode.Perm())
+	}
+	out, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.Mode)
 	if err != nil {
-		return fmt.Errorf("store the environment: %w", err)
+		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := f.Chown(uid, gid); err != nil {
-		return fmt.Errorf("store the environment: %w", err)
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if f.Private {
+		if err := out.Chown(uid, gid); err != nil {
+			return err
+		}
 	}
-	if _, err := f.Write(buf.Bytes()); err != nil {
-		return fmt.Errorf("store the environment: %w", err)
-	}
-	return nil
+	_, err = out.Write(f.Data)
+	return err
 }
 
 // writeGuestProgram puts the guest program on disk: Debian, for one, mounts /run
@@ -141,7 +88,7 @@ func (l *launch) writeGuestProgram() error {
 
 func (l *launch) guestMounts() []runtime.Mount {
 	return []runtime.Mount{
-		{Source: filepath.Join(l.dir, "guest"), Target: guestDir},
-		{Source: l.guestProgram, Target: guestInit},
+		{Source: filepath.Join(l.dir, "guest"), Target: provision.GuestDir},
+		{Source: l.guestProgram, Target: provision.GuestInit},
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -50,11 +51,11 @@ func TestNoExec(t *testing.T) {
 				if !flags(t, e.dir(b.Name), unix.ST_NOEXEC) {
 					t.Error("the run directory can be executed from, so that this shows nothing")
 				}
-				out, code := output(t, e, b.Name, "wc", "-c", guestInit)
+				out, code := output(t, e, b.Name, "wc", "-c", provision.GuestInit)
 				if size, _, _ := strings.Cut(out, " "); code != 0 || size != strconv.Itoa(want) {
 					t.Errorf("the program inside: %q, exit %d; want %d bytes", out, code, want)
 				}
-				if out, code := output(t, e, b.Name, "sh", "-c", "echo >> "+guestInit); code == 0 {
+				if out, code := output(t, e, b.Name, "sh", "-c", "echo >> "+provision.GuestInit); code == 0 {
 					t.Errorf("the agent can write the guest program: %q", out)
 				}
 			})

@@ -12,28 +12,13 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// makeImage pulls the image that the plan wants pulled, and makes the one with
-// the working directory. Other launches may make one of the same name: what
+// makeImage makes the image with the working directory, and unpacks the image. Other launches may make one of the same name: what
 // this one has made is its own until hold is released, once a snapshot is over
 // it.
 func (l *launch) makeImage(ctx context.Context) error {
 	p := l.plan
-	if p.Pull != "" {
-		if _, err := l.e.pull(ctx, p.Pull, p.caller); err != nil {
-			return err
-		}
-	}
 	if p.Folder != "" {
 		if err := l.derive(ctx); err != nil {
-			return err
-		}
-	}
-	if p.ImageCommand {
-		info, err := l.e.Image(ctx, p.Image)
-		if err != nil {
-			return err
-		}
-		if err := p.setImageCommand(info, p.args); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 // Ways to decide whether an image is pulled before it runs.
@@ -96,23 +97,10 @@ func cwdTarget(dir string) (string, error) {
 	if !filepath.IsAbs(dir) || clean == "/" {
 		return "", &hint.Error{Err: fmt.Errorf("%q cannot be the working directory's place", dir), Hint: "give a path that begins with /, below /"}
 	}
-	for _, taken := range []string{"/proc", "/sys", "/dev", guestDir} {
+	for _, taken := range []string{"/proc", "/sys", "/dev", provision.GuestDir} {
 		if clean == taken || strings.HasPrefix(clean, taken+"/") {
 			return "", &hint.Error{Err: fmt.Errorf("%q cannot be the working directory's place: %s is the bottle's own", dir, taken), Hint: "give another path"}
 		}
 	}
 	return clean, nil
-}
-
-// setImageCommand makes the image's own command the agent's.
-func (p *Plan) setImageCommand(info ImageInfo, args []string) error {
-	p.Command = slices.Concat(info.Entrypoint, info.Cmd)
-	if len(p.Command) == 0 {
-		return &hint.Error{
-			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.Agent),
-			Hint: "give the agent a command in the manifest",
-		}
-	}
-	p.Command = append(p.Command, args...)
-	return p.promptOption()
 }

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/bot-bottle/bottle/provision"
 )
 
 func TestPreparePull(t *testing.T) {
@@ -55,14 +57,15 @@ func TestPreparePullCommand(t *testing.T) {
 	if !plan.ImageCommand || plan.Command == nil || len(plan.Command) != 0 {
 		t.Fatalf("got %v, %q", plan.ImageCommand, plan.Command)
 	}
-	if err := plan.setImageCommand(ImageInfo{}, plan.args); err == nil {
+	if _, err := plan.WithImages(ImageInfo{}, nil); err == nil {
 		t.Error("an image without a command has one")
 	}
-	if err := plan.setImageCommand(ImageInfo{Entrypoint: []string{"claude"}, Cmd: []string{"-c"}}, plan.args); err != nil {
+	done, err := plan.WithImages(ImageInfo{Entrypoint: []string{"claude"}, Cmd: []string{"-c"}}, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"claude", claudePrompt, PromptFile, "-c", "-p", "x"}; !slices.Equal(plan.Command, want) {
-		t.Errorf("got %q, want %q", plan.Command, want)
+	if want := []string{"claude", "--append-system-prompt-file", provision.PromptFile, "-c", "-p", "x"}; !slices.Equal(done.Command, want) || done.ImageCommand || done.Pull != "" {
+		t.Errorf("got %q, want %q", done.Command, want)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -30,8 +31,11 @@ type Bottle struct {
 // and the proxy is healthy. After an error nothing is left of it; the error is
 // that of the step that failed first. A name that was lost to somebody else
 // since the plan was made gives way to the next free one, unless it is pinned;
-// the plan is left as it was.
+// the plan is left as it was. A plan that is Pending needs ProvideImages first.
 func (e *Engine) Launch(ctx context.Context, plan *Plan) (*Bottle, error) {
+	if plan.Pending() {
+		return nil, errors.New("launch: the plan's images are not provided yet")
+	}
 	p := *plan
 	timings := &Timings{}
 	for {
@@ -246,7 +250,7 @@ func (l *launch) makeAgent(ctx context.Context) error {
 		}
 		return l.agent.HardenHostProcesses()
 	})
-	if err != nil || len(l.plan.agentKeys()) == 0 {
+	if err != nil || len(provision.SSHKeys(l.plan.Provisions().SSH)) == 0 {
 		return err
 	}
 	l.undo.push(func(context.Context) error { l.relay.close(); return nil })
@@ -255,7 +259,9 @@ func (l *launch) makeAgent(ctx context.Context) error {
 
 func (l *launch) makeRootFS(ctx context.Context) (err error) {
 	name := l.plan.Name
-	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, l.provision)
+	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, func(r *runtime.RootFS) ([]runtime.File, error) {
+		return l.plan.Provisions().RootFiles(provisionImage(r)), nil
+	})
 	if err != nil {
 		return err
 	}
@@ -267,7 +273,7 @@ func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	p := l.plan
 	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
 		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: names.Hostname(p.Name),
-		Env: l.agentEnv(), Mounts: l.guestMounts(), Tmpfs: []string{guestRun}, Init: []string{guestInit, "init"},
+		Env: l.plan.Provisions().Environ(l.image()), Mounts: l.guestMounts(), Tmpfs: []string{provision.GuestRun}, Init: []string{provision.GuestInit, "init"},
 		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids, Disk: p.Limits.Disk,
 		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.addCaps,
 	}, l.rootfs)

@@ -1,10 +1,11 @@
 package bottle
 
 import (
-	"github.com/bot-bottle/bottle/manifest"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/manifest"
 )
 
 const (

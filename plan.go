@@ -4,9 +4,10 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/manifest"
-	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 // Spec is what one run asks for: the command line and the caller's
@@ -54,10 +55,10 @@ type Plan struct {
 	Runtime string   `json:"runtime"` // "runsc" or "runc"
 	Command []string `json:"command"`
 	// ImageCommand: the image's own command, known when it has been pulled.
-	ImageCommand bool            `json:"image_command,omitempty"`
-	Env          []EnvVar        `json:"env"`
-	Egress       manifest.Egress `json:"egress"`
-	Proxy        Proxy           `json:"proxy"`
+	ImageCommand bool                 `json:"image_command,omitempty"`
+	Env          []provision.Variable `json:"env"`
+	Egress       manifest.Egress      `json:"egress"`
+	Proxy        Proxy                `json:"proxy"`
 	// Learn: the proxy lets everything public through.
 	Learn   bool            `json:"learn,omitempty"`
 	Network Network         `json:"network"`
@@ -72,26 +73,11 @@ type Plan struct {
 	Warnings []string  `json:"warnings"`
 	Created  time.Time `json:"-"`
 
-	skillFiles []runtime.File // their paths begin with the skill's name
-	ssh        []sshAccess    // of each entry of SSH
-	caller     caller.Caller
-	args       []string // for the image's command, while that is not known
-}
-
-// EnvVar is one variable of the agent's environment.
-type EnvVar struct {
-	Name string `json:"name"`
-	// Source tells where the value comes from: one of the Source constants.
-	// From names the caller's variable, or the file.
-	Source string `json:"source"`
-	From   string `json:"from,omitempty"`
-	// Ask is the question of a "prompt" variable.
-	Ask string `json:"ask,omitempty"`
-	// Literal is the value of a literal, which is not a secret: it stands in
-	// the manifest. Not printed all the same.
-	Literal string `json:"-"`
-	// Secret is the value of any other source.
-	Secret secret.Value `json:"-"`
+	skills  []rootfile.File       // paths begin with the skill's name
+	ssh     []provision.SSHAccess // of each entry of SSH
+	caller  caller.Caller
+	command []string // the agent's in the manifest; empty: the image's
+	args    []string // appended to the command
 }
 
 // Proxy says which proxy enforces the policy.
@@ -118,3 +104,13 @@ type Network struct {
 	// Warnings are sentences about what on the host may keep egress from working.
 	Warnings []string `json:"-"`
 }
+
+// Provisions are the files and variables that the agent finds.
+func (p *Plan) Provisions() provision.Agent {
+	return provision.Agent{
+		Hostname: names.Hostname(p.Name), Variables: p.Env, Prompt: p.Prompt, Skills: p.skills, Git: p.Git, SSH: p.ssh,
+	}
+}
+
+// Caller is the user who invoked bottle.
+func (p *Plan) Caller() caller.Caller { return p.caller }

@@ -1,9 +1,11 @@
 package bottle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/imageref"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -154,19 +157,20 @@ func (p *preparation) image(ctx context.Context) error {
 		}
 	}
 	p.plan.Image, p.plan.caller = ref, p.spec.Caller
+	p.plan.command, p.plan.args = p.agent.Command, p.spec.Args
 	info, known, err := p.lookUp(ctx, looked, source == "the manifest")
 	if err != nil {
 		return err
 	}
 	p.plan.User = info.User
-	if p.plan.Build.decidesCommand() {
+	if b := p.plan.Build; b != nil && !b.Default && b.Reason == BuildMissing {
+		known = false
+	}
+	if !known && len(p.plan.command) == 0 {
+		p.plan.Command, p.plan.ImageCommand = []string{}, true
 		return nil
 	}
-	if !known && len(p.agent.Command) == 0 {
-		p.plan.Command, p.plan.ImageCommand, p.plan.args = []string{}, true, p.spec.Args
-		return nil
-	}
-	return p.command(info)
+	return p.plan.setCommand(info)
 }
 
 // derived names the image that holds the working directory.
@@ -194,14 +198,6 @@ func imageHint(ref string, err error) error {
 		Err:  fmt.Errorf("no image %s in containerd's store: %w", imageref.Familiar(ref), err),
 		Hint: "put it there: bottle pull " + imageref.Familiar(ref),
 	}
-}
-
-func (p *preparation) command(info ImageInfo) error {
-	if len(p.agent.Command) == 0 {
-		return p.plan.setImageCommand(info, p.spec.Args)
-	}
-	p.plan.Command = slices.Concat(p.agent.Command, p.spec.Args)
-	return p.plan.promptOption()
 }
 
 func (p *preparation) runtime(ctx context.Context) error {
@@ -234,7 +230,7 @@ func (p *Plan) entriesFor(ssh []manifest.SSHHost) egress.Entries {
 }
 
 func (p *preparation) env(context.Context) (err error) {
-	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []EnvVar{}}
+	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []provision.Variable{}}
 	token := p.spec.getenv(callerToken) != ""
 	if p.spec.ForwardToken != nil {
 		token = *p.spec.ForwardToken
@@ -261,7 +257,41 @@ func (p *preparation) warn() {
 	if p.gitWarning != "" {
 		warn("%s", p.gitWarning)
 	}
-	for _, w := range append(p.skillWarnings, plan.sshWarnings()...) {
+	for _, w := range append(p.skillWarnings, provision.SSHWarnings(plan.ssh)...) {
 		warn("%s", w)
 	}
+}
+
+func (p *preparation) skills(context.Context) error {
+	s, err := provision.ReadSkills(p.spec.Caller, p.agent.Skills)
+	p.plan.Skills, p.plan.skills, p.skillWarnings = s.Names, s.Files, s.Warnings
+	return err
+}
+
+func (p *preparation) ssh(context.Context) (err error) {
+	p.plan.ssh, err = provision.ResolveSSH(p.spec.Caller, filepath.Dir(p.plan.Manifest), p.bottle.SSH, p.spec.NoInput)
+	for _, a := range p.plan.ssh {
+		p.plan.SSH = append(p.plan.SSH, a.Host)
+	}
+	return err
+}
+
+// git takes the identity from the manifest. What that leaves out is the invoking
+// user's, as git reports it in their working directory.
+func (p *preparation) git(ctx context.Context) error {
+	g := manifest.Git{}
+	if p.bottle.Git != nil {
+		g = *p.bottle.Git
+	}
+	if g.Name == "" || g.Email == "" {
+		own, err := provision.GitIdentity(ctx, p.spec.Caller)
+		if err != nil {
+			p.gitWarning = fmt.Sprintf("git has no identity in the bottle: %v; give the bottle git: {name: …, email: …}", err)
+		}
+		g.Name, g.Email = cmp.Or(g.Name, own.Name), cmp.Or(g.Email, own.Email)
+	}
+	if g != (manifest.Git{}) {
+		p.plan.Git = &g
+	}
+	return nil
 }

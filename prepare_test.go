@@ -16,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 func TestPrepareDefaults(t *testing.T) {
@@ -25,10 +26,10 @@ func TestPrepareDefaults(t *testing.T) {
 	if got.Created.IsZero() {
 		t.Error("no time")
 	}
-	got.Created, got.caller = s.good().Created, caller.Caller{}
+	got.Created, got.caller, got.command = s.good().Created, caller.Caller{}, nil
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
-		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []EnvVar{},
+		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []provision.Variable{},
 		Egress: manifest.Egress{Allow: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
 		Network: Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: s.host.warnings},
 		Limits:  manifest.Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30}, Skills: []string{}, SSH: []manifest.SSHHost{},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -81,13 +82,13 @@ func TestPrepareSSHKeys(t *testing.T) {
 	want := []string{s.path("home/.ssh/a"), s.path("work/keys/b"), s.path("home/.ssh/a"), ""}
 	plan := s.good()
 	for i, h := range plan.SSH {
-		if h.IdentityFile != want[i] || len(plan.ssh[i].hostKeys) != 1 || sshagent.Line(plan.ssh[i].hostKeys[0]) != testHostKey {
-			t.Errorf("%s: got %s and host keys %v", h.Host, h.IdentityFile, plan.ssh[i].hostKeys)
+		if h.IdentityFile != want[i] || len(plan.ssh[i].HostKeys()) != 1 || sshagent.Line(plan.ssh[i].HostKeys()[0]) != testHostKey {
+			t.Errorf("%s: got %s and host keys %v", h.Host, h.IdentityFile, plan.ssh[i].HostKeys())
 		}
 	}
-	keys := plan.agentKeys()
+	keys := provision.SSHKeys(plan.ssh)
 	if len(keys) != 2 || len(keys[0].Hosts) != 2 || len(keys[1].Hosts) != 1 || keys[1].Hosts[0].User != "u" ||
-		sshagent.Line(keys[0].Public) != testPublic(t) || len(plan.Locked()) != 0 || len(plan.Warnings) != 0 {
+		sshagent.Line(keys[0].Public) != testPublic(t) || len(provision.LockedKeys(plan.ssh)) != 0 || len(plan.Warnings) != 0 {
 		t.Errorf("keys %v, warnings %q", keys, plan.Warnings)
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o640)
@@ -111,7 +112,7 @@ func TestPrepareSSHMistakes(t *testing.T) {
 		set    func(s *scene)
 		want   []string
 	}{
-		"too large":            {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", maxKey+1), 0o600) }, []string{"larger than 65536 bytes"}},
+		"too large":            {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", (64 << 10)+1), 0o600) }, []string{"larger than 65536 bytes"}},
 		"not there":            {private, func(*scene) {}, []string{"the ssh key of a: there is no file"}},
 		"a folder":             {private, func(s *scene) { s.mkdir("home/.ssh/a") }, []string{"is no regular file"}},
 		"no key":               {private, func(s *scene) { s.write("home/.ssh/a", "hunter2", 0o600) }, []string{"is no private key that can be read"}},
@@ -139,18 +140,18 @@ func TestUnlock(t *testing.T) {
 	s := newScene(t, `ssh: [{Host: a, HostKey: `+testHostKey+`, IdentityFile: ~/.ssh/a}]`, "")
 	s.write("home/.ssh/a", testPEM(t, 1, "open sesame"), 0o600)
 	plan := s.good()
-	if got := plan.Locked(); len(got) != 1 || got[0] != s.path("home/.ssh/a") || len(plan.agentKeys()) != 0 {
+	if got := provision.LockedKeys(plan.ssh); len(got) != 1 || got[0] != s.path("home/.ssh/a") || len(provision.SSHKeys(plan.ssh)) != 0 {
 		t.Fatalf("locked %q", got)
 	}
-	if err := plan.Unlock(plan.Locked()[0], secret.New("wrong")); err == nil || !strings.Contains(err.Error(), "incorrect passphrase") {
+	if err := plan.Answer(plan.Questions()[0], secret.New("wrong")); err == nil || !strings.Contains(err.Error(), "incorrect passphrase") {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
-	if err := plan.Unlock(plan.Locked()[0], secret.New("open sesame")); err != nil || len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {
-		t.Errorf("the right passphrase: %v, locked %q", err, plan.Locked())
+	if err := plan.Answer(plan.Questions()[0], secret.New("open sesame")); err != nil || len(provision.LockedKeys(plan.ssh)) != 0 || len(provision.SSHKeys(plan.ssh)) != 1 {
+		t.Errorf("the right passphrase: %v, locked %q", err, provision.LockedKeys(plan.ssh))
 	}
 	s.ownAgent(1)
 	s.spec.NoInput = true
-	if plan := s.good(); len(plan.Locked()) != 0 || len(plan.agentKeys()) != 1 {
+	if plan := s.good(); len(provision.LockedKeys(plan.ssh)) != 0 || len(provision.SSHKeys(plan.ssh)) != 1 {
 		t.Error("the caller's agent has it, and it is asked for")
 	}
 	if strings.Contains(planJSON(t, plan), "PRIVATE KEY") {
@@ -164,8 +165,10 @@ func TestSSHConfig(t *testing.T) {
 	s.write("home/.ssh/b", testPEM(t, 2, "pw"), 0o600)
 	plan := s.good()
 	files := map[string]string{}
-	for _, f := range plan.sshGuestFiles() {
-		files[f.name] = string(f.data)
+	for _, f := range plan.Provisions().GuestFiles(provision.Image{}) {
+		if name, ok := strings.CutPrefix(f.Name, "ssh/"); ok {
+			files[name] = string(f.Data)
+		}
 	}
 	if files["key-1-1.pub"] != testPublic(t)+"\n" || files["key-2"] == "" ||
 		files["known_hosts"] != "git.test "+testHostKey+"\n[git.test]:2222 "+testHostKey+"\n" {
@@ -207,9 +210,9 @@ func TestSSHConfig(t *testing.T) {
 func TestSSHConfigNames(t *testing.T) {
 	s := newScene(t, `ssh: [{Host: work, HostName: git.test, User: a, HostKey: `+testHostKey+`}, {Host: git.test, User: b, HostKey: `+testHostKey+`}, {Host: again, HostName: git.test, User: c, HostKey: `+testHostKey+`}, {Host: other, HostName: x.test, HostKey: `+testHostKey+`}, {Host: third, HostName: x.test, User: d, HostKey: `+testHostKey+`}]`, "")
 	config := t.TempDir() + "/config"
-	for _, f := range s.good().sshGuestFiles() {
-		if f.name == "config" {
-			if err := os.WriteFile(config, f.data, 0o600); err != nil {
+	for _, f := range s.good().Provisions().GuestFiles(provision.Image{}) {
+		if f.Name == "ssh/config" {
+			if err := os.WriteFile(config, f.Data, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -219,7 +222,7 @@ func TestSSHConfigNames(t *testing.T) {
 			t.Errorf("%s: no %q in\n%s", host, want, got)
 		}
 	}
-	if got := sshView(t, config, "x.test"); !strings.Contains(got, "\nidentityagent "+guestSSHSocket) || strings.Contains(got, "\nuser d\n") {
+	if got := sshView(t, config, "x.test"); !strings.Contains(got, "\nidentityagent "+provision.GuestSSHSocket) || strings.Contains(got, "\nuser d\n") {
 		t.Errorf("x.test is not the first entry's:\n%s", got)
 	}
 }

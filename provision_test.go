@@ -1,7 +1,6 @@
 package bottle
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -13,7 +12,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/provision"
+
 	"github.com/bot-bottle/bottle/manifest"
 )
 
@@ -42,7 +42,7 @@ func TestPromptOption(t *testing.T) {
 	s := newScene(t, "", "command: [claude], prompt: x")
 	for _, arg := range []string{"--append-system-prompt", "--append-system-prompt-file=/x"} {
 		s.spec.Args = []string{arg}
-		s.bad(`agent "impl" has a prompt`, "keep one")
+		s.bad(`agent "impl": the prompt conflicts with the option --append-system-prompt`, "remove the prompt")
 	}
 }
 
@@ -59,7 +59,7 @@ func TestSkillFiles(t *testing.T) {
 	}
 	got := map[string]string{}
 	plan := s.good()
-	for _, f := range plan.skillFiles {
+	for _, f := range plan.skills {
 		got[f.Path+" "+f.Mode.String()] = string(f.Data)
 	}
 	want := map[string]string{
@@ -88,7 +88,7 @@ func TestSkillElsewhere(t *testing.T) {
 	if err := os.Symlink(s.path("elsewhere"), s.path("home/.claude/skills/review")); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.good().skillFiles; len(got) != 2 || got[1].Path != "review/SKILL.md" {
+	if got := s.good().skills; len(got) != 2 || got[1].Path != "review/SKILL.md" {
 		t.Errorf("got %v", got)
 	}
 }
@@ -107,7 +107,7 @@ func TestSkillErrors(t *testing.T) {
 		"a link to itself":          {link("x"), "too many levels"},
 		"a link to a folder above":  {link("."), "too many levels"},
 		"a FIFO":                    {func(_ *scene, at string) error { return syscall.Mkfifo(at, 0o644) }, "no regular file"},
-		"a large file":              {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, maxSkillBytes+1), 0o644) }, "larger than 16MiB"},
+		"a large file":              {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, (16 << 20)+1), 0o644) }, "larger than 16MiB"},
 		"what its user cannot read": {unreadable4242, "you may not read it"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -130,7 +130,7 @@ func unreadable4242(s *scene, at string) error {
 func TestSkillCount(t *testing.T) {
 	s := newScene(t, "", "skills: [review]")
 	s.mkdir("home/.claude/skills/review")
-	for i := range maxSkillFiles {
+	for i := range 1000 {
 		s.write("home/.claude/skills/review/"+strings.Repeat("x", 1+i%200)+"/"+string(rune('a'+i/200)), "", 0o644)
 	}
 	s.bad("more than 1000 files")
@@ -199,7 +199,7 @@ func TestGitIdentityOfAnother(t *testing.T) {
 	identity := func(dir string) manifest.Git {
 		t.Helper()
 		s.spec.Caller.WorkDir = dir
-		g, err := gitIdentity(t.Context(), s.spec.Caller)
+		g, err := provision.GitIdentity(t.Context(), s.spec.Caller)
 		if err != nil {
 			t.Error(err)
 		}
@@ -213,82 +213,7 @@ func TestGitIdentityOfAnother(t *testing.T) {
 		t.Errorf("in root's folder: %+v", got)
 	}
 	give(0)
-	if g, err := gitIdentity(t.Context(), s.spec.Caller); g != (manifest.Git{}) {
+	if g, err := provision.GitIdentity(t.Context(), s.spec.Caller); g != (manifest.Git{}) {
 		t.Errorf("of a home that is root's: %+v, %v", g, err)
-	}
-}
-
-// TestGitConfig has the real git read what was written.
-func TestGitConfig(t *testing.T) {
-	want := manifest.Git{Name: "A \"Quoted\" \\ Pers;on #1\nbelow", Email: " sp@ce.test "}
-	for name, old := range map[string]string{
-		"none": "", "the image's": "[user]\n\tname = Image\n[alias]\n\tst = status", "continued": "[a]\nb = \"c\"\n",
-	} {
-		t.Run(name, func(t *testing.T) {
-			file := gitFiles("/home/x", &want)[0]
-			if file.Path != "/home/x/.gitconfig" {
-				t.Errorf("at %s", file.Path)
-			}
-			data, err := file.Edit([]byte(old))
-			if err != nil {
-				t.Fatal(err)
-			}
-			path := filepath.Join(t.TempDir(), "config")
-			if err := os.WriteFile(path, data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			for key, value := range map[string]string{"user.name": want.Name, "user.email": want.Email, "safe.directory": "*"} {
-				out, err := exec.Command("git", "config", "--file", path, "--null", "--get", key).Output()
-				if err != nil || string(out) != value+"\x00" {
-					t.Errorf("%s: %q, %v", key, out, err)
-				}
-			}
-			if err := exec.Command("git", "config", "--file", path, "--get", "alias.st").Run(); (err == nil) != strings.Contains(old, "alias") {
-				t.Errorf("the image's own: %v", err)
-			}
-		})
-	}
-}
-
-func TestClaudeFiles(t *testing.T) {
-	files := claudeFiles(claudePlaces("/home/x"), "/workspace")
-	if files[0].Path != "/home/x/.claude.json" || files[1].Path != "/home/x/.claude/settings.json" {
-		t.Errorf("at %s and %s", files[0].Path, files[1].Path)
-	}
-	if at := claudeConfigDir("/c"); at != (places{"/c/.claude.json", "/c/settings.json", "/c/skills"}) {
-		t.Errorf("with CLAUDE_CONFIG_DIR: %+v", at)
-	}
-	for name, c := range map[string]struct {
-		file      int
-		old, want string
-	}{
-		"no state":       {0, "", `{"hasCompletedOnboarding":true,"projects":{"/workspace":{"hasTrustDialogAccepted":true}}}`},
-		"a state":        {0, `{"big":12345678901234567890,"hasCompletedOnboarding":false,"projects":{"/workspace":{"history":[1]},"/x":{}}}`, `{"big":12345678901234567890,"hasCompletedOnboarding":true,"projects":{"/workspace":{"history":[1],"hasTrustDialogAccepted":true},"/x":{}}}`},
-		"null":           {0, "null", `{"hasCompletedOnboarding":true,"projects":{"/workspace":{"hasTrustDialogAccepted":true}}}`},
-		"no settings":    {1, "\n", `{"skipDangerousModePermissionPrompt":true}`},
-		"settings":       {1, `{"model":"x"}`, `{"model":"x","skipDangerousModePermissionPrompt":true}`},
-		"settings as is": {1, `{"skipDangerousModePermissionPrompt":false}`, `{"skipDangerousModePermissionPrompt":false}`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			data, err := files[c.file].Edit([]byte(c.old))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got, want any
-			if err := json.Unmarshal(data, &got); err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal([]byte(c.want), &want); err != nil {
-				t.Fatal(err)
-			}
-			if !reflect.DeepEqual(got, want) || strings.Contains(c.old, "1234567890") && !strings.Contains(string(data), "12345678901234567890") {
-				t.Errorf("got %s", data)
-			}
-		})
-	}
-	for _, bad := range []string{"[]", "{", `{"projects":[]}`, "text"} {
-		if data, err := files[0].Edit([]byte(bad)); err == nil || hint.Of(err) == "" {
-			t.Errorf("%s: %s, %v", bad, data, err)
-		}
 	}
 }

@@ -97,11 +97,6 @@ func (l *launch) writeProxyFiles(context.Context) error {
 // more: the name may have got another image since the plan was made.
 func (l *launch) makeProxyRoot(ctx context.Context) error {
 	p := l.plan.Proxy
-	if p.Pull {
-		if _, err := l.e.pull(ctx, p.Image, l.plan.caller); err != nil {
-			return err
-		}
-	}
 	info, err := l.e.Image(ctx, p.Image)
 	if err != nil {
 		return err

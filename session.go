@@ -10,16 +10,16 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/bot-bottle/bottle/internal/secret"
-	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
+
 	"github.com/bot-bottle/bottle/runtime"
 )
 
 // SessionConfig describes a process to run in a bottle.
 type SessionConfig struct {
 	Command  []string
-	Env      []EnvVar // over the bottle's
-	Dir      string   // empty: the image's working directory
+	Env      []provision.Variable // over the bottle's
+	Dir      string               // empty: the image's working directory
 	Terminal bool
 	Width    uint16 // of the terminal, in cells
 	Height   uint16
@@ -57,7 +57,7 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 	}
 	guest := filepath.Join(e.dir(name), "guest")
 	s := &Session{}
-	files := []string{guestEnv}
+	files := []string{provision.GuestEnv}
 	if len(cfg.Env) > 0 {
 		inside, err := s.storeEnv(guest, cfg.Env)
 		if err != nil {
@@ -85,7 +85,7 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 // command can ask for it: runsc's shim cannot. And it goes to the folder to begin
 // in, as the runtime must not (runtime/spec.go).
 func guestArgs(files []string, workDir string, cfg SessionConfig) []string {
-	args := []string{guestInit, "exec"}
+	args := []string{provision.GuestInit, "exec"}
 	for _, f := range files {
 		args = append(args, "--env-file", f)
 	}
@@ -101,12 +101,9 @@ func guestArgs(files []string, workDir string, cfg SessionConfig) []string {
 	return append(append(args, "--"), cfg.Command...)
 }
 
-// workDirFile holds the image's working directory, in the guest's folder.
-const workDirFile = "workdir"
-
 // workDir is empty for a bottle that another version has launched.
 func workDir(guest string) string {
-	data, _ := os.ReadFile(filepath.Join(guest, workDirFile))
+	data, _ := os.ReadFile(filepath.Join(guest, provision.WorkDirFile))
 	return string(data)
 }
 
@@ -119,7 +116,7 @@ func terminalEnv(cfg SessionConfig) []string {
 
 // storeEnv keeps a session's own variables beside the bottle's, owned as they
 // are, and returns the file's path inside.
-func (s *Session) storeEnv(guest string, vars []EnvVar) (string, error) {
+func (s *Session) storeEnv(guest string, vars []provision.Variable) (string, error) {
 	fi, err := os.Stat(filepath.Join(guest, "env"))
 	if err != nil {
 		return "", fmt.Errorf("store the session's environment: %w: %w", ErrNotRunning, err)
@@ -127,12 +124,11 @@ func (s *Session) storeEnv(guest string, vars []EnvVar) (string, error) {
 	owner := fi.Sys().(*syscall.Stat_t)
 	name := "env-" + rand.Text()
 	s.envFile = filepath.Join(guest, name)
-	for i, v := range vars {
-		if v.Source == manifest.SourceLiteral {
-			vars[i].Secret = secret.New(v.Literal)
-		}
+	f := provision.GuestFile{Mode: 0o400, Data: provision.EnvFile(vars), Private: true}
+	if err := writeGuestFile(s.envFile, f, int(owner.Uid), int(owner.Gid)); err != nil {
+		return "", fmt.Errorf("store the session's environment: %w", err)
 	}
-	return guestDir + "/" + name, writeEnvFile(s.envFile, vars, int(owner.Uid), int(owner.Gid))
+	return provision.GuestDir + "/" + name, nil
 }
 
 func (s *Session) forget() error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/sshagent"
 )
@@ -31,7 +32,7 @@ func (l *launch) startRelay(ctx context.Context) error {
 	stdout, outside := io.Pipe()
 	var stderr bytes.Buffer
 	s, err := l.e.rt.Exec(ctx, l.plan.Name, runtime.SessionConfig{
-		Args: []string{guestInit, "agent", guestSSHSocket}, Stdin: inside, Stdout: outside, Stderr: &stderr,
+		Args: []string{provision.GuestInit, "agent", provision.GuestSSHSocket}, Stdin: inside, Stdout: outside, Stderr: &stderr,
 	})
 	if err != nil {
 		return fmt.Errorf("start ssh agent relay: %w", err)
@@ -44,7 +45,7 @@ func (l *launch) startRelay(ctx context.Context) error {
 		l.e.log.Debug("ssh agent relay ended", "code", code, "error", err)
 	}()
 	go func() {
-		agent := sshagent.New(l.plan.agentKeys(), l.e.log)
+		agent := sshagent.New(provision.SSHKeys(l.plan.Provisions().SSH), l.e.log)
 		err := agent.Relay(context.WithoutCancel(ctx), stdout, stdin, func() { close(ready) })
 		l.e.log.Debug("ssh agent ended", "error", err)
 		// Closing its standard input ends the sandbox process.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/bot-bottle/bottle/provision"
+
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
@@ -47,12 +49,12 @@ func (f *envFlags) read(a *app) ([]bottle.EnvArg, error) {
 		return nil
 	}
 	for _, path := range f.files {
-		if err := add(bottle.SourceEnvFile, path, func() (*os.File, error) { return os.Open(path) }); err != nil {
+		if err := add(provision.SourceEnvFile, path, func() (*os.File, error) { return os.Open(path) }); err != nil {
 			return nil, err
 		}
 	}
 	for _, fd := range f.descriptors {
-		if err := add(bottle.SourceDescriptor, strconv.Itoa(fd), func() (*os.File, error) { return descriptor(fd) }); err != nil {
+		if err := add(provision.SourceDescriptor, strconv.Itoa(fd), func() (*os.File, error) { return descriptor(fd) }); err != nil {
 			return nil, err
 		}
 	}

@@ -8,12 +8,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bot-bottle/bottle/provision"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/secret"
-	"github.com/bot-bottle/bottle/manifest"
 )
 
 type runFlags struct {
@@ -114,12 +115,11 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 // launchAndTalk holds the bottle's whole life. Whatever happens in between, the
 // bottle is removed, and the first thing that went wrong is what is reported.
 func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (err error) {
-	progress := "auto"
+	options := bottle.ImageOptions{Progress: "auto", Out: a.stderr, Wait: func() { a.note(textBuildWaits) }}
 	if a.quiet {
-		progress = "quiet"
+		options.Progress = "quiet"
 	}
-	err = e.Build(a.ctx, plan, progress, a.stderr, dockerConfig(), func() { a.note(textBuildWaits) })
-	if err != nil {
+	if plan, err = e.ProvideImages(a.ctx, plan, options); err != nil {
 		return err
 	}
 	b, err := e.Launch(a.ctx, plan)
@@ -157,36 +157,30 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 	return err
 }
 
-// askSecrets asks for the variables that the manifest has asked at launch.
+// askSecrets asks for the values that the plan needs: variables and passphrases.
 func (a *app) askSecrets(plan *bottle.Plan) error {
-	for i, v := range plan.Env {
-		if v.Source != manifest.SourcePrompt {
-			continue
+	for _, q := range plan.Questions() {
+		text := q.Ask
+		if q.KeyFile != "" {
+			text = fmt.Sprintf(textPassphrase, q.KeyFile)
 		}
-		s, err := a.readSecret(v.Ask)
-		if err != nil {
-			return err
-		}
-		plan.Env[i].Secret = secret.New(s)
-	}
-	for _, file := range plan.Locked() {
-		if err := a.unlock(plan, file); err != nil {
+		if err := a.answer(plan, q, text); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// passphraseTries is how often ssh asks, too.
+// passphraseTries is how often a passphrase may be entered, as with ssh.
 const passphraseTries = 3
 
-func (a *app) unlock(plan *bottle.Plan, file string) (err error) {
+func (a *app) answer(plan *bottle.Plan, q bottle.Question, text string) (err error) {
 	for range passphraseTries {
 		var s string
-		if s, err = a.readSecret(fmt.Sprintf(textPassphrase, file)); err != nil {
+		if s, err = a.readSecret(text); err != nil {
 			return err
 		}
-		if err = plan.Unlock(file, secret.New(s)); !errors.Is(err, bottle.ErrPassphrase) {
+		if err = plan.Answer(q, secret.New(s)); !errors.Is(err, provision.ErrPassphrase) {
 			return err
 		}
 	}

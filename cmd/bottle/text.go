@@ -18,6 +18,8 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/bot-bottle/bottle/provision"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
@@ -211,7 +213,7 @@ func variables(env []manifest.EnvDescription) []string {
 	return out
 }
 
-func plannedEnv(env []bottle.EnvVar) []manifest.EnvDescription {
+func plannedEnv(env []provision.Variable) []manifest.EnvDescription {
 	out := make([]manifest.EnvDescription, len(env))
 	for i, v := range env {
 		out[i] = manifest.EnvDescription{Name: v.Name, Source: v.Source, From: v.From, Ask: v.Ask}

@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/bot-bottle/bottle/provision"
+
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
@@ -31,11 +33,11 @@ func fullPlan() *bottle.Plan {
 		Agent: "impl", Bottle: "dev", Manifest: "/home/me/work/bottle.yaml", Name: "claude-bottle-impl",
 		Image: "docker.io/library/claude-bottle:latest", Runtime: "runc",
 		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
-		Env: []bottle.EnvVar{
+		Env: []provision.Variable{
 			{Name: "LOG_LEVEL", Source: manifest.SourceLiteral, Literal: "hunter2"},
 			{Name: "GITHUB_TOKEN", Source: manifest.SourceForwarded, From: "GITHUB_TOKEN", Secret: secret.New("hunter2")},
 			{Name: "NPM_TOKEN", Source: manifest.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: secret.New("hunter2")},
-			{Name: "GIVEN", Source: bottle.SourceArgument, Secret: secret.New("hunter2")},
+			{Name: "GIVEN", Source: provision.SourceArgument, Secret: secret.New("hunter2")},
 			{Name: "API_KEY", Source: manifest.SourcePrompt, Ask: "API key"},
 			{Name: "KEY", Source: manifest.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
 		},

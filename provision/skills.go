@@ -1,7 +1,6 @@
-package bottle
+package provision
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/internal/rootfile"
 )
 
 // Bounds of one skill. A skill is text and a few scripts; what is larger is a
@@ -28,27 +27,36 @@ const (
 	maxSkillDepth = 12
 )
 
-// skills reads the agent's skills from the invoking user's folder. They are kept
-// as they were then: what is shown is what is put into the bottle.
-func (p *preparation) skills(context.Context) error {
+// Skills are the skills of an agent as they were read: later changes of the user's
+// files do not reach the bottle.
+type Skills struct {
+	Names    []string
+	Files    []rootfile.File // paths begin with the skill's name
+	Warnings []string
+}
+
+// ReadSkills reads skills by name from the invoking user's ~/.claude/skills, with the
+// rights of that user. The error reports all skills that cannot be read.
+func ReadSkills(c caller.Caller, list []string) (Skills, error) {
+	out := Skills{Names: []string{}}
 	var problems hint.Problems
-	for _, name := range p.agent.Skills {
-		if slices.Contains(p.plan.Skills, name) {
+	for _, name := range list {
+		if slices.Contains(out.Names, name) {
 			continue
 		}
-		dir := filepath.Join(p.spec.Caller.Home, ".claude", "skills", name)
-		s := skill{name: name, caller: p.spec.Caller}
+		dir := filepath.Join(c.Home, ".claude", "skills", name)
+		s := skill{name: name, caller: c}
 		if err := s.read(dir); err != nil {
 			problems.Add(err)
 			continue
 		}
-		if !slices.ContainsFunc(s.files, func(f runtime.File) bool { return strings.EqualFold(f.Path, name+"/SKILL.md") }) {
-			p.skillWarnings = append(p.skillWarnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: Claude Code will not know it", name, dir))
+		if !slices.ContainsFunc(s.files, func(f rootfile.File) bool { return strings.EqualFold(f.Path, name+"/SKILL.md") }) {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: Claude Code will not know it", name, dir))
 		}
-		p.plan.Skills = append(p.plan.Skills, name)
-		p.plan.skillFiles = append(p.plan.skillFiles, s.files...)
+		out.Names = append(out.Names, name)
+		out.Files = append(out.Files, s.files...)
 	}
-	return problems.Err()
+	return out, problems.Err()
 }
 
 // skill is one that is being read. Its links are followed, and only within it:
@@ -57,7 +65,7 @@ type skill struct {
 	name   string
 	caller caller.Caller
 	root   *os.Root
-	files  []runtime.File
+	files  []rootfile.File
 	bytes  int64
 }
 
@@ -136,7 +144,7 @@ func (s *skill) content(name string) ([]byte, error) {
 }
 
 func (s *skill) add(name string, mode fs.FileMode, data []byte) error {
-	s.files = append(s.files, runtime.File{Path: path.Join(s.name, name), Mode: mode, Data: data})
+	s.files = append(s.files, rootfile.File{Path: path.Join(s.name, name), Mode: mode, Data: data})
 	if s.bytes += int64(len(data)); s.bytes > maxSkillBytes || len(s.files) > maxSkillFiles {
 		return fmt.Errorf("skill '%s' is larger than %s or has more than %d files: take out what the agent does not need",
 			s.name, units.BytesSize(maxSkillBytes), maxSkillFiles)
@@ -179,9 +187,9 @@ func (s *skill) bad(name string, err error) error {
 	return fmt.Errorf("skill '%s': %s: %w", s.name, name, err)
 }
 
-// skillsIn are the files of skills in their folder inside.
-func skillsIn(dir string, files []runtime.File) []runtime.File {
-	var out []runtime.File
+// skillFiles are the files of skills in their directory inside.
+func skillFiles(dir string, files []rootfile.File) []rootfile.File {
+	var out []rootfile.File
 	for _, f := range files {
 		f.Path = path.Join(dir, f.Path)
 		out = append(out, f)

@@ -1,4 +1,4 @@
-package bottle
+package provision
 
 import (
 	"bytes"
@@ -13,41 +13,16 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/manifest"
-	"github.com/bot-bottle/bottle/runtime"
 )
 
 // gitTime bounds how long the caller's git may take to answer.
 const gitTime = 15 * time.Second
 
-// git takes the identity from the manifest; what it leaves out is what git says
-// that the invoking user is, in the folder that they are in.
-func (p *preparation) git(ctx context.Context) error {
-	g := manifest.Git{}
-	if p.bottle.Git != nil {
-		g = *p.bottle.Git
-	}
-	if g.Name == "" || g.Email == "" {
-		own, err := gitIdentity(ctx, p.spec.Caller)
-		if err != nil {
-			p.gitWarning = fmt.Sprintf("git has no identity in the bottle: %v; give the bottle git: {name: …, email: …}", err)
-		}
-		if g.Name == "" {
-			g.Name = own.Name
-		}
-		if g.Email == "" {
-			g.Email = own.Email
-		}
-	}
-	if g != (manifest.Git{}) {
-		p.plan.Git = &g
-	}
-	return nil
-}
-
-// gitIdentity asks git, as the user, so that their files, includes and
+// GitIdentity asks git, as the user, so that their files, includes and
 // conditions count as git has them. A host without git has no identity.
-func gitIdentity(ctx context.Context, c caller.Caller) (manifest.Git, error) {
+func GitIdentity(ctx context.Context, c caller.Caller) (manifest.Git, error) {
 	g, err := gitIdentityIn(ctx, c, c.WorkDir)
 	if errors.Is(err, fs.ErrPermission) { // a folder that is root's
 		return gitIdentityIn(ctx, c, "/")
@@ -108,7 +83,7 @@ func parseIdentity(out string) manifest.Git {
 // gitFiles add to the image's own ~/.gitconfig, at its end, where it goes over
 // what stands before. All folders are safe: nobody but the agent is in its
 // sandbox, whoever owns the files that its image brought.
-func gitFiles(home string, g *manifest.Git) []runtime.File {
+func gitFiles(home string, g *manifest.Git) []rootfile.File {
 	edit := func(old []byte) ([]byte, error) {
 		out := bytes.Clone(old)
 		if len(out) > 0 && out[len(out)-1] != '\n' {
@@ -126,7 +101,7 @@ func gitFiles(home string, g *manifest.Git) []runtime.File {
 		}
 		return out, nil
 	}
-	return []runtime.File{{Path: path.Join(home, ".gitconfig"), Mode: 0o644, Edit: edit}}
+	return []rootfile.File{{Path: path.Join(home, ".gitconfig"), Mode: 0o644, Edit: edit}}
 }
 
 // gitQuoted is a value as git's configuration has it (git-config(1), Syntax).

@@ -1,4 +1,4 @@
-package bottle
+package provision
 
 import (
 	"bytes"
@@ -7,7 +7,7 @@ import (
 	"path"
 
 	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/internal/rootfile"
 )
 
 // places are where Claude Code looks for what is its user's.
@@ -42,7 +42,7 @@ func claudeEnv(uid uint32) []string {
 // of its mode without permissions. All else that the image's files say stays.
 // That an API key may be used is said by bottle's program inside, at a session's
 // begin: it takes a part of the key, which must not lie on disk.
-func claudeFiles(at places, workDir string) []runtime.File {
+func claudeFiles(at places, workDir string) []rootfile.File {
 	state := func(old []byte) ([]byte, error) {
 		return mergeJSON(old, false, map[string]any{
 			"hasCompletedOnboarding": true,
@@ -52,7 +52,7 @@ func claudeFiles(at places, workDir string) []runtime.File {
 	settings := func(old []byte) ([]byte, error) {
 		return mergeJSON(old, true, map[string]any{"skipDangerousModePermissionPrompt": true})
 	}
-	return []runtime.File{
+	return []rootfile.File{
 		{Path: at.state, Mode: 0o600, Edit: state},
 		{Path: at.settings, Mode: 0o600, Edit: settings},
 	}

@@ -1,0 +1,86 @@
+package bottle
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
+)
+
+// Pending reports whether an image must be built or pulled before the plan is
+// complete, see WithImages.
+func (p *Plan) Pending() bool { return p.Build != nil || p.Pull != "" || p.Proxy.Pull }
+
+// WithImages returns the plan completed with the images that were built or pulled: the
+// agent's image, or its base with a working directory, and the proxy's, nil for the
+// built-in proxy. It sets the user, the digest of the proxy's image and the command of
+// an agent that has none in the manifest. The receiver is left as it is.
+func (p *Plan) WithImages(agent ImageInfo, proxy *ImageInfo) (*Plan, error) {
+	done := *p
+	done.Build, done.Pull, done.Proxy.Pull = nil, "", false
+	done.User = agent.User
+	if proxy != nil {
+		done.Proxy.Digest = proxy.Digest
+	}
+	return &done, done.setCommand(agent)
+}
+
+// setCommand decides the agent's command: that of the manifest or else of the image,
+// then the arguments, and the option for the prompt.
+func (p *Plan) setCommand(info ImageInfo) error {
+	command := p.command
+	if len(command) == 0 {
+		command = slices.Concat(info.Entrypoint, info.Cmd)
+	}
+	if len(command) == 0 {
+		return &hint.Error{
+			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.Agent),
+			Hint: "give the agent a command in the manifest",
+		}
+	}
+	command, err := provision.PromptOption(slices.Concat(command, p.args), p.Prompt)
+	if err != nil {
+		return hint.Wrap(err, fmt.Sprintf("agent %q", p.Agent))
+	}
+	p.Command, p.ImageCommand = command, false
+	return nil
+}
+
+// Question is a value that the user must enter before launch, without echo.
+type Question struct {
+	Variable string // to set; empty for a passphrase
+	Ask      string // the manifest's question
+	KeyFile  string // the private key that a passphrase opens
+}
+
+// Questions are the values that are still to be asked, in the order to ask them in.
+func (p *Plan) Questions() []Question {
+	var out []Question
+	for _, v := range p.Env {
+		if v.Source == manifest.SourcePrompt {
+			out = append(out, Question{Variable: v.Name, Ask: v.Ask})
+		}
+	}
+	for _, file := range provision.LockedKeys(p.ssh) {
+		out = append(out, Question{KeyFile: file})
+	}
+	return out
+}
+
+// Answer enters the value of a question. A passphrase is not kept; the error wraps
+// provision.ErrPassphrase if it is wrong.
+func (p *Plan) Answer(q Question, value secret.Value) error {
+	if q.KeyFile != "" {
+		return provision.UnlockKey(p.ssh, q.KeyFile, value)
+	}
+	for i, v := range p.Env {
+		if v.Name == q.Variable && v.Source == manifest.SourcePrompt {
+			p.Env[i].Secret = value
+			return nil
+		}
+	}
+	return fmt.Errorf("no question for the variable %q", q.Variable)
+}

@@ -1,0 +1,162 @@
+// Package provision decides which files and environment variables an agent finds in
+// its bottle: its prompt, skills, git identity, ssh configuration and Claude Code's
+// settings. It computes them from a plan and the image alone and writes nothing.
+//
+// Everything is in place before the agent starts, in one of two places. What may be
+// stored on disk becomes a file of the agent's root file system. Secrets, and all else
+// that must not reach a disk, go to the guest directory, which is on tmpfs.
+package provision
+
+import (
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/bot-bottle/bottle/internal/rootfile"
+	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/manifest"
+)
+
+// Paths inside the agent's container. GuestDir is one directory on tmpfs, read-only
+// inside. The guest program is mounted in it; it is PID 1 and begins every session.
+const (
+	GuestDir  = "/.bottle"
+	GuestInit = GuestDir + "/init"
+	GuestEnv  = GuestDir + "/env" // secret variables
+	GuestRun  = GuestDir + "/run" // a tmpfs of the sandbox, writable by the agent
+)
+
+// WorkDirFile holds the image's working directory, in the guest directory.
+const WorkDirFile = "workdir"
+
+// Agent is what a plan says about the files and variables of its agent.
+type Agent struct {
+	Hostname  string
+	Variables []Variable
+	Prompt    string
+	Skills    []rootfile.File // paths begin with the skill's name
+	Git       *manifest.Git   // nil: no identity
+	SSH       []SSHAccess
+}
+
+// Image is what provisioning needs to know about the agent's image.
+type Image struct {
+	Home     string   // HOME of the agent's processes
+	UserHome string   // the user's home in the image's passwd file; ssh uses it
+	WorkDir  string   // absolute
+	Env      []string // NAME=VALUE
+	UID      uint32   // of the agent's user
+}
+
+// GuestFile is a file or a directory in the guest directory.
+type GuestFile struct {
+	Name string      // relative path
+	Mode fs.FileMode // fs.ModeDir for a directory
+	Data []byte
+	// Private makes the agent's user the owner; otherwise it is root.
+	Private bool
+}
+
+// RootFiles returns the files of the agent's root file system.
+func (a Agent) RootFiles(img Image) []rootfile.File {
+	home := img.Home
+	if dir, ok := a.setting(img, "HOME"); ok {
+		home = dir
+	}
+	claude := claudePlaces(home)
+	if dir, ok := a.setting(img, "CLAUDE_CONFIG_DIR"); ok {
+		claude = claudeConfigDir(dir)
+	}
+	return slices.Concat(
+		[]rootfile.File{{Path: GuestDir, Mode: fs.ModeDir | 0o755, MountPoint: true}},
+		etcFiles(a.Hostname),
+		skillFiles(claude.skills, a.Skills),
+		gitFiles(home, a.Git),
+		claudeFiles(claude, img.WorkDir),
+		sshFiles(img.UserHome),
+	)
+}
+
+// Environ returns the part of the agent's environment that may be stored: the
+// proxy's address, defaults and literal values. The manifest, the command line and
+// the image override the defaults.
+func (a Agent) Environ(img Image) []string {
+	proxy, direct := segment.ProxyURL(), "localhost,127.0.0.1"
+	env := []string{
+		"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy, "NO_PROXY=" + direct,
+		"https_proxy=" + proxy, "http_proxy=" + proxy, "no_proxy=" + direct,
+		// Node's fetch uses the proxy variables only when told to.
+		"NODE_USE_ENV_PROXY=1",
+	}
+	env = append(env, promptEnv(a.Prompt)...)
+	defaults := claudeEnv(img.UID)
+	if len(SSHKeys(a.SSH)) > 0 {
+		defaults = append(defaults, "SSH_AUTH_SOCK="+GuestSSHSocket)
+	}
+	for _, kv := range defaults {
+		name, _, _ := strings.Cut(kv, "=")
+		if !a.sets(img, name) {
+			env = append(env, kv)
+		}
+	}
+	for _, v := range a.Variables {
+		if !v.IsSecret() {
+			env = append(env, v.Name+"="+v.Literal)
+		}
+	}
+	return env
+}
+
+// GuestFiles returns the content of the guest directory, parents first.
+func (a Agent) GuestFiles(img Image) []GuestFile {
+	var secrets []Variable
+	for _, v := range a.Variables {
+		if v.IsSecret() {
+			secrets = append(secrets, v)
+		}
+	}
+	files := []GuestFile{
+		{Name: "init", Mode: 0o755}, // the guest program is mounted on it
+		{Name: "run", Mode: fs.ModeDir | 0o700},
+		{Name: WorkDirFile, Mode: 0o644, Data: []byte(img.WorkDir)},
+		{Name: path.Base(GuestEnv), Mode: 0o400, Data: EnvFile(secrets), Private: true},
+	}
+	if a.Prompt != "" {
+		files = append(files, GuestFile{Name: path.Base(PromptFile), Mode: 0o600, Data: []byte(a.Prompt), Private: true})
+	}
+	return append(files, sshGuestFiles(a.SSH)...)
+}
+
+// etcFiles give the agent a host name and no resolver: the proxy resolves names.
+func etcFiles(hostname string) []rootfile.File {
+	hosts := "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + "\n"
+	return []rootfile.File{
+		{Path: "/etc/hosts", Mode: 0o644, Root: true, Data: []byte(hosts)},
+		{Path: "/etc/hostname", Mode: 0o644, Root: true, Data: []byte(hostname + "\n")},
+		{Path: "/etc/resolv.conf", Mode: 0o644, Root: true, Data: []byte("# The egress proxy resolves names.\n")},
+	}
+}
+
+// setting returns a variable that is not a secret, from the manifest or else the
+// image, if it is an absolute path.
+func (a Agent) setting(img Image, name string) (string, bool) {
+	for _, v := range a.Variables {
+		if v.Name == name && !v.IsSecret() {
+			return v.Literal, filepath.IsAbs(v.Literal)
+		}
+	}
+	for _, kv := range img.Env {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
+			return value, filepath.IsAbs(value)
+		}
+	}
+	return "", false
+}
+
+// sets reports whether the manifest, the command line or the image sets a variable.
+func (a Agent) sets(img Image, name string) bool {
+	return slices.ContainsFunc(a.Variables, func(v Variable) bool { return v.Name == name }) ||
+		slices.ContainsFunc(img.Env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+}

@@ -1,0 +1,53 @@
+package provision
+
+import (
+	"bytes"
+
+	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
+)
+
+// Sources of a variable's value on the command line, in addition to those of a
+// manifest.
+const (
+	SourceArgument   = "command line"    // -e NAME=VALUE
+	SourceEnvFile    = "env file"        // --env-file
+	SourceDescriptor = "file descriptor" // --env-from-fd
+)
+
+// Variable is one variable of an agent's environment.
+type Variable struct {
+	Name string `json:"name"`
+	// Source is where the value comes from: one of the Source constants of this
+	// package or of manifest. From names the caller's variable, or the file.
+	Source string `json:"source"`
+	From   string `json:"from,omitempty"`
+	// Ask is the question of a "prompt" variable.
+	Ask string `json:"ask,omitempty"`
+	// Literal is the value of a literal. It is not a secret, as it is written in the
+	// manifest, but not printed either.
+	Literal string `json:"-"`
+	// Secret is the value of any other source.
+	Secret secret.Value `json:"-"`
+}
+
+// IsSecret reports whether the value must not be stored: all but literals.
+func (v Variable) IsSecret() bool { return v.Source != manifest.SourceLiteral }
+
+// Value returns the value, secret or not.
+func (v Variable) Value() string {
+	if v.IsSecret() {
+		return v.Secret.Reveal()
+	}
+	return v.Literal
+}
+
+// EnvFile encodes variables for the guest program: NAME=VALUE and a NUL for each,
+// which no variable can contain (environ(7)).
+func EnvFile(vars []Variable) []byte {
+	var buf bytes.Buffer
+	for _, v := range vars {
+		buf.WriteString(v.Name + "=" + v.Value() + "\x00")
+	}
+	return buf.Bytes()
+}
