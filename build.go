@@ -12,6 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/images/buildkit"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 // DefaultBuildCache bounds what builds keep for the next one, in bytes.
@@ -83,7 +84,7 @@ type ImageOptions struct {
 
 // ProvideImages builds and pulls the images that the plan lacks, and returns the plan
 // completed with them. A build that has nothing to do shows no progress.
-func (e *Engine) ProvideImages(ctx context.Context, p *Plan, o ImageOptions) (*Plan, error) {
+func (e *Engine) ProvideImages(ctx context.Context, p *plan.Plan, o ImageOptions) (*plan.Plan, error) {
 	if !p.Pending() {
 		return p, nil
 	}
@@ -123,7 +124,7 @@ func (e *Engine) ProvideImages(ctx context.Context, p *Plan, o ImageOptions) (*P
 	return p.WithImages(agent, &proxy)
 }
 
-func buildRequest(b *BuildPlan) BuildRequest {
+func buildRequest(b *plan.Build) BuildRequest {
 	req := BuildRequest{
 		Names: []string{b.Image}, Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
 		Args: b.Args(), Labels: b.Labels(),

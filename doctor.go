@@ -15,6 +15,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -37,7 +38,7 @@ type Finding struct {
 // Doctor looks at everything on the host that a bottle needs, and at the proxies'
 // images of the manifest that spec names. It changes nothing but a scratch folder
 // that it removes.
-func Doctor(ctx context.Context, cfg Config, spec Spec) []Finding {
+func Doctor(ctx context.Context, cfg Config, spec plan.Spec) []Finding {
 	d := &doctor{cfg: cfg}
 	d.privilege()
 	d.tmpfs()

@@ -10,13 +10,14 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/distribution/reference"
 )
 
 // proxyImages looks at the image of each bottle of the manifest whose proxy is
 // pipelock's, and asks for its digest where the manifest does not have it: without
 // one it is whatever a registry has under that name.
-func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec Spec) {
+func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec plan.Spec) {
 	const check = "proxy image"
 	m, err := spec.Manifest()
 	switch {
@@ -32,7 +33,7 @@ func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec Spec) {
 		if kind := b.Proxy.Kind; kind == manifest.ProxyPipelock || kind == "" && manifest.DefaultProxy == manifest.ProxyPipelock {
 			image := b.Proxy.Image
 			if image == "" {
-				image = DefaultPipelock
+				image = plan.DefaultPipelock
 			}
 			byImage[image] = append(byImage[image], name)
 		}
@@ -69,9 +70,9 @@ func (d *doctor) proxyImage(ctx context.Context, check string, e *Engine, manife
 		d.say(check, LevelWarn, "mend containerd first", "%s: whether containerd has it is not known", of)
 		return
 	}
-	p := &preparation{host: e, plan: &Plan{}}
-	switch _, err := p.pipelockImage(ctx, named); {
-	case errors.Is(err, ErrImageMissing):
+	p := &plan.Preparation{Host: e, Plan: &plan.Plan{}}
+	switch _, err := p.PipelockImage(ctx, named); {
+	case errors.Is(err, plan.ErrImageMissing):
 		d.say(check, LevelOK, "", "%s, is pinned, and will be pulled", of)
 	case err != nil:
 		d.say(check, LevelWarn, orText(hint.Of(err), "bottle pull "+image), "%v", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -192,15 +193,15 @@ func foldersIn(dir string) ([]string, error) {
 }
 
 // Image tells what an image in containerd's store is.
-func (e *Engine) Image(ctx context.Context, ref string) (ImageInfo, error) {
+func (e *Engine) Image(ctx context.Context, ref string) (plan.ImageInfo, error) {
 	img, err := e.images.Lookup(ctx, ref)
 	if errors.Is(err, images.ErrMissing) || errors.Is(err, images.ErrIncomplete) { // to be pulled, either
-		return ImageInfo{}, fmt.Errorf("%w: %w", ErrImageMissing, err)
+		return plan.ImageInfo{}, fmt.Errorf("%w: %w", plan.ErrImageMissing, err)
 	}
 	if err != nil {
-		return ImageInfo{}, err
+		return plan.ImageInfo{}, err
 	}
-	return ImageInfo{
+	return plan.ImageInfo{
 		Ref: img.Ref, Digest: img.Digest, Platform: img.Platform, User: img.Config.User,
 		WorkDir: img.Config.WorkingDir, Env: img.Config.Env, Entrypoint: img.Config.Entrypoint, Cmd: img.Config.Cmd,
 		Labels: img.Config.Labels,
@@ -275,12 +276,12 @@ func runDirHint(err error) error {
 }
 
 // Network tells what networks a launch would make on this host.
-func (e *Engine) Network(ctx context.Context) (Network, error) {
+func (e *Engine) Network(ctx context.Context) (plan.Network, error) {
 	info, err := e.net.Check(ctx)
 	if err != nil {
-		return Network{}, err
+		return plan.Network{}, err
 	}
-	return Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Changes: append([]string{}, info.Changes...), Warnings: info.Warnings}, nil
+	return plan.Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Changes: append([]string{}, info.Changes...), Warnings: info.Warnings}, nil
 }
 
 // teardownTime bounds a removal, which runs on a context of its own. It has room

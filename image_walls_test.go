@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/plan"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -59,7 +60,7 @@ func launchHostile(t *testing.T, e *Engine, runtimeName string) (*Bottle, error)
 	t.Helper()
 	spec := testSpec(t, hostileManifest)
 	spec.Runtime = runtimeName
-	plan, err := Prepare(t.Context(), spec, e)
+	plan, err := plan.Prepare(t.Context(), spec, e)
 	if err != nil {
 		return nil, err
 	}

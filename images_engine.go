@@ -14,6 +14,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 // ImageProgress tells how far one part of a pull, a push or a derived image is.
@@ -210,7 +211,7 @@ func pick(list []ImageStatus, name string) (ImageStatus, error) {
 	case 1:
 		return byDigest[0], nil
 	case 0:
-		return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%w: %s", ErrImageMissing, name), Hint: "bottle images lists those that are there"}
+		return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%w: %s", plan.ErrImageMissing, name), Hint: "bottle images lists those that are there"}
 	}
 	return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%d images have a digest that begins with %s", len(byDigest), name), Hint: "give a name"}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -22,7 +23,7 @@ type Bottle struct {
 	Timings *Timings
 
 	e     *Engine
-	plan  *Plan
+	plan  *plan.Plan
 	relay *sshRelay
 	agent *runtime.Task
 }
@@ -32,7 +33,7 @@ type Bottle struct {
 // that of the step that failed first. A name that was lost to somebody else
 // since the plan was made gives way to the next free one, unless it is pinned;
 // the plan is left as it was. A plan that is Pending needs ProvideImages first.
-func (e *Engine) Launch(ctx context.Context, plan *Plan) (*Bottle, error) {
+func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 	if plan.Pending() {
 		return nil, errors.New("launch: the plan's images are not provided yet")
 	}
@@ -58,7 +59,7 @@ func (e *Engine) Launch(ctx context.Context, plan *Plan) (*Bottle, error) {
 // launch is one attempt at one name.
 type launch struct {
 	e       *Engine
-	plan    *Plan
+	plan    *plan.Plan
 	dir     string
 	timings *Timings
 	undo    undo
@@ -77,7 +78,7 @@ type launch struct {
 	agent     *runtime.Task
 }
 
-func (e *Engine) launch(ctx context.Context, p *Plan, timings *Timings) (_ *Bottle, err error) {
+func (e *Engine) launch(ctx context.Context, p *plan.Plan, timings *Timings) (_ *Bottle, err error) {
 	l := &launch{
 		e: e, plan: p, dir: e.dir(p.Name), timings: timings,
 		namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),

@@ -12,13 +12,14 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
 var errInjected = errors.New("injected")
 
 // launchSteps runs one launch and notes its steps.
-func launchSteps(t *testing.T, e *Engine, plan *Plan) []string {
+func launchSteps(t *testing.T, e *Engine, plan *plan.Plan) []string {
 	t.Helper()
 	var mu sync.Mutex
 	var steps []string

@@ -7,9 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/runtime"
+
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
@@ -33,13 +37,13 @@ func openEngine(t *testing.T) *Engine {
 }
 
 // testSpec asks for an agent of a manifest that the test writes.
-func testSpec(t *testing.T, file string) Spec {
+func testSpec(t *testing.T, file string) plan.Spec {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(dir+"/bottle.yaml", []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return Spec{
+	return plan.Spec{
 		Agent: "it", Proxy: manifest.ProxyBuiltin,
 		Caller: caller.Caller{
 			Getenv:  func(string) (string, bool) { return "", false },
@@ -58,9 +62,9 @@ agents:
   it: {bottle: dev, command: [sh]}
 `
 
-func prepare(t *testing.T, e *Engine, s Spec) *Plan {
+func prepare(t *testing.T, e *Engine, s plan.Spec) *plan.Plan {
 	t.Helper()
-	plan, err := Prepare(t.Context(), s, e)
+	plan, err := plan.Prepare(t.Context(), s, e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,4 +84,12 @@ func output(t *testing.T, e *Engine, name string, command ...string) (string, in
 		t.Fatal(err)
 	}
 	return out.String(), code
+}
+
+// TestRuntimeNames compares the planner's names of runtimes with those of the package
+// that runs them: the planner does not import containerd.
+func TestRuntimeNames(t *testing.T) {
+	if plan.Runsc != runtime.RuntimeRunsc || plan.Runc != runtime.RuntimeRunc || names.ProxySuffix != runtime.ProxySuffix {
+		t.Error("the planner and the runtime package differ in a name")
+	}
 }

@@ -1,11 +1,16 @@
 package bottle
 
 import (
+	"crypto/ed25519"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/bot-bottle/bottle/sshagent"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
@@ -15,14 +20,15 @@ import (
 func TestFaultsOfSSH(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
+	key, hostKey := newKey(t)
 	s := testSpec(t, fmt.Sprintf(`
 version: 1
 bottles:
   dev: {ssh: [{Host: a, HostKey: %s, IdentityFile: key}]}
 agents:
   it: {bottle: dev, command: [sh], prompt: a prompt}
-`, testHostKey))
-	if err := os.WriteFile(filepath.Join(s.Caller.WorkDir, "key"), []byte(testPEM(t, 1, "")), 0o600); err != nil {
+`, hostKey))
+	if err := os.WriteFile(filepath.Join(s.Caller.WorkDir, "key"), key, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	plan := prepare(t, e, s)
@@ -71,4 +77,22 @@ agents:
 	default:
 		t.Error("the relay outlives the bottle")
 	}
+}
+
+// newKey creates a key pair: the private key in PEM, the public one as a line.
+func newKey(t *testing.T) (private []byte, public string) {
+	t.Helper()
+	pub, priv, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(priv, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(block), sshagent.Line(key)
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/plan"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -61,7 +62,7 @@ func (l *launch) makeAnyProxy(ctx context.Context) error {
 
 // proxyHint tells what to do about a proxy that does not run. It is not bottle's
 // to choose another.
-func proxyHint(ctx context.Context, p Proxy, err error) error {
+func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
 	// A name that is taken is not the proxy's fault, nor is another's failure.
 	if err == nil || p.Kind != manifest.ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
 		return err
@@ -90,7 +91,7 @@ func (l *launch) writeProxyFiles(context.Context) error {
 			return fmt.Errorf("write the proxy's files: %w", err)
 		}
 	}
-	return l.e.storeProxyState(l.plan.Name, l.plan.proxyState())
+	return l.e.storeProxyState(l.plan.Name, initialState(l.plan))
 }
 
 // makeProxyRoot makes pipelock's root of its image. The digest is looked at once
@@ -128,7 +129,7 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	}
 	task, err := l.e.rt.CreateProxy(ctx, runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
-		Args: l.plan.proxyState().command(), Mounts: mounts,
+		Args: initialState(l.plan).command(), Mounts: mounts,
 		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
 		Logger: l.e.cfg.Program, LogFile: l.e.proxyLog(name),
 		Labels: l.labels(runtime.RoleProxy),
@@ -155,7 +156,7 @@ func proxyCPUs(agent float64) float64 {
 // openDestinations lets the proxy reach what the policy names beside public
 // addresses, and keeps one that knows no ports to those of the policy.
 func (l *launch) openDestinations(ctx context.Context) error {
-	d, err := l.plan.proxyState().destinations()
+	d, err := initialState(l.plan).destinations()
 	if err != nil || len(d.Ports)+len(d.Private) == 0 {
 		return err
 	}

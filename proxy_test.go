@@ -14,6 +14,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 const shapeRef = "registry.test/pipelock:2.3.0"
@@ -31,7 +32,7 @@ func shapeManifest(proxy string) string {
 }
 
 // shapePlan is a plan whose proxy is that image.
-func shapePlan(t *testing.T, e *Engine) *Plan {
+func shapePlan(t *testing.T, e *Engine) *plan.Plan {
 	t.Helper()
 	spec := testSpec(t, shapeManifest("kind: pipelock, image: '"+shapeRef+"'"))
 	spec.Proxy = ""
@@ -119,11 +120,11 @@ func TestProxyImageRuns(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	digest := putShape(t, "/pipelock", "serve")
-	plan := shapePlan(t, e)
-	if plan.Proxy != (Proxy{Kind: manifest.ProxyPipelock, Image: shapeRef, Digest: digest, Version: "2.3.0"}) {
-		t.Errorf("the plan's proxy is %+v", plan.Proxy)
+	p := shapePlan(t, e)
+	if p.Proxy != (plan.Proxy{Kind: manifest.ProxyPipelock, Image: shapeRef, Digest: digest, Version: "2.3.0"}) {
+		t.Errorf("the plan's proxy is %+v", p.Proxy)
 	}
-	b, err := e.Launch(t.Context(), plan)
+	b, err := e.Launch(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,18 +223,18 @@ func TestProxyDigest(t *testing.T) {
 	digest := putShape(t, "/pipelock", "serve")
 	spec := testSpec(t, shapeManifest("image: '"+shapeRef+"@"+digest+"'"))
 	spec.Proxy = ""
-	plan := prepare(t, e, spec)
-	if !plan.Proxy.Pinned || plan.Proxy.Digest != digest || plan.Proxy.Image != shapeRef {
-		t.Errorf("the plan's proxy is %+v", plan.Proxy)
+	p := prepare(t, e, spec)
+	if !p.Proxy.Pinned || p.Proxy.Digest != digest || p.Proxy.Image != shapeRef {
+		t.Errorf("the plan's proxy is %+v", p.Proxy)
 	}
 	wrong := strings.Replace(digest, digest[7:15], "00000000", 1)
 	spec = testSpec(t, shapeManifest("image: '"+shapeRef+"@"+wrong+"'"))
 	spec.Proxy = ""
-	if _, err := Prepare(t.Context(), spec, e); err == nil || !strings.Contains(err.Error(), "is another one, "+digest) {
+	if _, err := plan.Prepare(t.Context(), spec, e); err == nil || !strings.Contains(err.Error(), "is another one, "+digest) {
 		t.Errorf("a wrong digest: %v", err)
 	}
-	plan.Proxy.Digest = wrong
-	if b, err := e.Launch(t.Context(), plan); err == nil || !strings.Contains(err.Error(), "has changed") {
+	p.Proxy.Digest = wrong
+	if b, err := e.Launch(t.Context(), p); err == nil || !strings.Contains(err.Error(), "has changed") {
 		t.Errorf("an image that changed: %v, %v", b, err)
 	}
 }

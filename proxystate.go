@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/plan"
 
 	"golang.org/x/sys/unix"
 
@@ -156,10 +157,10 @@ func (e *Engine) going(name string) bool {
 	return err == nil
 }
 
-// proxyState is the plan's, as a launch begins.
-func (p *Plan) proxyState() proxyState {
+// initialState is the state of a plan's proxy at launch.
+func initialState(p *plan.Plan) proxyState {
 	return proxyState{
-		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.entriesFor(p.SSH),
+		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),
 		Manifest: p.Manifest, Bottle: p.Bottle,
 	}
 }

@@ -3,9 +3,9 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 // configCommand groups what looks at a manifest and at nothing else: its
@@ -24,7 +24,7 @@ func (a *app) configCommand() *cobra.Command {
 // readManifest reads the manifest that a run would.
 func (a *app) readManifest() (*manifest.Manifest, caller.Caller, error) {
 	c := caller.Current()
-	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
+	m, err := plan.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
 	return m, c, err
 }
 

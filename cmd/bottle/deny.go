@@ -9,6 +9,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 func (a *app) denyCommand() *cobra.Command {
@@ -75,7 +76,7 @@ func (a *app) changePolicy(e *bottle.Engine, v policyVerb, name, entry string, s
 // saveForAgent changes the manifest alone, for an agent of it whose bottle does
 // not run; none is the error if there is no such agent either.
 func (a *app) saveForAgent(v policyVerb, agent, entry string, none error) error {
-	m, err := bottle.Spec{ManifestPath: a.manifest, Caller: caller.Current()}.Manifest()
+	m, err := plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}.Manifest()
 	if err != nil {
 		return errors.Join(none, err)
 	}

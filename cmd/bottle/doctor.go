@@ -5,6 +5,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -20,7 +21,7 @@ func (a *app) doctorCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.doctor(bottle.Doctor(a.ctx, a.config(), bottle.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
+			return a.doctor(bottle.Doctor(a.ctx, a.config(), plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -7,12 +7,12 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -35,15 +35,15 @@ func (f *envFlags) register(fs *pflag.FlagSet) {
 }
 
 // read reads all files and descriptors. All mistakes are told together.
-func (f *envFlags) read(a *app) ([]bottle.EnvArg, error) {
-	var out []bottle.EnvArg
+func (f *envFlags) read(a *app) ([]plan.EnvArg, error) {
+	var out []plan.EnvArg
 	var problems hint.Problems
 	add := func(source, from string, open func() (*os.File, error)) error {
 		text, err := a.unlessEnded(func() (string, error) { return readEnvFile(open) })
 		if err != nil {
 			return err
 		}
-		args, err := bottle.ParseEnvFile(source, from, []byte(text))
+		args, err := plan.ParseEnvFile(source, from, []byte(text))
 		out = append(out, args...)
 		problems = append(problems, hint.Split(err)...)
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 func (a *app) execCommand() *cobra.Command {
@@ -33,7 +34,7 @@ func (a *app) execCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			vars, err := bottle.ResolveEnv(c, files, env.env)
+			vars, err := plan.ResolveEnv(c, files, env.env)
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ import (
 )
 
 type runFlags struct {
-	spec                            bottle.Spec
+	spec                            plan.Spec
 	yes, dryRun, json, timings, tty bool
 	noTTY                           bool
 	env                             envFlags
@@ -56,9 +57,9 @@ func (a *app) runCommand() *cobra.Command {
 	fs.BoolVar(&f.json, "json", false, "print the plan as JSON on standard output")
 	fs.StringVar(&f.spec.Name, "name", "", "name of the bottle (CLAUDE_BOTTLE_CONTAINER; default: claude-bottle-AGENT)")
 	fs.BoolVar(&f.spec.Cwd, "cwd", false, "run on an image that holds the working directory")
-	fs.StringVar(&f.spec.CwdTarget, "cwd-target", "", "where the working directory is in that image (default "+bottle.DefaultCwdTarget+")")
+	fs.StringVar(&f.spec.CwdTarget, "cwd-target", "", "where the working directory is in that image (default "+plan.DefaultCwdTarget+")")
 	fs.BoolVar(&f.spec.CwdForce, "cwd-force", false, "take even a home folder as the working directory")
-	fs.StringVar(&f.spec.Pull, "pull", "", "pull the image: "+strings.Join(bottle.PullPolicies, ", ")+" (default "+bottle.PullMissing+")")
+	fs.StringVar(&f.spec.Pull, "pull", "", "pull the image: "+strings.Join(plan.PullPolicies, ", ")+" (default "+plan.PullMissing+")")
 	fs.StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
 	fs.BoolVarP(&a.quiet, "quiet", "q", false, "show no progress of pulling and packing")
 	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc or runc (default runsc)")
@@ -91,7 +92,7 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 	if _, ok := a.terminal(); f.spec.Learn && (f.yes || f.spec.NoInput || !ok) {
 		return usage(textLearnAsks)
 	}
-	plan, err := bottle.Prepare(a.ctx, f.spec, e)
+	plan, err := plan.Prepare(a.ctx, f.spec, e)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 
 // launchAndTalk holds the bottle's whole life. Whatever happens in between, the
 // bottle is removed, and the first thing that went wrong is what is reported.
-func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (err error) {
+func (a *app) launchAndTalk(e *bottle.Engine, plan *plan.Plan, f runFlags) (err error) {
 	options := bottle.ImageOptions{Progress: "auto", Out: a.stderr, Wait: func() { a.note(textBuildWaits) }}
 	if a.quiet {
 		options.Progress = "quiet"
@@ -158,7 +159,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *bottle.Plan, f runFlags) (er
 }
 
 // askSecrets asks for the values that the plan needs: variables and passphrases.
-func (a *app) askSecrets(plan *bottle.Plan) error {
+func (a *app) askSecrets(plan *plan.Plan) error {
 	for _, q := range plan.Questions() {
 		text := q.Ask
 		if q.KeyFile != "" {
@@ -174,7 +175,7 @@ func (a *app) askSecrets(plan *bottle.Plan) error {
 // passphraseTries is how often a passphrase may be entered, as with ssh.
 const passphraseTries = 3
 
-func (a *app) answer(plan *bottle.Plan, q bottle.Question, text string) (err error) {
+func (a *app) answer(plan *plan.Plan, q plan.Question, text string) (err error) {
 	for range passphraseTries {
 		var s string
 		if s, err = a.readSecret(text); err != nil {

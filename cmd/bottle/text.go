@@ -18,6 +18,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 
 	"github.com/spf13/cobra"
@@ -135,14 +136,14 @@ func (a *app) writeJSON(data []byte) error {
 
 // showPlan is the preflight: for a person on standard error, so that standard
 // output stays the agent's; for a program as JSON on standard output.
-func (a *app) showPlan(p *bottle.Plan, asJSON bool) error {
+func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(p)
 	}
 	return printPlan(a.stderr, p)
 }
 
-func printPlan(w io.Writer, p *bottle.Plan) error {
+func printPlan(w io.Writer, p *plan.Plan) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	// Of a manifest that is somebody else's, nothing draws over what it asks for.
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }

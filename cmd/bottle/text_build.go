@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 const (
@@ -42,7 +43,7 @@ func (a *app) printBuilt(res bottle.BuildResult) error {
 }
 
 // planCommand is the agent's command, as far as it is known yet.
-func planCommand(p *bottle.Plan) string {
+func planCommand(p *plan.Plan) string {
 	if len(p.Command) == 0 {
 		return "what the image says, once it is there"
 	}
@@ -50,14 +51,14 @@ func planCommand(p *bottle.Plan) string {
 }
 
 // plannedBuild tells what is built before a launch, and why.
-func plannedBuild(b *bottle.BuildPlan) string {
+func plannedBuild(b *plan.Build) string {
 	line := ""
 	switch {
-	case b.Default && b.Reason == bottle.BuildMissing:
+	case b.Default && b.Reason == plan.BuildMissing:
 		line = "first, as it is missing: bottle's default agent image, of packages from Debian and npm"
 	case b.Default:
 		line = "first, as bottle's Dockerfile or the arguments are others than it was built with: the default agent image"
-	case b.Reason == bottle.BuildMissing:
+	case b.Reason == plan.BuildMissing:
 		line = "first: " + visible(b.Dockerfile) + " in " + visible(b.Context)
 	default:
 		line = "what has changed of it, first: " + visible(b.Dockerfile) + " in " + visible(b.Context)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 const (
@@ -269,7 +270,7 @@ func refusalTitle(name string, e bottle.EgressEntry) string {
 }
 
 // proxyText names the proxy, and which image it is.
-func proxyText(p bottle.Proxy) string {
+func proxyText(p plan.Proxy) string {
 	if p.Image == "" {
 		return p.Kind
 	}
@@ -287,7 +288,7 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 	if agent == "" {
 		return usage(textNoPipelock)
 	}
-	conf, err := bottle.PipelockConfig(m, agent)
+	conf, err := plan.PipelockConfig(m, agent)
 	if err != nil {
 		return err
 	}
@@ -297,7 +298,7 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 
 // showLearnt prints what to add to the manifest after a run with --learn: as a
 // patch, or as it is for a manifest that bottle does not change.
-func (a *app) showLearnt(plan *bottle.Plan, hosts []bottle.HostSummary) {
+func (a *app) showLearnt(plan *plan.Plan, hosts []bottle.HostSummary) {
 	entries := bottle.LearntEntries(hosts)
 	if len(entries) == 0 {
 		return

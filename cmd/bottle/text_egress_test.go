@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 func TestEgressLine(t *testing.T) {
@@ -177,7 +178,7 @@ func TestDecimal(t *testing.T) {
 
 func TestShowLearnt(t *testing.T) {
 	dir := t.TempDir()
-	plan := &bottle.Plan{Manifest: filepath.Join(dir, "bottle.yaml"), Bottle: "dev"}
+	plan := &plan.Plan{Manifest: filepath.Join(dir, "bottle.yaml"), Bottle: "dev"}
 	hosts := []bottle.HostSummary{{Destination: "a.test:443", Learnt: 1, Scanner: "allowlist"}}
 	write := func(text string) {
 		t.Helper()

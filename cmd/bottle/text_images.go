@@ -9,6 +9,7 @@ import (
 	"github.com/docker/go-units"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 const (
@@ -51,7 +52,7 @@ func (a *app) printImages(list []bottle.ImageStatus) error {
 }
 
 // image tells what runs, what it is made of, and what is pulled for it.
-func image(p *bottle.Plan) string {
+func image(p *plan.Plan) string {
 	s := p.Image
 	if p.BaseRef != "" {
 		s = fmt.Sprintf("%s, made of %s and %s at %s", p.Image, p.BaseRef, visible(p.Folder), visible(p.Target))

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 
 	"github.com/bot-bottle/bottle"
@@ -28,8 +29,8 @@ func newApp() (a *app, stdout, stderr *bytes.Buffer) {
 	return &app{stdin: strings.NewReader(""), stdout: stdout, stderr: stderr}, stdout, stderr
 }
 
-func fullPlan() *bottle.Plan {
-	return &bottle.Plan{
+func fullPlan() *plan.Plan {
+	return &plan.Plan{
 		Agent: "impl", Bottle: "dev", Manifest: "/home/me/work/bottle.yaml", Name: "claude-bottle-impl",
 		Image: "docker.io/library/claude-bottle:latest", Runtime: "runc",
 		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
@@ -42,8 +43,8 @@ func fullPlan() *bottle.Plan {
 			{Name: "KEY", Source: manifest.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
 		},
 		Egress:  manifest.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
-		Proxy:   bottle.Proxy{Kind: "builtin"},
-		Network: bottle.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
+		Proxy:   plan.Proxy{Kind: "builtin"},
+		Network: plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
 		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
 		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: manifest.SSHAgent}},
@@ -54,11 +55,11 @@ func fullPlan() *bottle.Plan {
 
 func TestPrintPlan(t *testing.T) {
 	var got bytes.Buffer
-	bare := &bottle.Plan{
+	bare := &plan.Plan{
 		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1", Folder: "/home/me/work", Target: "/workspace", Pull: "docker.io/library/base:1",
-		Proxy: bottle.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
+		Proxy: plan.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
 	}
-	for _, p := range []*bottle.Plan{fullPlan(), bare} {
+	for _, p := range []*plan.Plan{fullPlan(), bare} {
 		if err := printPlan(&got, p); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
 )
 
@@ -27,7 +28,7 @@ agents:
 // is not measured.
 type bottled struct {
 	engine *bottle.Engine
-	spec   bottle.Spec
+	spec   plan.Spec
 }
 
 func newBottle(ctx context.Context, dir string) (*bottled, error) {
@@ -49,7 +50,7 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &bottled{engine: e, spec: bottle.Spec{
+	return &bottled{engine: e, spec: plan.Spec{
 		Agent: "bench", Proxy: manifest.ProxyBuiltin,
 		Caller: caller.Caller{
 			Getenv:  func(string) (string, bool) { return "", false },
@@ -61,7 +62,7 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 func (b *bottled) close() { _ = b.engine.Close() }
 
 func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
-	plan, err := bottle.Prepare(ctx, b.spec, b.engine)
+	plan, err := plan.Prepare(ctx, b.spec, b.engine)
 	if err != nil {
 		return r, err
 	}

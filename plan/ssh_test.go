@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"crypto/ed25519"
@@ -112,7 +112,7 @@ func TestPrepareSSHMistakes(t *testing.T) {
 		set    func(s *scene)
 		want   []string
 	}{
-		"too large":            {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", (64 << 10)+1), 0o600) }, []string{"larger than 65536 bytes"}},
+		"too large":            {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", (64<<10)+1), 0o600) }, []string{"larger than 65536 bytes"}},
 		"not there":            {private, func(*scene) {}, []string{"the ssh key of a: there is no file"}},
 		"a folder":             {private, func(s *scene) { s.mkdir("home/.ssh/a") }, []string{"is no regular file"}},
 		"no key":               {private, func(s *scene) { s.write("home/.ssh/a", "hunter2", 0o600) }, []string{"is no private key that can be read"}},

@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"slices"
@@ -99,7 +99,7 @@ func TestProxyWarnings(t *testing.T) {
 }
 
 func TestPipelockConfig(t *testing.T) {
-	m, err := manifest.Load("manifest/testdata/good/all.yaml")
+	m, err := manifest.Load("../manifest/testdata/good/all.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

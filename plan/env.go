@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"context"
@@ -24,8 +24,8 @@ const useBuiltin = "choose the built-in proxy with --proxy builtin"
 
 // proxy decides which proxy enforces the policy. There is no other than the one
 // that was asked for.
-func (p *preparation) proxy(ctx context.Context) error {
-	switch p.plan.Proxy.Kind {
+func (p *Preparation) proxy(ctx context.Context) error {
+	switch p.Plan.Proxy.Kind {
 	case manifest.ProxyBuiltin:
 		return nil
 	case manifest.ProxyPipelock:
@@ -34,10 +34,10 @@ func (p *preparation) proxy(ctx context.Context) error {
 		}
 		return p.pipelock(ctx)
 	}
-	return &hint.Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
+	return &hint.Error{Err: fmt.Errorf("no proxy %q", p.Plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
 }
 
-func (p *preparation) pipelock(ctx context.Context) error {
+func (p *Preparation) pipelock(ctx context.Context) error {
 	name := p.bottle.Proxy.Image
 	if name == "" {
 		name = DefaultPipelock
@@ -46,14 +46,14 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the proxy's image %q: %w", name, err)
 	}
-	p.plan.Proxy.Version = versionOf(named)
-	if _, err := (egress.Policy{}).Render(p.plan.Proxy.Version); err != nil {
+	p.Plan.Proxy.Version = versionOf(named)
+	if _, err := (egress.Policy{}).Render(p.Plan.Proxy.Version); err != nil {
 		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of version 2 under proxy: in the manifest, or " + useBuiltin}
 	}
-	info, err := p.pipelockImage(ctx, named)
+	info, err := p.PipelockImage(ctx, named)
 	if errors.Is(err, ErrImageMissing) && p.spec.Pull != PullNever {
-		p.plan.Proxy.Pull = true
-		p.plan.Proxy.Image, p.plan.Proxy.Digest = pullName(named)
+		p.Plan.Proxy.Pull = true
+		p.Plan.Proxy.Image, p.Plan.Proxy.Digest = pullName(named)
 		return nil
 	}
 	if errors.Is(err, ErrImageMissing) {
@@ -65,7 +65,7 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.plan.Proxy.Image, p.plan.Proxy.Digest = info.Ref, info.Digest
+	p.Plan.Proxy.Image, p.Plan.Proxy.Digest = info.Ref, info.Digest
 	return nil
 }
 
@@ -82,24 +82,24 @@ func pullName(named reference.Named) (ref, digest string) {
 
 // pipelockImage finds the image that a name with or without digest means. With
 // one, it may be stored under its tag, and then has to be the very image.
-func (p *preparation) pipelockImage(ctx context.Context, named reference.Named) (ImageInfo, error) {
+func (p *Preparation) PipelockImage(ctx context.Context, named reference.Named) (ImageInfo, error) {
 	digested, ok := named.(reference.Digested)
 	if !ok {
-		return p.host.Image(ctx, reference.TagNameOnly(named).String())
+		return p.Host.Image(ctx, reference.TagNameOnly(named).String())
 	}
-	p.plan.Proxy.Pinned = true
+	p.Plan.Proxy.Pinned = true
 	byDigest, err := reference.WithDigest(reference.TrimNamed(named), digested.Digest())
 	if err != nil {
 		return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
 	}
-	info, err := p.host.Image(ctx, byDigest.String())
+	info, err := p.Host.Image(ctx, byDigest.String())
 	tagged, hasTag := named.(reference.Tagged)
 	if errors.Is(err, ErrImageMissing) && hasTag {
 		var byTag reference.NamedTagged
 		if byTag, err = reference.WithTag(reference.TrimNamed(named), tagged.Tag()); err != nil {
 			return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
 		}
-		info, err = p.host.Image(ctx, byTag.String())
+		info, err = p.Host.Image(ctx, byTag.String())
 	}
 	if err == nil && info.Digest != digested.Digest().String() {
 		err = &hint.Error{
@@ -124,8 +124,8 @@ func versionOf(named reference.Named) string {
 }
 
 // warnProxy tells what the choice of proxy costs.
-func (p *preparation) warnProxy(warn func(format string, args ...any)) {
-	plan := p.plan
+func (p *Preparation) warnProxy(warn func(format string, args ...any)) {
+	plan := p.Plan
 	if plan.Learn {
 		warn("NOTHING IS BLOCKED: THE AGENT REACHES EVERY PUBLIC HOST, and what the policy would have refused is only noted (--learn)")
 	}
@@ -137,7 +137,7 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	} else if plan.Proxy.Image != "" && !plan.Proxy.Pinned {
 		warn("the proxy's image is not pinned: name it with its digest, %s@%s, under proxy: in the manifest", plan.Proxy.Image, plan.Proxy.Digest)
 	}
-	if policy, err := plan.entriesFor(p.bottle.SSH).Policy(); err == nil && policy.MixedPorts() {
+	if policy, err := plan.EntriesFor(p.bottle.SSH).Policy(); err == nil && policy.MixedPorts() {
 		warn("pipelock knows no ports: each allowed host is open on every port that any of them is allowed on")
 	}
 }
@@ -149,7 +149,7 @@ func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
 		return nil, err
 	}
 	p := Plan{Egress: manifest.Egress{Allow: b.Egress.Allow, AllowPrivate: b.Egress.AllowPrivate}}
-	policy, err := p.entriesFor(b.SSH).Policy()
+	policy, err := p.EntriesFor(b.SSH).Policy()
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}

@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"time"
@@ -45,7 +45,7 @@ type Plan struct {
 	Image   string `json:"image"`          // normalised reference of what will run
 	BaseRef string `json:"base,omitempty"` // with --cwd: the image that Image is derived from
 	// Build is what is built before all else; nil: nothing.
-	Build *BuildPlan `json:"build,omitempty"`
+	Build *Build `json:"build,omitempty"`
 	// Pull is the image that is pulled first: Image, or BaseRef. Folder goes into
 	// Image at Target, both absolute, with --cwd.
 	Pull    string   `json:"pull,omitempty"`

@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"context"
@@ -24,7 +24,7 @@ const (
 )
 
 // BuildPlan says which image a launch builds before all else, from what, and why.
-type BuildPlan struct {
+type Build struct {
 	Image   string `json:"image"` // normalised
 	Reason  string `json:"reason"`
 	Default bool   `json:"default"` // the default agent image, of a Dockerfile of bottle's own
@@ -36,7 +36,7 @@ type BuildPlan struct {
 
 	args    map[string]string
 	labels  map[string]string
-	secrets []BuildSecretValue
+	secrets []BuildSecret
 }
 
 // defaultRef is DefaultImage, normalised.
@@ -44,8 +44,8 @@ const defaultRef = "docker.io/library/" + manifest.DefaultImage
 
 // imageOrBuild looks an image up and decides whether it is built first. Of one
 // that is missing and will be built, what is known is returned.
-func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest bool) (ImageInfo, error) {
-	info, err := p.host.Image(ctx, ref)
+func (p *Preparation) imageOrBuild(ctx context.Context, ref string, fromManifest bool) (ImageInfo, error) {
+	info, err := p.Host.Image(ctx, ref)
 	missing := errors.Is(err, ErrImageMissing)
 	if err != nil && !missing {
 		return info, err
@@ -76,26 +76,26 @@ func defaultBuild(b *manifest.Bottle) manifest.Build {
 	return *b.Build
 }
 
-func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
+func (p *Preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	reason := BuildChanged
 	if missing {
 		reason = BuildMissing
 	}
 	cfg := defaultBuild(p.bottle)
-	b := &BuildPlan{
+	b := &Build{
 		Image: ref, Reason: reason, Default: true,
 		args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
 	}
-	p.plan.Build = b
+	p.Plan.Build = b
 	return p.buildSecrets(b, cfg)
 }
 
 // buildSecrets reads the secrets that a build shows to its steps.
-func (p *preparation) buildSecrets(b *BuildPlan, cfg manifest.Build) error {
+func (p *Preparation) buildSecrets(b *Build, cfg manifest.Build) error {
 	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
 	var problems hint.Problems
 	for _, id := range b.Secrets {
-		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.plan.Manifest))
+		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.Plan.Manifest))
 		problems.Add(err)
 		b.secrets = append(b.secrets, s)
 	}
@@ -104,9 +104,9 @@ func (p *preparation) buildSecrets(b *BuildPlan, cfg manifest.Build) error {
 
 // planOwnBuild resolves the manifest's build. BuildKit's cache decides what of it
 // is to be done: a build of what has not changed takes a tenth of a second.
-func (p *preparation) planOwnBuild(ref string, missing bool) error {
-	cfg, dir := p.bottle.Build, filepath.Dir(p.plan.Manifest)
-	b := &BuildPlan{Image: ref, Reason: BuildInputs, Target: cfg.Target}
+func (p *Preparation) planOwnBuild(ref string, missing bool) error {
+	cfg, dir := p.bottle.Build, filepath.Dir(p.Plan.Manifest)
+	b := &Build{Image: ref, Reason: BuildInputs, Target: cfg.Target}
 	if missing {
 		b.Reason = BuildMissing
 	}
@@ -123,13 +123,13 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	}
 	b.args = maps.Clone(cfg.Args)
 	problems.Add(p.buildSecrets(b, *cfg))
-	p.plan.Build = b
+	p.Plan.Build = b
 	return problems.Err()
 }
 
 // buildSecret is a file that is the caller's own, or, of "env:NAME", a variable.
-func (p *preparation) buildSecret(id, from, dir string) (BuildSecretValue, error) {
-	s := BuildSecretValue{ID: id}
+func (p *Preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
+	s := BuildSecret{ID: id}
 	if name, ok := strings.CutPrefix(from, "env:"); ok {
 		value, set := p.spec.Caller.Getenv(name)
 		if !set {
@@ -157,16 +157,16 @@ func orDefault(s, fallback string) string {
 }
 
 // BuildSecretValue is a secret of a build and its value.
-type BuildSecretValue struct {
+type BuildSecret struct {
 	ID    string
 	Value secret.Value
 }
 
 // Args are the build arguments.
-func (b *BuildPlan) Args() map[string]string { return maps.Clone(b.args) }
+func (b *Build) Args() map[string]string { return maps.Clone(b.args) }
 
 // Labels are the labels of the image.
-func (b *BuildPlan) Labels() map[string]string { return maps.Clone(b.labels) }
+func (b *Build) Labels() map[string]string { return maps.Clone(b.labels) }
 
 // SecretValues are the secrets that the build's steps may read.
-func (b *BuildPlan) SecretValues() []BuildSecretValue { return slices.Clone(b.secrets) }
+func (b *Build) SecretValues() []BuildSecret { return slices.Clone(b.secrets) }

@@ -1,4 +1,4 @@
-package bottle
+package plan
 
 import (
 	"errors"
@@ -107,7 +107,7 @@ func TestSkillErrors(t *testing.T) {
 		"a link to itself":          {link("x"), "too many levels"},
 		"a link to a folder above":  {link("."), "too many levels"},
 		"a FIFO":                    {func(_ *scene, at string) error { return syscall.Mkfifo(at, 0o644) }, "no regular file"},
-		"a large file":              {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, (16 << 20)+1), 0o644) }, "larger than 16MiB"},
+		"a large file":              {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, (16<<20)+1), 0o644) }, "larger than 16MiB"},
 		"what its user cannot read": {unreadable4242, "you may not read it"},
 	} {
 		t.Run(name, func(t *testing.T) {
