@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -39,6 +41,9 @@ func TestPidsLimit(t *testing.T) {
 		var why string
 		if _, err := fmt.Sscan(r.out, &n, &why); err != nil || why != "EAGAIN" || n < 20 || n >= 60 {
 			t.Errorf("with a limit of 60 processes: %+v", r)
+		}
+		if cfg.Runtime == runtime.RuntimeRunc { // gVisor enforces the limit inside the sandbox
+			wantLimits(t, r.limits, runtime.LimitError{Limit: runtime.LimitPids, Value: 60})
 		}
 		// The bottle keeps running and can start processes again.
 		if got := script(t, c, cfg.Name, "echo still here"); got != "still here" {
@@ -116,19 +121,104 @@ func TestLimitsInside(t *testing.T) {
 	}
 }
 
-// TestMemoryLimitExceeded: an agent that exceeds its memory limit is killed and can
-// still be removed.
+// TestMemoryLimitExceeded: a session whose agent exceeds its memory limit ends with 137
+// and reports the limit. Under runsc the whole sandbox is killed.
 func TestMemoryLimitExceeded(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
-		cfg.Memory = 128 << 20
-		started(t, c, cfg)
-		r := run(t, c, cfg.Name, runtime.SessionConfig{
-			Args: []string{"perl", "-e", `my $x = "x" x (1 << 30); print length $x`},
+	for _, terminal := range []bool{false, true} {
+		t.Run(fmt.Sprintf("terminal %v", terminal), func(t *testing.T) {
+			forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+				cfg.Memory = 128 << 20
+				started(t, c, cfg)
+				if r := run(t, c, cfg.Name, runtime.SessionConfig{Args: []string{"true"}, Terminal: terminal}); r.killed || len(r.limits) > 0 {
+					t.Errorf("a session below the limit: %+v", r)
+				}
+				r := run(t, c, cfg.Name, runtime.SessionConfig{Args: []string{guestInit, "allocate"}, Terminal: terminal})
+				want := runtime.LimitError{Limit: runtime.LimitMemory, Value: cfg.Memory}
+				if r.code != 137 || strings.TrimSpace(r.out) != "allocating" || r.err != "" || r.killed != (cfg.Runtime == runtime.RuntimeRunsc) {
+					t.Errorf("allocate 1 GiB: %+v", r)
+				}
+				wantLimits(t, r.limits, want)
+				reached, err := c.LimitsReached(ctx(t), cfg.Name)
+				must(t, err)
+				wantLimits(t, reached, want)
+				if cfg.Runtime == runtime.RuntimeRunc {
+					if r := run(t, c, cfg.Name, runtime.SessionConfig{Args: []string{"true"}}); r.code != 0 || len(r.limits) > 0 {
+						t.Errorf("the next session: %+v", r)
+					}
+					return
+				}
+				_, err = c.Exec(ctx(t), cfg.Name, runtime.SessionConfig{Args: []string{"true"}})
+				var limit *runtime.LimitError
+				if !errors.Is(err, runtime.ErrNotRunning) || !errors.As(err, &limit) || *limit != want {
+					t.Errorf("a session in a killed sandbox: %v", err)
+				}
+			})
 		})
-		if r.code == 0 || strings.Contains(r.out, "1073741824") {
-			t.Errorf("allocated 1 GiB with a limit of 128 MiB: %+v", r)
+	}
+}
+
+// guestAllocate uses 1 GiB of memory.
+func guestAllocate() {
+	fmt.Println("allocating")
+	block := make([]byte, 1<<30)
+	for i := 0; i < len(block); i += 4096 {
+		block[i] = 1
+	}
+	fmt.Println("allocated")
+}
+
+func TestDiskLimit(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+		cfg.Disk = 64 << 20
+		started(t, c, cfg)
+		dd := func(mib int) runtime.SessionConfig {
+			return runtime.SessionConfig{Args: []string{"dd", "if=/dev/zero", "of=/home/agent/file", "bs=1M", fmt.Sprintf("count=%d", mib)}}
+		}
+		if r := run(t, c, cfg.Name, dd(50)); r.code != 0 || len(r.limits) > 0 {
+			t.Errorf("below the limit: %+v", r)
+		}
+		r := run(t, c, cfg.Name, dd(80))
+		if cfg.Runtime == runtime.RuntimeRunc { // has no disk limit
+			if r.code != 0 || len(r.limits) > 0 {
+				t.Errorf("%+v", r)
+			}
+			return
+		}
+		wantLimits(t, r.limits, runtime.LimitError{Limit: runtime.LimitDisk, Value: cfg.Disk})
+		script(t, c, cfg.Name, "rm /home/agent/file")
+		if r := run(t, c, cfg.Name, dd(50)); r.code != 0 || len(r.limits) > 0 {
+			t.Errorf("below the limit again: %+v", r)
 		}
 	})
+}
+
+// TestProxyLimit: a proxy that was killed by its memory limit reports it until its
+// removal.
+func TestProxyLimit(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	task, _ := proxy(t, c, "claude-bottle-test-proxy", "allocate")
+	if st := <-task.Exited(); st.ExitCode() != 137 {
+		t.Errorf("exit code %d", st.ExitCode())
+	}
+	reached, err := c.LimitsReached(ctx(t), task.ID)
+	must(t, err)
+	wantLimits(t, reached, runtime.LimitError{Limit: runtime.LimitMemory, Value: 256 << 20})
+	remove(t, c, task.ID)
+	if reached, err := c.LimitsReached(ctx(t), task.ID); len(reached) > 0 || err != nil {
+		t.Errorf("after the removal: %v, %v", reached, err)
+	}
+}
+
+func wantLimits(t *testing.T, got []*runtime.LimitError, want ...runtime.LimitError) {
+	t.Helper()
+	var list []runtime.LimitError
+	for _, l := range got {
+		list = append(list, *l)
+	}
+	if !slices.Equal(list, want) {
+		t.Errorf("limits reached: %v, want %v", list, want)
+	}
 }
 
 // cgroupValue reads a file of a process's cgroup, under cgroup version 1 or 2

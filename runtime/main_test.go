@@ -65,6 +65,9 @@ func guest(args []string) int {
 		case "fill":
 			guestFill()
 			return 0
+		case "allocate":
+			guestAllocate()
+			return 0
 		}
 	}
 	sig := make(chan os.Signal, 8)
@@ -230,6 +233,8 @@ func remove(t *testing.T, c *runtime.Client, id string) {
 type result struct {
 	code     int
 	out, err string
+	killed   bool
+	limits   []*runtime.LimitError
 }
 
 // run runs a session to its end.
@@ -250,7 +255,7 @@ func run(t *testing.T, c *runtime.Client, name string, cfg runtime.SessionConfig
 	if err != nil {
 		t.Fatalf("exec %q: %v", cfg.Args, err)
 	}
-	return result{code, out.String(), errs.String()}
+	return result{code, out.String(), errs.String(), s.Killed(), s.LimitsReached()}
 }
 
 // wait calls Wait and fails the test if it hangs.

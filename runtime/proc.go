@@ -43,6 +43,14 @@ func childrenOf(pids ...int) ([]int, error) {
 	return out, nil
 }
 
+// isExiting reports whether a process has exited or is exiting: the kernel releases its
+// memory, and with it the command line, first. PID 1 of a PID namespace then kills all
+// other processes of the namespace before it is gone (pid_namespaces(7)).
+func isExiting(pid int) bool {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err != nil || len(cmdline) == 0
+}
+
 // isShim reports whether pid is a containerd shim, by its command name, of which
 // the kernel keeps 15 bytes.
 func isShim(pid int) bool {

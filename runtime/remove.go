@@ -40,7 +40,7 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 // removeCgroups removes runsc cgroups left by a failed create, under cgroup
 // version 1 or 2. Only empty cgroups can be removed.
 func (c *Client) removeCgroups(id string) {
-	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+	for _, root := range []string{cgroupRoot, cgroupRoot + "/*"} {
 		left, err := filepath.Glob(root + c.cgroupPath(id))
 		if err != nil { // malformed pattern; an ID cannot cause one
 			return

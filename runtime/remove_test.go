@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -95,11 +96,40 @@ func TestRemoveUnderSession(t *testing.T) {
 		}
 		out.await(t, "ready")
 		remove(t, c, cfg.Name)
-		if code, err := wait(t, s); err == nil && code == 0 {
-			t.Error("a killed session returned exit code 0")
+		if code, err := wait(t, s); code != 137 || err != nil || !s.Killed() || len(s.LimitsReached()) > 0 {
+			t.Errorf("the session: %d, %v, killed %v, limits %v", code, err, s.Killed(), s.LimitsReached())
 		}
 		noSessions(t, c, cfg.Name)
 	})
+}
+
+// TestSessionOfKilledTask: a session reports that its agent's task was killed, without
+// messages of the runtime.
+func TestSessionOfKilledTask(t *testing.T) {
+	for _, terminal := range []bool{false, true} {
+		t.Run(fmt.Sprintf("terminal %v", terminal), func(t *testing.T) {
+			forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+				task := started(t, c, cfg)
+				out := newWatched()
+				sc := runtime.SessionConfig{Args: []string{"bash", "-c", "echo ready; exec sleep 300"}, Stdout: out, Terminal: terminal}
+				if !terminal {
+					sc.Stderr = out
+				}
+				s, err := c.Exec(ctx(t), cfg.Name, sc)
+				if err != nil {
+					t.Fatal(err)
+				}
+				out.await(t, "ready")
+				must(t, syscall.Kill(task.PID(), syscall.SIGKILL))
+				if code, err := wait(t, s); code != 137 || err != nil || !s.Killed() || len(s.LimitsReached()) > 0 {
+					t.Errorf("%d, %v, killed %v, limits %v", code, err, s.Killed(), s.LimitsReached())
+				}
+				if got := strings.TrimSpace(out.text.String()); got != "ready" {
+					t.Errorf("output %q", got)
+				}
+			})
+		})
+	}
 }
 
 // TestRemoveAfterKill removes an agent whose shim was killed.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -36,12 +37,20 @@ type SessionConfig struct {
 
 // Session is a process in an agent's task.
 type Session struct {
-	proc  containerd.Process
-	c     *Client
-	exit  <-chan containerd.ExitStatus
-	dir   string
-	stdin *stdinReader
-	out   outputMonitor
+	proc    containerd.Process
+	c       *Client
+	task    containerd.Task
+	spec    *specs.Spec
+	exit    <-chan containerd.ExitStatus
+	dir     string
+	stdin   *stdinReader
+	out     outputMonitor
+	filters []*failureFilter
+	before  limitEvents
+
+	// Set by Wait.
+	killed bool
+	limits []*LimitError
 }
 
 // Exec starts a process in the running agent task called name. The caller must
@@ -63,21 +72,27 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 	if err != nil {
 		return nil, err
 	}
-	return c.execIn(ctx, task, spec.Process, cfg)
+	return c.execIn(ctx, task, spec, cfg)
 }
 
 // Exec is Client.Exec for a task that this client has started. It is faster,
 // because it needs no lookups.
 func (t *Task) Exec(ctx context.Context, cfg SessionConfig) (*Session, error) {
-	return t.c.execIn(t.c.withNamespace(ctx), t.task, t.process, cfg)
+	return t.c.execIn(t.c.withNamespace(ctx), t.task, t.spec, cfg)
 }
 
-func (c *Client) execIn(ctx context.Context, task containerd.Task, base *specs.Process, cfg SessionConfig) (*Session, error) {
-	s, err := c.exec(ctx, task, base, cfg)
-	if err != nil && notStarted(ctx, task) {
-		err = fmt.Errorf("%w: %w", ErrNotRunning, err)
+func (c *Client) execIn(ctx context.Context, task containerd.Task, spec *specs.Spec, cfg SessionConfig) (*Session, error) {
+	s, err := c.exec(ctx, task, spec, cfg)
+	if err == nil || !notStarted(ctx, task) {
+		return s, err
 	}
-	return s, err
+	reached, _ := c.limitsSince(ctx, task.ID(), spec, limitEvents{})
+	for _, l := range reached {
+		if l.Limit == LimitMemory || l.Limit == LimitPids && isRunsc(spec) {
+			return nil, fmt.Errorf("%w: %w", ErrNotRunning, l)
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
 }
 
 // notStarted reports whether a task has ended or has not started yet. The shims
@@ -94,16 +109,16 @@ func notRunning(err error) error {
 	return err
 }
 
-func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Process, cfg SessionConfig) (*Session, error) {
+func (c *Client) exec(ctx context.Context, task containerd.Task, spec *specs.Spec, cfg SessionConfig) (*Session, error) {
 	id := "session-" + randomID()
 	dir := filepath.Join(c.Dir(task.ID()), id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create session directory: %w", err)
 	}
-	s := &Session{c: c, dir: dir}
-	cfg.Stdout, cfg.Stderr = s.out.wrap(cfg.Stdout), s.out.wrap(cfg.Stderr)
+	s := &Session{c: c, task: task, spec: spec, dir: dir, before: c.limitEvents(task.ID())}
+	cfg.Stdout, cfg.Stderr = s.wrapOutput(cfg.Stdout), s.wrapOutput(cfg.Stderr)
 	stdin := newStdinReader(cfg.Stdin)
-	proc, err := task.Exec(ctx, id, process(base, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
+	proc, err := task.Exec(ctx, id, process(spec.Process, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
 		stdin.cancel()
 		return nil, errors.Join(fmt.Errorf("exec in %s: %w", task.ID(), err), os.RemoveAll(dir))
@@ -126,6 +141,19 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, base *specs.Pro
 		_ = s.Resize(ctx, cfg.Width, cfg.Height)
 	}
 	return s, nil
+}
+
+// wrapOutput monitors an output and, under runsc, filters it.
+func (s *Session) wrapOutput(w io.Writer) io.Writer {
+	if w == nil {
+		return nil
+	}
+	if isRunsc(s.spec) {
+		f := &failureFilter{w: w}
+		s.filters = append(s.filters, f)
+		w = f
+	}
+	return s.out.wrap(w)
 }
 
 func process(base *specs.Process, cfg SessionConfig) *specs.Process {
@@ -202,13 +230,20 @@ func (s *stdinReader) finish() {
 const removeTimeout = 2 * time.Second
 
 // Wait waits until the process has ended and its output has been written, removes
-// the session from containerd, and returns the exit code.
+// the session from containerd, and returns the exit code. If the agent's task was
+// killed, the exit code is 137 (128 + SIGKILL), and Killed returns true.
 func (s *Session) Wait() (int, error) {
 	st := <-s.exit
 	code, _, err := st.Result()
 	done := make(chan struct{})
 	go func() { s.proc.IO().Wait(); close(done) }()
 	s.out.drain(done)
+	if err == nil {
+		code = s.checkKilled(code)
+	}
+	for _, f := range s.filters {
+		_ = f.close(s.killed) // nobody reads the output if it fails
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
 	if rerr := s.remove(ctx); err == nil && rerr != nil {
@@ -219,6 +254,43 @@ func (s *Session) Wait() (int, error) {
 	}
 	return int(code), nil
 }
+
+// killedTimeout bounds the wait for the end of a task that was killed, which a session
+// may notice first.
+const killedTimeout = 10 * time.Second
+
+// checkKilled determines whether the task was killed, and the limits that were
+// reached. It returns the session's exit code.
+func (s *Session) checkKilled(code uint32) uint32 {
+	const sigkill = 128 + uint32(syscall.SIGKILL)
+	ctx, cancel := context.WithTimeout(s.c.withNamespace(context.Background()), killedTimeout)
+	defer cancel()
+	failed := code == execFailed && slices.ContainsFunc(s.filters, (*failureFilter).holds)
+	if failed || code == sigkill && isExiting(int(s.task.Pid())) {
+		if exit, err := s.task.Wait(ctx); err == nil {
+			<-exit
+		}
+	}
+	if failed || code == sigkill {
+		s.killed = notStarted(ctx, s.task)
+	}
+	var err error
+	if s.limits, err = s.c.limitsSince(ctx, s.task.ID(), s.spec, s.before); err != nil {
+		s.c.log.Warn("check limits", "task", s.task.ID(), "error", err)
+	}
+	if s.killed {
+		return sigkill
+	}
+	return code
+}
+
+// Killed reports, after Wait, whether the agent's task was killed during the session:
+// because it reached a limit, by a removal, or by someone else.
+func (s *Session) Killed() bool { return s.killed }
+
+// LimitsReached returns, after Wait, the limits that the agent's task reached during
+// the session. The exceptions of Client.LimitsReached apply.
+func (s *Session) LimitsReached() []*LimitError { return s.limits }
 
 // remove deletes the exec. The task may have been removed already, and the exec with it.
 func (s *Session) remove(ctx context.Context) error {

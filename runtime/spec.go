@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
@@ -128,7 +129,10 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		s.Annotations = map[string]string{
 			// Without it runsc's shim gives the container no stdio, and create never
 			// returns (gVisor pkg/shim/v1/utils).
-			"io.kubernetes.cri.container-type": "sandbox",
+			annotationSandbox: "sandbox",
+		}
+		if cfg.Disk > 0 {
+			s.Annotations[annotationDisk] = strconv.FormatInt(cfg.Disk, 10)
 		}
 	}
 	return s
@@ -251,6 +255,14 @@ const (
 	proxyMemory int64 = 256 << 20
 	proxyPids   int64 = 512
 )
+
+// annotationSandbox is set on runsc's containers only.
+const annotationSandbox = "io.kubernetes.cri.container-type"
+
+func isRunsc(s *specs.Spec) bool { return s.Annotations[annotationSandbox] != "" }
+
+// cgroupRoot is where the cgroup file systems are mounted.
+const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroupPath returns the cgroup of a container: a single component at the root of
 // the hierarchy, so that no parent cgroup is left behind. It must not start with

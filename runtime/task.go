@@ -82,8 +82,7 @@ type Task struct {
 	task containerd.Task
 	c    *Client
 	exit <-chan containerd.ExitStatus
-	// process is the spec's process, the template for sessions.
-	process *specs.Process
+	spec *specs.Spec
 }
 
 // createTimeout bounds a create, in which runsc's shim can hang forever.
@@ -162,7 +161,7 @@ func (c *Client) create(ctx context.Context, rec containers.Container, runtime s
 		}
 		return nil, err
 	}
-	t.process = spec.Process
+	t.spec = spec
 	return t, nil
 }
 

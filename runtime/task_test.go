@@ -83,10 +83,13 @@ func TestProxyEnds(t *testing.T) {
 }
 
 // proxy starts this binary as a proxy. It is removed after the test.
-func proxy(t *testing.T, c *runtime.Client, name string) (*runtime.Task, string) {
+func proxy(t *testing.T, c *runtime.Client, name string, args ...string) (*runtime.Task, string) {
 	t.Helper()
 	dir := bottleDir(t, c, name)
 	rootfs := filepath.Join(dir, "rootfs")
+	if args == nil {
+		args = []string{"proxy"}
+	}
 	for _, d := range []string{".bottle", "proc", "sys", "dev"} {
 		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -99,7 +102,7 @@ func proxy(t *testing.T, c *runtime.Client, name string) (*runtime.Task, string)
 	}
 	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netNS(t, dir, "proxy.netns"), Hostname: "proxy",
-		Args: []string{guestInit, "proxy"}, Env: []string{"GREETING=hi"}, CPUs: 1.5,
+		Args: append([]string{guestInit}, args...), Env: []string{"GREETING=hi"}, CPUs: 1.5,
 		Mounts: []runtime.Mount{{Source: self, Target: guestInit}}, LogFile: filepath.Join(dir, "proxy.log"),
 		Labels: map[string]string{runtime.LabelName: name, runtime.LabelRole: runtime.RoleProxy},
 	}
