@@ -24,9 +24,14 @@ const killTimeout = 30 * time.Second
 // Remove kills the task of the container id and removes task, container and
 // snapshot. It is idempotent: absent objects are not an error. It continues after
 // failures and returns all of them. It starts over if containerd was unavailable
-// meanwhile.
+// meanwhile. Several processes may remove the same container concurrently.
 func (c *Client) Remove(ctx context.Context, id string) error {
-	err := c.remove(c.withNamespace(ctx), id)
+	unlock, done, err := c.lockRemoval(ctx, id)
+	if err != nil || done {
+		return err
+	}
+	defer unlock()
+	err = c.remove(c.withNamespace(ctx), id)
 	for unavailable(err) && c.waitServing(ctx) {
 		err = c.remove(c.withNamespace(ctx), id)
 	}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
@@ -66,21 +67,52 @@ func TestRemoveAbsent(t *testing.T) {
 	must(t, c.RemoveSnapshot(ctx(t), "claude-bottle-never-was"))
 }
 
-// TestConcurrentRemove: `cleanup` and the end of `run` may happen concurrently.
+// TestConcurrentRemove: several processes may remove a bottle concurrently, such as
+// `cleanup`, `rm`, and a `run` whose session the removal ends. Each removal succeeds,
+// at whatever point the other one is.
 func TestConcurrentRemove(t *testing.T) {
-	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
-		started(t, c, cfg)
-		var wg sync.WaitGroup
-		for range 3 {
-			wg.Go(func() {
-				if err := c.Remove(context.Background(), cfg.Name); err != nil {
-					t.Error(err)
+	const rounds = 10
+	for round := range rounds {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+				started(t, c, cfg)
+				proxy(t, c, cfg.Name+"-p")
+				s, err := c.Exec(ctx(t), cfg.Name, runtime.SessionConfig{Args: []string{"sleep", "300"}, Stdout: io.Discard, Stderr: io.Discard})
+				if err != nil {
+					t.Fatal(err)
 				}
+				removeAll := func(c *runtime.Client) {
+					for _, id := range []string{cfg.Name, cfg.Name + "-p" + runtime.ProxySuffix} {
+						if err := c.Remove(context.Background(), id); err != nil {
+							t.Errorf("remove %s: %v", id, err)
+						}
+					}
+				}
+				var wg sync.WaitGroup
+				wg.Go(func() { // the process that runs the session
+					if code, err := s.Wait(); err != nil || code != 137 {
+						t.Errorf("the session: %d, %v", code, err)
+					}
+					removeAll(c)
+				})
+				for i := range 2 {
+					other, err := runtime.Connect(ctx(t), config(filepath.Dir(filepath.Dir(c.Dir(cfg.Name)))))
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { must(t, other.Close()) })
+					wg.Go(func() {
+						// A different offset in each round, to meet every step.
+						time.Sleep(time.Duration(i*round) * 15 * time.Millisecond)
+						removeAll(other)
+					})
+				}
+				wg.Wait()
+				wantGone(t, c, cfg.Name)
+				wantGone(t, c, cfg.Name+"-p"+runtime.ProxySuffix)
 			})
-		}
-		wg.Wait()
-		wantGone(t, c, cfg.Name)
-	})
+		})
+	}
 }
 
 // TestRemoveUnderSession: removing a bottle ends its open sessions.
