@@ -192,7 +192,7 @@ func (c *client) sign(body []byte) ([]byte, error) {
 // Relay serves the connections forwarded by the inner end of a relay until that
 // end closes. It calls ready when the socket inside accepts connections.
 func (a *Agent) Relay(ctx context.Context, in io.Reader, out io.Writer, ready func()) error {
-	return relay.Serve(ctx, in, out, ready, func(conn io.ReadWriter) {
+	return relay.Serve(ctx, in, out, ready, func(_ context.Context, conn io.ReadWriter) {
 		if err := a.Serve(conn); err != nil {
 			a.log.Info("ssh agent closed a connection", "reason", err)
 		}

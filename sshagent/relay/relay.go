@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 // A frame consists of a connection number, a length and that many bytes. Length 0
@@ -26,13 +27,15 @@ const (
 
 // frameWriter writes complete frames from several goroutines.
 type frameWriter struct {
-	mu sync.Mutex
-	w  io.Writer
+	turn chan struct{} // holds a value while a frame is being written
+	w    io.Writer
 }
 
+func newFrameWriter(w io.Writer) *frameWriter { return &frameWriter{make(chan struct{}, 1), w} }
+
 func (f *frameWriter) send(conn uint32, data []byte) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.turn <- struct{}{}
+	defer func() { <-f.turn }()
 	head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, conn), uint32(len(data)))
 	_, err := f.w.Write(append(head, data...))
 	return err
@@ -52,58 +55,104 @@ func receive(r io.Reader) (conn uint32, data []byte, err error) {
 	return conn, data, err
 }
 
-// connections holds the open connections by number.
+// connections holds the connections that occupy a slot, by number. A connection
+// keeps its slot until it has ended on both sides: the peer has closed it, and the
+// goroutine that serves it here has ended. While that goroutine waits for a peer
+// that does not read, it still holds memory. Until the peer has closed it, data for
+// the connection may arrive, which must not open a new one.
 type connections struct {
+	limit int
+
 	mu   sync.Mutex
-	open map[uint32]io.WriteCloser
+	open map[uint32]*connection
+}
+
+type connection struct {
+	io.WriteCloser
+	peerClosed, served bool
 }
 
 // add registers a connection. It reports false when the limit is reached.
-func (c *connections) add(conn uint32, w io.WriteCloser) bool {
+func (c *connections) add(id uint32, w io.WriteCloser) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.open) >= MaxConnections {
+	if len(c.open) >= c.limit {
 		return false
 	}
 	if c.open == nil {
-		c.open = map[uint32]io.WriteCloser{}
+		c.open = map[uint32]*connection{}
 	}
-	c.open[conn] = w
+	c.open[id] = &connection{WriteCloser: w}
 	return true
 }
 
-func (c *connections) get(conn uint32) io.WriteCloser {
+// deliver passes a frame to its connection. It reports false if there is none.
+func (c *connections) deliver(id uint32, data []byte) bool {
+	c.mu.Lock()
+	conn := c.open[id]
+	if conn != nil && len(data) == 0 {
+		conn.peerClosed = true
+		c.free(id)
+	}
+	c.mu.Unlock()
+	if conn == nil {
+		return false
+	}
+	if len(data) > 0 {
+		if _, err := conn.Write(data); err == nil {
+			return true
+		}
+	}
+	_ = conn.Close() // both sides may close it
+	return true
+}
+
+// served reports that the goroutine of a connection has ended.
+func (c *connections) served(id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.open[conn]
-}
-
-// drop closes and removes a connection.
-func (c *connections) drop(conn uint32) {
-	c.mu.Lock()
-	w := c.open[conn]
-	delete(c.open, conn)
-	c.mu.Unlock()
-	if w != nil {
-		_ = w.Close() // both sides may close it
+	if conn := c.open[id]; conn != nil {
+		conn.served = true
+		c.free(id)
 	}
 }
 
-func (c *connections) dropAll() {
-	c.mu.Lock()
-	all := c.open
-	c.open = nil
-	c.mu.Unlock()
-	for _, w := range all {
-		_ = w.Close()
+// free frees the slot of a connection that has ended on both sides.
+func (c *connections) free(id uint32) {
+	if conn := c.open[id]; conn.peerClosed && conn.served {
+		delete(c.open, id)
 	}
+}
+
+// closeAll closes all connections, which ends their goroutines, and admits no more.
+func (c *connections) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit = 0
+	for _, conn := range c.open {
+		_ = conn.Close() // both sides may close it
+	}
+}
+
+// clientTimeout is how long the inner end waits for a client to read. A client
+// that does not read must not block the other connections.
+const clientTimeout = 10 * time.Second
+
+// client is a connection of the inner end.
+type client struct{ net.Conn }
+
+func (c client) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(clientTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
 }
 
 // Listen runs the inner end: it forwards the listener's connections until in ends,
 // then closes the listener.
 func Listen(l net.Listener, in io.Reader, out io.Writer) error {
-	f, conns := &frameWriter{w: out}, &connections{}
-	defer conns.dropAll()
+	f, conns := newFrameWriter(out), &connections{limit: MaxConnections}
+	defer conns.closeAll()
 	defer func() { _ = l.Close() }()
 	if err := f.send(0, nil); err != nil {
 		return err
@@ -114,11 +163,15 @@ func Listen(l net.Listener, in io.Reader, out io.Writer) error {
 			if err != nil {
 				return // the listener was closed
 			}
-			if !conns.add(id, conn) {
+			c := client{conn}
+			if !conns.add(id, c) {
 				_ = conn.Close()
 				continue
 			}
-			go pump(f, conns, id, conn)
+			go func() {
+				pump(f, id, c)
+				conns.served(id)
+			}()
 		}
 	}()
 	for {
@@ -129,18 +182,13 @@ func Listen(l net.Listener, in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if len(data) == 0 {
-			conns.drop(id)
-		} else if w := conns.get(id); w != nil {
-			if _, err := w.Write(data); err != nil {
-				conns.drop(id)
-			}
-		}
+		conns.deliver(id, data)
 	}
 }
 
 // pump forwards the data of a connection and then its end.
-func pump(f *frameWriter, conns *connections, id uint32, conn io.Reader) {
+func pump(f *frameWriter, id uint32, conn io.ReadCloser) {
+	defer func() { _ = conn.Close() }() // both sides may close it
 	buf := make([]byte, maxFrame)
 	for {
 		n, err := conn.Read(buf)
@@ -148,7 +196,6 @@ func pump(f *frameWriter, conns *connections, id uint32, conn io.Reader) {
 			return
 		}
 		if err != nil {
-			conns.drop(id)
 			_ = f.send(id, nil) // the reader of the stream reports its errors
 			return
 		}
@@ -157,14 +204,24 @@ func pump(f *frameWriter, conns *connections, id uint32, conn io.Reader) {
 
 // Serve runs the outer end: it calls answer for each connection from inside until
 // in ends. It calls ready once, when the socket is listening. The connection is
-// closed when answer returns. All input is untrusted: processes in the sandbox with
-// the same user ID can take the place of the inner end.
-func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answer func(io.ReadWriter)) error {
-	f, conns := &frameWriter{w: out}, &connections{}
+// closed when answer returns; the context is cancelled when Serve is about to
+// return. All input is untrusted: processes in the sandbox with the same user ID
+// can take the place of the inner end.
+//
+// Serve holds at most one frame, and for each of MaxConnections connections what
+// answer holds plus one frame. It stops reading while the peer does not read.
+func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answer func(context.Context, io.ReadWriter)) error {
+	return serve(ctx, in, out, ready, answer, MaxConnections)
+}
+
+func serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answer func(context.Context, io.ReadWriter), limit int) error {
+	f, conns := newFrameWriter(out), &connections{limit: limit}
 	ready = sync.OnceFunc(ready)
 	var serving sync.WaitGroup
 	defer serving.Wait()
-	defer conns.dropAll()
+	defer conns.closeAll()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for ctx.Err() == nil {
 		id, data, err := receive(in)
 		if errors.Is(err, io.EOF) {
@@ -173,30 +230,27 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, ready func(), answe
 		if err != nil {
 			return err
 		}
-		switch w := conns.get(id); {
+		switch {
 		case id == 0:
 			ready()
-		case len(data) == 0:
-			conns.drop(id)
-		case w != nil:
-			if _, err := w.Write(data); err != nil {
-				conns.drop(id)
-			}
-		default:
-			r, w := io.Pipe()
-			if !conns.add(id, w) {
-				if err := f.send(id, nil); err != nil {
-					return err
-				}
-				continue
-			}
-			serving.Go(func() {
-				answer(stream{r, f, id})
-				_ = r.Close() // makes later writes fail
-				_ = f.send(id, nil)
-			})
-			_, _ = w.Write(data) // fails after answer has returned
+			continue
+		case conns.deliver(id, data) || len(data) == 0:
+			continue
 		}
+		r, w := io.Pipe()
+		if !conns.add(id, w) {
+			if err := f.send(id, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		serving.Go(func() {
+			defer conns.served(id)
+			answer(ctx, stream{r, f, id})
+			_ = r.Close() // makes later writes fail
+			_ = f.send(id, nil)
+		})
+		_, _ = w.Write(data) // fails after answer has returned
 	}
 	return ctx.Err()
 }
