@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/atomicfile"
 )
 
 // The functions in this file require the lock.
@@ -37,7 +39,7 @@ func (m *Manager) saveForwarding() error {
 		}
 		fmt.Fprintf(&text, "%s %s\n", key, value)
 	}
-	return replaceFile(m.sysctlFile(), []byte(text.String()))
+	return atomicfile.Write(m.sysctlFile(), []byte(text.String()), 0o600)
 }
 
 // savedSettings reads what saveForwarding saved. It returns nil if there is no

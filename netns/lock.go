@@ -8,111 +8,80 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/filelock"
 )
 
-// lock is the exclusive right to change the host's side of the network. It is a
-// flock on a file that is removed with the last bottle.
-type lock struct{ f *os.File }
+// lock is an exclusive right: to change the host's side of the network (the network
+// lock, whose file is removed with the last bottle), or to change one bottle's.
+type lock struct {
+	*filelock.Lock
+	m *Manager
+}
 
-// acquire waits for the lock until ctx ends.
+// acquire waits for the lock until ctx ends. Creating its file is the first change
+// on the host and removing it the last: while a resource that bottles share exists,
+// so does the file.
 func (m *Manager) acquire(ctx context.Context) (*lock, error) {
-	type result struct {
-		l   *lock
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		l, err := m.acquireBlocking(ctx)
-		done <- result{l, err}
-	}()
-	select {
-	case r := <-done:
-		return r.l, r.err
-	case <-ctx.Done():
-		// flock cannot be interrupted: release the lock once it is acquired.
-		go func() {
-			if r := <-done; r.l != nil {
-				r.l.release()
-			}
-		}()
-		return nil, fmt.Errorf("wait for the network lock %s: %w", m.lockFile(), ctx.Err())
-	}
+	l, err := filelock.CreateAll(ctx, m.lockFile(), nil)
+	return m.locked(l, err)
 }
 
-// acquireBlocking waits for the lock, even after ctx has ended if another process
-// holds it, but then creates no new file, which nobody would remove.
-func (m *Manager) acquireBlocking(ctx context.Context) (*lock, error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if err := os.MkdirAll(m.netDir(), 0o700); err != nil {
-			return nil, fmt.Errorf("create the network directory: %w", err)
-		}
-		f, err := os.OpenFile(m.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // another process removed the directory in between
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open the network lock: %w", err)
-		}
-		l := &lock{f}
-		if err := flock(f); err != nil {
-			l.release()
-			return nil, fmt.Errorf("acquire the network lock %s: %w", f.Name(), err)
-		}
-		if l.current() {
-			return l, nil
-		}
-		l.release() // the file was removed while we waited
+// acquireExisting returns nil if there is no network directory. Creating the
+// directory again would leave it behind if nobody removes anything afterwards.
+func (m *Manager) acquireExisting(ctx context.Context) (*lock, error) {
+	l, err := filelock.Create(ctx, m.lockFile(), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
+	return m.locked(l, err)
 }
 
-func flock(f *os.File) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
+// acquireBottle waits for the right to create or remove the bottle's namespaces and
+// to attach them. It precedes the network lock where both are needed. It is a lock on
+// the bottle's directory; if there is none, acquireBottle returns nil.
+func (m *Manager) acquireBottle(ctx context.Context, dir string) (*lock, error) {
+	l, err := filelock.Open(ctx, dir, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
+	return m.locked(l, err)
 }
 
-// current reports whether the lock's path still leads to the locked file.
-func (l *lock) current() bool {
-	locked, err := l.f.Stat()
+func (m *Manager) locked(l *filelock.Lock, err error) (*lock, error) {
 	if err != nil {
-		return false
+		return nil, fmt.Errorf("acquire lock: %w", err)
 	}
-	named, err := os.Stat(l.f.Name())
-	return err == nil && os.SameFile(locked, named)
+	return &lock{l, m}, nil
 }
 
-// shareWithPlugins makes programs that are started from now on inherit the lock.
-// If this process is killed while a plugin runs, the lock is held until that
-// plugin has ended, so that no clean-up precedes the plugin's last change.
-func (l *lock) shareWithPlugins() (stop func()) {
-	set := func(flags int) {
-		// It cannot fail on an open file; if it did, only this protection is lost.
-		_, _ = unix.FcntlInt(l.f.Fd(), unix.F_SETFD, flags)
-	}
-	set(0)
-	return func() { set(unix.FD_CLOEXEC) }
-}
-
-// release unlocks, even if another program has inherited the lock.
+// release logs an error: everything that the lock protects is done by then.
 func (l *lock) release() {
-	_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
-	_ = l.f.Close() // nothing was written
+	if l == nil {
+		return
+	}
+	if err := l.Release(); err != nil {
+		l.m.log.Error("release lock", "error", err)
+	}
 }
 
-// removeNetDir removes the lock file and its directory. Processes that wait for
-// the lock detect that it is no longer current and create a new one.
+// removeNetDir removes the network directory, the lock file last. Processes that wait
+// for the lock then create a new one.
 func (m *Manager) removeNetDir() error {
-	if err := os.RemoveAll(m.ipamDir()); err != nil {
-		return fmt.Errorf("remove leases: %w", err)
+	entries, err := os.ReadDir(m.netDir())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("list the network directory: %w", err)
+	}
+	for _, e := range entries {
+		if path := filepath.Join(m.netDir(), e.Name()); path != m.lockFile() {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("empty the network directory: %w", err)
+			}
+		}
 	}
 	for _, p := range []string{m.lockFile(), m.netDir()} {
 		err := os.Remove(p)
+		// Another process may already have created a new lock file.
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("remove the network's %s: %w", filepath.Base(p), err)
 		}

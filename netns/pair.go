@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	cniconf "github.com/bot-bottle/bottle/cni-conf"
+	"github.com/bot-bottle/bottle/internal/atomicfile"
 )
 
 // Pair is the network of one bottle: the agent's namespace and the proxy's.
@@ -39,9 +40,11 @@ func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
+	bottle, err := m.acquireBottle(ctx, dir)
+	if err != nil {
 		return nil, err
 	}
+	defer bottle.release()
 	if err := pin(AgentPath(dir), setUpNS); err != nil {
 		return nil, fmt.Errorf("agent's namespace: %w", err)
 	}
@@ -102,6 +105,15 @@ func setAddress(name string, addr netip.Prefix) error {
 // The proxy can reach public addresses, and port 53 of the resolvers at any address.
 // Resolvers that are not IPv4 are ignored, as the network has no IPv6.
 func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
+	bottle, err := p.m.acquireBottle(ctx, p.dir)
+	if err != nil {
+		return err
+	}
+	defer bottle.release()
+	// A removal may have come first: it must not be undone by what follows.
+	if !pinned(ProxyPath(p.dir)) {
+		return fmt.Errorf("attach to network %s: no network namespace at %s", p.confs.Egress.Name, ProxyPath(p.dir))
+	}
 	host, err := hostAddresses(p.confs.Egress.Bridge)
 	if err != nil {
 		return err
@@ -148,7 +160,7 @@ func (m *Manager) attachEgress(ctx context.Context, n *network, l *lock) error {
 			return err
 		}
 	}
-	stop := l.shareWithPlugins()
+	stop := l.Share()
 	res, err := n.add(ctx)
 	stop()
 	if err != nil {
@@ -200,10 +212,11 @@ func writePolicy(dir string, p policy) error {
 	if err != nil {
 		return fmt.Errorf("write the egress policy: %w", err)
 	}
-	if err := os.MkdirAll(cniDir(dir), 0o700); err != nil {
+	// Not MkdirAll, which would recreate the directory of a bottle that was removed.
+	if err := os.Mkdir(cniDir(dir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("write the egress policy: %w", err)
 	}
-	return replaceFile(policyFile(dir), data)
+	return atomicfile.Write(policyFile(dir), data, 0o600)
 }
 
 // readPolicy returns an empty policy if the bottle has none.
@@ -219,16 +232,4 @@ func readPolicy(dir string) (p policy, err error) {
 		return policy{}, fmt.Errorf("read the egress policy %s: %w", policyFile(dir), err)
 	}
 	return p, nil
-}
-
-// replaceFile writes a file atomically.
-func replaceFile(path string, data []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }

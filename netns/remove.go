@@ -11,10 +11,11 @@ import (
 )
 
 // Remove removes the network of the bottle whose directory is dir, complete or
-// not, from names alone; it succeeds if there is none. It continues after failures
-// and returns them all. The last bottle's removal also removes what bottles share
-// and restores the host's ip_forward. Processes that still run in the namespaces
-// keep those alive, without links.
+// not, from names alone. It succeeds if there is none, also if another process
+// removes it concurrently. It continues after failures and returns them all. The last
+// bottle's removal also removes what bottles share and restores the host's
+// ip_forward. Processes that still run in the namespaces keep those alive, without
+// links.
 func (m *Manager) Remove(ctx context.Context, dir string) error {
 	dir = filepath.Clean(dir)
 	id, err := m.containerID(dir)
@@ -25,6 +26,13 @@ func (m *Manager) Remove(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	// Concurrent removals take turns: a plugin must not find a namespace that another
+	// process unpins at that moment.
+	bottle, err := m.acquireBottle(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer bottle.release()
 	internal := make(chan error, 1)
 	go func() { internal <- m.detachInternal(ctx, confs.Internal, dir, id) }()
 	egress := m.detachEgress(ctx, confs.Egress, dir, id)
@@ -61,12 +69,9 @@ func (m *Manager) detachInternal(ctx context.Context, conf *cniconf.List, dir, i
 // detachEgress detaches the proxy from the egress network and removes that network
 // if no other bottle uses it.
 func (m *Manager) detachEgress(ctx context.Context, conf *cniconf.List, dir, id string) error {
-	if _, err := os.Lstat(m.netDir()); errors.Is(err, os.ErrNotExist) {
-		return nil // the lock was never taken: nothing is attached
-	}
-	l, err := m.acquire(ctx)
-	if err != nil {
-		return err
+	l, err := m.acquireExisting(ctx)
+	if l == nil {
+		return err // no network directory: nothing is attached
 	}
 	defer l.release()
 	derr := m.detachEgressLocked(ctx, conf, dir, id, l)
@@ -85,7 +90,7 @@ func (m *Manager) detachEgressLocked(ctx context.Context, conf *cniconf.List, di
 	if err != nil {
 		return err
 	}
-	stop := l.shareWithPlugins()
+	stop := l.Share()
 	err = n.del(ctx)
 	stop()
 	return errors.Join(err, m.removeEgressLeftovers(conf, dir, id))
