@@ -28,6 +28,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/asuser"
 )
 
 // Labels of a derived image.
@@ -46,6 +48,9 @@ type Derivation struct {
 	Base   string // normalised name of the base image, which is in the store
 	Dir    string // absolute path of the directory; it is only read
 	Target string // absolute path of the directory in the image, and its working directory
+	// Caller is the user whose rights are used to read the directory. The zero value
+	// is root.
+	Caller asuser.User
 	// Owner returns the owner of all files; called only when a layer is created.
 	Owner func(context.Context) (uid, gid int, err error)
 	// Notice is called for each entry that is omitted or altered. It and Progress
@@ -56,8 +61,8 @@ type Derivation struct {
 
 // Derive creates an image from a base and a directory, unpacked and ready to run, and
 // reports whether it had to: for an unchanged directory only its metadata is read. No
-// symbolic link in the directory is followed. The error wraps ErrMissing,
-// ErrPlatform or ErrNoSpace; after an error the store is unchanged.
+// symbolic link in the directory is followed. The error wraps ErrMissing, ErrPlatform,
+// ErrUnreadable, ErrIgnoreLink or ErrNoSpace; after an error the store is unchanged.
 func (s *Store) Derive(ctx context.Context, d Derivation) (created bool, err error) {
 	ctx = namespaces.WithNamespace(ctx, s.namespace)
 	if d.Notice == nil {
@@ -82,7 +87,7 @@ func (s *Store) derive(ctx context.Context, d Derivation) (created bool, err err
 		return false, err
 	}
 	start := time.Now()
-	t, err := readTree(d.Dir)
+	t, err := readTree(ctx, d.Dir, d.Caller)
 	if err != nil {
 		return false, err
 	}
@@ -270,7 +275,10 @@ func (l *layering) write(ctx context.Context, u *unpacker) (err error) {
 			}
 		},
 	}
-	if err = f.run(p.pack); err == nil {
+	pack := func(ctx context.Context) error {
+		return asuser.Run(l.d.Caller, func() error { return p.pack(ctx) })
+	}
+	if err = f.run(pack); err == nil {
 		out.report(Progress{ID: l.d.Dir, State: StateDone, Done: p.done, Total: p.done})
 	}
 	out.close(err == nil)

@@ -35,7 +35,11 @@ func (p *packer) pack(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := p.add(&p.tree.entries[i]); err != nil {
+		err := p.add(&p.tree.entries[i])
+		if isDenied(err) { // since the scan
+			return fmt.Errorf("%w: %s", ErrUnreadable, p.tree.entries[i].name)
+		}
+		if err != nil {
 			return fmt.Errorf("pack %s: %w", p.tree.entries[i].name, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -14,15 +15,9 @@ import (
 	"time"
 
 	"github.com/moby/patternmatcher"
-	"github.com/moby/patternmatcher/ignorefile"
 	"golang.org/x/sys/unix"
-)
 
-// Files in the directory with patterns of entries to exclude. The patterns of the
-// second follow those of the first, so exceptions can include entries again.
-const (
-	dockerIgnore = ".dockerignore"
-	bottleIgnore = ".bottleignore"
+	"github.com/bot-bottle/bottle/internal/asuser"
 )
 
 // gitDir is git's metadata directory. In a worktree or submodule it is a file that
@@ -42,6 +37,8 @@ type tree struct {
 	// newest is the latest change time of all entries.
 	newest time.Time
 	ignore *patternmatcher.PatternMatcher
+	caller asuser.User // whose rights are used
+	denied []string    // what the caller may not read
 }
 
 type treeEntry struct {
@@ -79,14 +76,30 @@ func openFD(root *os.File, name string, flags uint64) (int, error) {
 	}
 }
 
-// readTree scans a directory. It opens no files except the two ignore files. The
-// caller must call close.
-func readTree(dir string) (_ *tree, err error) {
+// ErrUnreadable means that the caller has no permission to read a part of the
+// directory. bottle itself, being root, could read it.
+var ErrUnreadable = errors.New("no permission to read")
+
+// readTree scans a directory with the rights of a user. It opens no files except the
+// two ignore files. The error wraps ErrUnreadable, ErrIgnoreLink or the end of ctx.
+// The caller must call close.
+func readTree(ctx context.Context, dir string, caller asuser.User) (t *tree, err error) {
+	err = asuser.Run(caller, func() error {
+		t, err = scan(ctx, dir, caller)
+		return err
+	})
+	return t, err
+}
+
+func scan(ctx context.Context, dir string, caller asuser.User) (_ *tree, err error) {
 	root, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if isDenied(err) {
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, dir)
+	}
 	if err != nil {
 		return nil, err
 	}
-	t := &tree{root: root}
+	t := &tree{root: root, caller: caller}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.close())
@@ -100,7 +113,25 @@ func readTree(dir string) (_ *tree, err error) {
 		return nil, fmt.Errorf("stat %s: %w", dir, err)
 	}
 	t.add(e)
-	return t, t.walk(".", root, patternmatcher.MatchInfo{}, nil)
+	if err := t.walk(ctx, ".", root, patternmatcher.MatchInfo{}, nil); err != nil {
+		return nil, err
+	}
+	if len(t.denied) > 0 {
+		return nil, fmt.Errorf("%w: %s", ErrUnreadable, abbreviate(t.denied))
+	}
+	return t, nil
+}
+
+func isDenied(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) }
+
+// maxNames is the number of names in an error.
+const maxNames = 5
+
+func abbreviate(names []string) string {
+	if more := len(names) - maxNames; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 func (t *tree) close() error { return t.root.Close() }
@@ -115,68 +146,31 @@ func (t *tree) add(e treeEntry) {
 	}
 }
 
-// readIgnore reads the patterns of both ignore files. Patterns of .dockerignore for
-// .git are overridden: they are meant for images that are shipped, but an agent must
-// be able to commit.
-func readIgnore(root *os.File) (*patternmatcher.PatternMatcher, error) {
-	patterns, err := readPatterns(root, dockerIgnore)
-	if err != nil {
-		return nil, err
-	}
-	if len(patterns) > 0 {
-		patterns = append(patterns, "!"+gitDir)
-	}
-	more, err := readPatterns(root, bottleIgnore)
-	if err != nil {
-		return nil, err
-	}
-	if patterns = append(patterns, more...); len(patterns) == 0 {
-		return nil, nil
-	}
-	m, err := patternmatcher.New(patterns)
-	if err != nil {
-		return nil, fmt.Errorf("parse %s and %s: %w", dockerIgnore, bottleIgnore, err)
-	}
-	return m, nil
-}
-
-// maxIgnore bounds the size of an ignore file, in bytes.
-const maxIgnore = 1 << 20
-
-func readPatterns(root *os.File, name string) ([]string, error) {
-	f, err := openBeneath(root, name, unix.O_NONBLOCK)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	patterns, err := ignorefile.ReadAll(io.LimitReader(f, maxIgnore))
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	return patterns, nil
-}
-
 // walk adds the entries of the directory dir. held are excluded parent directories,
 // which are added with the first entry below them that is included.
-func (t *tree) walk(dir string, at *os.File, parent patternmatcher.MatchInfo, held []treeEntry) error {
+func (t *tree) walk(ctx context.Context, dir string, at *os.File, parent patternmatcher.MatchInfo, held []treeEntry) error {
 	names, err := at.Readdirnames(-1)
 	if err != nil {
 		return fmt.Errorf("read directory %s: %w", dir, err)
 	}
 	slices.Sort(names)
 	for _, base := range names {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		e := treeEntry{name: path.Join(dir, base)}
 		err := unix.Fstatat(int(at.Fd()), base, &e.stat, unix.AT_SYMLINK_NOFOLLOW)
 		if errors.Is(err, unix.ENOENT) {
 			continue // removed concurrently
 		}
+		if isDenied(err) { // the directory can be listed, but not searched
+			t.denied = append(t.denied, dir)
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("stat %s: %w", e.name, err)
 		}
-		if held, err = t.visit(e, at, base, parent, held); err != nil {
+		if held, err = t.visit(ctx, e, at, base, parent, held); err != nil {
 			return err
 		}
 	}
@@ -185,7 +179,7 @@ func (t *tree) walk(dir string, at *os.File, parent patternmatcher.MatchInfo, he
 
 // visit adds one entry and everything below it. It returns the directories that are
 // still held.
-func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatcher.MatchInfo, held []treeEntry) ([]treeEntry, error) {
+func (t *tree) visit(ctx context.Context, e treeEntry, at *os.File, base string, parent patternmatcher.MatchInfo, held []treeEntry) ([]treeEntry, error) {
 	isDir := e.stat.Mode&unix.S_IFMT == unix.S_IFDIR
 	excluded, info, err := t.excluded(e.name, parent)
 	if err != nil {
@@ -195,7 +189,7 @@ func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatche
 		if !isDir || !t.mayInclude(e.name) {
 			return held, nil
 		}
-		return held, t.descend(e, at, base, info, append(slices.Clone(held), e))
+		return held, t.descend(ctx, e, at, base, info, append(slices.Clone(held), e))
 	}
 	keep, err := t.representable(&e, at, base)
 	if err != nil || !keep {
@@ -204,12 +198,15 @@ func (t *tree) visit(e treeEntry, at *os.File, base string, parent patternmatche
 	if e.name == gitDir && !isDir {
 		t.notices = append(t.notices, gitDir+" refers to a directory elsewhere, which is not included: git will not work inside the bottle")
 	}
+	if err := t.checkReadable(e, at, base); err != nil {
+		return held, err
+	}
 	for _, h := range held {
 		t.add(h)
 	}
 	t.add(e)
 	if isDir {
-		return nil, t.descend(e, at, base, info, nil)
+		return nil, t.descend(ctx, e, at, base, info, nil)
 	}
 	return nil, nil
 }
@@ -236,16 +233,20 @@ func (t *tree) mayInclude(dir string) bool {
 	return false
 }
 
-func (t *tree) descend(e treeEntry, at *os.File, base string, info patternmatcher.MatchInfo, held []treeEntry) error {
+func (t *tree) descend(ctx context.Context, e treeEntry, at *os.File, base string, info patternmatcher.MatchInfo, held []treeEntry) error {
 	sub, err := openBeneath(at, base, unix.O_DIRECTORY)
 	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if isDenied(err) {
+		t.denied = append(t.denied, e.name)
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("read directory %s: %w", e.name, err)
 	}
 	defer func() { _ = sub.Close() }()
-	return t.walk(e.name, sub, info, held)
+	return t.walk(ctx, e.name, sub, info, held)
 }
 
 // representable reports whether a layer can contain the entry, and reads a symbolic
@@ -272,6 +273,25 @@ func (t *tree) representable(e *treeEntry, at *os.File, base string) (bool, erro
 		t.notices = append(t.notices, fmt.Sprintf("%s is not included: it %s", e.name, reason))
 	}
 	return reason == "", nil
+}
+
+// checkReadable records a file that the caller may not read, so that all of them are
+// reported together and before anything is packed.
+func (t *tree) checkReadable(e treeEntry, at *os.File, base string) error {
+	s := &e.stat
+	if s.Mode&unix.S_IFMT != unix.S_IFREG || t.caller.UID == 0 || int(s.Uid) == t.caller.UID && s.Mode&unix.S_IRUSR != 0 {
+		return nil
+	}
+	// AT_EACCESS: with the thread's current rights, not its real user id's.
+	err := unix.Faccessat2(int(at.Fd()), base, unix.R_OK, unix.AT_EACCESS|unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT):
+		return nil
+	case isDenied(err):
+		t.denied = append(t.denied, e.name)
+		return nil
+	}
+	return fmt.Errorf("check access to %s: %w", e.name, err)
 }
 
 // fingerprint identifies the state of the directory without reading its files: every
