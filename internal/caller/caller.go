@@ -3,12 +3,14 @@ package caller
 import (
 	"errors"
 	"fmt"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/bot-bottle/bottle/internal/asuser"
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Caller is the invoking user's side: under sudo, SUDO_USER's.
@@ -18,10 +20,15 @@ type Caller struct {
 	Home    string                      // absolute; of the invoking user, not root's under sudo
 	UID     int
 	GID     int
+	Groups  []int // supplementary groups
 	// Environ is the caller's environment, for credential helpers; nil: this
 	// process's.
 	Environ []string
 }
+
+// User is the caller for package asuser: with its rights bottle reads files on the
+// caller's behalf.
+func (c Caller) User() asuser.User { return asuser.User{UID: c.UID, GID: c.GID, Groups: c.Groups} }
 
 // path resolves a path that the user wrote: ~ is the invoking user's home, and
 // what is not absolute stands in dir.
