@@ -2,6 +2,9 @@ package egress
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -129,6 +132,60 @@ func TestPolicyCovering(t *testing.T) {
 		}
 		if got := p.Covering(rule); got != want {
 			t.Errorf("Covering(%s) = %q, want %q", entry, got, want)
+		}
+	}
+}
+
+// The proxy refuses and logs what the deny list names, also while a policy is
+// being learned, for plain requests and for names that resolve to a denied
+// address. The control is the same request without the entry.
+func TestProxyDeny(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") }))
+	defer srv.Close()
+	web, echoes := portOf(srv.Listener.Addr().String()), serveTCP(t, echo)
+	allow := []string{fmt.Sprintf("*.example.com:%d", web)}
+	ssh := []string{fmt.Sprintf("a.example.com:%d", echoes)}
+	for _, tc := range []struct {
+		name, deny, host, reason string
+	}{
+		{"control", "other.example.com", "a.example.com", ""},
+		{"host", "a.example.com", "a.example.com", "a.example.com: a.example.com:%d"},
+		{"wildcard", "*.a.example.com", "a.example.com", "*.a.example.com: a.example.com:%d"},
+		{"port range", "a.example.com:1-65535", "a.example.com", "a.example.com:1-65535: a.example.com:%d"},
+		{"another port", "a.example.com:1", "a.example.com", ""},
+		{"address of the name", "127.0.0.1", "a.example.com", "127.0.0.1: a.example.com resolves to 127.0.0.1"},
+		{"another address", "127.0.0.2", "a.example.com", ""},
+	} {
+		for _, learn := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/learn=%v", tc.name, learn), func(t *testing.T) {
+				p := startProxy(t, Config{Learn: learn, Entries: Entries{Allow: allow, SSH: ssh, Deny: []string{tc.deny}}})
+				target := fmt.Sprintf("%s:%d", tc.host, web)
+				res, body, _ := p.raw(t, http.MethodGet, "GET http://"+target+"/ HTTP/1.1\r\nHost: x\r\n\r\n")
+				tunnel := fmt.Sprintf("%s:%d", tc.host, echoes)
+				if tc.reason == "" {
+					if body != "served" {
+						t.Errorf("plain HTTP: %s %q", res.Status, body)
+					}
+					p.connect(t, tunnel).roundTrip(t, "in the tunnel")
+					return
+				}
+				for _, port := range []int{web, echoes} {
+					if port == echoes {
+						res, body, _ = p.raw(t, http.MethodConnect, "CONNECT "+tunnel+" HTTP/1.1\r\n\r\n")
+					}
+					reason := "denied by the entry " + tc.reason
+					if strings.Contains(reason, "%d") {
+						reason = fmt.Sprintf(reason, port)
+					}
+					if res.StatusCode != http.StatusForbidden || !strings.Contains(body, reason) || strings.Contains(body, "bottle allow") {
+						t.Errorf("port %d: %s %q, want %q", port, res.Status, body, reason)
+					}
+					e := p.log.wait(t, "refusal", func(e Entry) bool { return e.Denied() && e.Reason == reason })
+					if e.Scanner != "denylist" || e.Rule != tc.deny {
+						t.Errorf("port %d: logged %+v", port, e)
+					}
+				}
+			})
 		}
 	}
 }

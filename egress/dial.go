@@ -53,6 +53,7 @@ type dialer struct {
 	guard        *ssrf.Guardian // for all other hosts
 	privateGuard *ssrf.Guardian // for hosts in privateNames
 	privateNames []Rule
+	policy       Policy // for denied addresses
 	timeout      time.Duration
 }
 
@@ -61,7 +62,7 @@ func newDialer(p Policy, r Resolver, timeout time.Duration) *dialer {
 		r = &net.Resolver{PreferGo: true}
 	}
 	return &dialer{
-		resolver: r, timeout: timeout, privateNames: p.PrivateNames,
+		resolver: r, timeout: timeout, privateNames: p.PrivateNames, policy: p,
 		guard:        newGuard(p.Private),
 		privateGuard: newGuard(slices.Concat(p.Private, privateNets)),
 	}
@@ -106,6 +107,9 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 	addrs, err := d.resolve(ctx, host)
 	if err != nil {
 		return nil, err
+	}
+	if ref := d.policy.refuseAddrs(host, addrs, port); ref != nil {
+		return nil, ref
 	}
 	nd := d.netDialer(host)
 	var first error

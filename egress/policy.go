@@ -13,7 +13,7 @@ import (
 type Entries struct {
 	// Allow contains allowlist entries, see [ParseRule]. An entry without a port
 	// allows 80 and 443.
-	Allow []string `json:"allow"`
+	Allow []string `json:"allow,omitempty"`
 	// SSH contains ssh destinations, see [ParseSSHRule].
 	SSH []string `json:"ssh,omitempty"`
 	// Deny contains destinations that may not be reached, in the form of [ParseRule]:
@@ -150,17 +150,6 @@ func (p Policy) Check(host string, port int) Verdict {
 		return Verdict{Reason: fmt.Sprintf("invalid host %q: %v", shorten(host), err)}
 	}
 	return p.check(name, addr.IsValid(), port)
-}
-
-// denied returns the entry of the deny list for a host in canonical form; empty
-// if there is none.
-func (p Policy) denied(name string, isAddr bool, port int) string {
-	for _, r := range p.Deny {
-		if r.matchesHost(name, isAddr) && r.deniesPort(port) {
-			return r.String()
-		}
-	}
-	return ""
 }
 
 // notAllowed is the prefix of a refusal's reason, in pipelock's log too.

@@ -264,7 +264,10 @@ func (e *enforcer) check(host string, port int) (string, Verdict, *refusalError)
 		return name, v, nil
 	}
 	scanner := "allowlist"
-	if v.Rule != "" {
+	switch {
+	case v.Denied:
+		scanner = scannerDeny
+	case v.Rule != "":
 		scanner = "port"
 	}
 	return name, v, &refusalError{status: http.StatusForbidden, scanner: scanner, reason: v.Reason, rule: v.Rule}
@@ -272,7 +275,7 @@ func (e *enforcer) check(host string, port int) (string, Verdict, *refusalError)
 
 // admit runs the checks that every request must pass: the policy, the search for
 // secrets in clear text, and the rate limit. While a policy is being learned,
-// refusals by the first two are only logged.
+// refusals by the first two are only logged, except for those by a deny entry.
 func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (string, Verdict, *refusalError) {
 	host, v, ref := e.check(raw, port)
 	if host == "" {
@@ -290,7 +293,7 @@ func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (stri
 		ref = scanRequest(r)
 	}
 	if ref != nil {
-		if !e.learn {
+		if !e.learn || v.Denied {
 			return host, v, ref
 		}
 		s.logWouldBlock(r.Method, joinHostPort(host, port), ref)
