@@ -1,0 +1,172 @@
+package egress
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Problem is a valid entry that does not work. It is an error for the caller to
+// report.
+type Problem struct {
+	List  string // the entry's list, by its JSON key: "allow", "ssh", "deny", "allow_private"
+	Entry string
+	// Reason completes "allow entry X: ".
+	Reason string
+	// Hint is advice for the user; may be empty.
+	Hint string
+	// Harmless: the entry has no effect, but nothing that it names is refused
+	// because of that. It calls for a warning rather than an error.
+	Harmless bool
+}
+
+func (p *Problem) Error() string { return fmt.Sprintf("%s entry %q: %s", p.List, p.Entry, p.Reason) }
+
+// Problems returns the entries that can never work as they are, because every
+// request that they allow would be refused, and those without any effect. own are
+// the networks that only the sandbox and its proxy are in. Invalid entries are
+// left out: [Entries.Policy] reports them.
+func (e Entries) Problems(own ...netip.Prefix) []*Problem {
+	p, err := e.Policy()
+	if err != nil {
+		return nil
+	}
+	var out []*Problem
+	for i, r := range p.Allow {
+		list, entry := "allow", ""
+		if i < len(e.Allow) {
+			entry = e.Allow[i]
+		} else {
+			list, entry = "ssh", e.SSH[i-len(e.Allow)]
+		}
+		if problem := p.allowProblem(r, own); problem != nil {
+			problem.List, problem.Entry = list, entry
+			out = append(out, problem)
+		}
+	}
+	for i, r := range p.Deny {
+		if !slices.ContainsFunc(p.Allow, r.overlapsHost) && !r.address().IsValid() {
+			out = append(out, &Problem{
+				List: "deny", Entry: e.Deny[i], Harmless: true,
+				Reason: "has no effect: no entry allows this host",
+			})
+		}
+	}
+	return append(out, p.privateProblems(e.AllowPrivate, own)...)
+}
+
+// allowProblem checks a rule that allows a destination.
+func (p Policy) allowProblem(r Rule, own []netip.Prefix) *Problem {
+	for _, d := range p.Deny {
+		if d.denies(r) {
+			return &Problem{Reason: "always refused: denied by the entry " + d.String(), Hint: "remove one of the two entries"}
+		}
+	}
+	if addr := r.address(); addr.IsValid() {
+		return p.addressProblem(addr, own)
+	}
+	if r.isLocalhost() {
+		return &Problem{Reason: "cannot be reached: resolves to a loopback address", Hint: hintOwn}
+	}
+	return nil
+}
+
+// isLocalhost reports whether the rule is for names that always resolve to a
+// loopback address (RFC 6761 section 6.3).
+func (r Rule) isLocalhost() bool {
+	name := strings.TrimPrefix(r.Host, "*.")
+	return name == "localhost" || strings.HasSuffix(name, ".localhost")
+}
+
+// hintOwn is advice about addresses of the sandbox itself.
+const hintOwn = "programs inside the sandbox reach its own services directly, without the proxy and without an entry"
+
+// addressProblem checks an address that an entry allows.
+func (p Policy) addressProblem(addr netip.Addr, own []netip.Prefix) *Problem {
+	kind := ""
+	switch {
+	case addr.IsUnspecified():
+		kind = "the unspecified address"
+	case addr.IsLoopback():
+		kind = "a loopback address"
+	case slices.ContainsFunc(own, func(n netip.Prefix) bool { return n.Contains(addr) }):
+		kind = "an address of the sandbox itself"
+	}
+	if kind != "" {
+		return &Problem{Reason: "cannot be reached: " + kind, Hint: hintOwn}
+	}
+	if addr.Is6() {
+		return &Problem{Reason: "cannot be reached: sandboxes have no IPv6", Hint: "use a name or an IPv4 address"}
+	}
+	if newGuard(p.Private).SafeAddr(addr) == nil {
+		return nil
+	}
+	return &Problem{
+		Reason: "always refused: " + addressKind(addr) + " that allow_private does not list",
+		Hint:   fmt.Sprintf("add %s to egress.allow_private if the agent may reach it", addr),
+	}
+}
+
+func addressKind(addr netip.Addr) string {
+	switch {
+	case addr.IsLinkLocalUnicast():
+		return "a link-local address"
+	case addr.IsMulticast():
+		return "a multicast address"
+	case addr.IsPrivate():
+		return "a private address"
+	}
+	return "a special address"
+}
+
+// loopbacks are the addresses of the proxy's own network namespace that no packet
+// leaves for.
+var loopbacks = []netip.Prefix{
+	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("::/128"),
+}
+
+// opensLoopback reports whether a policy of one allow_private entry would let names
+// resolve to the proxy itself.
+func (p Policy) opensLoopback(own []netip.Prefix) bool {
+	return slices.ContainsFunc(p.PrivateNames, Rule.isLocalhost) || slices.ContainsFunc(p.Private, func(n netip.Prefix) bool {
+		return slices.ContainsFunc(loopbacks, n.Overlaps) ||
+			slices.ContainsFunc(own, func(o netip.Prefix) bool { return o.Contains(n.Addr()) && o.Bits() <= n.Bits() })
+	})
+}
+
+// privateProblems checks entries of allow_private: one that no allowed destination
+// makes use of has no effect.
+func (p Policy) privateProblems(entries []string, own []netip.Prefix) []*Problem {
+	var out []*Problem
+	for _, entry := range entries {
+		one, err := Entries{AllowPrivate: []string{entry}}.Policy()
+		if err != nil {
+			continue
+		}
+		if one.opensLoopback(own) {
+			out = append(out, &Problem{
+				List: "allow_private", Entry: entry,
+				Reason: "cannot be allowed: it includes addresses of the proxy itself", Hint: hintOwn,
+			})
+			continue
+		}
+		used := slices.ContainsFunc(p.Allow, func(r Rule) bool {
+			addr := r.address()
+			for _, n := range one.Private {
+				if !addr.IsValid() || n.Contains(addr) { // a name may resolve to any address
+					return true
+				}
+			}
+			return slices.ContainsFunc(one.PrivateNames, r.overlapsHost)
+		})
+		if !used {
+			out = append(out, &Problem{
+				List: "allow_private", Entry: entry, Harmless: true,
+				Reason: "has no effect: no entry of allow or ssh allows it", Hint: "add it to egress.allow too",
+			})
+		}
+	}
+	return out
+}
