@@ -3,7 +3,6 @@ package egress
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -18,8 +17,8 @@ const (
 // cannot exist (RFC 2606 section 2).
 const nothingAllowed = "nothing.invalid"
 
-// pipelockConfig contains only keys that every supported version knows, because
-// pipelock does not start with an unknown key. Its defaults do not suit an agent:
+// pipelockConfig is rendered with only those keys that a version knows: since 2.2.0
+// pipelock does not start with an unknown one. Its defaults do not suit an agent:
 // no forward proxy, tunnels closed after five minutes, 60 requests per minute.
 type pipelockConfig struct {
 	Version        int           `yaml:"version"`
@@ -34,9 +33,15 @@ type pipelockConfig struct {
 		TimeoutSeconds int    `yaml:"timeout_seconds"`
 		MaxResponseMB  int    `yaml:"max_response_mb"`
 		Monitoring     struct {
-			MaxURLLength         int     `yaml:"max_url_length"`
-			EntropyThreshold     float64 `yaml:"entropy_threshold"`
-			MaxRequestsPerMinute int     `yaml:"max_requests_per_minute"`
+			MaxURLLength     int     `yaml:"max_url_length"`
+			EntropyThreshold float64 `yaml:"entropy_threshold"`
+			// At its default the random labels of listed hosts are refused, such
+			// as those of release assets and serverless functions.
+			SubdomainEntropyThreshold float64 `yaml:"subdomain_entropy_threshold,omitempty"`
+			MaxRequestsPerMinute      int     `yaml:"max_requests_per_minute"`
+			// Hosts that are denied although they are allowed. An empty list is
+			// written too: without the key, 3.x denies hosts of its own choice.
+			Blocklist []string `yaml:"blocklist"`
 		} `yaml:"monitoring"`
 	} `yaml:"fetch_proxy"`
 	ForwardProxy struct {
@@ -59,9 +64,10 @@ type pipelockConfig struct {
 		Enabled bool   `yaml:"enabled"`
 		Action  string `yaml:"action"`
 	} `yaml:"response_scanning"`
-	WebsocketProxy  pipelockSwitch `yaml:"websocket_proxy"`
-	TLSInterception pipelockSwitch `yaml:"tls_interception"`
-	MetricsListen   string         `yaml:"metrics_listen"`
+	WebsocketProxy  pipelockSwitch  `yaml:"websocket_proxy"`
+	TLSInterception pipelockSwitch  `yaml:"tls_interception"`
+	MediaPolicy     *pipelockSwitch `yaml:"media_policy,omitempty"`
+	MetricsListen   string          `yaml:"metrics_listen,omitempty"`
 	Logging         struct {
 		Format         string `yaml:"format"`
 		Output         string `yaml:"output"`
@@ -80,25 +86,29 @@ type pipelockSwitch struct {
 }
 
 // Render returns pipelock's configuration for the policy, in YAML, for a version
-// of pipelock such as "2.3.0". Pipelock's allowlist has no ports: the caller must
-// enforce the ports of the policy itself.
+// of pipelock such as "2.3.0". Pipelock's lists have no ports: the caller must
+// enforce [Policy.Ports] itself. The error wraps a [*PipelockVersionError], or
+// those of [Policy.CheckPipelock].
 func (p Policy) Render(version string) ([]byte, error) {
-	if !strings.HasPrefix(version, "2.") {
-		return nil, fmt.Errorf("render pipelock's configuration: unknown version %q, expected 2.x", shorten(version))
+	v, err := ParsePipelockVersion(version)
+	if err == nil {
+		err = p.CheckPipelock(v)
 	}
-	data, err := yaml.Marshal(p.pipelock())
+	if err != nil {
+		return nil, fmt.Errorf("render pipelock's configuration: %w", err)
+	}
+	data, err := yaml.Marshal(p.pipelock(v))
 	if err != nil {
 		return nil, fmt.Errorf("render pipelock's configuration: %w", err)
 	}
 	return data, nil
 }
 
-func (p Policy) pipelock() pipelockConfig {
+func (p Policy) pipelock(v PipelockVersion) pipelockConfig {
 	c := pipelockConfig{
 		Version: 1, Mode: "strict", Enforce: true,
 		APIAllowlist:   ruleHosts(p.Allow),
 		TrustedDomains: ruleHosts(p.PrivateNames),
-		MetricsListen:  pipelockMetrics,
 	}
 	if len(c.APIAllowlist) == 0 {
 		c.APIAllowlist = []string{nothingAllowed}
@@ -112,6 +122,16 @@ func (p Policy) pipelock() pipelockConfig {
 	c.FetchProxy.Monitoring.MaxURLLength = 8192
 	c.FetchProxy.Monitoring.EntropyThreshold = 5
 	c.FetchProxy.Monitoring.MaxRequestsPerMinute = 6000
+	c.FetchProxy.Monitoring.Blocklist = append([]string{}, ruleHosts(p.Deny)...)
+	if v.atLeast(pipelockPrivate) {
+		c.FetchProxy.Monitoring.SubdomainEntropyThreshold = 8 // more than any label has
+	}
+	if v.atLeast(pipelockStrictKeys) {
+		c.MediaPolicy = &pipelockSwitch{} // off: it refuses audio, video and large images
+	}
+	if !v.atLeast(pipelockNoStats) {
+		c.MetricsListen = pipelockMetrics
+	}
 	c.ForwardProxy.Enabled = true
 	c.ForwardProxy.MaxTunnelSeconds = 86400
 	c.ForwardProxy.IdleTimeoutSeconds = 3600

@@ -48,7 +48,7 @@ func (p *Preparation) pipelock(ctx context.Context) error {
 	}
 	p.Plan.Proxy.Version = versionOf(named)
 	if _, err := (egress.Policy{}).Render(p.Plan.Proxy.Version); err != nil {
-		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of version 2 under proxy: in the manifest, or " + useBuiltin}
+		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of pipelock 2.x or 3.x under proxy: in the manifest, or " + useBuiltin}
 	}
 	info, err := p.PipelockImage(ctx, named)
 	if errors.Is(err, ErrImageMissing) && p.spec.Pull != PullNever {

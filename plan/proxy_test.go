@@ -47,8 +47,8 @@ func TestPreparePipelock(t *testing.T) {
 	s.spec.Pull = PullNever
 	s.bad("the proxy's image "+pipelockRef, "the image is missing", "--proxy builtin")
 
-	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:3.1.0'}")
-	s.bad(`unknown version "3.1.0"`, "--proxy builtin")
+	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:4.1.0'}")
+	s.bad(`unknown version of pipelock "4.1.0"`, "--proxy builtin")
 
 	s = newPipelockScene(t, "")
 	s.spec.Learn = true
