@@ -79,9 +79,9 @@ panic: something else
 	want := []Entry{
 		{Time: time.Date(2026, 11, 24, 12, 0, 0, 250e6, time.UTC), Event: "tunnel_close", Target: "a.example:443", Bytes: 12, Duration: 1500 * time.Millisecond},
 		{Time: time.Unix(1700000000, 0).UTC(), Event: "blocked", URL: "http://h/?k=***", Reason: "r", Status: 403, Scanner: "dlp"},
-		{Event: "sni_mismatch", Target: "a.example:443", SNI: "b.example"},
-		{Event: "odd"},
-		{Event: "last"},
+		{Event: "sni_mismatch", Target: "a.example:443", SNI: "b.example", Scanner: "sni", Reason: `the TLS handshake is for "b.example", CONNECT named a.example:443`},
+		{Event: "odd", Reason: "event odd"},
+		{Event: "last", Reason: "event last"},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("%d entries, want %d: %+v", len(got), len(want), got)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -20,19 +19,32 @@ type Entry struct {
 	Target string    `json:"target,omitempty"` // host:port of a tunnel
 	Method string    `json:"method,omitempty"`
 	// URL of a plain request, with secrets masked.
-	URL      string        `json:"url,omitempty"`
-	Scanner  string        `json:"scanner,omitempty"` // the check that refused it
-	Reason   string        `json:"reason,omitempty"`
-	Rule     string        `json:"rule,omitempty"`
-	SNI      string        `json:"sni,omitempty"` // the mismatching name in the TLS handshake
+	URL     string `json:"url,omitempty"`
+	Scanner string `json:"scanner,omitempty"` // the check that refused it
+	Reason  string `json:"reason,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	SNI     string `json:"sni,omitempty"` // the mismatching name in the TLS handshake
+	// Action is what pipelock did about a finding: block, warn or another one.
+	Action   string        `json:"action,omitempty"`
 	Status   int           `json:"status,omitempty"`
 	Bytes    int64         `json:"bytes,omitempty"`
 	Duration time.Duration `json:"duration_ns,omitempty"`
+	// RequestID is the same in all lines about one request; not every proxy has it.
+	RequestID string `json:"request_id,omitempty"`
+	// Version is the proxy's own, in the line of its start.
+	Version string `json:"version,omitempty"`
 }
 
 // Denied reports whether the entry is about a refused request.
-func (e Entry) Denied() bool {
-	return e.Event == EventBlocked || e.Event == EventSNIMismatch
+func (e Entry) Denied() bool { return e.Verdict() == VerdictRefused }
+
+// Before reports whether the entry was logged before t. Pipelock's times are whole
+// seconds: an entry of the second that t is in is not before it.
+func (e Entry) Before(t time.Time) bool {
+	if e.Time.Nanosecond() == 0 {
+		t = t.Truncate(time.Second)
+	}
+	return e.Time.Before(t)
 }
 
 // maxLine is the maximum length of a line, in bytes; longer ones are skipped.
@@ -95,16 +107,21 @@ func parseEntry(text []byte) (Entry, bool) {
 		Rule:     textOf(keys["rule"]),
 		SNI:      maskSecrets(textOf(keys["sni_host"])),
 		Status:   int(numberOf(keys["status_code"])),
-		Bytes:    int64(numberOf(keys["total_bytes"])),
+		Action:   textOf(keys["action"]),
+		Bytes:    int64(numberOf(keys["total_bytes"]) + numberOf(keys["size_bytes"])),
 		Duration: millis(numberOf(keys["duration_ms"])),
+
+		RequestID: bounded(textOf(keys["request_id"]), maxLogText),
+		Version:   textOf(keys["version"]),
 	}
-	if strings.HasPrefix(e.Reason, notAllowed) {
-		e.Scanner = "allowlist" // whatever name the proxy uses
+	if e.Event == "" {
+		return Entry{}, false
 	}
 	if e.Target == "" {
 		e.Target = maskSecrets(textOf(keys["connect_host"]))
 	}
-	return e, e.Event != ""
+	e.pipelockLine(keys)
+	return e, true
 }
 
 func textOf(raw json.RawMessage) string {

@@ -16,26 +16,34 @@ const (
 	VerdictLearnt  = "learnt" // allowed only because a policy is being learned
 	VerdictFailed  = "failed" // allowed, but could not be reached
 	VerdictClosed  = "closed" // the end of an allowed tunnel
+	VerdictNoted   = "noted"  // neither allowed nor refused, or an unknown event
 )
 
 // Verdict returns the outcome of the request that the entry is about; empty if
 // it is not about a request.
 func (e Entry) Verdict() string {
 	switch e.Event {
-	case EventTunnelOpen, EventForward:
+	case EventTunnelOpen, EventForward, eventAllowed, eventInterceptHTTP, eventWSOpen:
 		return VerdictAllowed
-	case EventTunnelClose:
+	case EventTunnelClose, eventWSClose:
 		return VerdictClosed
 	case EventWouldBlock:
 		return VerdictLearnt
-	case EventBlocked, EventSNIMismatch:
+	case EventBlocked, EventSNIMismatch, eventWSBlocked, eventKillSwitchDeny, eventAirlockDeny:
 		return VerdictRefused
 	case EventError:
 		if e.Target != "" || e.URL != "" {
 			return VerdictFailed
 		}
+		return ""
+	case EventStartup, EventShutdown, EventReload, eventAgentListener:
+		return ""
 	}
-	return ""
+	// A finding: of a secret in a header or body, or of a kind that is not known.
+	if e.Action == "block" {
+		return VerdictRefused
+	}
+	return VerdictNoted
 }
 
 // noHost is the destination of a request without a host.
@@ -84,13 +92,19 @@ const summaryRest = "(others)"
 // Summarize adds up a log by host and port, sorted by refusals, then by bytes.
 func Summarize(log iter.Seq2[Entry, error]) ([]HostSummary, error) {
 	hosts := map[string]*HostSummary{}
+	var seen requests
 	for e, err := range log {
 		if err != nil {
 			return nil, err
 		}
-		if verdict := e.Verdict(); verdict != "" {
-			summaryFor(hosts, e.Destination()).add(e, verdict)
+		if e.Event == EventStartup {
+			seen = requests{} // ids begin again
 		}
+		verdict := e.Verdict()
+		if verdict == "" || verdict == VerdictNoted || seen.refusedBefore(e, verdict) {
+			continue
+		}
+		summaryFor(hosts, e.Destination()).add(e, verdict)
 	}
 	out := make([]HostSummary, 0, len(hosts))
 	for _, h := range hosts {
@@ -100,6 +114,33 @@ func Summarize(log iter.Seq2[Entry, error]) ([]HostSummary, error) {
 		return cmp.Or(cmp.Compare(b.Refused, a.Refused), cmp.Compare(b.Bytes, a.Bytes), strings.Compare(a.Destination, b.Destination))
 	})
 	return out, nil
+}
+
+// maxRequests is how many requests back a second line about a refused one is
+// recognized.
+const maxRequests = 256
+
+// requests are the latest refused requests, by their ids. Pipelock logs some of
+// them twice: what it found and that it refused, or a redirect's target and source.
+type requests struct {
+	ids  [maxRequests]string
+	next int
+}
+
+// refusedBefore reports whether an entry is about a request that was refused in an
+// earlier one. A later tunnel or answer of the same request is not.
+func (r *requests) refusedBefore(e Entry, verdict string) bool {
+	if e.RequestID == "" || verdict != VerdictRefused && verdict != VerdictFailed {
+		return false
+	}
+	if slices.Contains(r.ids[:], e.RequestID) {
+		return true
+	}
+	if verdict == VerdictRefused {
+		r.ids[r.next%maxRequests] = e.RequestID
+		r.next++
+	}
+	return false
 }
 
 func summaryFor(hosts map[string]*HostSummary, destination string) *HostSummary {
