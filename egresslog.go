@@ -44,7 +44,7 @@ func (e *Engine) EgressLog(ctx context.Context, name string, since time.Time, fo
 		}
 		defer func() { _ = log.Close() }() // read only
 		for entry, err := range egress.ParseLog(log) {
-			if err == nil && entry.Time.Before(since) {
+			if err == nil && entry.Before(since) {
 				continue
 			}
 			if !yield(entry, err) {
