@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -227,7 +228,7 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 	s.Process.Cwd = "/"
 	s.Process.User = specs.User{UID: proxyUID, GID: proxyUID}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
-	setLimits(s, proxyMemory, cfg.CPUs, proxyPids)
+	setLimits(s, cmp.Or(cfg.Memory, proxyMemory), cfg.CPUs, proxyPids)
 	score := proxyScore
 	s.Process.OOMScoreAdj = &score
 	hideCgroups(s)

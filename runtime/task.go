@@ -67,6 +67,7 @@ type ProxyConfig struct {
 	Env      []string
 	Mounts   []Mount
 	CPUs     float64 // 0: no limit
+	Memory   int64   // in bytes; 0: 256 MiB
 	// Logger is a program that containerd's shim starts as "LOGGER proxy-log
 	// LogFile" ("binary" logging). It reads the task's standard output and error
 	// from descriptors 3 and 4 and closes 5 when it is ready. Empty: the shim itself
