@@ -20,6 +20,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
@@ -127,13 +128,17 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	if l.proxyRoot == nil {
 		mounts = append(mounts, runtime.Mount{Source: l.e.cfg.Program, Target: "/bottle"})
 	}
-	task, err := l.e.rt.CreateProxy(ctx, runtime.ProxyConfig{
+	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
 		Args: initialState(l.plan).command(), Mounts: mounts,
 		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
 		Logger: l.e.cfg.Program, LogFile: l.e.proxyLog(name),
 		Labels: l.labels(runtime.RoleProxy),
-	})
+	}
+	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
+		cfg.Memory, cfg.Env = egress.PipelockMemory, []string{egress.PipelockEnv}
+	}
+	task, err := l.e.rt.CreateProxy(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}

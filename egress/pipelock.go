@@ -13,6 +13,19 @@ const (
 	pipelockMetrics = "127.0.0.1:9091"
 )
 
+// What pipelock needs to scan the body of a plain HTTP response, which it holds in
+// memory in several forms: up to 14 bytes for each byte of a binary one, of which
+// much is garbage that a limit for Go's runtime keeps small. With these a response
+// of the largest size passes within the limit of the task, and so do two of half
+// that size; larger ones are cut by pipelock. Its own default limit is 10 MB.
+const (
+	pipelockMaxResponse = 32 // MB
+	// PipelockMemory is the memory limit of pipelock's task, in bytes.
+	PipelockMemory int64 = 512 << 20
+	// PipelockEnv is a variable for pipelock's process.
+	PipelockEnv = "GOMEMLIMIT=400MiB"
+)
+
 // nothingAllowed replaces an empty allowlist, which pipelock rejects: a name that
 // cannot exist (RFC 2606 section 2).
 const nothingAllowed = "nothing.invalid"
@@ -118,7 +131,7 @@ func (p Policy) pipelock(v PipelockVersion) pipelockConfig {
 	}
 	c.FetchProxy.Listen = pipelockListen
 	c.FetchProxy.TimeoutSeconds = 300
-	c.FetchProxy.MaxResponseMB = 64
+	c.FetchProxy.MaxResponseMB = pipelockMaxResponse
 	c.FetchProxy.Monitoring.MaxURLLength = 8192
 	c.FetchProxy.Monitoring.EntropyThreshold = 5
 	c.FetchProxy.Monitoring.MaxRequestsPerMinute = 6000

@@ -86,7 +86,7 @@ func (e *Entry) pipelockReason(keys map[string]json.RawMessage) string {
 // pipelockScanner is the check that an entry is about.
 func (e *Entry) pipelockScanner() string {
 	switch {
-	case strings.HasPrefix(e.Reason, notAllowed):
+	case strings.HasPrefix(e.Reason, notAllowed), strings.Contains(e.Reason, " blocked: "+notAllowed):
 		return "allowlist" // whatever name the proxy uses
 	case strings.HasPrefix(e.Reason, "redirect blocked: "):
 		return "redirect" // the refused destination has a line of its own

@@ -27,6 +27,7 @@ var pipelockLog = []struct{ line, want string }{
 
 	{`{"event":"blocked","method":"CONNECT","target":"b.test:443","scanner":"allowlist","reason":"domain not in allowlist: b.test"}`, "refused|b.test:443|allowlist|domain not in allowlist: b.test"},
 	{`{"event":"blocked","method":"CONNECT","url":"b.test:443","scanner":"allowlist","reason":"domain not in allowlist: b.test"}`, "refused|b.test:443|allowlist|domain not in allowlist: b.test"},
+	{`{"event":"blocked","method":"GET","url":"http://b.test/","scanner":"redirect","reason":"redirect from http://a.test/ blocked: domain not in allowlist: b.test"}`, "refused|b.test:80|allowlist|redirect from http://a.test/ blocked: domain not in allowlist: b.test"},
 	{`{"event":"blocked","method":"CONNECT","target":"x.a.test:443","scanner":"blocklist","reason":"domain blocked: x.a.test matches *.x.a.test"}`, "refused|x.a.test:443|denylist|domain blocked: x.a.test matches *.x.a.test"},
 	{`{"event":"blocked","target":"a.test:443","scanner":"ssrf","reason":"SSRF blocked: a.test resolves to internal IP 10.0.0.1"}`, "refused|a.test:443|ssrf|SSRF blocked: a.test resolves to internal IP 10.0.0.1"},
 	{`{"event":"blocked","target":"a.test:443","scanner":"ssrf","reason":"SSRF check failed: DNS resolution error for a.test: lookup a.test: no such host"}`, "refused|a.test:443|dns|SSRF check failed: DNS resolution error for a.test: lookup a.test: no such host"},
@@ -83,7 +84,7 @@ func TestPipelockLog(t *testing.T) {
 		}
 	}
 	var rule string
-	for e := range ParseLog(strings.NewReader(pipelockLog[15].line)) {
+	for e := range ParseLog(strings.NewReader(pipelockLog[16].line)) {
 		rule = e.Rule
 	}
 	if rule != "*.x.a.test" {

@@ -13,7 +13,7 @@ import (
 func TestProxyMemory(t *testing.T) {
 	leakcheck.Check(t)
 	c, name := connect(t), "claude-bottle-test-memory"
-	dir := folder(t, c, name)
+	dir := bottleDir(t, c, name)
 	rootfs := filepath.Join(dir, "rootfs")
 	for _, d := range []string{".bottle", "proc", "sys", "dev"} {
 		must(t, os.MkdirAll(filepath.Join(rootfs, d), 0o755))
