@@ -1,26 +1,26 @@
-# `make help` lists the targets. Those that need root say so; each does its own
-# set-up. What is downloaded or built for the test host is kept in
+# `make help` lists the targets. Targets marked "root" need root and set up the
+# test host (scripts/lab) themselves. Its downloads and builds are cached in
 # ~/.cache/bottle-lab (BOTTLE_LAB_CACHE).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# sudo's PATH may leave the Go toolchain out.
+# sudo's PATH may lack the Go toolchain.
 export PATH := $(PATH):/usr/local/go/bin
 export CGO_ENABLED := 0
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PACKAGES ?= ./...
-# -p 1: tests share the lab's host namespace, which has one of each thing.
+# -p 1, because tests share the test host.
 TESTFLAGS ?= -count=1 -p 1 -timeout 20m
 
 .PHONY: help
-help: ## show this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# The version comes from git, which refuses a checkout that is another user's
-# than root's.
+# The version comes from git, which otherwise rejects another user's checkout when
+# it runs as root.
 build: export GIT_CONFIG_COUNT := 1
 build: export GIT_CONFIG_KEY_0 := safe.directory
 build: export GIT_CONFIG_VALUE_0 := $(CURDIR)
@@ -30,37 +30,37 @@ build: ## build bin/bottle, a static binary
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test
-test: build ## run all tests, on a test host of their own and of it (root)
+test: ## run all tests on the test host, then test the test host (root)
 	GOARCH=arm64 go build -trimpath -o /dev/null ./cmd/bottle
-	scripts/lab up --with-claude --with-base
+	scripts/lab up --with-bottle --with-claude --with-base
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
 
 .PHONY: test-lab
-test-lab: ## test the test host itself: isolation, restart, what is left behind (root)
+test-lab: ## test the test host itself: isolation, restart, cleanup (root)
 	scripts/lab.d/selftest.sh
 
 .PHONY: demo
-demo: build ## show a bottle at work on a test host of its own (root)
-	scripts/lab up
+demo: ## demonstrate bottle on the test host (root)
+	scripts/lab up --minimal --with-bottle
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/demo
 
 .PHONY: agent-image
-agent-image: build ## build the default agent image and test it, on a test host (root; minutes)
-	scripts/lab up --with-base
+agent-image: ## build and test the default agent image (root; takes minutes)
+	scripts/lab up --with-bottle --with-base
 	trap 'scripts/lab down' EXIT; scripts/agent-image
 
 .PHONY: bench
-bench: build ## print speeds as ratios to plainer ways, on a test host (root)
-	scripts/lab up --with-buildkitd
+bench: ## compare bottle's speed with alternatives, on the test host (root)
+	scripts/lab up --with-bottle --with-buildkitd
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/bench/run
 
 .PHONY: lab-up
-lab-up: build ## start the test host; then: eval "$$(scripts/lab env)" (root)
-	scripts/lab up
+lab-up: ## start the test host; then: eval "$$(scripts/lab env)" (root)
+	scripts/lab up --with-bottle
 
 .PHONY: lab-down
-lab-down: ## end the test host (root)
+lab-down: ## stop the test host (root)
 	scripts/lab down
 
 .PHONY: lint
@@ -68,8 +68,8 @@ lint: ## check the sources
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet ./...
 	go run $(GOLANGCI_LINT) run ./...
-	for script in scripts/lab scripts/lab.d/*.sh; do bash -n $$script; done
+	for script in scripts/lab scripts/lab.d/*.sh scripts/demo scripts/agent-image scripts/bench/run; do bash -n $$script; done
 
 .PHONY: clean
-clean: ## remove what `build` made
+clean: ## remove the results of `build`
 	rm -rf bin

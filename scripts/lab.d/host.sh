@@ -27,6 +27,7 @@ host_start() {
   mkdir -p "$LAB_DIR/log" "$LAB_PROGRAMS/bin" "$LAB_PROGRAMS/sbin" "$LAB_DISK/containerd" "$LAB_DISK/bottle"
   chmod 0700 "$LAB_DISK"
   cp "$TOOLS_BIN/enter" "$LAB_PROGRAMS/enter"
+  [ -z "$MINIMAL" ] || : >"$LAB_DIR/minimal"
   cgroups_make
   shims_write
   config_write
@@ -55,7 +56,7 @@ init_run() {
   # cgroup namespace.
   while read -r dir; do echo $BASHPID >"$dir/cgroup.procs"; done <"$LAB_DIR/cgroup-roots"
   PATH=$(inside_path):$PATH
-  export LAB_TOOLS=$TOOLS_BIN LAB_CA_DIR=$CA_DIR LAB_SSHD=$SSHD_ROOT
+  export LAB_TOOLS=$TOOLS_BIN LAB_CA_DIR=$CA_DIR LAB_SSHD=$SSHD_ROOT LAB_MINIMAL=$MINIMAL
   # Then into the leaf cgroups, the parent too: a version 2 cgroup that contains
   # processes cannot delegate controllers to its children (cgroups(7)).
   # shellcheck disable=SC2016
@@ -217,6 +218,7 @@ cmd_status() {
     exit 3
   fi
   echo "lab: up (init: process $pid)"
+  echo "parts: $([ -e "$LAB_DIR/minimal" ] && echo minimal || echo all)"
   echo "containerd: $(inside ctr --connect-timeout 5s version 2>&1 |
     awk '/^Server/ { s = 1 } s && /Version:/ { print $2; f = 1 } END { if (!f) print "not responding" }')"
   echo "namespace: $LAB_NAMESPACE"

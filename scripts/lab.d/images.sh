@@ -1,6 +1,6 @@
 # Sourced by scripts/lab. Builds the lab's images in the cache and imports them:
 #   bottle-demo:latest    busybox and the demo's client
-#   claude-bottle:latest  Debian with the packages that an agent needs
+#   claude-bottle:latest  Debian with the packages that an agent needs (not if --minimal)
 #   claude-bottle:claude  the same with Claude Code (--with-claude)
 #   bottle-base:latest    plain Debian, base of the default image (--with-base)
 # The name of an archive contains a hash of its inputs, so a change produces a
@@ -9,22 +9,26 @@
 
 CA_DIR=$LAB_CACHE/ca
 DEBIAN_PACKAGES=bash,git,ca-certificates,openssh-client,curl,iproute2,procps
+DEBIAN_LAYER=$LAB_CACHE/debian-$(printf %s "$DEBIAN_PACKAGES 1" | sha256sum | cut -c1-12).tar
+BASE_LAYER=$LAB_CACHE/debian-base-1.tar
+CLAUDE_PACKAGE=@anthropic-ai/claude-code
+CLAUDE_ARCH=x64
+[ "$(dpkg --print-architecture)" != arm64 ] || CLAUDE_ARCH=arm64
+CLAUDE_LAYER=$LAB_CACHE/claude-code-$CLAUDE_CODE_VERSION-$CLAUDE_ARCH.tar
 
+# images_build builds the images of the installed layers, and sets ARCHIVES.
 images_build() {
   # Images contain the certificate, so all labs of a cache share the authority.
   "$TOOLS_BIN/world" ca --state "$CA_DIR" >"$LAB_CACHE/ca.log" 2>&1 ||
     die "create the lab's certificate authority: $(tail -n 1 "$LAB_CACHE/ca.log")"
+  ARCHIVES=()
   demo_image
-  debian_layer
-  debian_image claude-bottle:latest "$DEBIAN_LAYER"
-  AGENT_ARCHIVE=$ARCHIVE
-  BASE_ARCHIVE=
+  [ -n "$MINIMAL" ] || debian_image claude-bottle:latest "$DEBIAN_LAYER"
   [ -z "$WITH_BASE" ] || base_image
-  CLAUDE_ARCHIVE=
-  [ -n "$WITH_CLAUDE" ] || return 0
-  claude_layer
-  debian_image claude-bottle:claude "$DEBIAN_LAYER" "$CLAUDE_LAYER"
-  CLAUDE_ARCHIVE=$ARCHIVE
+  [ -z "$WITH_CLAUDE" ] || debian_image claude-bottle:claude "$DEBIAN_LAYER" "$CLAUDE_LAYER"
+  # Checkouts share the cache, so an archive is removed only if none used it lately.
+  touch "${ARCHIVES[@]}"
+  find "$LAB_CACHE" -maxdepth 1 -name '*.oci.tar*' -mtime +7 -delete
 }
 
 # key prints a short hash of its arguments, this file and mkimage.
@@ -54,8 +58,6 @@ make_image() {
     --user 1000:1000 --workdir /workspace "$@" >"$archive.log" 2>&1 ||
     die "build image $name: $(tail -n 1 "$archive.log")"
   mv "$archive.partial" "$archive"
-  # Keep two, because checkouts share the cache.
-  find "$LAB_CACHE" -name "${name/:/-}-*.oci.tar*" -printf '%T@ %p\n' | sort -rn | tail -n +5 | cut -d' ' -f2- | xargs -r rm -f
 }
 
 # image_dirs ROOT creates the directories that every image has: the agent's and
@@ -67,10 +69,11 @@ image_dirs() {
 }
 
 demo_image() {
-  local layer root
+  local layer root archive
   layer=$LAB_CACHE/bottle-demo-latest-$(key "$(file_hash "$TOOLS_BIN/demoagent")" "$(file_hash /bin/busybox)" "$(file_hash "$CA_DIR/ca.pem")").tar
-  DEMO_ARCHIVE=${layer%.tar}.oci.tar
-  [ ! -e "$DEMO_ARCHIVE" ] || return 0
+  archive=${layer%.tar}.oci.tar
+  ARCHIVES+=("$archive")
+  [ ! -e "$archive" ] || return 0
   partial_root "$layer"
   root=$layer.root
   mkdir -p "$root/bin" "$root/usr/local/bin" "$root/etc/ssl/certs" "$root/proc" "$root/sys" "$root/dev" "$root/root"
@@ -82,7 +85,7 @@ demo_image() {
   printf 'root:x:0:0:root:/root:/bin/sh\nagent:x:1000:1000:agent:/home/agent:/bin/sh\n' >"$root/etc/passwd"
   printf 'root:x:0:\nagent:x:1000:\n' >"$root/etc/group"
   pack_root "$layer"
-  make_image "$DEMO_ARCHIVE" bottle-demo:latest --layer-tar "$layer" \
+  make_image "$archive" bottle-demo:latest --layer-tar "$layer" \
     --env PATH=/usr/local/bin:/usr/bin:/bin --env HOME=/home/agent -- /bin/sh
   rm -f "$layer"
 }
@@ -99,13 +102,12 @@ debian_mirror() {
 # debian_root LAYER WHAT [PACKAGE,...] installs this machine's Debian release in
 # LAYER.root.
 debian_root() {
-  local url suite root=$1.root log=$1.log
+  local url suite root=$1.root
   read -r url suite < <(debian_mirror) || die "apt's sources list no Debian mirror for this machine's release"
-  say "building $2 ($suite)"
   partial_root "$1"
   # In a new mount namespace: an interrupted debootstrap leaves /proc mounted.
-  unshare --mount --propagation private debootstrap --variant=minbase ${3:+--include="$3"} \
-    "$suite" "$root" "$url" >"$log" 2>&1 </dev/null || die "build $2: $(tail -n 1 "$log") (log: $log)"
+  step "building $2 ($suite)" "$1.log" unshare --mount --propagation private \
+    debootstrap --variant=minbase ${3:+--include="$3"} "$suite" "$root" "$url"
   # Remove this machine's mirror settings and files that a bottle does not need.
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/doc/* \
     "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/etc/apt/sources.list*
@@ -114,11 +116,9 @@ debian_root() {
 }
 
 debian_layer() {
-  local root
-  DEBIAN_LAYER=$LAB_CACHE/debian-$(printf %s "$DEBIAN_PACKAGES 1" | sha256sum | cut -c1-12).tar
+  local root=$DEBIAN_LAYER.root
   [ ! -e "$DEBIAN_LAYER" ] || return 0
   debian_root "$DEBIAN_LAYER" 'the Debian layer' "$DEBIAN_PACKAGES"
-  root=$DEBIAN_LAYER.root
   chroot "$root" useradd --uid 1000 --user-group --shell /bin/bash --no-create-home agent
   image_dirs "$root"
   cp "$root"/etc/skel/.[!.]* "$root/home/agent/"
@@ -126,26 +126,30 @@ debian_layer() {
   pack_root "$DEBIAN_LAYER"
 }
 
-base_image() {
-  local layer
-  layer=$LAB_CACHE/bottle-base-latest-$(key).tar
-  BASE_ARCHIVE=${layer%.tar}.oci.tar
-  [ ! -e "$BASE_ARCHIVE" ] || return 0
-  debian_root "$layer" 'the base image'
-  pack_root "$layer"
-  make_image "$BASE_ARCHIVE" bottle-base:latest --layer-tar "$layer" --user 0:0 --workdir / -- /bin/bash
-  rm -f "$layer"
+base_layer() {
+  [ ! -e "$BASE_LAYER" ] || return 0
+  debian_root "$BASE_LAYER" 'the base layer'
+  pack_root "$BASE_LAYER"
 }
 
-# debian_image NAME LAYER... builds an image of the layers, adds the lab's
-# certificate authority and sets ARCHIVE.
+base_image() {
+  local archive
+  archive=$LAB_CACHE/bottle-base-latest-$(key "$BASE_LAYER").oci.tar
+  ARCHIVES+=("$archive")
+  [ ! -e "$archive" ] || return 0
+  make_image "$archive" bottle-base:latest --layer-tar "$BASE_LAYER" --user 0:0 --workdir / -- /bin/bash
+}
+
+# debian_image NAME LAYER... builds an image of the layers with the lab's
+# certificate authority on top.
 debian_image() {
-  local name=$1 top layer arguments=()
+  local name=$1 top layer archive arguments=()
   shift
-  ARCHIVE=$LAB_CACHE/${name/:/-}-$(key "$(file_hash "$CA_DIR/ca.pem")" "$@").oci.tar
-  [ ! -e "$ARCHIVE" ] || return 0
+  archive=$LAB_CACHE/${name/:/-}-$(key "$(file_hash "$CA_DIR/ca.pem")" "$@").oci.tar
+  ARCHIVES+=("$archive")
+  [ ! -e "$archive" ] || return 0
   say "building image $name"
-  top=$ARCHIVE.ca.tar
+  top=$archive.ca.tar
   partial_root "$top"
   mkdir -p "$top.root/etc/ssl/certs" "$top.root/usr/local/share/ca-certificates"
   tar -xOf "$DEBIAN_LAYER" ./etc/ssl/certs/ca-certificates.crt >"$top.root/etc/ssl/certs/ca-certificates.crt"
@@ -153,50 +157,43 @@ debian_image() {
   cp "$CA_DIR/ca.pem" "$top.root/usr/local/share/ca-certificates/lab.crt"
   pack_root "$top"
   for layer in "$@" "$top"; do arguments+=(--layer-tar "$layer"); done
-  make_image "$ARCHIVE" "$name" "${arguments[@]}" \
+  make_image "$archive" "$name" "${arguments[@]}" \
     --env PATH=/usr/local/bin:/usr/bin:/bin --env HOME=/home/agent --env LANG=C.UTF-8 -- /bin/bash
   rm -f "$top"
 }
 
 # claude_layer builds a layer with Claude Code's native program, which does not
-# need node, and sets CLAUDE_LAYER.
+# need node.
 claude_layer() {
-  local package=@anthropic-ai/claude-code arch=x64 log program
-  [ "$(dpkg --print-architecture)" != arm64 ] || arch=arm64
-  CLAUDE_LAYER=$LAB_CACHE/claude-code-$CLAUDE_CODE_VERSION-$arch.tar
   [ ! -e "$CLAUDE_LAYER" ] || return 0
-  say "downloading $package $CLAUDE_CODE_VERSION"
-  partial_root "$CLAUDE_LAYER"
-  log=$CLAUDE_LAYER.log
-  rm -rf "$CLAUDE_LAYER.npm"
-  mkdir -p "$CLAUDE_LAYER.npm"
-  npm install --ignore-scripts --no-audit --no-fund --prefix "$CLAUDE_LAYER.npm" \
-    "$package@$CLAUDE_CODE_VERSION" >"$log" 2>&1 </dev/null ||
-    die "download $package@$CLAUDE_CODE_VERSION: $(tail -n 1 "$log") (log: $log)"
-  program=$CLAUDE_LAYER.npm/node_modules/$package-linux-$arch/claude
+  step "downloading $CLAUDE_PACKAGE $CLAUDE_CODE_VERSION" "$CLAUDE_LAYER.log" claude_download
+}
+
+claude_download() {
+  local dir=$CLAUDE_LAYER.npm native=$CLAUDE_PACKAGE-linux-$CLAUDE_ARCH program
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  npm install --ignore-scripts --no-audit --no-fund --prefix "$dir" "$CLAUDE_PACKAGE@$CLAUDE_CODE_VERSION"
+  program=$dir/node_modules/$native/claude
   # The native program is an optional dependency, which npm may skip.
-  [ -e "$program" ] || claude_pack "$package-linux-$arch" "$log"
+  if [ ! -e "$program" ]; then
+    cd "$dir"
+    npm pack "$native@$CLAUDE_CODE_VERSION"
+    tar -xzf ./*.tgz package/claude
+    program=$dir/package/claude
+  fi
+  partial_root "$CLAUDE_LAYER"
   mkdir -p "$CLAUDE_LAYER.root/usr/local/bin"
   cp "$program" "$CLAUDE_LAYER.root/usr/local/bin/claude"
   chmod 0755 "$CLAUDE_LAYER.root/usr/local/bin/claude"
   pack_root "$CLAUDE_LAYER"
-  rm -rf "$CLAUDE_LAYER.npm"
-}
-
-# claude_pack PACKAGE LOG downloads the package of claude_layer's program.
-claude_pack() {
-  (cd "$CLAUDE_LAYER.npm" && npm pack "$1@$CLAUDE_CODE_VERSION" && tar -xzf ./*.tgz package/claude) >>"$2" 2>&1 </dev/null ||
-    die "download $1@$CLAUDE_CODE_VERSION: $(tail -n 1 "$2") (log: $2)"
-  mkdir -p "${program%/*}"
-  mv "$CLAUDE_LAYER.npm/package/claude" "$program"
+  rm -rf "$dir"
 }
 
 images_import() {
   local archive
   mkdir -p "$LAB_DIR/imported"
-  for archive in "$DEMO_ARCHIVE" "$AGENT_ARCHIVE" "$CLAUDE_ARCHIVE" "$BASE_ARCHIVE"; do
-    [ -z "$archive" ] || image_import "$archive"
-  done
+  for archive in "${ARCHIVES[@]}"; do image_import "$archive"; done
 }
 
 # image_import ARCHIVE imports the image once per lab.

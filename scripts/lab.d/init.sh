@@ -163,7 +163,9 @@ wait_for() {
 # start_world and start_containerd close descriptor 3 in their processes, because
 # scripts/lab waits for its end.
 start_world() {
-  nsenter --net=/run/lab/ns/world -- "$LAB_TOOLS/world" serve --state "$LAB_DIR/world" --ca "$LAB_CA_DIR" --sshd "$LAB_SSHD" \
+  local servers=(--git --sshd "$LAB_SSHD")
+  [ -z "$LAB_MINIMAL" ] || servers=()
+  nsenter --net=/run/lab/ns/world -- "$LAB_TOOLS/world" serve --state "$LAB_DIR/world" --ca "$LAB_CA_DIR" "${servers[@]}" \
     >"$LAB_DIR/log/world.log" 2>&1 3>&- &
   wait_for 30 $! test -e "$LAB_DIR/world/ready" || { last world; return 1; }
 }

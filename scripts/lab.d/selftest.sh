@@ -47,6 +47,8 @@ no_process_in() {
   pass "no process left in $1"
 }
 
+ssh_port_open() { "$1" exec -- bash -c '</dev/tcp/198.51.101.22/22' 2>/dev/null; }
+
 run_runc() {
   "$1" exec -- ctr run --rm --runtime io.containerd.runc.v2 docker.io/library/bottle-demo:latest selftest-runc id -u 2>"$work/err"
 }
@@ -115,16 +117,30 @@ done
 [ $try -lt 100 ] || fail 'the command of a killed exec is still running'
 pass 'killing exec ends its command'
 
-"$second/scripts/lab" up
+"$second/scripts/lab" up --minimal
 second_init=$(init_of "$second/scripts/lab")
 [ "$first_init" != "$second_init" ] || fail 'two checkouts share a lab'
 [ "$(run_runc "$second/scripts/lab")" = 1000 ] || fail "runc in the second lab: $(tail -n 1 "$work/err")"
+[ "$(value "$second/scripts/lab" parts) $(value "$second/scripts/lab" images)" = 'minimal docker.io/library/bottle-demo:latest ' ] ||
+  fail 'a minimal lab has other parts'
+ssh_port_open "$lab" || fail 'the lab has no ssh server'
+! ssh_port_open "$second/scripts/lab" || fail 'a minimal lab has an ssh server'
+pass 'a minimal lab has only the demo image and no ssh server'
+"$second/scripts/lab" up
+[ "$(value "$second/scripts/lab" parts)" = all ] && ssh_port_open "$second/scripts/lab" ||
+  fail 'up does not add the other parts to a minimal lab'
+pass 'up restarts a minimal lab with all parts'
+second_init=$(init_of "$second/scripts/lab")
 second_ns=$(readlink "/proc/$second_init/ns/pid")
+"$second/scripts/lab" up --minimal
+[ "$(init_of "$second/scripts/lab")" = "$second_init" ] || fail 'up --minimal restarted a complete lab'
+pass 'up --minimal keeps a complete lab'
 "$second/scripts/lab" down
 no_process_in "$second_ns"
 [ "$(init_of "$lab")" = "$first_init" ] && [ "$(run_runc "$lab")" = 1000 ] || fail 'stopping the second lab affected the first'
 pass 'two labs do not affect each other'
-rm -rf "${BOTTLE_LAB_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/bottle-lab}/tools-$second_id"*
+cache=$(value "$lab" cache)
+rm -rf "$cache/tools-$second_id"*
 
 first_ns=$(readlink "/proc/$first_init/ns/pid")
 "$lab" exec -- ctr run -d --runtime io.containerd.runc.v2 docker.io/library/bottle-demo:latest left-running sleep 600 2>/dev/null

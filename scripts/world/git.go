@@ -18,6 +18,9 @@ import (
 // startGit serves the repositories in DIR/repos with git's own server. Anyone may
 // clone and push.
 func (w *world) startGit() error {
+	if !w.git {
+		return nil
+	}
 	repos := filepath.Join(w.state, "repos")
 	if err := createRepository(repos, "demo.git"); err != nil {
 		return err

@@ -23,7 +23,7 @@ usage: world COMMAND
 
   addresses                     print the required addresses, one ADDR/PREFIX per line
   ca --state DIR                create DIR/ca.pem and DIR/ca.key if they do not exist
-  serve --state DIR [--ca DIR] [--sshd DIR]
+  serve --state DIR [--ca DIR] [--git] [--sshd DIR]
                                 serve until SIGTERM; create DIR/ready when all
                                 servers listen; log to DIR/world.log
 `
@@ -63,44 +63,52 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	case "addresses":
 		return printAddresses(stdout)
 	case "ca":
-		state, _, _, err := parseFlags(rest)
+		o, err := parseFlags(rest)
 		if err != nil {
 			return err
 		}
-		_, err = loadAuthority(state)
+		_, err = loadAuthority(o.state)
 		return err
 	case "serve":
-		state, ca, sshd, err := parseFlags(rest)
+		o, err := parseFlags(rest)
 		if err != nil {
 			return err
 		}
-		return serve(ctx, state, ca, sshd, stderr)
+		return serve(ctx, o, stderr)
 	default:
 		return fmt.Errorf("unknown command %s: %w", name, errUsage)
 	}
 }
 
-// parseFlags parses --state, --ca, which defaults to the state directory, and
-// --sshd.
-func parseFlags(args []string) (state, ca, sshd string, err error) {
+// options are the flags.
+type options struct {
+	state string // directory for the world's files
+	ca    string // directory of ca.pem and ca.key
+	git   bool
+	sshd  string // directory with the unpacked openssh-server; empty: no ssh servers
+}
+
+func parseFlags(args []string) (options, error) {
+	var o options
 	flags := pflag.NewFlagSet("world", pflag.ContinueOnError)
 	flags.Usage = func() {}
-	flags.StringVar(&state, "state", "", "directory for the world's files")
-	flags.StringVar(&ca, "ca", "", "directory of ca.pem and ca.key (default: the state directory)")
-	flags.StringVar(&sshd, "sshd", "", "directory with the unpacked openssh-server (default: no ssh server)")
+	flags.StringVar(&o.state, "state", "", "directory for the world's files")
+	flags.StringVar(&o.ca, "ca", "", "directory of ca.pem and ca.key (default: the state directory)")
+	flags.BoolVar(&o.git, "git", false, "start the git servers")
+	flags.StringVar(&o.sshd, "sshd", "", "start the ssh servers, with openssh-server unpacked in this directory")
 	if err := flags.Parse(args); err != nil {
-		return "", "", "", fmt.Errorf("%w: %w", err, errUsage)
+		return o, fmt.Errorf("%w: %w", err, errUsage)
 	}
-	if state == "" {
-		return "", "", "", fmt.Errorf("missing --state: %w", errUsage)
+	if o.state == "" {
+		return o, fmt.Errorf("missing --state: %w", errUsage)
 	}
 	if flags.NArg() > 0 {
-		return "", "", "", fmt.Errorf("unexpected argument %s: %w", flags.Arg(0), errUsage)
+		return o, fmt.Errorf("unexpected argument %s: %w", flags.Arg(0), errUsage)
 	}
-	if ca == "" {
-		ca = state
+	if o.ca == "" {
+		o.ca = o.state
 	}
-	return state, ca, sshd, nil
+	return o, nil
 }
 
 func printAddresses(w io.Writer) error {

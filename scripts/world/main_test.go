@@ -78,7 +78,7 @@ func startWorld(t *testing.T) string {
 	state := t.TempDir()
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, state, state, "", testWriter{t}) }()
+	go func() { ended <- serve(ctx, options{state: state, ca: state, git: true}, testWriter{t}) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-ended; err != nil {

@@ -20,11 +20,10 @@ import (
 
 // world is the set of all servers.
 type world struct {
-	state  string
-	sshd   string // directory of openssh-server's files; empty: no ssh server
-	ca     *authority
-	log    *eventLog
-	stderr *log.Logger
+	options
+	authority *authority
+	log       *eventLog
+	stderr    *log.Logger
 
 	closers []io.Closer
 	running sync.WaitGroup
@@ -37,20 +36,20 @@ type world struct {
 
 // serve starts all servers, then creates the file ready with the process id. When
 // ctx is done it stops the servers and removes the file.
-func serve(ctx context.Context, state, ca, sshd string, stderr io.Writer) (err error) {
-	if err := os.MkdirAll(state, 0o755); err != nil {
+func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
+	if err := os.MkdirAll(o.state, 0o755); err != nil {
 		return fmt.Errorf("create the state directory: %w", err)
 	}
-	ready := filepath.Join(state, "ready")
+	ready := filepath.Join(o.state, "ready")
 	if err := os.Remove(ready); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the ready file of an earlier run: %w", err)
 	}
-	w := &world{state: state, sshd: sshd, failed: make(chan error, 1), closing: make(chan struct{}),
+	w := &world{options: o, failed: make(chan error, 1), closing: make(chan struct{}),
 		stderr: log.New(stderr, "world: ", 0)}
-	if w.ca, err = loadAuthority(ca); err != nil {
+	if w.authority, err = loadAuthority(o.ca); err != nil {
 		return err
 	}
-	if w.log, err = openLog(filepath.Join(state, "world.log"), w.fail); err != nil {
+	if w.log, err = openLog(filepath.Join(o.state, "world.log"), w.fail); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
@@ -163,7 +162,7 @@ func (w *world) serveHTTP(addr netip.AddrPort, secure bool, proto string, handle
 	if secure {
 		// HTTP/1.1 only, so that tests can see what is sent on a connection and when.
 		l = tls.NewListener(l, &tls.Config{
-			GetCertificate: w.ca.forClient, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
+			GetCertificate: w.authority.forClient, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12})
 	}
 	server := &http.Server{Handler: w.logRequests(proto, handler), ErrorLog: w.stderr,
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}

@@ -101,7 +101,7 @@ func TestMissingAddress(t *testing.T) {
 		}
 	}()
 	state := t.TempDir()
-	err = serve(t.Context(), state, state, "", testWriter{t})
+	err = serve(t.Context(), options{state: state, ca: state, git: true}, testWriter{t})
 	if err == nil || !strings.Contains(err.Error(), "198.51.101.14:443") {
 		t.Errorf("serve without an address: %v", err)
 	}
@@ -121,7 +121,7 @@ func TestProcess(t *testing.T) {
 	}
 	for range 2 {
 		ctx, kill := context.WithCancel(t.Context())
-		cmd := exec.CommandContext(ctx, program, "serve", "--state", state)
+		cmd := exec.CommandContext(ctx, program, "serve", "--state", state, "--git")
 		cmd.Stderr = testWriter{t}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
