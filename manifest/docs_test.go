@@ -3,6 +3,7 @@ package manifest
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,9 +11,11 @@ import (
 )
 
 var (
-	heading  = regexp.MustCompile(`(?m)^#{1,3} (.+)$`)
-	keyRow   = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
-	yamlText = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+	heading = regexp.MustCompile(`(?m)^#{1,3} (.+)$`)
+	// anyHeading is of any depth.
+	anyHeading = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	keyRow     = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
+	yamlText   = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 )
 
 // schemaKeys are the keys of the manifest and of all that is in it.
@@ -55,9 +58,9 @@ func TestManifestDocs(t *testing.T) {
 		sections[string(text[at[2]:at[3]])] = string(text[at[1]:end])
 	}
 	documented := map[string]string{
-		"manifest": "The manifest",
-		"bottle":   "A bottle", "build": "A build", "egress": "Egress", "proxy": "The proxy", "sshHost": "An entry of ssh",
-		"git": "Git", "limits": "Limits", "variable": "Variables", "agent": "An agent",
+		"manifest": "Manifest",
+		"bottle":   "Bottle", "build": "Build", "egress": "Egress", "proxy": "Proxy", "sshHost": "SSH",
+		"git": "Git", "limits": "Limits", "variable": "Variables", "agent": "Agent",
 	}
 	for object, want := range schemaKeys(t) {
 		section, ok := documented[object]
@@ -73,11 +76,48 @@ func TestManifestDocs(t *testing.T) {
 			t.Errorf("section %q has %q, the schema %q", section, rows, want)
 		}
 	}
-	for _, link := range regexp.MustCompile(`\]\(#([^)]+)\)`).FindAllSubmatch(text, -1) {
-		if !slices.ContainsFunc(sortedKeys(sections), func(s string) bool {
-			return strings.ReplaceAll(strings.ToLower(s), " ", "-") == string(link[1])
-		}) {
-			t.Errorf("#%s leads to no heading", link[1])
+}
+
+var (
+	docLink  = regexp.MustCompile(`\]\(([^):]*)\)`)
+	noAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// TestDocLinks: each link of a document to a file of this repository leads to
+// one, and to a heading of it.
+func TestDocLinks(t *testing.T) {
+	docs, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(docs) < 5 {
+		t.Fatalf("the documents are %q, %v", docs, err)
+	}
+	anchors := map[string][]string{}
+	for _, file := range append(docs, "../README.md", "../ARCHITECTURE.md", "../CONTRIBUTING.md", "../CHANGELOG.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		anchors[file] = []string{""}
+		for _, h := range anyHeading.FindAllSubmatch(text, -1) {
+			slug := noAnchor.ReplaceAllString(strings.ToLower(string(h[1])), "")
+			anchors[file] = append(anchors[file], strings.ReplaceAll(slug, " ", "-"))
+		}
+	}
+	for file := range anchors {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range docLink.FindAllSubmatch(text, -1) {
+			path, anchor, _ := strings.Cut(string(link[1]), "#")
+			target := filepath.Join(filepath.Dir(file), path)
+			if path == "" {
+				target = file
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s leads to no file", file, link[1])
+			} else if known, ok := anchors[target]; ok && !slices.Contains(known, anchor) {
+				t.Errorf("%s: %s leads to no heading", file, link[1])
+			}
 		}
 	}
 }
@@ -86,7 +126,7 @@ func TestManifestDocs(t *testing.T) {
 // bottle, is a good one for the parser and the schema.
 func TestExamples(t *testing.T) {
 	schema := compileSchema(t)
-	for file, want := range map[string]int{"../README.md": 4, "../docs/manifest.md": 1} {
+	for file, want := range map[string]int{"../README.md": 1, "../docs/manifest.md": 5, "../docs/clients.md": 1} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
