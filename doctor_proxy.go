@@ -70,8 +70,7 @@ func (d *doctor) proxyImage(ctx context.Context, check string, e *Engine, manife
 		d.say(check, LevelWarn, "mend containerd first", "%s: whether containerd has it is not known", of)
 		return
 	}
-	p := &plan.Preparation{Host: e, Plan: &plan.Plan{}}
-	switch _, err := p.PipelockImage(ctx, named); {
+	switch _, err := plan.ProxyImage(ctx, e, named); {
 	case errors.Is(err, plan.ErrImageMissing):
 		d.say(check, LevelOK, "", "%s, is pinned, and will be pulled", of)
 	case err != nil:

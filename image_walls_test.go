@@ -270,7 +270,7 @@ func TestImageConfigs(t *testing.T) {
 		config  ocispec.ImageConfig
 		refused string // empty: it is launched
 	}{
-		{name: "a user of control characters", config: ocispec.ImageConfig{User: "a\x1b[2Kb"}, refused: "no such user"},
+		{name: "a user of control characters", config: ocispec.ImageConfig{User: "a\x1b[2Kb"}, refused: "user not found in the image"},
 		{name: "a user that is too large", config: ocispec.ImageConfig{User: "4294967296:0"}, refused: "user"},
 		{name: "a user below zero", config: ocispec.ImageConfig{User: "-1"}, refused: "user"},
 		{name: "a large variable", config: ocispec.ImageConfig{Env: []string{"HOME=/root", "LARGE=" + long}}, refused: "too long"},

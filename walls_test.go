@@ -121,7 +121,7 @@ func (in inside) files() {
 	for file, want := range map[string]string{
 		"/etc/hosts":                "127.0.0.1\tlocalhost\n127.0.1.1\t" + in.name + "\n",
 		"/etc/hostname":             in.name + "\n",
-		"/etc/resolv.conf":          "# Names are resolved by the egress proxy.\n",
+		"/etc/resolv.conf":          "# The egress proxy resolves names.\n",
 		"/proc/sys/kernel/hostname": in.name + "\n",
 	} {
 		if got := in.must(file); got != want {

@@ -44,8 +44,8 @@ const defaultRef = "docker.io/library/" + manifest.DefaultImage
 
 // imageOrBuild looks an image up and decides whether it is built first. Of one
 // that is missing and will be built, what is known is returned.
-func (p *Preparation) imageOrBuild(ctx context.Context, ref string, fromManifest bool) (ImageInfo, error) {
-	info, err := p.Host.Image(ctx, ref)
+func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest bool) (ImageInfo, error) {
+	info, err := p.host.Image(ctx, ref)
 	missing := errors.Is(err, ErrImageMissing)
 	if err != nil && !missing {
 		return info, err
@@ -76,7 +76,7 @@ func defaultBuild(b *manifest.Bottle) manifest.Build {
 	return *b.Build
 }
 
-func (p *Preparation) planDefaultBuild(ref string, missing bool) (err error) {
+func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	reason := BuildChanged
 	if missing {
 		reason = BuildMissing
@@ -86,16 +86,16 @@ func (p *Preparation) planDefaultBuild(ref string, missing bool) (err error) {
 		Image: ref, Reason: reason, Default: true,
 		args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
 	}
-	p.Plan.Build = b
+	p.plan.Build = b
 	return p.buildSecrets(b, cfg)
 }
 
 // buildSecrets reads the secrets that a build shows to its steps.
-func (p *Preparation) buildSecrets(b *Build, cfg manifest.Build) error {
+func (p *preparation) buildSecrets(b *Build, cfg manifest.Build) error {
 	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
 	var problems hint.Problems
 	for _, id := range b.Secrets {
-		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.Plan.Manifest))
+		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.plan.Manifest))
 		problems.Add(err)
 		b.secrets = append(b.secrets, s)
 	}
@@ -104,8 +104,8 @@ func (p *Preparation) buildSecrets(b *Build, cfg manifest.Build) error {
 
 // planOwnBuild resolves the manifest's build. BuildKit's cache decides what of it
 // is to be done: a build of what has not changed takes a tenth of a second.
-func (p *Preparation) planOwnBuild(ref string, missing bool) error {
-	cfg, dir := p.bottle.Build, filepath.Dir(p.Plan.Manifest)
+func (p *preparation) planOwnBuild(ref string, missing bool) error {
+	cfg, dir := p.bottle.Build, filepath.Dir(p.plan.Manifest)
 	b := &Build{Image: ref, Reason: BuildInputs, Target: cfg.Target}
 	if missing {
 		b.Reason = BuildMissing
@@ -123,12 +123,12 @@ func (p *Preparation) planOwnBuild(ref string, missing bool) error {
 	}
 	b.args = maps.Clone(cfg.Args)
 	problems.Add(p.buildSecrets(b, *cfg))
-	p.Plan.Build = b
+	p.plan.Build = b
 	return problems.Err()
 }
 
 // buildSecret is a file that is the caller's own, or, of "env:NAME", a variable.
-func (p *Preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
+func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
 	s := BuildSecret{ID: id}
 	if name, ok := strings.CutPrefix(from, "env:"); ok {
 		value, set := p.spec.Caller.Getenv(name)

@@ -28,7 +28,7 @@ const DefaultCwdTarget = "/workspace"
 
 // lookUp finds the image that runs, or the base of the one that will, or plans
 // to build it, or to pull it: then nothing is known of it yet.
-func (p *Preparation) lookUp(ctx context.Context, ref string, fromManifest bool) (info ImageInfo, known bool, err error) {
+func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool) (info ImageInfo, known bool, err error) {
 	policy := p.spec.Pull
 	if policy == "" {
 		policy = PullMissing
@@ -39,12 +39,12 @@ func (p *Preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 	// The default image, and those with build settings, are built here.
 	pullable := ref != defaultRef && (p.bottle.Build == nil || !fromManifest)
 	if policy == PullAlways && pullable {
-		p.Plan.Pull = ref
+		p.plan.Pull = ref
 		return info, false, nil
 	}
 	info, err = p.imageOrBuild(ctx, ref, fromManifest)
 	if errors.Is(err, ErrImageMissing) && policy == PullMissing && pullable {
-		p.Plan.Pull = ref
+		p.plan.Pull = ref
 		return info, false, nil
 	}
 	if err != nil {
@@ -54,17 +54,17 @@ func (p *Preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 }
 
 // cwd plans the image that holds the working directory.
-func (p *Preparation) cwd() (err error) {
-	if p.Plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
+func (p *preparation) cwd() (err error) {
+	if p.plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
 		return err
 	}
-	if p.Plan.Folder, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
+	if p.plan.Folder, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
 	}
 	if p.spec.CwdForce {
 		return nil
 	}
-	return refuseHome(p.spec.Caller, p.Plan.Folder)
+	return refuseHome(p.spec.Caller, p.plan.Folder)
 }
 
 // refuseHome refuses a directory that holds everything that a user has.

@@ -39,9 +39,9 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Preparation{
-		spec: s, Host: h, agent: agent, bottle: bottle,
-		Plan: &Plan{
+	p := &preparation{
+		spec: s, host: h, agent: agent, bottle: bottle,
+		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
 			Egress: bottle.Egress.Sorted(),
 			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
@@ -51,7 +51,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	if err := p.run(ctx); err != nil {
 		return nil, err
 	}
-	return p.Plan, nil
+	return p.plan, nil
 }
 
 // Manifest finds, reads and checks the manifest that is meant.
@@ -72,12 +72,12 @@ func (s Spec) getenv(name string) string {
 	return v
 }
 
-type Preparation struct {
+type preparation struct {
 	spec   Spec
-	Host   Host
+	host   Host
 	agent  *manifest.Agent
 	bottle *manifest.Bottle
-	Plan   *Plan
+	plan   *Plan
 
 	gitWarning    string
 	skillWarnings []string
@@ -85,7 +85,7 @@ type Preparation struct {
 
 // run asks the host at once for what takes time, and decides the rest
 // meanwhile. Each part writes to fields of its own.
-func (p *Preparation) run(ctx context.Context) error {
+func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
 	parts := []func(context.Context) error{
 		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits,
@@ -107,21 +107,21 @@ func (p *Preparation) run(ctx context.Context) error {
 	return problems.Err()
 }
 
-func (p *Preparation) runtimeAndProxy() {
-	p.Plan.Runtime, p.Plan.Proxy.Kind, p.Plan.Learn = DefaultRuntime, manifest.DefaultProxy, p.spec.Learn
+func (p *preparation) runtimeAndProxy() {
+	p.plan.Runtime, p.plan.Proxy.Kind, p.plan.Learn = DefaultRuntime, manifest.DefaultProxy, p.spec.Learn
 	if p.bottle.Proxy.Kind != "" {
-		p.Plan.Proxy.Kind = p.bottle.Proxy.Kind
+		p.plan.Proxy.Kind = p.bottle.Proxy.Kind
 	}
 	if p.spec.Runtime != "" {
-		p.Plan.Runtime = p.spec.Runtime
+		p.plan.Runtime = p.spec.Runtime
 	}
 	if p.spec.Proxy != "" {
-		p.Plan.Proxy.Kind = p.spec.Proxy
+		p.plan.Proxy.Kind = p.spec.Proxy
 	}
 }
 
-func (p *Preparation) name(ctx context.Context) error {
-	taken, err := p.Host.Taken(ctx)
+func (p *preparation) name(ctx context.Context) error {
+	taken, err := p.host.Taken(ctx)
 	if err != nil {
 		return err
 	}
@@ -130,15 +130,15 @@ func (p *Preparation) name(ctx context.Context) error {
 		name = p.spec.getenv("CLAUDE_BOTTLE_CONTAINER")
 	}
 	if name != "" {
-		p.Plan.Name, p.Plan.Pinned = name, true
+		p.plan.Name, p.plan.Pinned = name, true
 		return names.CheckPinned(name, taken)
 	}
-	p.Plan.Name, err = names.Free(p.spec.Agent, taken)
+	p.plan.Name, err = names.Free(p.spec.Agent, taken)
 	return err
 }
 
 // image decides which image runs and which command in it.
-func (p *Preparation) image(ctx context.Context) error {
+func (p *preparation) image(ctx context.Context) error {
 	base, source := p.spec.getenv("CLAUDE_BOTTLE_IMAGE"), "CLAUDE_BOTTLE_IMAGE"
 	if base == "" {
 		base, source = p.bottle.Image, "the manifest"
@@ -152,7 +152,7 @@ func (p *Preparation) image(ctx context.Context) error {
 	}
 	looked := ref
 	if p.spec.Cwd {
-		p.Plan.BaseRef = ref
+		p.plan.BaseRef = ref
 		if ref, err = p.derived(); err != nil {
 			return err
 		}
@@ -160,25 +160,25 @@ func (p *Preparation) image(ctx context.Context) error {
 			return err
 		}
 	}
-	p.Plan.Image, p.Plan.caller = ref, p.spec.Caller
-	p.Plan.command, p.Plan.args = p.agent.Command, p.spec.Args
+	p.plan.Image, p.plan.caller = ref, p.spec.Caller
+	p.plan.command, p.plan.args = p.agent.Command, p.spec.Args
 	info, known, err := p.lookUp(ctx, looked, source == "the manifest")
 	if err != nil {
 		return err
 	}
-	p.Plan.User = info.User
-	if b := p.Plan.Build; b != nil && !b.Default && b.Reason == BuildMissing {
+	p.plan.User = info.User
+	if b := p.plan.Build; b != nil && !b.Default && b.Reason == BuildMissing {
 		known = false
 	}
-	if !known && len(p.Plan.command) == 0 {
-		p.Plan.Command, p.Plan.ImageCommand = []string{}, true
+	if !known && len(p.plan.command) == 0 {
+		p.plan.Command, p.plan.ImageCommand = []string{}, true
 		return nil
 	}
-	return p.Plan.setCommand(info)
+	return p.plan.setCommand(info)
 }
 
 // derived names the image that holds the working directory.
-func (p *Preparation) derived() (string, error) {
+func (p *preparation) derived() (string, error) {
 	name := p.spec.getenv("CLAUDE_BOTTLE_DERIVED_IMAGE")
 	if name == "" {
 		slug, err := names.Slug(p.spec.Agent)
@@ -204,21 +204,21 @@ func imageHint(ref string, err error) error {
 	}
 }
 
-func (p *Preparation) runtime(ctx context.Context) error {
+func (p *preparation) runtime(ctx context.Context) error {
 	known := []string{Runsc, Runc}
-	if !slices.Contains(known, p.Plan.Runtime) {
-		return &hint.Error{Err: fmt.Errorf("no runtime %q", p.Plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
+	if !slices.Contains(known, p.plan.Runtime) {
+		return &hint.Error{Err: fmt.Errorf("no runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
 	}
-	return p.Host.Runtime(ctx, p.Plan.Runtime)
+	return p.host.Runtime(ctx, p.plan.Runtime)
 }
 
-func (p *Preparation) network(ctx context.Context) (err error) {
-	p.Plan.Network, err = p.Host.Network(ctx)
+func (p *preparation) network(ctx context.Context) (err error) {
+	p.plan.Network, err = p.host.Network(ctx)
 	return err
 }
 
-func (p *Preparation) policy(context.Context) error {
-	if _, err := p.Plan.EntriesFor(p.bottle.SSH).Policy(); err != nil {
+func (p *preparation) policy(context.Context) error {
+	if _, err := p.plan.EntriesFor(p.bottle.SSH).Policy(); err != nil {
 		return fmt.Errorf("egress: %w", err)
 	}
 	return nil
@@ -233,23 +233,23 @@ func (p *Plan) EntriesFor(ssh []manifest.SSHHost) egress.Entries {
 	return e
 }
 
-func (p *Preparation) env(context.Context) (err error) {
-	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.Plan.Manifest, vars: []provision.Variable{}}
+func (p *preparation) env(context.Context) (err error) {
+	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []provision.Variable{}}
 	token := p.spec.getenv(callerToken) != ""
 	if p.spec.ForwardToken != nil {
 		token = *p.spec.ForwardToken
 	}
-	p.Plan.Env, err = r.resolve(p.bottle.Env, p.spec.EnvFiles, p.spec.Env, token)
+	p.plan.Env, err = r.resolve(p.bottle.Env, p.spec.EnvFiles, p.spec.Env, token)
 	return err
 }
 
-func (p *Preparation) limits(context.Context) error {
-	p.Plan.Limits = p.bottle.Limits.OrDefault()
+func (p *preparation) limits(context.Context) error {
+	p.plan.Limits = p.bottle.Limits.OrDefault()
 	return nil
 }
 
-func (p *Preparation) warn() {
-	plan := p.Plan
+func (p *preparation) warn() {
+	plan := p.plan
 	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
 	if plan.Runtime == Runc {
 		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
@@ -266,23 +266,23 @@ func (p *Preparation) warn() {
 	}
 }
 
-func (p *Preparation) skills(context.Context) error {
+func (p *preparation) skills(context.Context) error {
 	s, err := provision.ReadSkills(p.spec.Caller, p.agent.Skills)
-	p.Plan.Skills, p.Plan.skills, p.skillWarnings = s.Names, s.Files, s.Warnings
+	p.plan.Skills, p.plan.skills, p.skillWarnings = s.Names, s.Files, s.Warnings
 	return err
 }
 
-func (p *Preparation) ssh(context.Context) (err error) {
-	p.Plan.ssh, err = provision.ResolveSSH(p.spec.Caller, filepath.Dir(p.Plan.Manifest), p.bottle.SSH, p.spec.NoInput)
-	for _, a := range p.Plan.ssh {
-		p.Plan.SSH = append(p.Plan.SSH, a.Host)
+func (p *preparation) ssh(context.Context) (err error) {
+	p.plan.ssh, err = provision.ResolveSSH(p.spec.Caller, filepath.Dir(p.plan.Manifest), p.bottle.SSH, p.spec.NoInput)
+	for _, a := range p.plan.ssh {
+		p.plan.SSH = append(p.plan.SSH, a.Host)
 	}
 	return err
 }
 
 // git takes the identity from the manifest. What that leaves out is the invoking
 // user's, as git reports it in their working directory.
-func (p *Preparation) git(ctx context.Context) error {
+func (p *preparation) git(ctx context.Context) error {
 	g := manifest.Git{}
 	if p.bottle.Git != nil {
 		g = *p.bottle.Git
@@ -295,7 +295,7 @@ func (p *Preparation) git(ctx context.Context) error {
 		g.Name, g.Email = cmp.Or(g.Name, own.Name), cmp.Or(g.Email, own.Email)
 	}
 	if g != (manifest.Git{}) {
-		p.Plan.Git = &g
+		p.plan.Git = &g
 	}
 	return nil
 }

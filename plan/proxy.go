@@ -24,8 +24,8 @@ const useBuiltin = "choose the built-in proxy with --proxy builtin"
 
 // proxy decides which proxy enforces the policy. There is no other than the one
 // that was asked for.
-func (p *Preparation) proxy(ctx context.Context) error {
-	switch p.Plan.Proxy.Kind {
+func (p *preparation) proxy(ctx context.Context) error {
+	switch p.plan.Proxy.Kind {
 	case manifest.ProxyBuiltin:
 		return nil
 	case manifest.ProxyPipelock:
@@ -34,10 +34,10 @@ func (p *Preparation) proxy(ctx context.Context) error {
 		}
 		return p.pipelock(ctx)
 	}
-	return &hint.Error{Err: fmt.Errorf("no proxy %q", p.Plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
+	return &hint.Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
 }
 
-func (p *Preparation) pipelock(ctx context.Context) error {
+func (p *preparation) pipelock(ctx context.Context) error {
 	name := p.bottle.Proxy.Image
 	if name == "" {
 		name = DefaultPipelock
@@ -46,14 +46,15 @@ func (p *Preparation) pipelock(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the proxy's image %q: %w", name, err)
 	}
-	p.Plan.Proxy.Version = versionOf(named)
-	if _, err := (egress.Policy{}).Render(p.Plan.Proxy.Version); err != nil {
+	p.plan.Proxy.Version = versionOf(named)
+	if _, err := (egress.Policy{}).Render(p.plan.Proxy.Version); err != nil {
 		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of pipelock 2.x or 3.x under proxy: in the manifest, or " + useBuiltin}
 	}
-	info, err := p.PipelockImage(ctx, named)
+	_, p.plan.Proxy.Pinned = named.(reference.Digested)
+	info, err := ProxyImage(ctx, p.host, named)
 	if errors.Is(err, ErrImageMissing) && p.spec.Pull != PullNever {
-		p.Plan.Proxy.Pull = true
-		p.Plan.Proxy.Image, p.Plan.Proxy.Digest = pullName(named)
+		p.plan.Proxy.Pull = true
+		p.plan.Proxy.Image, p.plan.Proxy.Digest = pullName(named)
 		return nil
 	}
 	if errors.Is(err, ErrImageMissing) {
@@ -65,7 +66,7 @@ func (p *Preparation) pipelock(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.Plan.Proxy.Image, p.Plan.Proxy.Digest = info.Ref, info.Digest
+	p.plan.Proxy.Image, p.plan.Proxy.Digest = info.Ref, info.Digest
 	return nil
 }
 
@@ -80,26 +81,26 @@ func pullName(named reference.Named) (ref, digest string) {
 	return reference.TrimNamed(named).String() + "@" + digest, digest
 }
 
-// pipelockImage finds the image that a name with or without digest means. With
-// one, it may be stored under its tag, and then has to be the very image.
-func (p *Preparation) PipelockImage(ctx context.Context, named reference.Named) (ImageInfo, error) {
+// ProxyImage finds the image of a proxy by its name, with or without a digest. An
+// image with a digest may be stored under its tag, and must then have that digest.
+// The error wraps ErrImageMissing if the host does not have it.
+func ProxyImage(ctx context.Context, h Host, named reference.Named) (ImageInfo, error) {
 	digested, ok := named.(reference.Digested)
 	if !ok {
-		return p.Host.Image(ctx, reference.TagNameOnly(named).String())
+		return h.Image(ctx, reference.TagNameOnly(named).String())
 	}
-	p.Plan.Proxy.Pinned = true
 	byDigest, err := reference.WithDigest(reference.TrimNamed(named), digested.Digest())
 	if err != nil {
 		return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
 	}
-	info, err := p.Host.Image(ctx, byDigest.String())
+	info, err := h.Image(ctx, byDigest.String())
 	tagged, hasTag := named.(reference.Tagged)
 	if errors.Is(err, ErrImageMissing) && hasTag {
 		var byTag reference.NamedTagged
 		if byTag, err = reference.WithTag(reference.TrimNamed(named), tagged.Tag()); err != nil {
 			return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
 		}
-		info, err = p.Host.Image(ctx, byTag.String())
+		info, err = h.Image(ctx, byTag.String())
 	}
 	if err == nil && info.Digest != digested.Digest().String() {
 		err = &hint.Error{
@@ -124,8 +125,8 @@ func versionOf(named reference.Named) string {
 }
 
 // warnProxy tells what the choice of proxy costs.
-func (p *Preparation) warnProxy(warn func(format string, args ...any)) {
-	plan := p.Plan
+func (p *preparation) warnProxy(warn func(format string, args ...any)) {
+	plan := p.plan
 	if plan.Learn {
 		warn("NOTHING IS BLOCKED: THE AGENT REACHES EVERY PUBLIC HOST, and what the policy would have refused is only noted (--learn)")
 	}
