@@ -208,8 +208,8 @@ func (e *Engine) Image(ctx context.Context, ref string) (plan.ImageInfo, error) 
 	}, nil
 }
 
-// Runtime tells whether an agent can run under the runtime called name, and
-// whether the proxy can under runc.
+// Runtime checks that a task can run under the runtime called name: its program and
+// its shim are found and answer.
 func (e *Engine) Runtime(ctx context.Context, name string) error {
 	scratch, err := e.scratch()
 	if err != nil {
@@ -219,14 +219,17 @@ func (e *Engine) Runtime(ctx context.Context, name string) error {
 		_ = os.RemoveAll(scratch) // on tmpfs; cleanup finds it otherwise
 		e.removeEmpty()
 	}()
-	err = e.rt.CheckRuntime(ctx, name, scratch)
-	if err == nil && name != runtime.RuntimeRunc {
-		err = e.rt.CheckRuntime(ctx, runtime.RuntimeRunc, scratch)
-	}
-	return runtimeHint(err)
+	return RuntimeHint(e.rt.CheckRuntime(ctx, name, scratch))
 }
 
-func runtimeHint(err error) error {
+// Version returns containerd's version.
+func (e *Engine) Version(ctx context.Context) (string, error) {
+	v, err := e.rt.Containerd().Version(ctx)
+	return v.Version, err
+}
+
+// RuntimeHint adds the fix to an error about a missing runtime.
+func RuntimeHint(err error) error {
 	switch {
 	case errors.Is(err, runtime.ErrNoRunsc):
 		return &hint.Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or choose --runtime runc and lose its isolation"}

@@ -1,6 +1,11 @@
 package bottle
 
-import "context"
+import (
+	"context"
+	"path/filepath"
+
+	"github.com/bot-bottle/bottle/netns"
+)
 
 // KeepRules has the host's firewall rules of all bottles written again whenever
 // somebody takes them away, until stop is called, which waits for the end.
@@ -17,4 +22,14 @@ func (e *Engine) KeepRules(ctx context.Context) (stop func()) {
 		cancel()
 		<-ended
 	}
+}
+
+// Refresh writes the host's firewall rules of the bottles that run again, as
+// after a reload of the host's firewall took them away.
+func Refresh(ctx context.Context, cfg Config) error {
+	m, err := netns.New(netns.Config{RunDir: cfg.RunDir, PluginDirs: filepath.SplitList(cfg.CNIPath), ConfDir: cfg.CNIConf, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	return m.Refresh(ctx)
 }

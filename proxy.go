@@ -245,17 +245,9 @@ func (e *Engine) settledLog(ctx context.Context, name string) []byte {
 	}
 }
 
-// writeResolvConf gives the proxy the host's resolvers and returns them. A stub
-// on a loopback address is out of the proxy's reach: systemd-resolved's
-// upstreams stand in for it.
+// writeResolvConf gives the proxy the host's resolvers and returns them.
 func (l *launch) writeResolvConf() ([]netip.Addr, error) {
-	var servers []netip.Addr
-	for _, f := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
-		servers = readResolvers(f)
-		if len(servers) > 0 {
-			break
-		}
-	}
+	servers, _ := HostResolvers()
 	var text strings.Builder
 	for _, s := range servers {
 		fmt.Fprintf(&text, "nameserver %s\n", s)
@@ -265,6 +257,18 @@ func (l *launch) writeResolvConf() ([]netip.Addr, error) {
 		return nil, fmt.Errorf("write the proxy's resolv.conf: %w", err)
 	}
 	return servers, nil
+}
+
+// HostResolvers returns the host's name servers that a proxy can reach, and the file
+// that names them. A stub on a loopback address is out of a proxy's reach:
+// systemd-resolved's upstream servers replace it.
+func HostResolvers() (servers []netip.Addr, file string) {
+	for _, file = range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
+		if servers = readResolvers(file); len(servers) > 0 {
+			return servers, file
+		}
+	}
+	return nil, ""
 }
 
 // readResolvers returns a resolv.conf's IPv4 name servers but for loopback's:

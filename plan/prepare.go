@@ -209,7 +209,11 @@ func (p *preparation) runtime(ctx context.Context) error {
 	if !slices.Contains(known, p.plan.Runtime) {
 		return &hint.Error{Err: fmt.Errorf("no runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
 	}
-	return p.host.Runtime(ctx, p.plan.Runtime)
+	err := p.host.Runtime(ctx, p.plan.Runtime)
+	if err == nil && p.plan.Runtime != Runc {
+		err = p.host.Runtime(ctx, Runc) // the proxy's
+	}
+	return err
 }
 
 func (p *preparation) network(ctx context.Context) (err error) {

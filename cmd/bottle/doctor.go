@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/doctor"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/plan"
 )
@@ -21,7 +22,7 @@ func (a *app) doctorCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.doctor(bottle.Doctor(a.ctx, a.config(), plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
+			return a.doctor(doctor.Run(a.ctx, a.config(), plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -30,16 +31,16 @@ func (a *app) doctorCommand() *cobra.Command {
 }
 
 // doctor prints the findings, and ends with 1 if one is a fail.
-func (a *app) doctor(found []bottle.Finding, asJSON bool) error {
+func (a *app) doctor(found []doctor.Finding, asJSON bool) error {
 	print := a.printFindings
 	if asJSON {
-		print = func(found []bottle.Finding) error { return a.printJSON(found) }
+		print = func(found []doctor.Finding) error { return a.printJSON(found) }
 	}
 	if err := print(found); err != nil {
 		return err
 	}
 	for _, f := range found {
-		if f.Level == bottle.LevelFail {
+		if f.Level == doctor.LevelFail {
 			return exitError(1)
 		}
 	}

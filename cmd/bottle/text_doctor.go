@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"text/tabwriter"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/doctor"
 )
 
 const textDoctorLong = `Look at everything on this host that a bottle needs: containerd, gVisor and runc
@@ -12,12 +12,12 @@ with their shims, CNI plugins, kernel, firewall, cgroups, disk and tmpfs; and
 whether the manifest pins the image of each proxy. Each is ok, warn or fail, with
 what mends it. The exit code is 1 on a fail.`
 
-func (a *app) printFindings(found []bottle.Finding) error {
+func (a *app) printFindings(found []doctor.Finding) error {
 	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	for _, f := range found {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\n", f.Level, f.Check, visible(f.Detail))
-		if f.Mend != "" {
-			_, _ = fmt.Fprintf(t, "\t\tmend: %s\n", visible(f.Mend))
+		if f.Fix != "" {
+			_, _ = fmt.Fprintf(t, "\t\tfix: %s\n", visible(f.Fix))
 		}
 	}
 	return t.Flush()

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/bot-bottle/bottle/doctor"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 
@@ -138,7 +139,7 @@ func TestNothingObeyed(t *testing.T) {
 			return nil
 		},
 		"doctor": func(a *app) error {
-			return a.doctor([]bottle.Finding{{Check: "x", Level: "warn", Detail: hostile, Mend: hostile}}, false)
+			return a.doctor([]doctor.Finding{{Check: "x", Level: "warn", Detail: hostile, Fix: hostile}}, false)
 		},
 		"error":       func(a *app) error { a.printError(errors.New(hostile)); return nil },
 		"proxy's end": func(a *app) error { a.note(textNoRestart, hostile, oneLine(errors.New(hostile))); return nil },

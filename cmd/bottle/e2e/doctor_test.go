@@ -12,28 +12,28 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/doctor"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 // doctor runs the command and takes its findings by what they are about.
-func (u user) doctor(t *testing.T, code int, args ...string) map[string]bottle.Finding {
+func (u user) doctor(t *testing.T, code int, args ...string) map[string]doctor.Finding {
 	t.Helper()
 	return findings(t, code, u.command(append([]string{"doctor", "--json"}, args...)...))
 }
 
-func findings(t *testing.T, code int, cmd *exec.Cmd) map[string]bottle.Finding {
+func findings(t *testing.T, code int, cmd *exec.Cmd) map[string]doctor.Finding {
 	t.Helper()
 	r := finish(t, cmd)
-	var list []bottle.Finding
+	var list []doctor.Finding
 	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || r.code != code {
 		t.Fatalf("exit %d, want %d; %v in %s%s", r.code, code, err, r.stdout, r.stderr)
 	}
-	found := map[string]bottle.Finding{}
+	found := map[string]doctor.Finding{}
 	for _, f := range list {
 		found[f.Check] = f
-		if (f.Level == bottle.LevelOK) != (f.Mend == "") {
+		if (f.Level == doctor.LevelOK) != (f.Fix == "") {
 			t.Errorf("a command that mends is for what is not ok: %+v", f)
 		}
 	}
@@ -49,7 +49,7 @@ func TestDoctorGoodHost(t *testing.T) {
 		"CNI plugins": "found in", "egress subnet": "10.210.0.0/16 is free", "kernel": "nftables work", "cgroups": "version",
 		"forwarding": "ip_forward", "firewall": "nothing", "disk": "GiB free", "tmpfs": "is on tmpfs", "resolver": "198.51.101.53",
 	} {
-		if f, ok := found[check]; !ok || f.Level == bottle.LevelFail || !strings.Contains(f.Detail, want) {
+		if f, ok := found[check]; !ok || f.Level == doctor.LevelFail || !strings.Contains(f.Detail, want) {
 			t.Errorf("%s: %+v, want %q", check, f, want)
 		}
 	}
@@ -73,7 +73,7 @@ func TestDoctorBrokenHosts(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct {
-		name, check, detail, mend string
+		name, check, detail, fix string
 		env                       []string
 	}{
 		{"no containerd", "containerd", "cannot connect to containerd", "systemctl start containerd", []string{"CONTAINERD_ADDRESS=/run/nothing.sock"}},
@@ -84,28 +84,28 @@ func TestDoctorBrokenHosts(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newUser(t).with(tt.env...).doctor(t, 1)[tt.check]
-			if f.Level != bottle.LevelFail || !strings.Contains(f.Detail, tt.detail) || !strings.Contains(f.Mend, tt.mend) {
-				t.Errorf("got %+v; want a fail with %q and %q", f, tt.detail, tt.mend)
+			if f.Level != doctor.LevelFail || !strings.Contains(f.Detail, tt.detail) || !strings.Contains(f.Fix, tt.fix) {
+				t.Errorf("got %+v; want a fail with %q and %q", f, tt.detail, tt.fix)
 			}
 		})
 	}
 	t.Run("subnet in use", func(t *testing.T) {
 		hostCommand(t, "ip", "route", "add", "blackhole", "10.210.4.0/24")
 		defer hostCommand(t, "ip", "route", "del", "blackhole", "10.210.4.0/24")
-		if f := newUser(t).doctor(t, 1)["egress subnet"]; f.Level != bottle.LevelFail || !strings.Contains(f.Detail, "10.210.4.0/24") {
+		if f := newUser(t).doctor(t, 1)["egress subnet"]; f.Level != doctor.LevelFail || !strings.Contains(f.Detail, "10.210.4.0/24") {
 			t.Errorf("got %+v", f)
 		}
 	})
 	t.Run("firewall that refuses", func(t *testing.T) {
 		hostCommand(t, "nft", "add table ip fw; add chain ip fw forward { type filter hook forward priority 0; }; add rule ip fw forward counter reject")
 		defer hostCommand(t, "nft", "delete table ip fw")
-		if f := newUser(t).doctor(t, 0)["firewall"]; f.Level != bottle.LevelWarn || !strings.Contains(f.Mend, "firewall-cmd") {
+		if f := newUser(t).doctor(t, 0)["firewall"]; f.Level != doctor.LevelWarn || !strings.Contains(f.Fix, "firewall-cmd") {
 			t.Errorf("got %+v", f)
 		}
 	})
 }
 
-// TestDoctorMends does what is said to mend it, where a test can, and looks again.
+// TestDoctorMends does what is said to fix it, where a test can, and looks again.
 func TestDoctorMends(t *testing.T) {
 	leakcheck.Check(t)
 	mount := func(dir, size string) {
@@ -119,26 +119,26 @@ func TestDoctorMends(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, check, level, detail, env string }{
-		{"run directory on disk", "tmpfs", bottle.LevelFail, "not on tmpfs", "BOTTLE_RUN_DIR=" + run},
-		{"small run directory", "tmpfs", bottle.LevelWarn, "MiB free", "BOTTLE_RUN_DIR=" + small + "/run/bottle"},
+		{"run directory on disk", "tmpfs", doctor.LevelFail, "not on tmpfs", "BOTTLE_RUN_DIR=" + run},
+		{"small run directory", "tmpfs", doctor.LevelWarn, "MiB free", "BOTTLE_RUN_DIR=" + small + "/run/bottle"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			u := newUser(t).with(tt.env)
-			code := map[string]int{bottle.LevelFail: 1, bottle.LevelWarn: 0}[tt.level]
+			code := map[string]int{doctor.LevelFail: 1, doctor.LevelWarn: 0}[tt.level]
 			f := u.doctor(t, code)[tt.check]
 			if f.Level != tt.level || !strings.Contains(f.Detail, tt.detail) {
 				t.Fatalf("got %+v", f)
 			}
-			hostCommand(t, "sh", "-c", f.Mend)
-			if f := u.doctor(t, 0)[tt.check]; f.Level != bottle.LevelOK {
-				t.Errorf("after %q: %+v", f.Mend, f)
+			hostCommand(t, "sh", "-c", f.Fix)
+			if f := u.doctor(t, 0)[tt.check]; f.Level != doctor.LevelOK {
+				t.Errorf("after %q: %+v", f.Fix, f)
 			}
 		})
 	}
 	hostCommand(t, "umount", run)
 	t.Run("no room", func(t *testing.T) {
 		f := newUser(t).with("BOTTLE_STATE_DIR="+small).doctor(t, 1)["disk"]
-		if f.Level != bottle.LevelFail || !strings.Contains(f.Detail, "free at "+small) || !strings.Contains(f.Mend, "bottle cleanup") {
+		if f.Level != doctor.LevelFail || !strings.Contains(f.Detail, "free at "+small) || !strings.Contains(f.Fix, "bottle cleanup") {
 			t.Errorf("got %+v", f)
 		}
 	})
@@ -149,13 +149,13 @@ func TestDoctorMends(t *testing.T) {
 		}
 		hostCommand(t, "mount", "--bind", stub, "/etc/resolv.conf")
 		defer hostCommand(t, "umount", "/etc/resolv.conf")
-		if f := newUser(t).doctor(t, 0)["resolver"]; f.Level != bottle.LevelWarn || !strings.Contains(f.Mend, "/etc/resolv.conf") {
+		if f := newUser(t).doctor(t, 0)["resolver"]; f.Level != doctor.LevelWarn || !strings.Contains(f.Fix, "/etc/resolv.conf") {
 			t.Errorf("got %+v", f)
 		}
 	})
 	t.Run("not root", func(t *testing.T) {
 		found := findings(t, 1, newUser(t).asNobody("doctor", "--json"))
-		if f := found["root"]; f.Level != bottle.LevelFail || f.Mend != "sudo bottle doctor" {
+		if f := found["root"]; f.Level != doctor.LevelFail || f.Fix != "sudo bottle doctor" {
 			t.Errorf("got %+v", f)
 		}
 	})
@@ -167,20 +167,20 @@ func TestDoctorRefresh(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
 	l := u.start("claude-bottle-doctor")
-	if f := u.doctor(t, 0)["firewall"]; f.Level != bottle.LevelOK {
+	if f := u.doctor(t, 0)["firewall"]; f.Level != doctor.LevelOK {
 		t.Errorf("with a bottle that runs: %+v", f)
 	}
-	// The bottle's own process would mend it.
+	// The bottle's own process would fix it.
 	l.signal(syscall.SIGSTOP)
 	defer func() { _ = l.cmd.Process.Signal(syscall.SIGCONT) }() // it may have ended
 	hostCommand(t, "nft", "flush", "ruleset")
 	if r := u.exec(l.name, "curl", "-sS", "-m", "2", "https://allowed.test/"); r.code == 0 {
 		t.Error("egress works without the host's rules, so that this shows nothing")
 	}
-	if f := u.doctor(t, 1)["firewall"]; f.Level != bottle.LevelFail || f.Mend != "bottle doctor --refresh" {
+	if f := u.doctor(t, 1)["firewall"]; f.Level != doctor.LevelFail || f.Fix != "bottle doctor --refresh" {
 		t.Errorf("after the flush: %+v", f)
 	}
-	if f := u.doctor(t, 0, "--refresh")["firewall"]; f.Level != bottle.LevelOK {
+	if f := u.doctor(t, 0, "--refresh")["firewall"]; f.Level != doctor.LevelOK {
 		t.Errorf("after --refresh: %+v", f)
 	}
 	if r := u.exec(l.name, "curl", "-sS", "-m", "5", "https://allowed.test/"); r.code != 0 {
@@ -228,32 +228,32 @@ func TestDoctorProxyImage(t *testing.T) {
 	const ref = "registry.test/pipelock:2.3.0"
 	digest := labtest.PutImage(t, ref, ocispec.ImageConfig{Entrypoint: []string{"/pipelock"}}, map[string][]byte{"pipelock": []byte("x")})
 	wrong := "sha256:" + strings.Repeat("0", 64)
-	for name, c := range map[string]struct{ proxy, level, detail, mend string }{
-		"default":       {"", bottle.LevelWarn, "ghcr.io/luckypipewrench/pipelock:2.3.0, of a, b in ", "bottle pull ghcr.io/luckypipewrench/pipelock:2.3.0"},
-		"not pinned":    {"kind: pipelock, image: '" + ref + "'", bottle.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
-		"pinned":        {"image: '" + ref + "@" + digest + "'", bottle.LevelOK, "is pinned, and is there", ""},
-		"another":       {"image: '" + ref + "@" + wrong + "'", bottle.LevelWarn, "is another one, " + digest, "pull it anew"},
-		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", bottle.LevelOK, "is pinned, and will be pulled", ""},
-		"builtin":       {"kind: builtin", bottle.LevelOK, "no bottle of ", ""},
+	for name, c := range map[string]struct{ proxy, level, detail, fix string }{
+		"default":       {"", doctor.LevelWarn, "ghcr.io/luckypipewrench/pipelock:2.3.0, of a, b in ", "bottle pull ghcr.io/luckypipewrench/pipelock:2.3.0"},
+		"not pinned":    {"kind: pipelock, image: '" + ref + "'", doctor.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
+		"pinned":        {"image: '" + ref + "@" + digest + "'", doctor.LevelOK, "is pinned, and is there", ""},
+		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "is another one, " + digest, "pull it anew"},
+		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", doctor.LevelOK, "is pinned, and will be pulled", ""},
+		"builtin":       {"kind: builtin", doctor.LevelOK, "no bottle of ", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newUser(t)
 			u.write("bottle.yaml", "version: 1\nbottles:\n  a: {proxy: {"+c.proxy+"}}\n  b: {proxy: {"+c.proxy+"}}\nagents: {}\n")
 			f := u.doctor(t, 0)["proxy image"]
-			if f.Level != c.level || !strings.Contains(f.Detail, c.detail) || !strings.Contains(f.Mend, c.mend) {
+			if f.Level != c.level || !strings.Contains(f.Detail, c.detail) || !strings.Contains(f.Fix, c.fix) {
 				t.Errorf("got %+v; want %+v", f, c)
 			}
 		})
 	}
 	u := newUser(t)
 	u.write("bottle.yaml", "version: 2\n")
-	if f := u.doctor(t, 0)["proxy image"]; f.Level != bottle.LevelWarn || f.Mend != "bottle config check" {
+	if f := u.doctor(t, 0)["proxy image"]; f.Level != doctor.LevelWarn || f.Fix != "bottle config check" {
 		t.Errorf("a broken manifest: %+v", f)
 	}
 	if err := os.Remove(filepath.Join(u.dir, "bottle.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if f := u.with("HOME="+u.dir).doctor(t, 0)["proxy image"]; f.Level != bottle.LevelOK || !strings.Contains(f.Detail, "no manifest") {
+	if f := u.with("HOME="+u.dir).doctor(t, 0)["proxy image"]; f.Level != doctor.LevelOK || !strings.Contains(f.Detail, "no manifest") {
 		t.Errorf("no manifest: %+v", f)
 	}
 }

@@ -1,4 +1,4 @@
-package bottle
+package doctor
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
@@ -31,15 +32,15 @@ type Finding struct {
 	Check  string `json:"check"`
 	Level  string `json:"level"`
 	Detail string `json:"detail"`
-	// Mend is what to do about it, empty where nothing is to be done.
-	Mend string `json:"mend,omitempty"`
+	// Fix is what to do about it, empty where nothing is to be done.
+	Fix string `json:"fix,omitempty"`
 }
 
 // Doctor looks at everything on the host that a bottle needs, and at the proxies'
 // images of the manifest that spec names. It changes nothing but a scratch folder
 // that it removes.
-func Doctor(ctx context.Context, cfg Config, spec plan.Spec) []Finding {
-	d := &doctor{cfg: cfg}
+func Run(ctx context.Context, cfg bottle.Config, spec plan.Spec) []Finding {
+	d := &checks{cfg: cfg}
 	d.privilege()
 	d.tmpfs()
 	e := d.containerd(ctx)
@@ -57,24 +58,24 @@ func Doctor(ctx context.Context, cfg Config, spec plan.Spec) []Finding {
 	return d.found
 }
 
-type doctor struct {
-	cfg   Config
+type checks struct {
+	cfg   bottle.Config
 	found []Finding
 }
 
-func (d *doctor) say(check, level, mend, format string, args ...any) {
-	d.found = append(d.found, Finding{Check: check, Level: level, Detail: fmt.Sprintf(format, args...), Mend: mend})
+func (d *checks) say(check, level, fix, format string, args ...any) {
+	d.found = append(d.found, Finding{Check: check, Level: level, Detail: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 // fail tells an error with its own advice, or else with that given.
-func (d *doctor) fail(check string, err error, mend string) {
+func (d *checks) fail(check string, err error, fix string) {
 	if hint := hint.Of(err); hint != "" {
-		mend = hint
+		fix = hint
 	}
-	d.say(check, LevelFail, mend, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	d.say(check, LevelFail, fix, "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
-func (d *doctor) privilege() {
+func (d *checks) privilege() {
 	if uid := os.Geteuid(); uid != 0 {
 		d.say("root", LevelFail, "sudo bottle doctor", "it runs as user %d: namespaces and firewall rules need root", uid)
 		return
@@ -83,59 +84,47 @@ func (d *doctor) privilege() {
 }
 
 // containerd also returns an engine if one can be had.
-func (d *doctor) containerd(ctx context.Context) *Engine {
-	e, err := Open(ctx, d.cfg)
+func (d *checks) containerd(ctx context.Context) *bottle.Engine {
+	e, err := bottle.Open(ctx, d.cfg)
 	if err != nil {
 		d.fail("containerd", err, "systemctl start containerd")
 		return nil
 	}
-	v, err := e.rt.Containerd().Version(ctx)
+	v, err := e.Version(ctx)
 	if err != nil {
 		d.fail("containerd", err, "systemctl restart containerd")
 		return e
 	}
-	major, _, _ := strings.Cut(strings.TrimPrefix(v.Version, "v"), ".")
+	major, _, _ := strings.Cut(strings.TrimPrefix(v, "v"), ".")
 	if n, err := strconv.Atoi(major); err == nil && n < 2 {
-		d.say("containerd", LevelFail, "install containerd 2 (https://github.com/containerd/containerd/releases)", "%s at %s is too old", v.Version, d.cfg.Address)
+		d.say("containerd", LevelFail, "install containerd 2 (https://github.com/containerd/containerd/releases)", "%s at %s is too old", v, d.cfg.Address)
 		return e
 	}
-	d.say("containerd", LevelOK, "", "%s at %s, namespace %s", v.Version, d.cfg.Address, d.cfg.Namespace)
+	d.say("containerd", LevelOK, "", "%s at %s, namespace %s", v, d.cfg.Address, d.cfg.Namespace)
 	return e
 }
 
 // runtime asks the program for its version and, through containerd, its shim
 // whether it answers.
-func (d *doctor) runtime(ctx context.Context, e *Engine, name string) {
+func (d *checks) runtime(ctx context.Context, e *bottle.Engine, name string) {
 	version, err := firstLine(ctx, name, "--version")
 	if err != nil {
 		missing := runtime.ErrNoRunsc
 		if name == runtime.RuntimeRunc {
 			missing = runtime.ErrNoRunc
 		}
-		d.fail(name, runtimeHint(fmt.Errorf("%w: %w", missing, err)), "")
+		d.fail(name, bottle.RuntimeHint(fmt.Errorf("%w: %w", missing, err)), "")
 		return
 	}
 	if e == nil {
-		d.say(name, LevelWarn, "mend containerd first", "%s; whether its shim answers is not known", version)
+		d.say(name, LevelWarn, "fix containerd first", "%s; whether its shim answers is not known", version)
 		return
 	}
-	if err := e.checkRuntime(ctx, name); err != nil {
+	if err := e.Runtime(ctx, name); err != nil {
 		d.fail(name, err, "install "+name+" and its shim again")
 		return
 	}
 	d.say(name, LevelOK, "", "%s; its shim answers", version)
-}
-
-func (e *Engine) checkRuntime(ctx context.Context, name string) error {
-	scratch, err := e.scratch()
-	if err != nil {
-		return err
-	}
-	defer func() {
-		_ = os.RemoveAll(scratch) // on tmpfs; cleanup finds it otherwise
-		e.removeEmpty()
-	}()
-	return runtimeHint(e.rt.CheckRuntime(ctx, name, scratch))
 }
 
 // programTime bounds a program that doctor runs. A sandbox alone takes 10 s on a
@@ -152,7 +141,7 @@ func firstLine(ctx context.Context, name string, args ...string) (string, error)
 
 // platform runs a program in a sandbox without network, as only that tells
 // whether gVisor's platform works on this kernel.
-func (d *doctor) platform(ctx context.Context) {
+func (d *checks) platform(ctx context.Context) {
 	const check = "gVisor"
 	if _, err := exec.LookPath("runsc"); err != nil {
 		return // told already
@@ -180,7 +169,7 @@ func (d *doctor) platform(ctx context.Context) {
 }
 
 // network tells each part of netns.Check by itself.
-func (d *doctor) network(ctx context.Context) {
+func (d *checks) network(ctx context.Context) {
 	m, err := netns.New(netns.Config{RunDir: d.cfg.RunDir, PluginDirs: filepath.SplitList(d.cfg.CNIPath), ConfDir: d.cfg.CNIConf})
 	if err != nil {
 		d.fail("network", err, "name an absolute folder with BOTTLE_RUN_DIR")
@@ -189,7 +178,7 @@ func (d *doctor) network(ctx context.Context) {
 	info, err := m.Check(ctx)
 	mistakes := hint.Split(err)
 	for _, part := range []struct {
-		check, fine, mend string
+		check, fine, fix string
 		kind              error
 	}{
 		{"CNI plugins", "found in " + d.cfg.CNIPath, "apt install containernetworking-plugins, and export CNI_PATH=/usr/lib/cni", netns.ErrNoPlugin},
@@ -197,14 +186,14 @@ func (d *doctor) network(ctx context.Context) {
 		{"kernel", kernelRelease() + ": namespaces, bridges, veth pairs and nftables work", "modprobe -a bridge veth nf_tables nft_masq nft_ct", netns.ErrKernel},
 	} {
 		if i := indexIs(mistakes, part.kind); i >= 0 {
-			d.fail(part.check, mistakes[i], part.mend)
+			d.fail(part.check, mistakes[i], part.fix)
 			mistakes = append(mistakes[:i], mistakes[i+1:]...)
 			continue
 		}
 		d.say(part.check, LevelOK, "", "%s", part.fine)
 	}
 	for _, err := range mistakes {
-		d.fail("network", err, "mend "+d.cfg.CNIConf)
+		d.fail("network", err, "fix "+d.cfg.CNIConf)
 	}
 	d.firewall(ctx, m, info)
 }
@@ -218,7 +207,7 @@ func indexIs(list []error, kind error) int {
 	return -1
 }
 
-func (d *doctor) firewall(ctx context.Context, m *netns.Manager, info netns.Info) {
+func (d *checks) firewall(ctx context.Context, m *netns.Manager, info netns.Info) {
 	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 	switch {
 	case err != nil:
@@ -242,12 +231,12 @@ func (d *doctor) firewall(ctx context.Context, m *netns.Manager, info netns.Info
 		d.say("firewall", LevelOK, "", "%s", detail)
 	}
 	for _, w := range info.Warnings {
-		what, mend, _ := strings.Cut(w, ": ")
-		d.say("firewall", LevelWarn, mend, "%s", what)
+		what, fix, _ := strings.Cut(w, ": ")
+		d.say("firewall", LevelWarn, fix, "%s", what)
 	}
 }
 
-func (d *doctor) cgroups() {
+func (d *checks) cgroups() {
 	const check = "cgroups"
 	var st unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &st); err != nil {
@@ -281,7 +270,7 @@ func (d *doctor) cgroups() {
 	d.swap(check, "version 1")
 }
 
-func (d *doctor) swap(check, version string) {
+func (d *checks) swap(check, version string) {
 	if !runtime.SwapAccounting() {
 		d.say(check, LevelWarn, "boot with swapaccount=1, or turn swap off", "%s, which does not count swap: bottles may use it beyond their limit of memory", version)
 		return
@@ -309,7 +298,7 @@ const (
 	fewTmpfs = 64 << 20
 )
 
-func (d *doctor) disk() {
+func (d *checks) disk() {
 	dir, free, _, err := roomAt(d.cfg.StateDir)
 	switch {
 	case err != nil:
@@ -323,14 +312,14 @@ func (d *doctor) disk() {
 	}
 }
 
-func (d *doctor) tmpfs() {
+func (d *checks) tmpfs() {
 	dir, free, kind, err := roomAt(d.cfg.RunDir)
-	mend := fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o mode=700 tmpfs %[1]s", d.cfg.RunDir)
+	fix := fmt.Sprintf("mkdir -p %[1]s && mount -t tmpfs -o mode=700 tmpfs %[1]s", d.cfg.RunDir)
 	switch {
 	case err != nil:
-		d.fail("tmpfs", err, mend)
+		d.fail("tmpfs", err, fix)
 	case kind != unix.TMPFS_MAGIC && kind != unix.RAMFS_MAGIC:
-		d.say("tmpfs", LevelFail, mend, "%s is not on tmpfs, so that secrets would come to a disk", d.cfg.RunDir)
+		d.say("tmpfs", LevelFail, fix, "%s is not on tmpfs, so that secrets would come to a disk", d.cfg.RunDir)
 	case kind == unix.TMPFS_MAGIC && free < fewTmpfs:
 		d.say("tmpfs", LevelWarn, "mount -o remount,size=256m "+mountOf(dir), "%d MiB free at %s", free>>20, dir)
 	default:
@@ -365,12 +354,10 @@ func mountOf(dir string) string {
 
 func gib(n uint64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
 
-func (d *doctor) resolvers() {
-	for _, f := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
-		if servers := readResolvers(f); len(servers) > 0 {
-			d.say("resolver", LevelOK, "", "%s, of %s", servers[0], f)
-			return
-		}
+func (d *checks) resolvers() {
+	if servers, file := bottle.HostResolvers(); len(servers) > 0 {
+		d.say("resolver", LevelOK, "", "%s, of %s", servers[0], file)
+		return
 	}
 	d.say("resolver", LevelWarn, "name a server that is not on loopback in /etc/resolv.conf", "no name server with an IPv4 address beyond loopback: proxies cannot look names up")
 }
@@ -381,14 +368,4 @@ func kernelRelease() string {
 		return "kernel"
 	}
 	return unix.ByteSliceToString(u.Release[:])
-}
-
-// Refresh writes the host's firewall rules of the bottles that run again, as
-// after a reload of the host's firewall took them away.
-func Refresh(ctx context.Context, cfg Config) error {
-	m, err := netns.New(netns.Config{RunDir: cfg.RunDir, PluginDirs: filepath.SplitList(cfg.CNIPath), ConfDir: cfg.CNIConf, Log: cfg.Log})
-	if err != nil {
-		return err
-	}
-	return m.Refresh(ctx)
 }

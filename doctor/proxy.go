@@ -1,4 +1,4 @@
-package bottle
+package doctor
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
@@ -17,7 +18,7 @@ import (
 // proxyImages looks at the image of each bottle of the manifest whose proxy is
 // pipelock's, and asks for its digest where the manifest does not have it: without
 // one it is whatever a registry has under that name.
-func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec plan.Spec) {
+func (d *checks) proxyImages(ctx context.Context, e *bottle.Engine, spec plan.Spec) {
 	const check = "proxy image"
 	m, err := spec.Manifest()
 	switch {
@@ -47,7 +48,7 @@ func (d *doctor) proxyImages(ctx context.Context, e *Engine, spec plan.Spec) {
 	}
 }
 
-func (d *doctor) proxyImage(ctx context.Context, check string, e *Engine, manifest, image string, bottles []string) {
+func (d *checks) proxyImage(ctx context.Context, check string, e *bottle.Engine, manifest, image string, bottles []string) {
 	of := fmt.Sprintf("%s, of %s in %s", image, strings.Join(bottles, ", "), manifest)
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
@@ -57,17 +58,17 @@ func (d *doctor) proxyImage(ctx context.Context, check string, e *Engine, manife
 	if _, pinned := named.(reference.Digested); !pinned {
 		// What the host has is the best that can be offered.
 		named = reference.TagNameOnly(named)
-		mend := fmt.Sprintf("bottle pull %s, then bottle doctor again, which will tell the digest", named)
+		fix := fmt.Sprintf("bottle pull %s, then bottle doctor again, which will tell the digest", named)
 		if e != nil {
 			if info, err := e.Image(ctx, named.String()); err == nil {
-				mend = fmt.Sprintf("write proxy: {kind: pipelock, image: '%s@%s'} to the manifest, if that is the digest that its publisher names", named, info.Digest)
+				fix = fmt.Sprintf("write proxy: {kind: pipelock, image: '%s@%s'} to the manifest, if that is the digest that its publisher names", named, info.Digest)
 			}
 		}
-		d.say(check, LevelWarn, mend, "%s, is not pinned: it is whatever the registry has under that name", of)
+		d.say(check, LevelWarn, fix, "%s, is not pinned: it is whatever the registry has under that name", of)
 		return
 	}
 	if e == nil {
-		d.say(check, LevelWarn, "mend containerd first", "%s: whether containerd has it is not known", of)
+		d.say(check, LevelWarn, "fix containerd first", "%s: whether containerd has it is not known", of)
 		return
 	}
 	switch _, err := plan.ProxyImage(ctx, e, named); {
