@@ -3,10 +3,12 @@ package bottle
 import (
 	"slices"
 	"testing"
+
+	"github.com/bot-bottle/bottle/egress"
 )
 
 func TestLearntEntries(t *testing.T) {
-	got := LearntEntries([]HostSummary{
+	got := LearntEntries([]egress.HostSummary{
 		{Destination: "b.test:443", Learnt: 2, Scanner: "allowlist"},
 		{Destination: "b.test:80", Learnt: 1, Scanner: "allowlist"},
 		{Destination: "a.test:8443", Learnt: 1, Scanner: "port"},

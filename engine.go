@@ -87,11 +87,12 @@ func ConfigFromEnv(getenv func(string) string) Config {
 // no state of its own: what bottles there are is read from containerd's labels
 // and from names.
 type Engine struct {
-	cfg    Config
-	rt     *runtime.Client
-	images *images.Store
-	net    *netns.Manager
-	log    *slog.Logger
+	cfg     Config
+	rt      *runtime.Client
+	images  *images.Store
+	net     *netns.Manager
+	proxies *Proxies
+	log     *slog.Logger
 
 	addCaps []string // for the agent; set by tests only
 	// fault, set by tests, is asked before and after each step of a launch.
@@ -128,6 +129,10 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	return &Engine{
 		cfg: cfg, rt: rt, net: net, log: cfg.Log,
+		proxies: New(Config2{
+			Runtime: rt, Network: net, Program: cfg.Program, Log: cfg.Log,
+			StateDir: filepath.Join(cfg.StateDir, cfg.Namespace),
+		}),
 		images: images.New(rt.Containerd(), cfg.Namespace, cfg.Snapshotter),
 	}, nil
 }

@@ -175,7 +175,7 @@ func (s *scenery) killProxy(name string) {
 // putBack writes the rules of a proxy's namespace again.
 func (s *scenery) putBack(name string) {
 	s.t.Helper()
-	state, err := s.e.loadProxyState(name)
+	state, err := s.e.proxies.loadProxyState(name)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -292,6 +291,3 @@ func (l *launch) labels(role string) map[string]string {
 		runtime.LabelImage: p.Image, runtime.LabelRuntime: p.Runtime, runtime.LabelProxy: p.Proxy.Kind,
 	}
 }
-
-// proxyTimeout bounds how long a proxy may take to be healthy.
-var proxyTimeout = 30 * time.Second

@@ -2,23 +2,15 @@ package bottle
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/plan"
-
-	"github.com/fsnotify/fsnotify"
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -57,7 +49,7 @@ func (l *launch) makeAnyProxy(ctx context.Context) error {
 		return err
 	}
 	return l.step(ctx, "proxy healthy", func(ctx context.Context) error {
-		return l.e.startProxy(ctx, l.plan.Name, task)
+		return l.e.proxies.startProxy(ctx, l.plan.Name, task)
 	})
 }
 
@@ -77,7 +69,7 @@ func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
 // writeProxyFiles makes the built-in proxy's read-only root, which holds nothing
 // but places to mount things on, and any proxy's configuration.
 func (l *launch) writeProxyFiles(context.Context) error {
-	dir := l.e.proxyDir(l.plan.Name)
+	dir := l.e.proxies.proxyDir(l.plan.Name)
 	for _, d := range []string{"rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/etc", "rootfs/config", "config"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return fmt.Errorf("make the proxy's root: %w", err)
@@ -92,7 +84,7 @@ func (l *launch) writeProxyFiles(context.Context) error {
 			return fmt.Errorf("write the proxy's files: %w", err)
 		}
 	}
-	return l.e.storeProxyState(l.plan.Name, initialState(l.plan))
+	return l.e.proxies.storeProxyState(l.plan.Name, initialState(l.plan))
 }
 
 // makeProxyRoot makes pipelock's root of its image. The digest is looked at once
@@ -119,7 +111,7 @@ func (l *launch) makeProxyRoot(ctx context.Context) error {
 }
 
 func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
-	name, dir := l.plan.Name, l.e.proxyDir(l.plan.Name)
+	name, dir := l.plan.Name, l.e.proxies.proxyDir(l.plan.Name)
 	mounts := []runtime.Mount{
 		{Source: filepath.Join(dir, "config"), Target: "/config"},
 		{Source: filepath.Join(l.dir, "resolv.conf"), Target: "/etc/resolv.conf"},
@@ -132,7 +124,7 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
 		Args: initialState(l.plan).command(), Mounts: mounts,
 		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
-		Logger: l.e.cfg.Program, LogFile: l.e.proxyLog(name),
+		Logger: l.e.cfg.Program, LogFile: l.e.proxies.proxyLog(name),
 		Labels: l.labels(runtime.RoleProxy),
 	}
 	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
@@ -166,83 +158,6 @@ func (l *launch) openDestinations(ctx context.Context) error {
 		return err
 	}
 	return l.e.net.SetDestinations(ctx, l.dir, d)
-}
-
-// watchFile tells of writes to a file that may not exist yet.
-func watchFile(file string) (*fsnotify.Watcher, error) {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return nil, fmt.Errorf("watch the proxy's log: %w", err)
-	}
-	if err := w.Add(filepath.Dir(file)); err != nil {
-		return nil, errors.Join(fmt.Errorf("watch the proxy's log: %w", err), w.Close())
-	}
-	return w, nil
-}
-
-// proxyClient speaks to the proxy from inside its own namespace: it listens
-// nowhere else.
-func (e *Engine) proxyClient(name string) *http.Client {
-	return &http.Client{
-		Timeout: 2 * time.Second,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return netns.DialIn(ctx, netns.ProxyPath(e.dir(name)), network, addr)
-		}},
-	}
-}
-
-func healthy(ctx context.Context, client *http.Client) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, segment.ProxyURL()+"/health", nil)
-	if err != nil {
-		return false
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return false
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16))
-	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
-}
-
-// Bounds of what an error repeats of a proxy's log, and of the wait for it.
-const (
-	lastLines  = 5
-	lastLength = 400 // of each, in bytes
-	lastWait   = 500 * time.Millisecond
-)
-
-// lastWords is the end of a proxy's log, for an error's text. What the proxy
-// wrote last may still be on its way to the file.
-func (e *Engine) lastWords(ctx context.Context, name string) string {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
-	defer cancel()
-	data := e.settledLog(ctx, name)
-	if len(bytes.TrimSpace(data)) == 0 {
-		return "; it said nothing"
-	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	lines = lines[max(0, len(lines)-lastLines):]
-	for i, line := range lines {
-		lines[i] = strings.ToValidUTF8(line[:min(len(line), lastLength)], "")
-	}
-	return "; it said: " + strings.Join(lines, " | ")
-}
-
-// settledLog reads the log until ctx ends or it has not grown for a while.
-func (e *Engine) settledLog(ctx context.Context, name string) []byte {
-	var before []byte
-	for {
-		data, err := os.ReadFile(e.proxyLog(name))
-		if err == nil && len(data) > 0 && len(data) == len(before) {
-			return data
-		}
-		before = data
-		select {
-		case <-ctx.Done():
-			return data
-		case <-time.After(lastWait / 10):
-		}
-	}
 }
 
 // writeResolvConf gives the proxy the host's resolvers and returns them.
@@ -290,4 +205,12 @@ func readResolvers(file string) []netip.Addr {
 		}
 	}
 	return out
+}
+
+// initialState is the state of a plan's proxy at launch.
+func initialState(p *plan.Plan) proxyState {
+	return proxyState{
+		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),
+		Manifest: p.Manifest, Bottle: p.Bottle,
+	}
 }

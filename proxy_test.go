@@ -48,11 +48,11 @@ func TestProxyImageFails(t *testing.T) {
 		entrypoint []string
 		want       []string
 	}{
-		"no such program": {[]string{"/nothing"}, []string{"/nothing"}},
-		"exits":           {[]string{"/pipelock", "exit"}, []string{"the proxy ended at once", "it said: ", "config: unknown key"}},
-		"unhealthy":       {[]string{"/pipelock", "unhealthy"}, []string{"health endpoint has not answered for 2s", `"event":"startup"`}},
-		"silent":          {[]string{"/pipelock", "silent"}, []string{"health endpoint has not answered", "it said nothing"}},
-		"image has no entrypoint":  {nil, []string{"image has no entrypoint"}},
+		"no such program":         {[]string{"/nothing"}, []string{"/nothing"}},
+		"exits":                   {[]string{"/pipelock", "exit"}, []string{"the proxy ended at once", "it said: ", "config: unknown key"}},
+		"unhealthy":               {[]string{"/pipelock", "unhealthy"}, []string{"health endpoint has not answered for 2s", `"event":"startup"`}},
+		"silent":                  {[]string{"/pipelock", "silent"}, []string{"health endpoint has not answered", "it said nothing"}},
+		"image has no entrypoint": {nil, []string{"image has no entrypoint"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			leakcheck.Check(t)

@@ -1,6 +1,7 @@
 package bottle
 
 import (
+	"github.com/bot-bottle/bottle/runtime"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,10 @@ import (
 // reloadTimeout bounds the wait for a proxy to say that it has a new policy.
 const reloadTimeout = 15 * time.Second
 
+// undoTimeout bounds the return to the old policy after a failed change. The change may
+// have failed because its context ended.
+const undoTimeout = 2 * time.Minute
+
 // PolicyChange tells what Allow or Deny has done.
 type PolicyChange struct {
 	// Changed is false if the policy was so already.
@@ -31,12 +36,12 @@ type PolicyChange struct {
 // Allow adds an entry to the policy of a bottle that runs: host, *.name or
 // host:port. It returns when the proxy has the new policy in force, for
 // connections that begin from then on; on an error the old one is.
-func (e *Engine) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
+func (p *Proxies) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return PolicyChange{}, err
 	}
-	return e.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
+	return p.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
 		return addEntry(entries, rule)
 	})
 }
@@ -54,12 +59,12 @@ func addEntry(entries *egress.Entries, rule egress.Rule) ([]string, error) {
 // Deny takes away every entry of a host, ssh's too, from the policy of a bottle
 // that runs: host, *.name or host:port. Tunnels that are open stay so. It is an
 // error when another entry still covers the host.
-func (e *Engine) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
+func (p *Proxies) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return PolicyChange{}, err
 	}
-	return e.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
+	return p.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
 		return dropEntries(entries, rule)
 	})
 }
@@ -94,13 +99,13 @@ func dropEntries(entries *egress.Entries, rule egress.Rule) ([]string, error) {
 
 // changePolicy changes the policy's files, the packet filter and the proxy, in an
 // order in which nothing is open that neither policy allows.
-func (e *Engine) changePolicy(ctx context.Context, name string, change func(*egress.Entries) ([]string, error)) (PolicyChange, error) {
-	unlock, err := e.proxyLock(name)
+func (p *Proxies) changePolicy(ctx context.Context, name string, change func(*egress.Entries) ([]string, error)) (PolicyChange, error) {
+	unlock, err := p.proxyLock(name)
 	if err != nil {
 		return PolicyChange{}, err
 	}
 	defer unlock()
-	old, err := e.loadProxyState(name)
+	old, err := p.loadProxyState(name)
 	if err != nil {
 		return PolicyChange{}, err
 	}
@@ -110,18 +115,18 @@ func (e *Engine) changePolicy(ctx context.Context, name string, change func(*egr
 	if err != nil || !result.Changed {
 		return result, err
 	}
-	if err := e.applyPolicy(ctx, name, state); err != nil {
-		undo, cancel := detached(ctx)
+	if err := p.applyPolicy(ctx, name, state); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return PolicyChange{}, errors.Join(fmt.Errorf("change the policy of %s: %w", name, err), e.applyPolicy(undo, name, old))
+		return PolicyChange{}, errors.Join(fmt.Errorf("change the policy of %s: %w", name, err), p.applyPolicy(undo, name, old))
 	}
 	return result, nil
 }
 
 // applyPolicy puts a policy in force. A proxy that does not run reads it when it
 // is started.
-func (e *Engine) applyPolicy(ctx context.Context, name string, s proxyState) error {
-	if err := e.storeProxyState(name, s); err != nil {
+func (p *Proxies) applyPolicy(ctx context.Context, name string, s proxyState) error {
+	if err := p.storeProxyState(name, s); err != nil {
 		return err
 	}
 	d, err := s.destinations()
@@ -129,19 +134,19 @@ func (e *Engine) applyPolicy(ctx context.Context, name string, s proxyState) err
 		return err
 	}
 	if s.Kind == manifest.ProxyPipelock || len(d.Private) > 0 {
-		if err := e.net.SetDestinations(ctx, e.dir(name), d); err != nil {
+		if err := p.net.SetDestinations(ctx, p.dir(name), d); err != nil {
 			return err
 		}
 	}
-	return e.reloadProxy(ctx, name)
+	return p.reloadProxy(ctx, name)
 }
 
 // reloadProxy has the proxy read its configuration, and returns when its log says
 // that it did.
-func (e *Engine) reloadProxy(ctx context.Context, name string) error {
+func (p *Proxies) reloadProxy(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
-	log, err := egress.OpenLog(ctx, e.proxyLog(name), true)
+	log, err := egress.OpenLog(ctx, p.proxyLog(name), true)
 	if err != nil {
 		return err
 	}
@@ -149,8 +154,8 @@ func (e *Engine) reloadProxy(ctx context.Context, name string) error {
 	if err := log.SkipToEnd(); err != nil {
 		return err
 	}
-	if err := e.rt.Signal(ctx, names.Proxy(name), syscall.SIGHUP); err != nil {
-		if errors.Is(err, ErrNotRunning) {
+	if err := p.rt.Signal(ctx, names.Proxy(name), syscall.SIGHUP); err != nil {
+		if errors.Is(err, runtime.ErrNotRunning) {
 			return nil
 		}
 		return err

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress"
+
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/names"
@@ -209,7 +211,7 @@ func TestProxyLogKilled(t *testing.T) {
 	if out, code := ask("before"); out != "403" {
 		t.Fatalf("exit %d: %s", code, out)
 	}
-	if err := syscall.Kill(logPID(t, e.proxyLog(b.Name)), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(logPID(t, e.proxies.proxyLog(b.Name)), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if out, code := ask("meanwhile"); code == 0 {
@@ -226,7 +228,7 @@ func TestProxyLogKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if entry.Verdict() == VerdictRefused {
+		if entry.Verdict() == egress.VerdictRefused {
 			urls = append(urls, entry.URL)
 		}
 	}
@@ -279,17 +281,17 @@ func TestProxyStaysDown(t *testing.T) {
 	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
 		t.Error(err)
 	}
-	if err := e.markGoing(b.Name); err != nil {
+	if err := e.proxies.markGoing(b.Name); err != nil {
 		t.Fatal(err)
 	}
 	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
-	if err := os.Remove(e.goingFile(b.Name)); err != nil {
+	if err := os.Remove(e.proxies.goingFile(b.Name)); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := e.restartProxy(t.Context(), b.Name); !done || err != nil {
+	if done, err := e.proxies.restartProxy(t.Context(), b.Name); !done || err != nil {
 		t.Fatal(done, err)
 	}
-	if done, err := e.restartProxy(t.Context(), b.Name); done || err != nil {
+	if done, err := e.proxies.restartProxy(t.Context(), b.Name); done || err != nil {
 		t.Errorf("a proxy that runs was started again: %v, %v", done, err)
 	}
 	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {

@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/bot-bottle/bottle/internal/segment"
-	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -30,12 +31,38 @@ type proxyState struct {
 	Bottle   string `json:"bottle"`
 }
 
+// Config2 is what Proxies works with.
+type Config2 struct {
+	Runtime *runtime.Client
+	Network *netns.Manager
+	Program string // bottle's own executable, for the log of a restarted proxy
+	Log     *slog.Logger
+	// StateDir is the directory on disk that has one directory for each bottle.
+	StateDir string
+}
+
+// Proxies controls the egress proxies of running bottles.
+type Proxies struct {
+	rt      *runtime.Client
+	net     *netns.Manager
+	program string
+	state   string
+	log     *slog.Logger
+}
+
+// New returns the proxies of a containerd namespace.
+func New(cfg Config2) *Proxies {
+	return &Proxies{rt: cfg.Runtime, net: cfg.Network, program: cfg.Program, state: cfg.StateDir, log: cfg.Log}
+}
+
+func (p *Proxies) dir(name string) string { return p.rt.Dir(name) }
+
 // proxyDir holds a proxy's files. Its folder config is mounted into the proxy as
 // a whole, so that a file that is replaced in it is seen.
-func (e *Engine) proxyDir(name string) string { return filepath.Join(e.dir(name), "proxy") }
+func (p *Proxies) proxyDir(name string) string { return filepath.Join(p.dir(name), "proxy") }
 
-func (e *Engine) proxyStateFile(name string) string {
-	return filepath.Join(e.proxyDir(name), "policy.json")
+func (p *Proxies) proxyStateFile(name string) string {
+	return filepath.Join(p.proxyDir(name), "policy.json")
 }
 
 // configFile is the name of the proxy's configuration, in its folder config.
@@ -58,7 +85,7 @@ func (s proxyState) config() ([]byte, error) {
 }
 
 // store writes the state, and then the proxy's configuration.
-func (e *Engine) storeProxyState(name string, s proxyState) error {
+func (p *Proxies) storeProxyState(name string, s proxyState) error {
 	conf, err := s.config()
 	if err != nil {
 		return fmt.Errorf("render the proxy's configuration: %w", err)
@@ -67,17 +94,17 @@ func (e *Engine) storeProxyState(name string, s proxyState) error {
 	if err != nil {
 		return fmt.Errorf("write the proxy's policy: %w", err)
 	}
-	if err := replaceFile(e.proxyStateFile(name), data); err != nil {
+	if err := replaceFile(p.proxyStateFile(name), data); err != nil {
 		return fmt.Errorf("write the proxy's policy: %w", err)
 	}
-	if err := replaceFile(filepath.Join(e.proxyDir(name), "config", s.configFile()), conf); err != nil {
+	if err := replaceFile(filepath.Join(p.proxyDir(name), "config", s.configFile()), conf); err != nil {
 		return fmt.Errorf("write the proxy's configuration: %w", err)
 	}
 	return nil
 }
 
-func (e *Engine) loadProxyState(name string) (s proxyState, err error) {
-	data, err := os.ReadFile(e.proxyStateFile(name))
+func (p *Proxies) loadProxyState(name string) (s proxyState, err error) {
+	data, err := os.ReadFile(p.proxyStateFile(name))
 	if err == nil {
 		err = json.Unmarshal(data, &s)
 	}
@@ -115,10 +142,10 @@ func (s proxyState) destinations() (netns.Destinations, error) {
 
 // proxyLock keeps those apart who change a bottle's policy, start its proxy again
 // or remove the bottle. The bottle's folder must exist.
-func (e *Engine) proxyLock(name string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(e.dir(name), "proxy.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+func (p *Proxies) proxyLock(name string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(p.dir(name), "proxy.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("lock %s: %w", name, ErrNotRunning)
+		return nil, fmt.Errorf("lock %s: %w", name, runtime.ErrNotRunning)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
@@ -137,32 +164,24 @@ func (e *Engine) proxyLock(name string) (unlock func(), err error) {
 
 // goingFile says that the bottle is being removed: nothing is started in it any
 // more. It goes with the folder.
-func (e *Engine) goingFile(name string) string { return filepath.Join(e.dir(name), "going") }
+func (p *Proxies) goingFile(name string) string { return filepath.Join(p.dir(name), "going") }
 
 // markGoing waits for who changes the proxy, and keeps others from it.
-func (e *Engine) markGoing(name string) error {
-	unlock, err := e.proxyLock(name)
-	if errors.Is(err, ErrNotRunning) {
+func (p *Proxies) markGoing(name string) error {
+	unlock, err := p.proxyLock(name)
+	if errors.Is(err, runtime.ErrNotRunning) {
 		return nil // no folder: nobody could
 	}
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return os.WriteFile(e.goingFile(name), nil, 0o600)
+	return os.WriteFile(p.goingFile(name), nil, 0o600)
 }
 
-func (e *Engine) going(name string) bool {
-	_, err := os.Lstat(e.goingFile(name))
+func (p *Proxies) going(name string) bool {
+	_, err := os.Lstat(p.goingFile(name))
 	return err == nil
-}
-
-// initialState is the state of a plan's proxy at launch.
-func initialState(p *plan.Plan) proxyState {
-	return proxyState{
-		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),
-		Manifest: p.Manifest, Bottle: p.Bottle,
-	}
 }
 
 // proxyCommand is what the proxy's task is started with.

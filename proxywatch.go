@@ -1,13 +1,23 @@
 package bottle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/fsnotify/fsnotify"
 )
 
 // Waits before a proxy that keeps ending is started again.
@@ -28,12 +38,12 @@ const (
 // Everybody who is attached to a bottle may watch: a lock decides who acts. When
 // nobody is, the proxy stays down, and with it the agent's way out, until a
 // session begins.
-func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(error)) {
+func (p *Proxies) WatchProxy(ctx context.Context, name string, restarted func(error)) {
 	pause := time.Duration(0)
 	for {
 		began := time.Now()
-		if err := e.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
-			e.log.Info("watch proxy", "bottle", name, "error", err)
+		if err := p.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
+			p.log.Info("watch proxy", "bottle", name, "error", err)
 			pause = max(pause, restartFirst) // containerd does not answer
 		}
 		if time.Since(began) > restartCalm {
@@ -44,8 +54,8 @@ func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(err
 			return
 		case <-time.After(pause):
 		}
-		done, err := e.restartProxy(ctx, name)
-		if errors.Is(err, ErrNotRunning) || ctx.Err() != nil {
+		done, err := p.restartProxy(ctx, name)
+		if errors.Is(err, runtime.ErrNotRunning) || ctx.Err() != nil {
 			return
 		}
 		if done || err != nil {
@@ -55,31 +65,31 @@ func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(err
 	}
 }
 
-// restartProxy starts the proxy unless it runs. The error wraps ErrNotRunning
+// restartProxy starts the proxy unless it runs. The error wraps runtime.ErrNotRunning
 // when the bottle is gone or going.
-func (e *Engine) restartProxy(ctx context.Context, name string) (bool, error) {
-	unlock, err := e.proxyLock(name)
+func (p *Proxies) restartProxy(ctx context.Context, name string) (bool, error) {
+	unlock, err := p.proxyLock(name)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	if e.going(name) {
-		return false, fmt.Errorf("start the proxy of %s: %w", name, ErrNotRunning)
+	if p.going(name) {
+		return false, fmt.Errorf("start the proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
-	task, err := e.rt.RecreateProxy(ctx, names.Proxy(name), e.cfg.Program, e.proxyLog(name))
+	task, err := p.rt.RecreateProxy(ctx, names.Proxy(name), p.program, p.proxyLog(name))
 	if task == nil {
 		return false, err
 	}
-	if err := e.startProxy(ctx, name, task); err != nil {
+	if err := p.startProxy(ctx, name, task); err != nil {
 		return false, fmt.Errorf("start the proxy of %s again: %w", name, err)
 	}
-	e.log.Info("proxy started again", "bottle", name)
+	p.log.Info("proxy started again", "bottle", name)
 	return true, nil
 }
 
 // startProxy returns when the proxy's health endpoint has answered.
-func (e *Engine) startProxy(ctx context.Context, name string, task *runtime.Task) error {
-	log := e.proxyLog(name)
+func (p *Proxies) startProxy(ctx context.Context, name string, task *runtime.Task) error {
+	log := p.proxyLog(name)
 	watch, err := watchFile(log)
 	if err != nil {
 		return err
@@ -90,7 +100,7 @@ func (e *Engine) startProxy(ctx context.Context, name string, task *runtime.Task
 	}
 	ctx, cancel := context.WithTimeout(ctx, proxyTimeout)
 	defer cancel()
-	client := e.proxyClient(name)
+	client := p.proxyClient(name)
 	defer client.CloseIdleConnections()
 	// A proxy says on its log that it has started; asking then, and not in
 	// rounds, costs neither time nor sleep. The ticker is for a proxy that
@@ -102,15 +112,95 @@ func (e *Engine) startProxy(ctx context.Context, name string, task *runtime.Task
 		case <-watch.Events:
 		case <-tick.C:
 		case <-task.Exited():
-			return fmt.Errorf("the proxy ended at once%s", e.lastWords(ctx, name))
+			return fmt.Errorf("the proxy ended at once%s", p.lastWords(ctx, name))
 		case <-ctx.Done():
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("the proxy's health endpoint has not answered for %s%s", proxyTimeout, e.lastWords(ctx, name))
+			return fmt.Errorf("the proxy's health endpoint has not answered for %s%s", proxyTimeout, p.lastWords(ctx, name))
 		}
 		if healthy(ctx, client) {
 			return nil
 		}
 	}
 }
+
+// watchFile tells of writes to a file that may not exist yet.
+func watchFile(file string) (*fsnotify.Watcher, error) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch the proxy's log: %w", err)
+	}
+	if err := w.Add(filepath.Dir(file)); err != nil {
+		return nil, errors.Join(fmt.Errorf("watch the proxy's log: %w", err), w.Close())
+	}
+	return w, nil
+}
+
+// proxyClient speaks to the proxy from inside its own namespace: it listens
+// nowhere else.
+func (p *Proxies) proxyClient(name string) *http.Client {
+	return &http.Client{
+		Timeout: 2 * time.Second,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return netns.DialIn(ctx, netns.ProxyPath(p.dir(name)), network, addr)
+		}},
+	}
+}
+
+func healthy(ctx context.Context, client *http.Client) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, segment.ProxyURL()+"/health", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16))
+	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+}
+
+// Bounds of what an error repeats of a proxy's log, and of the wait for it.
+const (
+	lastLines  = 5
+	lastLength = 400 // of each, in bytes
+	lastWait   = 500 * time.Millisecond
+)
+
+// lastWords is the end of a proxy's log, for an error's text. What the proxy
+// wrote last may still be on its way to the file.
+func (p *Proxies) lastWords(ctx context.Context, name string) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
+	defer cancel()
+	data := p.settledLog(ctx, name)
+	if len(bytes.TrimSpace(data)) == 0 {
+		return "; it said nothing"
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	lines = lines[max(0, len(lines)-lastLines):]
+	for i, line := range lines {
+		lines[i] = strings.ToValidUTF8(line[:min(len(line), lastLength)], "")
+	}
+	return "; it said: " + strings.Join(lines, " | ")
+}
+
+// settledLog reads the log until ctx ends or it has not grown for a while.
+func (p *Proxies) settledLog(ctx context.Context, name string) []byte {
+	var before []byte
+	for {
+		data, err := os.ReadFile(p.proxyLog(name))
+		if err == nil && len(data) > 0 && len(data) == len(before) {
+			return data
+		}
+		before = data
+		select {
+		case <-ctx.Done():
+			return data
+		case <-time.After(lastWait / 10):
+		}
+	}
+}
+
+// proxyTimeout bounds how long a proxy may take to be healthy.
+var proxyTimeout = 30 * time.Second

@@ -21,7 +21,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 
 func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
 	defer t.begin("teardown")()
-	if err := e.markGoing(name); err != nil {
+	if err := e.proxies.markGoing(name); err != nil {
 		return err
 	}
 	// All at once: a task loses its links while it is being ended, and the

@@ -13,6 +13,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress"
+
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
@@ -46,21 +48,21 @@ const (
 
 // egressJSON is an entry as a program reads it.
 type egressJSON struct {
-	bottle.EgressEntry
+	egress.Entry
 	Verdict     string `json:"verdict"`
 	Destination string `json:"destination"`
 }
 
 // showEgress prints a line for each request that was let through or refused,
 // when it is yielded; the proxy's own affairs are left out.
-func (a *app) showEgress(log iter.Seq2[bottle.EgressEntry, error], denied, asJSON bool) error {
+func (a *app) showEgress(log iter.Seq2[egress.Entry, error], denied, asJSON bool) error {
 	shown := 0
 	for entry, err := range log {
 		if err != nil {
 			return err
 		}
 		verdict := entry.Verdict()
-		if verdict == "" || denied && verdict != bottle.VerdictRefused && verdict != bottle.VerdictLearnt {
+		if verdict == "" || denied && verdict != egress.VerdictRefused && verdict != egress.VerdictLearnt {
 			continue
 		}
 		shown++
@@ -89,7 +91,7 @@ func (a *app) entryJSON(e egressJSON) error {
 
 // egressLine is an entry in columns: when, verdict, host and port, method,
 // bytes, duration, and why.
-func egressLine(e bottle.EgressEntry) string {
+func egressLine(e egress.Entry) string {
 	var bytes, took string
 	if e.Bytes > 0 {
 		bytes = decimal(e.Bytes)
@@ -104,7 +106,7 @@ func egressLine(e bottle.EgressEntry) string {
 
 // egressReason is the entry of the policy that let a request through, or why it
 // was not; and the URL, where the proxy sees one.
-func egressReason(e bottle.EgressEntry) string {
+func egressReason(e egress.Entry) string {
 	why := e.Reason
 	switch {
 	case why == "" && e.SNI != "":
@@ -115,7 +117,7 @@ func egressReason(e bottle.EgressEntry) string {
 	if e.URL == "" {
 		return why
 	}
-	if e.Status > 0 && e.Verdict() == bottle.VerdictAllowed {
+	if e.Status > 0 && e.Verdict() == egress.VerdictAllowed {
 		return strings.TrimSpace(fmt.Sprintf("%s  %s  %d", why, e.URL, e.Status))
 	}
 	return strings.TrimSpace(why + "  " + e.URL)
@@ -158,7 +160,7 @@ const (
 // showSummary tells at a session's end what the agent asked of which host, and
 // what it was not allowed to reach: many clients keep the proxy's own words to
 // themselves.
-func (a *app) showSummary(agent string, hosts []bottle.HostSummary) {
+func (a *app) showSummary(agent string, hosts []egress.HostSummary) {
 	if len(hosts) == 0 {
 		return
 	}
@@ -184,7 +186,7 @@ func (a *app) showSummary(agent string, hosts []bottle.HostSummary) {
 
 // showRefusedHere tells at the end of a session of a bottle that stays what was
 // refused in it.
-func (a *app) showRefusedHere(name string, hosts []bottle.HostSummary) {
+func (a *app) showRefusedHere(name string, hosts []egress.HostSummary) {
 	a.showRefused(hosts, fmt.Sprintf(textToAllow, name), func(entry string) string {
 		return fmt.Sprintf(textAllowCommand, name, entry)
 	})
@@ -192,7 +194,7 @@ func (a *app) showRefusedHere(name string, hosts []bottle.HostSummary) {
 
 // showRefused tells what was refused, and for each host the very command that
 // would allow it, where one would.
-func (a *app) showRefused(hosts []bottle.HostSummary, toAllow string, allow func(entry string) string) {
+func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func(entry string) string) {
 	var refused, commands []string
 	more := 0
 	for _, h := range hosts {
@@ -225,7 +227,7 @@ func (a *app) showRefused(hosts []bottle.HostSummary, toAllow string, allow func
 
 // refusedHost names a host, how often it was refused, and why if it is not that
 // the policy does not have it.
-func refusedHost(h bottle.HostSummary) string {
+func refusedHost(h egress.HostSummary) string {
 	var notes []string
 	if h.Refused > 1 {
 		notes = append(notes, fmt.Sprintf("%d times", h.Refused))
@@ -257,8 +259,8 @@ const maxTitleText = 200
 
 // refusalTitle is the notice of a refusal: what was refused, and the command that
 // would allow it.
-func refusalTitle(name string, e bottle.EgressEntry) string {
-	h := bottle.HostSummary{Destination: e.Destination(), Refused: 1, Scanner: e.Scanner}
+func refusalTitle(name string, e egress.Entry) string {
+	h := egress.HostSummary{Destination: e.Destination(), Refused: 1, Scanner: e.Scanner}
 	text := fmt.Sprintf(textRefusedTitle, refusedHost(h))
 	if entry := bottle.AllowingEntry(h.Destination, h.Scanner); entry != "" {
 		text += " - " + fmt.Sprintf(textAllowCommand, name, entry)
@@ -298,7 +300,7 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 
 // showLearnt prints what to add to the manifest after a run with --learn: as a
 // patch, or as it is for a manifest that bottle does not change.
-func (a *app) showLearnt(plan *plan.Plan, hosts []bottle.HostSummary) {
+func (a *app) showLearnt(plan *plan.Plan, hosts []egress.HostSummary) {
 	entries := bottle.LearntEntries(hosts)
 	if len(entries) == 0 {
 		return

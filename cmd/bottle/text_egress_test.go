@@ -9,13 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/egress"
+
 	"github.com/bot-bottle/bottle/plan"
 )
 
 func TestEgressLine(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
-	for want, e := range map[string]bottle.EgressEntry{
+	for want, e := range map[string]egress.Entry{
 		"03:04:05  allowed  a.example:443                     CONNECT                      *.example":              {Event: "tunnel_open", Target: "a.example:443", Method: "CONNECT", Rule: "*.example"},
 		"03:04:05  closed   a.example:443                     CONNECT       7 B    1.235s":                         {Event: "tunnel_close", Target: "a.example:443", Method: "CONNECT", Bytes: 7, Duration: 1234567 * time.Microsecond},
 		"03:04:05  allowed  a.example:80                      GET                          http://a.example/  200": {Event: "forward_http", URL: "http://a.example/", Method: "GET", Status: 200},
@@ -35,21 +36,21 @@ func TestEgressLine(t *testing.T) {
 }
 
 // logOf yields entries and then, perhaps, an error.
-func logOf(entries []bottle.EgressEntry, end error) func(func(bottle.EgressEntry, error) bool) {
-	return func(yield func(bottle.EgressEntry, error) bool) {
+func logOf(entries []egress.Entry, end error) func(func(egress.Entry, error) bool) {
+	return func(yield func(egress.Entry, error) bool) {
 		for _, e := range entries {
 			if !yield(e, nil) {
 				return
 			}
 		}
 		if end != nil {
-			yield(bottle.EgressEntry{}, end)
+			yield(egress.Entry{}, end)
 		}
 	}
 }
 
 func TestShowEgress(t *testing.T) {
-	entries := []bottle.EgressEntry{{Event: "startup"}, {Event: "tunnel_open", Target: "a:443"}, {Event: "blocked", Target: "b:443"}}
+	entries := []egress.Entry{{Event: "startup"}, {Event: "tunnel_open", Target: "a:443"}, {Event: "blocked", Target: "b:443"}}
 	for _, c := range []struct {
 		denied, asJSON bool
 		lines          int
@@ -99,7 +100,7 @@ func TestShowSummary(t *testing.T) {
 	if stderr.Len() != 0 {
 		t.Errorf("nothing was asked for: %q", stderr)
 	}
-	a.showSummary("box", []bottle.HostSummary{
+	a.showSummary("box", []egress.HostSummary{
 		{Destination: "b.test:443", Requests: 3, Refused: 3, Bytes: 0, Scanner: "allowlist"},
 		{Destination: "c.test:8080", Requests: 2, Refused: 1, Bytes: 999, Scanner: "port"},
 		{Destination: "10.0.0.1:80", Requests: 2, Refused: 2, Scanner: "ssrf"},
@@ -124,12 +125,12 @@ This allows it from the next run on:
 	}
 	a, _, stderr = newApp()
 	a.manifest = "my own.yaml"
-	a.showSummary("box", []bottle.HostSummary{{Destination: "b.test:443", Requests: 1, Refused: 1, Scanner: "allowlist"}})
+	a.showSummary("box", []egress.HostSummary{{Destination: "b.test:443", Requests: 1, Refused: 1, Scanner: "allowlist"}})
 	if want := `  bottle --manifest "my own.yaml" allow box b.test --save`; !strings.Contains(stderr.String(), want) {
 		t.Errorf("no %s in %s", want, stderr)
 	}
 	a, _, stderr = newApp()
-	a.showSummary("box", make([]bottle.HostSummary, 100))
+	a.showSummary("box", make([]egress.HostSummary, 100))
 	if lines := strings.Count(stderr.String(), "\n"); lines != maxSummary+2 || !strings.Contains(stderr.String(), "and 85 more") {
 		t.Errorf("%d lines: %s", lines, stderr)
 	}
@@ -138,9 +139,9 @@ This allows it from the next run on:
 // However many hosts are refused, few are told, each with its own command.
 func TestShowRefusedBounded(t *testing.T) {
 	a, _, stderr := newApp()
-	var hosts []bottle.HostSummary
+	var hosts []egress.HostSummary
 	for i := range 100 {
-		hosts = append(hosts, bottle.HostSummary{Destination: fmt.Sprintf("h%d.test:443", i), Requests: 1, Refused: 1, Scanner: "allowlist"})
+		hosts = append(hosts, egress.HostSummary{Destination: fmt.Sprintf("h%d.test:443", i), Requests: 1, Refused: 1, Scanner: "allowlist"})
 	}
 	a.showRefusedHere("box", hosts)
 	for i := range maxRefused {
@@ -154,7 +155,7 @@ func TestShowRefusedBounded(t *testing.T) {
 }
 
 func TestRefusalTitle(t *testing.T) {
-	for want, e := range map[string]bottle.EgressEntry{
+	for want, e := range map[string]egress.Entry{
 		"refused: a.test:443 - bottle allow box a.test":                                  {Target: "a.test:443", Scanner: "allowlist"},
 		"refused: a.test:8080 - bottle allow box a.test:8080":                            {URL: "http://a.test:8080/x", Scanner: "port"},
 		"refused: 10.0.0.1:443 (a private or special address, for egress.allow_private)": {Target: "10.0.0.1:443", Scanner: "ssrf"},
@@ -179,14 +180,14 @@ func TestDecimal(t *testing.T) {
 func TestShowLearnt(t *testing.T) {
 	dir := t.TempDir()
 	plan := &plan.Plan{Manifest: filepath.Join(dir, "bottle.yaml"), Bottle: "dev"}
-	hosts := []bottle.HostSummary{{Destination: "a.test:443", Learnt: 1, Scanner: "allowlist"}}
+	hosts := []egress.HostSummary{{Destination: "a.test:443", Learnt: 1, Scanner: "allowlist"}}
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(plan.Manifest, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	shown := func(hosts []bottle.HostSummary) string {
+	shown := func(hosts []egress.HostSummary) string {
 		a, stdout, stderr := newApp()
 		a.showLearnt(plan, hosts)
 		if stdout.Len() > 0 {

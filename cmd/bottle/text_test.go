@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/bot-bottle/bottle/egress"
+
 	"github.com/bot-bottle/bottle/doctor"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
@@ -117,8 +119,8 @@ func TestNothingObeyed(t *testing.T) {
 	p := fullPlan()
 	p.Image, p.Skills, p.Warnings, p.Egress.Allow = hostile, []string{hostile}, []string{hostile}, []string{hostile}
 	p.Command, p.Manifest, p.Git.Name, p.Env[0].Name = []string{hostile}, hostile, hostile, hostile
-	entry := bottle.EgressEntry{Event: "blocked", Target: hostile + ":443", Method: hostile, Reason: hostile, SNI: hostile, Rule: hostile}
-	hosts := []bottle.HostSummary{{Destination: hostile, Refused: 1}}
+	entry := egress.Entry{Event: "blocked", Target: hostile + ":443", Method: hostile, Reason: hostile, SNI: hostile, Rule: hostile}
+	hosts := []egress.HostSummary{{Destination: hostile, Refused: 1}}
 	for name, print := range map[string]func(*app) error{
 		"plan":        func(a *app) error { return a.showPlan(p, false) },
 		"plan's JSON": func(a *app) error { return a.showPlan(p, true) },
@@ -131,8 +133,8 @@ func TestNothingObeyed(t *testing.T) {
 		"images": func(a *app) error {
 			return a.printImages([]bottle.ImageStatus{{Name: hostile, UsedBy: []string{hostile}}})
 		},
-		"egress":        func(a *app) error { return a.showEgress(logOf([]bottle.EgressEntry{entry}, nil), false, false) },
-		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]bottle.EgressEntry{entry}, nil), false, true) },
+		"egress":        func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, false) },
+		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, true) },
 		"summary":       func(a *app) error { a.showSummary("n", hosts); return nil },
 		"remains": func(a *app) error {
 			a.printRemains([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})

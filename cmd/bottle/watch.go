@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress"
+
 	"github.com/bot-bottle/bottle"
 )
 
@@ -15,7 +17,7 @@ func (a *app) tellRefusals(e *bottle.Engine, name string) func(context.Context, 
 			if err != nil {
 				return // the log itself tells, to who asks for it
 			}
-			if entry.Verdict() == bottle.VerdictRefused {
+			if entry.Verdict() == egress.VerdictRefused {
 				s.tell(refusalTitle(name, entry))
 			}
 		}

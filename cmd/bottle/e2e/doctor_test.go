@@ -74,7 +74,7 @@ func TestDoctorBrokenHosts(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, check, detail, fix string
-		env                       []string
+		env                      []string
 	}{
 		{"no containerd", "containerd", "cannot connect to containerd", "systemctl start containerd", []string{"CONTAINERD_ADDRESS=/run/nothing.sock"}},
 		{"no runsc", "runsc", "not in PATH", "install gVisor", []string{"PATH=" + noRunsc}},
