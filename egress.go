@@ -11,38 +11,39 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/proxy"
 )
 
 // Allow adds an entry to the policy of a running bottle: host, *.name or host:port. It
 // returns when the proxy has the new policy in force, for connections that begin from
 // then on; after an error the old one is in force.
-func (e *Engine) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
+func (e *Engine) Allow(ctx context.Context, name, entry string) (proxy.PolicyChange, error) {
 	return e.proxies.Allow(ctx, name, entry)
 }
 
 // Deny removes every entry of a host, ssh's too, from the policy of a running bottle:
 // host, *.name or host:port. Open tunnels stay open.
-func (e *Engine) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
+func (e *Engine) Deny(ctx context.Context, name, entry string) (proxy.PolicyChange, error) {
 	return e.proxies.Deny(ctx, name, entry)
 }
 
 // WatchProxy restarts a bottle's proxy whenever it ends, until ctx ends or the bottle is
 // gone. restarted is called each time, with the error if the proxy could not be started.
 func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(error)) {
-	e.proxies.WatchProxy(ctx, name, restarted)
+	e.proxies.Watch(ctx, name, restarted)
 }
 
 // EgressLog yields the egress log of a bottle as far as it is kept (16 MiB), without
 // lines before since. With follow it goes on with new lines, until ctx ends or the
 // bottle is gone. An error is yielded last.
 func (e *Engine) EgressLog(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
-	return e.proxies.EgressLog(ctx, name, since, follow)
+	return e.proxies.Log(ctx, name, since, follow)
 }
 
 // EgressSummary adds up the egress log of a bottle by host and port, from since on,
 // refused destinations first.
 func (e *Engine) EgressSummary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {
-	return e.proxies.EgressSummary(ctx, name, since)
+	return e.proxies.Summary(ctx, name, since)
 }
 
 // RunProxy is the built-in egress proxy's process, until ctx ends; each value

@@ -2,6 +2,7 @@ package bottle
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,12 +11,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/shareddir"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -91,7 +95,7 @@ type Engine struct {
 	rt      *runtime.Client
 	images  *images.Store
 	net     *netns.Manager
-	proxies *Proxies
+	proxies *proxy.Manager
 	log     *slog.Logger
 
 	addCaps []string // for the agent; set by tests only
@@ -129,7 +133,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	return &Engine{
 		cfg: cfg, rt: rt, net: net, log: cfg.Log,
-		proxies: New(Config2{
+		proxies: proxy.New(proxy.Config{
 			Runtime: rt, Network: net, Program: cfg.Program, Log: cfg.Log,
 			StateDir: filepath.Join(cfg.StateDir, cfg.Namespace),
 		}),
@@ -246,31 +250,36 @@ func RuntimeHint(err error) error {
 	return err
 }
 
-// scratch makes a folder on tmpfs that its caller removes. Secrets may pass
-// through such folders, so a run directory on disk is refused.
+// scratch creates a directory on tmpfs that its caller removes. Secrets may pass
+// through such directories, so a run directory on disk is refused.
 func (e *Engine) scratch() (string, error) {
 	if err := e.makeRunDir(); err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(e.dir(""), ".scratch-")
-	if err != nil {
-		return "", fmt.Errorf("make a scratch folder: %w", err)
+	dir := filepath.Join(e.dir(""), ".scratch-"+rand.Text())
+	if err := shareddir.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("create a scratch directory: %w", err)
 	}
 	return dir, nil
 }
 
+// makeRunDir creates the run directory and checks that it is on tmpfs.
 func (e *Engine) makeRunDir() error {
-	if err := os.MkdirAll(e.dir(""), 0o700); err != nil {
-		return runDirHint(fmt.Errorf("make the run directory: %w", err))
+	if err := shareddir.MkdirAll(e.dir(""), 0o700); err != nil {
+		return runDirHint(fmt.Errorf("create the run directory: %w", err))
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(e.cfg.RunDir, &st); err != nil {
-		return fmt.Errorf("look at the run directory %s: %w", e.cfg.RunDir, err)
+	err := unix.Statfs(e.cfg.RunDir, &st)
+	if errors.Is(err, unix.ENOENT) { // the last bottle has removed it in between
+		err = unix.Statfs(filepath.Dir(e.cfg.RunDir), &st)
+	}
+	if err != nil {
+		return fmt.Errorf("check the run directory %s: %w", e.cfg.RunDir, err)
 	}
 	if st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
 		return &hint.Error{
 			Err:  fmt.Errorf("the run directory %s is not on tmpfs", e.cfg.RunDir),
-			Hint: "name a folder on tmpfs with BOTTLE_RUN_DIR, or mount one: mount -t tmpfs -o mode=700 tmpfs " + e.cfg.RunDir,
+			Hint: "set BOTTLE_RUN_DIR to a directory on tmpfs, or mount one: mount -t tmpfs -o mode=700 tmpfs " + e.cfg.RunDir,
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/proxy"
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
@@ -105,7 +106,7 @@ func (s *scenery) launchWatched(k agentKind) string {
 // changePolicy has a bottle's packet filter and proxy be told of something new.
 func (s *scenery) changePolicy(name string) {
 	s.t.Helper()
-	for _, change := range []func(context.Context, string, string) (PolicyChange, error){s.e.Allow, s.e.Deny} {
+	for _, change := range []func(context.Context, string, string) (proxy.PolicyChange, error){s.e.Allow, s.e.Deny} {
 		if _, err := change(s.t.Context(), name, "new.test:8443"); err != nil {
 			s.t.Error(err)
 		}
@@ -175,11 +176,11 @@ func (s *scenery) killProxy(name string) {
 // putBack writes the rules of a proxy's namespace again.
 func (s *scenery) putBack(name string) {
 	s.t.Helper()
-	state, err := s.e.proxies.loadProxyState(name)
+	state, err := s.e.proxies.Load(name)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	d, err := state.destinations()
+	d, err := state.Destinations()
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
+
+	"github.com/bot-bottle/bottle/internal/filelock"
+	"github.com/bot-bottle/bottle/internal/shareddir"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
-	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -71,7 +73,7 @@ type launch struct {
 	rootfs       *runtime.RootFS
 	guestProgram string // on the host
 	relay        *sshRelay
-	hold         *os.File // on the derived image's name
+	hold         *filelock.Lock // on the derived image's name
 	// proxyRoot is the proxy's; nil for the built-in one.
 	proxyRoot *runtime.RootFS
 	agent     *runtime.Task
@@ -148,25 +150,22 @@ func wait(ctx context.Context, latch <-chan struct{}) error {
 // one gets it. Containerd's refusal of a second container decides against
 // everybody else.
 func (l *launch) claim(context.Context) error {
-	err := os.ErrNotExist
-	// The last bottle that leaves removes the folders above its own, perhaps
-	// between these two calls.
-	for range 10 {
-		if merr := l.e.makeRunDir(); merr != nil {
-			return merr
-		}
-		if err = os.Mkdir(l.dir, 0o700); !errors.Is(err, os.ErrNotExist) {
-			break
-		}
+	if err := l.e.makeRunDir(); err != nil {
+		return err
 	}
-	if errors.Is(err, os.ErrExist) {
+	// The last bottle to leave removes the parents, perhaps at this moment.
+	err := shareddir.Mkdir(l.dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, runtime.ErrTaken)
 	}
 	if err != nil {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
 	}
 	l.undo.push(func(context.Context) error { return l.e.removeFolders(l.plan.Name) })
-	return os.MkdirAll(l.e.stateDir(l.plan.Name), 0o700)
+	if err := shareddir.MkdirAll(l.e.stateDir(l.plan.Name), 0o700); err != nil {
+		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
+	}
+	return nil
 }
 
 func (l *launch) makeNetwork(ctx context.Context) error {
@@ -210,78 +209,6 @@ func (l *launch) makeNetwork(ctx context.Context) error {
 	}
 	close(l.networked)
 	return nil
-}
-
-func (l *launch) makeAgent(ctx context.Context) error {
-	defer l.releaseImage()
-	if err := l.step(ctx, "image", func(ctx context.Context) error {
-		return l.makeImage(ctx)
-	}); err != nil {
-		return err
-	}
-	if err := l.step(ctx, "root file system", l.makeRootFS); err != nil {
-		return err
-	}
-	l.releaseImage()
-	if err := l.step(ctx, "guest files", l.makeGuest); err != nil {
-		return err
-	}
-	// gVisor takes over what the namespace has when the container is created.
-	if err := wait(ctx, l.segmented); err != nil {
-		return err
-	}
-	err := l.step(ctx, "agent container", func(ctx context.Context) (err error) {
-		l.agent, err = l.createAgent(ctx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	// Nothing of the agent's runs before every wall was seen to stand.
-	if err := wait(ctx, l.networked); err != nil {
-		return err
-	}
-	err = l.step(ctx, "agent start", func(ctx context.Context) error {
-		if err := l.agent.Start(ctx); err != nil {
-			return err
-		}
-		if l.plan.Runtime == runtime.RuntimeRunc {
-			return nil
-		}
-		return l.agent.HardenHostProcesses()
-	})
-	if err != nil || len(provision.SSHKeys(l.plan.Provisions().SSH)) == 0 {
-		return err
-	}
-	l.undo.push(func(context.Context) error { l.relay.close(); return nil })
-	return l.step(ctx, "ssh agent", l.startRelay)
-}
-
-func (l *launch) makeRootFS(ctx context.Context) (err error) {
-	name := l.plan.Name
-	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, func(r *runtime.RootFS) ([]runtime.File, error) {
-		return l.plan.Provisions().RootFiles(provisionImage(r)), nil
-	})
-	if err != nil {
-		return err
-	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.RemoveSnapshot(ctx, name) })
-	return nil
-}
-
-func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
-	p := l.plan
-	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
-		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: names.Hostname(p.Name),
-		Env: l.plan.Provisions().Environ(l.image()), Mounts: l.guestMounts(), Tmpfs: []string{provision.GuestRun}, Init: []string{provision.GuestInit, "init"},
-		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids, Disk: p.Limits.Disk,
-		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.addCaps,
-	}, l.rootfs)
-	if err != nil {
-		return nil, err
-	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, p.Name) })
-	return task, nil
 }
 
 func (l *launch) labels(role string) map[string]string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/proxy"
 )
 
 // streams are downloads through tunnels of their own, slow ones and large ones. It
@@ -48,7 +49,7 @@ func TestPolicyUnderLoad(t *testing.T) {
 	changes, during := 0, 0
 	for over := false; !over && !t.Failed(); {
 		for _, c := range []struct {
-			change func(context.Context, string, string) (PolicyChange, error)
+			change func(context.Context, string, string) (proxy.PolicyChange, error)
 			host   string
 			want   string
 		}{{e.Deny, "allowed.test", ""}, {e.Allow, "refused.test", ""}, {e.Deny, "refused.test", "403"}, {e.Allow, "allowed.test", "200"}} {

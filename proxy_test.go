@@ -56,7 +56,7 @@ func TestProxyImageFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			leakcheck.Check(t)
-			defer setProxyTimeout(2 * time.Second)()
+			defer setProxyTimeout(e, 2*time.Second)()
 			putShape(t, c.entrypoint...)
 			b, err := e.Launch(t.Context(), shapePlan(t, e))
 			if err == nil {
@@ -78,10 +78,10 @@ func TestProxyImageFails(t *testing.T) {
 	}
 }
 
-func setProxyTimeout(d time.Duration) func() {
-	before := proxyTimeout
-	proxyTimeout = d
-	return func() { proxyTimeout = before }
+func setProxyTimeout(e *Engine, d time.Duration) func() {
+	before := e.proxies.StartTimeout
+	e.proxies.StartTimeout = d
+	return func() { e.proxies.StartTimeout = before }
 }
 
 // TestProxyImageFaults fails and cancels the steps of such a launch.

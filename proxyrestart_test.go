@@ -211,7 +211,7 @@ func TestProxyLogKilled(t *testing.T) {
 	if out, code := ask("before"); out != "403" {
 		t.Fatalf("exit %d: %s", code, out)
 	}
-	if err := syscall.Kill(logPID(t, e.proxies.proxyLog(b.Name)), syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(logPID(t, e.proxies.LogFile(b.Name)), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if out, code := ask("meanwhile"); code == 0 {
@@ -281,17 +281,17 @@ func TestProxyStaysDown(t *testing.T) {
 	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
 		t.Error(err)
 	}
-	if err := e.proxies.markGoing(b.Name); err != nil {
+	if err := e.proxies.MarkRemoving(t.Context(), b.Name); err != nil {
 		t.Fatal(err)
 	}
 	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
-	if err := os.Remove(e.proxies.goingFile(b.Name)); err != nil {
+	if err := os.Remove(e.proxies.RemovingFile(b.Name)); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := e.proxies.restartProxy(t.Context(), b.Name); !done || err != nil {
+	if done, err := e.proxies.Restart(t.Context(), b.Name); !done || err != nil {
 		t.Fatal(done, err)
 	}
-	if done, err := e.proxies.restartProxy(t.Context(), b.Name); done || err != nil {
+	if done, err := e.proxies.Restart(t.Context(), b.Name); done || err != nil {
 		t.Errorf("a proxy that runs was started again: %v, %v", done, err)
 	}
 	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {

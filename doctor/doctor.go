@@ -179,7 +179,7 @@ func (d *checks) network(ctx context.Context) {
 	mistakes := hint.Split(err)
 	for _, part := range []struct {
 		check, fine, fix string
-		kind              error
+		kind             error
 	}{
 		{"CNI plugins", "found in " + d.cfg.CNIPath, "apt install containernetworking-plugins, and export CNI_PATH=/usr/lib/cni", netns.ErrNoPlugin},
 		{"egress subnet", info.Egress + " is free", "copy the egress network's conflist to " + d.cfg.CNIConf + " and choose another subnet", netns.ErrOverlap},

@@ -10,6 +10,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/proxy"
 )
 
 func (a *app) denyCommand() *cobra.Command {
@@ -22,7 +23,7 @@ func (a *app) denyCommand() *cobra.Command {
 // policyVerb is what allow and deny differ in.
 type policyVerb struct {
 	use, short, args string
-	change           func(e *bottle.Engine, ctx context.Context, name, entry string) (bottle.PolicyChange, error)
+	change           func(e *bottle.Engine, ctx context.Context, name, entry string) (proxy.PolicyChange, error)
 	save             func(manifest, bottleName, entry string) (changed bool, err error)
 	done, already    string
 }

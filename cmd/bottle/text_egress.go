@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/proxy"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 )
@@ -206,7 +206,7 @@ func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func
 			continue
 		}
 		refused = append(refused, refusedHost(h))
-		if entry := bottle.AllowingEntry(h.Destination, h.Scanner); entry != "" && !slices.Contains(commands, allow(entry)) {
+		if entry := proxy.AllowingEntry(h.Destination, h.Scanner); entry != "" && !slices.Contains(commands, allow(entry)) {
 			commands = append(commands, allow(entry))
 		}
 	}
@@ -262,7 +262,7 @@ const maxTitleText = 200
 func refusalTitle(name string, e egress.Entry) string {
 	h := egress.HostSummary{Destination: e.Destination(), Refused: 1, Scanner: e.Scanner}
 	text := fmt.Sprintf(textRefusedTitle, refusedHost(h))
-	if entry := bottle.AllowingEntry(h.Destination, h.Scanner); entry != "" {
+	if entry := proxy.AllowingEntry(h.Destination, h.Scanner); entry != "" {
 		text += " - " + fmt.Sprintf(textAllowCommand, name, entry)
 	}
 	if runes := []rune(text); len(runes) > maxTitleText {
@@ -301,7 +301,7 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 // showLearnt prints what to add to the manifest after a run with --learn: as a
 // patch, or as it is for a manifest that bottle does not change.
 func (a *app) showLearnt(plan *plan.Plan, hosts []egress.HostSummary) {
-	entries := bottle.LearntEntries(hosts)
+	entries := proxy.LearntEntries(hosts)
 	if len(entries) == 0 {
 		return
 	}

@@ -1,17 +1,20 @@
-package bottle
+package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/bot-bottle/bottle/internal/atomicfile"
+	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/runtime"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/manifest"
@@ -21,7 +24,7 @@ import (
 // proxyState is what a bottle's proxy enforces. It is kept in the bottle's
 // folder: it is what allow and deny change, and what holds when the proxy is
 // started again.
-type proxyState struct {
+type State struct {
 	Kind    string         `json:"kind"`
 	Version string         `json:"version,omitempty"` // pipelock's
 	Learn   bool           `json:"learn,omitempty"`
@@ -32,7 +35,7 @@ type proxyState struct {
 }
 
 // Config2 is what Proxies works with.
-type Config2 struct {
+type Config struct {
 	Runtime *runtime.Client
 	Network *netns.Manager
 	Program string // bottle's own executable, for the log of a restarted proxy
@@ -42,38 +45,45 @@ type Config2 struct {
 }
 
 // Proxies controls the egress proxies of running bottles.
-type Proxies struct {
+type Manager struct {
 	rt      *runtime.Client
 	net     *netns.Manager
 	program string
 	state   string
-	log     *slog.Logger
+	logger  *slog.Logger
+
+	// StartTimeout bounds how long a proxy may take to answer its health check.
+	// New sets 30 seconds.
+	StartTimeout time.Duration
 }
 
 // New returns the proxies of a containerd namespace.
-func New(cfg Config2) *Proxies {
-	return &Proxies{rt: cfg.Runtime, net: cfg.Network, program: cfg.Program, state: cfg.StateDir, log: cfg.Log}
+func New(cfg Config) *Manager {
+	return &Manager{
+		rt: cfg.Runtime, net: cfg.Network, program: cfg.Program, state: cfg.StateDir, logger: cfg.Log,
+		StartTimeout: 30 * time.Second,
+	}
 }
 
-func (p *Proxies) dir(name string) string { return p.rt.Dir(name) }
+func (p *Manager) bottleDir(name string) string { return p.rt.Dir(name) }
 
 // proxyDir holds a proxy's files. Its folder config is mounted into the proxy as
 // a whole, so that a file that is replaced in it is seen.
-func (p *Proxies) proxyDir(name string) string { return filepath.Join(p.dir(name), "proxy") }
+func (p *Manager) Dir(name string) string { return filepath.Join(p.bottleDir(name), "proxy") }
 
-func (p *Proxies) proxyStateFile(name string) string {
-	return filepath.Join(p.proxyDir(name), "policy.json")
+func (p *Manager) stateFile(name string) string {
+	return filepath.Join(p.Dir(name), "policy.json")
 }
 
 // configFile is the name of the proxy's configuration, in its folder config.
-func (s proxyState) configFile() string {
+func (s State) configFile() string {
 	if s.Kind == manifest.ProxyPipelock {
 		return "pipelock.yaml"
 	}
 	return "proxy.json"
 }
 
-func (s proxyState) config() ([]byte, error) {
+func (s State) config() ([]byte, error) {
 	if s.Kind == manifest.ProxyPipelock {
 		policy, err := s.Entries.Policy()
 		if err != nil {
@@ -85,7 +95,7 @@ func (s proxyState) config() ([]byte, error) {
 }
 
 // store writes the state, and then the proxy's configuration.
-func (p *Proxies) storeProxyState(name string, s proxyState) error {
+func (p *Manager) Store(name string, s State) error {
 	conf, err := s.config()
 	if err != nil {
 		return fmt.Errorf("render the proxy's configuration: %w", err)
@@ -94,17 +104,17 @@ func (p *Proxies) storeProxyState(name string, s proxyState) error {
 	if err != nil {
 		return fmt.Errorf("write the proxy's policy: %w", err)
 	}
-	if err := replaceFile(p.proxyStateFile(name), data); err != nil {
+	if err := atomicfile.Write(p.stateFile(name), data, 0o644); err != nil {
 		return fmt.Errorf("write the proxy's policy: %w", err)
 	}
-	if err := replaceFile(filepath.Join(p.proxyDir(name), "config", s.configFile()), conf); err != nil {
+	if err := atomicfile.Write(filepath.Join(p.Dir(name), "config", s.configFile()), conf, 0o644); err != nil {
 		return fmt.Errorf("write the proxy's configuration: %w", err)
 	}
 	return nil
 }
 
-func (p *Proxies) loadProxyState(name string) (s proxyState, err error) {
-	data, err := os.ReadFile(p.proxyStateFile(name))
+func (p *Manager) Load(name string) (s State, err error) {
+	data, err := os.ReadFile(p.stateFile(name))
 	if err == nil {
 		err = json.Unmarshal(data, &s)
 	}
@@ -114,18 +124,10 @@ func (p *Proxies) loadProxyState(name string) (s proxyState, err error) {
 	return s, nil
 }
 
-// replaceFile writes a file so that it is there whole or not at all.
-func replaceFile(path string, data []byte) error {
-	if err := os.WriteFile(path+".new", data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
 // destinations are what the packet filter lets the proxy reach. Pipelock knows no
 // ports, so for it the filter holds them, those of all entries together: it knows
 // no names.
-func (s proxyState) destinations() (netns.Destinations, error) {
+func (s State) Destinations() (netns.Destinations, error) {
 	policy, err := s.Entries.Policy()
 	if err != nil {
 		return netns.Destinations{}, err
@@ -140,35 +142,29 @@ func (s proxyState) destinations() (netns.Destinations, error) {
 	return d, nil
 }
 
-// proxyLock keeps those apart who change a bottle's policy, start its proxy again
-// or remove the bottle. The bottle's folder must exist.
-func (p *Proxies) proxyLock(name string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(p.dir(name), "proxy.lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
+// lock serializes changes of a bottle's policy, restarts of its proxy and the removal
+// of the bottle. The error wraps runtime.ErrNotRunning if the bottle's directory does
+// not exist.
+func (p *Manager) lock(ctx context.Context, name string) (unlock func(), err error) {
+	l, err := filelock.Create(ctx, filepath.Join(p.bottleDir(name), "proxy.lock"), nil)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("lock %s: %w", name, runtime.ErrNotRunning)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
-	}
-	return func() { _ = f.Close() }, nil // which unlocks
+	return func() { _ = l.Release() }, nil // closing the file cannot fail in a way that matters
 }
 
 // goingFile says that the bottle is being removed: nothing is started in it any
 // more. It goes with the folder.
-func (p *Proxies) goingFile(name string) string { return filepath.Join(p.dir(name), "going") }
+func (p *Manager) RemovingFile(name string) string {
+	return filepath.Join(p.bottleDir(name), "removing")
+}
 
 // markGoing waits for who changes the proxy, and keeps others from it.
-func (p *Proxies) markGoing(name string) error {
-	unlock, err := p.proxyLock(name)
+func (p *Manager) MarkRemoving(ctx context.Context, name string) error {
+	unlock, err := p.lock(ctx, name)
 	if errors.Is(err, runtime.ErrNotRunning) {
 		return nil // no folder: nobody could
 	}
@@ -176,16 +172,16 @@ func (p *Proxies) markGoing(name string) error {
 		return err
 	}
 	defer unlock()
-	return os.WriteFile(p.goingFile(name), nil, 0o600)
+	return os.WriteFile(p.RemovingFile(name), nil, 0o600)
 }
 
-func (p *Proxies) going(name string) bool {
-	_, err := os.Lstat(p.goingFile(name))
+func (p *Manager) removing(name string) bool {
+	_, err := os.Lstat(p.RemovingFile(name))
 	return err == nil
 }
 
 // proxyCommand is what the proxy's task is started with.
-func (s proxyState) command() []string {
+func (s State) Command() []string {
 	config := "/config/" + s.configFile()
 	if s.Kind == manifest.ProxyPipelock {
 		return []string{"run", "--listen", segment.ProxyAddrPort().String(), "--config", config}

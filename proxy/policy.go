@@ -1,7 +1,6 @@
-package bottle
+package proxy
 
 import (
-	"github.com/bot-bottle/bottle/runtime"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/bot-bottle/bottle/runtime"
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -36,7 +37,7 @@ type PolicyChange struct {
 // Allow adds an entry to the policy of a bottle that runs: host, *.name or
 // host:port. It returns when the proxy has the new policy in force, for
 // connections that begin from then on; on an error the old one is.
-func (p *Proxies) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
+func (p *Manager) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return PolicyChange{}, err
@@ -59,7 +60,7 @@ func addEntry(entries *egress.Entries, rule egress.Rule) ([]string, error) {
 // Deny takes away every entry of a host, ssh's too, from the policy of a bottle
 // that runs: host, *.name or host:port. Tunnels that are open stay so. It is an
 // error when another entry still covers the host.
-func (p *Proxies) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
+func (p *Manager) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return PolicyChange{}, err
@@ -99,13 +100,13 @@ func dropEntries(entries *egress.Entries, rule egress.Rule) ([]string, error) {
 
 // changePolicy changes the policy's files, the packet filter and the proxy, in an
 // order in which nothing is open that neither policy allows.
-func (p *Proxies) changePolicy(ctx context.Context, name string, change func(*egress.Entries) ([]string, error)) (PolicyChange, error) {
-	unlock, err := p.proxyLock(name)
+func (p *Manager) changePolicy(ctx context.Context, name string, change func(*egress.Entries) ([]string, error)) (PolicyChange, error) {
+	unlock, err := p.lock(ctx, name)
 	if err != nil {
 		return PolicyChange{}, err
 	}
 	defer unlock()
-	old, err := p.loadProxyState(name)
+	old, err := p.Load(name)
 	if err != nil {
 		return PolicyChange{}, err
 	}
@@ -125,28 +126,28 @@ func (p *Proxies) changePolicy(ctx context.Context, name string, change func(*eg
 
 // applyPolicy puts a policy in force. A proxy that does not run reads it when it
 // is started.
-func (p *Proxies) applyPolicy(ctx context.Context, name string, s proxyState) error {
-	if err := p.storeProxyState(name, s); err != nil {
+func (p *Manager) applyPolicy(ctx context.Context, name string, s State) error {
+	if err := p.Store(name, s); err != nil {
 		return err
 	}
-	d, err := s.destinations()
+	d, err := s.Destinations()
 	if err != nil {
 		return err
 	}
 	if s.Kind == manifest.ProxyPipelock || len(d.Private) > 0 {
-		if err := p.net.SetDestinations(ctx, p.dir(name), d); err != nil {
+		if err := p.net.SetDestinations(ctx, p.bottleDir(name), d); err != nil {
 			return err
 		}
 	}
-	return p.reloadProxy(ctx, name)
+	return p.reload(ctx, name)
 }
 
 // reloadProxy has the proxy read its configuration, and returns when its log says
 // that it did.
-func (p *Proxies) reloadProxy(ctx context.Context, name string) error {
+func (p *Manager) reload(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
-	log, err := egress.OpenLog(ctx, p.proxyLog(name), true)
+	log, err := egress.OpenLog(ctx, p.LogFile(name), true)
 	if err != nil {
 		return err
 	}

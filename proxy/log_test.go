@@ -1,4 +1,4 @@
-package bottle
+package proxy
 
 import (
 	"slices"

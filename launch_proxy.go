@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/proxy"
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -49,7 +50,7 @@ func (l *launch) makeAnyProxy(ctx context.Context) error {
 		return err
 	}
 	return l.step(ctx, "proxy healthy", func(ctx context.Context) error {
-		return l.e.proxies.startProxy(ctx, l.plan.Name, task)
+		return l.e.proxies.Start(ctx, l.plan.Name, task)
 	})
 }
 
@@ -69,7 +70,7 @@ func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
 // writeProxyFiles makes the built-in proxy's read-only root, which holds nothing
 // but places to mount things on, and any proxy's configuration.
 func (l *launch) writeProxyFiles(context.Context) error {
-	dir := l.e.proxies.proxyDir(l.plan.Name)
+	dir := l.e.proxies.Dir(l.plan.Name)
 	for _, d := range []string{"rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/etc", "rootfs/config", "config"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return fmt.Errorf("make the proxy's root: %w", err)
@@ -84,7 +85,7 @@ func (l *launch) writeProxyFiles(context.Context) error {
 			return fmt.Errorf("write the proxy's files: %w", err)
 		}
 	}
-	return l.e.proxies.storeProxyState(l.plan.Name, initialState(l.plan))
+	return l.e.proxies.Store(l.plan.Name, initialState(l.plan))
 }
 
 // makeProxyRoot makes pipelock's root of its image. The digest is looked at once
@@ -111,7 +112,7 @@ func (l *launch) makeProxyRoot(ctx context.Context) error {
 }
 
 func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
-	name, dir := l.plan.Name, l.e.proxies.proxyDir(l.plan.Name)
+	name, dir := l.plan.Name, l.e.proxies.Dir(l.plan.Name)
 	mounts := []runtime.Mount{
 		{Source: filepath.Join(dir, "config"), Target: "/config"},
 		{Source: filepath.Join(l.dir, "resolv.conf"), Target: "/etc/resolv.conf"},
@@ -122,9 +123,9 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	}
 	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
-		Args: initialState(l.plan).command(), Mounts: mounts,
+		Args: initialState(l.plan).Command(), Mounts: mounts,
 		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
-		Logger: l.e.cfg.Program, LogFile: l.e.proxies.proxyLog(name),
+		Logger: l.e.cfg.Program, LogFile: l.e.proxies.LogFile(name),
 		Labels: l.labels(runtime.RoleProxy),
 	}
 	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
@@ -153,7 +154,7 @@ func proxyCPUs(agent float64) float64 {
 // openDestinations lets the proxy reach what the policy names beside public
 // addresses, and keeps one that knows no ports to those of the policy.
 func (l *launch) openDestinations(ctx context.Context) error {
-	d, err := initialState(l.plan).destinations()
+	d, err := initialState(l.plan).Destinations()
 	if err != nil || len(d.Ports)+len(d.Private) == 0 {
 		return err
 	}
@@ -208,8 +209,8 @@ func readResolvers(file string) []netip.Addr {
 }
 
 // initialState is the state of a plan's proxy at launch.
-func initialState(p *plan.Plan) proxyState {
-	return proxyState{
+func initialState(p *plan.Plan) proxy.State {
+	return proxy.State{
 		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),
 		Manifest: p.Manifest, Bottle: p.Bottle,
 	}

@@ -1,4 +1,4 @@
-package bottle
+package proxy
 
 import (
 	"context"
@@ -13,14 +13,14 @@ import (
 )
 
 // proxyLog is the egress log's file of a bottle, in its state folder.
-func (p *Proxies) proxyLog(name string) string { return filepath.Join(p.state, name, "egress.log") }
+func (p *Manager) LogFile(name string) string { return filepath.Join(p.state, name, "egress.log") }
 
 // EgressLog yields the egress log of a bottle as far as it is kept (16 MiB),
 // lines before since left out. With follow it goes on with what comes, until
 // ctx ends or the bottle is gone. An error is yielded last.
-func (p *Proxies) EgressLog(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
+func (p *Manager) Log(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
 	return func(yield func(egress.Entry, error) bool) {
-		log, err := egress.OpenLog(ctx, p.proxyLog(name), follow)
+		log, err := egress.OpenLog(ctx, p.LogFile(name), follow)
 		if err != nil {
 			yield(egress.Entry{}, fmt.Errorf("egress log of %s: %w", name, err))
 			return
@@ -39,8 +39,8 @@ func (p *Proxies) EgressLog(ctx context.Context, name string, since time.Time, f
 
 // EgressSummary adds the egress log of a bottle up by host and port, from since
 // on, what was refused first.
-func (p *Proxies) EgressSummary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {
-	return egress.Summarize(p.EgressLog(ctx, name, since, false))
+func (p *Manager) Summary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {
+	return egress.Summarize(p.Log(ctx, name, since, false))
 }
 
 // AllowingEntry is the entry of a policy that would allow what was refused, HOST

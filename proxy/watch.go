@@ -1,4 +1,4 @@
-package bottle
+package proxy
 
 import (
 	"bytes"
@@ -38,12 +38,12 @@ const (
 // Everybody who is attached to a bottle may watch: a lock decides who acts. When
 // nobody is, the proxy stays down, and with it the agent's way out, until a
 // session begins.
-func (p *Proxies) WatchProxy(ctx context.Context, name string, restarted func(error)) {
+func (p *Manager) Watch(ctx context.Context, name string, restarted func(error)) {
 	pause := time.Duration(0)
 	for {
 		began := time.Now()
 		if err := p.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
-			p.log.Info("watch proxy", "bottle", name, "error", err)
+			p.logger.Info("watch proxy", "bottle", name, "error", err)
 			pause = max(pause, restartFirst) // containerd does not answer
 		}
 		if time.Since(began) > restartCalm {
@@ -54,7 +54,7 @@ func (p *Proxies) WatchProxy(ctx context.Context, name string, restarted func(er
 			return
 		case <-time.After(pause):
 		}
-		done, err := p.restartProxy(ctx, name)
+		done, err := p.Restart(ctx, name)
 		if errors.Is(err, runtime.ErrNotRunning) || ctx.Err() != nil {
 			return
 		}
@@ -67,29 +67,29 @@ func (p *Proxies) WatchProxy(ctx context.Context, name string, restarted func(er
 
 // restartProxy starts the proxy unless it runs. The error wraps runtime.ErrNotRunning
 // when the bottle is gone or going.
-func (p *Proxies) restartProxy(ctx context.Context, name string) (bool, error) {
-	unlock, err := p.proxyLock(name)
+func (p *Manager) Restart(ctx context.Context, name string) (bool, error) {
+	unlock, err := p.lock(ctx, name)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	if p.going(name) {
+	if p.removing(name) {
 		return false, fmt.Errorf("start the proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
-	task, err := p.rt.RecreateProxy(ctx, names.Proxy(name), p.program, p.proxyLog(name))
+	task, err := p.rt.RecreateProxy(ctx, names.Proxy(name), p.program, p.LogFile(name))
 	if task == nil {
 		return false, err
 	}
-	if err := p.startProxy(ctx, name, task); err != nil {
+	if err := p.Start(ctx, name, task); err != nil {
 		return false, fmt.Errorf("start the proxy of %s again: %w", name, err)
 	}
-	p.log.Info("proxy started again", "bottle", name)
+	p.logger.Info("proxy started again", "bottle", name)
 	return true, nil
 }
 
 // startProxy returns when the proxy's health endpoint has answered.
-func (p *Proxies) startProxy(ctx context.Context, name string, task *runtime.Task) error {
-	log := p.proxyLog(name)
+func (p *Manager) Start(ctx context.Context, name string, task *runtime.Task) error {
+	log := p.LogFile(name)
 	watch, err := watchFile(log)
 	if err != nil {
 		return err
@@ -98,9 +98,9 @@ func (p *Proxies) startProxy(ctx context.Context, name string, task *runtime.Tas
 	if err := task.Start(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, proxyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, p.StartTimeout)
 	defer cancel()
-	client := p.proxyClient(name)
+	client := p.client(name)
 	defer client.CloseIdleConnections()
 	// A proxy says on its log that it has started; asking then, and not in
 	// rounds, costs neither time nor sleep. The ticker is for a proxy that
@@ -117,7 +117,7 @@ func (p *Proxies) startProxy(ctx context.Context, name string, task *runtime.Tas
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("the proxy's health endpoint has not answered for %s%s", proxyTimeout, p.lastWords(ctx, name))
+			return fmt.Errorf("the proxy's health endpoint has not answered for %s%s", p.StartTimeout, p.lastWords(ctx, name))
 		}
 		if healthy(ctx, client) {
 			return nil
@@ -139,11 +139,11 @@ func watchFile(file string) (*fsnotify.Watcher, error) {
 
 // proxyClient speaks to the proxy from inside its own namespace: it listens
 // nowhere else.
-func (p *Proxies) proxyClient(name string) *http.Client {
+func (p *Manager) client(name string) *http.Client {
 	return &http.Client{
 		Timeout: 2 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return netns.DialIn(ctx, netns.ProxyPath(p.dir(name)), network, addr)
+			return netns.DialIn(ctx, netns.ProxyPath(p.bottleDir(name)), network, addr)
 		}},
 	}
 }
@@ -170,7 +170,7 @@ const (
 
 // lastWords is the end of a proxy's log, for an error's text. What the proxy
 // wrote last may still be on its way to the file.
-func (p *Proxies) lastWords(ctx context.Context, name string) string {
+func (p *Manager) lastWords(ctx context.Context, name string) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
 	defer cancel()
 	data := p.settledLog(ctx, name)
@@ -186,10 +186,10 @@ func (p *Proxies) lastWords(ctx context.Context, name string) string {
 }
 
 // settledLog reads the log until ctx ends or it has not grown for a while.
-func (p *Proxies) settledLog(ctx context.Context, name string) []byte {
+func (p *Manager) settledLog(ctx context.Context, name string) []byte {
 	var before []byte
 	for {
-		data, err := os.ReadFile(p.proxyLog(name))
+		data, err := os.ReadFile(p.LogFile(name))
 		if err == nil && len(data) > 0 && len(data) == len(before) {
 			return data
 		}
@@ -201,6 +201,3 @@ func (p *Proxies) settledLog(ctx context.Context, name string) []byte {
 		}
 	}
 }
-
-// proxyTimeout bounds how long a proxy may take to be healthy.
-var proxyTimeout = 30 * time.Second
