@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == guestInit {
 		os.Exit(guest(os.Args[1:]))
 	}
+	if len(os.Args) == 3 && os.Args[1] == "proxy-log" {
+		os.Exit(proxyLogger(os.Args[2]))
+	}
 	if address := os.Getenv(connectEnv); address != "" {
 		os.Exit(tryConnect(address))
 	}

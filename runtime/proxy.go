@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -141,8 +140,16 @@ func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) 
 			return nil, nil
 		}
 	}
+	spec, err := cont.Spec(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read spec of %s: %w", id, err)
+	}
 	if err := c.removeTask(ctx, id); err != nil {
 		return nil, err
 	}
-	return c.createTask(ctx, containers.Container{ID: id}, proxyIO(logger, logFile))
+	t, err := c.createTask(ctx, id, spec, proxyIO(logger, logFile))
+	if err != nil {
+		return nil, errors.Join(err, c.removeTask(ctx, id))
+	}
+	return t, nil
 }

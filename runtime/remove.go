@@ -42,11 +42,15 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	return c.unmountNullNetNS(id)
 }
 
-// removeCgroups removes runsc cgroups left by a failed create, under cgroup
-// version 1 or 2. Only empty cgroups can be removed.
+// removeCgroups removes the cgroup of a proxy's logger and the runsc cgroups left by a
+// failed create, under cgroup version 1 or 2. Only empty cgroups can be removed.
 func (c *Client) removeCgroups(id string) {
-	for _, root := range []string{cgroupRoot, cgroupRoot + "/*"} {
-		left, err := filepath.Glob(root + c.cgroupPath(id))
+	group := c.cgroupPath(id)
+	for _, pattern := range []string{
+		cgroupRoot + group, cgroupRoot + "/*" + group,
+		cgroupRoot + group + loggerSuffix, cgroupRoot + "/*" + group + loggerSuffix,
+	} {
+		left, err := filepath.Glob(pattern)
 		if err != nil { // malformed pattern; an ID cannot cause one
 			return
 		}

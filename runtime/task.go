@@ -121,7 +121,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 		ID: cfg.Name, Labels: cfg.Labels, Image: r.image.Name(),
 		Snapshotter: c.cfg.Snapshotter, SnapshotKey: r.key,
 	}
-	return c.create(ctx, rec, runtime, opts, agentSpec(cfg, r, c.cgroupPath(cfg.Name)), cio.NullIO)
+	return c.create(ctx, rec, runtime, opts, agentSpec(cfg, r, c.cgroupPath(cfg.Name)), taskIO{creator: cio.NullIO})
 }
 
 // CreateProxy creates the proxy's container and task, not yet started.
@@ -138,22 +138,31 @@ func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error
 	return c.create(ctx, rec, runtime, opts, proxySpec(cfg, c.cgroupPath(id)), proxyIO(cfg.Logger, cfg.LogFile))
 }
 
-// proxyIO passes a single key-value pair to the logger, because the shim passes
-// several in random order.
-func proxyIO(logger, file string) cio.Creator {
-	if logger == "" {
-		return cio.LogFile(file)
-	}
-	return cio.BinaryIO(logger, map[string]string{"proxy-log": file})
+// taskIO is the output of a task's first process.
+type taskIO struct {
+	creator cio.Creator
+	logFile string // of a logger process; empty without one
 }
 
-func (c *Client) create(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec, io cio.Creator) (*Task, error) {
+// loggerCommand is the logger's first argument.
+const loggerCommand = "proxy-log"
+
+// proxyIO passes a single key-value pair to the logger, because the shim passes
+// several in random order.
+func proxyIO(logger, file string) taskIO {
+	if logger == "" {
+		return taskIO{creator: cio.LogFile(file)}
+	}
+	return taskIO{cio.BinaryIO(logger, map[string]string{loggerCommand: file}), file}
+}
+
+func (c *Client) create(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec, io taskIO) (*Task, error) {
 	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
 	if err := c.createRecord(ctx, rec, runtime, opts, spec); err != nil {
 		return nil, err
 	}
-	t, err := c.createTask(ctx, rec, io)
+	t, err := c.createTask(ctx, rec.ID, spec, io)
 	if err != nil {
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
@@ -162,26 +171,31 @@ func (c *Client) create(ctx context.Context, rec containers.Container, runtime s
 		}
 		return nil, err
 	}
-	t.spec = spec
 	return t, nil
 }
 
-func (c *Client) createTask(ctx context.Context, rec containers.Container, io cio.Creator) (*Task, error) {
-	cont, err := c.ctrd.LoadContainer(ctx, rec.ID)
+func (c *Client) createTask(ctx context.Context, id string, spec *specs.Spec, io taskIO) (*Task, error) {
+	cont, err := c.ctrd.LoadContainer(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("load container %s: %w", rec.ID, err)
+		return nil, fmt.Errorf("load container %s: %w", id, err)
 	}
-	task, err := cont.NewTask(ctx, io)
+	task, err := cont.NewTask(ctx, io.creator)
 	if err != nil {
-		return nil, fmt.Errorf("create task %s: %w", rec.ID, err)
+		return nil, fmt.Errorf("create task %s: %w", id, err)
 	}
 	// Waiting before the start cannot miss the exit. The wait outlives the launch
 	// and ends with the connection.
 	exit, err := c.waitExit(context.WithoutCancel(ctx), task)
 	if err != nil {
-		return nil, fmt.Errorf("wait for task %s: %w", rec.ID, err)
+		return nil, fmt.Errorf("wait for task %s: %w", id, err)
 	}
-	return &Task{ID: rec.ID, task: task, c: c, exit: exit}, nil
+	t := &Task{ID: id, task: task, c: c, exit: exit, spec: spec}
+	if io.logFile != "" {
+		if err := c.limitLogger(t, io.logFile); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 func (c *Client) createRecord(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec) error {

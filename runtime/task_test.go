@@ -3,11 +3,15 @@ package runtime_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -59,6 +63,70 @@ func TestProxy(t *testing.T) {
 	}
 }
 
+// TestProxyLogger: the process that writes a proxy's log has half of the proxy's CPU
+// limit, also after the proxy was restarted.
+func TestProxyLogger(t *testing.T) {
+	leakcheck.Check(t)
+	c := connect(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "claude-bottle-test-logger"
+	cfg := proxyConfig(t, c, name, "proxy")
+	cfg.Logger = self
+	task := startedProxy(t, c, cfg)
+	check := func() {
+		t.Helper()
+		eventually(t, "the logger has written the proxy's output", func() bool {
+			data, _ := os.ReadFile(cfg.LogFile)
+			return strings.HasPrefix(string(data), "uid 65534, ")
+		})
+		found, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		must(t, err)
+		found = slices.DeleteFunc(found, func(f string) bool {
+			data, _ := os.ReadFile(f)
+			return string(data) != self+"\x00proxy-log\x00"+cfg.LogFile+"\x00"
+		})
+		if len(found) != 1 {
+			t.Fatalf("loggers: %v", found)
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(found[0])))
+		must(t, err)
+		if got := cgroupValue(t, pid, "cpu", "cpu.cfs_quota_us", "cpu.max"); got != "75000" && got != "75000 100000" {
+			t.Errorf("CPU limit of the logger: %q", got)
+		}
+		// It must not be subject to the proxy's memory and process limits.
+		if got := cgroupValue(t, task.PID(), "pids", "cgroup.procs", "cgroup.procs"); strings.Contains(got, strconv.Itoa(pid)) {
+			t.Errorf("the logger is in the proxy's cgroup: %s", got)
+		}
+	}
+	check()
+	must(t, syscall.Kill(task.PID(), syscall.SIGKILL))
+	<-task.Exited()
+	must(t, os.Remove(cfg.LogFile))
+	if task, err = c.RecreateProxy(ctx(t), task.ID, cfg.Logger, cfg.LogFile); err != nil {
+		t.Fatal(err)
+	}
+	must(t, task.Start(ctx(t)))
+	check()
+}
+
+// proxyLogger is a minimal logger: it copies the output of a task to a file.
+func proxyLogger(name string) int {
+	f, err := os.Create(name)
+	if err != nil {
+		return 1
+	}
+	_ = os.NewFile(5, "ready").Close()
+	var wg sync.WaitGroup
+	for fd := range uintptr(2) {
+		wg.Go(func() { _, _ = io.Copy(f, os.NewFile(3+fd, "output")) })
+	}
+	wg.Wait()
+	return 0
+}
+
 func TestProxyEnds(t *testing.T) {
 	leakcheck.Check(t)
 	c := connect(t)
@@ -85,11 +153,17 @@ func TestProxyEnds(t *testing.T) {
 // proxy starts this binary as a proxy. It is removed after the test.
 func proxy(t *testing.T, c *runtime.Client, name string, args ...string) (*runtime.Task, string) {
 	t.Helper()
-	dir := bottleDir(t, c, name)
-	rootfs := filepath.Join(dir, "rootfs")
 	if args == nil {
 		args = []string{"proxy"}
 	}
+	cfg := proxyConfig(t, c, name, args...)
+	return startedProxy(t, c, cfg), cfg.Dir
+}
+
+func proxyConfig(t *testing.T, c *runtime.Client, name string, args ...string) runtime.ProxyConfig {
+	t.Helper()
+	dir := bottleDir(t, c, name)
+	rootfs := filepath.Join(dir, "rootfs")
 	for _, d := range []string{".bottle", "proc", "sys", "dev"} {
 		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -100,13 +174,17 @@ func proxy(t *testing.T, c *runtime.Client, name string, args ...string) (*runti
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := runtime.ProxyConfig{
+	return runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netNS(t, dir, "proxy.netns"), Hostname: "proxy",
 		Args: append([]string{guestInit}, args...), Env: []string{"GREETING=hi"}, CPUs: 1.5,
 		Mounts: []runtime.Mount{{Source: self, Target: guestInit}}, LogFile: filepath.Join(dir, "proxy.log"),
 		Labels: map[string]string{runtime.LabelName: name, runtime.LabelRole: runtime.RoleProxy},
 	}
-	t.Cleanup(func() { remove(t, c, name+runtime.ProxySuffix) })
+}
+
+func startedProxy(t *testing.T, c *runtime.Client, cfg runtime.ProxyConfig) *runtime.Task {
+	t.Helper()
+	t.Cleanup(func() { remove(t, c, cfg.Name+runtime.ProxySuffix) })
 	task, err := c.CreateProxy(ctx(t), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +192,7 @@ func proxy(t *testing.T, c *runtime.Client, name string, args ...string) (*runti
 	if err := task.Start(ctx(t)); err != nil {
 		t.Fatal(err)
 	}
-	return task, dir
+	return task
 }
 
 func TestAgentHasNoPrivileges(t *testing.T) {
