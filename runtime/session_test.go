@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -218,7 +219,11 @@ func environment(t *testing.T, c *runtime.Client, name string) {
 		Args: []string{"bash", "-c", `echo "$GREETING $LANG $HOME $EXTRA $PWD $(id -u):$(id -g) $(hostname)"`},
 		Env:  []string{"EXTRA=1"},
 	})
-	if want := "hello over /home/agent 1 / 1000:1000 guest\n"; r.out != want {
+	group := 1000
+	if strings.HasSuffix(name, runtime.RuntimeRunc) {
+		group = privateGID
+	}
+	if want := fmt.Sprintf("hello over /home/agent 1 / 1000:%d guest\n", group); r.out != want {
 		t.Errorf("%q %s, want %q", r.out, r.err, want)
 	}
 }

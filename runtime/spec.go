@@ -111,7 +111,7 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	// runc before 1.1.12). Sessions change the directory inside the sandbox instead.
 	s.Process.Cwd = "/"
 	s.Process.Env = mergeEnv(r.conf.Env, cfg.Env, r.User.Home)
-	s.Process.User = specs.User{UID: r.User.UID, GID: r.User.GID, AdditionalGids: r.User.Additional}
+	s.Process.User = processUser(cfg.Runtime, r.User)
 	s.Process.Capabilities = capabilities(r.User.UID, cfg.AddCaps)
 	setLimits(s, cfg.Memory, cfg.CPUs, cgroupPids(cfg))
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}} // a core file would contain the environment
@@ -137,6 +137,35 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		}
 	}
 	return s
+}
+
+// privateGID is the primary group of an agent under runc, where the image's user is a
+// user of the host, too. A host user with the same ID may inspect the agent's processes
+// (environment, memory, files) only if the group is the same as well (ptrace(2),
+// "Ptrace access mode checking"). The ID is in a range that is not used on any host
+// (systemd docs/UIDS-GIDS.md).
+const privateGID = 1879048192
+
+// processUser returns the user of an agent's processes. Under runc they have the image's
+// group as a supplementary group. An agent that is root needs no protection from host
+// users.
+func processUser(runtime string, u User) specs.User {
+	out := specs.User{UID: u.UID, GID: u.GID, AdditionalGids: u.Additional}
+	if runtime == RuntimeRunc && u.UID != 0 {
+		out.GID, out.AdditionalGids = privateGID, append([]uint32{u.GID}, u.Additional...)
+	}
+	return out
+}
+
+// PrivateGroup returns the edit of an image's group file that names the primary group of
+// an agent under runc. Without it, tools such as groups(1) complain.
+func PrivateGroup() File {
+	return File{Path: "/etc/group", Mode: 0o644, Root: true, Edit: func(old []byte) ([]byte, error) {
+		if n := len(old); n > 0 && old[n-1] != '\n' {
+			old = append(old, '\n')
+		}
+		return fmt.Appendf(old, "bottle:x:%d:\n", privateGID), nil
+	}}
 }
 
 // cgroupPids returns the cgroup's limit on tasks. Under gVisor the cgroup counts the
