@@ -188,7 +188,11 @@ func (l *launch) makeAgent(ctx context.Context) error {
 func (l *launch) makeRootFS(ctx context.Context) (err error) {
 	name := l.plan.Name
 	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, func(r *runtime.RootFS) ([]runtime.File, error) {
-		return l.plan.Provisions().RootFiles(provisionImage(r)), nil
+		files := l.plan.Provisions().RootFiles(provisionImage(r))
+		if l.plan.Runtime == runtime.RuntimeRunc {
+			files = append(files, runtime.PrivateGroup())
+		}
+		return files, nil
 	})
 	if err != nil {
 		return err
