@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
 )
 
 // A packet must be accepted by every base chain on the hook that it passes: a
@@ -75,83 +77,81 @@ func forwardRules(bridge string) [][]expr.Any {
 	return [][]expr.Any{slices.Concat(from(bridge), accept()), slices.Concat(to(bridge), accept())}
 }
 
+// changeForward retries if a rule or a chain that it listed was deleted meanwhile, for
+// example because the host's firewall is being reloaded.
 func changeForward(list func(*nftables.Conn) ([]*nftables.Chain, error), change func(*nftables.Conn, *nftables.Chain, []*nftables.Rule)) error {
-	conn, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := list(conn)
-	if err != nil {
-		return err
-	}
-	for _, c := range chains {
-		marked, err := markedRules(conn, c)
-		if err != nil {
+	var err error
+	for range nftAttempts {
+		conn, cerr := nftables.New()
+		if cerr != nil {
+			return fmt.Errorf("open nftables: %w", cerr)
+		}
+		if err := eachChain(list, func(c *nftables.Chain, rules []*nftables.Rule) { change(conn, c, ownRules(rules)) }); err != nil {
 			return err
 		}
-		change(conn, c, marked)
+		if err = conn.Flush(); !errors.Is(err, unix.ENOENT) {
+			break
+		}
 	}
-	if err := conn.Flush(); err != nil {
+	if err != nil {
 		return fmt.Errorf("change the host's forward chains: %w", err)
 	}
 	return nil
 }
 
-func markedRules(conn *nftables.Conn, c *nftables.Chain) ([]*nftables.Rule, error) {
-	rules, err := conn.GetRules(c.Table, c)
-	if err != nil {
-		return nil, fmt.Errorf("read nftables chain %s: %w", chainName(c), err)
-	}
-	return slices.DeleteFunc(rules, func(r *nftables.Rule) bool {
+// ownRules returns the rules that bottle added.
+func ownRules(rules []*nftables.Rule) []*nftables.Rule {
+	return slices.DeleteFunc(slices.Clone(rules), func(r *nftables.Rule) bool {
 		text, ok := userdata.GetString(r.UserData, userdata.TypeComment)
 		return !ok || text != ruleMark
-	}), nil
+	})
 }
 
 // diffForward reports the chains that would drop a bottle's packets.
-func diffForward(bridge string) ([]string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := dropChains(conn)
-	if err != nil {
-		return nil, err
-	}
-	var diff []string
-	for _, c := range chains {
-		marked, err := markedRules(conn, c)
-		if err != nil {
-			return nil, err
-		}
-		if len(marked) != len(forwardRules(bridge)) {
+func diffForward(bridge string) (diff []string, err error) {
+	err = eachChain(dropChains, func(c *nftables.Chain, rules []*nftables.Rule) {
+		if len(ownRules(rules)) != len(forwardRules(bridge)) {
 			diff = append(diff, fmt.Sprintf("the host's chain %s drops forwarded packets and has no rules for %s", chainName(c), bridge))
 		}
-	}
-	return diff, nil
+	})
+	return diff, err
 }
 
 // markedChains lists the host's chains that contain bottle's rules.
-func markedChains() ([]string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := forwardChains(conn)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, c := range chains {
-		marked, err := markedRules(conn, c)
-		if err != nil {
-			return nil, err
+func markedChains() (names []string, err error) {
+	err = eachChain(forwardChains, func(c *nftables.Chain, rules []*nftables.Rule) {
+		if len(ownRules(rules)) > 0 {
+			names = append(names, chainName(c))
 		}
-		if len(marked) > 0 {
-			out = append(out, chainName(c))
+	})
+	return names, err
+}
+
+// eachChain calls visit for each listed chain and its rules.
+func eachChain(list func(*nftables.Conn) ([]*nftables.Chain, error), visit func(*nftables.Chain, []*nftables.Rule)) error {
+	var chains []*nftables.Chain
+	var rules [][]*nftables.Rule
+	err := readRuleset(func(conn *nftables.Conn) (err error) {
+		rules = nil
+		if chains, err = list(conn); err != nil {
+			return err
 		}
+		for _, c := range chains {
+			rs, err := conn.GetRules(c.Table, c)
+			if err != nil {
+				return fmt.Errorf("read nftables chain %s: %w", chainName(c), err)
+			}
+			rules = append(rules, rs)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return out, nil
+	for i, c := range chains {
+		visit(c, rules[i])
+	}
+	return nil
 }
 
 func chainName(c *nftables.Chain) string {
@@ -166,19 +166,7 @@ func chainName(c *nftables.Chain) string {
 // warnings about what it cannot change: chains that end by rejecting everything,
 // and rules that nftables does not show.
 func inspectForward(bridge string) (changes, warnings []string, err error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := forwardChains(conn)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, c := range chains {
-		rules, err := conn.GetRules(c.Table, c)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read nftables chain %s: %w", chainName(c), err)
-		}
+	err = eachChain(forwardChains, func(c *nftables.Chain, rules []*nftables.Rule) {
 		last := len(rules) - 1
 		switch {
 		case last >= 0 && rejectsAll(rules[last]):
@@ -186,6 +174,9 @@ func inspectForward(bridge string) (changes, warnings []string, err error) {
 		case c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop:
 			changes = append(changes, fmt.Sprintf("two rules for %s at the end of nftables chain %q, which drops by default", bridge, chainName(c)))
 		}
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	if legacyIPTables() {
 		warnings = append(warnings, fmt.Sprintf("the host uses legacy iptables, whose rules bottle cannot read or change: if its FORWARD policy is DROP, egress works only after iptables-legacy -A FORWARD -i %s -j ACCEPT and iptables-legacy -A FORWARD -o %[1]s -j ACCEPT", bridge))

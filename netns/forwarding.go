@@ -81,11 +81,28 @@ func (m *Manager) savedLinks() (unforwarded, links []string, err error) {
 	return unforwarded, links, nil
 }
 
-// restoreForwarding restores what saveForwarding saved.
+// enableForwarding turns ip_forward on again if it was turned off while bottles run,
+// as `sysctl --system` may do. The rules that limit it must be written first.
+func enableForwarding() error {
+	value, err := readSysctl("ipv4/ip_forward")
+	if err == nil && value != "1" {
+		err = writeSysctl("ipv4/ip_forward", "1")
+	}
+	if err != nil {
+		return fmt.Errorf("turn on the host's ip_forward: %w", err)
+	}
+	return nil
+}
+
+// restoreForwarding restores what saveForwarding saved. If ip_forward was on, nothing
+// changed because of bottle, and what changed since is somebody else's.
 func (m *Manager) restoreForwarding() error {
 	saved, err := m.savedSettings()
 	if err != nil || saved == nil {
 		return err
+	}
+	if slices.Contains(saved, setting{"ipv4/ip_forward", "1"}) {
+		saved = nil
 	}
 	var errs []error
 	for _, s := range saved {

@@ -81,6 +81,28 @@ func TestForwardingHostRestored(t *testing.T) {
 	checkUnchanged(t, before)
 }
 
+// If ip_forward was on before the first bottle, the last one's removal does not turn it
+// on again: whoever turned it off meanwhile meant it.
+func TestForwardingTurnedOff(t *testing.T) {
+	if err := writeSysctl("ipv4/ip_forward", "1"); err != nil {
+		t.Fatal(err)
+	}
+	m := newManager(t)
+	p := newPair(t, m, "one")
+	if err := writeSysctl("ipv4/ip_forward", "0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.VerifyHost(ctx(t)); !errors.Is(err, ErrFlushed) {
+		t.Errorf("VerifyHost without forwarding: %v", err)
+	}
+	if err := m.Remove(ctx(t), p.dir); err != nil {
+		t.Fatal(err)
+	}
+	if value, err := readSysctl("ipv4/ip_forward"); value != "0" {
+		t.Errorf("ip_forward is %q after the removal, want 0 (%v)", value, err)
+	}
+}
+
 // Only the last bottle's removal removes what bottles share.
 func TestTwoConcurrent(t *testing.T) {
 	m := newManager(t)

@@ -128,7 +128,7 @@ func (m *Manager) reconcile(conf *cniconf.List) error {
 		return err
 	}
 	if len(leases) > 0 || len(ports) > 0 {
-		return m.writeHost(conf)
+		return errors.Join(m.writeHost(conf), enableForwarding())
 	}
 	// The lock file last: while it exists, another attempt finds the rest.
 	err = errors.Join(deleteBridge(conf.Bridge), removeForwardRules(), m.restoreForwarding(), removeTable())
@@ -138,9 +138,9 @@ func (m *Manager) reconcile(conf *cniconf.List) error {
 	return m.removeNetDir()
 }
 
-// Refresh writes the host's nftables table again for the bottles that are
-// attached, for example after the host's firewall was reloaded. If none is
-// attached, it removes what bottles shared.
+// Refresh restores the host's nftables rules and ip_forward for the bottles that are
+// attached, for example after the host's firewall was reloaded. If none is attached,
+// it removes what bottles shared.
 func (m *Manager) Refresh(ctx context.Context) error {
 	confs, err := m.confs()
 	if err != nil {

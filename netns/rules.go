@@ -157,31 +157,3 @@ func removeTable() error {
 	}
 	return nil
 }
-
-// tableShape reads back the chains of bottle's table in the thread's namespace. It
-// returns nil if there is no table.
-func tableShape() (map[string]chainShape, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("list nftables chains: %w", err)
-	}
-	var shape map[string]chainShape
-	for _, c := range chains {
-		if c.Table.Name != tableName {
-			continue
-		}
-		rules, err := conn.GetRules(c.Table, c)
-		if err != nil {
-			return nil, fmt.Errorf("read nftables chain %s: %w", c.Name, err)
-		}
-		if shape == nil {
-			shape = map[string]chainShape{}
-		}
-		shape[c.Name] = chainShape{rules: len(rules), drop: c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop}
-	}
-	return shape, nil
-}

@@ -66,7 +66,13 @@ func (p *Pair) VerifyProxy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("verify the proxy's namespace: %w", err)
 	}
+	// Another bottle may be writing the host's table: the lock excludes that.
+	l, err := p.m.acquire(ctx)
+	if err != nil {
+		return err
+	}
 	host, err := p.diffHost()
+	l.release()
 	if err != nil {
 		return fmt.Errorf("verify the host's side of the network: %w", err)
 	}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
@@ -26,22 +24,42 @@ func (m *Manager) VerifyHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leases, err := m.leases(confs.Egress.Name)
+	diff, err := m.diffShared(confs.Egress)
+	if err != nil || len(diff) == 0 {
+		return err
+	}
+	// A bottle may have been added or removed meanwhile: the lock gives the answer.
+	l, err := m.acquireExisting(ctx)
+	if l == nil {
+		return err
+	}
+	defer l.release()
+	diff, err = m.diffShared(confs.Egress)
+	if err != nil || len(diff) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: %s", ErrFlushed, strings.Join(diff, "; "))
+}
+
+// diffShared compares what bottles share on the host with what the attached ones
+// need.
+func (m *Manager) diffShared(conf *cniconf.List) ([]string, error) {
+	leases, err := m.leases(conf.Name)
 	if err != nil || len(leases) == 0 {
-		return err
+		return nil, err
 	}
-	diff, err := m.diffHostTable(confs.Egress)
+	diff, err := m.diffHostTable(conf)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := netlink.LinkByName(confs.Egress.Bridge); err != nil {
-		diff = append(diff, fmt.Sprintf("%s: %v", confs.Egress.Bridge, err))
+	bridge, err := linkByName(conf.Bridge)
+	if err != nil {
+		return nil, err
 	}
-	diff = append(diff, diffSettings([]setting{{"ipv4/ip_forward", "1"}})...)
-	if len(diff) > 0 {
-		return fmt.Errorf("%w: %s", ErrFlushed, strings.Join(diff, "; "))
+	if bridge == nil {
+		diff = append(diff, "missing interface "+conf.Bridge)
 	}
-	return nil
+	return append(diff, diffSettings([]setting{{"ipv4/ip_forward", "1"}})...), nil
 }
 
 // diffHostTable reads back bottle's table in the host's namespace and bottle's
