@@ -126,10 +126,10 @@ func checkKernel(confs *cniconf.Networks) error {
 		pair := addrPair{netip.IPv4Unspecified(), netip.IPv4Unspecified()}
 		return errors.Join(
 			writeHostTable(hostRules{
-				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{pair}, allow: []route4{{pair.from, netip.PrefixFrom(pair.to, 8)}},
+				bridge: confs.Egress.Bridge, subnet: confs.Egress.Subnet, resolvers: []addrPair{pair}, allow: []allowance{{pair.from, []netip.Prefix{netip.PrefixFrom(pair.to, 8)}}},
 				unforwarded: []string{"lo"}, links: []string{"lo"},
 			}),
-			writeProxyTable(confs.Internal.Bridge, policy{Ports: []uint16{80}}),
+			writeProxyTable(confs.Internal.Bridge, policy{Ports: Ports(80), Allow: []netip.Prefix{netip.PrefixFrom(pair.to, 8)}}),
 		)
 	})
 	if err != nil {

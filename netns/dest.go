@@ -3,6 +3,8 @@ package netns
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -16,8 +18,8 @@ import (
 // enforce it: by address and port, not by name.
 type Destinations struct {
 	// Ports are the allowed TCP ports, at public and private addresses alike;
-	// empty: all.
-	Ports []uint16
+	// empty: all. Ranges may overlap.
+	Ports []PortRange
 	// Private are special-purpose networks that are allowed. IPv6 prefixes are
 	// ignored, as the network has no IPv6. The host's own addresses and other
 	// bottles stay blocked.
@@ -29,6 +31,10 @@ type Destinations struct {
 // that allows.
 func (m *Manager) SetDestinations(ctx context.Context, dir string, d Destinations) error {
 	dir = filepath.Clean(dir)
+	ports, err := mergePorts(d.Ports)
+	if err != nil {
+		return fmt.Errorf("set destinations: %w", err)
+	}
 	confs, err := m.confs()
 	if err != nil {
 		return err
@@ -42,9 +48,7 @@ func (m *Manager) SetDestinations(ctx context.Context, dir string, d Destination
 	if err != nil {
 		return err
 	}
-	pol.Ports, pol.Allow = slices.Clone(d.Ports), ipv4Prefixes(d.Private)
-	slices.Sort(pol.Ports)
-	pol.Ports = slices.Compact(pol.Ports)
+	pol.Ports, pol.Allow = ports, ipv4Prefixes(d.Private)
 	if err := writePolicy(dir, pol); err != nil {
 		return err
 	}
@@ -73,36 +77,25 @@ func ipv4Prefixes(prefixes []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// destPrefix matches packets to a network.
-func destPrefix(p netip.Prefix) []expr.Any {
-	out := sourceIn(p)
-	out[0] = address(offsetDest, reg1)
-	return out
-}
-
-// portNotIn matches TCP packets to any other port.
-func (r *ruleset) portNotIn(ports []uint16) []expr.Any {
+// portNotIn matches TCP packets to any other port. The ranges must be merged.
+func (r *ruleset) portNotIn(ports []PortRange) []expr.Any {
 	var elems []nftables.SetElement
 	for _, p := range ports {
-		elems = append(elems, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p)})
+		elems = append(elems, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p.First)})
+		if p.Last < math.MaxUint16 { // a range that ends there has no end element
+			elems = append(elems, nftables.SetElement{Key: binary.BigEndian.AppendUint16(nil, p.Last+1), IntervalEnd: true})
+		}
 	}
-	set := r.set(&nftables.Set{Name: "ports", KeyType: nftables.TypeInetService}, elems)
+	set := r.set(&nftables.Set{Name: "ports", KeyType: nftables.TypeInetService, Interval: true}, elems)
 	not := lookup(set)
 	not.Invert = true
 	return append(protocol(unix.IPPROTO_TCP),
 		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Offset: offsetDport, Len: 2, DestRegister: reg1}, not)
 }
 
-// route4 is a bottle's egress address and a network that it may reach.
-type route4 struct {
+// allowance is a bottle's egress address and the special-purpose networks that it may
+// reach.
+type allowance struct {
 	from netip.Addr
-	to   netip.Prefix
-}
-
-func routesOf(from netip.Addr, to []netip.Prefix) []route4 {
-	out := make([]route4, len(to))
-	for i, p := range to {
-		out[i] = route4{from, p}
-	}
-	return out
+	to   []netip.Prefix
 }

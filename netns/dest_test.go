@@ -1,7 +1,9 @@
 package netns
 
 import (
+	"fmt"
 	"net/netip"
+	"reflect"
 	"testing"
 )
 
@@ -26,7 +28,7 @@ func TestDestinations(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := m.SetDestinations(ctx(t), dir, Destinations{Ports: []uint16{443, 22, 443}}); err != nil {
+	if err := m.SetDestinations(ctx(t), dir, Destinations{Ports: Ports(443, 22, 443)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := attach(ctx(t), m, dir, nil); err != nil {
@@ -55,7 +57,7 @@ func TestDestinations(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	change(Destinations{Ports: []uint16{443}, Private: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16"), netip.MustParsePrefix("fd00::/8")}})
+	change(Destinations{Ports: Ports(443), Private: []netip.Prefix{netip.MustParsePrefix("10.99.0.0/16"), netip.MustParsePrefix("fd00::/8")}})
 	check("a private network", mine, map[string]bool{web: true, ssh: false, inside: true, insideOdd: false, meta: false})
 	check("the other bottle", ProxyPath(other.dir), map[string]bool{odd: true, inside: false})
 
@@ -79,4 +81,137 @@ func TestDestinations(t *testing.T) {
 	check("control", ProxyPath(other.dir), map[string]bool{neighbour[0].addr.String() + ":443": true})
 	change(Destinations{})
 	check("nothing named", mine, map[string]bool{web: true, odd: true, inside: false})
+}
+
+// TestPortRanges checks the ends of ranges, which may overlap and adjoin.
+func TestPortRanges(t *testing.T) {
+	m := newManager(t)
+	ports := map[int]bool{
+		2999: false, 3000: true, 3005: true, 3010: true, 3011: true, 3012: false,
+		65533: false, 65534: true, 65535: true, 443: true, 442: false, 1: true, 2: false,
+	}
+	for port := range ports {
+		listen(t, worldNS, fmt.Sprintf("%s:%d", publicAddr, port))
+	}
+	p := newPair(t, m, "ranges")
+	check := func(open func(port int) bool) {
+		t.Helper()
+		for port := range ports {
+			limit := probeTime
+			if open(port) {
+				limit = controlTime
+			}
+			if got := reaches(ProxyPath(p.dir), fmt.Sprintf("%s:%d", publicAddr, port), limit); got != open(port) {
+				t.Errorf("port %d reached: %v", port, got)
+			}
+		}
+	}
+	check(func(int) bool { return true }) // control
+	set := func(ranges ...PortRange) {
+		t.Helper()
+		if err := m.SetDestinations(ctx(t), p.dir, Destinations{Ports: ranges}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(PortRange{65534, 65535}, PortRange{3005, 3010}, PortRange{3000, 3006}, PortRange{3011, 3011}, PortRange{443, 443}, PortRange{0, 1})
+	check(func(port int) bool { return ports[port] })
+	if err := p.Verify(ctx(t)); err != nil {
+		t.Error(err)
+	}
+	set(PortRange{0, 65535})
+	check(func(int) bool { return true })
+	if err := m.SetDestinations(ctx(t), p.dir, Destinations{Ports: []PortRange{{2, 1}}}); err == nil {
+		t.Error("SetDestinations accepted a range that ends before it begins")
+	}
+}
+
+func TestMergePorts(t *testing.T) {
+	for _, tt := range []struct{ in, want []PortRange }{
+		{nil, nil},
+		{Ports(443, 80, 443), Ports(80, 443)},
+		{Ports(80, 81), []PortRange{{80, 81}}},
+		{[]PortRange{{1, 10}, {3, 5}, {11, 20}, {30, 30}}, []PortRange{{1, 20}, {30, 30}}},
+		{[]PortRange{{65535, 65535}, {0, 65535}}, []PortRange{{0, 65535}}},
+	} {
+		if got, err := mergePorts(tt.in); err != nil || !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("mergePorts(%v) = %v, %v, want %v", tt.in, got, err, tt.want)
+		}
+	}
+}
+
+// TestManyPrivateNetworks checks that a long list of networks fits into the rules.
+func TestManyPrivateNetworks(t *testing.T) {
+	m := newManager(t)
+	p := newPair(t, m, "many")
+	listen(t, worldNS, private+":80")
+	var list []netip.Prefix
+	for i := range 1000 {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(100 + i/128), byte(2 * (i % 128)), 0}), 24))
+	}
+	for _, tt := range []struct {
+		private []netip.Prefix
+		open    bool
+	}{{list, false}, {append(list, netip.MustParsePrefix(private+"/32")), true}} {
+		if err := m.SetDestinations(ctx(t), p.dir, Destinations{Private: tt.private}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Verify(ctx(t)); err != nil {
+			t.Error(err)
+		}
+		if got := reaches(ProxyPath(p.dir), private+":80", controlTime); got != tt.open {
+			t.Errorf("%d networks: reached: %v, want %v", len(tt.private), got, tt.open)
+		}
+	}
+}
+
+// TestLoopback checks that the proxy, which is not root, reaches nothing in its own
+// namespace, by whichever address: a name that resolves to one would lead an agent to
+// the proxy's own services. Bottle's health check, by root, does.
+func TestLoopback(t *testing.T) {
+	m := newManager(t)
+	p := newPair(t, m, "loopback")
+	proxy := ProxyPath(p.dir)
+	leases, err := m.leasesOf(p.confs.Egress.Name, p.id)
+	if err != nil || len(leases) != 1 {
+		t.Fatal(leases, err)
+	}
+	health := fmt.Sprintf("%s:%d", ProxyAddress.Addr(), proxyPort)
+	targets := []*victim{
+		listen(t, proxy, health),
+		listen(t, proxy, "127.0.0.1:9091"),
+		listen(t, proxy, ProxyAddress.Addr().String()+":9091"),
+		listen(t, proxy, leases[0].addr.String()+":9091"),
+	}
+	const proxyUser = 65534
+	for _, v := range targets {
+		if reachesAs(t, proxyUser, proxy, v.addr, probeTime) {
+			t.Errorf("the proxy reaches %s in its own namespace", v.addr)
+		}
+		if datagramReachesAs(t, proxyUser, proxy, v, probeTime) {
+			t.Errorf("a datagram of the proxy reaches %s in its own namespace", v.addr)
+		}
+	}
+	// 0.0.0.0 and every other address of 127.0.0.0/8 are local, too.
+	for _, addr := range []string{"0.0.0.0:9091", "127.1.2.3:9091"} {
+		if reachesAs(t, proxyUser, proxy, addr, probeTime) {
+			t.Errorf("the proxy reaches %s in its own namespace", addr)
+		}
+	}
+	if !reaches(proxy, health, controlTime) {
+		t.Error("the health check does not reach the proxy")
+	}
+	listen(t, worldNS, publicAddr+":80")
+	if !reachesAs(t, proxyUser, proxy, publicAddr+":80", controlTime) {
+		t.Error("the proxy does not reach the world")
+	}
+	// Control: without the rules all of them answer.
+	inNS(t, proxy, removeTable)
+	for _, v := range targets {
+		if !reachesAs(t, proxyUser, proxy, v.addr, controlTime) {
+			t.Errorf("control failed: %s is not reached without rules", v.addr)
+		}
+		if !datagramReachesAs(t, proxyUser, proxy, v, controlTime) {
+			t.Errorf("control failed: no datagram reaches %s without rules", v.addr)
+		}
+	}
 }

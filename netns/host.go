@@ -147,7 +147,9 @@ func (m *Manager) writeHost(conf *cniconf.List) error {
 			m.log.Error("no exceptions for bottle: cannot read its policy", "id", l.id, "error", err)
 		}
 		h.resolvers = append(h.resolvers, pairsOf(l.addr, p.Resolvers)...)
-		h.allow = append(h.allow, routesOf(l.addr, p.Allow)...)
+		if len(p.Allow) > 0 {
+			h.allow = append(h.allow, allowance{l.addr, p.Allow})
+		}
 	}
 	return errors.Join(writeHostTable(h), addForwardRules(conf.Bridge))
 }

@@ -22,7 +22,7 @@ type policy struct {
 	// Allow are special-purpose networks that the policy names.
 	Allow []netip.Prefix `json:"allow"`
 	// Ports are the allowed TCP ports; empty: all.
-	Ports []uint16 `json:"ports,omitempty"`
+	Ports []PortRange `json:"ports,omitempty"`
 	// Host are the host's own addresses and subnets. They are also blocked in the
 	// proxy's namespace, which a reload of the host's firewall does not affect.
 	Host []netip.Prefix `json:"host"`
@@ -32,8 +32,8 @@ type policy struct {
 type hostRules struct {
 	bridge    string
 	subnet    netip.Prefix
-	resolvers []addrPair     // a bottle's egress address and a resolver's
-	allow     []route4       // likewise, of special-purpose networks
+	resolvers []addrPair // a bottle's egress address and a resolver's
+	allow     []allowance
 	local     []netip.Prefix // the host's own subnets
 	// unforwarded are the links that the host did not forward from before bottle
 	// turned ip_forward on; links are all that it had then.
@@ -74,7 +74,10 @@ func hostTable(h hostRules) (*ruleset, error) {
 		r.rule(forward, from(h.bridge), pairIn(resolvers), p, accept())
 	}
 	for _, a := range h.allow {
-		r.rule(forward, from(h.bridge), source(a.from), destPrefix(a.to), accept())
+		// A set for each bottle: the kernel acknowledges every rule, and a socket
+		// queues a few hundred acknowledgements.
+		to := r.ranges("allow-"+a.from.String(), merged(a.to))
+		r.rule(forward, from(h.bridge), source(a.from), destIn(to), accept())
 	}
 	r.rule(forward, from(h.bridge), destIn(blocked), drop())
 	r.rule(forward, to(h.bridge), replies(), accept())
@@ -101,8 +104,8 @@ func hostTable(h hostRules) (*ruleset, error) {
 
 // writeProxyTable replaces bottle's table in the thread's namespace, a proxy's. It
 // does not depend on the host's firewall. The agent can connect to the proxy's port
-// only. The proxy cannot connect to the agent, nor to special-purpose addresses
-// that its policy does not name.
+// only. The proxy cannot connect to the agent, to itself, nor to special-purpose
+// addresses that its policy does not name.
 func writeProxyTable(bridge string, p policy) error { return commit(proxyTable(bridge, p)) }
 
 func proxyTable(bridge string, p policy) (*ruleset, error) {
@@ -119,7 +122,11 @@ func proxyTable(bridge string, p policy) (*ruleset, error) {
 	r.chain("forward", nftables.ChainHookForward, true)
 
 	output := r.chain("output", nftables.ChainHookOutput, true)
-	r.rule(output, to("lo"), accept())
+	// The proxy is not root and must not reach itself: not its own services, for
+	// example pipelock's statistics on 127.0.0.1, and not itself by another of its
+	// addresses. Bottle is root, and checks the proxy's health over loopback.
+	r.rule(output, to("lo"), replies(), accept())
+	r.rule(output, to("lo"), ownedByRoot(), accept())
 	r.rule(output, to(bridge), ipv4(), source(proxy), dest(agent), port(unix.IPPROTO_TCP, offsetSport, segment.ProxyPort), accept())
 	r.rule(output, notTo(nicName), drop())
 	r.rule(output, notIPv4(), drop())
@@ -131,8 +138,8 @@ func proxyTable(bridge string, p policy) (*ruleset, error) {
 	if len(p.Ports) > 0 {
 		r.rule(output, r.portNotIn(p.Ports), drop())
 	}
-	for _, a := range p.Allow {
-		r.rule(output, destPrefix(a), protocol(unix.IPPROTO_TCP), accept())
+	if len(p.Allow) > 0 {
+		r.rule(output, destIn(r.ranges("allow", merged(p.Allow))), protocol(unix.IPPROTO_TCP), accept())
 	}
 	r.rule(output, destIn(r.ranges("special", merged(slices.Concat(special, p.Host)))), drop())
 	r.rule(output, protocol(unix.IPPROTO_TCP), accept())

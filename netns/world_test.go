@@ -157,9 +157,13 @@ const (
 
 // reaches reports whether TCP from the namespace gets the victim's greeting.
 func reaches(ns, addr string, limit time.Duration) bool {
+	return greeted(limit, func(ctx context.Context) (net.Conn, error) { return DialIn(ctx, ns, "tcp", addr) })
+}
+
+func greeted(limit time.Duration, dial func(context.Context) (net.Conn, error)) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	c, err := DialIn(ctx, ns, "tcp", addr)
+	c, err := dial(ctx)
 	if err != nil {
 		return false
 	}
@@ -170,13 +174,40 @@ func reaches(ns, addr string, limit time.Duration) bool {
 	return err == nil && string(buf[:n]) == "hello"
 }
 
+// reachesAs is reaches for a socket that belongs to another user.
+func reachesAs(t testing.TB, uid int, ns, addr string, limit time.Duration) bool {
+	t.Helper()
+	return greeted(limit, func(ctx context.Context) (net.Conn, error) { return dialAs(ctx, t, uid, ns, "tcp", addr) })
+}
+
+// dialAs is DialIn for a socket that belongs to another user: the one that the thread
+// uses for files when it opens the socket (setfsuid(2)).
+func dialAs(ctx context.Context, t testing.TB, uid int, ns, network, addr string) (conn net.Conn, err error) {
+	t.Helper()
+	err = Do(ns, func() error {
+		if _, err := unix.SetfsuidRetUid(uid); err != nil {
+			return err
+		}
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, network, addr)
+		_, rerr := unix.SetfsuidRetUid(0)
+		return errors.Join(err, rerr)
+	})
+	return conn, err
+}
+
 // datagramReaches reports whether the victim receives a datagram sent from the
 // namespace.
 func datagramReaches(t testing.TB, ns string, v *victim, limit time.Duration) bool {
 	t.Helper()
+	return datagramReachesAs(t, 0, ns, v, limit)
+}
+
+func datagramReachesAs(t testing.TB, uid int, ns string, v *victim, limit time.Duration) bool {
+	t.Helper()
 	word := fmt.Sprintf("%s %d", t.Name(), time.Now().UnixNano())
 	word = word[max(0, len(word)-60):]
-	c, err := DialIn(context.Background(), ns, "udp", v.addr)
+	c, err := dialAs(context.Background(), t, uid, ns, "udp", v.addr)
 	if err != nil {
 		return false
 	}

@@ -137,7 +137,9 @@ func (s State) Destinations() (netns.Destinations, error) {
 		d.Private = append(d.Private, egress.PrivateNets()...)
 	}
 	if s.Kind == manifest.ProxyPipelock {
-		d.Ports = policy.Ports()
+		for _, r := range policy.PortRanges() {
+			d.Ports = append(d.Ports, netns.PortRange(r))
+		}
 	}
 	return d, nil
 }
