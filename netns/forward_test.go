@@ -3,14 +3,17 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // dropForward makes the host's firewall drop forwarded packets: by a chain's policy,
@@ -119,9 +122,9 @@ func TestHostBlockedByProxy(t *testing.T) {
 	}
 }
 
-// TestHostIsNotRouter checks that a host that did not forward keeps its links
-// separated while bottles run, although ip_forward is on. Links that are added later
-// are not restricted.
+// TestHostIsNotRouter checks that a host that did not forward keeps its links separated
+// while bottles run, although ip_forward is on. A link that is added later can connect
+// to the others, but they reach it only where the host redirects to it.
 func TestHostIsNotRouter(t *testing.T) {
 	const neighbour, later = "/run/neighbour.netns", "/run/later.netns"
 	neighbourLink(t, neighbour, "lan0", "10.50.0")
@@ -140,8 +143,25 @@ func TestHostIsNotRouter(t *testing.T) {
 	}
 	t.Run("a later link", func(t *testing.T) {
 		neighbourLink(t, later, "lan1", "10.51.0")
+		inside := listen(t, later, "10.51.0.2:9000")
 		if !reaches(later, v.addr, controlTime) {
-			t.Error("it is blocked")
+			t.Error("it does not reach the world")
+		}
+		if reaches(neighbour, inside.addr, probeTime) || datagramReaches(t, neighbour, inside, probeTime) {
+			t.Error("a neighbour reaches it")
+		}
+		remove := redirect(t, "10.50.0.1", 9100, inside.addr)
+		if !reaches(neighbour, "10.50.0.1:9100", controlTime) {
+			t.Error("a neighbour does not reach what the host redirects to it")
+		}
+		remove()
+		// Control: without bottle's rules the kernel forwards.
+		inNS(t, "", removeTable)
+		if !reaches(neighbour, inside.addr, controlTime) {
+			t.Error("control failed: the neighbour does not reach the later link without the rules")
+		}
+		if err := m.Refresh(ctx(t)); err != nil {
+			t.Fatal(err)
 		}
 	})
 	// Control: without bottle's rules the kernel forwards.
@@ -160,6 +180,38 @@ func TestHostIsNotRouter(t *testing.T) {
 	}
 	removeBottleDir(t, p.dir)
 	checkUnchanged(t, before)
+}
+
+// redirect makes the host redirect connections to one of its addresses, as docker does
+// for a published port.
+func redirect(t *testing.T, host string, number uint16, to string) (remove func()) {
+	t.Helper()
+	dst := netip.MustParseAddrPort(to)
+	conn, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "published"})
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "prerouting", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: slices.Concat(
+		dest(netip.MustParseAddr(host)), port(unix.IPPROTO_TCP, offsetDport, number),
+		[]expr.Any{
+			&expr.Immediate{Register: reg1, Data: dst.Addr().AsSlice()},
+			&expr.Immediate{Register: reg2, Data: binaryutil.BigEndian.PutUint16(dst.Port())},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg1, RegProtoMin: reg2},
+		})})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		conn.DelTable(table)
+		if err := conn.Flush(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // TestRouterUnaffected checks that a host that forwards for its neighbours still does

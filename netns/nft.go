@@ -24,10 +24,11 @@ const (
 	offsetDport  = 2
 )
 
-// Registers of nftables (linux/netfilter/nf_tables.h): reg1 is 16 bytes wide, reg1b
-// is its second 4 bytes.
+// Registers of nftables (linux/netfilter/nf_tables.h): reg1 and reg2, which follows it,
+// are 16 bytes wide; reg1b is the second 4 bytes of reg1.
 const (
 	reg1  = unix.NFT_REG_1
+	reg2  = unix.NFT_REG_2
 	reg1b = unix.NFT_REG32_01
 )
 
@@ -125,6 +126,19 @@ func (r *ruleset) names(name string, links []string) *nftables.Set {
 	return r.set(&nftables.Set{Name: name, KeyType: nftables.TypeIFName}, out)
 }
 
+// sameLinks adds a set of pairs, each of which is twice the name of the same link.
+func (r *ruleset) sameLinks(name string, links []string) *nftables.Set {
+	key, err := nftables.ConcatSetType(nftables.TypeIFName, nftables.TypeIFName)
+	if err != nil {
+		r.err = errors.Join(r.err, err)
+	}
+	var out []nftables.SetElement
+	for _, l := range links {
+		out = append(out, nftables.SetElement{Key: slices.Concat(linkName(l), linkName(l))})
+	}
+	return r.set(&nftables.Set{Name: name, KeyType: key, Concatenation: true}, out)
+}
+
 func (r *ruleset) set(s *nftables.Set, elems []nftables.SetElement) *nftables.Set {
 	s.Table = r.table
 	r.err = errors.Join(r.err, r.conn.AddSet(s, elems))
@@ -157,6 +171,14 @@ func linkIn(key expr.MetaKey, s *nftables.Set) []expr.Any {
 
 func fromIn(s *nftables.Set) []expr.Any { return linkIn(expr.MetaKeyIIFNAME, s) }
 func toIn(s *nftables.Set) []expr.Any   { return linkIn(expr.MetaKeyOIFNAME, s) }
+
+// sameLinkIn matches packets whose input and output link are a pair in the set.
+func sameLinkIn(s *nftables.Set) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg1},
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg2}, lookup(s),
+	}
+}
 
 func from(name string) []expr.Any { return link(expr.MetaKeyIIFNAME, name) }
 func to(name string) []expr.Any   { return link(expr.MetaKeyOIFNAME, name) }
@@ -233,12 +255,20 @@ func protocol(proto byte) []expr.Any {
 
 // replies matches packets of, or related to, an established connection.
 func replies() []expr.Any {
-	const states = expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED
+	return conntrack(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
+}
+
+// redirected matches packets of a connection whose destination the host changed
+// (IPS_DST_NAT in linux/netfilter/nf_conntrack_common.h).
+func redirected() []expr.Any { return conntrack(expr.CtKeySTATUS, 1<<5) }
+
+// conntrack matches packets for which one of the bits is set.
+func conntrack(key expr.CtKey, bits uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: reg1},
+		&expr.Ct{Key: key, Register: reg1},
 		&expr.Bitwise{
 			SourceRegister: reg1, DestRegister: reg1, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(states), Xor: make([]byte, 4),
+			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4),
 		},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg1, Data: make([]byte, 4)},
 	}

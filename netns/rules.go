@@ -83,15 +83,19 @@ func hostTable(h hostRules) (*ruleset, error) {
 	r.rule(forward, to(h.bridge), replies(), accept())
 	r.rule(forward, to(h.bridge), drop())
 	// A host that was not a router does not become one because of bottle: its links
-	// stay separated. Links that are added later are not restricted, as their owner
-	// may want them forwarded (docker, libvirt).
+	// stay separated. What a link that is added later sends is not restricted, as its
+	// owner may want it forwarded (docker, libvirt). In the other direction only
+	// replies pass, and what the host redirects there, such as to docker's published
+	// ports: a neighbour does not reach a VPN that is started while bottles run.
 	if len(h.unforwarded) > 0 {
+		unforwarded := r.names("unforwarded", h.unforwarded)
 		// With br_netfilter loaded, this chain also sees packets that a bridge
 		// passes between its ports, with that bridge as both input and output.
-		for _, l := range h.unforwarded {
-			r.rule(forward, from(l), to(l), accept())
-		}
-		r.rule(forward, fromIn(r.names("unforwarded", h.unforwarded)), toIn(r.names("links", h.links)), drop())
+		r.rule(forward, sameLinkIn(r.sameLinks("bridged", h.unforwarded)), accept())
+		r.rule(forward, fromIn(unforwarded), toIn(r.names("links", h.links)), drop())
+		r.rule(forward, fromIn(unforwarded), replies(), accept())
+		r.rule(forward, fromIn(unforwarded), redirected(), accept())
+		r.rule(forward, fromIn(unforwarded), drop())
 	}
 
 	post := r.conn.AddChain(&nftables.Chain{
