@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -296,9 +297,32 @@ func runDirHint(err error) error {
 func (e *Engine) Network(ctx context.Context) (plan.Network, error) {
 	info, err := e.net.Check(ctx)
 	if err != nil {
-		return plan.Network{}, err
+		return plan.Network{}, withFixes(err)
 	}
-	return plan.Network{Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge, Changes: append([]string{}, info.Changes...), Warnings: info.Warnings}, nil
+	return plan.Network{
+		Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge,
+		Changes: append([]string{}, slices.Sorted(slices.Values(sentences(info.Changes)))...), Warnings: sentences(info.Warnings),
+	}, nil
+}
+
+func sentences(findings []netns.Finding) []string {
+	var out []string
+	for _, f := range findings {
+		out = append(out, f.String())
+	}
+	return out
+}
+
+// withFixes adds to each problem that err joins the hint how to fix it.
+func withFixes(err error) error {
+	var all hint.Problems
+	for _, m := range hint.Split(err) {
+		if p, ok := errors.AsType[*netns.Problem](m); ok {
+			m = &hint.Error{Err: m, Hint: p.Fix}
+		}
+		all = append(all, m)
+	}
+	return all.Err()
 }
 
 // teardownTime bounds a removal, which runs on a context of its own. It has room

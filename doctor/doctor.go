@@ -176,35 +176,29 @@ func (d *checks) network(ctx context.Context) {
 		return
 	}
 	info, err := m.Check(ctx)
-	mistakes := hint.Split(err)
-	for _, part := range []struct {
-		check, fine, fix string
-		kind             error
-	}{
-		{"CNI plugins", "found in " + d.cfg.CNIPath, "apt install containernetworking-plugins, and export CNI_PATH=/usr/lib/cni", netns.ErrNoPlugin},
-		{"egress subnet", info.Egress + " is free", "copy the egress network's conflist to " + d.cfg.CNIConf + " and choose another subnet", netns.ErrOverlap},
-		{"kernel", kernelRelease() + ": namespaces, bridges, veth pairs and nftables work", "modprobe -a bridge veth nf_tables nft_masq nft_ct", netns.ErrKernel},
-	} {
-		if i := indexIs(mistakes, part.kind); i >= 0 {
-			d.fail(part.check, mistakes[i], part.fix)
-			mistakes = append(mistakes[:i], mistakes[i+1:]...)
-			continue
+	problems := map[netns.Subject]*netns.Problem{}
+	for _, err := range hint.Split(err) {
+		if p, ok := errors.AsType[*netns.Problem](err); ok {
+			problems[p.Subject] = p
+		} else {
+			d.fail("network", err, "fix "+d.cfg.CNIConf)
 		}
-		d.say(part.check, LevelOK, "", "%s", part.fine)
 	}
-	for _, err := range mistakes {
-		d.fail("network", err, "fix "+d.cfg.CNIConf)
+	for _, part := range []struct {
+		subject netns.Subject
+		fine    string
+	}{
+		{netns.SubjectPlugins, "found in " + d.cfg.CNIPath},
+		{netns.SubjectSubnet, info.Egress + " is free"},
+		{netns.SubjectKernel, kernelRelease() + ": namespaces, bridges, veth pairs and nftables work"},
+	} {
+		if p := problems[part.subject]; p != nil {
+			d.fail(string(p.Subject), p, p.Fix)
+		} else {
+			d.say(string(part.subject), LevelOK, "", "%s", part.fine)
+		}
 	}
 	d.firewall(ctx, m, info)
-}
-
-func indexIs(list []error, kind error) int {
-	for i, err := range list {
-		if errors.Is(err, kind) {
-			return i
-		}
-	}
-	return -1
 }
 
 func (d *checks) firewall(ctx context.Context, m *netns.Manager, info netns.Info) {
@@ -224,15 +218,14 @@ func (d *checks) firewall(ctx context.Context, m *netns.Manager, info netns.Info
 	if len(info.Warnings) == 0 {
 		detail := "nothing of the host's drops what proxies send"
 		for _, c := range info.Changes {
-			if strings.Contains(c, "nftables") {
-				detail = "while bottles run: " + c
+			if c.Subject == netns.SubjectFirewall {
+				detail = "while bottles run: " + c.Detail
 			}
 		}
 		d.say("firewall", LevelOK, "", "%s", detail)
 	}
 	for _, w := range info.Warnings {
-		what, fix, _ := strings.Cut(w, ": ")
-		d.say("firewall", LevelWarn, fix, "%s", what)
+		d.say(string(w.Subject), LevelWarn, w.Fix, "%s", w.Detail)
 	}
 }
 

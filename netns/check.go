@@ -14,30 +14,20 @@ import (
 	"github.com/bot-bottle/bottle/cni-conf"
 )
 
-var (
-	// ErrNoPlugin is wrapped when a CNI plugin is missing.
-	ErrNoPlugin = errors.New("missing CNI plugin")
-	// ErrOverlap is wrapped when the host has another route into the egress
-	// network's subnet.
-	ErrOverlap = errors.New("subnet is in use")
-	// ErrKernel is wrapped when the kernel refuses a namespace, a link or a rule
-	// that every bottle needs.
-	ErrKernel = errors.New("kernel refused")
-)
-
 // Info describes the network that a launch would create on this host.
 type Info struct {
 	Internal string // the segment between agent and proxy, CIDR
 	Egress   string // the network between proxy and host, CIDR
 	Bridge   string // the egress network's bridge on the host
 	// Changes list what is changed in the host's configuration while bottles run.
-	Changes []string
-	// Warnings list what on the host may block egress, one sentence each.
-	Warnings []string
+	Changes []Finding
+	// Warnings list what on the host may block egress.
+	Warnings []Finding
 }
 
-// Check reports whether a bottle's network can be created on this host. It
-// changes nothing: kernel features are tried in a temporary namespace.
+// Check reports whether a bottle's network can be created on this host. It changes
+// nothing: kernel features are tried in a temporary namespace. The error joins a
+// *Problem for each subject that has one.
 func (m *Manager) Check(ctx context.Context) (Info, error) {
 	if err := ctx.Err(); err != nil {
 		return Info{}, err
@@ -54,9 +44,9 @@ func (m *Manager) Check(ctx context.Context) (Info, error) {
 		return info, fmt.Errorf("read the host's ip_forward: %w", err)
 	}
 	if forward == "0" {
-		info.Changes = append(info.Changes, "net.ipv4.ip_forward is turned on")
+		info.Changes = append(info.Changes, Finding{Subject: SubjectForwarding, Detail: "net.ipv4.ip_forward is turned on"})
 	}
-	if err := errors.Join(m.checkPlugins(confs), checkOverlap(confs.Egress), checkKernel(confs)); err != nil {
+	if err := errors.Join(m.checkPlugins(confs), m.checkOverlap(confs.Egress), checkKernel(confs)); err != nil {
 		return info, err
 	}
 	changes, warnings, err := inspectForward(confs.Egress.Bridge)
@@ -64,7 +54,7 @@ func (m *Manager) Check(ctx context.Context) (Info, error) {
 	return info, err
 }
 
-// checkPlugins reports every missing plugin and how to install it.
+// checkPlugins reports every missing plugin.
 func (m *Manager) checkPlugins(confs *cniconf.Networks) error {
 	var missing []string
 	for _, name := range slices.Concat(confs.Egress.Plugins, confs.Internal.Plugins) {
@@ -75,14 +65,17 @@ func (m *Manager) checkPlugins(confs *cniconf.Networks) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s (searched %s): install them (on Debian: apt install containernetworking-plugins, and CNI_PATH=/usr/lib/cni) or set CNI_PATH to their directory",
-		ErrNoPlugin, strings.Join(missing, ", "), strings.Join(m.cfg.PluginDirs, ":"))
+	return &Problem{
+		Subject: SubjectPlugins,
+		Err:     fmt.Errorf("%w: %s (searched %s)", ErrNoPlugin, strings.Join(missing, ", "), strings.Join(m.cfg.PluginDirs, ":")),
+		Fix:     "install them (Debian: apt install containernetworking-plugins, and export CNI_PATH=/usr/lib/cni), or set CNI_PATH to their directory",
+	}
 }
 
 // checkOverlap searches for other routes into the egress network's subnet. A
 // prefix shorter than 8 bits is a default route, or one of the halves of a default
 // route that VPNs set, and does not claim that subnet.
-func checkOverlap(conf *cniconf.List) error {
+func (m *Manager) checkOverlap(conf *cniconf.List) error {
 	list, err := retryDump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
@@ -98,8 +91,11 @@ func checkOverlap(conf *cniconf.List) error {
 			continue
 		}
 		if dst := prefixOf(r.Dst); dst.Bits() >= 8 && dst.Overlaps(conf.Subnet) {
-			return fmt.Errorf("%w: the host has a route to %s, which overlaps the egress network %s: choose another subnet in a copy of %s in bottle's CNI directory",
-				ErrOverlap, dst, conf.Subnet, cniconf.EgressFile)
+			return &Problem{
+				Subject: SubjectSubnet,
+				Err:     fmt.Errorf("%w: the host has a route to %s, which overlaps the egress network %s", ErrOverlap, dst, conf.Subnet),
+				Fix:     fmt.Sprintf("copy %s to %s and choose another subnet", cniconf.EgressFile, m.cfg.ConfDir),
+			}
 		}
 	}
 	return nil
@@ -133,7 +129,10 @@ func checkKernel(confs *cniconf.Networks) error {
 		)
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrKernel, err)
+		return &Problem{
+			Subject: SubjectKernel, Err: fmt.Errorf("%w: %w", ErrKernel, err),
+			Fix: "modprobe -a bridge veth nf_tables nft_masq nft_ct",
+		}
 	}
 	return nil
 }

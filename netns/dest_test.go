@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/segment"
 )
 
 // A proxy reaches exactly the ports and private networks that were set, whether
@@ -175,11 +177,11 @@ func TestLoopback(t *testing.T) {
 	if err != nil || len(leases) != 1 {
 		t.Fatal(leases, err)
 	}
-	health := fmt.Sprintf("%s:%d", ProxyAddress.Addr(), proxyPort)
+	health := fmt.Sprintf("%s:%d", segment.Proxy.Addr(), segment.ProxyPort)
 	targets := []*victim{
 		listen(t, proxy, health),
 		listen(t, proxy, "127.0.0.1:9091"),
-		listen(t, proxy, ProxyAddress.Addr().String()+":9091"),
+		listen(t, proxy, segment.Proxy.Addr().String()+":9091"),
 		listen(t, proxy, leases[0].addr.String()+":9091"),
 	}
 	const proxyUser = 65534

@@ -165,21 +165,32 @@ func chainName(c *nftables.Chain) string {
 // inspectForward returns what a launch changes in the host's forward chains, and
 // warnings about what it cannot change: chains that end by rejecting everything,
 // and rules that nftables does not show.
-func inspectForward(bridge string) (changes, warnings []string, err error) {
+func inspectForward(bridge string) (changes, warnings []Finding, err error) {
 	err = eachChain(forwardChains, func(c *nftables.Chain, rules []*nftables.Rule) {
 		last := len(rules) - 1
 		switch {
 		case last >= 0 && rejectsAll(rules[last]):
-			warnings = append(warnings, fmt.Sprintf("the host's nftables chain %q ends by rejecting all forwarded packets: egress works only if an earlier rule accepts packets from and to %s (firewalld: firewall-cmd --zone=trusted --add-interface=%[2]s)", chainName(c), bridge))
+			warnings = append(warnings, Finding{
+				SubjectFirewall,
+				fmt.Sprintf("the host's nftables chain %q ends by rejecting all forwarded packets, which blocks egress", chainName(c)),
+				fmt.Sprintf("accept packets from and to %s in an earlier rule (firewalld: firewall-cmd --zone=trusted --add-interface=%[1]s)", bridge),
+			})
 		case c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop:
-			changes = append(changes, fmt.Sprintf("two rules for %s at the end of nftables chain %q, which drops by default", bridge, chainName(c)))
+			changes = append(changes, Finding{
+				Subject: SubjectFirewall,
+				Detail:  fmt.Sprintf("two rules for %s are added to the end of nftables chain %q, which drops by default", bridge, chainName(c)),
+			})
 		}
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	if legacyIPTables() {
-		warnings = append(warnings, fmt.Sprintf("the host uses legacy iptables, whose rules bottle cannot read or change: if its FORWARD policy is DROP, egress works only after iptables-legacy -A FORWARD -i %s -j ACCEPT and iptables-legacy -A FORWARD -o %[1]s -j ACCEPT", bridge))
+		warnings = append(warnings, Finding{
+			SubjectFirewall,
+			"the host uses legacy iptables, whose rules bottle cannot read or change, and which block egress if the policy of FORWARD is DROP",
+			fmt.Sprintf("iptables-legacy -A FORWARD -i %s -j ACCEPT; iptables-legacy -A FORWARD -o %[1]s -j ACCEPT", bridge),
+		})
 	}
 	return changes, warnings, nil
 }

@@ -51,7 +51,9 @@ func TestForwardPolicyDrop(t *testing.T) {
 	listen(t, worldNS, private+":80")
 	dropForward(t, nftables.ChainPolicyDrop)
 	info, err := m.Check(ctx(t))
-	if err != nil || len(info.Warnings) != 0 || !slices.ContainsFunc(info.Changes, func(s string) bool { return strings.Contains(s, "ip filter FORWARD") }) {
+	if err != nil || len(info.Warnings) != 0 || !slices.ContainsFunc(info.Changes, func(f Finding) bool {
+		return f.Subject == SubjectFirewall && strings.Contains(f.Detail, "ip filter FORWARD")
+	}) {
 		t.Errorf("Check: %+v, %v", info, err)
 	}
 	before := hostState(t)
@@ -89,7 +91,8 @@ func TestForwardRefused(t *testing.T) {
 	m := newManager(t)
 	dropForward(t, nftables.ChainPolicyAccept, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})
 	info, err := m.Check(ctx(t))
-	if err != nil || len(info.Warnings) != 1 || !strings.Contains(info.Warnings[0], "ends by rejecting all forwarded packets") {
+	if err != nil || len(info.Warnings) != 1 || info.Warnings[0].Subject != SubjectFirewall ||
+		!strings.Contains(info.Warnings[0].Detail, "ends by rejecting all forwarded packets") || !strings.Contains(info.Warnings[0].Fix, "--add-interface=bottle0") {
 		t.Errorf("Check: %+v, %v", info, err)
 	}
 }

@@ -23,7 +23,7 @@ func TestCreateRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info.Bridge != "bottle0" || info.Egress != "10.210.0.0/16" || info.Internal != "10.77.0.0/30" || len(info.Changes) != 1 {
+	if info.Bridge != "bottle0" || info.Egress != "10.210.0.0/16" || info.Internal != "10.77.0.0/30" || len(info.Changes) != 1 || info.Changes[0].Subject != SubjectForwarding {
 		t.Errorf("Check: %+v", info)
 	}
 	if _, err := attach(ctx(t), m, dir, nil); err != nil {
