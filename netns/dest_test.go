@@ -184,9 +184,8 @@ func TestLoopback(t *testing.T) {
 		listen(t, proxy, segment.Proxy.Addr().String()+":9091"),
 		listen(t, proxy, leases[0].addr.String()+":9091"),
 	}
-	const proxyUser = 65534
 	for _, v := range targets {
-		if reachesAs(t, proxyUser, proxy, v.addr, probeTime) {
+		if proxyReaches(t, proxy, v.addr, probeTime) {
 			t.Errorf("the proxy reaches %s in its own namespace", v.addr)
 		}
 		if datagramReachesAs(t, proxyUser, proxy, v, probeTime) {
@@ -195,7 +194,7 @@ func TestLoopback(t *testing.T) {
 	}
 	// 0.0.0.0 and every other address of 127.0.0.0/8 are local, too.
 	for _, addr := range []string{"0.0.0.0:9091", "127.1.2.3:9091"} {
-		if reachesAs(t, proxyUser, proxy, addr, probeTime) {
+		if proxyReaches(t, proxy, addr, probeTime) {
 			t.Errorf("the proxy reaches %s in its own namespace", addr)
 		}
 	}
@@ -203,13 +202,13 @@ func TestLoopback(t *testing.T) {
 		t.Error("the health check does not reach the proxy")
 	}
 	listen(t, worldNS, publicAddr+":80")
-	if !reachesAs(t, proxyUser, proxy, publicAddr+":80", controlTime) {
+	if !proxyReaches(t, proxy, publicAddr+":80", controlTime) {
 		t.Error("the proxy does not reach the world")
 	}
 	// Control: without the rules all of them answer.
 	inNS(t, proxy, removeTable)
 	for _, v := range targets {
-		if !reachesAs(t, proxyUser, proxy, v.addr, controlTime) {
+		if !proxyReaches(t, proxy, v.addr, controlTime) {
 			t.Errorf("control failed: %s is not reached without rules", v.addr)
 		}
 		if !datagramReachesAs(t, proxyUser, proxy, v, controlTime) {

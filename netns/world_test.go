@@ -174,10 +174,13 @@ func greeted(limit time.Duration, dial func(context.Context) (net.Conn, error)) 
 	return err == nil && string(buf[:n]) == "hello"
 }
 
-// reachesAs is reaches for a socket that belongs to another user.
-func reachesAs(t testing.TB, uid int, ns, addr string, limit time.Duration) bool {
+// proxyUser is the user that proxies run as.
+const proxyUser = 65534
+
+// proxyReaches is reaches for a proxy's socket.
+func proxyReaches(t testing.TB, ns, addr string, limit time.Duration) bool {
 	t.Helper()
-	return greeted(limit, func(ctx context.Context) (net.Conn, error) { return dialAs(ctx, t, uid, ns, "tcp", addr) })
+	return greeted(limit, func(ctx context.Context) (net.Conn, error) { return dialAs(ctx, t, proxyUser, ns, "tcp", addr) })
 }
 
 // dialAs is DialIn for a socket that belongs to another user: the one that the thread

@@ -24,7 +24,7 @@ func TestWrite(t *testing.T) {
 		}
 		checkFile(t, path, tt.text, tt.perm)
 	}
-	checkEntries(t, dir, "file")
+	checkOnlyFile(t, dir)
 }
 
 func TestReplaceKeepsAttributes(t *testing.T) {
@@ -44,7 +44,7 @@ func TestReplaceKeepsAttributes(t *testing.T) {
 	if st := fi.Sys().(*syscall.Stat_t); st.Uid != uid || st.Gid != gid {
 		t.Errorf("owner %d:%d, want %d:%d", st.Uid, st.Gid, uid, gid)
 	}
-	checkEntries(t, dir, "file")
+	checkOnlyFile(t, dir)
 	if err := Replace(filepath.Join(dir, "missing"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Replace of a missing file: %v", err)
 	}
@@ -60,7 +60,7 @@ func TestFailure(t *testing.T) {
 	if err := Write(path, []byte("new"), 0o600); err == nil {
 		t.Error("Write replaced a directory")
 	}
-	checkEntries(t, dir, "file")
+	checkOnlyFile(t, dir)
 	if err := Write(filepath.Join(dir, "missing", "file"), nil, 0o600); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Write in a missing directory: %v", err)
 	}
@@ -102,7 +102,7 @@ func TestConcurrent(t *testing.T) {
 	writers.Wait()
 	close(done)
 	reader.Wait()
-	checkEntries(t, dir, "file")
+	checkOnlyFile(t, dir)
 }
 
 func checkFile(t *testing.T, path, text string, perm os.FileMode) os.FileInfo {
@@ -121,13 +121,14 @@ func checkFile(t *testing.T, path, text string, perm os.FileMode) os.FileInfo {
 	return fi
 }
 
-func checkEntries(t *testing.T, dir, want string) {
+// checkOnlyFile checks that no temporary file is left.
+func checkOnlyFile(t *testing.T, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(entries) != 1 || entries[0].Name() != want {
-		t.Errorf("directory contains %v, want only %s", entries, want)
+	if len(entries) != 1 || entries[0].Name() != "file" {
+		t.Errorf("directory contains %v, want only one file", entries)
 	}
 }
