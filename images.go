@@ -69,9 +69,17 @@ func (e *Engine) Push(ctx context.Context, name string, c caller.Caller) (string
 
 func (e *Engine) remote(c caller.Caller) images.Remote {
 	return images.Remote{
-		HostsDir: e.cfg.HostsDir, Progress: e.cfg.Progress,
-		Login: images.Login{ConfigDir: c.DockerConfigDir(), Home: c.Home, UID: c.UID, GID: c.GID, Environ: c.Environment()},
+		HostsDir: e.cfg.HostsDir, Progress: e.cfg.Progress, Login: login(c),
 	}
+}
+
+// login is the caller's registry credentials.
+func login(c caller.Caller) images.Login {
+	return images.Login{ConfigDir: c.DockerConfigDir(), Home: c.Home, User: c.User(), Environ: c.Environment()}
+}
+
+func loginHint(host string) string {
+	return "check the name, and log in to " + host + ": docker login, or an entry in ~/.docker/config.json, as the user who calls bottle"
 }
 
 func imageName(name string) (string, error) {
@@ -107,7 +115,10 @@ func registryHint(ref string, err error) error {
 	case errors.Is(err, images.ErrNotFound):
 		fix = "check its name and tag"
 	case errors.Is(err, images.ErrDenied):
-		fix = "check the name, and log in to " + host + ": docker login, or an entry in ~/.docker/config.json, as the user who calls bottle"
+		if denied, ok := errors.AsType[*images.DeniedError](err); ok {
+			host = denied.Host // which may be a mirror
+		}
+		fix = loginHint(host)
 	case errors.Is(err, images.ErrUntrusted):
 		fix = "name its authority as ca in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
 	case errors.Is(err, images.ErrUnreachable):

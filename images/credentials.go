@@ -18,6 +18,8 @@ import (
 	"github.com/docker/cli/cli/config/types"
 	"github.com/docker/docker-credential-helpers/client"
 	helper "github.com/docker/docker-credential-helpers/credentials"
+
+	"github.com/bot-bottle/bottle/internal/asuser"
 )
 
 // Docker Hub has a different name in Docker's configuration file.
@@ -31,10 +33,11 @@ const (
 // credentials.
 type Login struct {
 	ConfigDir string // Docker's, ~/.docker
-	// Home, UID and GID are those of the user who owns the configuration: a helper
-	// is that user's program and runs as that user, not as root under sudo.
-	Home     string
-	UID, GID int
+	// User is the user who owns the configuration, and Home that user's home. The
+	// configuration is read with the user's rights, and a helper is the user's
+	// program: it runs as the user, not as root under sudo.
+	User asuser.User
+	Home string
 	// Environ is the caller's environment, passed to helpers.
 	Environ []string
 }
@@ -44,37 +47,46 @@ type Login struct {
 type loginStore struct {
 	login Login
 
-	mu  sync.Mutex
-	err error
+	mu    sync.Mutex
+	err   error
+	asked []string // hosts, in order
 }
 
 func (s *loginStore) GetCredentials(ctx context.Context, _, host string) (registry.Credentials, error) {
-	auth, err := s.login.find(ctx, host)
-	if err != nil {
-		s.mu.Lock()
-		s.err = errors.Join(s.err, err)
-		s.mu.Unlock()
-		return registry.Credentials{Host: host}, nil
-	}
-	if auth.IdentityToken != "" {
-		return registry.Credentials{Host: host, Secret: auth.IdentityToken}, nil
-	}
-	return registry.Credentials{Host: host, Username: auth.Username, Secret: auth.Password}, nil
-}
-
-// failed returns the error of reading credentials, or nil.
-func (s *loginStore) failed() error {
+	username, secret, err := s.login.Find(ctx, host)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err
+	s.err = errors.Join(s.err, err)
+	s.asked = append(s.asked, host)
+	return registry.Credentials{Host: host, Username: username, Secret: secret}, nil
 }
 
-// find returns the credentials for a registry, empty if there are none.
+// result returns the hosts that required credentials, and the error of reading them.
+func (s *loginStore) result() (asked []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked, s.err
+}
+
+// Find returns the credentials for a registry host, empty if there are none. With an
+// empty username the secret is an identity token.
+func (l Login) Find(ctx context.Context, host string) (username, secret string, err error) {
+	auth, err := l.find(ctx, host)
+	if err != nil || auth.IdentityToken != "" {
+		return "", auth.IdentityToken, err
+	}
+	return auth.Username, auth.Password, nil
+}
+
 func (l Login) find(ctx context.Context, host string) (types.AuthConfig, error) {
 	if l.ConfigDir == "" {
 		return types.AuthConfig{}, nil
 	}
-	file, err := config.Load(l.ConfigDir)
+	var file *configfile.ConfigFile
+	err := asuser.Run(l.User, func() (err error) {
+		file, err = config.Load(l.ConfigDir)
+		return err
+	})
 	if err != nil {
 		return types.AuthConfig{}, fmt.Errorf("read registry logins in %s: %w", filepath.Join(l.ConfigDir, config.ConfigFileName), err)
 	}
@@ -126,8 +138,12 @@ func (l Login) program(ctx context.Context, name string, args []string) client.P
 		}
 	}
 	cmd.Env = append(cmd.Env, "HOME="+l.Home)
-	if l.UID != syscall.Getuid() {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(l.UID), Gid: uint32(l.GID)}}
+	if l.User.UID != syscall.Getuid() {
+		groups := make([]uint32, len(l.User.Groups))
+		for i, g := range l.User.Groups {
+			groups[i] = uint32(g)
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(l.User.UID), Gid: uint32(l.User.GID), Groups: groups}}
 	}
 	return helperProgram{cmd}
 }

@@ -69,7 +69,7 @@ func login(t *testing.T, r *labtest.Registry, password string) images.Login {
 	data, err := json.Marshal(map[string]any{"auths": map[string]any{r.Host: map[string]any{"username": r.User, "password": password}}})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "config.json"), data, 0o600))
-	return images.Login{ConfigDir: dir, Home: dir, UID: os.Getuid(), GID: os.Getgid()}
+	return images.Login{ConfigDir: dir, Home: dir}
 }
 
 func TestPull(t *testing.T) {
@@ -270,32 +270,6 @@ func stripIndex(ctx context.Context, t *testing.T, c *containerd.Client, ref str
 	if _, err := c.ImageService().Update(ctx, img, "target"); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// TestCredentialHelper: a credential helper provides the password and runs as the user
-// who owns the configuration.
-func TestCredentialHelper(t *testing.T) {
-	leakcheck.Check(t)
-	ctx, c, s := connect(t)
-	r := labtest.PrivateRegistry(t)
-	p := publish(ctx, t, c, s, r, "helped:1")
-	dir := t.TempDir()
-	must(t, os.Chmod(filepath.Dir(dir), 0o755))
-	must(t, os.Chmod(dir, 0o777))
-	script := fmt.Sprintf("#!/bin/sh\nread host\nid -u >%q\necho \"$HOME $host\" >>%[1]q\nprintf '{\"ServerURL\":\"%%s\",\"Username\":%q,\"Secret\":%q}' \"$host\"\n",
-		filepath.Join(dir, "asked"), r.User, r.Password)
-	must(t, os.WriteFile(filepath.Join(dir, "docker-credential-lab"), []byte(script), 0o755))
-	must(t, os.WriteFile(filepath.Join(dir, "config.json"), fmt.Appendf(nil, `{"credHelpers":{%q:"lab"}}`, r.Host), 0o600))
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	p.remote.Login = images.Login{ConfigDir: dir, Home: "/home/of-user", UID: 4242, GID: 4242, Environ: os.Environ()}
-	if _, err := s.Pull(ctx, p.ref, p.remote); err != nil {
-		t.Fatal(err)
-	}
-	asked, err := os.ReadFile(filepath.Join(dir, "asked"))
-	if want := "4242\n/home/of-user " + r.Host + "\n"; err != nil || string(asked) != want {
-		t.Errorf("the helper saw %q, %v; want %q", asked, err, want)
-	}
-	drop(ctx, t, c, p.ref)
 }
 
 func TestPushMissing(t *testing.T) {

@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,8 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
+
+	"github.com/bot-bottle/bottle/internal/registryerr"
 )
 
 // Errors of Pull and Push that a caller can distinguish.
@@ -30,6 +33,30 @@ var (
 	ErrNoSpace     = errors.New("no space left on containerd's disk")
 	ErrUntrusted   = errors.New("registry certificate is not trusted")
 )
+
+// DeniedError is an ErrDenied that names the host that refused: the image's registry,
+// or a mirror that is configured for it.
+type DeniedError struct {
+	Host string
+	Ref  string
+	Err  error // why no credentials were found, or nil
+}
+
+func (e *DeniedError) Error() string {
+	text := fmt.Sprintf("%v: %s", ErrDenied, e.Ref)
+	if e.Host != domain(e.Ref) {
+		text += " from mirror " + e.Host
+	}
+	if e.Err != nil {
+		text += ": no login found: " + e.Err.Error()
+	}
+	return text
+}
+
+// Is reports that a DeniedError is an ErrDenied.
+func (e *DeniedError) Is(target error) bool { return target == ErrDenied } //nolint:errorlint // an Is method compares
+
+func (e *DeniedError) Unwrap() error { return e.Err }
 
 // Default timeouts for a registry that does not respond.
 const (
@@ -99,7 +126,8 @@ func (s *Store) transfer(ctx context.Context, ref string, r Remote, resolved fun
 	if err == nil {
 		return nil
 	}
-	return classify(ctx, ref, err, logins.failed())
+	asked, lerr := logins.result()
+	return classify(ctx, ref, err, asked, lerr)
 }
 
 // hostsDir returns the directory of hosts.toml files. It is empty if the default
@@ -130,7 +158,7 @@ func orDefault(d, fallback time.Duration) time.Duration {
 
 // classify determines why a transfer failed. Apart from a few codes, the daemon's
 // errors arrive as text.
-func classify(ctx context.Context, ref string, err, logins error) error {
+func classify(ctx context.Context, ref string, err error, asked []string, logins error) error {
 	host := domain(ref)
 	cause := context.Cause(ctx)
 	switch {
@@ -141,9 +169,9 @@ func classify(ctx context.Context, ref string, err, logins error) error {
 	}
 	kind := kindOf(err)
 	switch {
-	case errors.Is(kind, ErrDenied) && logins != nil:
-		return fmt.Errorf("%w: %s: no login found: %w", kind, host, logins)
-	case errors.Is(kind, ErrDenied) || errors.Is(kind, ErrNotFound):
+	case errors.Is(kind, ErrDenied):
+		return &DeniedError{Host: cmp.Or(registryerr.DeniedBy(err, asked), host), Ref: ref, Err: logins}
+	case errors.Is(kind, ErrNotFound):
 		return fmt.Errorf("%w: %s", kind, ref)
 	case kind == nil:
 		return shortened(err)
@@ -158,7 +186,7 @@ var errorTexts = []struct {
 }{
 	{ErrNoSpace, []string{"no space left on device", "disk quota exceeded"}},
 	{ErrUntrusted, []string{"x509:", "tls: failed to verify"}},
-	{ErrDenied, []string{"401 Unauthorized", "403 Forbidden", "authorization failed", "insufficient_scope", "no basic auth credentials", "unauthorized:", "denied:"}},
+	{ErrDenied, registryerr.Denied},
 	{ErrLayer, []string{"failed to extract layer"}}, // its digest was correct
 	{ErrCorrupt, []string{"unexpected commit digest", "unexpected commit size", "failed size validation", "unexpected EOF", "short read", "invalid tar header", "content digest"}},
 	{ErrUnreachable, []string{"connection refused", "no such host", "network is unreachable", "no route to host", "i/o timeout", "TLS handshake timeout", "connection reset", "server gave HTTP response to HTTPS client", "server misbehaving", "502 Bad Gateway", "503 Service Unavailable"}},
