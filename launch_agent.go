@@ -119,14 +119,19 @@ func (l *launch) derive(ctx context.Context) (err error) {
 	p := l.plan
 	notice := l.e.cfg.Notice
 	_, err = l.e.images.Derive(ctx, images.Derivation{
-		Ref: p.Image, Base: p.BaseRef, Dir: p.Folder, Target: p.Target,
+		Ref: p.Image, Base: p.BaseRef, Dir: p.Folder, Target: p.Target, Caller: p.Caller().User(),
 		Owner: func(ctx context.Context) (int, int, error) {
 			u, err := l.e.rt.ImageUser(ctx, p.BaseRef)
 			return int(u.UID), int(u.GID), err
 		},
 		Notice: notice, Progress: l.e.cfg.Progress,
 	})
-	if errors.Is(err, images.ErrNoSpace) {
+	switch {
+	case errors.Is(err, images.ErrUnreadable):
+		return &hint.Error{Err: err, Hint: "change the permissions, or exclude it in .bottleignore"}
+	case errors.Is(err, images.ErrIgnoreLink):
+		return &hint.Error{Err: err, Hint: "replace the link by a file, or by a link to a file in the directory"}
+	case errors.Is(err, images.ErrNoSpace):
 		return &hint.Error{Err: err, Hint: "make room: bottle rmi removes images, and what .bottleignore names stays out"}
 	}
 	return registryHint(p.BaseRef, err)
