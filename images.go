@@ -240,6 +240,8 @@ type (
 	BuildRequest = buildkit.Request
 	// BuildSecret is a value that a build's steps may read.
 	BuildSecret = buildkit.Secret
+	// BuildSSHAgent is an ssh agent that a build's steps may use.
+	BuildSSHAgent = buildkit.SSHAgent
 	// BuildResult tells what was built.
 	BuildResult = buildkit.Result
 )
@@ -247,10 +249,17 @@ type (
 // BuildProgress are the ways to show a build's progress.
 var BuildProgress = buildkit.Modes
 
+// ArchiveHeader is the number of bytes that IsArchive needs.
+const ArchiveHeader = buildkit.ArchiveHeader
+
+// IsArchive reports whether a build context that begins with header is a tar archive,
+// possibly compressed. Otherwise it may be a Dockerfile.
+func IsArchive(header []byte) bool { return buildkit.IsArchive(header) }
+
 // Build makes an image from a Dockerfile. Names are made whole as docker does.
 // It needs containerd and runc, and neither gVisor nor CNI plugins. wait is
 // told when another build has to end first.
-func Build(ctx context.Context, cfg Config, req BuildRequest, wait func()) (BuildResult, error) {
+func Build(ctx context.Context, cfg Config, c caller.Caller, req BuildRequest, wait func()) (BuildResult, error) {
 	for i, name := range req.Names {
 		ref, err := imageref.Normalize(name)
 		if err != nil {
@@ -258,6 +267,7 @@ func Build(ctx context.Context, cfg Config, req BuildRequest, wait func()) (Buil
 		}
 		req.Names[i] = ref
 	}
+	req.Caller, req.Credentials = c.User(), login(c).Find
 	res, err := buildkit.Build(ctx, cfg.builder(wait), req)
 	return res, buildHint(err)
 }
@@ -274,13 +284,18 @@ func PruneBuilds(ctx context.Context, cfg Config, wait func()) (int64, error) {
 func (c Config) builder(wait func()) buildkit.Config {
 	return buildkit.Config{
 		Address: c.Address, Namespace: c.Namespace, Snapshotter: c.Snapshotter,
-		StateDir: filepath.Join(c.StateDir, ".build"), CacheSize: c.BuildCache, Host: c.BuildkitHost,
+		StateDir: filepath.Join(c.StateDir, ".build"), HostsDir: c.HostsDir, CacheSize: c.BuildCache, Host: c.BuildkitHost,
 		CheckLayer: images.CheckLayer, Unpack: images.Unpacker(c.Namespace, c.Snapshotter), Wait: wait, Log: c.Log,
 	}
 }
 
 func buildHint(err error) error {
+	if denied, ok := errors.AsType[*buildkit.DeniedError](err); ok {
+		return &hint.Error{Err: err, Hint: loginHint(denied.Host)}
+	}
 	switch {
+	case errors.Is(err, buildkit.ErrUnreadable):
+		return &hint.Error{Err: err, Hint: "change its permissions, or exclude it in .dockerignore"}
 	case errors.Is(err, buildkit.ErrNoSpace):
 		return &hint.Error{Err: err, Hint: "make room: bottle build --prune removes what builds have kept"}
 	case errors.Is(err, buildkit.ErrPermission):
@@ -307,8 +322,8 @@ func (e *Engine) ProvideImages(ctx context.Context, p *plan.Plan, o ImageOptions
 	}
 	if p.Build != nil {
 		req := buildRequest(p.Build)
-		req.Progress, req.Out, req.QuietIfCached, req.DockerConfig = o.Progress, o.Out, true, p.Caller().DockerConfigDir()
-		if _, err := Build(ctx, e.cfg, req, o.Wait); err != nil {
+		req.Progress, req.Out, req.QuietIfCached = o.Progress, o.Out, true
+		if _, err := Build(ctx, e.cfg, p.Caller(), req, o.Wait); err != nil {
 			return nil, fmt.Errorf("build %s: %w", p.Build.Image, err)
 		}
 	}

@@ -24,7 +24,7 @@ var outside = map[string][]string{
 	"github.com/vishvananda/":           {"netns"},
 	"github.com/google/nftables":        {"netns"},
 	"github.com/spf13/":                 {"cmd/bottle"},
-	"golang.org/x/crypto/":              {"sshagent"},
+	"golang.org/x/crypto/":              {"sshagent", "images/buildkit"}, // forwards the caller's agent to builds
 	"go.yaml.in/":                       {"manifest", "egress", "internal/secret/secrettest"},
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +21,7 @@ import (
 type buildFlags struct {
 	request               bottle.BuildRequest
 	args, labels, secrets []string
-	contexts              []string
+	contexts, ssh         []string
 	cacheSize             string
 	quiet, prune          bool
 }
@@ -41,11 +43,13 @@ func (a *app) buildCommand() *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringArrayVarP(&f.request.Names, "tag", "t", nil, "name of the image; may be given several times")
 	fs.StringVarP(&f.request.Dockerfile, "file", "f", "", "the Dockerfile, or - for standard input (default: Dockerfile in CONTEXT)")
+	fs.StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
 	fs.StringArrayVar(&f.contexts, "build-context", nil, "another context by name (NAME=FOLDER, NAME=URL or NAME=docker-image://IMAGE)")
 	fs.StringVar(&f.request.Target, "target", "", "the stage to build (default: the last)")
 	fs.StringArrayVar(&f.args, "build-arg", nil, "set an ARG (NAME=VALUE), or pass a variable on (NAME)")
 	fs.StringArrayVar(&f.labels, "label", nil, "set a label of the image (NAME=VALUE)")
 	fs.StringArrayVar(&f.secrets, "secret", nil, "show steps a secret (id=ID,src=FILE or id=ID,env=NAME)")
+	fs.StringArrayVar(&f.ssh, "ssh", nil, "forward an ssh agent to steps (default, or ID=SOCKET)")
 	fs.StringVar(&f.request.Platform, "platform", "", "build for another platform, such as linux/arm64")
 	fs.BoolVar(&f.request.NoCache, "no-cache", false, "run every step anew")
 	fs.BoolVar(&f.request.Pull, "pull", false, "ask registries for newer base images")
@@ -80,41 +84,70 @@ func (a *app) build(f buildFlags, args []string) error {
 	if req.Secrets, err = buildSecrets(f.secrets); err != nil {
 		return err
 	}
+	if req.SSH, err = buildSSH(f.ssh); err != nil {
+		return err
+	}
 	if f.quiet {
 		req.Progress = "quiet"
 	}
 	if !slices.Contains(bottle.BuildProgress, req.Progress) {
 		return usage(textBuildProgress, req.Progress, strings.Join(bottle.BuildProgress, ", "))
 	}
-	req.Out, req.DockerConfig = a.stderr, dockerConfig()
-	res, err := bottle.Build(a.ctx, cfg, req, func() { a.note(textBuildWaits) })
+	req.Out = a.stderr
+	res, err := bottle.Build(a.ctx, cfg, caller.Current(), req, func() { a.note(textBuildWaits) })
 	if err != nil {
 		return err
 	}
 	return a.printBuilt(res)
 }
 
-// buildFiles says where context and Dockerfile are: as docker does, "-" is standard
-// input, as the context's place for a Dockerfile without one.
-func (a *app) buildFiles(req *bottle.BuildRequest, context string) (err error) {
+// buildFiles sets context and Dockerfile. As in docker, "-" is standard input: for the
+// context it is a tar archive or a Dockerfile that needs no context.
+func (a *app) buildFiles(req *bottle.BuildRequest, context string) error {
 	req.Context = context
 	switch {
-	case context == "-" || req.Dockerfile == "-":
-		if context == "-" {
-			req.Context = ""
-		}
-		req.Dockerfile = "-"
-		if req.Text, err = io.ReadAll(io.LimitReader(a.stdin, maxDockerfile+1)); err != nil {
-			return fmt.Errorf("read the Dockerfile from standard input: %w", err)
-		}
-		if len(req.Text) == 0 || len(req.Text) > maxDockerfile {
-			return usage(textBuildStdin)
-		}
+	case context == "-" && req.Dockerfile == "-":
+		return usage(textBuildStdinTwice)
+	case context == "-":
+		return a.buildStdin(req)
+	case req.Dockerfile == "-":
+		return buildText(req, a.stdin)
 	case req.Dockerfile == "":
 		req.Dockerfile = "Dockerfile"
 		if !strings.Contains(context, "://") && !strings.HasPrefix(context, "git@") {
 			req.Dockerfile = filepath.Join(context, "Dockerfile")
 		}
+	}
+	return nil
+}
+
+func (a *app) buildStdin(req *bottle.BuildRequest) error {
+	req.Context = ""
+	in := bufio.NewReaderSize(a.stdin, bottle.ArchiveHeader)
+	header, err := in.Peek(bottle.ArchiveHeader)
+	if err != nil && !errors.Is(err, io.EOF) { // a Dockerfile may be shorter
+		return fmt.Errorf("read standard input: %w", err)
+	}
+	switch {
+	case bottle.IsArchive(header):
+		req.Tar = in
+		if req.Dockerfile == "" {
+			req.Dockerfile = "Dockerfile"
+		}
+		return nil
+	case req.Dockerfile != "":
+		return usage(textBuildNoArchive)
+	}
+	return buildText(req, in)
+}
+
+func buildText(req *bottle.BuildRequest, in io.Reader) (err error) {
+	req.Dockerfile = "-"
+	if req.Text, err = io.ReadAll(io.LimitReader(in, maxDockerfile+1)); err != nil {
+		return fmt.Errorf("read the Dockerfile from standard input: %w", err)
+	}
+	if len(req.Text) == 0 || len(req.Text) > maxDockerfile {
+		return usage(textBuildStdin)
 	}
 	return nil
 }
@@ -237,14 +270,22 @@ func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
 	return out, nil
 }
 
-// dockerConfig is the folder of the invoking user's credentials.
-func dockerConfig() string {
-	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
-		return dir
+// buildSSH accepts docker's forms with an agent's socket: default, ID or ID=SOCKET.
+// Without a socket it is SSH_AUTH_SOCK's.
+func buildSSH(list []string) ([]bottle.BuildSSHAgent, error) {
+	var out []bottle.BuildSSHAgent
+	for _, text := range list {
+		id, socket, _ := strings.Cut(text, "=")
+		if id == "" || strings.Contains(text, ",") {
+			return nil, usage(textBuildSSH, text)
+		}
+		if socket == "" {
+			socket = os.Getenv("SSH_AUTH_SOCK")
+		}
+		if socket == "" {
+			return nil, usage(textBuildSSHUnset, id)
+		}
+		out = append(out, bottle.BuildSSHAgent{ID: id, Socket: socket})
 	}
-	home := caller.Current().Home
-	if home == "" {
-		return ""
-	}
-	return filepath.Join(home, ".docker")
+	return out, nil
 }

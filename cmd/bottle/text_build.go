@@ -10,16 +10,19 @@ import (
 
 const (
 	textBuildLong = `Build an image from a Dockerfile into containerd's store, where bottle run finds
-it. CONTEXT is a folder, or the URL of a git repository or an archive; - stands for
-none, with the Dockerfile on standard input. All that
-Dockerfiles can say is understood; neither docker nor a buildkitd is needed, but
-the one that BUILDKIT_HOST names is used.
+it. CONTEXT is a directory, the URL of a git repository or an archive, or - for
+standard input: a tar archive (plain, gzip, bzip2 or xz), or a Dockerfile that
+needs no context. Files are read with the rights of the user who runs bottle.
+BuildKit is built in: neither docker nor a buildkitd is needed, but the one that
+BUILDKIT_HOST names is used.
 
 RUN steps have the network of the host, its loopback included: build what you
 would run. RUN --network=none gives a step none. The digest of the image is
 printed on standard output.`
 	textBuildExample = `  sudo bottle build -t my-agent:1 .
   sudo bottle build -t my-agent:1 --target dev --build-arg VERSION=2 --secret id=npmrc,src=$HOME/.npmrc .
+  sudo bottle build -t my-agent:1 --ssh default=$SSH_AUTH_SOCK .
+  git archive HEAD | sudo bottle build -t my-agent:1 -f docker/Dockerfile -
   sudo bottle build --prune`
 
 	textBuildArgs        = "one context is needed, a folder or a URL: bottle build -t NAME CONTEXT"
@@ -27,6 +30,10 @@ printed on standard output.`
 	textBuildProgress    = "no progress %q: choose one of %s"
 	textBuildCacheSize   = "%q is no size: write one such as 5GB, or 0 for no bound"
 	textBuildStdin       = "standard input holds no Dockerfile, or one that is larger than 4 MiB"
+	textBuildStdinTwice  = "context and Dockerfile cannot both be on standard input: add the Dockerfile to the archive"
+	textBuildNoArchive   = "standard input is not a tar archive, in which --file could name a Dockerfile"
+	textBuildSSH         = "invalid --ssh %q: use default or ID=SOCKET"
+	textBuildSSHUnset    = "missing socket of ssh agent %s: SSH_AUTH_SOCK is not set, as sudo removes it; add =$SSH_AUTH_SOCK"
 	textBuildContext     = "--build-context %q is not NAME=FOLDER, NAME=URL or NAME=docker-image://IMAGE"
 	textBuildArg         = "--build-arg %q has no name: write NAME=VALUE"
 	textBuildLabel       = "--label %q has no name: write NAME=VALUE"

@@ -13,6 +13,7 @@ import (
 	"log"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 	"github.com/moby/buildkit/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
+
+	"github.com/bot-bottle/bottle/internal/asuser"
 )
 
 // Config configures builds and their cache.
@@ -51,10 +54,16 @@ type Config struct {
 type Request struct {
 	Names   []string // normalised references; none: the result is only cached
 	Context string   // directory, or URL of a git repository or an archive; empty: none
-	// Dockerfile is the file's path, relative to the context if that is a URL. If
-	// Text is set, it is the content and Dockerfile is the name used in messages.
+	// Tar is the context instead: a tar archive, plain or compressed with gzip, bzip2
+	// or xz (IsArchive).
+	Tar io.Reader
+	// Dockerfile is the file's path, relative to the context if that is a URL or Tar.
+	// If Text is set, it is the content and Dockerfile is the name used in messages.
 	Dockerfile string
 	Text       []byte
+	// Caller is the user whose rights are used to read files and to connect to
+	// agents. The zero value is root.
+	Caller asuser.User
 	// Contexts are named contexts for FROM and COPY --from: a directory, a URL as in
 	// Context, or docker-image://REFERENCE.
 	Contexts map[string]string
@@ -62,17 +71,20 @@ type Request struct {
 	Args     map[string]string
 	Labels   map[string]string
 	Secrets  []Secret
+	SSH      []SSHAgent
 	Platform string // "linux/arm64"; empty: the host's
 	NoCache  bool
 	Pull     bool // check registries for newer versions of base images in the store
-	// DockerConfig is the directory of docker's config.json with credentials; empty:
-	// no credentials.
-	DockerConfig string
+	// Credentials returns the caller's credentials for a registry host, or for a
+	// mirror; with an empty username the secret is an identity token. Nil: none.
+	Credentials func(ctx context.Context, host string) (username, secret string, err error)
 	// Progress is one of Modes and is written to Out. With QuietIfCached, nothing is
 	// written if everything comes from the cache.
 	Progress      string
 	Out           io.Writer
 	QuietIfCached bool
+
+	buildkitd bool // a daemon builds
 }
 
 // Secret is a value for RUN --mount=type=secret,id=ID. It is read when a step uses it
@@ -97,11 +109,17 @@ var (
 	ErrNoSpace      = errors.New("no space left on disk")
 	ErrPermission   = errors.New("no permission to use containerd")
 	ErrNoContainerd = errors.New("containerd is not reachable")
+	// ErrUnreadable means that the caller has no permission to read a file. bottle
+	// itself, being root, could read it.
+	ErrUnreadable = errors.New("no permission to read")
 )
 
 // Build builds an image. Builds with the same state directory run sequentially. The
 // leftovers of a killed build are removed first.
 func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
+	if err := checkHostsDir(cfg.HostsDir); err != nil {
+		return Result{}, err
+	}
 	cfg = cfg.complete()
 	if err := cfg.reachable(); err != nil {
 		return Result{}, err
@@ -146,6 +164,22 @@ func Prune(ctx context.Context, cfg Config, all bool) (int64, error) {
 		freed, err = s.prune(ctx, cfg.policy()...)
 	}
 	return freed, explain(errors.Join(err, s.close(ctx)))
+}
+
+// checkHostsDir reports a missing directory of hosts.toml files, which BuildKit would
+// ignore. Only the default one is optional.
+func checkHostsDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	fi, err := os.Stat(dir)
+	if err == nil && !fi.IsDir() {
+		err = errors.New("not a directory")
+	}
+	if err != nil {
+		return fmt.Errorf("read registry settings in %s: %w", dir, err)
+	}
+	return nil
 }
 
 func (c Config) complete() Config {

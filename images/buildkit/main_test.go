@@ -3,6 +3,7 @@ package buildkit
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -89,7 +90,10 @@ func (b *builder) write(name, text string) {
 func (b *builder) build(req Request) (Result, error) {
 	b.t.Helper()
 	b.log.Reset()
-	req.Context, req.Progress, req.Out = b.dir, "plain", &b.log
+	req.Progress, req.Out = "plain", &b.log
+	if req.Context == "" && req.Tar == nil {
+		req.Context = b.dir
+	}
 	if req.Dockerfile == "" {
 		req.Dockerfile = filepath.Join(b.dir, "Dockerfile")
 	}
@@ -178,4 +182,13 @@ func (b *builder) read(ref string, paths ...string) (ocispec.Image, map[string]s
 		b.t.Fatal(err)
 	}
 	return spec, files
+}
+
+func newKey(t *testing.T) ed25519.PrivateKey {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }

@@ -17,6 +17,7 @@ import (
 // containerd's store, which the daemon need not share.
 func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
 	c.quiet()
+	req.buildkitd = true
 	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
 	if err != nil {
 		return Result{}, connectError(c.Address, err)

@@ -39,6 +39,7 @@ import (
 	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/moby/buildkit/util/leaseutil"
 	"github.com/moby/buildkit/util/network"
+	"github.com/moby/buildkit/util/resolver"
 	"github.com/moby/buildkit/util/winlayers"
 	"github.com/moby/buildkit/worker"
 	"github.com/moby/buildkit/worker/base"
@@ -260,7 +261,10 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 	if err != nil {
 		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close(), dbs.close())
 	}
-	s.push(func(context.Context) error { return errors.Join(clearChecksums(w), controller.Close()) })
+	s.push(func(context.Context) error {
+		resolver.DefaultPool.Clear() // global, too: hosts and credentials of this build
+		return errors.Join(clearChecksums(w), controller.Close())
+	})
 	listener := bufconn.Listen(256 << 10)
 	s.server = grpc.NewServer(grpc.MaxRecvMsgSize(16<<20), grpc.MaxSendMsgSize(16<<20),
 		// They transport an error's position in the Dockerfile.

@@ -1,33 +1,29 @@
 package buildkit
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/docker/cli/cli/config"
-	"github.com/docker/cli/cli/config/configfile"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	bksession "github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/session/auth/authprovider"
-	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
-	"github.com/tonistiigi/fsutil"
+	"github.com/moby/buildkit/session/upload/uploadprovider"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/metadata"
 )
 
 // solve runs a build and shows its progress.
 func solve(ctx context.Context, c *client.Client, req Request, export client.ExportEntry) (Result, error) {
-	opt, err := req.solveOpt()
+	in, err := newInputs(req)
+	if err != nil {
+		return Result{}, err
+	}
+	defer in.close()
+	opt, err := in.solveOpt()
 	if err != nil {
 		return Result{}, err
 	}
@@ -36,7 +32,8 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 	if err != nil {
 		return Result{}, err
 	}
-	ctx = withoutNamespace(ctx)
+	ctx, in.cancel = context.WithCancel(withoutNamespace(ctx))
+	defer in.cancel()
 	events, status := make(chan *client.SolveStatus), make(chan *client.SolveStatus)
 	var res *client.SolveResponse
 	executed := false
@@ -55,7 +52,7 @@ func solve(ctx context.Context, c *client.Client, req Request, export client.Exp
 	})
 	g.Go(func() error { return show(status) })
 	if err := g.Wait(); err != nil {
-		return Result{}, err
+		return Result{}, in.explain(err)
 	}
 	return Result{Digest: res.ExporterResponse[exptypes.ExporterImageDigestKey], Executed: executed}, nil
 }
@@ -84,19 +81,11 @@ func (c Config) exporter(req Request) client.ExportEntry {
 	return client.ExportEntry{Type: client.ExporterImage, Attrs: attrs}
 }
 
-func (r Request) solveOpt() (client.SolveOpt, error) {
-	text, dir, name, err := r.dockerfile()
+func (in *inputs) solveOpt() (client.SolveOpt, error) {
+	r := in.req
+	attrs := map[string]string{"image-resolve-mode": "local"}
+	mounts, err := in.contexts(attrs)
 	if err != nil {
-		return client.SolveOpt{}, err
-	}
-	mounts, err := r.mounts(text, dir, name)
-	if err != nil {
-		return client.SolveOpt{}, err
-	}
-	attrs := map[string]string{
-		"filename": name, "image-resolve-mode": "local",
-	}
-	if err := r.namedContexts(attrs, mounts); err != nil {
 		return client.SolveOpt{}, err
 	}
 	if r.Pull {
@@ -117,40 +106,36 @@ func (r Request) solveOpt() (client.SolveOpt, error) {
 	for k, v := range r.Labels {
 		attrs["label:"+k] = v
 	}
-	if remote(r.Context) {
-		attrs["context"] = r.Context
-	}
-	if builtinFrontend(text, r.Args) {
-		attrs["cmdline"] = "built-in"
-	}
-	store, err := secretStore(r.Secrets)
-	if err != nil {
-		return client.SolveOpt{}, err
-	}
-	docker, err := r.dockerConfig()
+	session, err := in.attachables(attrs)
 	if err != nil {
 		return client.SolveOpt{}, err
 	}
 	return client.SolveOpt{
 		Frontend: "dockerfile.v0", FrontendAttrs: attrs, LocalMounts: mounts,
-		AllowedEntitlements: []string{"network.host"},
-		Session: []bksession.Attachable{
-			authprovider.NewDockerAuthProvider(authprovider.DockerAuthProviderConfig{AuthConfigProvider: authprovider.LoadAuthConfig(docker)}),
-			secretsprovider.NewSecretProvider(store),
-		},
+		AllowedEntitlements: []string{"network.host"}, Session: session,
 	}, nil
 }
 
-// dockerConfig reads registry credentials.
-func (r Request) dockerConfig() (*configfile.ConfigFile, error) {
-	if r.DockerConfig == "" {
-		return configfile.New(""), nil
-	}
-	f, err := config.Load(r.DockerConfig)
+// attachables are the services that the build can call.
+func (in *inputs) attachables(attrs map[string]string) ([]bksession.Attachable, error) {
+	store, err := in.secretStore()
 	if err != nil {
-		return nil, fmt.Errorf("read registry credentials: %w", err)
+		return nil, err
 	}
-	return f, nil
+	out := []bksession.Attachable{in.credentials(), secretsprovider.NewSecretProvider(store)}
+	if len(in.req.SSH) > 0 {
+		agents, err := in.sshAgents()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, agents)
+	}
+	if in.req.Tar != nil {
+		uploads := uploadprovider.New()
+		attrs["context"] = uploads.Add(io.NopCloser(in.req.Tar))
+		out = append(out, uploads)
+	}
+	return out, nil
 }
 
 // builtinFrontend reports whether a Dockerfile requests the built-in frontend with
@@ -172,111 +157,4 @@ func remote(context string) bool {
 		}
 	}
 	return false
-}
-
-// maxDockerfile bounds the size of a Dockerfile, in bytes.
-const maxDockerfile = 4 << 20
-
-// dockerfile returns the file's content, its directory and its base name.
-func (r Request) dockerfile() (text []byte, dir, name string, err error) {
-	switch {
-	case r.Text != nil:
-		return r.Text, "", "Dockerfile", nil
-	case remote(r.Context): // part of the context
-		return nil, "", r.Dockerfile, nil
-	}
-	f, err := os.Open(r.Dockerfile)
-	if err != nil {
-		return nil, "", "", fmt.Errorf("read Dockerfile: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	text, err = io.ReadAll(io.LimitReader(f, maxDockerfile+1))
-	if err != nil {
-		return nil, "", "", fmt.Errorf("read Dockerfile: %w", err)
-	}
-	if len(text) > maxDockerfile {
-		return nil, "", "", fmt.Errorf("read Dockerfile %s: larger than 4 MiB", r.Dockerfile)
-	}
-	return text, filepath.Dir(r.Dockerfile), filepath.Base(r.Dockerfile), nil
-}
-
-// mounts returns the directories that the build may read: the context, and the
-// Dockerfile's directory with its ignore file.
-func (r Request) mounts(text []byte, dir, name string) (map[string]fsutil.FS, error) {
-	var err error
-	out := map[string]fsutil.FS{}
-	if remote(r.Context) && r.Text == nil {
-		return out, nil
-	}
-	if dir != "" {
-		if out["dockerfile"], err = fsutil.NewFS(dir); err != nil {
-			return nil, fmt.Errorf("read the Dockerfile's directory: %w", err)
-		}
-	} else {
-		out["dockerfile"] = oneFile(name, text)
-	}
-	if remote(r.Context) {
-		return out, nil
-	}
-	if r.Context == "" {
-		out["context"] = oneFile(".dockerignore", []byte("*\n"))
-		return out, nil
-	}
-	if out["context"], err = fsutil.NewFS(r.Context); err != nil {
-		return nil, fmt.Errorf("read build context: %w", err)
-	}
-	return out, nil
-}
-
-// namedContexts adds the named contexts.
-func (r Request) namedContexts(attrs map[string]string, mounts map[string]fsutil.FS) error {
-	for name, from := range r.Contexts {
-		if remote(from) || strings.HasPrefix(from, "docker-image://") {
-			attrs["context:"+name] = from
-			continue
-		}
-		dir, err := fsutil.NewFS(from)
-		if err != nil {
-			return fmt.Errorf("read build context %s: %w", name, err)
-		}
-		mount := "named-" + name // must not collide with "context" and "dockerfile"
-		mounts[mount] = dir
-		attrs["context:"+name] = "local:" + mount
-	}
-	return nil
-}
-
-// secretStore reports missing secret files before the build starts.
-func secretStore(list []Secret) (secrets.SecretStore, error) {
-	s := secretValues{}
-	for _, secret := range list {
-		if secret.ID == "" {
-			return nil, errors.New("missing id of a build secret")
-		}
-		if secret.Value == nil {
-			fi, err := os.Stat(secret.File)
-			if err != nil {
-				return nil, fmt.Errorf("read build secret %s: %w", secret.ID, err)
-			}
-			if !fi.Mode().IsRegular() || fi.Size() > secretsprovider.MaxSecretSize {
-				return nil, fmt.Errorf("read build secret %s: %s is not a regular file of at most %d bytes", secret.ID, secret.File, secretsprovider.MaxSecretSize)
-			}
-		}
-		s[secret.ID] = secret
-	}
-	return s, nil
-}
-
-type secretValues map[string]Secret
-
-// GetSecret is called when a step mounts a secret.
-func (s secretValues) GetSecret(_ context.Context, id string) ([]byte, error) {
-	secret, ok := s[id]
-	switch {
-	case !ok:
-		return nil, secrets.ErrNotFound
-	case secret.Value != nil:
-		return bytes.Clone(secret.Value()), nil
-	}
-	return os.ReadFile(secret.File)
 }

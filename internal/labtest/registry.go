@@ -190,6 +190,17 @@ func writeFile(t testing.TB, name string, data []byte) {
 	}
 }
 
+// Certificate writes a self-signed certificate for 127.0.0.1 to a file, and its key
+// next to it. It returns both files.
+func Certificate(t testing.TB, certFile string) (cert, key string) {
+	t.Helper()
+	key = certFile + ".key"
+	if err := selfSigned(certFile, key); err != nil {
+		t.Fatal(err)
+	}
+	return certFile, key
+}
+
 // selfSigned writes a self-signed certificate for 127.0.0.1 and its key.
 func selfSigned(certFile, keyFile string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

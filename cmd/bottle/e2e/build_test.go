@@ -262,6 +262,21 @@ func TestBuildContexts(t *testing.T) {
 	if r := in.bottle("build", "-q", "-f", "-", "img"); r.code != 0 {
 		t.Errorf("standard input with a folder: exit %d\n%s", r.code, r.stderr)
 	}
+	for _, archive := range [][]string{{"-c"}, {"-cz"}} {
+		run("tar", append(archive, "-f", filepath.Join(served, "stdin"), "Dockerfile", "given", "--transform=s,^Dockerfile,sub/&,")...)
+		data, err := os.ReadFile(filepath.Join(served, "stdin"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := u.says(string(data)).bottle("build", "-q", "-f", "sub/Dockerfile", "-"); r.code != 0 {
+			t.Errorf("tar %s on standard input: exit %d\n%s", archive, r.code, r.stderr)
+		}
+		if r := u.says(string(data)).bottle("build", "-q", "-"); r.code != 125 || !strings.Contains(r.stderr, "Dockerfile: no such file") {
+			t.Errorf("archive without Dockerfile: exit %d\n%s", r.code, r.stderr)
+		}
+	}
+	oneLine(t, u.says("FROM scratch\n").bottle("build", "-f", "sub/Dockerfile", "-"), "not a tar archive")
+	oneLine(t, u.says("FROM scratch\n").bottle("build", "-f", "-", "-"), "both be on standard input")
 	oneLine(t, u.says("").bottle("build", "-"), "holds no Dockerfile")
 	oneLine(t, u.bottle("build", "--build-context", "more", "img"), "NAME=FOLDER")
 	oneLine(t, u.bottle("build", "-q", "--build-context", "more=nowhere", "img"), "nowhere")
