@@ -30,7 +30,8 @@ import (
 )
 
 // labelChecked marks manifests whose layers have been checked. The value is the
-// version of the check and whether it covered all layers or only those present.
+// version of the check and whether it covered all layers or only those present. On a
+// layer the value is the version and the media type, which decides how it is read.
 const (
 	labelChecked = "bottle.checked"
 	checkedAll   = "1"
@@ -54,7 +55,7 @@ func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest o
 	var missing atomic.Bool
 	for _, layer := range layers {
 		g.Go(func() error {
-			err := CheckLayer(gctx, cs, layer)
+			err := checkLayer(gctx, s.ctrd.ContentStore(), cs, layer)
 			if errdefs.IsNotFound(err) {
 				missing.Store(true)
 				return nil
@@ -69,7 +70,7 @@ func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest o
 	if missing.Load() {
 		checked = checkedSome
 	}
-	err = s.label(ctx, manifest.Digest, labelChecked, checked)
+	err = label(ctx, s.ctrd.ContentStore(), manifest.Digest, labelChecked, checked)
 	if errdefs.IsNotFound(err) {
 		return nil // not stored yet: Unpack checks it again
 	}
@@ -77,8 +78,8 @@ func (s *Store) checkLayers(ctx context.Context, cs content.Provider, manifest o
 }
 
 // label sets a label of a blob, or removes it if value is empty.
-func (s *Store) label(ctx context.Context, blob digest.Digest, key, value string) error {
-	_, err := s.ctrd.ContentStore().Update(ctx, content.Info{Digest: blob, Labels: map[string]string{key: value}}, "labels."+key)
+func label(ctx context.Context, store content.Manager, blob digest.Digest, key, value string) error {
+	_, err := store.Update(ctx, content.Info{Digest: blob, Labels: map[string]string{key: value}}, "labels."+key)
 	if err != nil {
 		return fmt.Errorf("label %s: %w", blob, err)
 	}
@@ -91,9 +92,30 @@ const readSize = 1 << 20
 
 // CheckLayer checks a layer (a PAX or GNU tar, plain or compressed with gzip or zstd)
 // for entries that escape the image's root. containerd confines such entries when it
-// unpacks and does not report them. The error wraps ErrLayer, also for a layer that
-// cannot be parsed.
-func CheckLayer(ctx context.Context, cs content.Provider, layer ocispec.Descriptor) error {
+// unpacks and does not report them. A layer that has been checked before is not read
+// again. The error wraps ErrLayer, also for a layer that cannot be parsed.
+func CheckLayer(ctx context.Context, cs content.Store, layer ocispec.Descriptor) error {
+	return checkLayer(ctx, cs, cs, layer)
+}
+
+// checkLayer is CheckLayer for a layer that is read from cs. Its label is in store.
+func checkLayer(ctx context.Context, store content.Manager, cs content.Provider, layer ocispec.Descriptor) error {
+	checked := checkedAll + " " + layer.MediaType
+	info, err := store.Info(ctx, layer.Digest)
+	if err == nil && info.Labels[labelChecked] == checked {
+		return nil
+	}
+	if err := readLayer(ctx, cs, layer); err != nil {
+		return err
+	}
+	err = label(ctx, store, layer.Digest, labelChecked, checked)
+	if errdefs.IsNotFound(err) {
+		return nil // during a pull the file may appear before its metadata
+	}
+	return err
+}
+
+func readLayer(ctx context.Context, cs content.Provider, layer ocispec.Descriptor) error {
 	ra, err := cs.ReaderAt(ctx, layer)
 	if err != nil {
 		return fmt.Errorf("read layer %s: %w", layer.Digest, err)

@@ -118,7 +118,7 @@ func (s *Store) dropUnpacked(ctx context.Context, config digest.Digest, fetched 
 	case <-ctx.Done():
 		return nil
 	}
-	err := s.label(ctx, config, labelSnapshot+s.snapshotter, "")
+	err := label(ctx, s.ctrd.ContentStore(), config, labelSnapshot+s.snapshotter, "")
 	if errdefs.IsNotFound(err) {
 		return nil // the configuration was not fetched
 	}

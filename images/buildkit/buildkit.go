@@ -19,6 +19,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
@@ -41,9 +42,9 @@ type Config struct {
 	Host string
 	// CheckLayer validates each layer of a base image, read from a content store,
 	// before a build uses it.
-	CheckLayer func(context.Context, content.Provider, ocispec.Descriptor) error
-	// Unpack validates and unpacks an image that Host has built, by its name in the
-	// store of the given connection.
+	CheckLayer func(context.Context, content.Store, ocispec.Descriptor) error
+	// Unpack validates and unpacks a built image, by its name in the store of the
+	// given connection.
 	Unpack func(ctx context.Context, store *containerd.Client, ref string) error
 	// Wait is called once if another build has locked the state directory.
 	Wait func()
@@ -133,13 +134,33 @@ func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 		return Result{}, explain(err)
 	}
 	start := time.Now()
-	res, err := solve(ctx, s.client, req, cfg.exporter(req))
+	res, err := s.build(ctx, req)
 	if err == nil {
 		err = s.limit(ctx, res.Executed)
 	} else if gerr := s.discardFailed(ctx, start, diskFull(err)); gerr != nil {
 		cfg.Log.Warn("remove the remains of a failed build", "error", gerr)
 	}
 	return res, explain(errors.Join(err, s.close(ctx)))
+}
+
+// build builds an image and validates it, so that this need not be done before its
+// first run. Images for other platforms do not run.
+func (s *session) build(ctx context.Context, req Request) (res Result, err error) {
+	ctx = withNamespace(ctx, s.cfg.Namespace)
+	before, err := targets(ctx, s.store, req.Names)
+	if err != nil {
+		return Result{}, err
+	}
+	if res, err = solve(ctx, s.client, req, s.cfg.exporter(req)); err != nil {
+		return Result{}, err
+	}
+	if req.Platform != "" {
+		p, err := platforms.Parse(req.Platform)
+		if err != nil || !platforms.Default().Match(p) {
+			return res, nil //nolint:nilerr // BuildKit has accepted it
+		}
+	}
+	return res, s.cfg.unpack(ctx, s.store, req.Names, before)
 }
 
 // Prune removes the build cache: all of it, or what exceeds Config.CacheSize. It

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
@@ -167,4 +169,49 @@ func TestEscapingImport(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBuiltImageChecked: a built image is checked by the build, down to its base, so
+// that its first run need not do so. An image that is refused does not take the name.
+func TestBuiltImageChecked(t *testing.T) {
+	b := newBuilder(t)
+	const base = "docker.io/library/bottle-checked-base:latest"
+	labtest.PutEntries(t, base, ocispec.ImageConfig{}, []labtest.Entry{{Header: tar.Header{Typeflag: tar.TypeReg, Name: "../escape", Mode: 0o644}}})
+	b.write("Dockerfile", "FROM bottle-demo:latest\nCOPY Dockerfile /\n")
+	req := Request{Names: []string{b.ref()}}
+	b.good(req)
+	good, err := b.c.ImageService().Get(b.ctx, b.ref())
+	must(t, err)
+	checked := 0
+	must(t, images.Walk(b.ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		want := "1"
+		switch {
+		case images.IsConfigType(d.MediaType), images.IsIndexType(d.MediaType):
+			want = ""
+		case images.IsLayerType(d.MediaType):
+			want = "1 " + d.MediaType
+			checked++
+		}
+		info, err := b.c.ContentStore().Info(ctx, d.Digest)
+		if got := info.Labels["bottle.checked"]; err != nil || got != want {
+			t.Errorf("label of %s is %q, %v, want %q", d.MediaType, got, err, want)
+		}
+		return images.Children(ctx, b.c.ContentStore(), d)
+	}), good.Target))
+	if checked < 2 {
+		t.Errorf("%d layers are labelled", checked)
+	}
+
+	// Nothing checks the base before the image is built.
+	b.cfg.CheckLayer = func(context.Context, content.Store, ocispec.Descriptor) error { return nil }
+	b.write("Dockerfile", "FROM bottle-checked-base:latest\nCOPY Dockerfile /\n")
+	b.bad(req, "invalid image layer", "escapes the image's root", "../escape")
+	if now, err := b.c.ImageService().Get(b.ctx, b.ref()); err != nil || now.Target.Digest != good.Target.Digest {
+		t.Errorf("the name refers to %s, %v, want the previous image %s", now.Target.Digest, err, good.Target.Digest)
+	}
+	// Control: without the check of the result, the image takes the name.
+	unpack := b.cfg.Unpack
+	b.cfg.Unpack = func(context.Context, *containerd.Client, string) error { return nil }
+	b.good(req)
+	b.cfg.Unpack = unpack
 }

@@ -7,8 +7,6 @@ import (
 	"io"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
 )
@@ -53,37 +51,19 @@ func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err err
 	return res, g.Wait()
 }
 
-// load imports the built images. If one cannot be unpacked, the previous names are
-// restored.
+// load imports the built images.
 func (c Config) load(ctx context.Context, store *containerd.Client, archive io.Reader, names []string) error {
-	service := store.ImageService()
-	before := map[string]images.Image{}
-	for _, name := range names {
-		img, err := service.Get(ctx, name)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("look up %s: %w", name, err)
-		}
-		before[name] = img
+	before, err := targets(ctx, store, names)
+	if err != nil {
+		return err
 	}
 	list, err := store.Import(ctx, archive)
 	if err != nil {
 		return fmt.Errorf("import image from buildkitd: %w", err)
 	}
-	for _, img := range list {
-		err = errors.Join(err, c.Unpack(ctx, store, img.Name))
+	imported := make([]string, len(list))
+	for i, img := range list {
+		imported[i] = img.Name
 	}
-	if err == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
-	defer cancel()
-	for _, img := range list {
-		if was := before[img.Name]; was.Name != "" {
-			_, berr := service.Update(ctx, was, "target")
-			err = errors.Join(err, berr)
-			continue
-		}
-		err = errors.Join(err, service.Delete(ctx, img.Name, images.SynchronousDelete()))
-	}
-	return fmt.Errorf("unpack image from buildkitd: %w", err)
+	return c.unpack(ctx, store, imported, before)
 }

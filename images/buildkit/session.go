@@ -53,6 +53,7 @@ import (
 type session struct {
 	cfg    Config
 	state  *state
+	store  *containerd.Client            // of the images' namespace
 	undo   []func(context.Context) error // last made first
 	worker *base.Worker
 	server *grpc.Server
@@ -83,6 +84,7 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.store = store
 	steps, err := s.connect(cfg.stepsNamespace(st))
 	if err != nil {
 		return nil, err
@@ -199,8 +201,8 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 // checkingApplier checks each layer while the daemon unpacks it.
 type checkingApplier struct {
 	diff.Applier
-	content content.Provider
-	check   func(context.Context, content.Provider, ocispec.Descriptor) error
+	content content.Store
+	check   func(context.Context, content.Store, ocispec.Descriptor) error
 }
 
 // Apply implements diff.Applier.
