@@ -41,11 +41,12 @@ func (l *launch) startRelay(ctx context.Context) error {
 	go func() {
 		defer close(done)
 		code, err := s.Wait()
-		_ = outside.Close()
+		// Nobody reads or writes the streams any more, which must not block the agent.
+		_, _ = outside.Close(), inside.Close()
 		l.e.log.Debug("ssh agent relay ended", "code", code, "error", err)
 	}()
 	go func() {
-		agent := sshagent.New(provision.SSHKeys(l.plan.Provisions().SSH), l.e.log)
+		agent := sshagent.New(provision.SSHKeys(l.plan.Provisions().SSH), l.e.log, l.reportSignature)
 		err := agent.Relay(context.WithoutCancel(ctx), stdout, stdin, func() { close(ready) })
 		l.e.log.Debug("ssh agent ended", "error", err)
 		// Closing its standard input ends the sandbox process.
@@ -62,6 +63,13 @@ func (l *launch) startRelay(ctx context.Context) error {
 	case <-time.After(relayStart):
 		return fmt.Errorf("start ssh agent relay: no answer within %v", relayStart)
 	}
+}
+
+// reportSignature logs a signature that a process in the sandbox has requested.
+func (l *launch) reportSignature(e sshagent.Event) error {
+	l.e.log.Info("ssh signature", "host", e.Host, "host key", e.HostKey, "user", e.User, "key", e.Key,
+		"host-bound", e.HostBound, "granted", e.Granted, "reason", e.Reason)
+	return nil
 }
 
 // close stops the relay. Removing the bottle stops it too.

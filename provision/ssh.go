@@ -83,7 +83,7 @@ func UnlockKey(list []SSHAccess, file string, passphrase secret.Value) error {
 func SSHKeys(list []SSHAccess) []sshagent.Key {
 	var out []sshagent.Key
 	for _, a := range list {
-		host := sshagent.Host{Keys: a.hostKeys, User: a.Host.User}
+		host := sshagent.Host{Name: a.Host.Host, Keys: a.hostKeys, User: a.Host.User}
 		for _, k := range a.keys {
 			if a.Host.Mode == manifest.SSHCopy || k.signer == nil {
 				continue

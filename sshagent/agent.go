@@ -18,8 +18,14 @@ import (
 
 // Host is a server that a key may be used for, identified by its host keys.
 type Host struct {
+	Name string          // the name of the host in reports
 	Keys []ssh.PublicKey // any one of them identifies the server
 	User string          // login user; empty allows any user
+	// Unbound also permits logins whose signed data do not name the server, for
+	// servers that do not support host-bound authentication. Whoever holds a
+	// private key of the host can then use such a signature to log in at any other
+	// server that accepts the user key. See Forge for the keys that need no option.
+	Unbound bool
 }
 
 // Key is a user key and the hosts it may be used for.
@@ -32,18 +38,34 @@ type Key struct {
 // Signer creates signatures. Bind is the contents of the preceding session-bind
 // message, for upstream agents that check it themselves.
 type Signer interface {
-	Sign(bind, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error)
+	Sign(ctx context.Context, bind, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error)
+}
+
+// Event reports a requested signature.
+type Event struct {
+	Host      string // the listed host of the session; empty if it is unknown
+	HostKey   string // fingerprint of its host key; empty without a session-bind
+	User      string // login user; chosen by the client, at most maxUser bytes
+	Key       string // fingerprint of the user key; empty if the agent lacks it
+	HostBound bool   // the signed data name the host key
+	Granted   bool
+	Reason    string // why it was refused
 }
 
 // Agent answers requests of the ssh agent protocol.
 type Agent struct {
-	keys []Key
-	log  *slog.Logger
+	keys   []Key
+	log    *slog.Logger
+	report func(Event) error
+	budget *budget
 }
 
 // New returns an agent that serves keys. It logs each refused request with the
-// reason.
-func New(keys []Key, log *slog.Logger) *Agent { return &Agent{keys: keys, log: log} }
+// reason. It calls report for each requested signature before it answers, and
+// refuses the signature if report fails; report may be called concurrently.
+func New(keys []Key, log *slog.Logger, report func(Event) error) *Agent {
+	return &Agent{keys: keys, log: log, report: report, budget: newBudget()}
+}
 
 // Message numbers of the agent protocol (draft-miller-ssh-agent, section 6.1).
 const (
@@ -57,12 +79,13 @@ const (
 	msgExtensionFailure  = 28
 )
 
-// maxRequest is the maximum length of a request in bytes, the same as in
-// OpenSSH's agent.
-const maxRequest = 256 << 10
+// maxRequest is the maximum length of a request in bytes. OpenSSH's agent accepts
+// 256 KiB, for requests that this agent does not support; a login takes a few
+// kilobytes even with large keys.
+const maxRequest = 32 << 10
 
-// Serve answers the requests of one client until its stream ends.
-func (a *Agent) Serve(rw io.ReadWriter) error {
+// Serve answers the requests of one client until its stream or the context ends.
+func (a *Agent) Serve(ctx context.Context, rw io.ReadWriter) error {
 	c := &client{agent: a}
 	for {
 		var head [4]byte
@@ -80,7 +103,10 @@ func (a *Agent) Serve(rw io.ReadWriter) error {
 		if _, err := io.ReadFull(rw, request); err != nil {
 			return err
 		}
-		answer := c.answer(request)
+		if err := a.budget.spend(ctx, request[0]); err != nil {
+			return err
+		}
+		answer := c.answer(ctx, request)
 		if _, err := rw.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(answer))), answer...)); err != nil {
 			return err
 		}
@@ -95,7 +121,7 @@ type client struct {
 
 // answer supports three requests. All others, such as adding or removing keys,
 // fail.
-func (c *client) answer(request []byte) []byte {
+func (c *client) answer(ctx context.Context, request []byte) []byte {
 	var answer []byte
 	err := errors.New("unsupported request")
 	failure := byte(msgFailure)
@@ -103,7 +129,7 @@ func (c *client) answer(request []byte) []byte {
 	case msgRequestIdentities:
 		return c.identities()
 	case msgSignRequest:
-		answer, err = c.sign(request[1:])
+		answer, err = c.sign(ctx, request[1:])
 	case msgExtension:
 		failure = msgExtensionFailure
 		answer, err = c.extension(request[1:])
@@ -162,7 +188,28 @@ func (c *client) extension(body []byte) ([]byte, error) {
 	return []byte{msgSuccess}, nil
 }
 
-func (c *client) sign(body []byte) ([]byte, error) {
+// sign reports the request, whether it is granted or refused.
+func (c *client) sign(ctx context.Context, body []byte) ([]byte, error) {
+	var e Event
+	sig, err := c.signature(ctx, body, &e)
+	e.Granted = err == nil
+	if err != nil {
+		e.Reason = err.Error()
+	}
+	if rerr := c.agent.report(e); rerr != nil {
+		return nil, fmt.Errorf("report signature: %w", errors.Join(rerr, err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ssh.Marshal(struct {
+		Type byte
+		Sig  []byte
+	}{msgSignResponse, ssh.Marshal(sig)}), nil
+}
+
+// signature fills in the event as far as the request is known.
+func (c *client) signature(ctx context.Context, body []byte, e *Event) (*ssh.Signature, error) {
 	var m struct {
 		Blob, Data []byte
 		Flags      uint32
@@ -170,30 +217,39 @@ func (c *client) sign(body []byte) ([]byte, error) {
 	if err := ssh.Unmarshal(body, &m); err != nil {
 		return nil, err
 	}
-	for _, k := range c.agent.keys {
-		if !bytes.Equal(k.Public.Marshal(), m.Blob) {
-			continue
-		}
-		if err := k.permits(c.bound, m.Data); err != nil {
-			return nil, err
-		}
-		sig, err := k.Signer.Sign(c.bound.raw, m.Data, agent.SignatureFlags(m.Flags))
-		if err != nil {
-			return nil, err
-		}
-		return ssh.Marshal(struct {
-			Type byte
-			Sig  []byte
-		}{msgSignResponse, ssh.Marshal(sig)}), nil
+	i := slices.IndexFunc(c.agent.keys, func(k Key) bool { return bytes.Equal(k.Public.Marshal(), m.Blob) })
+	if i < 0 {
+		return nil, errors.New("unknown key")
 	}
-	return nil, errors.New("unknown key")
+	k := c.agent.keys[i]
+	e.Key = Fingerprint(k.Public)
+	if c.bound != nil {
+		e.HostKey = Fingerprint(c.bound.hostKey)
+		e.Host = k.hostName(c.bound.hostKey)
+	}
+	r, err := parseLogin(m.Data)
+	if err != nil {
+		return nil, err
+	}
+	e.User, e.HostBound = r.User, r.hostBound()
+	h, err := k.permits(c.bound, r)
+	if err != nil {
+		return nil, err
+	}
+	e.Host = h.Name
+	unlock, err := c.agent.budget.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return k.Signer.Sign(ctx, c.bound.raw, m.Data, agent.SignatureFlags(m.Flags))
 }
 
 // Relay serves the connections forwarded by the inner end of a relay until that
 // end closes. It calls ready when the socket inside accepts connections.
 func (a *Agent) Relay(ctx context.Context, in io.Reader, out io.Writer, ready func()) error {
-	return relay.Serve(ctx, in, out, ready, func(_ context.Context, conn io.ReadWriter) {
-		if err := a.Serve(conn); err != nil {
+	return relay.Serve(ctx, in, out, ready, func(ctx context.Context, conn io.ReadWriter) {
+		if err := a.Serve(ctx, conn); err != nil && ctx.Err() == nil {
 			a.log.Info("ssh agent closed a connection", "reason", err)
 		}
 	})

@@ -2,6 +2,7 @@ package sshagent
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -13,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -51,29 +53,57 @@ type fixture struct {
 	client           agent.ExtendedAgent
 	key              ssh.PublicKey
 	listed, unlisted ssh.Signer
+	events           *events
+}
+
+// events records reports of requested signatures.
+type events struct {
+	mu   sync.Mutex
+	list []Event
+	err  error // returned by report
+}
+
+func (r *events) report(e Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, e)
+	return r.err
+}
+
+// take returns the events since the last call.
+func (r *events) take() []Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.list
+	r.list = nil
+	return list
 }
 
 var sessionID = []byte("exchange hash of the session....")
 
-func newFixture(t testing.TB) fixture {
+func newFixture(t testing.TB) fixture { return newFixtureFor(t, Host{User: "git"}) }
+
+// newFixtureFor completes the host.
+func newFixtureFor(t testing.TB, h Host) fixture {
 	t.Helper()
 	_, private := newSigner(t)
 	public, signer, err := ParsePrivate(pemOf(t, private, ""), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := fixture{t: t, key: public}
+	s := fixture{t: t, key: public, events: &events{}}
 	s.listed, _ = newSigner(t)
 	s.unlisted, _ = newSigner(t)
-	a := New([]Key{{Public: public, Signer: signer, Hosts: []Host{{Keys: []PublicKey{s.listed.PublicKey()}, User: "git"}}}},
-		slog.New(slog.NewTextHandler(io.Discard, nil)))
-	s.client = connectTo(t, a)
+	h.Name, h.Keys = "work", []PublicKey{s.listed.PublicKey()}
+	s.client = connectTo(t, New([]Key{{Public: public, Signer: signer, Hosts: []Host{h}}}, slog.New(slog.DiscardHandler), s.events.report))
 	return s
 }
 
+func noReport(Event) error { return nil }
+
 func connectTo(t testing.TB, a *Agent) agent.ExtendedAgent {
 	near, far := net.Pipe()
-	go func() { _ = a.Serve(far); _ = far.Close() }()
+	go func() { _ = a.Serve(context.Background(), far); _ = far.Close() }()
 	t.Cleanup(func() { _ = near.Close() })
 	return agent.NewClient(near)
 }
@@ -95,8 +125,8 @@ func (s fixture) bindRaw(hostKey, id, sig []byte, forwarding bool) error {
 	return err
 }
 
-// login is the data that a client signs for authentication.
-type login struct {
+// rawLogin is the data that a client signs for authentication.
+type rawLogin struct {
 	ID                    []byte
 	Type                  byte
 	User, Service, Method string
@@ -106,11 +136,19 @@ type login struct {
 	Rest                  []byte `ssh:"rest"`
 }
 
-func (s fixture) login() login {
-	return login{sessionID, msgUserauth, "git", "ssh-connection", methodPublicKey, true, "ssh-ed25519", s.key.Marshal(), nil}
+// login is a host-bound login as the listed user at the listed host.
+func (s fixture) login() rawLogin {
+	l := s.unboundLogin()
+	l.Method, l.Rest = methodHostBound, hostField(s.listed)
+	return l
 }
 
-func (s fixture) sign(l login) error {
+// unboundLogin is the same login without the host key.
+func (s fixture) unboundLogin() rawLogin {
+	return rawLogin{sessionID, msgUserauth, "git", "ssh-connection", methodPublicKey, true, "ssh-ed25519", s.key.Marshal(), nil}
+}
+
+func (s fixture) sign(l rawLogin) error {
 	s.t.Helper()
 	data := ssh.Marshal(l)
 	sig, err := s.client.Sign(s.key, data)
@@ -131,10 +169,8 @@ func TestSigns(t *testing.T) {
 	if err := s.sign(s.login()); err != nil {
 		t.Errorf("login at the listed host: %v", err)
 	}
-	l := s.login()
-	l.Method, l.Rest = methodHostBound, ssh.Marshal(struct{ K []byte }{s.listed.PublicKey().Marshal()})
-	if err := s.sign(l); err != nil {
-		t.Errorf("host-bound login at the listed host: %v", err)
+	if err := s.sign(s.unboundLogin()); err == nil {
+		t.Error("signed a login that does not name the host key")
 	}
 	// OpenSSH sends the binding again when it lists the keys again.
 	if err := s.bind(s.listed, sessionID, false); err != nil {
@@ -150,20 +186,22 @@ func TestSigns(t *testing.T) {
 // listed host for which TestSigns gets a signature.
 func TestRefuses(t *testing.T) {
 	other := []byte("exchange hash of another session")
-	for name, change := range map[string]func(fixture, *login){
-		"another session":             func(_ fixture, l *login) { l.ID = other },
-		"another user":                func(_ fixture, l *login) { l.User = "root" },
-		"no user":                     func(_ fixture, l *login) { l.User = "" },
-		"another service":             func(_ fixture, l *login) { l.Service = "ssh-userauth" },
-		"another method":              func(_ fixture, l *login) { l.Method = "hostbased" },
-		"another message":             func(_ fixture, l *login) { l.Type = 51 },
-		"no signature":                func(_ fixture, l *login) { l.Has = false },
-		"another key":                 func(s fixture, l *login) { l.Blob = s.unlisted.PublicKey().Marshal() },
-		"trailing data":               func(_ fixture, l *login) { l.Rest = []byte("x") },
-		"host-bound without host key": func(_ fixture, l *login) { l.Method = methodHostBound },
-		"host-bound to unlisted host": func(s fixture, l *login) { l.Method, l.Rest = methodHostBound, hostField(s.unlisted) },
-		"host-bound with trailing data": func(s fixture, l *login) {
-			l.Method, l.Rest = methodHostBound, append(hostField(s.listed), 'x')
+	for name, change := range map[string]func(fixture, *rawLogin){
+		"another session":             func(_ fixture, l *rawLogin) { l.ID = other },
+		"another user":                func(_ fixture, l *rawLogin) { l.User = "root" },
+		"no user":                     func(_ fixture, l *rawLogin) { l.User = "" },
+		"another service":             func(_ fixture, l *rawLogin) { l.Service = "ssh-userauth" },
+		"another method":              func(_ fixture, l *rawLogin) { l.Method = "hostbased" },
+		"another message":             func(_ fixture, l *rawLogin) { l.Type = 51 },
+		"no signature":                func(_ fixture, l *rawLogin) { l.Has = false },
+		"another key":                 func(s fixture, l *rawLogin) { l.Blob = s.unlisted.PublicKey().Marshal() },
+		"unbound":                     func(s fixture, l *rawLogin) { *l = s.unboundLogin() },
+		"trailing data":               func(s fixture, l *rawLogin) { *l = s.unboundLogin(); l.Rest = []byte("x") },
+		"long user name":              func(_ fixture, l *rawLogin) { l.User = strings.Repeat("g", maxUser+1) },
+		"host-bound without host key": func(_ fixture, l *rawLogin) { l.Rest = nil },
+		"host-bound to unlisted host": func(s fixture, l *rawLogin) { l.Rest = hostField(s.unlisted) },
+		"host-bound with trailing data": func(s fixture, l *rawLogin) {
+			l.Rest = append(hostField(s.listed), 'x')
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -194,7 +232,7 @@ func TestRefusesData(t *testing.T) {
 	}
 	signature := "SSHSIG" + string(ssh.Marshal(struct{ A, B, C, D string }{"git", "", "sha512", "hash"}))
 	trueAsTwo := ssh.Marshal(s.login())
-	i := bytes.Index(trueAsTwo, []byte("publickey\x01")) + len("publickey")
+	i := bytes.Index(trueAsTwo, []byte(methodHostBound+"\x01")) + len(methodHostBound)
 	trueAsTwo[i] = 2 // RFC 4251, 5: stored as 1
 	for name, data := range map[string]string{"file signature": signature, "empty": "", "text": "text", "non-canonical boolean": string(trueAsTwo)} {
 		if _, err := s.client.Sign(s.key, []byte(data)); err == nil {
@@ -294,7 +332,7 @@ func TestKeys(t *testing.T) {
 			if name != "rsa" && flag != 0 {
 				continue
 			}
-			sig, err := signer.Sign(nil, []byte("data"), flag)
+			sig, err := signer.Sign(t.Context(), nil, []byte("data"), flag)
 			if err != nil || public.Verify([]byte("data"), sig) != nil {
 				t.Errorf("%s, flags %d: %v", name, flag, err)
 			}
@@ -321,9 +359,9 @@ func FuzzServe(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, msgRequestIdentities})
 	f.Add(append([]byte{0, 0, 0, 1, msgSignRequest}, ssh.Marshal(s.login())...))
 	f.Add(append([]byte{0, 0, 0, 29, msgExtension, 0, 0, 0, 24}, sessionBind...))
-	a := New([]Key{{Public: s.key}}, slog.New(slog.DiscardHandler))
-	f.Fuzz(func(_ *testing.T, data []byte) {
-		_ = a.Serve(struct {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a := New([]Key{{Public: s.key}}, slog.New(slog.DiscardHandler), noReport)
+		_ = a.Serve(t.Context(), struct {
 			io.Reader
 			io.Writer
 		}{bytes.NewReader(data), io.Discard})

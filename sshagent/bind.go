@@ -70,45 +70,84 @@ const (
 	msgUserauth     = 50
 )
 
-// permits reports whether data is an authentication request with this key, for
-// one of its hosts, in the session that the connection is bound to.
-func (k Key) permits(b *binding, data []byte) error {
-	if b == nil {
-		return errors.New("missing session-bind: the ssh client must be OpenSSH 8.9 or later")
+// maxUser is the maximum length of a user name in bytes. Linux accepts 32
+// (useradd(8)); forges and gateways put more into it.
+const maxUser = 256
+
+// login is the data that a client signs for public key authentication.
+type login struct {
+	SessionID             []byte
+	Type                  byte
+	User, Service, Method string
+	HasSignature          bool
+	Algorithm             string
+	Key                   []byte
+	HostKey               []byte `ssh:"rest"` // with its length, in a host-bound login
+}
+
+func (l *login) hostBound() bool { return l.Method == methodHostBound }
+
+// parseLogin rejects everything that is not a public key login, such as signatures
+// of files and git commits, and every encoding other than the canonical one.
+func parseLogin(data []byte) (*login, error) {
+	l := &login{}
+	if err := ssh.Unmarshal(data, l); err != nil {
+		return nil, errors.New("not an authentication request")
 	}
-	var m struct {
-		SessionID             []byte
-		Type                  byte
-		User, Service, Method string
-		HasSignature          bool
-		Algorithm             string
-		Blob                  []byte
-		Rest                  []byte `ssh:"rest"`
-	}
-	if err := ssh.Unmarshal(data, &m); err != nil {
-		return errors.New("not an authentication request")
-	}
-	hostBound := m.Method == methodHostBound
 	switch {
-	case m.Type != msgUserauth || m.Service != "ssh-connection" || !m.HasSignature || m.Method != methodPublicKey && !hostBound:
-		return errors.New("not an authentication request")
-	case !bytes.Equal(ssh.Marshal(m), data):
-		return errors.New("invalid encoding of the authentication request")
-	case !bytes.Equal(m.SessionID, b.sessionID):
-		return errors.New("the authentication request is for another session")
-	case !bytes.Equal(m.Blob, k.Public.Marshal()):
-		return errors.New("the authentication request names another user key")
-	case hostBound && !bytes.Equal(m.Rest, ssh.Marshal(struct{ K []byte }{b.hostKey.Marshal()})):
-		return errors.New("the authentication request names another host key")
-	case !hostBound && len(m.Rest) > 0:
-		return errors.New("trailing data after the authentication request")
+	case l.Type != msgUserauth || l.Service != "ssh-connection" || !l.HasSignature || l.Method != methodPublicKey && !l.hostBound():
+		return nil, errors.New("not an authentication request")
+	case !bytes.Equal(ssh.Marshal(l), data):
+		return nil, errors.New("invalid encoding of the authentication request")
+	case len(l.User) > maxUser:
+		return nil, fmt.Errorf("invalid user name: %d bytes (max %d)", len(l.User), maxUser)
+	case !l.hostBound() && len(l.HostKey) > 0:
+		return nil, errors.New("trailing data after the authentication request")
 	}
+	return l, nil
+}
+
+// permits returns the host that the login is for, if it is one of the key's hosts
+// and the connection is bound to the session of the login.
+//
+// The session-bind alone does not prove where the login will be used. It proves that
+// the holder of a listed host key has signed the session identifier, and that holder
+// can sign the identifier of its own session with another server. Therefore the
+// signed data must contain the host key, unless nobody else can hold it or the user
+// has accepted the risk.
+func (k Key) permits(b *binding, l *login) (Host, error) {
+	switch {
+	case b == nil:
+		return Host{}, errors.New("missing session-bind: the ssh client must be OpenSSH 8.9 or later")
+	case !bytes.Equal(l.SessionID, b.sessionID):
+		return Host{}, errors.New("the authentication request is for another session")
+	case !bytes.Equal(l.Key, k.Public.Marshal()):
+		return Host{}, errors.New("the authentication request names another user key")
+	case l.hostBound() && !bytes.Equal(l.HostKey, ssh.Marshal(struct{ K []byte }{b.hostKey.Marshal()})):
+		return Host{}, errors.New("the authentication request names another host key")
+	}
+	bound := l.hostBound() || Forge(b.hostKey) != ""
+	err := fmt.Errorf("the key is not listed for user %q at the host with key %s", l.User, ssh.FingerprintSHA256(b.hostKey))
 	for _, h := range k.Hosts {
-		if (h.User == "" || h.User == m.User) && h.has(b.hostKey) {
-			return nil
+		if h.User != "" && h.User != l.User || !h.has(b.hostKey) {
+			continue
+		}
+		if bound || h.Unbound {
+			return h, nil
+		}
+		err = fmt.Errorf("the authentication request does not name the host key of %s: its server or the ssh client lacks host-bound authentication (OpenSSH 8.9)", h.Name)
+	}
+	return Host{}, err
+}
+
+// hostName returns the name of the first host with the host key.
+func (k Key) hostName(key ssh.PublicKey) string {
+	for _, h := range k.Hosts {
+		if h.has(key) {
+			return h.Name
 		}
 	}
-	return fmt.Errorf("the key is not listed for user %q at the host with key %s", m.User, ssh.FingerprintSHA256(b.hostKey))
+	return ""
 }
 
 func (h Host) has(key ssh.PublicKey) bool {

@@ -1,10 +1,12 @@
 package sshagent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -59,7 +61,7 @@ type localKey struct {
 	ring   agent.ExtendedAgent
 }
 
-func (k localKey) Sign(_, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error) {
+func (k localKey) Sign(_ context.Context, _, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error) {
 	return k.ring.SignWithFlags(k.public, data, flags)
 }
 
@@ -75,14 +77,34 @@ func ParsePublic(text []byte) (ssh.PublicKey, error) {
 // Upstream is the socket path of the user's own ssh agent.
 type Upstream string
 
+// Timeouts of requests to the user's own agent. It may ask the user to confirm a
+// signature or to touch a security key.
+const (
+	listTimeout = 10 * time.Second
+	signTimeout = time.Minute
+)
+
+// dial connects to the agent, until the timeout or the end of the context.
+func (u Upstream) dial(ctx context.Context, timeout time.Duration) (client agent.ExtendedAgent, closeConn func(), err error) {
+	conn, err := net.DialTimeout("unix", string(u), timeout)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	return agent.NewClient(conn), func() { stop(); _ = conn.Close() }, nil
+}
+
 // List returns the public keys that the agent holds.
 func (u Upstream) List() ([]ssh.PublicKey, error) {
-	conn, err := net.Dial("unix", string(u))
+	client, closeConn, err := u.dial(context.Background(), listTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("list the keys of your ssh agent: %w", err)
 	}
-	defer func() { _ = conn.Close() }()
-	list, err := agent.NewClient(conn).List()
+	defer closeConn()
+	list, err := client.List()
 	if err != nil {
 		return nil, fmt.Errorf("list the keys of your ssh agent: %w", err)
 	}
@@ -105,13 +127,12 @@ type upstreamKey struct {
 	key   ssh.PublicKey
 }
 
-func (k upstreamKey) Sign(bind, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error) {
-	conn, err := net.Dial("unix", string(k.agent))
+func (k upstreamKey) Sign(ctx context.Context, bind, data []byte, flags agent.SignatureFlags) (*ssh.Signature, error) {
+	client, closeConn, err := k.agent.dial(ctx, signTimeout)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = conn.Close() }()
-	client := agent.NewClient(conn)
+	defer closeConn()
 	// The agent needs the session for keys with destination constraints. Agents
 	// that do not know the extension fail here and can still sign.
 	_, _ = client.Extension(sessionBind, bind)

@@ -61,7 +61,7 @@ func dial(t *testing.T, socket string) net.Conn {
 
 func TestRelay(t *testing.T) {
 	key, _ := newSigner(t)
-	a := New([]Key{{Public: key.PublicKey()}}, slog.New(slog.DiscardHandler))
+	a := New([]Key{{Public: key.PublicKey()}}, slog.New(slog.DiscardHandler), noReport)
 	socket, end := startRelay(t, a)
 	var wg sync.WaitGroup
 	for range 20 {
@@ -102,7 +102,7 @@ func TestRelay(t *testing.T) {
 
 // TestRelayConnectionLimit opens one connection more than allowed.
 func TestRelayConnectionLimit(t *testing.T) {
-	a := New(nil, slog.New(slog.DiscardHandler))
+	a := New(nil, slog.New(slog.DiscardHandler), noReport)
 	socket, _ := startRelay(t, a)
 	open := make([]net.Conn, relay.MaxConnections)
 	for i := range open {
@@ -128,7 +128,7 @@ func TestRelayConnectionLimit(t *testing.T) {
 
 // TestRelayFrames sends invalid frames and frames for unknown connections.
 func TestRelayFrames(t *testing.T) {
-	a := New(nil, slog.New(slog.DiscardHandler))
+	a := New(nil, slog.New(slog.DiscardHandler), noReport)
 	for name, c := range map[string]struct {
 		frames string
 		fails  bool
@@ -150,7 +150,7 @@ func TestRelayFrames(t *testing.T) {
 // so a second call panics.
 func TestRelayReadyOnce(t *testing.T) {
 	ready := make(chan struct{})
-	err := New(nil, slog.New(slog.DiscardHandler)).Relay(t.Context(), bytes.NewReader(make([]byte, 3*8)), io.Discard, func() { close(ready) })
+	err := New(nil, slog.New(slog.DiscardHandler), noReport).Relay(t.Context(), bytes.NewReader(make([]byte, 3*8)), io.Discard, func() { close(ready) })
 	if err != nil {
 		t.Error(err)
 	}
