@@ -157,6 +157,11 @@ type SSHHost struct {
 	// HostKey is the host's, if the manifest says it: "ssh-ed25519 AAAA…".
 	HostKey string `json:"host_key,omitempty"`
 	Mode    string `json:"mode"` // SSHAgent or SSHCopy
+	// PubkeyAuthentication is PubkeyHostBound or PubkeyUnbound.
+	PubkeyAuthentication string `json:"pubkey_authentication"`
+	// Forge is the public forge that publishes the host key. Its logins may be
+	// unbound, since nobody else holds that key. Only a plan knows it.
+	Forge string `json:"forge,omitempty"`
 	// Keys are the fingerprints of the keys that may be used there; nil: nobody
 	// was asked yet.
 	Keys []string `json:"keys,omitempty"`
@@ -196,6 +201,13 @@ const (
 const (
 	SSHAgent = "agent"
 	SSHCopy  = "copy"
+)
+
+// Values of an ssh entry's PubkeyAuthentication, the words of ssh_config(5): whether
+// only logins that name the host key are signed, or all logins.
+const (
+	PubkeyHostBound = "host-bound"
+	PubkeyUnbound   = "unbound"
 )
 
 // What holds where a manifest says nothing.

@@ -168,8 +168,8 @@ func TestGoodManifest(t *testing.T) {
 				},
 				Proxy: Proxy{Kind: ProxyPipelock, Image: "registry.example/pipelock:2.3.0"},
 				SSH: []SSHHost{
-					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy},
-					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},
+					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy, PubkeyAuthentication: PubkeyHostBound},
+					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, PubkeyAuthentication: PubkeyUnbound, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},
 				},
 				Git:    &Git{Name: "A Person", Email: "a@example.com"},
 				Limits: Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096},

@@ -262,7 +262,8 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 	var out []SSHHost
 	lines := map[string]int{} // by Host
 	d.items(n, "ssh", func(item *yaml.Node) {
-		h := SSHHost{Port: 22, Mode: SSHAgent}
+		h := SSHHost{Port: 22, Mode: SSHAgent, PubkeyAuthentication: PubkeyHostBound}
+		explicit := false // PubkeyAuthentication
 		before := len(d.problems)
 		d.mapping(item, "an entry of ssh", map[string]func(*yaml.Node){
 			"Host":         d.setName(&h.Host, "Host"),
@@ -271,7 +272,11 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 			"Port":         func(n *yaml.Node) { h.Port = int(d.integer(n, "Port", 1, math.MaxUint16)) },
 			"IdentityFile": d.setName(&h.IdentityFile, "IdentityFile"),
 			"HostKey":      func(n *yaml.Node) { h.HostKey = d.hostKey(n) },
-			"mode":         func(n *yaml.Node) { h.Mode = d.sshMode(n) },
+			"mode":         func(n *yaml.Node) { h.Mode = d.oneOf(n, "mode", SSHAgent, SSHCopy) },
+			"PubkeyAuthentication": func(n *yaml.Node) {
+				explicit = true
+				h.PubkeyAuthentication = d.oneOf(n, "PubkeyAuthentication", PubkeyHostBound, PubkeyUnbound)
+			},
 		})
 		if len(d.problems) > before {
 			return
@@ -286,6 +291,8 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 			d.fail(item, "two entries of ssh have the Host %s, the first in line %d: give one of them another name", quoted(h.Host), lines[h.Host])
 		case strings.ContainsAny(h.Host+h.HostName+h.User, " \t*?!#\"'"):
 			d.fail(item, "Host, HostName and User of an entry of ssh have to be single names: take out spaces, quotes and patterns")
+		case explicit && h.Mode == SSHCopy:
+			d.fail(item, "PubkeyAuthentication has no effect with mode: copy: remove one of them")
 		default:
 			if _, err := egress.ParseSSHRule(h.Destination()); err != nil {
 				d.fail(item, "%s", err)
@@ -309,10 +316,11 @@ func (d *decoder) hostKey(n *yaml.Node) string {
 	return s
 }
 
-func (d *decoder) sshMode(n *yaml.Node) string {
-	s, ok := d.name(n, "mode")
-	if ok && s != SSHAgent && s != SSHCopy {
-		d.fail(n, "mode must be agent or copy, not %s", quoted(s))
+// oneOf reads one of two words.
+func (d *decoder) oneOf(n *yaml.Node, what, a, b string) string {
+	s, ok := d.name(n, what)
+	if ok && s != a && s != b {
+		d.fail(n, "%s must be %s or %s, not %s", what, a, b, quoted(s))
 	}
 	return s
 }

@@ -104,6 +104,33 @@ func TestPrepareSSHKeys(t *testing.T) {
 	}
 }
 
+// TestPrepareSSHUnbound checks which entries the agent signs unbound logins for, and
+// that the plan says so.
+func TestPrepareSSHUnbound(t *testing.T) {
+	const github = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+	entry := "HostKey: " + testHostKey + ", IdentityFile: ~/.ssh/a"
+	s := newScene(t, `ssh: [{Host: new, User: u, `+entry+`}, {Host: old, User: u, PubkeyAuthentication: unbound, `+entry+`}, {Host: any, PubkeyAuthentication: unbound, `+entry+`}, {Host: gh, HostName: github.com, HostKey: `+github+`, IdentityFile: ~/.ssh/a}]`, "")
+	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
+	plan := s.good()
+	keys := provision.SSHKeys(plan.ssh)
+	if len(keys) != 1 || len(keys[0].Hosts) != 4 {
+		t.Fatalf("keys %+v", keys)
+	}
+	for i, want := range []struct {
+		name, forge string
+		unbound     bool
+	}{{"new", "", false}, {"old", "", true}, {"any", "", true}, {"gh", "github.com", false}} {
+		if got := keys[0].Hosts[i]; got.Name != want.name || got.Unbound != want.unbound || plan.SSH[i].Forge != want.forge {
+			t.Errorf("host %+v, plan %+v", got, plan.SSH[i])
+		}
+	}
+	for i, want := range []string{"host old is unbound: whoever holds a private key of that host can log in as user u at any server", "host any is unbound: whoever holds a private key of that host can log in as any user at any server"} {
+		if len(plan.Warnings) != 2 || !strings.Contains(plan.Warnings[i], want) {
+			t.Errorf("warnings %q, want %q", plan.Warnings, want)
+		}
+	}
+}
+
 func TestPrepareSSHMistakes(t *testing.T) {
 	entry := func(more string) string { return `ssh: [{Host: a, HostKey: ` + testHostKey + `, ` + more + `}]` }
 	private := entry("IdentityFile: ~/.ssh/a")

@@ -83,7 +83,7 @@ func UnlockKey(list []SSHAccess, file string, passphrase secret.Value) error {
 func SSHKeys(list []SSHAccess) []sshagent.Key {
 	var out []sshagent.Key
 	for _, a := range list {
-		host := sshagent.Host{Name: a.Host.Host, Keys: a.hostKeys, User: a.Host.User}
+		host := sshagent.Host{Name: a.Host.Host, Keys: a.hostKeys, User: a.Host.User, Unbound: a.Host.PubkeyAuthentication == manifest.PubkeyUnbound}
 		for _, k := range a.keys {
 			if a.Host.Mode == manifest.SSHCopy || k.signer == nil {
 				continue
@@ -188,12 +188,21 @@ func patterns(h manifest.SSHHost, named map[string]bool) string {
 	return h.Host + " " + h.HostName
 }
 
-// SSHWarnings reports keys that leave the caller's control.
+// SSHWarnings reports keys that leave the caller's control, and entries whose
+// signatures may be used elsewhere.
 func SSHWarnings(list []SSHAccess) []string {
 	var out []string
 	for _, a := range list {
-		if h := a.Host; h.Mode == manifest.SSHCopy {
+		h := a.Host
+		if h.Mode == manifest.SSHCopy {
 			out = append(out, fmt.Sprintf("the ssh key %s is copied into the bottle for %s: the agent can read it, keep it and use it elsewhere", h.IdentityFile, h.Host))
+		}
+		if h.PubkeyAuthentication == manifest.PubkeyUnbound {
+			user := "any user"
+			if h.User != "" {
+				user = "user " + h.User
+			}
+			out = append(out, fmt.Sprintf("PubkeyAuthentication of the ssh host %s is unbound: whoever holds a private key of that host can log in as %s at any server that accepts your key", h.Host, user))
 		}
 	}
 	return out

@@ -37,6 +37,11 @@ func ResolveSSH(c caller.Caller, dir string, hosts []manifest.SSHHost, noInput b
 			continue
 		}
 		h.Keys = fingerprints(keys)
+		for _, k := range hostKeys {
+			if forge := sshagent.Forge(k); forge != "" && h.Mode == manifest.SSHAgent {
+				h.Forge = forge
+			}
+		}
 		out = append(out, SSHAccess{h, hostKeys, keys})
 	}
 	return out, problems.Err()

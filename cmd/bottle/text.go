@@ -243,6 +243,12 @@ func sshHosts(hosts []manifest.SSHHost) []string {
 		case len(h.Keys) > 0:
 			key = fmt.Sprintf("signed for by your ssh agent, %d keys", len(h.Keys))
 		}
+		switch {
+		case h.PubkeyAuthentication == manifest.PubkeyUnbound:
+			key += ", unbound"
+		case h.Forge != "":
+			key += ", unbound with the host keys of " + h.Forge
+		}
 		out = append(out, fmt.Sprintf("%s (%s:%d, %s)", h.Host, h.HostName, h.Port, key))
 	}
 	return out

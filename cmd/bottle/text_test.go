@@ -50,7 +50,7 @@ func fullPlan() *plan.Plan {
 		Network: plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
 		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
-		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: manifest.SSHAgent}},
+		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: manifest.SSHAgent}, {Host: "old", HostName: "old.test", Port: 22, IdentityFile: "/k", PubkeyAuthentication: manifest.PubkeyUnbound}, {Host: "gh", HostName: "github.com", Port: 22, IdentityFile: "/k", Forge: "github.com"}},
 		Git:      &manifest.Git{Name: "A Person", Email: "a@example.com"},
 		Warnings: []string{"runtime runc: less is kept apart", "the host is odd"},
 	}
