@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"testing"
 
 	"github.com/bot-bottle/bottle/sshagent"
@@ -62,11 +63,16 @@ agents:
 	hijack := `for p in /proc/[0-9]*; do
 		if [ "$(tr '\0' ' ' <$p/cmdline)" = "/.bottle/init agent /.bottle/run/ssh-agent.sock " ]; then
 			head -c 24 /dev/zero >$p/fd/1 && echo said
+			head -c 100000000 /dev/zero >$p/fd/2 && echo said
 			head -c 65536 /dev/urandom >$p/fd/1 && echo said
 		fi
 	done`
-	if out, code := output(t, e, b.Name, "sh", "-c", hijack); code != 0 || out != "said\nsaid\n" {
+	before := heapBytes()
+	if out, code := output(t, e, b.Name, "sh", "-c", hijack); code != 0 || out != "said\nsaid\nsaid\n" {
 		t.Errorf("the relay's output cannot be taken, so that this shows nothing: %q, exit %d", out, code)
+	}
+	if after := heapBytes(); after > before+10<<20 {
+		t.Errorf("100 MB of the relay's standard error hold %d bytes here", after-before)
 	}
 	if out, code := output(t, e, b.Name, "echo", "alive"); code != 0 || out != "alive\n" {
 		t.Errorf("the bottle has not outlived it: %q, exit %d", out, code)
@@ -77,6 +83,13 @@ agents:
 	default:
 		t.Error("the relay outlives the bottle")
 	}
+}
+
+func heapBytes() uint64 {
+	var m goruntime.MemStats
+	goruntime.GC()
+	goruntime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // newKey creates a key pair: the private key in PEM, the public one as a line.

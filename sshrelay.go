@@ -1,11 +1,11 @@
 package bottle
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bot-bottle/bottle/provision"
@@ -27,10 +27,33 @@ const (
 	relayEnd   = 3 * time.Second
 )
 
+// head is a writer that keeps the beginning of what is written to it. A process that
+// takes the place of the relay can write without end.
+type head struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// maxHead is how much a head keeps, in bytes.
+const maxHead = 4 << 10
+
+func (h *head) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.text = append(h.text, p[:min(len(p), maxHead-len(h.text))]...)
+	return len(p), nil
+}
+
+func (h *head) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return string(h.text)
+}
+
 func (l *launch) startRelay(ctx context.Context) error {
 	inside, stdin := io.Pipe()
 	stdout, outside := io.Pipe()
-	var stderr bytes.Buffer
+	var stderr head
 	s, err := l.e.rt.Exec(ctx, l.plan.Name, runtime.SessionConfig{
 		Args: []string{provision.GuestInit, "agent", provision.GuestSSHSocket}, Stdin: inside, Stdout: outside, Stderr: &stderr,
 	})
