@@ -101,6 +101,7 @@ func guestExec(args []string) int {
 		return exitBottle
 	}
 	excludeFromCores()
+	setTerminal()
 	command := args[1:]
 	if err := approveKey(); err != nil {
 		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer Claude Code's question
