@@ -107,11 +107,16 @@ func workDir(guest string) string {
 	return string(data)
 }
 
+// terminalEnv returns the variables that describe the caller's terminal. The guest
+// program replaces a TERM that the image does not know.
 func terminalEnv(cfg SessionConfig) []string {
-	if term := os.Getenv("TERM"); cfg.Terminal && term != "" {
-		return []string{"TERM=" + term}
+	var env []string
+	for _, name := range []string{"TERM", "COLORTERM"} {
+		if value := os.Getenv(name); cfg.Terminal && value != "" {
+			env = append(env, name+"="+value)
+		}
 	}
-	return nil
+	return env
 }
 
 // storeEnv keeps a session's own variables beside the bottle's, owned as they

@@ -129,6 +129,21 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// TestTerminalVariables checks the variables that describe the caller's terminal.
+func TestTerminalVariables(t *testing.T) {
+	leakcheck.Check(t)
+	for term, want := range map[string]string{
+		"vt100":       "vt100",          // in the image's terminfo
+		"bottle-test": "xterm-256color", // in none
+	} {
+		x := newUser(t).with("TERM="+term, "COLORTERM=truecolor").onTerminal(80, 24, "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", `echo "TERM is $TERM, COLORTERM is $COLORTERM."`)
+		x.until("TERM is " + want + ", COLORTERM is truecolor.\r\n")
+		if code := x.wait(); code != 0 {
+			t.Errorf("%s: exit %d", term, code)
+		}
+	}
+}
+
 // TestTerminalInterrupt presses Ctrl-C, which is the agent's to handle: it reaches
 // the command and the child that it waits for. The child says itself that it is there, as gVisor's fork may go past a
 // signal to the group of both (its task_clone.go; Linux begins the fork anew): it
