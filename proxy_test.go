@@ -171,6 +171,13 @@ func TestProxyImageRuns(t *testing.T) {
 	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
 		t.Errorf("a host that is denied again: %q", got)
 	}
+	// Ports are no part of its configuration: it is not reloaded for them, which it
+	// would ignore so soon after another reload.
+	for _, port := range []string{"8443", "8444"} {
+		if change, err := e.Allow(t.Context(), b.Name, "allowed.test:"+port); err != nil || !change.Changed {
+			t.Fatalf("Allow of port %s = %+v, %v", port, change, err)
+		}
+	}
 	hosts, err := e.EgressSummary(t.Context(), b.Name, time.Time{})
 	if err != nil || len(hosts) < 2 || hosts[0].Destination != "refused.test:443" || hosts[0].Refused != 2 {
 		t.Errorf("the summary is %+v, %v", hosts, err)

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -124,11 +127,29 @@ func (p *Manager) changePolicy(ctx context.Context, name string, change func(*eg
 	return result, nil
 }
 
-// applyPolicy puts a policy in force. A proxy that does not run reads it when it
-// is started.
+// applyPolicy puts a policy in force. A proxy that is not running reads it when it
+// is started. One whose configuration does not change is not asked to reload it:
+// pipelock's has no ports, and pipelock ignores a reload of the same file for a
+// while, without a line in its log.
 func (p *Manager) applyPolicy(ctx context.Context, name string, s State) error {
+	file := filepath.Join(p.Dir(name), "config", s.configFile())
+	before, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the proxy's configuration: %w", err)
+	}
+	// Before the file is written: pipelock also watches it, and may have reloaded
+	// it by the time of the signal, which it then ignores.
+	wait, err := p.awaitReload(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer wait.close()
 	if err := p.Store(name, s); err != nil {
 		return err
+	}
+	after, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the proxy's configuration: %w", err)
 	}
 	d, err := s.Destinations()
 	if err != nil {
@@ -139,29 +160,47 @@ func (p *Manager) applyPolicy(ctx context.Context, name string, s State) error {
 			return err
 		}
 	}
-	return p.reload(ctx, name)
+	if bytes.Equal(before, after) {
+		return nil
+	}
+	return p.reload(wait, name)
 }
 
-// reloadProxy has the proxy read its configuration, and returns when its log says
-// that it did.
-func (p *Manager) reload(ctx context.Context, name string) error {
+// reloadWait is a proxy's log from a point in time on.
+type reloadWait struct {
+	ctx   context.Context
+	log   *egress.Log
+	close func()
+}
+
+func (p *Manager) awaitReload(ctx context.Context, name string) (*reloadWait, error) {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
-	defer cancel()
 	log, err := egress.OpenLog(ctx, p.LogFile(name), true)
 	if err != nil {
-		return err
+		cancel()
+		return nil, err
 	}
-	defer func() { _ = log.Close() }() // read only
+	w := &reloadWait{ctx: ctx, log: log, close: func() {
+		_ = log.Close() // read only
+		cancel()
+	}}
 	if err := log.SkipToEnd(); err != nil {
-		return err
+		w.close()
+		return nil, err
 	}
-	if err := p.rt.Signal(ctx, names.Proxy(name), syscall.SIGHUP); err != nil {
+	return w, nil
+}
+
+// reloadProxy makes the proxy read its configuration, and returns when its log says
+// that it did.
+func (p *Manager) reload(wait *reloadWait, name string) error {
+	if err := p.rt.Signal(wait.ctx, names.Proxy(name), syscall.SIGHUP); err != nil {
 		if errors.Is(err, runtime.ErrNotRunning) {
 			return nil
 		}
 		return err
 	}
-	for entry, err := range egress.ParseLog(log) {
+	for entry, err := range egress.ParseLog(wait.log) {
 		switch {
 		case err != nil:
 			return err

@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,14 +36,14 @@ func run(args []string) int {
 	listen := flags.String("listen", "", "")
 	config := flags.String("config", "", "")
 	if len(args) < 2 || args[1] != "run" || flags.Parse(args[2:]) != nil || *listen == "" || *config == "" {
-		say("error", "reason", fmt.Sprintf("not pipelock's command line: %q", args))
+		say("error", "error", fmt.Sprintf("not pipelock's command line: %q", args))
 		return 2
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	switch args[0] {
 	case "exit":
-		say("error", "reason", "config: unknown key")
+		say("error", "error", "config: unknown key")
 		return 3
 	case "silent":
 		<-ctx.Done()
@@ -53,7 +54,7 @@ func run(args []string) int {
 		return 0
 	}
 	if err := serve(ctx, *listen, *config); err != nil {
-		say("error", "reason", err.Error())
+		say("error", "error", err.Error())
 		return 1
 	}
 	return 0
@@ -61,7 +62,7 @@ func run(args []string) int {
 
 // say writes one line of the log.
 func say(event string, pairs ...string) {
-	line := map[string]string{"event": event, "time": time.Now().UTC().Format(time.RFC3339Nano)}
+	line := map[string]string{"event": event, "time": time.Now().UTC().Format(time.RFC3339)} // whole seconds
 	for i := 0; i+1 < len(pairs); i += 2 {
 		line[pairs[i]] = pairs[i+1]
 	}
@@ -72,6 +73,7 @@ func say(event string, pairs ...string) {
 type allowlist struct {
 	Mode  string   `yaml:"mode"`
 	Hosts []string `yaml:"api_allowlist"`
+	hash  [sha256.Size]byte
 }
 
 func load(path string) (*allowlist, error) {
@@ -86,8 +88,13 @@ func load(path string) (*allowlist, error) {
 	if a.Mode != "strict" || len(a.Hosts) == 0 {
 		return nil, errors.New("config: mode strict needs an api_allowlist")
 	}
+	a.hash = sha256.Sum256(data)
 	return &a, nil
 }
+
+// skipTime is how long a reload of the same file is ignored, without a line in
+// the log: pipelock takes it for a repetition.
+const skipTime = 2 * time.Second
 
 func serve(ctx context.Context, listen, config string) error {
 	var current atomic.Pointer[allowlist]
@@ -106,15 +113,20 @@ func serve(ctx context.Context, listen, config string) error {
 		handle(w, r, current.Load())
 	})}
 	go func() { _ = srv.Serve(l) }()
-	say("startup", "listen", listen)
+	say("startup", "listen", listen, "version", "2.3.0")
+	var reloaded time.Time
 	for {
 		select {
 		case <-hup:
-			if a, err := load(config); err != nil {
-				say("error", "reason", err.Error())
-			} else {
+			a, err := load(config)
+			switch {
+			case err != nil:
+				say("error", "method", "CONFIG_RELOAD", "resource", config, "error", err.Error())
+			case a.hash == current.Load().hash && time.Since(reloaded) < skipTime:
+			default:
 				current.Store(a)
-				say("config_reload")
+				reloaded = time.Now()
+				say("config_reload", "status", "success")
 			}
 		case <-ctx.Done():
 			say("shutdown")
@@ -141,7 +153,7 @@ func handle(w http.ResponseWriter, r *http.Request, a *allowlist) {
 func tunnel(w http.ResponseWriter, r *http.Request) {
 	up, err := (&net.Dialer{Timeout: 3 * time.Second}).DialContext(r.Context(), "tcp", r.Host)
 	if err != nil {
-		say("error", "target", r.Host, "reason", err.Error())
+		say("error", "target", r.Host, "error", err.Error())
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
 	}
