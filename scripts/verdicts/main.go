@@ -1,12 +1,12 @@
 // Command verdicts sends more than 180 requests to a proxy and prints the
 // results. "go run ./scripts/verdicts" tests the built-in proxy against a table;
-// with --proxy URL it also tests another proxy, such as a real pipelock, and
-// prints the differences.
+// with --proxy URL it also tests a real pipelock against the table and the
+// differences that are known of it (differences.go).
 //
 // The other proxy needs the same policy and names: --write DIR writes
-// pipelock.yaml and a hosts file for it. The upstream servers listen on
-// --upstream, an address of this machine that the proxy can reach, on ports such
-// as 22, 80 and 443, which requires root. No traffic leaves the machine.
+// pipelock.yaml, for --version, and a hosts file for it. The upstream servers
+// listen on --upstream, an address of this machine that the proxy can reach, on
+// ports such as 22, 80 and 443, which requires root. No traffic leaves the machine.
 package main
 
 import (
@@ -36,10 +36,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	proxy := flags.String("proxy", "", "URL of another proxy to test, such as http://127.0.0.1:8888")
 	upstream := flags.String("upstream", "127.7.7.7", "address of this machine for the upstream servers")
 	write := flags.String("write", "", "write pipelock.yaml and hosts to this directory and exit")
+	version := flags.String("version", "2.3.0", "version of pipelock to write pipelock.yaml for")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	differ, err := verify(ctx, *proxy, *upstream, *write, stdout)
+	var differ int
+	var err error
+	if *write != "" {
+		err = writeFiles(*write, *upstream, *version)
+	} else {
+		differ, err = verify(ctx, *proxy, *upstream, stdout)
+	}
 	switch {
 	case err != nil:
 		_, _ = fmt.Fprintln(stderr, "verdicts:", err)
@@ -51,17 +58,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// verify returns the number of differences: between the built-in proxy and the
-// table, or between the other proxy and the built-in one.
-func verify(ctx context.Context, proxy, upstream, write string, out io.Writer) (int, error) {
+func writeFiles(dir, upstream, version string) error {
+	addr, err := netip.ParseAddr(upstream)
+	if err != nil {
+		return err
+	}
+	return setup{upstream: addr}.write(dir, version)
+}
+
+// verify returns the number of unexpected verdicts: of the built-in proxy, and of
+// another one if there is one.
+func verify(ctx context.Context, proxy, upstream string, out io.Writer) (int, error) {
 	addr, err := netip.ParseAddr(upstream)
 	if err != nil {
 		return 0, err
 	}
 	s := setup{upstream: addr}
-	if write != "" {
-		return 0, s.write(write)
-	}
 	stop, err := s.serve(ctx)
 	if err != nil {
 		return 0, err
@@ -91,23 +103,23 @@ func compare(requests []request, builtin, other string, out io.Writer) (int, err
 		all = sendAll(requests, other)
 	}
 	for i, r := range requests {
-		got := ours[i]
-		line := fmt.Sprintf("%s\t%s", r.name, got)
-		wrong := other == "" && got != r.want
-		if wrong {
-			line += "\tDIFFERS: expected " + r.want
+		line, note := fmt.Sprintf("%s\t%s", r.name, ours[i]), ""
+		if ours[i] != r.want {
+			note = "\tDIFFERS: expected " + r.want
 		}
 		if other != "" {
-			theirs := all[i]
-			line += "\t" + theirs
-			if wrong = kind(theirs) != kind(got); wrong {
-				line += "\tDIFFERS"
+			line += "\t" + all[i]
+			want, why := expected(r)
+			if kind(all[i]) != want {
+				note += "\tDIFFERS: expected " + want + why
+			} else {
+				line += why
 			}
 		}
-		if wrong {
+		if note != "" {
 			differ++
 		}
-		_, _ = fmt.Fprintln(t, line)
+		_, _ = fmt.Fprintln(t, line+note)
 	}
 	_, _ = fmt.Fprintf(t, "%d requests, %d differ\n", len(requests), differ)
 	return differ, t.Flush()
@@ -137,16 +149,25 @@ func kind(verdict string) string {
 	if verdict == allowed {
 		return allowed
 	}
-	return "refused"
+	return refused
 }
+
+const refused = "refused"
 
 // setup is the policy, the names and the upstream servers.
 type setup struct{ upstream netip.Addr }
 
+// Hosts below *.wild.verdict.test: one with a random label, as cloud services have
+// them, and one that is denied.
+const (
+	randomHost = "k7xq2m9w4z1r8v3t6y5u0p-h3jd6fs.wild.verdict.test"
+	deniedHost = "denied.wild.verdict.test"
+)
+
 var names = []string{
 	"api.verdict.test", "wild.verdict.test", "a.wild.verdict.test", "a.b.wild.verdict.test", "port.verdict.test",
 	"git.verdict.test", "git2.verdict.test", "other.verdict.test", "evilapi.verdict.test", "api.verdict.test.evil.test",
-	"evilwild.verdict.test", "xn--bcher-kva.verdict.test", "sub.api.verdict.test", "tls.verdict.test", "raw.verdict.test",
+	"evilwild.verdict.test", "xn--bcher-kva.verdict.test", "range.verdict.test", randomHost, deniedHost, "sub.api.verdict.test", "tls.verdict.test", "raw.verdict.test",
 }
 
 func (s setup) entries() egress.Entries {
@@ -154,8 +175,9 @@ func (s setup) entries() egress.Entries {
 		Allow: []string{
 			"api.verdict.test", "*.wild.verdict.test", "port.verdict.test:8443", "bücher.verdict.test", s.upstream.String(),
 			"inside.verdict.test", "meta.verdict.test", "169.254.169.254", "10.99.0.10", "lost.verdict.test",
-			fmt.Sprintf("tls.verdict.test:%d", portTLS), fmt.Sprintf("tls.verdict.test:%d", portTLSHalf),
+			fmt.Sprintf("tls.verdict.test:%d", portTLS), fmt.Sprintf("tls.verdict.test:%d", portTLSHalf), "range.verdict.test:8442-8444",
 		},
+		Deny: []string{deniedHost},
 		SSH: []string{
 			"git.verdict.test", "git2.verdict.test:2222", fmt.Sprintf("raw.verdict.test:%d", portHalf),
 			fmt.Sprintf("raw.verdict.test:%d", portEnds), fmt.Sprintf("raw.verdict.test:%d", portWeb),
@@ -181,12 +203,12 @@ func (s setup) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 
 var special = map[string]string{"inside.verdict.test": "10.99.0.10", "meta.verdict.test": "169.254.169.254"}
 
-func (s setup) write(dir string) error {
+func (s setup) write(dir, version string) error {
 	policy, err := s.entries().Policy()
 	if err != nil {
 		return err
 	}
-	conf, err := policy.Render("2.3.0")
+	conf, err := policy.Render(version)
 	if err != nil {
 		return err
 	}

@@ -140,8 +140,12 @@ func hello(name string) []byte {
 }
 
 func connect(target, sni, want string) request {
+	name := "CONNECT " + target + " for " + sni
+	if sni == "" {
+		name = "CONNECT " + target + " without a server name"
+	}
 	return request{
-		name: "CONNECT " + target + " for " + sni, want: want, tunnel: hello(sni),
+		name: name, want: want, tunnel: hello(sni),
 		text: "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n",
 	}
 }
@@ -159,6 +163,9 @@ var hosts = []struct{ host, sni, want string }{
 	{"api.verdict.test", "api.verdict.test", allowed},
 	{"API.Verdict.TEST", "api.verdict.test", allowed},
 	{"api.verdict.test.", "api.verdict.test", allowed},
+	{randomHost, randomHost, allowed},
+	{deniedHost, deniedHost, "refused 403"},
+	{"DENIED.Wild.verdict.test.", deniedHost, "refused 403"},
 	{"wild.verdict.test", "wild.verdict.test", allowed},
 	{"a.wild.verdict.test", "a.wild.verdict.test", allowed},
 	{"a.b.wild.verdict.test", "a.b.wild.verdict.test", allowed},
@@ -207,8 +214,9 @@ func ports() (out []request) {
 	own := map[string]map[int]bool{
 		"api.verdict.test": {443: true, 80: true}, "a.wild.verdict.test": {443: true, 80: true}, "port.verdict.test": {8443: true},
 		"git.verdict.test": {22: true}, "git2.verdict.test": {2222: true}, "other.verdict.test": {},
+		"range.verdict.test": {8443: true},
 	}
-	for _, host := range []string{"api.verdict.test", "a.wild.verdict.test", "port.verdict.test", "git.verdict.test", "git2.verdict.test", "other.verdict.test"} {
+	for _, host := range []string{"api.verdict.test", "a.wild.verdict.test", "port.verdict.test", "git.verdict.test", "git2.verdict.test", "other.verdict.test", "range.verdict.test"} {
 		for _, port := range []int{22, 80, 443, 2222, 8443} {
 			want := "refused 403"
 			if own[host][port] {
