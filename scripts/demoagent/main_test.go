@@ -20,15 +20,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/labtest/nstest"
 )
 
 // The test runs in a new network namespace with the world's addresses on lo, the
 // world and the proxy. Each agent runs in another one with a link to the proxy
-// only. roleVar is the role of a copy of the test.
+// only.
 const (
-	roleVar   = "DEMOAGENT_TEST_ROLE"
-	roleWorld = "world"
-	roleAgent = "agent"
+	// agentVar marks a copy of the test that is an agent.
+	agentVar = "DEMOAGENT_TEST_AGENT"
 	// routeVar gives an agent a default route, which bottle does not.
 	routeVar = "DEMOAGENT_TEST_ROUTE"
 )
@@ -42,38 +42,17 @@ const (
 var worldProgram string
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(roleVar) {
-	case roleWorld:
-		os.Exit(testInWorld(m))
-	case roleAgent:
-		if err := becomeAgent(); err != nil {
-			fmt.Fprintln(os.Stderr, "set up the agent:", err)
-			os.Exit(125)
-		}
-		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
-	default:
-		os.Exit(testInNamespace())
+	if os.Getenv(agentVar) == "" {
+		os.Exit(nstest.Run(func() int { return runTests(m) }))
 	}
+	if err := becomeAgent(); err != nil {
+		fmt.Fprintln(os.Stderr, "set up the agent:", err)
+		os.Exit(125)
+	}
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
-func testInNamespace() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), roleVar+"="+roleWorld)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "run the test in a new network namespace (requires root):", err)
-		return 1
-	}
-	return 0
-}
-
-func testInWorld(m *testing.M) int {
+func runTests(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "demoagent-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -96,29 +75,7 @@ func setUpWorld() error {
 	if err != nil {
 		return fmt.Errorf("list the world's addresses: %w", err)
 	}
-	for _, a := range strings.Fields(string(out)) {
-		if err := addAddress("lo", a); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// addAddress also sets the link up.
-func addAddress(link, address string) error {
-	l, err := netlink.LinkByName(link)
-	if err != nil {
-		return err
-	}
-	addr, err := netlink.ParseAddr(address)
-	if err != nil {
-		return err
-	}
-	addr.Flags = unix.IFA_F_NODAD
-	if err := netlink.AddrAdd(l, addr); err != nil {
-		return fmt.Errorf("add %s to %s: %w", address, link, err)
-	}
-	return netlink.LinkSetUp(l)
+	return nstest.AddAddresses("lo", strings.Fields(string(out))...)
 }
 
 // becomeAgent waits until the test has created the link.
@@ -126,7 +83,7 @@ func becomeAgent() error {
 	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
 		return err
 	}
-	if err := addAddress(agentLink, agentAddress+"/30"); err != nil {
+	if err := nstest.AddAddresses(agentLink, agentAddress+"/30"); err != nil {
 		return err
 	}
 	if os.Getenv(routeVar) == "" {
@@ -202,7 +159,7 @@ func newAgent(t *testing.T, state string, env []string, args ...string) *agent {
 	t.Helper()
 	a := &agent{cmd: exec.CommandContext(t.Context(), "/proc/self/exe", args...)}
 	proxy := "http://" + proxyAddress + ":8888"
-	a.cmd.Env = append([]string{roleVar + "=" + roleAgent, "SSL_CERT_FILE=" + filepath.Join(state, "ca.pem"),
+	a.cmd.Env = append([]string{agentVar + "=1", "SSL_CERT_FILE=" + filepath.Join(state, "ca.pem"),
 		"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy}, env...)
 	a.cmd.Stdout, a.cmd.Stderr = &a.out, &a.out
 	a.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
@@ -218,7 +175,7 @@ func newAgent(t *testing.T, state string, env []string, args ...string) *agent {
 	if err := netlink.LinkAdd(veth); err != nil {
 		t.Fatal(err)
 	}
-	if err := addAddress("internal0", proxyAddress+"/30"); err != nil {
+	if err := nstest.AddAddresses("internal0", proxyAddress+"/30"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -11,65 +11,27 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/bot-bottle/bottle/internal/labtest/nstest"
 )
 
-// insideVar marks the copy of the test that runs in a new network namespace, with
-// the world's addresses on lo.
-const insideVar = "WORLD_TEST_INSIDE"
+func TestMain(m *testing.M) { os.Exit(nstest.Run(func() int { return runTests(m) })) }
 
-func TestMain(m *testing.M) {
-	if os.Getenv(insideVar) == "" {
-		os.Exit(runInside())
+// runTests assigns the world's addresses to lo and runs the tests.
+func runTests(m *testing.M) int {
+	var prefixes []string
+	for _, a := range addresses() {
+		prefixes = append(prefixes, fmt.Sprintf("%s/%d", a, a.BitLen()))
 	}
-	if err := setUp(); err != nil {
+	if err := nstest.AddAddresses("lo", prefixes...); err != nil {
 		fmt.Fprintln(os.Stderr, "set up the test's network namespace:", err)
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-func runInside() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), insideVar+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "run the test in a new network namespace (requires root):", err)
 		return 1
 	}
-	return 0
-}
-
-func setUp() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	for _, a := range addresses() {
-		addr, err := netlink.ParseAddr(fmt.Sprintf("%s/%d", a, a.BitLen()))
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(lo, addr); err != nil {
-			return fmt.Errorf("add %s: %w", a, err)
-		}
-	}
-	return netlink.LinkSetUp(lo)
+	return m.Run()
 }
 
 // startWorld serves until the test ends and returns the state directory.
