@@ -185,14 +185,20 @@ buildkitd_build() {
   mv -T "$partial" "$BUILDKIT_BIN"
 }
 
-# install_tools builds this checkout's own tools, every time: Go's cache makes it
-# fast.
+# install_tools builds this checkout's own tools. Go's cache makes it fast except
+# for the first time.
 install_tools() {
-  local packages=(./scripts/lab.d/enter ./scripts/world ./scripts/mkimage ./scripts/demoagent)
-  mkdir -p "$TOOLS_BIN"
-  (cd "$LAB_CHECKOUT" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$TOOLS_BIN/" "${packages[@]}") \
-    >"$TOOLS_BIN.log" 2>&1 </dev/null ||
-    die "build the lab's tools: $(log_error "$TOOLS_BIN.log") (log: $TOOLS_BIN.log)"
+  if [ ! -d "$TOOLS_BIN" ]; then
+    step "building the lab's tools" "$TOOLS_BIN.log" tools_build
+  else
+    tools_build >"$TOOLS_BIN.log" 2>&1 </dev/null ||
+      die "building the lab's tools: $(log_error "$TOOLS_BIN.log") (log: $TOOLS_BIN.log)"
+  fi
+}
+
+tools_build() {
+  (cd "$LAB_CHECKOUT" && CGO_ENABLED=0 go build -v -buildvcs=false -trimpath -o "$TOOLS_BIN/" \
+    ./scripts/lab.d/enter ./scripts/world ./scripts/mkimage ./scripts/demoagent)
 }
 
 # download_test_modules downloads the modules that the project and its tests
