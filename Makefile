@@ -12,6 +12,8 @@ export CGO_ENABLED := 0
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PACKAGES ?= ./...
+# Packages whose tests need neither root nor the test host.
+FAST_PACKAGES ?= ./cni-conf ./cmd/bottle/guest ./egress ./scripts/bench/egress ./scripts/lab.d/enter ./sshagent
 # -p 1, because tests share the test host.
 TESTFLAGS ?= -count=1 -p 1 -timeout 20m
 
@@ -35,6 +37,11 @@ test: ## run all tests on the test host, then test the test host (root)
 	scripts/lab up --with-bottle --with-claude --with-base
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
+
+.PHONY: test-fast
+test-fast: ## run the tests that need neither root nor the test host
+	@echo 'covers only $(FAST_PACKAGES); `sudo make test` runs all tests'
+	go test $(FAST_PACKAGES)
 
 .PHONY: test-lab
 test-lab: ## test the test host itself: isolation, restart, cleanup (root)
