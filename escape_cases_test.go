@@ -2,62 +2,61 @@ package bottle
 
 import "fmt"
 
-// Where an attempt's control is run: the same attempt, by the same program, with
-// the wall away.
+// Places of controls. A control makes the same attempt with the same program, but
+// without the protection.
 const (
-	// onHost: outside of any bottle, with a proxy that refuses nothing.
+	// onHost is outside of any bottle, with an open proxy.
 	onHost = "host"
-	// inOpened: in a bottle whose rules, settings and proxy were taken away.
-	inOpened = "opened bottle"
-	// besideNeighbour: in the namespace of another bottle's proxy.
-	besideNeighbour = "neighbour's proxy"
+	// inOpenBottle is a bottle without its rules, settings and proxy.
+	inOpenBottle = "unprotected bottle"
+	// inNeighbourProxy is the network namespace of another bottle's proxy.
+	inNeighbourProxy = "other bottle's proxy"
 )
 
-// Victims: who sees that an attempt has succeeded.
+// Victims of attempts. They see whether an attempt succeeds.
 const (
-	// prober: the attempt itself, which finds in its hands what it must not have.
+	// prober is the victim of attempts whose result the prober sees itself.
 	prober = "prober"
-	// nobody: it is no attempt, but something that is allowed.
-	nobody         = ""
-	hostVictim     = "host"
-	proxyVictim    = "proxy"
-	otherVictim    = "other bottle's proxy"
-	otherInside    = "other bottle's agent"
-	worldVictim    = "world "         // and the address, with a port where it has one
-	worldRequest   = "world request " // and the path that was asked for
-	worldQuestion  = "world query "   // and the name
-	settingVictim  = "setting"        // in any of the network namespaces around
-	setting        = "log_martians"   // of lo, which nothing else changes
-	victimPort     = 7777
-	canary         = "/run/bottle-escape-canary"
-	canaryText     = "the host's own\n"
-	hostSocket     = "/run/bottle-escape.sock"
-	abstractSocket = "@bottle-escape"
+	// noVictim is for requests that are allowed.
+	noVictim         = ""
+	hostVictim       = "host"
+	proxyVictim      = "proxy"
+	otherVictim      = "other bottle's proxy"
+	otherAgentVictim = "other bottle's agent"
+	worldVictim      = "world "         // followed by the address, with the port if there is one
+	worldRequest     = "world request " // followed by site and path
+	worldQuery       = "world query "   // followed by the name
+	settingVictim    = "setting"        // of any network namespace on the host
+	setting          = "log_martians"   // of lo; nothing else changes it
+	victimPort       = 7777
+	canary           = "/run/bottle-escape-canary"
+	canaryText       = "the host's own\n"
+	hostSocket       = "/run/bottle-escape.sock"
+	abstractSocket   = "@bottle-escape"
 )
 
-// escape is one attempt: what is tried, who would see it succeed, and where the
-// control is run, in which it does succeed.
+// escape is an attempt with its victim and the place of its control.
 type escape struct {
 	name, kind string
 	args       []string
 	victim     string
 	control    string
-	// alone: it changes routes or addresses, so it comes after the others.
-	alone bool
-	// often: it is tried often in a vigil.
-	often bool
+	// exclusive attempts change routes or addresses, so they run after all others.
+	exclusive bool
+	// frequent attempts have a short interval when they are repeated.
+	frequent bool
 }
 
-// place is what the attempts aim at, as seen from where they are run.
+// place holds the targets of attempts, as seen from the place where they are made.
 type place struct {
-	link      string // a link's name, for link-local addresses
+	link      string // name of a link, for link-local addresses
 	hostLL    string // the host's link-local address
 	proxy     string // this bottle's proxy, on the egress network
-	other     string // another bottle's
-	pid       string // of a process of the host's
+	other     string // another bottle's proxy
+	pid       string // id of a process on the host
 	comm      string // its command
-	netns     string // the host's network namespace, as its link reads
-	guestFile string // a file that the host mounts read-only into the bottle
+	netns     string // the host's network namespace, as its link in /proc reads
+	guestFile string // a file that is mounted read-only into the bottle
 	onHost    bool
 }
 
@@ -70,7 +69,7 @@ func escapes(p place) []escape {
 	return out
 }
 
-// direct goes past the proxy.
+// direct attempts bypass the proxy.
 func direct(p place) []escape {
 	var out []escape
 	add := func(kind, to, victim, control string) {
@@ -78,15 +77,15 @@ func direct(p place) []escape {
 	}
 	port := func(addr string) string { return fmt.Sprintf("%s:%d", addr, victimPort) }
 	for _, kind := range []string{"tcp", "udp"} {
-		// The host, by each of its addresses; 10.210.0.1 is the bridge's and the
-		// proxies' gateway.
+		// All addresses of the host; 10.210.0.1 is the bridge's, the gateway of the
+		// proxies.
 		for _, addr := range []string{"192.0.2.2", "[2001:db8:2::2]", "[" + p.hostLL + "%" + p.link + "]", "10.210.0.1"} {
 			add(kind, port(addr), hostVictim, onHost)
 		}
-		add(kind, port("10.77.0.1"), proxyVictim, inOpened)
+		add(kind, port("10.77.0.1"), proxyVictim, inOpenBottle)
 		add(kind, port(p.proxy), proxyVictim, onHost)
 		add(kind, port(p.other), otherVictim, onHost)
-		// What is beyond the host: public, its LAN, private, shared, metadata.
+		// Addresses beyond the host: public, LAN, private, shared and metadata.
 		for _, to := range []string{
 			"198.51.101.66:9999", "8.8.8.8:53", "10.99.0.10:9999", "172.31.99.10:443", "192.168.99.10:9999",
 			"100.64.99.10:53", "169.254.169.254:9999", "[fd00:ec2::254]:9999", "[2001:db8:77::66]:443", "[64:ff9b::a63:a]:9999",
@@ -95,41 +94,41 @@ func direct(p place) []escape {
 		}
 	}
 	add("tcp", port("127.0.0.1"), hostVictim, onHost)
-	add("tcp", "198.51.101.10:443", worldVictim+"198.51.101.10:443", onHost) // allowed, but by the proxy
-	add("udp", "198.51.101.66:443", worldVictim+"198.51.101.66:443", onHost) // as QUIC goes
+	add("tcp", "198.51.101.10:443", worldVictim+"198.51.101.10:443", onHost) // allowed only through the proxy
+	add("udp", "198.51.101.66:443", worldVictim+"198.51.101.66:443", onHost) // as with QUIC
 	for _, to := range []string{"198.51.101.66", "8.8.8.8", "169.254.169.254", "2001:db8:77::66"} {
 		add("icmp", to, worldVictim+to, onHost)
 	}
 	for _, proto := range []string{"udp", "tcp"} {
 		name := "direct-" + proto + ".refused.test."
-		out = append(out, escape{name: "lookup by " + proto, kind: "lookup", args: []string{proto, "198.51.101.53:53", name}, victim: worldQuestion + name, control: onHost})
+		out = append(out, escape{name: "lookup over " + proto, kind: "lookup", args: []string{proto, "198.51.101.53:53", name}, victim: worldQuery + name, control: onHost})
 	}
 	return out
 }
 
-// privileged needs NET_ADMIN or NET_RAW.
+// privileged attempts need NET_ADMIN or NET_RAW.
 func privileged(p place) []escape {
 	const nearby = "10.77.0.1"
 	port := func(addr string) string { return fmt.Sprintf("%s:%d", addr, victimPort) }
 	link := "eth0"
 	return []escape{
-		{name: "route to the world", kind: "route", args: []string{"0.0.0.0/0", nearby, "198.51.101.66:123"}, victim: worldVictim + "198.51.101.66:123", control: inOpened, alone: true},
-		{name: "route to the metadata service", kind: "route", args: []string{"169.254.169.254/32", nearby, "169.254.169.254:123"}, victim: worldVictim + "169.254.169.254:123", control: inOpened, alone: true},
-		{name: "route to the host", kind: "route", args: []string{"192.0.2.2/32", nearby, port("192.0.2.2")}, victim: hostVictim, control: inOpened, alone: true},
-		{name: "route to the bridge", kind: "route", args: []string{"10.210.0.1/32", nearby, port("10.210.0.1")}, victim: hostVictim, control: inOpened, alone: true},
-		{name: "route to another bottle", kind: "route", args: []string{p.other + "/32", nearby, port(p.other)}, victim: otherVictim, control: inOpened, alone: true},
-		{name: "address of the egress network", kind: "address", args: []string{"10.210.7.7/16", port("10.210.0.1")}, victim: hostVictim, control: inOpened, alone: true},
-		{name: "address of the host's LAN", kind: "address", args: []string{"192.0.2.77/24", port("192.0.2.2")}, victim: hostVictim, control: inOpened, alone: true},
-		{name: "source of another bottle", kind: "spoof", args: []string{p.other, "198.51.101.66:9999"}, victim: worldVictim + "198.51.101.66:9999", control: inOpened, alone: true},
-		{name: "source of nobody", kind: "spoof", args: []string{"203.0.113.9", "198.51.101.66:9999"}, victim: worldVictim + "198.51.101.66:9999", control: inOpened, alone: true},
-		{name: "frame to all stations", kind: "frame", args: []string{link, "10.77.0.2", port("255.255.255.255")}, victim: proxyVictim, control: inOpened},
-		{name: "frame to the proxy", kind: "frame", args: []string{link, "10.77.0.2", port(nearby)}, victim: proxyVictim, control: inOpened},
-		{name: "frame to another bottle's agent", kind: "frame", args: []string{frameLink(p), "10.77.0.1", port("10.77.0.2")}, victim: otherInside, control: besideNeighbour},
+		{name: "route to the world", kind: "route", args: []string{"0.0.0.0/0", nearby, "198.51.101.66:123"}, victim: worldVictim + "198.51.101.66:123", control: inOpenBottle, exclusive: true},
+		{name: "route to the metadata service", kind: "route", args: []string{"169.254.169.254/32", nearby, "169.254.169.254:123"}, victim: worldVictim + "169.254.169.254:123", control: inOpenBottle, exclusive: true},
+		{name: "route to the host", kind: "route", args: []string{"192.0.2.2/32", nearby, port("192.0.2.2")}, victim: hostVictim, control: inOpenBottle, exclusive: true},
+		{name: "route to the bridge", kind: "route", args: []string{"10.210.0.1/32", nearby, port("10.210.0.1")}, victim: hostVictim, control: inOpenBottle, exclusive: true},
+		{name: "route to another bottle", kind: "route", args: []string{p.other + "/32", nearby, port(p.other)}, victim: otherVictim, control: inOpenBottle, exclusive: true},
+		{name: "address of the egress network", kind: "address", args: []string{"10.210.7.7/16", port("10.210.0.1")}, victim: hostVictim, control: inOpenBottle, exclusive: true},
+		{name: "address of the host's LAN", kind: "address", args: []string{"192.0.2.77/24", port("192.0.2.2")}, victim: hostVictim, control: inOpenBottle, exclusive: true},
+		{name: "source address of another bottle", kind: "spoof", args: []string{p.other, "198.51.101.66:9999"}, victim: worldVictim + "198.51.101.66:9999", control: inOpenBottle, exclusive: true},
+		{name: "unassigned source", kind: "spoof", args: []string{"203.0.113.9", "198.51.101.66:9999"}, victim: worldVictim + "198.51.101.66:9999", control: inOpenBottle, exclusive: true},
+		{name: "broadcast frame to the broadcast address", kind: "frame", args: []string{link, "10.77.0.2", port("255.255.255.255")}, victim: proxyVictim, control: inOpenBottle},
+		{name: "broadcast frame to the proxy", kind: "frame", args: []string{link, "10.77.0.2", port(nearby)}, victim: proxyVictim, control: inOpenBottle},
+		{name: "broadcast frame to another bottle's agent", kind: "frame", args: []string{frameLink(p), "10.77.0.1", port("10.77.0.2")}, victim: otherAgentVictim, control: inNeighbourProxy},
 	}
 }
 
-// frameLink is the link that another bottle's agent is on, where the control is
-// run, and the agent's own elsewhere.
+// frameLink is the link of another bottle's agent in the control, and the agent's
+// own link otherwise.
 func frameLink(p place) string {
 	if p.onHost {
 		return "internal0"
@@ -141,7 +140,7 @@ func connect(target string) string {
 	return "CONNECT " + target + " HTTP/1.1\r\nHost: allowed.test:443\r\n\r\n"
 }
 
-// literals asks the proxy for addresses in every way of writing them.
+// literals request addresses from the proxy in every notation.
 func literals(p place) []escape {
 	var out []escape
 	add := func(target, victim string) {
@@ -169,8 +168,8 @@ func literals(p place) []escape {
 	return out
 }
 
-// names asks the proxy for names: refused ones, look-alikes of allowed ones, and
-// allowed ones that lead to where nobody may go.
+// attemptNames requests names from the proxy: refused names, names that resemble
+// allowed ones, and allowed names with addresses that are not allowed.
 func attemptNames() []escape {
 	var out []escape
 	add := func(target, victim, control string) {
@@ -189,8 +188,8 @@ func attemptNames() []escape {
 	} {
 		add(target, lookalike, onHost)
 	}
-	add("leak-by-name.refused.test:443", worldQuestion+"leak-by-name.refused.test.", onHost)
-	// From here on the names are allowed.
+	add("leak-by-name.refused.test:443", worldQuery+"leak-by-name.refused.test.", onHost)
+	// The following names are allowed.
 	add("private.test:443", worldVictim+"10.99.0.10:443", onHost)
 	add("PRIVATE.test.:443", worldVictim+"10.99.0.10:443", onHost)
 	add("private6.test:443", worldVictim+"[fd00:99::10]:443", onHost)
@@ -201,14 +200,14 @@ func attemptNames() []escape {
 	add("mixed6.test:443", worldVictim+"[fd00:99::10]:443", onHost)
 	add("mapped.test:443", worldVictim+"10.99.0.10:443", onHost)
 	add("labhost.test:7777", hostVictim, onHost)
-	add("loopback.test:7777", proxyVictim, inOpened)
-	add("internal.test:7777", proxyVictim, inOpened)
-	add("zero.test:7777", proxyVictim, inOpened)
-	out = append(out, escape{name: "CONNECT to a name that changes", kind: "flip", args: []string{connect("flip.test:443")}, victim: worldVictim + "10.99.0.10:443", control: onHost})
+	add("loopback.test:7777", proxyVictim, inOpenBottle)
+	add("internal.test:7777", proxyVictim, inOpenBottle)
+	add("zero.test:7777", proxyVictim, inOpenBottle)
+	out = append(out, escape{name: "CONNECT to a name whose address changes", kind: "flip", args: []string{connect("flip.test:443")}, victim: worldVictim + "10.99.0.10:443", control: onHost})
 	return out
 }
 
-// requests are plain ones, which the proxy reads.
+// requests are plain HTTP requests, which the proxy parses.
 func requests() []escape {
 	get := func(url, host string) string {
 		return "GET " + url + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n"
@@ -218,13 +217,13 @@ func requests() []escape {
 	}
 	return []escape{
 		raw("GET of a refused host", "refused.test/plain", get("http://refused.test/plain", "refused.test")),
-		raw("GET with the Host of an allowed one", "refused.test/host", get("http://refused.test/host", "allowed.test")),
-		raw("Host that differs from the URL", "Host refused.test/differs", get("http://allowed.test/differs", "refused.test")),
+		raw("GET of a refused host with the Host of an allowed one", "refused.test/host", get("http://refused.test/host", "allowed.test")),
+		raw("GET of an allowed host with the Host of a refused one", "Host refused.test/differs", get("http://allowed.test/differs", "refused.test")),
 		raw("GET of an address", "private.test/address", get("http://10.99.0.10/address", "allowed.test")),
 		raw("GET of a decimal address", "private.test/decimal", get("http://174260234/decimal", "allowed.test")),
 		raw("GET of the metadata service", "meta.test/latest", get("http://169.254.169.254/latest", "169.254.169.254")),
 		raw("GET of a private name", "private.test/name", get("http://private.test/name", "private.test")),
-		raw("user part", "refused.test/user", get("http://allowed.test@refused.test/user", "allowed.test")),
+		raw("refused host after a user name", "refused.test/user", get("http://allowed.test@refused.test/user", "allowed.test")),
 		raw("second request on a connection", "refused.test/second", get("http://allowed.test/", "allowed.test"), get("http://refused.test/second", "allowed.test")),
 		raw("pipelined request", "refused.test/pipelined", get("http://allowed.test/", "allowed.test")+get("http://refused.test/pipelined", "allowed.test")),
 		raw("line break in the target", "refused.test/broken", "GET http://refused.test/broken\r\nX: .wild.test/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n"),
@@ -234,20 +233,19 @@ func requests() []escape {
 	}
 }
 
-// handshakes name another server in TLS than in CONNECT.
+// handshakes name a different server in TLS than in CONNECT.
 func handshakes() []escape {
-	const at = "allowed.test:443"
+	const target = "allowed.test:443"
 	return []escape{
-		{name: "SNI of another host", kind: "tls", args: []string{at, "refused.test", "", "/sni"}, victim: worldRequest + "allowed.test/sni", control: onHost},
-		{name: "SNI of another host, hello split", kind: "tls", args: []string{at, "refused.test", "split", "/split"}, victim: worldRequest + "allowed.test/split", control: onHost},
-		{name: "no SNI", kind: "tls", args: []string{at, "", "", "/nosni"}, victim: worldRequest + "allowed.test/nosni", control: onHost},
-		{name: "SNI of a look-alike", kind: "tls", args: []string{at, "allowed.test.evil.com", "", "/longer"}, victim: worldRequest + "allowed.test/longer", control: onHost},
-		{name: "another protocol in a tunnel", kind: "raw", args: []string{connect("allowed.test:80"), "GET /tunnelled HTTP/1.1\r\nHost: allowed.test\r\n\r\n"}, victim: worldRequest + "allowed.test/tunnelled", control: onHost},
+		{name: "SNI of another host", kind: "tls", args: []string{target, "refused.test", "", "/sni"}, victim: worldRequest + "allowed.test/sni", control: onHost},
+		{name: "SNI of another host in a split ClientHello", kind: "tls", args: []string{target, "refused.test", "split", "/split"}, victim: worldRequest + "allowed.test/split", control: onHost},
+		{name: "no SNI", kind: "tls", args: []string{target, "", "", "/nosni"}, victim: worldRequest + "allowed.test/nosni", control: onHost},
+		{name: "SNI that resembles an allowed host", kind: "tls", args: []string{target, "allowed.test.evil.com", "", "/longer"}, victim: worldRequest + "allowed.test/longer", control: onHost},
+		{name: "plain HTTP in a tunnel", kind: "raw", args: []string{connect("allowed.test:80"), "GET /tunnelled HTTP/1.1\r\nHost: allowed.test\r\n\r\n"}, victim: worldRequest + "allowed.test/tunnelled", control: onHost},
 	}
 }
 
-// files looks for the host in the file system, and for devices, namespaces and
-// processes.
+// files attempts to use the host's files, devices, namespaces and processes.
 func files(p place) []escape {
 	e := func(name, kind, victim string, args ...string) escape {
 		return escape{name: name, kind: kind, args: args, victim: victim, control: onHost}
@@ -256,22 +254,22 @@ func files(p place) []escape {
 		e("the host's socket", "unix", hostVictim, hostSocket),
 		e("the host's abstract socket", "unix", hostVictim, abstractSocket),
 		e("the host's file", "open", prober, canary, "read", canaryText),
-		e("the host's file by PID 1's root", "open", prober, "/proc/1/root"+canary, "read", canaryText),
-		e("the host's file by dots", "open", prober, "/../../../../.."+canary, "read", canaryText),
+		e("the host's file through PID 1's root", "open", prober, "/proc/1/root"+canary, "read", canaryText),
+		e("the host's file through parent directories", "open", prober, "/../../../../.."+canary, "read", canaryText),
 		e("containerd's socket", "unix", prober, "/run/lab/containerd.sock"),
-		e("write to bottle's folder", "write", prober, p.guestFile),
+		e("write to bottle's directory", "write", prober, p.guestFile),
 		e("/proc/sys/kernel/core_pattern", "open", prober, "/proc/sys/kernel/core_pattern", "write"),
-		e("a setting of the kernel's", "write", settingVictim, "/proc/sys/net/ipv4/conf/lo/"+setting, "1"),
+		e("a kernel setting", "write", settingVictim, "/proc/sys/net/ipv4/conf/lo/"+setting, "1"),
 		e("/proc/interrupts", "open", prober, "/proc/interrupts", "read", "*"),
 		e("/dev/kmsg", "open", prober, "/dev/kmsg", "write"),
-		e("/sys, to write", "open", prober, "/sys/class/net/"+p.link+"/mtu", "write"),
-		e("device of memory", "mknod", prober, "c", "1", "1"),
-		e("device of a disk", "mknod", prober, "b", "8", "0"),
+		e("write access to /sys", "open", prober, "/sys/class/net/"+p.link+"/mtu", "write"),
+		e("memory device", "mknod", prober, "c", "1", "1"),
+		e("disk device", "mknod", prober, "b", "8", "0"),
 		e("mount of proc", "mount", prober, "proc", "proc", ""),
 		e("mount of sysfs", "mount", prober, "sysfs", "sysfs", ""),
 		e("mount of the cgroups", "mount", prober, "cgroup2", "cgroup2", ""),
 		e("the host's network namespace", "setns", prober, "/proc/"+p.pid+"/ns/net", p.netns),
 		e("PID 1's network namespace", "setns", prober, "/proc/1/ns/net", p.netns),
-		e("a process of the host's", "signal", prober, p.pid, p.comm),
+		e("a process of the host", "signal", prober, p.pid, p.comm),
 	}
 }

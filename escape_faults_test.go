@@ -10,76 +10,75 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle/internal/segment"
-	"github.com/bot-bottle/bottle/proxy"
-
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// TestEscapeAfterFaults has agents that are root, without and with NET_ADMIN and
-// NET_RAW, under both runtimes, and processes in their proxies' own namespaces, try
-// without a pause while something breaks: the host's firewall is flushed, and then
-// reloaded, the proxies are killed, containerd is restarted. After each the whole
-// table is tried again by all. No victim may see anything at any time. What mends
-// a bottle meanwhile is what `bottle run` has do it. The control is a wall that is
-// taken away for a moment: what was tried without a pause sees that.
+// TestEscapeAfterFaults repeats attempts during faults: the host's firewall is
+// flushed, then reloaded, the proxies are killed, and containerd is restarted. The
+// attempts are made from root agents, without and with NET_ADMIN and NET_RAW, under
+// both runtimes, and from their proxies' namespaces. After each fault, the complete
+// table is tried again. No attempt may reach its victim at any time. The bottles are
+// repaired by the same functions that `bottle run` uses. In the control, the
+// protection is removed for a short time, and the repeated attempts must succeed.
 func TestEscapeAfterFaults(t *testing.T) {
 	leakcheck.Check(t)
-	s := newScenery(t)
+	s := newEscapeSuite(t)
 	var names []string
 	for _, k := range agentKinds {
-		names = append(names, s.launchWatched(k))
+		names = append(names, s.launchWithVictim(k))
 	}
-	s.during("another bottle's coming and going", names, func() {
+	s.expectConfinedDuring("the launch and removal of another bottle", names, func() {
 		remove(t, s.launch(runtime.RuntimeRunc, nil))
 		s.changePolicy(names[0])
 	})
-	s.during("a flush of the firewall", names, func() { s.command("nft", "flush", "ruleset") })
+	s.expectConfinedDuring("a flush of the firewall", names, func() { s.command("nft", "flush", "ruleset") })
 	if s.hasTable() {
-		t.Fatal("the host's rules are still there, so that this shows nothing")
+		t.Fatal("the host's rules were not flushed, so the test shows nothing")
 	}
-	s.confined(names...)
+	s.expectConfined(names...)
 
-	stop := s.keepAll(names)
+	stop := s.watchAll(names)
 	defer func() { stop() }()
-	s.mended("a flush of the firewall", names)
-	s.during("a reload of the firewall", names, func() {
+	s.waitRestored("a flush of the firewall", names)
+	s.expectConfinedDuring("a reload of the firewall", names, func() {
 		s.command("nft", "flush ruleset; add table ip fw; add chain ip fw forward { type filter hook forward priority 0; policy drop; }")
 	})
-	s.mended("a reload of the firewall", names)
-	s.confined(names...)
+	s.waitRestored("a reload of the firewall", names)
+	s.expectConfined(names...)
 	s.command("nft", "delete", "table", "ip", "fw")
 
-	s.during("the proxies' end", names, func() {
+	s.expectConfinedDuring("the restart of the proxies", names, func() {
 		for _, name := range names {
 			s.killProxy(name)
 		}
-		s.mended("the proxies' end", names)
+		s.waitRestored("the restart of the proxies", names)
 	})
-	s.confined(names...)
+	s.expectConfined(names...)
 
-	s.during("containerd's restart", names, func() { s.command("scripts/lab.d/restart-containerd.sh") })
-	// runsc's shim may not outlive it, and a bottle whose agent is gone leaves
-	// nothing to try from.
+	s.expectConfinedDuring("a restart of containerd", names, func() { s.command("scripts/lab.d/restart-containerd.sh") })
+	// runsc's shim may end with containerd, and its agent with it. Then another bottle
+	// takes its place.
 	for i, k := range agentKinds {
 		if err := s.exec(names[i]); err != nil {
-			t.Logf("the agent has ended with containerd: %v", err)
-			names[i] = s.launchWatched(k)
+			t.Logf("the agent ended with containerd: %v", err)
+			names[i] = s.launchWithVictim(k)
 		}
 	}
 	stop()
-	stop = s.keepAll(names)
-	s.mended("containerd's restart", names)
-	s.confined(names...)
+	stop = s.watchAll(names)
+	s.waitRestored("a restart of containerd", names)
+	s.expectConfined(names...)
 
 	stop()
 	stop = func() {}
 	for i, k := range agentKinds {
 		if len(k.caps) > 0 {
-			t.Run("a window under "+k.runtime, func(t *testing.T) { s.with(t).window(names[i]) })
+			t.Run("control under "+k.runtime, func(t *testing.T) { s.with(t).faultControl(names[i]) })
 		}
 	}
 }
@@ -87,24 +86,24 @@ func TestEscapeAfterFaults(t *testing.T) {
 // agentKind is a kind of agent.
 type agentKind struct {
 	runtime string
-	caps    []string // more than it would have
+	caps    []string // additional capabilities
 }
 
 var agentKinds = []agentKind{
 	{runtime.RuntimeRunsc, nil}, {runtime.RuntimeRunsc, privileges}, {runtime.RuntimeRunc, nil}, {runtime.RuntimeRunc, privileges},
 }
 
-// launchWatched launches a bottle with a victim in its proxy's namespace, and
+// launchWithVictim launches a bottle with a victim in its proxy's namespace and
 // returns its name.
-func (s *scenery) launchWatched(k agentKind) string {
+func (s *escapeSuite) launchWithVictim(k agentKind) string {
 	s.t.Helper()
 	b := s.launch(k.runtime, k.caps)
-	s.seen.victim(s.t, proxyVictim, netns.ProxyPath(s.e.dir(b.Name)))
+	s.arrivals.listen(s.t, proxyVictim, netns.ProxyPath(s.e.dir(b.Name)))
 	return b.Name
 }
 
-// changePolicy has a bottle's packet filter and proxy be told of something new.
-func (s *scenery) changePolicy(name string) {
+// changePolicy changes the policy of a running bottle.
+func (s *escapeSuite) changePolicy(name string) {
 	s.t.Helper()
 	for _, change := range []func(context.Context, string, string) (proxy.PolicyChange, error){s.e.Allow, s.e.Deny} {
 		if _, err := change(s.t.Context(), name, "new.test:8443"); err != nil {
@@ -113,14 +112,14 @@ func (s *scenery) changePolicy(name string) {
 	}
 }
 
-// keepAll does what `bottle run` does for its bottle while it runs.
-func (s *scenery) keepAll(names []string) (stop func()) {
+// watchAll watches rules and proxies as `bottle run` does.
+func (s *escapeSuite) watchAll(names []string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	stopRules := s.e.KeepRules(ctx)
 	var watching sync.WaitGroup
 	for _, name := range names {
 		watching.Go(func() {
-			s.e.WatchProxy(ctx, name, func(err error) { s.t.Logf("the proxy of %s was started again: %v", name, err) })
+			s.e.WatchProxy(ctx, name, func(err error) { s.t.Logf("restarted the proxy of %s: %v", name, err) })
 		})
 	}
 	return sync.OnceFunc(func() {
@@ -130,17 +129,17 @@ func (s *scenery) keepAll(names []string) (stop func()) {
 	})
 }
 
-func (s *scenery) hasTable() bool {
+func (s *escapeSuite) hasTable() bool {
 	s.t.Helper()
 	return strings.Contains(s.command("nft", "list", "tables"), "inet bottle")
 }
 
-// mended waits until the host's rules are there and both agents reach what they
-// may.
-func (s *scenery) mended(what string, names []string) {
+// waitRestored waits until the host's rules exist and all agents reach an allowed
+// host.
+func (s *escapeSuite) waitRestored(what string, names []string) {
 	s.t.Helper()
 	reaches := func(name string) bool {
-		list := vigilEscapes(s.place(name, false))[:1]
+		list := continuousAttempts(s.place(name, false))[:1]
 		out, err := s.probeIn(name, batchOf(list, segment.ProxyAddrPort().String(), ""))
 		if err != nil {
 			return false
@@ -148,15 +147,15 @@ func (s *scenery) mended(what string, names []string) {
 		r, err := readResults(out, 1)
 		return err == nil && r[0].Reached
 	}
-	for end := time.Now().Add(vigilPatience); !s.hasTable() || slices.ContainsFunc(names, func(n string) bool { return !reaches(n) }); {
+	for end := time.Now().Add(roundsTimeout); !s.hasTable() || slices.ContainsFunc(names, func(n string) bool { return !reaches(n) }); {
 		if time.Now().After(end) {
-			s.t.Fatalf("after %s nobody mends what is allowed", what)
+			s.t.Fatalf("allowed traffic was not restored after %s", what)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 }
 
-func (s *scenery) killProxy(name string) {
+func (s *escapeSuite) killProxy(name string) {
 	s.t.Helper()
 	all, err := s.e.rt.List(s.t.Context(), name)
 	if err != nil {
@@ -170,11 +169,11 @@ func (s *scenery) killProxy(name string) {
 			return
 		}
 	}
-	s.t.Fatal(fmt.Errorf("%s has no proxy that runs", name))
+	s.t.Fatal(fmt.Errorf("%s has no running proxy", name))
 }
 
-// putBack writes the rules of a proxy's namespace again.
-func (s *scenery) putBack(name string) {
+// restoreRules restores the rules of a proxy's namespace.
+func (s *escapeSuite) restoreRules(name string) {
 	s.t.Helper()
 	state, err := s.e.proxies.Load(name)
 	if err != nil {
@@ -189,46 +188,46 @@ func (s *scenery) putBack(name string) {
 	}
 }
 
-// window takes the walls of a bottle away. In the time of a few attempts of each
-// kind every victim of what is tried often has to have seen it: so a vigil would have
-// seen such a window in a fault.
-func (s *scenery) window(name string) {
+// faultControl removes the protection of a bottle for the time of a few rounds. All
+// frequent attempts must reach their victims, so they would have done so during a
+// fault that leaves a bottle unprotected for as long.
+func (s *escapeSuite) faultControl(name string) {
 	s.t.Helper()
 	world := labtest.World(s.t)
 	before := map[string]int{}
 	for _, victim := range []string{hostVictim, proxyVictim} {
-		before[victim] = s.seen.count(victim)
+		before[victim] = s.arrivals.count(victim)
 	}
-	seen := func(one escape) bool {
-		return s.seen.count(one.victim) > before[one.victim] || slices.ContainsFunc(world(), func(e labtest.WorldEvent) bool { return seenBy(one.victim, e) })
+	arrived := func(one escape) bool {
+		return s.arrivals.count(one.victim) > before[one.victim] || slices.ContainsFunc(world(), func(e labtest.WorldEvent) bool { return matchesVictim(one.victim, e) })
 	}
-	var open time.Duration
-	w := s.keepVigil([]string{name}, func(w *watched, goOn func()) {
-		began := time.Now()
+	var unprotected time.Duration
+	o := s.probeWhile([]string{name}, func(o *observation, awaitRounds func()) {
+		start := time.Now()
 		s.killProxy(name)
-		s.takeDown(name)
-		// So that there is a way back.
+		s.removeProtection(name)
+		// Masquerading makes replies possible.
 		s.command("nft", "add table ip opened; add chain ip opened post { type nat hook postrouting priority 100; }; add rule ip opened post ip saddr 10.0.0.0/8 masquerade")
-		serveNaive(s.t, netns.ProxyPath(s.e.dir(name)), segment.ProxyAddrPort().String())
-		goOn()
-		open = time.Since(began)
-		for _, v := range w.vigils {
-			for _, one := range v.list {
-				// The other bottle's proxy has a wall of its own, which stands.
-				if one.often && one.victim != nobody && one.victim != otherVictim && !soon(func() bool { return seen(one) }) {
-					s.t.Errorf("%s from %s does not see a window of %v, so that it shows nothing", one.name, v.where, open)
+		serveOpenProxy(s.t, netns.ProxyPath(s.e.dir(name)), segment.ProxyAddrPort().String())
+		awaitRounds()
+		unprotected = time.Since(start)
+		for _, p := range o.probers {
+			for _, one := range p.list {
+				// The other bottle's proxy is still protected.
+				if one.frequent && one.victim != noVictim && one.victim != otherVictim && !eventually(func() bool { return arrived(one) }) {
+					s.t.Errorf("control of %s, from %s, unprotected for %v: the attempt does not reach its victim", one.name, p.where, unprotected)
 				}
 			}
 		}
 	})
-	// Not before all have ended: what is cut comes back to the host for minutes,
-	// whose complaints the world would see.
+	// Only after the probers have stopped: otherwise late packets of cut connections
+	// make the host send ICMP errors for minutes, which the world would report.
 	s.command("nft", "delete table ip opened")
-	s.putBack(name)
-	for i, v := range w.vigils {
-		s.t.Logf("a window of %v, from %s: %s", open, v.where, pauses(v.list, w.results[i]))
+	s.restoreRules(name)
+	for i, p := range o.probers {
+		s.t.Logf("unprotected for %v, from %s: %s", unprotected, p.where, describePace(p.list, o.results[i]))
 	}
-	if len(w.seen) == 0 {
-		s.t.Error("the victims that are watched in faults saw nothing of the window")
+	if len(o.arrived) == 0 {
+		s.t.Error("control: the suite reports no arrivals in an unprotected bottle")
 	}
 }

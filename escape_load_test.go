@@ -23,43 +23,43 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// slowest is how long another bottle may take to answer while one misbehaves,
-// on machines as small and as busy as those that run the tests.
+// slowest bounds the response time of other bottles and the host during an
+// overload, on a small and busy machine.
 const slowest = 5 * time.Second
 
-// overload is what one agent does to use the host up.
+// overload is an attempt to exhaust a resource of the host.
 type overload struct {
 	name string
 	args []string
-	// stopped: how far the prober's own count may come before a limit stops it;
-	// 0 if it may come to its end.
-	stopped int
-	// only under gVisor, where bottle bounds it.
-	gvisor bool
-	// ends: the agent may be ended for it.
-	ends bool
+	// limit is the amount at which a limit must stop the prober; 0 if no limit
+	// applies.
+	limit int
+	// gvisorOnly is set if the limit exists only under gVisor.
+	gvisorOnly bool
+	// fatal is set if exceeding the limit may end the agent.
+	fatal bool
 }
 
 var overloads = []overload{
-	{name: "fork bomb", args: []string{"fork", "300"}, stopped: 200},
-	{name: "disk filler", args: []string{"disk", "300"}, stopped: 257, gvisor: true},
+	{name: "fork bomb", args: []string{"fork", "300"}, limit: 200},
+	{name: "disk filler", args: []string{"disk", "300"}, limit: 257, gvisorOnly: true},
 	{name: "log flood by refusals", args: []string{"requests", segment.ProxyAddrPort().String(), "6000"}},
 	{name: "log flood by output", args: []string{"output", "64"}},
 	{name: "connections to the proxy", args: []string{"connect", segment.ProxyAddrPort().String(), "3000"}},
-	{name: "memory hog", args: []string{"memory", "700"}, stopped: 512, ends: true},
+	{name: "memory hog", args: []string{"memory", "700"}, limit: 512, fatal: true},
 }
 
-// TestOverload has an agent use up what it can, while the host and another
-// bottle have to answer as before.
+// TestOverload has an agent exhaust resources while the host and another bottle must
+// remain responsive.
 func TestOverload(t *testing.T) {
 	leakcheck.Check(t)
-	s := newScenery(t)
+	s := newEscapeSuite(t)
 	for _, runtimeName := range []string{runtime.RuntimeRunsc, runtime.RuntimeRunc} {
 		t.Run(runtimeName, func(t *testing.T) {
 			s := s.with(t)
 			b := s.launch(runtimeName, nil)
 			for _, o := range overloads {
-				if o.gvisor && runtimeName == runtime.RuntimeRunc {
+				if o.gvisorOnly && runtimeName == runtime.RuntimeRunc {
 					continue
 				}
 				t.Run(o.name, func(t *testing.T) { s.with(t).overload(b.Name, o) })
@@ -68,21 +68,21 @@ func TestOverload(t *testing.T) {
 	}
 	t.Run("controls", func(t *testing.T) {
 		s := s.with(t)
-		s.unlimited(s.other.Name)
+		s.overloadControls(s.other.Name)
 	})
 }
 
-// unlimited runs those overloads that a limit stops where the limit is not: on
-// the host, but for the disk, which under runc has none.
-func (s *scenery) unlimited(runc string) {
+// overloadControls runs the overloads without their limits: on the host or, for the
+// disk, in a bottle under runc.
+func (s *escapeSuite) overloadControls(runc string) {
 	s.t.Helper()
 	for _, o := range overloads {
 		var out []byte
 		var err error
 		switch {
-		case o.stopped == 0:
+		case o.limit == 0:
 			continue
-		case o.gvisor:
+		case o.gvisorOnly:
 			text, code := output(s.t, s.e, runc, append([]string{"/probe"}, o.args...)...)
 			out, err = []byte(text), nil
 			if code != 0 {
@@ -92,16 +92,16 @@ func (s *scenery) unlimited(runc string) {
 			out, err = exec.Command(s.probe, o.args...).Output()
 		}
 		if want := o.args[1] + " <nil>"; err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), want) {
-			s.t.Errorf("%s is stopped without the limit too, so that the test shows nothing: %v, %q", o.name, err, out)
+			s.t.Errorf("control of %s: stopped without the limit: %v, %q", o.name, err, out)
 		}
 	}
 }
 
-func (s *scenery) overload(name string, o overload) {
+func (s *escapeSuite) overload(name string, o overload) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 40*time.Second)
 	defer cancel()
-	out := &counter{}
+	out := &tailBuffer{}
 	session, err := s.e.Exec(ctx, name, SessionConfig{Command: append([]string{"/probe"}, o.args...), Stdout: out, Stderr: io.Discard})
 	if err != nil {
 		s.t.Fatal(err)
@@ -111,61 +111,62 @@ func (s *scenery) overload(name string, o overload) {
 		_, err := session.Wait()
 		ended <- err
 	}()
-	for answers := 0; ; answers++ {
-		s.answers()
+	for checks := 0; ; checks++ {
+		s.checkOthers()
 		select {
 		case err = <-ended:
 		case <-ctx.Done():
-			s.t.Fatalf("it has not ended in time, after %d answers of the others", answers)
+			s.t.Fatalf("the overload did not end in time (%d checks of other bottles)", checks)
 		default:
 			continue
 		}
 		break
 	}
-	if err != nil && !o.ends {
+	if err != nil && !o.fatal {
 		s.t.Errorf("the session: %v", err)
 	}
-	s.answers()
-	if o.stopped > 0 {
-		s.stopped(out.tail(), o)
+	s.checkOthers()
+	if o.limit > 0 {
+		s.checkLimit(out.tail(), o)
 	}
 	if size := s.logSize(name); size > 64<<20 {
-		s.t.Errorf("the bottle's log holds %d MiB", size>>20)
+		s.t.Errorf("the bottle's files have grown to %d MiB", size>>20)
 	}
-	if !o.ends {
-		s.alive(name)
+	if !o.fatal {
+		s.checkAlive(name)
 	}
 }
 
-// stopped holds the prober's last count against the limit.
-func (s *scenery) stopped(tail string, o overload) {
+// checkLimit compares the prober's last count with the limit.
+func (s *escapeSuite) checkLimit(tail string, o overload) {
 	s.t.Helper()
 	lines := strings.Split(strings.TrimSpace(tail), "\n")
 	count, _, _ := strings.Cut(lines[len(lines)-1], " ")
 	n, err := strconv.Atoi(count)
-	if err != nil || n > o.stopped || n == 0 && o.name != "memory hog" {
-		s.t.Errorf("it came to %q, want a limit at %d at the most", tail, o.stopped)
+	if err != nil || n > o.limit || n == 0 && o.name != "memory hog" {
+		s.t.Errorf("the prober reached %q, want at most %d", tail, o.limit)
 	}
 }
 
-// alive wants the overloaded bottle itself to go on.
-func (s *scenery) alive(name string) {
+// checkAlive checks that the overloaded bottle itself still works.
+func (s *escapeSuite) checkAlive(name string) {
 	s.t.Helper()
 	if err := s.exec(name); err != nil {
-		s.t.Errorf("the bottle has not outlived it: %v", err)
+		s.t.Errorf("the agent no longer works: %v", err)
 	}
-	if err := s.healthy(name); err != nil {
-		s.t.Errorf("its proxy has not outlived it: %v", err)
+	if err := s.proxyHealth(name); err != nil {
+		s.t.Errorf("the proxy no longer works: %v", err)
 	}
 }
 
-// answers asks the other bottle's agent and proxy, and the host, for something.
-func (s *scenery) answers() {
+// checkOthers checks that the other bottle's agent and proxy and the host respond in
+// time.
+func (s *escapeSuite) checkOthers() {
 	s.t.Helper()
 	for what, ask := range map[string]func() error{
 		"another bottle's agent": func() error { return s.exec(s.other.Name) },
-		"another bottle's proxy": func() error { return s.healthy(s.other.Name) },
-		"the host's own service": func() error {
+		"another bottle's proxy": func() error { return s.proxyHealth(s.other.Name) },
+		"a service on the host": func() error {
 			c, err := net.DialTimeout("tcp", fmt.Sprintf("192.0.2.2:%d", victimPort), slowest)
 			if err != nil {
 				return err
@@ -175,15 +176,15 @@ func (s *scenery) answers() {
 	} {
 		start := time.Now()
 		if err := ask(); err != nil {
-			s.t.Errorf("%s does not answer: %v", what, err)
+			s.t.Errorf("%s does not respond: %v", what, err)
 		}
 		if took := time.Since(start); took > slowest {
-			s.t.Errorf("%s took %v to answer", what, took)
+			s.t.Errorf("%s took %v to respond", what, took)
 		}
 	}
 }
 
-func (s *scenery) exec(name string) error {
+func (s *escapeSuite) exec(name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 2*slowest)
 	defer cancel()
 	session, err := s.e.Exec(ctx, name, SessionConfig{Command: []string{"/probe", "output", "0"}, Stdout: io.Discard, Stderr: io.Discard})
@@ -197,7 +198,7 @@ func (s *scenery) exec(name string) error {
 	return err
 }
 
-func (s *scenery) healthy(name string) error {
+func (s *escapeSuite) proxyHealth(name string) error {
 	client := &http.Client{Timeout: slowest, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -214,14 +215,14 @@ func (s *scenery) healthy(name string) error {
 	return errors.Join(err, res.Body.Close())
 }
 
-// logSize is what the bottle keeps on disk beside its image.
-func (s *scenery) logSize(name string) (size int64) {
+// logSize returns the size of the bottle's files on disk, without its image.
+func (s *escapeSuite) logSize(name string) (size int64) {
 	s.t.Helper()
 	err := filepath.WalkDir(s.e.stateDir(name), func(path string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		// One that was rotated away meanwhile has no size.
+		// A file may have been rotated away meanwhile.
 		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
 			size += fi.Size()
 		}
@@ -233,15 +234,15 @@ func (s *scenery) logSize(name string) (size int64) {
 	return size
 }
 
-// counter keeps the end of what is written to it.
-type counter struct{ last bytes.Buffer }
+// tailBuffer keeps the last 256 bytes that are written to it.
+type tailBuffer struct{ last bytes.Buffer }
 
-func (c *counter) Write(p []byte) (int, error) {
-	c.last.Write(p[max(0, len(p)-256):])
-	if extra := c.last.Len() - 256; extra > 0 {
-		c.last.Next(extra)
+func (b *tailBuffer) Write(p []byte) (int, error) {
+	b.last.Write(p[max(0, len(p)-256):])
+	if extra := b.last.Len() - 256; extra > 0 {
+		b.last.Next(extra)
 	}
 	return len(p), nil
 }
 
-func (c *counter) tail() string { return c.last.String() }
+func (b *tailBuffer) tail() string { return b.last.String() }
