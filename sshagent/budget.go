@@ -11,7 +11,7 @@ import (
 // is in units: a login by OpenSSH lists the keys, binds the session and signs, which
 // takes 25 units, so the budget permits 100 logins at once and 10 logins per second
 // after that. A signature with RSA-4096, the most expensive kind in common use,
-// takes about 10 ms of CPU time: repeated without end it takes an eighth of a CPU.
+// takes about 7 ms of CPU time: repeated without pause it takes a tenth of a CPU.
 const (
 	unitsPerSecond = 250
 	maxUnits       = 2500

@@ -114,8 +114,8 @@ func TestServeEnds(t *testing.T) {
 				return nil, ctx.Err()
 			})}}, slog.New(slog.DiscardHandler), noReport)
 		in, toIn := io.Pipe()
-		done := make(chan error)
-		go func() { done <- a.Relay(ctx, in, io.Discard, func() {}) }()
+		done := make(chan struct{})
+		go func() { defer close(done); _ = a.Relay(ctx, in, io.Discard, func() {}) }()
 		bind := s.bindRequest(s.listed, sessionID)
 		sign := request(ssh.Marshal(struct {
 			Type       byte
@@ -169,7 +169,7 @@ func TestRelayMemory(t *testing.T) {
 				in, toIn := io.Pipe()
 				fromOut, out := io.Pipe()
 				before := heap()
-				done := make(chan error)
+				done := make(chan struct{})
 				go func() {
 					defer func() { _ = toIn.Close() }()
 					data := append(binary.BigEndian.AppendUint32(nil, uint32(size)), make([]byte, size)...)
@@ -185,7 +185,8 @@ func TestRelayMemory(t *testing.T) {
 					}
 				}()
 				go func() {
-					done <- New(nil, slog.New(slog.DiscardHandler), noReport).Relay(t.Context(), in, out, func() {})
+					defer close(done)
+					_ = New(nil, slog.New(slog.DiscardHandler), noReport).Relay(t.Context(), in, out, func() {})
 				}()
 				synctest.Wait() // until everything waits for the reader
 				after := heap()

@@ -57,10 +57,11 @@ func TestServeMemory(t *testing.T) {
 				in, toIn := io.Pipe()
 				fromOut, out := io.Pipe()
 				before := heap()
-				done := make(chan error)
+				done := make(chan struct{})
 				go openAndClose(toIn, count, size)
 				go func() {
-					done <- serve(t.Context(), in, out, func() {}, func(_ context.Context, conn io.ReadWriter) {
+					defer close(done)
+					_ = serve(t.Context(), in, out, func() {}, func(_ context.Context, conn io.ReadWriter) {
 						request := make([]byte, size)
 						if _, err := io.ReadFull(conn, request); err != nil {
 							t.Errorf("read request: %v", err)
