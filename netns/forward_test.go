@@ -115,8 +115,26 @@ func TestHostBlockedByProxy(t *testing.T) {
 	if datagramReaches(t, proxy, host, probeTime) {
 		t.Error("a datagram reaches the host without the host's table")
 	}
+	// Nor does a policy that allows the networks that contain them.
+	allow := []netip.Prefix{netip.MustParsePrefix("203.0.114.0/24"), netip.MustParsePrefix("10.0.0.0/8")}
+	if err := m.SetDestinations(t.Context(), p.dir, Destinations{Private: allow}); err != nil {
+		t.Fatal(err)
+	}
+	inNS(t, "", removeTable)
+	bridge := listen(t, "", "10.210.0.1:8080")
+	for _, addr := range []string{hostPublic + ":8080", "10.210.0.1:8080"} {
+		if reaches(proxy, addr, probeTime) {
+			t.Errorf("%s is reached without the host's table where its network is allowed", addr)
+		}
+	}
+	if datagramReaches(t, proxy, bridge, probeTime) {
+		t.Error("a datagram reaches the bridge's address without the host's table")
+	}
 	// Control: without the proxy's own rules.
 	inNS(t, proxy, removeTable)
+	if !reaches(proxy, "10.210.0.1:8080", controlTime) {
+		t.Error("control failed: the bridge's address is not reached without any rules")
+	}
 	if !reaches(proxy, hostPublic+":8080", controlTime) {
 		t.Error("control failed: the host is not reached without any rules")
 	}

@@ -192,10 +192,17 @@ func hostAddresses(bridge string) ([]netip.Prefix, error) {
 	if err != nil {
 		return nil, err
 	}
+	own, err := ownAddresses()
+	return append(out, own...), err
+}
+
+// ownAddresses returns the IPv4 addresses of the thread's namespace.
+func ownAddresses() ([]netip.Prefix, error) {
 	addrs, err := retryDump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
+	var out []netip.Prefix
 	for _, a := range addrs {
 		addr := prefixOf(a.IPNet).Addr()
 		out = append(out, netip.PrefixFrom(addr, addr.BitLen()))

@@ -118,11 +118,15 @@ func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	own, err := ownAddresses()
+	if err != nil {
+		return err
+	}
 	pol, err := readPolicy(p.dir) // written by SetDestinations if it was called
 	if err != nil {
 		return err
 	}
-	pol.Resolvers, pol.Host = ipv4Only(resolvers), host
+	pol.Resolvers, pol.Host, pol.Never = ipv4Only(resolvers), host, append(own, p.confs.Egress.Subnet)
 	if err := writePolicy(p.dir, pol); err != nil {
 		return err
 	}

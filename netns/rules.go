@@ -26,6 +26,9 @@ type policy struct {
 	// Host are the host's own addresses and subnets. They are also blocked in the
 	// proxy's namespace, which a reload of the host's firewall does not affect.
 	Host []netip.Prefix `json:"host"`
+	// Never are the host's own addresses and the egress network. Allow does not
+	// open them, unlike the other entries of Host.
+	Never []netip.Prefix `json:"never,omitempty"`
 }
 
 // hostRules are the inputs of the table in the host's namespace.
@@ -141,6 +144,9 @@ func proxyTable(bridge string, p policy) (*ruleset, error) {
 	}
 	if len(p.Ports) > 0 {
 		r.rule(output, r.portNotIn(p.Ports), drop())
+	}
+	if len(p.Never) > 0 {
+		r.rule(output, destIn(r.ranges("never", merged(p.Never))), drop())
 	}
 	if len(p.Allow) > 0 {
 		r.rule(output, destIn(r.ranges("allow", merged(p.Allow))), protocol(unix.IPPROTO_TCP), accept())
