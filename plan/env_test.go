@@ -167,19 +167,19 @@ func TestEnvFileErrors(t *testing.T) {
 	s := newScene(t, "env: {KEY: {file: ~}}", "")
 	s.bad("must be text") // ~ alone is YAML's null
 	s = newScene(t, `env: {KEY: {file: "~"}}`, "")
-	s.bad(s.spec.Caller.Home + " is no regular file")
+	s.bad(s.spec.Caller.Home + " is not a regular file")
 	s = newScene(t, "env: {KEY: {file: ~/.key}}", "")
 	s.bad("KEY: there is no file " + s.path("home/.key"))
 	if err := syscall.Mkfifo(s.path("home/.key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.bad("is no regular file") // and nobody waits for its writer
+	s.bad("is not a regular file") // and nobody waits for its writer
 	if err := os.Remove(s.path("home/.key")); err != nil {
 		t.Fatal(err)
 	}
 	s.write("home/.key", "hunter2", 0o600)
 	s.spec.Caller.UID += 4242
-	s.bad("is not your own file", "belongs to you")
+	s.bad("cannot read "+s.path("home/.key")+": permission denied", "belongs to you")
 	s.spec.Caller.UID = 0 // root may read what it likes
 	checkVariable(t, s.good(), "KEY", manifest.SourceFile, s.path("home/.key"), "hunter2")
 }

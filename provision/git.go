@@ -18,7 +18,7 @@ import (
 )
 
 // gitTime bounds how long the caller's git may take to answer.
-const gitTime = 15 * time.Second
+const gitTime = 5 * time.Second
 
 // GitIdentity asks git, as the user, so that their files, includes and
 // conditions count as git has them. A host without git has no identity.

@@ -78,7 +78,7 @@ func (r *sshResolver) hostKeys(h manifest.SSHHost) ([]sshagent.PublicKey, error)
 	}
 	var text []byte
 	for _, file := range []string{filepath.Join(r.caller.Home, ".ssh", "known_hosts"), "/etc/ssh/ssh_known_hosts"} {
-		data, err := caller.ReadRegular(file, maxKnownHosts)
+		data, err := r.caller.ReadRegular(file, maxKnownHosts)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("the host key of %s: %w", h.Host, err)
 		}
@@ -125,7 +125,7 @@ func (r *sshResolver) publicFile(h manifest.SSHHost) (*sshKey, error) {
 	if h.Mode == manifest.SSHCopy {
 		return nil, fmt.Errorf("mode: copy needs the private key, and %s is a public one", h.IdentityFile)
 	}
-	text, err := caller.ReadRegular(h.IdentityFile, maxKey)
+	text, err := r.caller.ReadRegular(h.IdentityFile, maxKey)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no file %s", h.IdentityFile)
 	}

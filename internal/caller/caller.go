@@ -48,10 +48,12 @@ func (c Caller) Path(written, dir string) string {
 // manifest may be somebody else's, the file has to be the caller's own and
 // nobody else's to read.
 func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
-	// Opening a FIFO would wait for its writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := c.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("there is no file %s", path)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return nil, &hint.Error{Err: fmt.Errorf("cannot read %s: permission denied", path), Hint: "name a file that belongs to you"}
 	}
 	if err != nil {
 		return nil, err
@@ -63,8 +65,6 @@ func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	switch {
-	case !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", path)
 	case !ok || c.UID != 0 && int(st.Uid) != c.UID:
 		return nil, &hint.Error{Err: fmt.Errorf("%s is not your own file", path), Hint: "name one that belongs to you"}
 	case fi.Mode().Perm()&0o077 != 0:
@@ -119,17 +119,4 @@ func (c Caller) MakeInHome(dir string) error {
 		}
 	}
 	return nil
-}
-
-// readSome reads a regular file, the first bytes of it.
-func ReadRegular(file string, limit int64) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", file)
-	}
-	return io.ReadAll(io.LimitReader(f, limit))
 }
