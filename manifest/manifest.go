@@ -3,11 +3,12 @@ package manifest
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/caller"
 
 	"github.com/bot-bottle/bottle/internal/hint"
 )
@@ -105,17 +106,12 @@ func Find(workDir, home string) (string, error) {
 	}
 }
 
-// LoadManifest reads and checks a manifest. The error tells every mistake that
-// was found, each with file, line and column.
-func Load(path string) (*Manifest, error) {
-	f, err := os.Open(path)
+// Load reads a manifest with the caller's rights and checks it. The error reports all
+// mistakes, each with file, line and column.
+func Load(path string, c caller.Caller) (*Manifest, error) {
+	data, err := c.ReadRegular(path, maxManifest+1)
 	if err != nil {
 		return nil, &hint.Error{Err: fmt.Errorf("read the manifest: %w", err), Hint: "name an existing one with --manifest"}
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the manifest: %w", err)
 	}
 	return Parse(path, data)
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/caller"
+
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -124,7 +126,7 @@ func TestBillionLaughsIsBounded(t *testing.T) {
 
 func loadGood(t *testing.T, name string) *Manifest {
 	t.Helper()
-	m, err := Load(filepath.Join("testdata/good", name))
+	m, err := Load(filepath.Join("testdata/good", name), caller.Caller{UID: os.Getuid(), GID: os.Getgid()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +217,7 @@ func TestJSONPositions(t *testing.T) {
 }
 
 func TestLoadManifestMissing(t *testing.T) {
-	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
+	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"), caller.Caller{UID: os.Getuid(), GID: os.Getgid()})
 	if !errors.Is(err, os.ErrNotExist) || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}

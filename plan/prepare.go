@@ -62,8 +62,11 @@ func (s Spec) Manifest() (*manifest.Manifest, error) {
 		if path, err = manifest.Find(s.Caller.WorkDir, s.Caller.Home); err != nil {
 			return nil, err
 		}
+		if err := manifest.CheckOwner(path, s.Caller); err != nil {
+			return nil, err
+		}
 	}
-	return manifest.Load(path)
+	return manifest.Load(path, s.Caller)
 }
 
 // getenv returns a variable of the caller's, or nothing.

@@ -1,9 +1,12 @@
 package plan
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/caller"
 
 	"github.com/bot-bottle/bottle/manifest"
 )
@@ -99,7 +102,7 @@ func TestProxyWarnings(t *testing.T) {
 }
 
 func TestPipelockConfig(t *testing.T) {
-	m, err := manifest.Load("../manifest/testdata/good/all.yaml")
+	m, err := manifest.Load("../manifest/testdata/good/all.yaml", caller.Caller{UID: os.Getuid(), GID: os.Getgid()})
 	if err != nil {
 		t.Fatal(err)
 	}

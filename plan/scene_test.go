@@ -61,6 +61,12 @@ func newScene(t *testing.T, bottle, agent string) *scene {
 func sceneOf(t *testing.T, file string) *scene {
 	t.Helper()
 	root := t.TempDir()
+	// Other users, whom some tests are, can reach what the modes of the files allow.
+	for _, dir := range []string{root, filepath.Dir(root)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s := &scene{t: t, env: map[string]string{}, host: &fakeHost{images: map[string]ImageInfo{
 		defaultRef: {Ref: defaultRef, Cmd: []string{"claude"}, User: "node"},
 	}}}
