@@ -54,7 +54,7 @@ func (e *DeniedError) Error() string {
 }
 
 // Is reports that a DeniedError is an ErrDenied.
-func (e *DeniedError) Is(target error) bool { return target == ErrDenied } //nolint:errorlint // an Is method compares
+func (e *DeniedError) Is(target error) bool { return target == ErrDenied }
 
 func (e *DeniedError) Unwrap() error { return e.Err }
 
