@@ -94,14 +94,14 @@ func (k *logFile) keep(r io.Reader, stop <-chan os.Signal) error {
 	}
 }
 
-// readMasked returns the next line with secrets masked. A line longer than
-// readers of the log accept is truncated.
+// readMasked returns the next line with secrets masked and unprintable characters
+// escaped. A line longer than readers of the log accept is truncated.
 func readMasked(br *bufio.Reader) ([]byte, error) {
 	text, err := br.ReadSlice('\n')
 	if len(text) == 0 {
 		return nil, err
 	}
-	line := append(maskLine(bytes.TrimRight(text, "\n")), '\n')
+	line := append(escapeLine(maskLine(bytes.TrimRight(text, "\n"))), '\n')
 	for errors.Is(err, bufio.ErrBufferFull) {
 		_, err = br.ReadSlice('\n')
 	}
