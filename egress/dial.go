@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"code.dny.dev/ssrf"
@@ -218,6 +219,10 @@ func ssrfReason(host string, addr netip.Addr) string {
 // splitTarget splits a client's host:port. def is the port if there is none; if
 // def is 0, a missing port is an error. The host is not checked.
 func splitTarget(target string, def int) (host string, port int, err error) {
+	if strings.ContainsAny(target, "/?#@") {
+		// Some of it may be a secret: it must not get into the errors below.
+		return "", 0, fmt.Errorf("invalid target %q: expected HOST:PORT", shorten(maskURL(target)))
+	}
 	if def != 0 && !hasPort(target) {
 		target += ":" + strconv.Itoa(def)
 	}

@@ -1,11 +1,8 @@
 package egress
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
-	"regexp"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -103,94 +100,6 @@ func bounded(s string, n int) string {
 		n--
 	}
 	return s[:n] + "…"
-}
-
-// maskURL replaces possible secrets in a URL: the user info, every value of the
-// query, and parameters without a name. It works on the text, because a refused
-// URL may be invalid.
-func maskURL(u string) string {
-	u, _, _ = strings.Cut(u, "#")
-	u, query, found := strings.Cut(u, "?")
-	if scheme, rest, ok := strings.Cut(u, "://"); ok {
-		authority, path, _ := strings.Cut(rest, "/")
-		if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-			u = scheme + "://***@" + authority[i+1:] + "/" + path
-		}
-	}
-	if !found {
-		return u
-	}
-	return u + "?" + maskQuery(query)
-}
-
-var anyURL = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]+`)
-
-// maskText applies maskURL to the URLs in a text, and maskSecrets to all of it.
-func maskText(text string) string {
-	return maskSecrets(anyURL.ReplaceAllStringFunc(text, maskURL))
-}
-
-// maskLine masks a line of any proxy's log: pipelock logs blocked URLs in clear
-// text. Of a truncated JSON object the complete keys remain; anything but an
-// object is masked as text.
-func maskLine(text []byte) []byte {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
-		return []byte(maskText(string(text)))
-	}
-	out := []byte{'{'}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			break
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			break
-		}
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
-		name, _ := key.(string) // always a string
-		out = append(append(append(out, quoted(maskText(name))...), ':'), maskValue(name, value)...)
-	}
-	return append(out, '}')
-}
-
-func maskValue(key string, value json.RawMessage) []byte {
-	var text string
-	switch {
-	case json.Unmarshal(value, &text) != nil:
-		return []byte(maskSecrets(string(value)))
-	case key == "url" || key == "target":
-		return quoted(maskSecrets(maskURL(text)))
-	}
-	return quoted(maskText(text))
-}
-
-func quoted(text string) []byte {
-	data, _ := json.Marshal(text) // cannot fail for a string
-	return data
-}
-
-func maskQuery(query string) string {
-	var b strings.Builder
-	for rest := query; rest != ""; {
-		i := strings.IndexAny(rest, "&;")
-		param, sep := rest, ""
-		if i >= 0 {
-			param, sep = rest[:i], rest[i:i+1]
-		}
-		rest = rest[len(param)+len(sep):]
-		if key, _, ok := strings.Cut(param, "="); ok {
-			b.WriteString(key + "=")
-		}
-		if param != "" {
-			b.WriteString("***")
-		}
-		b.WriteString(sep)
-	}
-	return b.String()
 }
 
 func ptr[T any](v T) *T { return &v }

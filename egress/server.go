@@ -256,7 +256,7 @@ func (e *enforcer) check(host string, port int) (string, Verdict, *refusalError)
 	if err != nil {
 		return "", Verdict{}, &refusalError{
 			status: http.StatusBadRequest, scanner: "parser",
-			reason: fmt.Sprintf("invalid host %q: %v", shorten(host), err),
+			reason: fmt.Sprintf("invalid host %q: %v", shorten(maskText(host)), err),
 		}
 	}
 	v := e.policy.check(name, addr.IsValid(), port)

@@ -23,7 +23,7 @@ func (e *sniError) Error() string {
 	if e.name == "" {
 		return "TLS handshake has no server name (SNI), CONNECT named " + e.host
 	}
-	return fmt.Sprintf("TLS handshake is for %q, CONNECT named %s", shorten(e.name), e.host)
+	return fmt.Sprintf("TLS handshake is for %q, CONNECT named %s", shorten(maskText(e.name)), e.host)
 }
 
 // maxHello is the maximum size of a ClientHello with its record headers.
