@@ -2,15 +2,21 @@ package egress
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 )
 
 // testSecret has the format of a GitHub token but is not one.
 const testSecret = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
+
+// testSendGrid has the format of a SendGrid key but is not one.
+const testSendGrid = "SG.0123456789abcdefghijAB." + "0123456789abcdefghijABCDEFGHIJ0123456789_-x"
 
 // Secrets in the URL or headers of a plain request are refused; text that only
 // resembles one passes.
@@ -20,6 +26,8 @@ func TestForwardSecrets(t *testing.T) {
 	host := strings.Replace(strings.TrimPrefix(srv.URL, "http://"), "127.0.0.1", "example.com", 1)
 	wild := strings.Replace(host, "example.com", testSecret+".example.com", 1)
 	p := startProxy(t, Config{Entries: Entries{Allow: []string{host, "*." + host}}})
+	hexed := hex.EncodeToString([]byte(testSecret))
+	hexHost := hexed[:50] + "." + hexed[50:] + "." + host
 	basic := base64.StdEncoding.EncodeToString([]byte("user:" + testSecret))
 	for _, tc := range []struct {
 		name, url, header string
@@ -37,6 +45,20 @@ func TestForwardSecrets(t *testing.T) {
 		{"encoded twice", "http://" + host + "/?q=" + strings.ReplaceAll(testSecret, "_", "%255f"), "", 403, "URL contains"},
 		{"in a header", "http://" + host + "/", "X-Note: " + testSecret + "\r\n", 403, "header X-Note contains what looks like a GitHub token"},
 		{"in basic credentials", "http://" + host + "/", "Authorization: Basic " + basic + "\r\n", 403, "header Authorization contains"},
+		{"base64", "http://" + host + "/?q=" + base64.StdEncoding.EncodeToString([]byte(testSecret)), "", 403, "URL contains what looks like a GitHub token"},
+		{"base64 of more than the secret", "http://" + host + "/?q=" + base64.StdEncoding.EncodeToString([]byte("\x00\xfe{"+testSecret+"}")), "", 403, "URL contains"},
+		{"base64 for URLs, after a path", "http://" + host + "/ab/c/" + base64.RawURLEncoding.EncodeToString([]byte("~~??"+testSecret)), "", 403, "URL contains"},
+		{"base64, percent-encoded", "http://" + host + "/?q=" + url.QueryEscape(base64.StdEncoding.EncodeToString([]byte("~~??"+testSecret))), "", 403, "URL contains"},
+		{"base64 in a header", "http://" + host + "/", "X-Note: a=1; b=" + base64.StdEncoding.EncodeToString([]byte(testSecret)) + "\r\n", 403, "header X-Note contains what looks like a GitHub token"},
+		{"hexadecimal", "http://" + host + "/?q=" + hex.EncodeToString([]byte(testSecret)), "", 403, "URL contains what looks like a GitHub token"},
+		{"hexadecimal, in capitals, after a digit", "http://" + host + "/7" + strings.ToUpper(hex.EncodeToString([]byte(testSecret))), "", 403, "URL contains"},
+		{"hexadecimal in a header", "http://" + host + "/", "X-Note: " + hex.EncodeToString([]byte(testSecret)) + "\r\n", 403, "header X-Note contains"},
+		{"hexadecimal in the host", "http://" + hexHost + "/", "", 403, "host name contains what looks like a GitHub token"},
+		{"SendGrid's key", "http://" + host + "/?k=" + testSendGrid, "", 403, "URL contains what looks like a SendGrid key"},
+		{"hashes", "http://" + host + "/sha256:" + strings.Repeat("0123456789abcdef", 4) + "?etag=" + strings.Repeat("0f1e", 10), "If-None-Match: \"2jmj7l5rSw0yVb/vlWAYkK/YBwk=\"\r\n", 200, "served"},
+		{"base64 of ordinary text", "http://" + host + "/?q=" + base64.StdEncoding.EncodeToString([]byte("a user's own words, sk- and ghp_, and a name")), "", 200, "served"},
+		{"ordinary credentials", "http://" + host + "/", "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("user:correct horse battery staple")) + "\r\n", 200, "served"},
+		{"a version like SendGrid's key", "http://" + host + "/SG.1.2/sg.example.com.deb", "", 200, "served"},
 		{"in the host", "http://" + wild + "/", "", 403, "host name contains what looks like a GitHub token"},
 		{"URL too long", "http://" + host + "/" + strings.Repeat("x", maxURL), "", 403, "URL is longer than 8192 bytes"},
 	} {
@@ -59,6 +81,11 @@ func TestForwardSecrets(t *testing.T) {
 				t.Errorf("the log contains the secret: %+v", e)
 			}
 		}
+		for _, text := range []string{e.URL, e.Target, e.Reason} {
+			if encodedSecretIn(text) != "" || secretInHost(text) != "" || strings.Contains(strings.ToLower(text), hexed[:50]) {
+				t.Errorf("the log contains an encoded secret: %+v", e)
+			}
+		}
 	}
 }
 
@@ -76,6 +103,7 @@ func TestSecretPatterns(t *testing.T) {
 		"AIza" + x(35):              "a Google key",
 		"xoxb-" + x(20):             "a Slack token",
 		"sk_live_" + x(24):          "a Stripe key",
+		testSendGrid:                "a SendGrid key",
 		"npm_" + x(36):              "an npm token",
 		"hf_" + x(34):               "a Hugging Face token",
 		"eyJ" + x(12) + ".eyJ" + x(12) + "." + x(12): "a signed token (JWT)",
@@ -92,6 +120,20 @@ func TestSecretPatterns(t *testing.T) {
 	}
 }
 
+// Random data in base64 or hexadecimal is not mistaken for a secret.
+func TestEncodedSecretsAreRare(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{1})
+	data := make([]byte, 64<<10)
+	for range 20 {
+		_, _ = random.Read(data)
+		for _, text := range []string{base64.StdEncoding.EncodeToString(data), base64.RawURLEncoding.EncodeToString(data), hex.EncodeToString(data)} {
+			if kind := anySecretIn(text); kind != "" {
+				t.Errorf("%d random bytes contain %s", len(data), kind)
+			}
+		}
+	}
+}
+
 func FuzzSecretIn(f *testing.F) {
 	f.Add("http://a/?x=" + testSecret)
 	f.Add("%25%67hp_")
@@ -100,6 +142,6 @@ func FuzzSecretIn(f *testing.F) {
 			t.Errorf("%q: masked as %q, which still contains a secret", text, maskSecrets(text))
 		}
 		decodings(text)
-		basicAuth(text)
+		encodedSecretIn(text)
 	})
 }

@@ -282,7 +282,7 @@ func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (stri
 		return "", v, ref
 	}
 	if ref == nil {
-		if kind := secretIn(host); kind != "" {
+		if kind := secretInHost(host); kind != "" {
 			ref = &refusalError{
 				status: http.StatusForbidden, scanner: "dlp", rule: v.Rule,
 				reason: "host name contains what looks like " + kind,
