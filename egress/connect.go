@@ -10,8 +10,6 @@ import (
 
 // connect serves CONNECT host:port.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
-	s.tunnels.Add(1)
-	defer s.tunnels.Done()
 	e := s.current.Load()
 	// Use the target as it was sent: URL parsing may have changed it.
 	raw, port, err := splitTarget(r.RequestURI, 0)
@@ -29,18 +27,27 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, asRefusal(err))
 		return
 	}
-	defer func() { _ = upstream.Close() }() // the tunnel closes it first on success
+	target := tunnelTarget{host: host, port: port}
+	ctx := serverContext(r)
 	client, early, err := hijack(w)
 	if err != nil {
-		s.log.log(line{Event: EventError, Target: joinHostPort(host, port), Reason: err.Error()})
+		_ = upstream.Close() // nothing was sent to it
+		s.log.log(line{Event: EventError, Target: target.String(), Reason: err.Error()})
 		return
 	}
 	t := &tunnel{
-		server: s, target: joinHostPort(host, port), host: host, rule: verdict.Rule,
-		allowNonTLS: verdict.SSH || e.learn, learn: e.learn && !verdict.SSH,
+		server: s, target: target, rule: verdict.Rule, ssh: verdict.SSH, learn: e.learn && !verdict.SSH,
 		client: client, upstream: upstream, early: early, start: time.Now(),
 	}
-	s.run(r.Context(), t)
+	// Not in this goroutine: it would keep the request, and the HTTP server's
+	// buffers, as long as the tunnel is open.
+	s.tunnels.Go(func() { s.run(ctx, t) })
+}
+
+// serverContext returns the context of [Server.Serve] for a request. That of the
+// request ends with its handler.
+func serverContext(r *http.Request) context.Context {
+	return r.Context().Value(connKey{}).(*watchedConn).ctx
 }
 
 // hijack takes over a client's connection from the HTTP server and returns it
@@ -50,25 +57,31 @@ func hijack(w http.ResponseWriter) (*net.TCPConn, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("hijack client connection: %w", err)
 	}
-	if w, ok := conn.(*watchedConn); ok {
-		conn = w.TCPConn
-	}
-	tcp, ok := conn.(*net.TCPConn)
+	watched, ok := conn.(*watchedConn)
 	if !ok {
 		_ = conn.Close()
 		return nil, nil, fmt.Errorf("hijack client connection: unexpected type %T", conn)
 	}
+	watched.head.release()
 	early := make([]byte, buf.Reader.Buffered())
 	_, err = buf.Read(early) // one Read returns everything that is buffered
 	if err != nil && len(early) > 0 {
-		_ = tcp.Close()
+		_ = watched.Close()
 		return nil, nil, fmt.Errorf("read early client data: %w", err)
 	}
-	return tcp, early, nil
+	return watched.TCPConn, early, nil
 }
 
-// run serves a tunnel, counts it, and bounds its lifetime.
+// run serves a tunnel, counts it, and bounds its lifetime. A tunnel for plain
+// HTTP is passed on to the HTTP server.
 func (s *Server) run(ctx context.Context, t *tunnel) {
+	if plain := s.serveTunnel(ctx, t); plain != nil {
+		plain.tunnel = &t.target
+		s.inner.deliver(plain)
+	}
+}
+
+func (s *Server) serveTunnel(ctx context.Context, t *tunnel) *watchedConn {
 	s.open.Add(1)
 	s.conns.Add(1)
 	defer func() {
@@ -77,5 +90,5 @@ func (s *Server) run(ctx context.Context, t *tunnel) {
 	}()
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.tunnel, errTunnelAge)
 	defer cancel()
-	t.serve(ctx)
+	return t.serve(ctx)
 }

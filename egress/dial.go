@@ -56,6 +56,7 @@ type dialer struct {
 	privateNames []Rule
 	policy       Policy // for denied addresses
 	timeout      time.Duration
+	lookups      chan struct{} // limits concurrent DNS lookups
 }
 
 func newDialer(p Policy, r Resolver, timeout time.Duration) *dialer {
@@ -64,6 +65,7 @@ func newDialer(p Policy, r Resolver, timeout time.Duration) *dialer {
 	}
 	return &dialer{
 		resolver: r, timeout: timeout, privateNames: p.PrivateNames, policy: p,
+		lookups:      make(chan struct{}, maxLookups),
 		guard:        newGuard(p.Private),
 		privateGuard: newGuard(slices.Concat(p.Private, privateNets)),
 	}
@@ -112,6 +114,7 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 	if ref := d.policy.refuseAddrs(host, addrs, port); ref != nil {
 		return nil, ref
 	}
+	addrs = slices.Clone(addrs[:min(len(addrs), maxAddrs)]) // frees the others
 	nd := d.netDialer(host)
 	var first error
 	for i, addr := range addrs {
@@ -137,6 +140,9 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 func (d *dialer) netDialer(host string) *net.Dialer {
 	return &net.Dialer{Control: d.guardFor(host).Safe, KeepAlive: 30 * time.Second}
 }
+
+// maxAddrs is how many addresses of a host are tried.
+const maxAddrs = 16
 
 // dialOne dials one address within its share of the remaining time, so that an
 // unreachable address does not use up the time of the remaining ones.
@@ -181,6 +187,12 @@ func (d *dialer) lookup(ctx context.Context, host string) ([]netip.Addr, error) 
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{addr}, nil
 	}
+	select {
+	case d.lookups <- struct{}{}:
+		defer func() { <-d.lookups }()
+	case <-ctx.Done():
+		return nil, dnsRefusal(host, "too many lookups")
+	}
 	// The trailing dot disables search domains: only the name that the policy
 	// allowed is looked up.
 	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host+".")
@@ -188,12 +200,16 @@ func (d *dialer) lookup(ctx context.Context, host string) ([]netip.Addr, error) 
 		err = errors.New("no addresses")
 	}
 	if err != nil {
-		return nil, &refusalError{
-			status: http.StatusForbidden, scanner: "dns",
-			reason: fmt.Sprintf("DNS lookup of %s failed: %s", host, dnsReason(err)),
-		}
+		return nil, dnsRefusal(host, dnsReason(err))
 	}
 	return addrs, nil
+}
+
+func dnsRefusal(host, why string) *refusalError {
+	return &refusalError{
+		status: http.StatusForbidden, scanner: "dns",
+		reason: fmt.Sprintf("DNS lookup of %s failed: %s", host, why),
+	}
 }
 
 // dnsReason omits the resolver's address, which must not be disclosed to the

@@ -117,12 +117,6 @@ const maxURL = 8192
 // scanRequest searches a plain request's URL and its headers for secrets, as they
 // are and decoded. Bodies are not scanned.
 func scanRequest(r *http.Request) *refusalError {
-	if len(r.RequestURI) > maxURL {
-		return &refusalError{
-			status: http.StatusForbidden, scanner: "length",
-			reason: fmt.Sprintf("URL is longer than %d bytes", maxURL),
-		}
-	}
 	if kind := anySecretIn(r.RequestURI); kind != "" {
 		return leakRefusal("URL", kind)
 	}

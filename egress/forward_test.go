@@ -91,7 +91,7 @@ func TestForward(t *testing.T) {
 	if want := "Accept-Encoding X-Forwarded-For X-Keep"; strings.Join(names, " ") != want {
 		t.Errorf("request headers are %v, want %s", names, want)
 	}
-	e := p.log.waitEvent(t, EventForward)
+	e := p.log.waitEvent(t, EventForwardClose)
 	if e.Status != http.StatusTeapot || e.Bytes != 4 || e.URL != fmt.Sprintf("http://EXAMPLE.com.:%d/a%%2Fb/../c?x=***;y=***&***", port) {
 		t.Errorf("logged %+v", e)
 	}
@@ -204,7 +204,7 @@ func TestForwardTruncatedResponse(t *testing.T) {
 	if got, err := io.ReadAll(res.Body); err == nil {
 		t.Errorf("%q was received as a complete response", got)
 	}
-	if e := p.log.waitEvent(t, EventForward); e.Status != http.StatusOK || e.Bytes != 4 {
+	if e := p.log.waitEvent(t, EventForwardClose); e.Status != http.StatusOK || e.Bytes != 4 {
 		t.Errorf("logged %+v", e)
 	}
 }

@@ -219,6 +219,8 @@ func TestSummarize(t *testing.T) {
 		`{"event":"tunnel_open","target":"A.test:443"}`,
 		`{"event":"tunnel_close","target":"a.test:443","total_bytes":1000,"duration_ms":5}`,
 		`{"event":"forward_http","url":"http://b.test/x?y=1","method":"GET","status_code":200,"total_bytes":10}`,
+		`{"event":"forward_open","url":"http://b.test/z","method":"GET"}`,
+		`{"event":"forward_close","url":"http://b.test/z","method":"GET","status_code":502,"total_bytes":7,"reason":"no response"}`,
 		`{"event":"blocked","url":"http://c.test/","scanner":"allowlist"}`,
 		`{"event":"blocked","target":"c.test:80","scanner":"port"}`,
 		`{"event":"would_block","target":"d.test:8443","scanner":"port"}`,
@@ -233,7 +235,7 @@ func TestSummarize(t *testing.T) {
 	want := []HostSummary{
 		{Destination: "c.test:80", Requests: 2, Refused: 2, Scanner: "port"},
 		{Destination: "a.test:443", Requests: 1, Bytes: 1000},
-		{Destination: "b.test:80", Requests: 1, Bytes: 10},
+		{Destination: "b.test:80", Requests: 2, Bytes: 17},
 		{Destination: "d.test:8443", Requests: 1, Learnt: 1, Scanner: "port"},
 		{Destination: "e.test:443", Requests: 1},
 	}

@@ -20,6 +20,9 @@ const (
 	EventWouldBlock  = "would_block" // allowed only because a policy is being learned
 	EventReload      = "config_reload"
 	EventShutdown    = "shutdown"
+	// The built-in proxy logs a plain request before it is sent, and its end.
+	EventForwardOpen  = "forward_open"
+	EventForwardClose = "forward_close"
 )
 
 // line is one line of the log. Pointer fields are written even if they are zero.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 )
 
 // Main runs the built-in proxy with the configuration in configPath until ctx
@@ -23,7 +24,12 @@ func Main(ctx context.Context, configPath string, reload <-chan os.Signal, stdou
 	if err != nil {
 		return err
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.Listen)
+	return s.main(ctx, cfg.Listen, configPath, reload, stderr)
+}
+
+func (s *Server) main(ctx context.Context, listen, configPath string, reload <-chan os.Signal, stderr io.Writer) error {
+	debug.SetMemoryLimit(memoryLimit)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
 		return fmt.Errorf("listen for proxy clients: %w", err)
 	}

@@ -121,7 +121,8 @@ func textsOf(raw json.RawMessage) []string {
 // knownEvents are the events that have a meaning of their own here.
 var knownEvents = map[string]bool{
 	EventStartup: true, EventShutdown: true, EventReload: true, eventAgentListener: true,
-	EventTunnelOpen: true, EventTunnelClose: true, EventForward: true, EventBlocked: true,
+	EventTunnelOpen: true, EventTunnelClose: true, EventBlocked: true,
+	EventForward: true, EventForwardOpen: true, EventForwardClose: true,
 	EventSNIMismatch: true, EventError: true, EventWouldBlock: true,
 	eventAllowed: true, eventInterceptHTTP: true, eventWSOpen: true, eventWSClose: true, eventWSBlocked: true,
 	eventKillSwitchDeny: true, eventAirlockDeny: true, eventHeaderDLP: true, eventBodyDLP: true,

@@ -54,7 +54,7 @@ func TestEveryRefusalIsLogged(t *testing.T) {
 		"no Host":          {"GET http://refused.example/ HTTP/1.1\r\n\r\n", "parser"},
 		"HTTP/3.0":         {"GET http://refused.example/ HTTP/3.0\r\nHost: x\r\n\r\n", "parser"},
 		"unknown encoding": {"POST http://refused.example/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "parser"},
-		"header too large": {"GET http://refused.example/ HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", "parser"},
+		"header too large": {"GET http://refused.example/ HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 80<<10) + "\r\n\r\n", "length"},
 		"unknown Expect":   {"POST http://refused.example/ HTTP/1.1\r\nHost: x\r\nExpect: unknown\r\nContent-Length: 1\r\n\r\n", "parser"},
 	} {
 		before, _ := p.log.refusals()
@@ -81,6 +81,71 @@ func TestEveryRefusalIsLogged(t *testing.T) {
 		_, _ = io.ReadAll(tunnel) // a reset is fine, too
 		if n, last := p.log.refusals(); n != before+1 || last.Scanner != "sni" {
 			t.Errorf("%s: %d lines, the last one %+v", name, n-before, last)
+		}
+	}
+}
+
+// What follows on the connection of a request is refused with a line, too: together
+// with the request, or after its response; whether the request was refused or not.
+func TestGarbageAfterRequestIsLogged(t *testing.T) {
+	port := webServer(t)
+	p := startProxy(t, Config{Entries: Entries{Allow: []string{fmt.Sprintf("a.example.com:%d", port)}}})
+	requests := map[string]string{
+		"served":       fmt.Sprintf("GET http://a.example.com:%d/ HTTP/1.1\r\nHost: x\r\n\r\n", port),
+		"with a body":  fmt.Sprintf("POST http://a.example.com:%d/ HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxx", port),
+		"refused":      "GET http://refused.example/ HTTP/1.1\r\nHost: x\r\n\r\n",
+		"CONNECT":      "CONNECT refused.example:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"no proxy":     "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+		"health check": "GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+	}
+	for name, request := range requests {
+		for _, garbage := range []string{"garbage\r\n\r\n", "xx\r\n", "\x16\x03\x01\x00\x05\r\n", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"} {
+			for _, later := range []bool{false, true} {
+				before, _ := p.log.refusals()
+				first := request
+				if !later {
+					first += garbage
+				}
+				_, _, s := p.raw(t, http.MethodGet, first)
+				if n, _ := p.log.refusals(); n > before+1 && later {
+					t.Fatalf("%s: %d lines of one request", name, n-before)
+				}
+				before, _ = p.log.refusals()
+				if later {
+					if _, err := io.WriteString(s, garbage); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					before = 0 // it may have been refused already
+				}
+				answer, err := io.ReadAll(s)
+				if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") {
+					t.Errorf("%s, then %q (later: %v): %v, %q", name, garbage, later, err, answer)
+				}
+				n, last := p.log.refusals()
+				if n <= before || last.Scanner != "parser" || !strings.HasPrefix(last.Reason, "malformed request: 400") {
+					t.Errorf("%s, then %q (later: %v): %d new lines, the last one %+v", name, garbage, later, n-before, last)
+				}
+				p.log.forget()
+			}
+		}
+	}
+}
+
+// forget drops all entries.
+func (l *eventLog) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = nil
+}
+
+// A refusal of a request with a body does not wait for the body.
+func TestRefusalBeforeBody(t *testing.T) {
+	p := startProxy(t, Config{})
+	for _, length := range []string{"Content-Length: 5", "Transfer-Encoding: chunked"} {
+		res, body, _ := p.raw(t, http.MethodPost, "POST http://refused.example/ HTTP/1.1\r\nHost: x\r\n"+length+"\r\n\r\n")
+		if res.StatusCode != http.StatusForbidden || !res.Close {
+			t.Errorf("%s: %s %q", length, res.Status, body)
 		}
 	}
 }

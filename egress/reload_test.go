@@ -22,6 +22,9 @@ import (
 // proxyConfigEnv makes the test binary run as the proxy.
 const proxyConfigEnv = "EGRESS_TEST_PROXY_CONFIG"
 
+// proxyUnboundedEnv removes the bounds of that proxy's memory.
+const proxyUnboundedEnv = "EGRESS_TEST_PROXY_UNBOUNDED"
+
 func TestMain(m *testing.M) {
 	if config := os.Getenv(proxyConfigEnv); config != "" {
 		os.Exit(proxyMain(config))
@@ -34,7 +37,11 @@ func proxyMain(config string) int {
 	signal.Notify(hup, syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	if err := Main(ctx, config, hup, os.Stdout, os.Stderr); err != nil {
+	run := Main
+	if os.Getenv(proxyUnboundedEnv) != "" {
+		run = unboundedMain
+	}
+	if err := run(ctx, config, hup, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -49,7 +56,7 @@ type proxyProcess struct {
 	reloads chan Entry // the log entry for each SIGHUP
 }
 
-func startProcess(t *testing.T, entries string) *proxyProcess {
+func startProcess(t *testing.T, entries string, env ...string) *proxyProcess {
 	t.Helper()
 	l := listen(t)
 	p := &proxyProcess{
@@ -59,7 +66,7 @@ func startProcess(t *testing.T, entries string) *proxyProcess {
 	_ = l.Close()
 	p.write(t, entries)
 	p.cmd = exec.Command(os.Args[0])
-	p.cmd.Env = append(os.Environ(), proxyConfigEnv+"="+p.config)
+	p.cmd.Env = append(append(os.Environ(), env...), proxyConfigEnv+"="+p.config)
 	var errs strings.Builder
 	p.cmd.Stderr = &errs
 	out, err := p.cmd.StdoutPipe()
@@ -78,7 +85,7 @@ func startProcess(t *testing.T, entries string) *proxyProcess {
 				t.Error(err)
 			case e.Event == EventStartup:
 				close(started)
-			case e.Event == EventReload, e.Event == EventError && e.Target == "":
+			case e.Event == EventReload, e.Event == EventError && e.Target == "" && e.URL == "":
 				p.reloads <- e
 			}
 		}

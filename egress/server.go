@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +23,12 @@ type Server struct {
 	current atomic.Pointer[enforcer]
 	conns   atomic.Int64 // open client connections, tunnels included
 	open    atomic.Int64 // open tunnels
+	plain   atomic.Int64 // plain HTTP requests in progress
 	tunnels sync.WaitGroup
 	reload  sync.Mutex
+	memory  *memory
+	lookups chan struct{}
+	inner   *innerListener // for plain HTTP in tunnels
 }
 
 // enforcer is a policy with the components that enforce it. It is replaced
@@ -42,7 +47,10 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{limits: l, rates: newRates(l.requests), log: newLogger(logger)}
+	s := &Server{
+		limits: l, rates: newRates(l.requests), log: newLogger(logger),
+		memory: newMemory(), lookups: make(chan struct{}, maxLookups),
+	}
 	e, err := s.newEnforcer(cfg)
 	if err != nil {
 		return nil, err
@@ -74,26 +82,35 @@ func (s *Server) newEnforcer(cfg Config) (*enforcer, error) {
 		return nil, err
 	}
 	d := newDialer(p, cfg.Resolver, s.limits.dial)
-	return &enforcer{policy: p, learn: cfg.Learn, dialer: d, transport: newTransport(d, s.limits)}, nil
+	d.lookups = s.lookups
+	return &enforcer{policy: p, learn: cfg.Learn, dialer: d, transport: newTransport(d, s.limits, s.memory)}, nil
 }
 
 // Serve accepts clients on l until ctx ends, then closes l and all tunnels and
-// returns nil, within about a second. It always closes l.
+// returns nil, within about a second. It always closes l, which has to be TCP.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.inner = newInnerListener(l.Addr())
 	srv := s.httpServer(ctx)
 	failed := make(chan error, 1)
+	innerDone := make(chan struct{})
+	go func() {
+		defer close(innerDone)
+		_ = srv.Serve(s.inner) // only reports that the server was closed
+	}()
 	go func() { failed <- srv.Serve(watchedListener{l, s}) }()
 	select {
 	case err := <-failed:
 		cancel()
 		s.stop(srv)
+		<-innerDone
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.stop(srv)
 	<-failed //nolint:errcheck // only reports that the server was closed
+	<-innerDone
 	return nil
 }
 
@@ -143,9 +160,9 @@ const spareConnections = 64
 
 // connContext counts a new connection.
 func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
-	if w, ok := c.(*watchedConn); ok {
-		ctx = context.WithValue(ctx, connKey{}, w)
-	}
+	w := c.(*watchedConn) // of both listeners
+	w.ctx = ctx
+	ctx = context.WithValue(ctx, connKey{}, w)
 	over := s.conns.Add(1) - int64(s.limits.connections)
 	if over <= 0 {
 		return ctx
@@ -166,27 +183,34 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateClosed, http.StateHijacked:
 		s.conns.Add(-1)
-	case http.StateActive:
-		if w, ok := c.(*watchedConn); ok {
-			w.handled.Store(false)
-		}
+	case http.StateIdle: // also when the next request is buffered already
+		c.(*watchedConn).awaitRequest()
 	}
 }
 
 // handle dispatches a client's request by its kind.
 func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
-	if w, ok := r.Context().Value(connKey{}).(*watchedConn); ok {
-		w.handled.Store(true)
-	}
+	defer s.logPanic(r)
+	c := r.Context().Value(connKey{}).(*watchedConn)
+	c.handled.Store(true)
 	over, _ := r.Context().Value(overLimitKey{}).(bool)
+	ref := s.checkHead(c, r)
 	switch {
-	case isHealth(r):
+	case ref != nil:
+		// They are what takes the memory, and the response may have to wait.
+		r.Header, r.URL = nil, nil
+		r.RequestURI = strings.Clone(r.RequestURI[:min(len(r.RequestURI), maxURL)])
+		w.Header().Set("Connection", "close")
+		s.refuse(w, r, ref)
+	case c.tunnel == nil && isHealth(r):
 		s.health(w)
 	case over:
 		w.Header().Set("Connection", "close")
 		s.refuse(w, r, &refusalError{
 			status: http.StatusTooManyRequests, scanner: "ratelimit", reason: s.tooMany(),
 		})
+	case c.tunnel != nil:
+		s.forwardInTunnel(w, r, *c.tunnel)
 	case r.Method == http.MethodConnect:
 		s.connect(w, r)
 	case r.URL.IsAbs():
@@ -197,6 +221,32 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 			reason: "this is a proxy: set HTTP_PROXY and HTTPS_PROXY to its address",
 		})
 	}
+}
+
+// logPanic logs a panic, which ends the request without a response.
+func (s *Server) logPanic(r *http.Request) {
+	err := recover()
+	if err == nil {
+		return
+	}
+	if err != http.ErrAbortHandler { //nolint:errorlint // the value that net/http compares
+		s.log.log(line{Event: EventError, Method: r.Method, URL: r.RequestURI, Reason: fmt.Sprintf("internal error: %v", err)})
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// checkHead checks the size of a request's head.
+func (s *Server) checkHead(c *watchedConn, r *http.Request) *refusalError {
+	if err := c.head.settle(r.RequestURI, r.Header); err != nil {
+		return asRefusal(err)
+	}
+	if len(r.RequestURI) > maxURL {
+		return &refusalError{
+			status: http.StatusForbidden, scanner: "length",
+			reason: fmt.Sprintf("URL is longer than %d bytes", maxURL),
+		}
+	}
+	return nil
 }
 
 // isHealth requires origin form: http://host/health is a request to a host.
@@ -221,11 +271,18 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, ref *refusalErro
 	} else {
 		ln.URL = r.RequestURI
 	}
+	if c := r.Context().Value(connKey{}).(*watchedConn); c.tunnel != nil {
+		ln.Target = c.tunnel.String()
+	}
 	if ref.scanner == "dial" {
 		ln.Event = EventError
 		prefix = ""
 	}
 	s.log.log(ln)
+	if r.ContentLength != 0 {
+		// The HTTP server would wait for the body before it sends the response.
+		w.Header().Set("Connection", "close")
+	}
 	respond(w, ref.status, prefix+ref.reason+"\n"+hint(ref))
 }
 

@@ -113,7 +113,7 @@ func TestSNIInPieces(t *testing.T) {
 }
 
 // hello returns the first flight of a TLS client, in one record.
-func hello(t *testing.T, name string) []byte {
+func hello(t testing.TB, name string) []byte {
 	t.Helper()
 	var sent bytes.Buffer
 	conn := &recordingConn{helloConn: helloConn{r: strings.NewReader("")}, w: &sent}
@@ -156,7 +156,7 @@ func TestNotTLS(t *testing.T) {
 	})
 	p.connect(t, fmt.Sprintf("git.example.com:%d", port)).roundTrip(t, "SSH-2.0-test\r\n")
 	for _, first := range []string{
-		"SSH-2.0-test\r\n", "GET / HTTP/1.1\r\nHost: other\r\n\r\n", "x",
+		"SSH-2.0-test\r\n", "EHLO client.example\r\n", "GET http://other/ HTTP/1.1\r\n\r\n", "GET", "x",
 		"\x80\x2e\x01\x00\x02", // SSL 2
 		"\x16GET / HTTP/1.1\r\n\r\n",
 		"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", // a ClientHello of one byte

@@ -23,9 +23,9 @@ const (
 // it is not about a request.
 func (e Entry) Verdict() string {
 	switch e.Event {
-	case EventTunnelOpen, EventForward, eventAllowed, eventInterceptHTTP, eventWSOpen:
+	case EventTunnelOpen, EventForward, EventForwardOpen, eventAllowed, eventInterceptHTTP, eventWSOpen:
 		return VerdictAllowed
-	case EventTunnelClose, eventWSClose:
+	case EventTunnelClose, EventForwardClose, eventWSClose:
 		return VerdictClosed
 	case EventWouldBlock:
 		return VerdictLearnt

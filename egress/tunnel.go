@@ -18,23 +18,25 @@ import (
 var (
 	errTunnelAge  = errors.New("tunnel reached its maximum age")
 	errTunnelIdle = errors.New("no data for the idle timeout")
+	errShutdown   = errors.New("proxy is shutting down")
 	errStalled    = errors.New("receiver accepted no data for the idle timeout")
 )
 
 // tunnel is one CONNECT: a client and an upstream connection, relayed.
 type tunnel struct {
 	server *Server
-	target string // host:port
-	host   string // normalized
+	target tunnelTarget
 	rule   string
-	// allowNonTLS permits streams that are not TLS.
-	allowNonTLS bool
+	// ssh permits streams that are not TLS.
+	ssh bool
 	// learn permits streams that are not TLS, or TLS for another host, and
 	// logs them.
 	learn    bool
 	client   *net.TCPConn
 	upstream *net.TCPConn
-	early    []byte // sent by the client before the response
+	early    []byte // read from the client and not relayed yet
+	first    firstKind
+	hello    charge // for early
 	start    time.Time
 
 	bytes atomic.Int64
@@ -43,26 +45,60 @@ type tunnel struct {
 }
 
 // serve relays until the tunnel ends or ctx is done, then closes both
-// connections.
-func (t *tunnel) serve(ctx context.Context) {
-	defer t.close()
-	defer context.AfterFunc(ctx, t.close)()
+// connections. If the client speaks plain HTTP, serve returns its connection and
+// has not relayed anything.
+func (t *tunnel) serve(ctx context.Context) (plain *watchedConn) {
+	stop := context.AfterFunc(ctx, t.close)
+	defer func() {
+		if !stop() || plain == nil {
+			t.close()
+		}
+	}()
+	defer t.hello.release()
 	if _, err := io.WriteString(t.client, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		t.logFailure(ctx, err)
-		return
+		return nil
 	}
-	preface := t.early
-	if !t.allowNonTLS {
-		var err error
-		if preface, err = t.checkFirst(time.Now().Add(t.server.limits.header)); err != nil {
-			t.logFailure(ctx, err)
-			return
-		}
+	if err := t.begin(); err != nil {
+		t.logFailure(ctx, err)
+		return nil
 	}
-	t.server.log.log(line{Event: EventTunnelOpen, Method: http.MethodConnect, Target: t.target, Rule: t.rule})
-	err := t.relay(preface)
+	if t.first == firstHTTP {
+		_ = t.upstream.Close() // unused: each request has a connection of its own
+		plain = t.server.watch(t.client)
+		plain.early = t.early
+		return plain
+	}
+	t.server.log.log(line{Event: EventTunnelOpen, Method: http.MethodConnect, Target: t.target.String(), Rule: t.rule})
+	err := t.relay()
 	t.logEnd(ctx, err)
+	return nil
 }
+
+// begin reads and checks the client's first bytes, unless the server may have to
+// send first.
+func (t *tunnel) begin() error {
+	wait := t.server.limits.header
+	switch {
+	case t.ssh:
+		return nil
+	case t.learn:
+		wait = min(wait, learnWait)
+	}
+	deadline := time.Now().Add(wait)
+	err := t.readFirst(deadline)
+	if t.learn && errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	if err != nil || t.first == firstHTTP {
+		return err
+	}
+	return t.checkFirst(deadline)
+}
+
+// learnWait is how long the client's first bytes are awaited while a policy is
+// being learned. The server may be the one that sends first.
+const learnWait = time.Second
 
 // close closes both connections, which unblocks both directions.
 func (t *tunnel) close() {
@@ -72,8 +108,7 @@ func (t *tunnel) close() {
 }
 
 // relay copies data in both directions until both have ended or one has failed.
-// preface is data that was read from the client already.
-func (t *tunnel) relay(preface []byte) error {
+func (t *tunnel) relay() error {
 	var down error
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -81,7 +116,7 @@ func (t *tunnel) relay(preface []byte) error {
 			t.close()
 		}
 	})
-	up := t.relayUp(preface)
+	up := t.relayUp()
 	if up != nil {
 		t.close()
 	}
@@ -94,35 +129,40 @@ func (t *tunnel) relay(preface []byte) error {
 	return up
 }
 
-func (t *tunnel) relayUp(preface []byte) error {
-	if t.allowNonTLS {
-		// Data from upstream is relayed already: an ssh server may send first.
-		var err error
-		if preface, err = t.awaitFirst(); err != nil {
+func (t *tunnel) relayUp() error {
+	if t.first == firstNone && (t.ssh || t.learn) {
+		// Data from upstream is relayed already: the server may send first.
+		if err := t.awaitFirst(); err != nil {
 			return err
 		}
 	}
-	if len(preface) > 0 {
+	if len(t.early) > 0 {
 		if err := t.upstream.SetWriteDeadline(time.Now().Add(t.server.limits.idle)); err != nil {
 			return err
 		}
-		n, err := t.upstream.Write(preface)
+		n, err := t.upstream.Write(t.early)
 		t.count(int64(n))
 		if err != nil {
 			return err
 		}
+		t.early = nil
+		t.hello.release()
 	}
 	return t.pump(t.upstream, t.client)
 }
 
-// awaitFirst is checkFirst for clients that may wait for the server to begin.
-func (t *tunnel) awaitFirst() ([]byte, error) {
+// awaitFirst checks the first bytes of a client that may wait for the server.
+func (t *tunnel) awaitFirst() error {
 	if len(t.early) == 0 {
 		if err := t.awaitReadable(t.client); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return t.checkFirst(time.Now().Add(t.server.limits.header))
+	deadline := time.Now().Add(t.server.limits.header)
+	if err := t.readFirst(deadline); err != nil {
+		return err
+	}
+	return t.checkFirst(deadline)
 }
 
 // spliceTime is how long a direction without data keeps the pipe that splice
@@ -225,16 +265,20 @@ func waitReadable(c *net.TCPConn) error {
 // logFailure logs why a tunnel failed after the 200 response was sent.
 func (t *tunnel) logFailure(ctx context.Context, err error) {
 	var wrong *sniError
+	ref := &refusalError{scanner: "sni"}
 	switch {
 	case errors.As(err, &wrong):
 		t.server.log.log(line{
-			Event: EventSNIMismatch, ConnectHost: t.target, SNIHost: wrong.name,
+			Event: EventSNIMismatch, ConnectHost: t.target.String(), SNIHost: wrong.name,
 			Scanner: "sni", Reason: wrong.Error(), Rule: t.rule,
 		})
-	case errors.Is(err, errNotTLS):
-		t.server.log.log(line{Event: EventBlocked, Target: t.target, Method: http.MethodConnect, Scanner: "sni", Reason: err.Error(), Rule: t.rule})
+	case errors.Is(err, errNotTLS), errors.As(err, &ref):
+		t.server.log.log(line{
+			Event: EventBlocked, Target: t.target.String(), Method: http.MethodConnect,
+			Scanner: ref.scanner, Reason: err.Error(), Rule: t.rule,
+		})
 	default:
-		t.server.log.log(line{Event: EventError, Target: t.target, Reason: t.cause(ctx, err)})
+		t.server.log.log(line{Event: EventError, Target: t.target.String(), Reason: t.cause(ctx, err)})
 	}
 }
 
@@ -244,7 +288,7 @@ func (t *tunnel) logEnd(ctx context.Context, err error) {
 		t.logFailure(ctx, err)
 	}
 	t.server.log.log(line{
-		Event: EventTunnelClose, Method: http.MethodConnect, Target: t.target, Rule: t.rule, Reason: t.cause(ctx, err),
+		Event: EventTunnelClose, Method: http.MethodConnect, Target: t.target.String(), Rule: t.rule, Reason: t.cause(ctx, err),
 		TotalBytes: ptr(t.bytes.Load()), DurationMS: ptr(time.Since(t.start).Milliseconds()),
 	})
 }
@@ -257,7 +301,7 @@ func (t *tunnel) cause(ctx context.Context, err error) string {
 	case errors.Is(context.Cause(ctx), errTunnelAge):
 		return errTunnelAge.Error()
 	case ctx.Err() != nil:
-		return "proxy is shutting down"
+		return errShutdown.Error()
 	}
 	return err.Error()
 }

@@ -2,9 +2,15 @@ package egress
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // watchedListener accepts connections that log the responses which the HTTP
@@ -17,32 +23,109 @@ type watchedListener struct {
 // Accept implements net.Listener.
 func (l watchedListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if tcp, ok := c.(*net.TCPConn); ok {
-		return &watchedConn{TCPConn: tcp, server: l.server}, nil
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		_ = c.Close()
+		return nil, fmt.Errorf("unexpected connection type %T", c)
+	}
+	return l.server.watch(tcp), nil
 }
 
 // connKey is the context key of a request's *watchedConn.
 type connKey struct{}
 
-// watchedConn is a client connection until it becomes a tunnel.
+// watchedConn is a connection that the HTTP server reads requests from: a
+// client's until it becomes a tunnel, or a tunnel that carries plain HTTP.
 type watchedConn struct {
 	*net.TCPConn
 	server *Server
+	ctx    context.Context // of the server, set when the connection is served
+	// tunnel is the target of the CONNECT that plain HTTP comes in; nil if the
+	// client speaks to the proxy itself.
+	tunnel *tunnelTarget
+	early  []byte // read before the connection was served
+	head   *headMeter
 	// handled is set while a response to a request that reached Server.handle
 	// is written.
 	handled atomic.Bool
+	// linger: the client may still be sending when the connection is closed.
+	linger atomic.Bool
 }
 
-// Write logs the response if it is the HTTP server's own.
-func (c *watchedConn) Write(p []byte) (int, error) {
-	if !c.handled.Load() {
-		status, _, _ := bytes.Cut(p, []byte("\r\n"))
-		c.server.log.log(line{
-			Event: EventBlocked, Scanner: "parser",
-			Reason: "malformed request: " + strings.TrimPrefix(string(status), "HTTP/1.1 "),
-		})
+func (s *Server) watch(c *net.TCPConn) *watchedConn {
+	w := &watchedConn{TCPConn: c, server: s, head: newHeadMeter("request", s.memory)}
+	w.head.start()
+	return w
+}
+
+// awaitRequest prepares for the next request.
+func (c *watchedConn) awaitRequest() {
+	c.handled.Store(false)
+	c.head.start()
+}
+
+// Read counts what it reads of a request's head.
+func (c *watchedConn) Read(p []byte) (n int, err error) {
+	if err := c.head.failed(); err != nil {
+		return 0, err
 	}
-	return c.TCPConn.Write(p)
+	if len(c.early) > 0 {
+		n = copy(p, c.early)
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
+	} else {
+		n, err = c.TCPConn.Read(p)
+	}
+	c.head.count(p[:n])
+	return n, err
+}
+
+// Write logs the response if it is the HTTP server's own. To a request whose head
+// was not read to its end, that is one without the reason.
+func (c *watchedConn) Write(p []byte) (int, error) {
+	if c.handled.Load() {
+		return c.TCPConn.Write(p)
+	}
+	status, _, _ := bytes.Cut(p, []byte("\r\n"))
+	ln := line{
+		Event: EventBlocked, Scanner: "parser",
+		Reason: "malformed request: " + strings.TrimPrefix(string(status), "HTTP/1.1 "),
+	}
+	if c.tunnel != nil {
+		ln.Target = c.tunnel.String()
+	}
+	var ref *refusalError
+	if !errors.As(c.head.failed(), &ref) {
+		c.server.log.log(ln)
+		return c.TCPConn.Write(p)
+	}
+	ln.Scanner, ln.Reason, ln.Status = ref.scanner, ref.reason, ref.status
+	c.server.log.log(ln)
+	c.linger.Store(true)
+	_, err := fmt.Fprintf(c.TCPConn, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nX-Should-Retry: false\r\nConnection: close\r\n\r\nblocked: %s\n",
+		ref.status, http.StatusText(ref.status), ref.reason)
+	return len(p), err
+}
+
+// Bounds of reading on before a connection is closed.
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 1 << 20
+)
+
+// Close closes the connection. Data that was not read would reset it, and the
+// client would lose the response: so some of it is read.
+func (c *watchedConn) Close() error {
+	c.head.release()
+	if c.linger.Load() {
+		// Errors do not matter: the connection is closed in any case.
+		_ = c.CloseWrite()
+		_ = c.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, struct{ io.Reader }{c.TCPConn}, lingerBytes)
+	}
+	return c.TCPConn.Close()
 }

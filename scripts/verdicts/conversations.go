@@ -60,6 +60,29 @@ func inTunnel(name, target, want string, talk func(t tunnel) error) request {
 	}}
 }
 
+// inHTTP is inTunnel with a request in plain HTTP.
+func inHTTP(name, target, text, want string) request {
+	return inTunnel(name, target, want, func(t tunnel) error {
+		if _, err := io.WriteString(t, text); err != nil {
+			return err
+		}
+		res, err := http.ReadResponse(bufio.NewReader(t), nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = res.Body.Close() }()
+		if got := verdict(res); got != allowed {
+			return refusedError(got)
+		}
+		return nil
+	})
+}
+
+// refusedError is the verdict of a response inside a tunnel.
+type refusedError string
+
+func (e refusedError) Error() string { return string(e) }
+
 // inTLS is inTunnel with a TLS handshake for sni.
 func inTLS(name, target, sni, want string, talk func(c *tls.Conn) error) request {
 	return inTunnel(name, target, want, func(t tunnel) error {
@@ -139,7 +162,8 @@ func websockets() []request {
 		inTLS("websocket: for another host", targetTLS, "other.verdict.test", closed, echo(1, 4, 0)),
 		inTLS("websocket: to a refused host", "other.verdict.test:443", "other.verdict.test", "refused 403", echo(1, 4, 0)),
 		inTLS("websocket: to a port that the entry does not allow", fmt.Sprintf("api.verdict.test:%d", portTLS), "api.verdict.test", "refused 403", echo(1, 4, 0)),
-		inTunnel("websocket: without TLS, in a tunnel to 80", "api.verdict.test:80", closed, func(t tunnel) error { return wsEcho(t, 1, 4, 0) }),
+		inHTTP("websocket: without TLS, in a tunnel to 80", "api.verdict.test:80", "GET /ws HTTP/1.1\r\nHost: api.verdict.test\r\n"+
+			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", "refused 403"),
 		inTunnel("websocket: without TLS, on an ssh entry's port", targetRaw, allowed, func(t tunnel) error { return wsEcho(t, 3, 40, 0) }),
 		upgrade("plain HTTP", "http://api.verdict.test/ws", "Connection: Upgrade", "Upgrade: websocket"),
 		upgrade("plain HTTP, in capitals", "http://api.verdict.test/ws", "Connection: UPGRADE", "Upgrade: WEBSOCKET"),

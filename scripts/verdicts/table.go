@@ -93,6 +93,10 @@ func verdict(res *http.Response) string {
 
 // failure is the verdict when there is no response, or an unexpected one.
 func failure(err error) string {
+	var refused refusedError
+	if errors.As(err, &refused) {
+		return string(refused)
+	}
 	var op *net.OpError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -255,7 +259,11 @@ func streams() []request {
 		connect("a.wild.verdict.test:443", "b.wild.verdict.test", closed), connect("port.verdict.test:8443", "api.verdict.test", closed),
 		connect("git.verdict.test:22", "git.verdict.test", allowed).named("TLS on ssh's port, for the host"),
 		tunnel("ssh on 443", []byte("SSH-2.0-x\r\n"), closed),
-		tunnel("HTTP on 443", []byte("GET / HTTP/1.1\r\n\r\n"), closed),
+		inHTTP("HTTP on 443, without Host", api, "GET / HTTP/1.1\r\n\r\n", "refused 400"),
+		inHTTP("HTTP in a tunnel to 80", "api.verdict.test:80", "GET / HTTP/1.1\r\nHost: api.verdict.test\r\n\r\n", allowed),
+		inHTTP("HTTP in a tunnel, for another port", api, "GET / HTTP/1.1\r\nHost: api.verdict.test\r\n\r\n", "refused 403"),
+		inHTTP("HTTP in a tunnel, for another host", "api.verdict.test:80", "GET / HTTP/1.1\r\nHost: a.wild.verdict.test\r\n\r\n", "refused 403"),
+		inHTTP("HTTP in a tunnel, a URL", "api.verdict.test:80", "GET http://api.verdict.test/ HTTP/1.1\r\nHost: api.verdict.test\r\n\r\n", closed),
 		tunnel("zeros on 443", make([]byte, 512), closed),
 		tunnel("a record of another kind", []byte("\x17\x03\x03\x00\x05hello"), closed),
 		complete, slow,
