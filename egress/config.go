@@ -28,6 +28,9 @@ type Config struct {
 	// Learn allows what the policy refuses and logs it as would_block.
 	// Special and private addresses are still refused.
 	Learn bool `json:"learn,omitempty"`
+	// SelfNames are host names of the sandbox. Requests for them, like those for
+	// its addresses, are refused with a reason of their own.
+	SelfNames []string `json:"self_names,omitempty"`
 	// HeaderTimeout limits the time to read a request's header, or the first
 	// TLS record in a tunnel. Default 10s.
 	HeaderTimeout Duration `json:"header_timeout,omitempty"`
@@ -106,6 +109,9 @@ func parseConfig(data []byte) (Config, error) {
 	if _, err := cfg.limits(); err != nil {
 		return Config{}, err
 	}
+	if _, err := cfg.selfNames(); err != nil {
+		return Config{}, err
+	}
 	if _, err := cfg.Policy(); err != nil {
 		return Config{}, fmt.Errorf("line %d: %w", lineOfEntry(data, err), err)
 	}
@@ -170,6 +176,19 @@ func checkListen(listen string) error {
 		return fmt.Errorf("listen: %s is the unspecified address: use the address of the internal segment", listen)
 	}
 	return nil
+}
+
+// selfNames returns SelfNames in normalized form.
+func (c Config) selfNames() ([]string, error) {
+	names := make([]string, 0, len(c.SelfNames))
+	for i, s := range c.SelfNames {
+		name, _, err := normalHost(s)
+		if err != nil {
+			return nil, fmt.Errorf("self_names[%d]: invalid host %q: %w", i, shorten(s), err)
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 // limits holds a configuration's numbers, with defaults applied.

@@ -24,7 +24,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	upstream, err := e.dialer.dial(r.Context(), host, port)
 	if err != nil {
-		s.refuse(w, r, asRefusal(err))
+		s.refuse(w, r, s.dialRefusal(r, host, err))
 		return
 	}
 	target := tunnelTarget{host: host, port: port}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"code.dny.dev/ssrf"
@@ -57,6 +58,8 @@ type dialer struct {
 	policy       Policy // for denied addresses
 	timeout      time.Duration
 	lookups      chan struct{} // limits concurrent DNS lookups
+	// self reports whether an address is the proxy's own listener; nil: none is.
+	self func(netip.AddrPort) bool
 }
 
 func newDialer(p Policy, r Resolver, timeout time.Duration) *dialer {
@@ -114,6 +117,13 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 	if ref := d.policy.refuseAddrs(host, addrs, port); ref != nil {
 		return nil, ref
 	}
+	if d.self != nil {
+		for _, addr := range addrs {
+			if to := netip.AddrPortFrom(addr, uint16(port)); d.self(to) {
+				return nil, &refusalError{status: http.StatusForbidden, scanner: "self", reason: fmt.Sprintf("%s is at %s, %v", host, to, errProxyAddress)}
+			}
+		}
+	}
 	addrs = slices.Clone(addrs[:min(len(addrs), maxAddrs)]) // frees the others
 	nd := d.netDialer(host)
 	var first error
@@ -126,7 +136,10 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 			first = err
 		}
 	}
-	if errors.Is(first, ssrf.ErrProhibitedIP) {
+	switch {
+	case errors.Is(first, errProxyAddress):
+		return nil, &refusalError{status: http.StatusForbidden, scanner: "self", reason: first.Error()}
+	case errors.Is(first, ssrf.ErrProhibitedIP):
 		return nil, &refusalError{status: http.StatusForbidden, scanner: "ssrf", reason: ssrfReason(host, addrs[0])}
 	}
 	return nil, &refusalError{
@@ -136,9 +149,16 @@ func (d *dialer) dial(ctx context.Context, host string, port int) (*net.TCPConn,
 }
 
 // netDialer returns a dialer whose sockets refuse addresses that host may not
-// resolve to.
+// resolve to, and the proxy itself.
 func (d *dialer) netDialer(host string) *net.Dialer {
-	return &net.Dialer{Control: d.guardFor(host).Safe, KeepAlive: 30 * time.Second}
+	guard := d.guardFor(host)
+	control := func(network, address string, c syscall.RawConn) error {
+		if to, err := netip.ParseAddrPort(address); err == nil && d.self != nil && d.self(to) {
+			return fmt.Errorf("%s is %w", to, errProxyAddress)
+		}
+		return guard.Safe(network, address, c)
+	}
+	return &net.Dialer{Control: control, KeepAlive: 30 * time.Second}
 }
 
 // maxAddrs is how many addresses of a host are tried.

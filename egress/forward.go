@@ -204,7 +204,7 @@ func (f *forwarding) response(res *http.Response) error {
 // failed answers a request that got no response.
 func (f *forwarding) failed(w http.ResponseWriter, _ *http.Request, err error) {
 	s := f.server
-	ref := asRefusal(err)
+	ref := s.dialRefusal(f.request, f.host, err)
 	if ref.status == http.StatusBadGateway && !strings.Contains(ref.reason, f.host) {
 		ref.reason = fmt.Sprintf("no response from %s: %s", joinHostPort(f.host, f.port), ref.reason)
 	}

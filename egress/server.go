@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +29,10 @@ type Server struct {
 	reload  sync.Mutex
 	memory  *memory
 	lookups chan struct{}
-	inner   *innerListener // for plain HTTP in tunnels
+	// selfNames are host names of the sandbox, normalized.
+	selfNames []string
+	listen    atomic.Pointer[netip.AddrPort]
+	inner     *innerListener // for plain HTTP in tunnels
 }
 
 // enforcer is a policy with the components that enforce it. It is replaced
@@ -47,9 +51,13 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	names, err := cfg.selfNames()
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
 		limits: l, rates: newRates(l.requests), log: newLogger(logger),
-		memory: newMemory(), lookups: make(chan struct{}, maxLookups),
+		memory: newMemory(), lookups: make(chan struct{}, maxLookups), selfNames: names,
 	}
 	e, err := s.newEnforcer(cfg)
 	if err != nil {
@@ -82,7 +90,7 @@ func (s *Server) newEnforcer(cfg Config) (*enforcer, error) {
 		return nil, err
 	}
 	d := newDialer(p, cfg.Resolver, s.limits.dial)
-	d.lookups = s.lookups
+	d.lookups, d.self = s.lookups, s.isProxy
 	return &enforcer{policy: p, learn: cfg.Learn, dialer: d, transport: newTransport(d, s.limits, s.memory)}, nil
 }
 
@@ -91,6 +99,7 @@ func (s *Server) newEnforcer(cfg Config) (*enforcer, error) {
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.listen.Store(listenAddr(l))
 	s.inner = newInnerListener(l.Addr())
 	srv := s.httpServer(ctx)
 	failed := make(chan error, 1)
@@ -337,6 +346,11 @@ func (s *Server) admit(e *enforcer, r *http.Request, raw string, port int) (stri
 	host, v, ref := e.check(raw, port)
 	if host == "" {
 		return "", v, ref
+	}
+	if ref != nil {
+		if ref = s.explainSelf(r, host, ref); ref.scanner == "self" {
+			return host, v, ref
+		}
 	}
 	if ref == nil {
 		if kind := secretInHost(host); kind != "" {
