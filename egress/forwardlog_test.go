@@ -132,6 +132,7 @@ func TestForwardLogsReusedConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
 	}
 	if n := len(p.log.events(EventForwardOpen)); n != requests {
 		t.Errorf("%d lines of %d requests", n, requests)

@@ -45,12 +45,12 @@ func maskUserInfo(u string) string {
 		rest = authority + "/" + path
 	}
 	if start > 0 && !splitPassword(authority) {
-		if _, host, ok := cutUserInfo(authority); ok {
+		if host, ok := cutUserInfo(authority); ok {
 			return prefix + masked + "@" + host + "/" + path
 		}
 		return prefix + rest
 	}
-	_, host, ok := cutUserInfo(rest)
+	host, ok := cutUserInfo(rest)
 	switch {
 	case !ok:
 		return prefix + rest
@@ -63,22 +63,22 @@ func maskUserInfo(u string) string {
 // splitPassword reports whether an authority may be the beginning of a password with
 // a slash in it: what follows the colon is not a port.
 func splitPassword(authority string) bool {
-	if _, _, ok := cutUserInfo(authority); ok || strings.HasPrefix(authority, "[") {
+	if _, ok := cutUserInfo(authority); ok || strings.HasPrefix(authority, "[") {
 		return false
 	}
 	_, port, ok := strings.Cut(authority, ":")
 	return ok && strings.Trim(port, "0123456789") != ""
 }
 
-// cutUserInfo cuts a text at the last @, which may be escaped.
-func cutUserInfo(s string) (user, host string, ok bool) {
+// cutUserInfo returns what follows the last @, which may be escaped.
+func cutUserInfo(s string) (host string, ok bool) {
 	if i := strings.LastIndex(s, "%40"); i >= 0 && !strings.Contains(s[i:], "@") {
-		return s[:i], s[i+len("%40"):], true
+		return s[i+len("%40"):], true
 	}
 	if i := strings.LastIndexByte(s, '@'); i >= 0 {
-		return s[:i], s[i+1:], true
+		return s[i+1:], true
 	}
-	return "", s, false
+	return s, false
 }
 
 // anyTarget matches what may be the target of a request, or a part of one.

@@ -137,6 +137,9 @@ func (p *proxyProcess) attack(t *testing.T, n int, text, then string, answers in
 				_, _ = io.WriteString(c, then)
 				_, _ = io.ReadAll(br)
 			}
+			if err == nil {
+				_ = res.Body.Close()
+			}
 			done <- struct{}{}
 		})
 	}

@@ -82,8 +82,8 @@ func TestProxyIsNotReached(t *testing.T) {
 		}
 	}
 	// The socket's control hook refuses it, too, if no earlier check did.
-	d := p.Server.current.Load().dialer
-	if conn, err := dialOne(t.Context(), d.netDialer("rebind.example"), *p.Server.listen.Load(), 1); err == nil || !strings.Contains(err.Error(), errProxyAddress.Error()) {
+	d := p.current.Load().dialer
+	if conn, err := dialOne(t.Context(), d.netDialer("rebind.example"), *p.listen.Load(), 1); err == nil || !strings.Contains(err.Error(), errProxyAddress.Error()) {
 		t.Errorf("dialed the proxy: %v, %v", conn, err)
 	}
 	// The control: without the check, the proxy is reached through itself.

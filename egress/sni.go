@@ -97,7 +97,7 @@ func (t *tunnel) readFirst(deadline time.Time) error {
 			return firstByteError(err)
 		}
 		t.first = firstOther
-		return nil //nolint:nilerr // what came is all that there is to check
+		return nil // check what there is
 	}
 }
 
