@@ -14,16 +14,16 @@ const (
 )
 
 // What pipelock needs to scan the body of a plain HTTP response, which it holds in
-// memory in several forms: up to 14 bytes for each byte of a binary one, of which
-// much is garbage that a limit for Go's runtime keeps small. With these a response
-// of the largest size passes within the limit of the task, and so do two of half
-// that size; larger ones are cut by pipelock. Its own default limit is 10 MB.
+// memory in several forms. Observed: 17 bytes for each byte of a binary response,
+// and 10 with a limit for Go's runtime, which makes it collect garbage earlier. Two
+// responses of the largest size pass at the same time within the limit of the task.
+// Larger ones are cut by pipelock. Its own default limit is 10 MB.
 const (
 	pipelockMaxResponse = 32 // MB
 	// PipelockMemory is the memory limit of pipelock's task, in bytes.
-	PipelockMemory int64 = 512 << 20
+	PipelockMemory int64 = 768 << 20
 	// PipelockEnv is a variable for pipelock's process.
-	PipelockEnv = "GOMEMLIMIT=400MiB"
+	PipelockEnv = "GOMEMLIMIT=512MiB"
 )
 
 // nothingAllowed replaces an empty allowlist, which pipelock rejects: a name that
