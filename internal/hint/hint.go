@@ -22,7 +22,16 @@ func Of(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
 	}
+	if e, ok := errors.AsType[hinted](err); ok {
+		return e.Hint()
+	}
 	return ""
+}
+
+// hinted is an error type of another package that has advice.
+type hinted interface {
+	error
+	Hint() string
 }
 
 // Problems is every mistake that was found at once, in the order in which a
