@@ -56,6 +56,8 @@ type Variable struct {
 type Proxy struct {
 	Kind  string // ProxyPipelock or ProxyBuiltin
 	Image string // pipelock's, as written
+	// Version is that of pipelock in Image; empty: the one in its tag.
+	Version string
 }
 
 // AgentConfig is a command, with what it is told, in a bottle.
@@ -182,6 +184,8 @@ type Limits struct {
 // Egress is the policy as the plan shows it.
 type Egress struct {
 	Allow []string `json:"allow"` // sorted, without doubles; empty: nothing is allowed
+	// Deny are exceptions from Allow and from the hosts of ssh.
+	Deny []string `json:"deny"`
 	// AllowPrivate are those destinations that may be in private networks.
 	AllowPrivate []string `json:"allow_private"`
 }
@@ -218,7 +222,7 @@ const (
 
 // Sorted is the policy with each list sorted and without duplicates.
 func (e Egress) Sorted() Egress {
-	return Egress{Allow: sortedSet(e.Allow), AllowPrivate: sortedSet(e.AllowPrivate)}
+	return Egress{Allow: sortedSet(e.Allow), Deny: sortedSet(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
 }
 
 // sortedSet returns the list sorted, without doubles, and never nil.

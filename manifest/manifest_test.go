@@ -165,10 +165,11 @@ func TestGoodManifest(t *testing.T) {
 					{Name: "DEPLOY_KEY", File: "~/.deploy"},
 				},
 				Egress: Egress{
-					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7"},
+					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7", "dev.example:3000-3010"},
+					Deny:         []string{"gist.github.com", "*.no.github.com"},
 					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
 				},
-				Proxy: Proxy{Kind: ProxyPipelock, Image: "registry.example/pipelock:2.3.0"},
+				Proxy: Proxy{Kind: ProxyPipelock, Image: "registry.example/pipelock:mine", Version: "2.3.0"},
 				SSH: []SSHHost{
 					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy, PubkeyAuthentication: PubkeyHostBound},
 					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, PubkeyAuthentication: PubkeyUnbound, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},

@@ -104,6 +104,7 @@ func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
 		"egress": func(n *yaml.Node) {
 			d.mapping(n, "egress", map[string]func(*yaml.Node){
 				"allow":         func(n *yaml.Node) { b.Egress.Allow = d.rules(n, "allow") },
+				"deny":          func(n *yaml.Node) { b.Egress.Deny = d.rules(n, "deny") },
 				"allow_private": func(n *yaml.Node) { b.Egress.AllowPrivate = d.rules(n, "allow_private") },
 			})
 		},
@@ -238,7 +239,19 @@ func (d *decoder) proxy(n *yaml.Node) Proxy {
 			imageNode = n
 			p.Image = d.image(n)
 		},
+		"version": func(n *yaml.Node) {
+			p.Version, _ = d.name(n, "version")
+			if p.Version == "" {
+				return
+			}
+			if _, err := egress.ParsePipelockVersion(p.Version); err != nil {
+				d.fail(n, "%s", err)
+			}
+		},
 	})
+	if p.Version != "" && p.Image == "" {
+		d.fail(n, "version is that of pipelock in image: add an image, or remove the version")
+	}
 	if p.Kind == ProxyBuiltin && p.Image != "" {
 		d.fail(imageNode, "the built-in proxy has no image: take it out, or make the kind pipelock")
 	}

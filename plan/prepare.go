@@ -15,6 +15,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 )
@@ -233,7 +234,7 @@ func (p *preparation) policy(context.Context) error {
 
 // entriesFor is the policy as the proxy reads it.
 func (p *Plan) EntriesFor(ssh []manifest.SSHHost) egress.Entries {
-	e := egress.Entries{Allow: p.Egress.Allow, AllowPrivate: p.Egress.AllowPrivate}
+	e := egress.Entries{Allow: p.Egress.Allow, Deny: p.Egress.Deny, AllowPrivate: p.Egress.AllowPrivate}
 	for _, h := range ssh {
 		e.SSH = append(e.SSH, h.Destination())
 	}
@@ -260,6 +261,9 @@ func (p *preparation) warn() {
 	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
 	if plan.Runtime == Runc {
 		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
+	}
+	for _, problem := range plan.EntriesFor(p.bottle.SSH).Problems(segment.Agent.Masked()) {
+		warn("%s", problem)
 	}
 	p.warnProxy(warn)
 	for _, w := range plan.Network.Warnings {

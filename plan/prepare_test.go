@@ -30,7 +30,7 @@ func TestPrepareDefaults(t *testing.T) {
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
 		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []provision.Variable{},
-		Egress: manifest.Egress{Allow: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
+		Egress: manifest.Egress{Allow: []string{}, Deny: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
 		Network: Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: s.host.warnings},
 		Limits:  manifest.Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30}, Skills: []string{}, SSH: []manifest.SSHHost{},
 		Warnings: []string{"the host is odd"}, Created: got.Created,

@@ -1,10 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 
 	"github.com/distribution/reference"
 
@@ -13,12 +13,8 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// Pipelock as bottle knows it: what its configuration was seen to work with.
-const (
-	pipelockVersion = "2.3.0"
-	// DefaultPipelock is pipelock's image where the manifest names none.
-	DefaultPipelock = "ghcr.io/luckypipewrench/pipelock:" + pipelockVersion
-)
+// DefaultPipelock is pipelock's image if the manifest names none.
+const DefaultPipelock = egress.PipelockImage + ":" + egress.DefaultPipelockVersion
 
 const useBuiltin = "choose the built-in proxy with --proxy builtin"
 
@@ -46,9 +42,17 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the proxy's image %q: %w", name, err)
 	}
-	p.plan.Proxy.Version = versionOf(named)
-	if _, err := (egress.Policy{}).Render(p.plan.Proxy.Version); err != nil {
-		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: "name an image of pipelock 2.x or 3.x under proxy: in the manifest, or " + useBuiltin}
+	version, err := versionOf(named, p.bottle.Proxy.Version)
+	if err != nil {
+		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: hint.Of(err) + ", or " + useBuiltin}
+	}
+	p.plan.Proxy.Version = version.String()
+	policy, err := p.plan.EntriesFor(p.bottle.SSH).Policy()
+	if err != nil {
+		return nil //nolint:nilerr // the step for the policy reports it
+	}
+	if err := policy.CheckPipelock(version); err != nil {
+		return err
 	}
 	_, p.plan.Proxy.Pinned = named.(reference.Digested)
 	info, err := ProxyImage(ctx, p.host, named)
@@ -111,17 +115,18 @@ func ProxyImage(ctx context.Context, h Host, named reference.Named) (ImageInfo, 
 	return info, err
 }
 
-var versionTag = regexp.MustCompile(`^v?(\d+\.\d+\.\d+)([-+].*)?$`)
-
-// versionOf is the version that an image's tag tells; of one that tells none, as
-// a mirror's may, the one that bottle knows.
-func versionOf(named reference.Named) string {
-	if tagged, ok := named.(reference.Tagged); ok {
-		if m := versionTag.FindStringSubmatch(tagged.Tag()); m != nil {
-			return m[1]
-		}
+// versionOf returns the version of pipelock in an image: the stated one, if there is
+// one, or the one in the image's tag. It is never guessed, because the configuration
+// depends on it.
+func versionOf(named reference.Named, stated string) (egress.PipelockVersion, error) {
+	if stated != "" {
+		return egress.ParsePipelockVersion(stated)
 	}
-	return pipelockVersion
+	tag := ""
+	if tagged, ok := named.(reference.Tagged); ok {
+		tag = tagged.Tag()
+	}
+	return egress.PipelockVersionOfTag(tag)
 }
 
 // warnProxy tells what the choice of proxy costs.
@@ -138,6 +143,9 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	} else if plan.Proxy.Image != "" && !plan.Proxy.Pinned {
 		warn("the proxy's image is not pinned: name it with its digest, %s@%s, under proxy: in the manifest", plan.Proxy.Image, plan.Proxy.Digest)
 	}
+	if v, err := egress.ParsePipelockVersion(plan.Proxy.Version); err == nil && !v.WasRun() {
+		warn("bottle was not tested with pipelock %s: its configuration follows pipelock's documentation", v)
+	}
 	if policy, err := plan.EntriesFor(p.bottle.SSH).Policy(); err == nil && policy.MixedPorts() {
 		warn("pipelock knows no ports: each allowed host is open on every port that any of them is allowed on")
 	}
@@ -149,18 +157,19 @@ func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := Plan{Egress: manifest.Egress{Allow: b.Egress.Allow, AllowPrivate: b.Egress.AllowPrivate}}
+	p := Plan{Egress: b.Egress}
 	policy, err := p.EntriesFor(b.SSH).Policy()
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
-	version := pipelockVersion
-	if b.Proxy.Image != "" {
-		named, err := reference.ParseNormalizedNamed(b.Proxy.Image)
-		if err != nil {
-			return nil, fmt.Errorf("the proxy's image %q: %w", b.Proxy.Image, err)
-		}
-		version = versionOf(named)
+	image := cmp.Or(b.Proxy.Image, DefaultPipelock)
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return nil, fmt.Errorf("the proxy's image %q: %w", image, err)
 	}
-	return policy.Render(version)
+	version, err := versionOf(named, b.Proxy.Version)
+	if err != nil {
+		return nil, fmt.Errorf("the proxy's image %s: %w", image, err)
+	}
+	return policy.Render(version.String())
 }

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	pipelockRef    = "ghcr.io/luckypipewrench/pipelock:2.3.0"
+	pipelockRef    = "ghcr.io/pipelab-org/pipelock:3.8.0"
 	pipelockDigest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 )
 
@@ -26,7 +26,7 @@ func newPipelockScene(t *testing.T, bottle string) *scene {
 
 func TestPrepareProxyKind(t *testing.T) {
 	// The default, and what stands over it.
-	if got := newPipelockScene(t, "").good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Digest: pipelockDigest, Version: "2.3.0"}) {
+	if got := newPipelockScene(t, "").good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Digest: pipelockDigest, Version: "3.8.0"}) {
 		t.Errorf("by default: %+v", got)
 	}
 	if got := newPipelockScene(t, "proxy: {kind: builtin}").good().Proxy; got != (Proxy{Kind: "builtin"}) {
@@ -44,7 +44,7 @@ func TestPrepareProxyKind(t *testing.T) {
 func TestPreparePipelock(t *testing.T) {
 	s := newPipelockScene(t, "")
 	delete(s.host.images, pipelockRef)
-	if got := s.good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Version: "2.3.0", Pull: true}) {
+	if got := s.good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Version: "3.8.0", Pull: true}) {
 		t.Errorf("an image that is not there: %+v", got)
 	}
 	s.spec.Pull = PullNever
@@ -52,6 +52,21 @@ func TestPreparePipelock(t *testing.T) {
 
 	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:4.1.0'}")
 	s.bad(`unknown version of pipelock "4.1.0"`, "--proxy builtin")
+
+	// The version is not guessed.
+	for _, image := range []string{"example.test/pipelock", "example.test/pipelock:latest", "example.test/pipelock@" + pipelockDigest} {
+		newPipelockScene(t, "proxy: {image: '"+image+"'}").bad("unknown version of pipelock", "proxy.version")
+	}
+	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:latest', version: 2.3.0}")
+	s.host.images["example.test/pipelock:latest"] = ImageInfo{Ref: "example.test/pipelock:latest", Digest: pipelockDigest}
+	if got := s.good().Proxy; got.Version != "2.3.0" {
+		t.Errorf("a stated version: %+v", got)
+	}
+
+	// What pipelock cannot do is an error of the plan, with its own reason.
+	newPipelockScene(t, "egress: {allow: [a.test], allow_private: ['*.test']}").bad("a wildcard needs at least two labels", "built-in proxy")
+	newPipelockScene(t, "egress: {allow: ['*.a.test'], deny: ['b.a.test:443']}").bad("it denies a host on every port only", "built-in proxy")
+	newScene(t, "egress: {allow: ['*.a.test'], allow_private: ['*.test'], deny: ['b.a.test:443']}", "").good()
 
 	s = newPipelockScene(t, "")
 	s.spec.Learn = true
@@ -61,16 +76,16 @@ func TestPreparePipelock(t *testing.T) {
 func TestPreparePipelockDigest(t *testing.T) {
 	other := "sha256:" + strings.Repeat("b", 64)
 	named := func(digest string) *scene { return newPipelockScene(t, "proxy: {image: '"+pipelockRef+"@"+digest+"'}") }
-	if p := named(pipelockDigest).good(); !p.Proxy.Pinned || p.Proxy.Image != pipelockRef || len(p.Warnings) != 0 {
+	if p := named(pipelockDigest).good(); !p.Proxy.Pinned || p.Proxy.Image != pipelockRef || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "not tested with pipelock 3.8.0") {
 		t.Errorf("%+v, warnings %q", p.Proxy, p.Warnings)
 	}
 	named(other).bad("is another one, "+pipelockDigest, "pull it anew")
 
 	// Stored under its digest, as a pull by digest does.
 	s := named(other)
-	byDigest := "ghcr.io/luckypipewrench/pipelock@" + other
+	byDigest := "ghcr.io/pipelab-org/pipelock@" + other
 	s.host.images[byDigest] = ImageInfo{Ref: byDigest, Digest: other}
-	if p := s.good(); p.Proxy.Image != byDigest || p.Proxy.Version != "2.3.0" {
+	if p := s.good(); p.Proxy.Image != byDigest || p.Proxy.Version != "3.8.0" {
 		t.Errorf("%+v", p.Proxy)
 	}
 }
@@ -90,6 +105,9 @@ func TestProxyWarnings(t *testing.T) {
 	}
 	has(newPipelockScene(t, ""), "is not pinned: name it with its digest, "+pipelockRef+"@"+pipelockDigest)
 	has(newPipelockScene(t, "egress: {allow: [a.test, 'b.test:8443']}"), "pipelock knows no ports")
+	has(newScene(t, "egress: {allow: [localhost]}", ""), `allow entry "localhost": cannot be reached: resolves to a loopback address`)
+	has(newScene(t, "egress: {allow: [10.77.0.1], allow_private: [10.0.0.0/8]}", ""), "an address of the sandbox itself")
+	has(newScene(t, "egress: {allow: [10.1.2.3]}", ""), "a private address that allow_private does not list")
 	hasNot(newPipelockScene(t, "egress: {allow: [a.test, b.test]}"), "pipelock knows no ports")
 	hasNot(newScene(t, "egress: {allow: [a.test, 'b.test:8443']}", ""), "ports")
 

@@ -229,7 +229,7 @@ func TestDoctorProxyImage(t *testing.T) {
 	digest := labtest.PutImage(t, ref, ocispec.ImageConfig{Entrypoint: []string{"/pipelock"}}, map[string][]byte{"pipelock": []byte("x")})
 	wrong := "sha256:" + strings.Repeat("0", 64)
 	for name, c := range map[string]struct{ proxy, level, detail, fix string }{
-		"default":       {"", doctor.LevelWarn, "ghcr.io/luckypipewrench/pipelock:2.3.0, of a, b in ", "bottle pull ghcr.io/luckypipewrench/pipelock:2.3.0"},
+		"default":       {"", doctor.LevelWarn, "ghcr.io/pipelab-org/pipelock:3.8.0, of a, b in ", "bottle pull ghcr.io/pipelab-org/pipelock:3.8.0"},
 		"not pinned":    {"kind: pipelock, image: '" + ref + "'", doctor.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
 		"pinned":        {"image: '" + ref + "@" + digest + "'", doctor.LevelOK, "is pinned, and is there", ""},
 		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "is another one, " + digest, "pull it anew"},
