@@ -163,7 +163,7 @@ go_program_download() {
 # install_bottle builds bottle itself.
 install_bottle() {
   step 'building bottle' "$LAB_CACHE/bottle-$LAB_ID.log" \
-    env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory -C "$LAB_CHECKOUT" build
+    env -u MAKEFLAGS -u MAKELEVEL GOFLAGS="${GOFLAGS-} -v" make --no-print-directory -C "$LAB_CHECKOUT" build
 }
 
 # install_buildkitd builds the daemon for the comparison in `make bench`, in

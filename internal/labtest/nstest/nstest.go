@@ -45,8 +45,6 @@ func Run(run func() int) int {
 	return 0
 }
 
-
-
 // AddAddresses assigns addresses, each with a prefix length, to a link and sets it
 // up.
 func AddAddresses(link string, addresses ...string) error {
