@@ -49,9 +49,9 @@ func TestProxyImageFails(t *testing.T) {
 		want       []string
 	}{
 		"no such program":         {[]string{"/nothing"}, []string{"/nothing"}},
-		"exits":                   {[]string{"/pipelock", "exit"}, []string{"the proxy ended at once", "it said: ", "config: unknown key"}},
-		"unhealthy":               {[]string{"/pipelock", "unhealthy"}, []string{"health endpoint has not answered for 2s", `"event":"startup"`}},
-		"silent":                  {[]string{"/pipelock", "silent"}, []string{"health endpoint has not answered", "it said nothing"}},
+		"exits":                   {[]string{"/pipelock", "exit"}, []string{"proxy exited immediately", "its log ends with: ", "config: unknown key"}},
+		"unhealthy":               {[]string{"/pipelock", "unhealthy"}, []string{"health endpoint did not answer within 2s", `"event":"startup"`}},
+		"silent":                  {[]string{"/pipelock", "silent"}, []string{"health endpoint did not answer", "its log is empty"}},
 		"image has no entrypoint": {nil, []string{"image has no entrypoint"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -285,7 +285,7 @@ func TestProxyStaysDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
-	if err := os.Remove(e.proxies.RemovingFile(b.Name)); err != nil {
+	if err := os.Remove(filepath.Join(e.dir(b.Name), "removing")); err != nil {
 		t.Fatal(err)
 	}
 	if done, err := e.proxies.Restart(t.Context(), b.Name); !done || err != nil {

@@ -12,17 +12,17 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 )
 
-// proxyLog is the egress log's file of a bottle, in its state folder.
-func (p *Manager) LogFile(name string) string { return filepath.Join(p.state, name, "egress.log") }
+// LogFile returns the path of a bottle's egress log, in its state directory.
+func (m *Manager) LogFile(name string) string { return filepath.Join(m.stateDir, name, "egress.log") }
 
-// EgressLog yields the egress log of a bottle as far as it is kept (16 MiB),
-// lines before since left out. With follow it goes on with what comes, until
-// ctx ends or the bottle is gone. An error is yielded last.
-func (p *Manager) Log(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
+// Log yields the retained egress log of a bottle (up to 16 MiB), without lines
+// before since. With follow it continues with new lines until ctx ends or the
+// bottle is removed. An error is yielded last.
+func (m *Manager) Log(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
 	return func(yield func(egress.Entry, error) bool) {
-		log, err := egress.OpenLog(ctx, p.LogFile(name), follow)
+		log, err := egress.OpenLog(ctx, m.LogFile(name), follow)
 		if err != nil {
-			yield(egress.Entry{}, fmt.Errorf("egress log of %s: %w", name, err))
+			yield(egress.Entry{}, fmt.Errorf("open egress log of %s: %w", name, err))
 			return
 		}
 		defer func() { _ = log.Close() }() // read only
@@ -37,14 +37,15 @@ func (p *Manager) Log(ctx context.Context, name string, since time.Time, follow 
 	}
 }
 
-// EgressSummary adds the egress log of a bottle up by host and port, from since
-// on, what was refused first.
-func (p *Manager) Summary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {
-	return egress.Summarize(p.Log(ctx, name, since, false))
+// Summary aggregates the egress log of a bottle by host and port, from since on,
+// refused destinations first.
+func (m *Manager) Summary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {
+	return egress.Summarize(m.Log(ctx, name, since, false))
 }
 
-// AllowingEntry is the entry of a policy that would allow what was refused, HOST
-// or HOST:PORT; empty where none would, as the host was not why.
+// AllowingEntry returns the policy entry, HOST or HOST:PORT, that would allow a
+// refused destination. It is empty if the request was refused for another reason
+// than its host or port.
 func AllowingEntry(destination, scanner string) string {
 	if scanner != "allowlist" && scanner != "port" {
 		return ""
@@ -60,8 +61,8 @@ func AllowingEntry(destination, scanner string) string {
 	return rule.String()
 }
 
-// LearntEntries are the entries of a policy that would allow what a run with
-// --learn has noted.
+// LearntEntries returns the policy entries that would allow the destinations that
+// a run with --learn recorded.
 func LearntEntries(hosts []egress.HostSummary) []string {
 	var out []string
 	for _, h := range hosts {

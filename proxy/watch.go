@@ -20,91 +20,90 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Waits before a proxy that keeps ending is started again.
+// Delays before a repeatedly exiting proxy is restarted.
 const (
-	restartFirst = time.Second
-	restartMost  = 30 * time.Second
-	// restartCalm is how long a proxy must have run to be well again.
-	restartCalm = time.Minute
+	minRestartDelay = time.Second
+	maxRestartDelay = 30 * time.Second
+	// restartReset is how long a proxy must have run for the delay to be reset.
+	restartReset = time.Minute
 )
 
-// WatchProxy starts a bottle's proxy again whenever it ends: at once the first
-// time, later if it keeps ending. The policy is in force before the proxy listens,
-// as it reads the same files again, and its namespace's packet filter stands
-// meanwhile: without a proxy the agent reaches nothing. It returns when ctx ends
-// or the bottle is gone or being removed. restarted is told of each time, with
-// what kept it from running.
+// Watch restarts a bottle's proxy whenever it exits: immediately the first time, with
+// a growing delay if it keeps exiting. The proxy reads the same policy files again
+// before it listens, and the packet filter of its namespace stays in place: without a
+// proxy the agent reaches nothing. Watch returns when ctx ends or the bottle is
+// removed or being removed. restarted is called after each attempt, with the error if
+// the proxy could not be started.
 //
-// Everybody who is attached to a bottle may watch: a lock decides who acts. When
-// nobody is, the proxy stays down, and with it the agent's way out, until a
-// session begins.
-func (p *Manager) Watch(ctx context.Context, name string, restarted func(error)) {
-	pause := time.Duration(0)
+// Every process attached to a bottle may watch its proxy; a lock lets one of them
+// act. Without a watcher an exited proxy stays down, and the agent has no egress,
+// until the next session starts.
+func (m *Manager) Watch(ctx context.Context, name string, restarted func(error)) {
+	delay := time.Duration(0)
 	for {
-		began := time.Now()
-		if err := p.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
-			p.logger.Info("watch proxy", "bottle", name, "error", err)
-			pause = max(pause, restartFirst) // containerd does not answer
+		start := time.Now()
+		if err := m.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
+			m.logger.Info("wait for proxy", "bottle", name, "error", err)
+			delay = max(delay, minRestartDelay) // containerd does not answer
 		}
-		if time.Since(began) > restartCalm {
-			pause = 0
+		if time.Since(start) > restartReset {
+			delay = 0
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(delay):
 		}
-		done, err := p.Restart(ctx, name)
+		started, err := m.Restart(ctx, name)
 		if errors.Is(err, runtime.ErrNotRunning) || ctx.Err() != nil {
 			return
 		}
-		if done || err != nil {
+		if started || err != nil {
 			restarted(err)
 		}
-		pause = min(max(2*pause, restartFirst), restartMost)
+		delay = min(max(2*delay, minRestartDelay), maxRestartDelay)
 	}
 }
 
-// restartProxy starts the proxy unless it runs. The error wraps runtime.ErrNotRunning
-// when the bottle is gone or going.
-func (p *Manager) Restart(ctx context.Context, name string) (bool, error) {
-	unlock, err := p.lock(ctx, name)
+// Restart starts the proxy unless it is running, and reports whether it did. The error
+// wraps runtime.ErrNotRunning if the bottle is removed or being removed.
+func (m *Manager) Restart(ctx context.Context, name string) (started bool, err error) {
+	unlock, err := m.lock(ctx, name)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	if p.removing(name) {
-		return false, fmt.Errorf("start the proxy of %s: %w", name, runtime.ErrNotRunning)
+	if m.removing(name) {
+		return false, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
-	task, err := p.rt.RecreateProxy(ctx, names.Proxy(name), p.program, p.LogFile(name))
+	task, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.program, m.LogFile(name))
 	if task == nil {
 		return false, err
 	}
-	if err := p.Start(ctx, name, task); err != nil {
-		return false, fmt.Errorf("start the proxy of %s again: %w", name, err)
+	if err := m.Start(ctx, name, task); err != nil {
+		return false, fmt.Errorf("restart proxy of %s: %w", name, err)
 	}
-	p.logger.Info("proxy started again", "bottle", name)
+	m.logger.Info("proxy restarted", "bottle", name)
 	return true, nil
 }
 
-// startProxy returns when the proxy's health endpoint has answered.
-func (p *Manager) Start(ctx context.Context, name string, task *runtime.Task) error {
-	log := p.LogFile(name)
+// Start starts the proxy's task and returns when its health endpoint has answered.
+func (m *Manager) Start(ctx context.Context, name string, task *runtime.Task) error {
+	log := m.LogFile(name)
 	watch, err := watchFile(log)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = watch.Close() }() // nothing was written by it
+	defer func() { _ = watch.Close() }() // only reads
 	if err := task.Start(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.StartTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.StartTimeout)
 	defer cancel()
-	client := p.client(name)
+	client := m.client(name)
 	defer client.CloseIdleConnections()
-	// A proxy says on its log that it has started; asking then, and not in
-	// rounds, costs neither time nor sleep. The ticker is for a proxy that
-	// speaks before it listens.
+	// A proxy logs that it has started. Checking its health on each write to the log
+	// avoids polling delays. The ticker covers a proxy that logs before it listens.
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -112,43 +111,44 @@ func (p *Manager) Start(ctx context.Context, name string, task *runtime.Task) er
 		case <-watch.Events:
 		case <-tick.C:
 		case <-task.Exited():
-			return fmt.Errorf("the proxy ended at once%s", p.lastWords(ctx, name))
+			return fmt.Errorf("proxy exited immediately; %s", m.logTail(ctx, name))
 		case <-ctx.Done():
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("the proxy's health endpoint has not answered for %s%s", p.StartTimeout, p.lastWords(ctx, name))
+			return fmt.Errorf("proxy health endpoint did not answer within %s; %s", m.StartTimeout, m.logTail(ctx, name))
 		}
-		if healthy(ctx, client) {
+		if isHealthy(ctx, client) {
 			return nil
 		}
 	}
 }
 
-// watchFile tells of writes to a file that may not exist yet.
+// watchFile watches the directory of a file that may not exist yet.
 func watchFile(file string) (*fsnotify.Watcher, error) {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
-		return nil, fmt.Errorf("watch the proxy's log: %w", err)
+		return nil, fmt.Errorf("watch proxy log: %w", err)
 	}
 	if err := w.Add(filepath.Dir(file)); err != nil {
-		return nil, errors.Join(fmt.Errorf("watch the proxy's log: %w", err), w.Close())
+		return nil, errors.Join(fmt.Errorf("watch proxy log: %w", err), w.Close())
 	}
 	return w, nil
 }
 
-// proxyClient speaks to the proxy from inside its own namespace: it listens
-// nowhere else.
-func (p *Manager) client(name string) *http.Client {
+// client returns a client that dials in the proxy's own namespace, the only place where
+// the proxy listens.
+func (m *Manager) client(name string) *http.Client {
 	return &http.Client{
 		Timeout: 2 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return netns.DialIn(ctx, netns.ProxyPath(p.bottleDir(name)), network, addr)
+			return netns.DialIn(ctx, netns.ProxyPath(m.bottleDir(name)), network, addr)
 		}},
 	}
 }
 
-func healthy(ctx context.Context, client *http.Client) bool {
+// isHealthy reports whether the proxy's health endpoint answers with status 200.
+func isHealthy(ctx context.Context, client *http.Client) bool {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, segment.ProxyURL()+"/health", nil)
 	if err != nil {
 		return false
@@ -161,35 +161,35 @@ func healthy(ctx context.Context, client *http.Client) bool {
 	return resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
 }
 
-// Bounds of what an error repeats of a proxy's log, and of the wait for it.
+// Limits of the log tail in an error, and of the wait for it.
 const (
-	lastLines  = 5
-	lastLength = 400 // of each, in bytes
-	lastWait   = 500 * time.Millisecond
+	tailLines      = 5
+	tailLineLength = 400 // in bytes
+	tailWait       = 500 * time.Millisecond
 )
 
-// lastWords is the end of a proxy's log, for an error's text. What the proxy
-// wrote last may still be on its way to the file.
-func (p *Manager) lastWords(ctx context.Context, name string) string {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWait)
+// logTail describes the end of a proxy's log in an error's text. The proxy's last
+// lines may not have reached the file yet.
+func (m *Manager) logTail(ctx context.Context, name string) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tailWait)
 	defer cancel()
-	data := p.settledLog(ctx, name)
+	data := m.settledLog(ctx, name)
 	if len(bytes.TrimSpace(data)) == 0 {
-		return "; it said nothing"
+		return "its log is empty"
 	}
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	lines = lines[max(0, len(lines)-lastLines):]
+	lines = lines[max(0, len(lines)-tailLines):]
 	for i, line := range lines {
-		lines[i] = strings.ToValidUTF8(line[:min(len(line), lastLength)], "")
+		lines[i] = strings.ToValidUTF8(line[:min(len(line), tailLineLength)], "")
 	}
-	return "; it said: " + strings.Join(lines, " | ")
+	return "its log ends with: " + strings.Join(lines, " | ")
 }
 
-// settledLog reads the log until ctx ends or it has not grown for a while.
-func (p *Manager) settledLog(ctx context.Context, name string) []byte {
+// settledLog reads the log until it has stopped growing or ctx ends.
+func (m *Manager) settledLog(ctx context.Context, name string) []byte {
 	var before []byte
 	for {
-		data, err := os.ReadFile(p.LogFile(name))
+		data, err := os.ReadFile(m.LogFile(name))
 		if err == nil && len(data) > 0 && len(data) == len(before) {
 			return data
 		}
@@ -197,7 +197,7 @@ func (p *Manager) settledLog(ctx context.Context, name string) []byte {
 		select {
 		case <-ctx.Done():
 			return data
-		case <-time.After(lastWait / 10):
+		case <-time.After(tailWait / 10):
 		}
 	}
 }

@@ -41,7 +41,7 @@ func TestAllowDeny(t *testing.T) {
 	if code := fetch(); code == 0 {
 		t.Error("denied, and reached all the same")
 	}
-	if r := u.bottle("deny", "policy", "x.wild.test"); r.code != 125 || !strings.Contains(r.stderr, "still allowed by the entry *.wild.test") {
+	if r := u.bottle("deny", "policy", "x.wild.test"); r.code != 125 || !strings.Contains(r.stderr, "still allowed by entry *.wild.test") {
 		t.Errorf("a host that *.wild.test covers: exit %d\n%s", r.code, r.stderr)
 	}
 	if r := u.bottle("allow", "policy", "https://refused.test/"); r.code != 125 || !strings.Contains(r.stderr, "expected a host, not a URL") {

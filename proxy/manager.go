@@ -1,0 +1,99 @@
+// Package proxy controls the egress proxies of running bottles: it keeps each one's
+// policy, changes it, restarts the proxy and reads its log.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/bot-bottle/bottle/internal/filelock"
+	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Config configures a Manager.
+type Config struct {
+	Runtime *runtime.Client
+	Network *netns.Manager
+	Program string // bottle's own executable, which writes the log of a restarted proxy
+	Log     *slog.Logger
+	// StateDir is the directory on disk that contains one directory for each bottle.
+	StateDir string
+}
+
+// Manager controls the egress proxies of the bottles in one containerd namespace.
+type Manager struct {
+	rt       *runtime.Client
+	net      *netns.Manager
+	program  string
+	stateDir string
+	logger   *slog.Logger
+
+	// StartTimeout bounds how long a proxy may take to answer its health check.
+	// New sets 30 seconds.
+	StartTimeout time.Duration
+}
+
+// New returns a Manager of a containerd namespace's proxies.
+func New(cfg Config) *Manager {
+	return &Manager{
+		rt: cfg.Runtime, net: cfg.Network, program: cfg.Program, stateDir: cfg.StateDir, logger: cfg.Log,
+		StartTimeout: 30 * time.Second,
+	}
+}
+
+func (m *Manager) bottleDir(name string) string { return m.rt.Dir(name) }
+
+// Dir returns the directory of a proxy's files. Its subdirectory config is mounted into
+// the proxy as a directory, so that the proxy sees a replaced file.
+func (m *Manager) Dir(name string) string { return filepath.Join(m.bottleDir(name), "proxy") }
+
+// configFile returns the path of the proxy's configuration.
+func (m *Manager) configFile(name string, s State) string {
+	return filepath.Join(m.Dir(name), "config", s.configFile())
+}
+
+// lock serializes changes of a bottle's policy, restarts of its proxy and the removal
+// of the bottle. The error wraps runtime.ErrNotRunning if the bottle's directory does
+// not exist.
+func (m *Manager) lock(ctx context.Context, name string) (unlock func(), err error) {
+	l, err := filelock.Create(ctx, filepath.Join(m.bottleDir(name), "proxy.lock"), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("lock %s: %w", name, runtime.ErrNotRunning)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return func() { _ = l.Release() }, nil // closing the file cannot fail in a way that matters
+}
+
+// removingFile marks a bottle that is being removed, in which nothing is started any
+// more. It is removed with the bottle's directory.
+func (m *Manager) removingFile(name string) string {
+	return filepath.Join(m.bottleDir(name), "removing")
+}
+
+// MarkRemoving waits for a running change or restart of the proxy and prevents later
+// restarts.
+func (m *Manager) MarkRemoving(ctx context.Context, name string) error {
+	unlock, err := m.lock(ctx, name)
+	if errors.Is(err, runtime.ErrNotRunning) {
+		return nil // without a directory there is nothing to lock
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return os.WriteFile(m.removingFile(name), nil, 0o600)
+}
+
+func (m *Manager) removing(name string) bool {
+	_, err := os.Lstat(m.removingFile(name))
+	return err == nil
+}
