@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,32 +16,29 @@ import (
 	"github.com/distribution/reference"
 )
 
-// proxyImages looks at the image of each bottle of the manifest whose proxy is
-// pipelock's, and asks for its digest where the manifest does not have it: without
-// one it is whatever a registry has under that name.
+// proxyImages checks the image of each bottle of the manifest whose proxy is pipelock,
+// and asks for its digest if the manifest does not pin it: without a digest a registry
+// decides what runs under that name.
 func (d *checks) proxyImages(ctx context.Context, e *bottle.Engine, spec plan.Spec) {
 	const check = "proxy image"
 	m, err := spec.Manifest()
 	switch {
 	case errors.Is(err, manifest.ErrNotFound):
-		d.say(check, LevelOK, "", "there is no manifest here whose proxies could be looked at")
+		d.report(check, LevelOK, "", "no manifest here, so no proxy images to check")
 		return
 	case err != nil:
-		d.say(check, LevelWarn, "bottle config check", "the manifest cannot be read, so that its proxies are not looked at")
+		d.report(check, LevelWarn, "bottle config check", "cannot read the manifest: its proxy images were not checked")
 		return
 	}
 	byImage := map[string][]string{}
 	for name, b := range m.Bottles {
 		if kind := b.Proxy.Kind; kind == manifest.ProxyPipelock || kind == "" && manifest.DefaultProxy == manifest.ProxyPipelock {
-			image := b.Proxy.Image
-			if image == "" {
-				image = plan.DefaultPipelock
-			}
+			image := cmp.Or(b.Proxy.Image, plan.DefaultPipelock)
 			byImage[image] = append(byImage[image], name)
 		}
 	}
 	if len(byImage) == 0 {
-		d.say(check, LevelOK, "", "no bottle of %s has an image's proxy", m.Path)
+		d.report(check, LevelOK, "", "no bottle in %s runs its proxy from an image", m.Path)
 		return
 	}
 	for _, image := range slices.Sorted(maps.Keys(byImage)) {
@@ -49,41 +47,34 @@ func (d *checks) proxyImages(ctx context.Context, e *bottle.Engine, spec plan.Sp
 }
 
 func (d *checks) proxyImage(ctx context.Context, check string, e *bottle.Engine, manifest, image string, bottles []string) {
-	of := fmt.Sprintf("%s, of %s in %s", image, strings.Join(bottles, ", "), manifest)
+	subject := fmt.Sprintf("%s, used by %s in %s", image, strings.Join(bottles, ", "), manifest)
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
-		d.say(check, LevelWarn, "correct it in the manifest", "%s: %v", of, err)
+		d.report(check, LevelWarn, "correct the name in the manifest", "%s: %v", subject, err)
 		return
 	}
 	if _, pinned := named.(reference.Digested); !pinned {
-		// What the host has is the best that can be offered.
+		// Suggest the digest that the host has, if any.
 		named = reference.TagNameOnly(named)
-		fix := fmt.Sprintf("bottle pull %s, then bottle doctor again, which will tell the digest", named)
+		fix := fmt.Sprintf("bottle pull %s, then bottle doctor again, which prints the digest", named)
 		if e != nil {
 			if info, err := e.Image(ctx, named.String()); err == nil {
-				fix = fmt.Sprintf("write proxy: {kind: pipelock, image: '%s@%s'} to the manifest, if that is the digest that its publisher names", named, info.Digest)
+				fix = fmt.Sprintf("write proxy: {kind: pipelock, image: '%s@%s'} to the manifest, if its publisher states that digest", named, info.Digest)
 			}
 		}
-		d.say(check, LevelWarn, fix, "%s, is not pinned: it is whatever the registry has under that name", of)
+		d.report(check, LevelWarn, fix, "%s, is not pinned: the registry decides what runs under that name", subject)
 		return
 	}
 	if e == nil {
-		d.say(check, LevelWarn, "fix containerd first", "%s: whether containerd has it is not known", of)
+		d.report(check, LevelWarn, "fix containerd first", "%s: whether containerd has it was not checked", subject)
 		return
 	}
 	switch _, err := plan.ProxyImage(ctx, e, named); {
 	case errors.Is(err, plan.ErrImageMissing):
-		d.say(check, LevelOK, "", "%s, is pinned, and will be pulled", of)
+		d.report(check, LevelOK, "", "%s, is pinned and will be pulled", subject)
 	case err != nil:
-		d.say(check, LevelWarn, orText(hint.Of(err), "bottle pull "+image), "%v", err)
+		d.report(check, LevelWarn, cmp.Or(hint.Of(err), "bottle pull "+image), "%v", err)
 	default:
-		d.say(check, LevelOK, "", "%s, is pinned, and is there", of)
+		d.report(check, LevelOK, "", "%s, is pinned and present", subject)
 	}
-}
-
-func orText(text, other string) string {
-	if text == "" {
-		return other
-	}
-	return text
 }

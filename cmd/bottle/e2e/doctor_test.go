@@ -47,7 +47,7 @@ func TestDoctorGoodHost(t *testing.T) {
 	for check, want := range map[string]string{
 		"root": "as root", "containerd": "2.", "runsc": "runsc version", "runc": "runc version", "gVisor": "a sandbox runs on platform systrap",
 		"CNI plugins": "found in", "egress subnet": "10.210.0.0/16 is free", "kernel": "nftables work", "cgroups": "version",
-		"forwarding": "ip_forward", "firewall": "nothing", "disk": "GiB free", "tmpfs": "is on tmpfs", "resolver": "198.51.101.53",
+		"forwarding": "ip_forward", "firewall": "no rule of the host", "disk": "GiB free", "tmpfs": "is on tmpfs", "resolver": "198.51.101.53",
 	} {
 		if f, ok := found[check]; !ok || f.Level == doctor.LevelFail || !strings.Contains(f.Detail, want) {
 			t.Errorf("%s: %+v, want %q", check, f, want)
@@ -229,12 +229,12 @@ func TestDoctorProxyImage(t *testing.T) {
 	digest := labtest.PutImage(t, ref, ocispec.ImageConfig{Entrypoint: []string{"/pipelock"}}, map[string][]byte{"pipelock": []byte("x")})
 	wrong := "sha256:" + strings.Repeat("0", 64)
 	for name, c := range map[string]struct{ proxy, level, detail, fix string }{
-		"default":       {"", doctor.LevelWarn, "ghcr.io/pipelab-org/pipelock:3.8.0, of a, b in ", "bottle pull ghcr.io/pipelab-org/pipelock:3.8.0"},
+		"default":       {"", doctor.LevelWarn, "ghcr.io/pipelab-org/pipelock:3.8.0, used by a, b in ", "bottle pull ghcr.io/pipelab-org/pipelock:3.8.0"},
 		"not pinned":    {"kind: pipelock, image: '" + ref + "'", doctor.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
-		"pinned":        {"image: '" + ref + "@" + digest + "'", doctor.LevelOK, "is pinned, and is there", ""},
+		"pinned":        {"image: '" + ref + "@" + digest + "'", doctor.LevelOK, "is pinned and present", ""},
 		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "is another one, " + digest, "pull it anew"},
-		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", doctor.LevelOK, "is pinned, and will be pulled", ""},
-		"builtin":       {"kind: builtin", doctor.LevelOK, "no bottle of ", ""},
+		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", doctor.LevelOK, "is pinned and will be pulled", ""},
+		"builtin":       {"kind: builtin", doctor.LevelOK, "no bottle in ", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := newUser(t)
