@@ -32,7 +32,7 @@ build: export GIT_CONFIG_KEY_0 := safe.directory
 build: export GIT_CONFIG_VALUE_0 := $(CURDIR)
 .PHONY: build
 build: ## build bin/bottle, a static binary
-	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/carried/guest-$$(go env GOARCH) ./cmd/bottle/guest/program
+	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/embedded/guest-$$(go env GOARCH) ./cmd/bottle/guest/program
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test

@@ -22,7 +22,7 @@ func TestNoExec(t *testing.T) {
 	leakcheck.Check(t)
 	// Beside it `make build` and the tests put the guest program.
 	labtest.Program(t)
-	guest, err := os.ReadFile(filepath.Join("cmd", "bottle", "carried", "guest-"+goruntime.GOARCH))
+	guest, err := os.ReadFile(filepath.Join("cmd", "bottle", "embedded", "guest-"+goruntime.GOARCH))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,7 @@ import (
 func main() { os.Exit(program()) }
 
 func program() int {
-	// Inside a bottle this program stands in for the small one that it should
-	// carry (carried.go).
+	// In a sandbox, this program replaces the guest program if none is embedded.
 	if code, ok := guest.Run(os.Args[1:]); ok {
 		return code
 	}

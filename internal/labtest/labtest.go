@@ -58,7 +58,7 @@ func buildProgram() (err error) {
 	// The same steps as in `make build`: first the guest program, which bottle
 	// embeds. Static, because the proxy's root file system holds nothing else.
 	for _, b := range [][2]string{
-		{filepath.Join(command, "carried", "guest-"+runtime.GOARCH), "./guest/program"},
+		{filepath.Join(command, "embedded", "guest-"+runtime.GOARCH), "./guest/program"},
 		{filepath.Join(dir, "bottle"), "."},
 	} {
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b[0], b[1])

@@ -43,7 +43,7 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	if cfg.Program, err = compare.Program(); err != nil {
 		return nil, err
 	}
-	if cfg.Guest, err = os.ReadFile(filepath.Join("cmd", "bottle", "carried", "guest-"+runtime.GOARCH)); err != nil {
+	if cfg.Guest, err = os.ReadFile(filepath.Join("cmd", "bottle", "embedded", "guest-"+runtime.GOARCH)); err != nil {
 		return nil, fmt.Errorf("read the guest program: %w (make build)", err)
 	}
 	e, err := bottle.Open(ctx, cfg)
