@@ -41,28 +41,28 @@ func (a *app) buildCommand() *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringArrayVarP(&f.request.Names, "tag", "t", nil, "name of the image; may be given several times")
+	fs.StringArrayVarP(&f.request.Names, "tag", "t", nil, "name of the image; can be repeated")
 	fs.StringVarP(&f.request.Dockerfile, "file", "f", "", "the Dockerfile, or - for standard input (default: Dockerfile in CONTEXT)")
 	fs.StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
-	fs.StringArrayVar(&f.contexts, "build-context", nil, "another context by name (NAME=FOLDER, NAME=URL or NAME=docker-image://IMAGE)")
+	fs.StringArrayVar(&f.contexts, "build-context", nil, "additional named context (NAME=DIRECTORY, NAME=URL or NAME=docker-image://IMAGE)")
 	fs.StringVar(&f.request.Target, "target", "", "the stage to build (default: the last)")
-	fs.StringArrayVar(&f.args, "build-arg", nil, "set an ARG (NAME=VALUE), or pass a variable on (NAME)")
+	fs.StringArrayVar(&f.args, "build-arg", nil, "set an ARG (NAME=VALUE), or forward a variable (NAME)")
 	fs.StringArrayVar(&f.labels, "label", nil, "set a label of the image (NAME=VALUE)")
-	fs.StringArrayVar(&f.secrets, "secret", nil, "show steps a secret (id=ID,src=FILE or id=ID,env=NAME)")
+	fs.StringArrayVar(&f.secrets, "secret", nil, "expose a secret to build steps (id=ID,src=FILE or id=ID,env=NAME)")
 	fs.StringArrayVar(&f.ssh, "ssh", nil, "forward an ssh agent to steps (default, or ID=SOCKET)")
 	fs.StringVar(&f.request.Platform, "platform", "", "build for another platform, such as linux/arm64")
-	fs.BoolVar(&f.request.NoCache, "no-cache", false, "run every step anew")
-	fs.BoolVar(&f.request.Pull, "pull", false, "ask registries for newer base images")
-	fs.StringVar(&f.request.Progress, "progress", "auto", "how progress is shown: "+strings.Join(bottle.BuildProgress, ", "))
-	fs.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
-	fs.StringVar(&f.cacheSize, "cache-size", "", "bound of what builds keep for the next one, such as 5GB; 0: none (BOTTLE_BUILD_CACHE; default 20GB)")
-	fs.BoolVar(&f.prune, "prune", false, "remove all that builds have kept for the next one, and stop")
+	fs.BoolVar(&f.request.NoCache, "no-cache", false, "run every step again")
+	fs.BoolVar(&f.request.Pull, "pull", false, "look for newer base images in registries")
+	fs.StringVar(&f.request.Progress, "progress", "auto", "progress output: "+strings.Join(bottle.BuildProgress, ", "))
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "do not show progress")
+	fs.StringVar(&f.cacheSize, "cache-size", "", "limit of the build cache, such as 5GB; 0 keeps none (BOTTLE_BUILD_CACHE; default 20GB)")
+	fs.BoolVar(&f.prune, "prune", false, "remove the build cache and stop")
 	return cmd
 }
 
 func (a *app) build(f buildFlags, args []string) error {
 	if len(args) != 1 {
-		return usage(textBuildArgs)
+		return withHint(errors.New(textBuildArgs), hintBuildArgs)
 	}
 	cfg, err := a.buildConfig(f.cacheSize)
 	if err != nil {
@@ -91,7 +91,7 @@ func (a *app) build(f buildFlags, args []string) error {
 		req.Progress = "quiet"
 	}
 	if !slices.Contains(bottle.BuildProgress, req.Progress) {
-		return usage(textBuildProgress, req.Progress, strings.Join(bottle.BuildProgress, ", "))
+		return withHint(fmt.Errorf(textBuildProgress, req.Progress), hintBuildProgress, strings.Join(bottle.BuildProgress, ", "))
 	}
 	req.Out = a.stderr
 	res, err := bottle.Build(a.ctx, cfg, caller.Current(), req, func() { a.note(textBuildWaits) })
@@ -107,7 +107,7 @@ func (a *app) buildFiles(req *bottle.BuildRequest, context string) error {
 	req.Context = context
 	switch {
 	case context == "-" && req.Dockerfile == "-":
-		return usage(textBuildStdinTwice)
+		return withHint(errors.New(textBuildStdinTwice), hintBuildStdinTwice)
 	case context == "-":
 		return a.buildStdin(req)
 	case req.Dockerfile == "-":
@@ -136,7 +136,7 @@ func (a *app) buildStdin(req *bottle.BuildRequest) error {
 		}
 		return nil
 	case req.Dockerfile != "":
-		return usage(textBuildNoArchive)
+		return errors.New(textBuildNoArchive)
 	}
 	return buildText(req, in)
 }
@@ -147,17 +147,17 @@ func buildText(req *bottle.BuildRequest, in io.Reader) (err error) {
 		return fmt.Errorf("read the Dockerfile from standard input: %w", err)
 	}
 	if len(req.Text) == 0 || len(req.Text) > maxDockerfile {
-		return usage(textBuildStdin)
+		return errors.New(textBuildStdin)
 	}
 	return nil
 }
 
-// maxDockerfile bounds a Dockerfile on standard input, in bytes.
+// maxDockerfile is the largest Dockerfile on standard input, in bytes.
 const maxDockerfile = 4 << 20
 
 func (a *app) pruneBuilds(args []string) error {
 	if len(args) > 0 {
-		return usage(textBuildPruneArgs)
+		return errors.New(textBuildPruneArgs)
 	}
 	freed, err := bottle.PruneBuilds(a.ctx, a.config(), func() { a.note(textBuildWaits) })
 	if err != nil {
@@ -167,7 +167,8 @@ func (a *app) pruneBuilds(args []string) error {
 	return nil
 }
 
-// buildConfig is the common one with the cache's bound: flag over environment.
+// buildConfig returns the configuration with the limit of the build cache. The
+// flag overrides the environment.
 func (a *app) buildConfig(cacheSize string) (bottle.Config, error) {
 	cfg := a.config()
 	if cacheSize == "" {
@@ -178,20 +179,20 @@ func (a *app) buildConfig(cacheSize string) (bottle.Config, error) {
 	}
 	n, err := units.RAMInBytes(cacheSize)
 	if err != nil || n < 0 {
-		return cfg, usage(textBuildCacheSize, cacheSize)
+		return cfg, withHint(fmt.Errorf(textBuildCacheSize, cacheSize), hintBuildCacheSize)
 	}
 	cfg.BuildCache = n
 	return cfg, nil
 }
 
-// buildArgs takes NAME=VALUE, and NAME as docker does: a variable that is not
-// set is no argument.
+// buildArgs parses NAME=VALUE, and NAME as docker does: a variable that is not set
+// is left out.
 func buildArgs(list []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, kv := range list {
 		name, value, given := strings.Cut(kv, "=")
 		if name == "" {
-			return nil, usage(textBuildArg, kv)
+			return nil, withHint(fmt.Errorf(textBuildArg, kv), hintNameValue)
 		}
 		if !given {
 			if value, given = os.LookupEnv(name); !given {
@@ -208,7 +209,7 @@ func buildContexts(list []string) (map[string]string, error) {
 	for _, kv := range list {
 		name, from, _ := strings.Cut(kv, "=")
 		if name == "" || from == "" {
-			return nil, usage(textBuildContext, kv)
+			return nil, withHint(fmt.Errorf(textBuildContext, kv), hintBuildContext)
 		}
 		out[name] = from
 	}
@@ -220,21 +221,21 @@ func buildLabels(list []string) (map[string]string, error) {
 	for _, kv := range list {
 		name, value, _ := strings.Cut(kv, "=")
 		if name == "" {
-			return nil, usage(textBuildLabel, kv)
+			return nil, withHint(fmt.Errorf(textBuildLabel, kv), hintNameValue)
 		}
 		out[name] = value
 	}
 	return out, nil
 }
 
-// buildSecrets takes what docker takes: id=ID,src=FILE; id=ID,env=NAME; id=ID
-// alone is the variable of that name.
+// buildSecrets parses docker's syntax: id=ID,src=FILE or id=ID,env=NAME; id=ID
+// alone reads the variable of that name.
 func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
 	var out []bottle.BuildSecret
 	for _, text := range list {
 		fields, err := csv.NewReader(strings.NewReader(text)).Read()
 		if err != nil {
-			return nil, usage(textBuildSecret)
+			return nil, withHint(errors.New(textBuildSecret), hintBuildSecret)
 		}
 		var s bottle.BuildSecret
 		env := ""
@@ -249,11 +250,11 @@ func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
 				env = value
 			case "type":
 			default:
-				return nil, usage(textBuildSecret)
+				return nil, withHint(errors.New(textBuildSecret), hintBuildSecret)
 			}
 		}
 		if s.ID == "" {
-			return nil, usage(textBuildSecret)
+			return nil, withHint(errors.New(textBuildSecret), hintBuildSecret)
 		}
 		if s.File == "" {
 			if env == "" {
@@ -261,7 +262,7 @@ func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
 			}
 			value, ok := os.LookupEnv(env)
 			if !ok {
-				return nil, usage(textBuildSecretUnset, s.ID, env)
+				return nil, withHint(fmt.Errorf(textBuildSecretUnset, s.ID, env), hintBuildSecretUnset)
 			}
 			s.Value = func() []byte { return []byte(value) }
 		}
@@ -277,13 +278,13 @@ func buildSSH(list []string) ([]bottle.BuildSSHAgent, error) {
 	for _, text := range list {
 		id, socket, _ := strings.Cut(text, "=")
 		if id == "" || strings.Contains(text, ",") {
-			return nil, usage(textBuildSSH, text)
+			return nil, withHint(fmt.Errorf(textBuildSSH, text), hintBuildSSH)
 		}
 		if socket == "" {
 			socket = os.Getenv("SSH_AUTH_SOCK")
 		}
 		if socket == "" {
-			return nil, usage(textBuildSSHUnset, id)
+			return nil, withHint(fmt.Errorf(textBuildSSHUnset, id), hintBuildSSHUnset)
 		}
 		out = append(out, bottle.BuildSSHAgent{ID: id, Socket: socket})
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
@@ -10,7 +12,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 	var yes, noInput, dryRun, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
-		Short: "Remove every bottle, and what crashed ones left, after showing it",
+		Short: "Remove all bottles and the remains of crashed ones, after confirmation",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
@@ -23,14 +25,14 @@ func (a *app) cleanupCommand() *cobra.Command {
 						return err
 					}
 				} else {
-					a.printRemains(remains)
+					a.printLeftovers(remains)
 				}
 				if len(remains) == 0 || dryRun {
 					return nil
 				}
 				if !yes {
 					if noInput {
-						return usage(textNoInput)
+						return withHint(errors.New(textConfirm), hintConfirm)
 					}
 					if err := a.confirm(textRemoveAll); err != nil {
 						return err
@@ -41,7 +43,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.BoolVarP(&yes, "yes", "y", false, "remove without asking")
+	fs.BoolVarP(&yes, "yes", "y", false, "remove without confirmation")
 	fs.BoolVar(&noInput, "no-input", false, "fail instead of asking")
 	fs.BoolVar(&dryRun, "dry-run", false, "show only")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle/internal/caller"
@@ -8,8 +10,8 @@ import (
 	"github.com/bot-bottle/bottle/plan"
 )
 
-// configCommand groups what looks at a manifest and at nothing else: its
-// commands need neither root nor containerd.
+// configCommand groups the commands that read only the manifest and need neither
+// root nor containerd.
 func (a *app) configCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
@@ -21,7 +23,7 @@ func (a *app) configCommand() *cobra.Command {
 	return cmd
 }
 
-// readManifest reads the manifest that a run would.
+// readManifest reads the manifest that bottle run would use.
 func (a *app) readManifest() (*manifest.Manifest, caller.Caller, error) {
 	c := caller.Current()
 	m, err := plan.Spec{ManifestPath: a.manifest, Caller: c}.Manifest()
@@ -31,14 +33,14 @@ func (a *app) readManifest() (*manifest.Manifest, caller.Caller, error) {
 func (a *app) configCheckCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
-		Short: "Tell every mistake in the manifest",
+		Short: "Validate the manifest and report all errors",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			m, _, err := a.readManifest()
 			if err != nil {
 				return err
 			}
-			a.note(textConfigGood, visible(m.Path), count(len(m.Bottles), "bottle"), count(len(m.Agents), "agent"))
+			a.note(textConfigValid, visible(m.Path), count(len(m.Bottles), "bottle"), count(len(m.Agents), "agent"))
 			return nil
 		},
 	}
@@ -48,11 +50,11 @@ func (a *app) configShowCommand() *cobra.Command {
 	var asJSON, pipelock bool
 	cmd := &cobra.Command{
 		Use:   "show [AGENT]",
-		Short: "Show agents and their bottles, with defaults filled in and values hidden",
+		Short: "Show agents and their bottles with defaults filled in and secrets hidden",
 		Long:  textConfigShowLong,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return usage(textTooManyAgents, args[1])
+				return fmt.Errorf(textUnexpectedArg, args[1])
 			}
 			return nil
 		},
@@ -79,7 +81,7 @@ func (a *app) configShowCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a list of objects as JSON")
-	cmd.Flags().BoolVar(&pipelock, "pipelock", false, "print pipelock's configuration for the agent's policy, and nothing else")
+	cmd.Flags().BoolVar(&pipelock, "pipelock", false, "print only pipelock's configuration for the agent's policy")
 	return cmd
 }
 

@@ -27,14 +27,14 @@ func TestInit(t *testing.T) {
 	dir := t.TempDir()
 	out, errs, code := inFolder(t, dir, "init")
 	path := filepath.Join(dir, "bottle.yaml")
-	if code != 0 || out != "" || errs != path+" is written: edit it, then bottle config check.\n" {
+	if code != 0 || out != "" || errs != "Wrote "+path+". Edit it, then run bottle config check.\n" {
 		t.Fatalf("exit %d, %q, %q", code, out, errs)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil || !bytes.Equal(text, manifest.Starter) {
 		t.Fatalf("wrote %q, %v", text, err)
 	}
-	if _, errs, code := inFolder(t, dir, "config", "check"); code != 0 || errs != path+" is good: 1 bottle, 1 agent.\n" {
+	if _, errs, code := inFolder(t, dir, "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 	// A manifest that is there stays, whatever its name.
@@ -45,7 +45,7 @@ func TestInit(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, errs, code := inFolder(t, dir, "init")
-		if want := "bottle: there is a manifest already: " + path + ": edit that one, or move it away\n"; code != 125 || errs != want {
+		if want := "bottle: there is a manifest already: " + path + "\nhint: edit that one, or move it away\n"; code != 125 || errs != want {
 			t.Errorf("exit %d, %q", code, errs)
 		}
 		_, errs, code = inFolder(t, dir, "init", "--manifest", path)
@@ -79,7 +79,7 @@ func TestInitOfAnother(t *testing.T) {
 			t.Errorf("%s is of %d:%d, %v", p, st.Uid, st.Gid, err)
 		}
 	}
-	if _, errs, code := inFolder(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is good: 1 bottle, 1 agent.\n" {
+	if _, errs, code := inFolder(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
 		t.Errorf("it is not found from another folder: exit %d, %q", code, errs)
 	}
 	elsewhere := t.TempDir()
@@ -118,21 +118,21 @@ func TestConfigShow(t *testing.T) {
 	}
 	out, errs, code := inFolder(t, dir, "config", "show")
 	want := strings.ReplaceAll(`agent impl
-  bottle         dev, of DIR/bottle.yaml
-  image          docker.io/library/base:latest
-  build          DIR/sub; dockerfile D; args TOKEN; secrets npm
-  command        claude -p "a b"
-  variables      A, B (forwarded), C (forwarded from D), E (prompt), F (file from DIR/keys/f)
-  allowed hosts  a.example, b.example
-  even private   10.0.0.0/8
-  prompt         7 bytes
-  skills         review
-  ssh hosts      work (work:22, signed for by DIR/id)
-  git            A <a@b>
-  limits         memory 4 GiB, disk 20 GiB, 4096 processes, 2 CPUs
+  bottle                    dev (DIR/bottle.yaml)
+  image                     docker.io/library/base:latest
+  build                     DIR/sub; dockerfile D; args TOKEN; secrets npm
+  command                   claude -p "a b"
+  variables                 A, B (forwarded), C (forwarded from D), E (prompt), F (file from DIR/keys/f)
+  allowed hosts             a.example, b.example
+  private networks allowed  10.0.0.0/8
+  prompt                    7 bytes
+  skills                    review
+  ssh hosts                 work (work:22, signs with DIR/id)
+  git                       A <a@b>
+  limits                    memory 4 GiB, disk 20 GiB, 4096 processes, 2 CPUs
 
 agent other
-  bottle         bare, of DIR/bottle.yaml
+  bottle         bare (DIR/bottle.yaml)
   image          docker.io/library/claude-bottle:latest
   command        the image's
   variables      none

@@ -15,17 +15,17 @@ import (
 
 func (a *app) denyCommand() *cobra.Command {
 	return a.policyCommand(policyVerb{
-		use: "deny NAME HOST[:PORT]", short: "Keep a bottle that runs from a host", args: textDenyArgs,
+		use: "deny NAME HOST[:PORT]", short: "Block a host for a running bottle",
 		change: (*bottle.Engine).Deny, save: manifest.SaveDeny, done: textDenied, already: textDeniedAlready,
 	})
 }
 
-// policyVerb is what allow and deny differ in.
+// policyVerb holds the differences between allow and deny.
 type policyVerb struct {
-	use, short, args string
-	change           func(e *bottle.Engine, ctx context.Context, name, entry string) (proxy.PolicyChange, error)
-	save             func(manifest, bottleName, entry string) (changed bool, err error)
-	done, already    string
+	use, short    string
+	change        func(e *bottle.Engine, ctx context.Context, name, entry string) (proxy.PolicyChange, error)
+	save          func(manifest, bottleName, entry string) (changed bool, err error)
+	done, already string
 }
 
 func (a *app) policyCommand(v policyVerb) *cobra.Command {
@@ -35,7 +35,7 @@ func (a *app) policyCommand(v policyVerb) *cobra.Command {
 		Short: v.short,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return usage("%s", v.args)
+				return withHint(errors.New(textPolicyArgs), "bottle %s", v.use)
 			}
 			return nil
 		},
@@ -52,7 +52,7 @@ func (a *app) policyCommand(v policyVerb) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&save, "save", false, "write it to the manifest too, for the bottles to come; NAME may be an agent of it whose bottle does not run")
+	cmd.Flags().BoolVar(&save, "save", false, "also change the manifest; NAME can then be an agent whose bottle does not run")
 	return cmd
 }
 
@@ -74,8 +74,8 @@ func (a *app) changePolicy(e *bottle.Engine, v policyVerb, name, entry string, s
 	return a.savePolicy(v, change.Manifest, change.Bottle, entry)
 }
 
-// saveForAgent changes the manifest alone, for an agent of it whose bottle does
-// not run; none is the error if there is no such agent either.
+// saveForAgent changes only the manifest, for an agent whose bottle does not run.
+// Without such an agent it returns the error none.
 func (a *app) saveForAgent(v policyVerb, agent, entry string, none error) error {
 	m, err := plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}.Manifest()
 	if err != nil {

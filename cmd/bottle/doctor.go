@@ -13,7 +13,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	var asJSON, refresh bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look whether this host has what bottles need, and say how to mend it",
+		Short: "Check that this host can run bottles and suggest fixes",
 		Long:  textDoctorLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -26,11 +26,11 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&refresh, "refresh", false, "first write the host's firewall rules of running bottles again")
+	cmd.Flags().BoolVar(&refresh, "refresh", false, "first write the firewall rules of running bottles again")
 	return cmd
 }
 
-// doctor prints the findings, and ends with 1 if one is a fail.
+// doctor prints the findings. The exit code is 1 if one is a fail.
 func (a *app) doctor(found []doctor.Finding, asJSON bool) error {
 	print := a.printFindings
 	if asJSON {

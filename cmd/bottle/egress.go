@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -17,10 +18,10 @@ func (a *app) egressCommand() *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
 		Use:   "egress NAME",
-		Short: "Show what a bottle's agent has requested, and what was refused",
+		Short: "Show a bottle's egress log: requests, verdicts and reasons",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usage(textEgressArgs)
+				return withHint(errors.New(textOneBottle), hintEgress)
 			}
 			return nil
 		},
@@ -39,21 +40,21 @@ func (a *app) egressCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON lines")
-	cmd.Flags().BoolVar(&denied, "denied", false, "only what was refused")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, until the bottle is gone")
-	cmd.Flags().StringVar(&from, "since", "", "only what came since then: 10m, or 2026-01-02T15:04:05Z")
+	cmd.Flags().BoolVar(&denied, "denied", false, "show only refused requests")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "continue with new entries until the bottle is removed")
+	cmd.Flags().StringVar(&from, "since", "", "show only entries since then: 10m, or 2026-01-02T15:04:05Z")
 	return cmd
 }
 
-// The descriptors that containerd's shim gives a logging program: the task's
-// standard output and error, and what is closed to say that it reads.
+// Descriptors that containerd's shim passes to a logging program: the task's
+// standard output and error, and one to close when it is ready to read.
 const (
 	logStdout = 3
 	logStderr = 4
 	logReady  = 5
 )
 
-// proxyLogCommand writes a proxy's log, started by the proxy's shim.
+// proxyLogCommand is the logging program of a proxy's shim.
 func (a *app) proxyLogCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "proxy-log FILE",
@@ -61,8 +62,8 @@ func (a *app) proxyLogCommand() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			// The shim asks for the end when the task is deleted: what the task
-			// wrote before is still to be read then.
+			// The shim sends SIGTERM when the task is deleted. What the task wrote
+			// before must still be read.
 			stop := make(chan os.Signal, 1)
 			signal.Notify(stop, syscall.SIGTERM)
 			defer signal.Stop(stop)
@@ -75,7 +76,7 @@ func (a *app) proxyLogCommand() *cobra.Command {
 	}
 }
 
-// proxyCommand is the built-in proxy, run as a bottle's proxy task.
+// proxyCommand runs the built-in proxy, as a bottle's proxy task.
 func (a *app) proxyCommand() *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
@@ -84,13 +85,13 @@ func (a *app) proxyCommand() *cobra.Command {
 		Hidden: true,
 		Args:   noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			// A log that nobody reads any more ends the process, as Go has it for a
-			// write to a closed standard output: what is not logged does not happen,
-			// and who watches starts the proxy again with a new log.
+			// When the log's reader is gone, a write to standard output ends the
+			// process (os/signal, "SIGPIPE"): no request passes unlogged, and the
+			// watcher restarts the proxy with a new log.
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
-			// SIGHUP, which ends every other command, is no reason either.
+			// SIGHUP reloads the policy here and must not end the process.
 			ctx, stop := signal.NotifyContext(context.WithoutCancel(a.ctx), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
 			return bottle.RunProxy(ctx, config, hup, a.stdout, a.stderr)

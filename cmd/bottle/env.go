@@ -18,28 +18,28 @@ import (
 
 const flagToken = "forward-oauth-token"
 
-// maxEnvFile bounds what is read of variables from one file, in bytes: about
-// what the kernel takes of them (execve(2)).
+// maxEnvFile is the largest file of variables, in bytes: about the size of the
+// environment that the kernel accepts (execve(2)).
 const maxEnvFile = 2 << 20
 
-// envFlags are the ways in which a command line gives variables.
+// envFlags are the flags that set variables.
 type envFlags struct {
 	env, files  []string
 	descriptors []int
 }
 
 func (f *envFlags) register(fs *pflag.FlagSet) {
-	fs.StringArrayVarP(&f.env, "env", "e", nil, "set a variable (NAME=VALUE, which other users of this machine can see) or forward one (NAME)")
-	fs.StringArrayVar(&f.files, "env-file", nil, "read variables from a file, as docker does, or with entries that end with NUL bytes")
-	fs.IntSliceVar(&f.descriptors, "env-from-fd", nil, "read variables from a file descriptor, in the same formats")
+	fs.StringArrayVarP(&f.env, "env", "e", nil, "set a variable (NAME=VALUE; visible to other users of the host) or forward one (NAME)")
+	fs.StringArrayVar(&f.files, "env-file", nil, "read variables from a file, in docker's format or separated by NUL bytes")
+	fs.IntSliceVar(&f.descriptors, "env-from-fd", nil, "read variables from an open file descriptor, in the same formats")
 }
 
-// read reads all files and descriptors. All mistakes are told together.
+// read reads all files and descriptors and reports all errors together.
 func (f *envFlags) read(a *app) ([]plan.EnvArg, error) {
 	var out []plan.EnvArg
 	var problems hint.Problems
 	add := func(source, from string, open func() (*os.File, error)) error {
-		text, err := a.unlessEnded(func() (string, error) { return readEnvFile(open) })
+		text, err := a.interruptibly(func() (string, error) { return readEnvFile(open) })
 		if err != nil {
 			return err
 		}
@@ -75,25 +75,25 @@ func readEnvFile(open func() (*os.File, error)) (string, error) {
 		return "", fmt.Errorf("read variables: %w", err)
 	}
 	if len(data) > maxEnvFile {
-		return "", usage(textEnvLarge, f.Name(), maxEnvFile)
+		return "", fmt.Errorf(textEnvLarge, f.Name(), maxEnvFile)
 	}
 	return string(data), nil
 }
 
-// descriptor takes over a file that the caller left open. Go's own descriptors
-// may have the same numbers, and none of these kinds.
+// descriptor takes ownership of a file that the caller left open. The descriptors
+// that the Go runtime opens may have such a number, but are of other types.
 func descriptor(fd int) (*os.File, error) {
 	var st unix.Stat_t
 	if fd == 1 || fd == 2 {
-		return nil, usage(textFDOutput, fd)
+		return nil, withHint(fmt.Errorf(textFDOutput, fd), hintFDOutput)
 	}
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, usage(textFDClosed, fd)
+		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR:
 	default:
-		return nil, usage(textFDClosed, fd)
+		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
 	}
 	name := fmt.Sprintf("file descriptor %d", fd)
 	if fd == 0 {
@@ -103,13 +103,13 @@ func descriptor(fd int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// standardInput takes the standard input over and leaves an empty one in its
-// place. Were its number free, the next socket would get it, containerd's, and the
-// session would read that for its own input.
+// standardInput takes ownership of standard input and replaces it with an empty
+// one. If descriptor 0 were free, the connection to containerd would get it, and
+// the session would read that as its input.
 func standardInput(name string) (*os.File, error) {
 	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return nil, fmt.Errorf("take over standard input: %w", err)
+		return nil, fmt.Errorf("duplicate standard input: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	empty, err := os.Open(os.DevNull)
@@ -117,17 +117,16 @@ func standardInput(name string) (*os.File, error) {
 		err = errors.Join(unix.Dup3(int(empty.Fd()), 0, 0), empty.Close())
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("take over standard input: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("duplicate standard input: %w", err), f.Close())
 	}
 	return f, nil
 }
 
-// keepSecrets has the kernel write no core file of this process, which is about
-// to hold values, and lets no other process of the user's read its memory. A
-// core that is piped to a program is not bounded by the limit (core(5)), but a
-// process that is not dumpable leaves none (prctl(2)). Neither can fail for a
-// process that asks it of itself.
-func keepSecrets() {
+// disableCoreDumps keeps secrets of this process out of core files, and other
+// processes of the same user from reading its memory. The limit does not apply to
+// a core that is piped to a program (core(5)), but a process that is not dumpable
+// produces none (prctl(2)). Neither call can fail for the calling process.
+func disableCoreDumps() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -18,13 +20,13 @@ func (a *app) execCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "exec [flags] NAME [--] COMMAND [ARG...]",
-		Short: "Run a command in a bottle that runs",
+		Short: "Run a command in a running bottle",
 		Args: func(_ *cobra.Command, args []string) error {
 			_, _, err := nameAndCommand(args)
 			return err
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			keepSecrets()
+			disableCoreDumps()
 			name, command, err := nameAndCommand(args)
 			if err != nil {
 				return err
@@ -46,13 +48,13 @@ func (a *app) execCommand() *cobra.Command {
 				defer a.watchProxy(e, name)()
 				cfg := bottle.SessionConfig{Command: command, Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)}
 				began := time.Now()
-				err = a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+				err = a.attach(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
 					return e.Exec(ctx, name, cfg)
-				}, cfg, a.tellRefusals(e, name))
+				}, cfg, a.showRefusals(e, name))
 				if _, ok := a.terminal(); ok && cfg.Terminal {
-					// The log is a help, not a duty, as at the end of run.
+					// As in run, a log that cannot be read is no reason to fail.
 					if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
-						a.showRefusedHere(name, hosts)
+						a.showSessionRefused(name, hosts)
 					}
 				}
 				return err
@@ -62,23 +64,23 @@ func (a *app) execCommand() *cobra.Command {
 	fs := cmd.Flags()
 	fs.SetInterspersed(false)
 	env.register(fs)
-	fs.StringVarP(&dir, "workdir", "w", "", "working directory inside")
-	fs.BoolVarP(&tty, "tty", "t", false, "give the command a terminal (default: when standard input and output are one)")
-	fs.BoolVarP(&noTTY, "no-tty", "T", false, "give the command no terminal")
-	fs.BoolVarP(&interactive, "interactive", "i", true, "pass standard input on (always so)")
+	fs.StringVarP(&dir, "workdir", "w", "", "working directory in the bottle")
+	fs.BoolVarP(&tty, "tty", "t", false, "allocate a terminal (default: if standard input and output are terminals)")
+	fs.BoolVarP(&noTTY, "no-tty", "T", false, "do not allocate a terminal")
+	fs.BoolVarP(&interactive, "interactive", "i", true, "forward standard input (always on)")
 	return cmd
 }
 
-// nameAndCommand takes a bottle's name and, behind it or behind it and "--", a
-// command. A flag there is one of bottle's in the wrong place.
+// nameAndCommand splits arguments into a bottle's name and a command, with an
+// optional "--" between them. A flag after the name is bottle's, in the wrong place.
 func nameAndCommand(args []string) (name string, command []string, err error) {
 	switch {
 	case len(args) > 2 && args[1] == "--":
 		return args[0], args[2:], nil
 	case len(args) < 2 || args[1] == "--":
-		return "", nil, usage(textExecArgs)
+		return "", nil, withHint(errors.New(textExecArgs), hintExec)
 	case strings.HasPrefix(args[1], "-"):
-		return "", nil, usage(textExecFlag, args[1], args[0])
+		return "", nil, withHint(fmt.Errorf(textExecFlag, args[1]), hintExecFlag, args[1], args[0])
 	}
 	return args[0], args[1:], nil
 }

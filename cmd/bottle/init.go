@@ -10,7 +10,7 @@ import (
 func (a *app) initCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "init",
-		Short: "Write a manifest to begin with",
+		Short: "Write a commented starter manifest",
 		Long:  textInitLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {

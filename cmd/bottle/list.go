@@ -11,7 +11,7 @@ func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls", "ps"},
-		Short:   "List the bottles that run",
+		Short:   "List running bottles",
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
@@ -27,6 +27,6 @@ func (a *app) listCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those whose agent does not run")
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "include bottles whose agent does not run")
 	return cmd
 }

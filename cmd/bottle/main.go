@@ -1,9 +1,10 @@
-// Command bottle runs an AI coding agent in a sandbox that reaches nothing but
-// what its manifest allows.
+// Command bottle runs an AI coding agent in a sandbox that reaches only what its
+// manifest allows.
 package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,7 +19,36 @@ func program() int {
 	if code, ok := guest.Run(os.Args[1:]); ok {
 		return code
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := notifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}
+
+// interruption is the cause of a context that a signal has cancelled.
+type interruption syscall.Signal
+
+func (i interruption) Error() string { return "interrupted: " + syscall.Signal(i).String() }
+
+// notifyContext is signal.NotifyContext with an interruption as the cause.
+func notifyContext(parent context.Context, signals ...os.Signal) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, signals...)
+	go func() {
+		select {
+		case s := <-received:
+			cancel(interruption(s.(syscall.Signal)))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { signal.Stop(received); cancel(nil) }
+}
+
+// interruptedCode is the exit code after a cancellation of ctx.
+func interruptedCode(ctx context.Context) int {
+	var i interruption
+	if errors.As(context.Cause(ctx), &i) {
+		return signalCode(syscall.Signal(i))
+	}
+	return signalCode(syscall.SIGINT)
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/bot-bottle/bottle"
 )
 
-// progressView shows how far a pull, a push or a derived image is: on a terminal
-// a bar for each part, redrawn in place; elsewhere a line for each part that has
-// ended.
+// progressView shows the progress of a pull, a push or a derived image. On a
+// terminal it draws a bar for each part; elsewhere it prints a line for each
+// finished part.
 type progressView struct {
 	out           func(format string, args ...any)
 	terminal      bool
@@ -26,22 +26,22 @@ type progressView struct {
 	mu    sync.Mutex
 	parts map[string]bottle.ImageProgress
 	order []string
-	drawn int // lines that are on the screen
+	drawn int // lines on the screen
 	last  time.Time
-	told  map[string]bool
+	ended map[string]bool // parts whose line was printed
 }
 
-// redrawEvery is how often a terminal is written to at most.
-const redrawEvery = 80 * time.Millisecond
+// redrawInterval is the least time between two redraws.
+const redrawInterval = 80 * time.Millisecond
 
-// Sizes of a terminal that does not tell.
+// Size of a terminal that does not report one.
 const (
-	usualWidth  = 80
-	usualHeight = 24
+	defaultWidth  = 80
+	defaultHeight = 24
 )
 
 func (a *app) newProgress() *progressView {
-	v := &progressView{out: a.errorf, width: usualWidth, height: usualHeight}
+	v := &progressView{out: a.errorf, width: defaultWidth, height: defaultHeight}
 	if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		v.terminal = true
 		if w, h, err := term.GetSize(int(f.Fd())); err == nil && w > 0 && h > 0 {
@@ -51,31 +51,31 @@ func (a *app) newProgress() *progressView {
 	return v
 }
 
-// tell takes one part's progress.
-func (v *progressView) tell(p bottle.ImageProgress) {
+// update records the progress of one part.
+func (v *progressView) update(p bottle.ImageProgress) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.parts == nil {
-		v.parts, v.told = map[string]bottle.ImageProgress{}, map[string]bool{}
+		v.parts, v.ended = map[string]bottle.ImageProgress{}, map[string]bool{}
 	}
 	if _, ok := v.parts[p.ID]; !ok {
 		v.order = append(v.order, p.ID)
 	}
 	v.parts[p.ID] = p
 	if !v.terminal {
-		if ended(p) && !v.told[p.ID] {
-			v.told[p.ID] = true
+		if ended(p) && !v.ended[p.ID] {
+			v.ended[p.ID] = true
 			v.out("%s  %s  %s\n", partName(p.ID), units.HumanSize(float64(p.Total)), p.State)
 		}
 		return
 	}
-	if now := time.Now(); now.Sub(v.last) >= redrawEvery {
+	if now := time.Now(); now.Sub(v.last) >= redrawInterval {
 		v.last = now
 		v.draw()
 	}
 }
 
-// end leaves the last state on the screen.
+// end draws the final state.
 func (v *progressView) end() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -85,8 +85,8 @@ func (v *progressView) end() {
 	v.parts, v.order, v.drawn = nil, nil, 0
 }
 
-// draw writes over what it drew before. Of more parts than the screen has lines
-// it leaves out those that have ended.
+// draw replaces the previous drawing. If there are more parts than lines on the
+// screen, finished parts are left out.
 func (v *progressView) draw() {
 	lines := v.lines()
 	var b strings.Builder
@@ -148,7 +148,7 @@ func ended(p bottle.ImageProgress) bool {
 	return p.State == bottle.ImageDone || p.State == bottle.ImageThere
 }
 
-// partName is a layer's digest as docker shortens it, or a folder's name.
+// partName is a layer's digest as docker shortens it, or a directory's name.
 func partName(id string) string {
 	if hex, ok := strings.CutPrefix(id, "sha256:"); ok && len(hex) > 12 {
 		return hex[:12]
@@ -156,8 +156,7 @@ func partName(id string) string {
 	return visible(filepath.Base(id))
 }
 
-// fit cuts a line that would break on the screen, where its drawing over would
-// leave a part.
+// fit truncates a line that would wrap: a redraw would leave a part of it behind.
 func fit(s string, width int) string {
 	runes := []rune(s)
 	if len(runes) >= width {

@@ -15,12 +15,12 @@ func shown(v *progressView, n int) string {
 	v.out = func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
 	id := func(i int) string { return fmt.Sprintf("sha256:%012x%052x", i, 0) }
 	for i := range n {
-		v.tell(bottle.ImageProgress{ID: id(i), State: bottle.ImageWaiting, Total: 2e6})
-		v.tell(bottle.ImageProgress{ID: id(i), State: bottle.ImageActive, Done: 1e6, Total: 2e6})
+		v.update(bottle.ImageProgress{ID: id(i), State: bottle.ImageWaiting, Total: 2e6})
+		v.update(bottle.ImageProgress{ID: id(i), State: bottle.ImageActive, Done: 1e6, Total: 2e6})
 	}
 	for i := range n / 2 {
 		for range 2 {
-			v.tell(bottle.ImageProgress{ID: id(i), State: bottle.ImageDone, Done: 2e6, Total: 2e6})
+			v.update(bottle.ImageProgress{ID: id(i), State: bottle.ImageDone, Done: 2e6, Total: 2e6})
 		}
 	}
 	v.end()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +26,7 @@ func (a *app) pushCommand() *cobra.Command {
 	}, (*bottle.Engine).Push)
 }
 
-// registryCommand completes a command that transfers one image.
+// registryCommand adds flags and the action to a command that transfers one image.
 func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, context.Context, string, caller.Caller) (string, error)) *cobra.Command {
 	var quiet bool
 	cmd.Args = oneImage
@@ -45,9 +46,9 @@ func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, 
 	return cmd
 }
 
-func oneImage(_ *cobra.Command, args []string) error {
+func oneImage(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usage(textOneImage)
+		return withHint(errors.New(textOneImage), hintOneImage, cmd.CommandPath())
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ func (a *app) rmCommand() *cobra.Command {
 		Short: "Remove bottles",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage(textRmArgs)
+				return withHint(errors.New(textRmArgs), hintRm)
 			}
 			return nil
 		},
@@ -30,7 +30,7 @@ func (a *app) rmCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also one whose agent runs")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove a bottle whose agent is running")
 	return cmd
 }
 
@@ -45,7 +45,7 @@ func (a *app) rm(e *bottle.Engine, name string, force bool) error {
 			return err
 		}
 		if running {
-			return usage(textRmRunning, name)
+			return withHint(fmt.Errorf(textRmRunning, name), hintRmRunning, name)
 		}
 	}
 	if err := e.Remove(a.ctx, name); err != nil {

@@ -12,18 +12,18 @@ func (a *app) rmiCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "rmi [flags] IMAGE...",
-		Short: "Remove images, and free what only they need",
+		Short: "Remove images and free the space that only they use",
 		Long:  textRmiLong,
 		Args:  someImages,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withEngine(func(e *bottle.Engine) error { return a.rmi(e, args, force) })
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also one that a bottle uses: the bottle goes on")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove an image that a bottle uses; the bottle keeps running")
 	return cmd
 }
 
-// rmi removes what can be removed, and tells of all that cannot.
+// rmi removes each image it can and returns the errors of all others.
 func (a *app) rmi(e *bottle.Engine, names []string, force bool) error {
 	var errs []error
 	for _, name := range names {
@@ -38,7 +38,7 @@ func (a *app) rmi(e *bottle.Engine, names []string, force bool) error {
 
 func someImages(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return usage(textNoImage)
+		return withHint(errors.New(textNoImage), hintRmi)
 	}
 	return nil
 }

@@ -7,39 +7,38 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
 )
 
-// Exit codes as docker has them; those of a session's command are its own.
+// Exit codes, as docker uses them. A session ends with its command's exit code.
 const (
 	exitBottle = 125 // bottle itself failed
 	exitSignal = 128 // plus the signal's number
 )
 
-// app is what every command has at hand.
+// app holds the state that all commands share.
 type app struct {
 	ctx            context.Context
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
 	address, namespace, manifest string
-	hostsDir                     string // --hosts-dir of the command, if it has one
+	hostsDir                     string // --hosts-dir, of the commands that have it
 	debug, quiet                 bool
 	progress                     *progressView
 }
 
-// exitError ends the program with a code of its own and no message: a session's
-// exit code, or a failure that was told already.
+// exitError ends the program with an exit code and without a message: a session's
+// exit code, or a failure that was reported before.
 type exitError int
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
-// run is the whole program but for the process's own affairs. It returns the
-// exit code.
+// run is the program without the process's own state, such as signals. It returns
+// the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.rootCommand()
@@ -53,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return int(code)
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		a.note(textInterrupted)
-		return signalCode(syscall.SIGINT)
+		return interruptedCode(ctx)
 	}
 	a.printError(err)
 	return exitBottle
@@ -61,23 +60,26 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:               "bottle",
-		Short:             textRootShort,
-		Long:              textRootLong,
-		Version:           version(),
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Use:                        "bottle",
+		Short:                      textRootShort,
+		Long:                       textRootLong,
+		Version:                    version(),
+		SilenceErrors:              true,
+		SilenceUsage:               true,
+		Args:                       noArgs,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		SuggestionsMinimumDistance: 2, // as cobra has it for its own message
+		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(textBadFlag, err, cmd.CommandPath()) })
+	root.SetFlagErrorFunc(flagError)
 	f := root.PersistentFlags()
-	f.StringVar(&a.address, "address", "", "containerd's socket (CONTAINERD_ADDRESS; default "+bottle.DefaultAddress+")")
+	f.StringVar(&a.address, "address", "", "containerd socket (CONTAINERD_ADDRESS; default "+bottle.DefaultAddress+")")
 	f.StringVar(&a.namespace, "namespace", "", "containerd namespace (CONTAINERD_NAMESPACE; default "+bottle.DefaultNamespace+")")
-	f.StringVar(&a.manifest, "manifest", "", "manifest file (default: bottle.yaml upwards from here, then ~/.config/bottle/)")
-	f.BoolVar(&a.debug, "debug", false, "log what is done to standard error")
+	f.StringVar(&a.manifest, "manifest", "", "manifest file (default: bottle.yaml in this directory or above, then in ~/.config/bottle)")
+	f.BoolVar(&a.debug, "debug", false, "log to standard error")
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	root.AddCommand(a.allowCommand(), a.denyCommand())
@@ -87,7 +89,12 @@ func (a *app) rootCommand() *cobra.Command {
 	return root
 }
 
-// config is the environment's with the flags over it.
+// flagError adds a hint to an error of the flag parser.
+func flagError(cmd *cobra.Command, err error) error {
+	return withHint(err, hintHelp, cmd.CommandPath())
+}
+
+// config returns the configuration: flags override the environment.
 func (a *app) config() bottle.Config {
 	cfg := bottle.ConfigFromEnv(os.Getenv)
 	cfg.Guest = guestProgram()
@@ -102,7 +109,7 @@ func (a *app) config() bottle.Config {
 	}
 	if !a.quiet {
 		a.progress = a.newProgress()
-		cfg.Progress = a.progress.tell
+		cfg.Progress = a.progress.update
 	}
 	cfg.Notice = func(text string) { a.note("%s", visible(text)) }
 	level := slog.LevelWarn
@@ -113,14 +120,14 @@ func (a *app) config() bottle.Config {
 	return cfg
 }
 
-// endProgress leaves the last state of what was shown on the screen.
+// endProgress draws the final state of the progress view.
 func (a *app) endProgress() {
 	if a.progress != nil {
 		a.progress.end()
 	}
 }
 
-// withEngine runs fn with a connection to containerd that is closed after it.
+// withEngine calls fn with a connection to containerd and closes it afterwards.
 func (a *app) withEngine(fn func(*bottle.Engine) error) error {
 	e, err := bottle.Open(a.ctx, a.config())
 	if err != nil {

@@ -30,14 +30,14 @@ func (a *app) runCommand() *cobra.Command {
 	var f runFlags
 	cmd := &cobra.Command{
 		Use:     "run AGENT [flags] [-- ARGS...]",
-		Short:   "Run an agent of the manifest in a bottle of its own",
+		Short:   "Run an agent in a new bottle",
 		Long:    textRunLong,
 		Example: textRunExample,
 		Args:    agentAndArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.spec.Agent, f.spec.Args = args[0], args[1:]
 			f.spec.ManifestPath = a.manifest
-			keepSecrets()
+			disableCoreDumps()
 			f.spec.Caller = caller.Current()
 			f.spec.Env = f.env.env
 			if cmd.Flags().Changed(flagToken) {
@@ -51,29 +51,29 @@ func (a *app) runCommand() *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.BoolVarP(&f.yes, "yes", "y", false, "start without asking")
-	fs.BoolVar(&f.spec.NoInput, "no-input", false, "fail instead of asking anything")
+	fs.BoolVarP(&f.yes, "yes", "y", false, "start without confirmation")
+	fs.BoolVar(&f.spec.NoInput, "no-input", false, "fail instead of asking a question")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and stop")
 	fs.BoolVar(&f.json, "json", false, "print the plan as JSON on standard output")
 	fs.StringVar(&f.spec.Name, "name", "", "name of the bottle (CLAUDE_BOTTLE_CONTAINER; default: claude-bottle-AGENT)")
-	fs.BoolVar(&f.spec.Cwd, "cwd", false, "run on an image that holds the working directory")
-	fs.StringVar(&f.spec.CwdTarget, "cwd-target", "", "where the working directory is in that image (default "+plan.DefaultCwdTarget+")")
-	fs.BoolVar(&f.spec.CwdForce, "cwd-force", false, "take even a home folder as the working directory")
-	fs.StringVar(&f.spec.Pull, "pull", "", "pull the image: "+strings.Join(plan.PullPolicies, ", ")+" (default "+plan.PullMissing+")")
+	fs.BoolVar(&f.spec.Cwd, "cwd", false, "run on an image with a copy of the working directory")
+	fs.StringVar(&f.spec.CwdTarget, "cwd-target", "", "where the copy is placed in the image (default "+plan.DefaultCwdTarget+")")
+	fs.BoolVar(&f.spec.CwdForce, "cwd-force", false, "allow --cwd in a home directory or /")
+	fs.StringVar(&f.spec.Pull, "pull", "", "when to pull the image: "+strings.Join(plan.PullPolicies, ", ")+" (default "+plan.PullMissing+")")
 	fs.StringVar(&a.hostsDir, "hosts-dir", "", textHostsDir)
-	fs.BoolVarP(&a.quiet, "quiet", "q", false, "show no progress of pulling and packing")
-	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc or runc (default runsc)")
-	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default: the manifest's, else pipelock)")
-	fs.BoolVar(&f.spec.Learn, "learn", false, "block nothing public, and end by telling what the policy would have refused")
+	fs.BoolVarP(&a.quiet, "quiet", "q", false, "do not show the progress of pulling, building and copying")
+	fs.StringVar(&f.spec.Runtime, "runtime", "", "runsc (gVisor) or runc (default runsc)")
+	fs.StringVar(&f.spec.Proxy, "proxy", "", "pipelock or builtin (default: the manifest's, or pipelock)")
+	fs.BoolVar(&f.spec.Learn, "learn", false, "block nothing public, and print a patch for the manifest at the end")
 	f.env.register(fs)
-	fs.BoolVar(&f.token, flagToken, false, "forward CLAUDE_BOTTLE_OAUTH_TOKEN as CLAUDE_CODE_OAUTH_TOKEN (default: when it is set)")
-	fs.BoolVarP(&f.tty, "tty", "t", false, "give the agent a terminal (default: when standard input and output are one)")
-	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "give the agent no terminal")
-	fs.BoolVar(&f.timings, "timings", false, "print the time of each step on standard error")
+	fs.BoolVar(&f.token, flagToken, false, "forward CLAUDE_BOTTLE_OAUTH_TOKEN as CLAUDE_CODE_OAUTH_TOKEN (default: if it is set)")
+	fs.BoolVarP(&f.tty, "tty", "t", false, "allocate a terminal for the agent (default: if standard input and output are terminals)")
+	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "do not allocate a terminal for the agent")
+	fs.BoolVar(&f.timings, "timings", false, "print the duration of each step on standard error")
 	return cmd
 }
 
-// agentAndArgs takes one agent, and more only behind "--".
+// agentAndArgs accepts one agent, and further arguments only after "--".
 func agentAndArgs(cmd *cobra.Command, args []string) error {
 	n := cmd.ArgsLenAtDash()
 	if n == -1 {
@@ -81,16 +81,16 @@ func agentAndArgs(cmd *cobra.Command, args []string) error {
 	}
 	switch {
 	case n == 0:
-		return usage(textNoAgent)
+		return withHint(errors.New(textNoAgent), hintRun)
 	case n > 1:
-		return usage(textTooManyAgents, args[1])
+		return withHint(fmt.Errorf(textUnexpectedArg, args[1]), hintAgentArgs)
 	}
 	return nil
 }
 
 func (a *app) run(e *bottle.Engine, f runFlags) error {
 	if _, ok := a.terminal(); f.spec.Learn && (f.yes || f.spec.NoInput || !ok) {
-		return usage(textLearnAsks)
+		return withHint(errors.New(textLearnAsks), hintLearnAsks)
 	}
 	plan, err := plan.Prepare(a.ctx, f.spec, e)
 	if err != nil {
@@ -101,7 +101,7 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 	}
 	if !f.yes {
 		if f.spec.NoInput {
-			return usage(textNoInput)
+			return withHint(errors.New(textConfirm), hintConfirm)
 		}
 		if err := a.confirm(textStart); err != nil {
 			return err
@@ -110,12 +110,12 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 	if err := a.askSecrets(plan); err != nil {
 		return err
 	}
-	return a.launchAndTalk(e, plan, f)
+	return a.launchAndAttach(e, plan, f)
 }
 
-// launchAndTalk holds the bottle's whole life. Whatever happens in between, the
-// bottle is removed, and the first thing that went wrong is what is reported.
-func (a *app) launchAndTalk(e *bottle.Engine, plan *plan.Plan, f runFlags) (err error) {
+// launchAndAttach launches the bottle, attaches the caller to its session and
+// removes it, whatever happens in between. It returns the first error.
+func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (err error) {
 	options := bottle.ImageOptions{Progress: "auto", Out: a.stderr, Wait: func() { a.note(textBuildWaits) }}
 	if a.quiet {
 		options.Progress = "quiet"
@@ -130,7 +130,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *plan.Plan, f runFlags) (err 
 	}
 	defer func() {
 		if rerr := b.Remove(a.ctx); rerr != nil {
-			a.printError(textRemoveFailed(b.Name, rerr))
+			a.printError(withHint(fmt.Errorf(textRemoveFailed, b.Name, rerr), hintRemoveFailed))
 			if err == nil {
 				err = exitError(exitBottle)
 			}
@@ -144,11 +144,11 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *plan.Plan, f runFlags) (err 
 		a.note(textRenamed, plan.Name, b.Name)
 	}
 	stopWatch := a.watchProxy(e, b.Name)
-	err = a.talk(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+	err = a.attach(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
 		return b.Exec(ctx, cfg)
-	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)}, a.tellRefusals(e, b.Name))
+	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)}, a.showRefusals(e, b.Name))
 	stopWatch()
-	// The log is a help, not a duty: one that cannot be read is left out.
+	// A log that cannot be read is no reason to fail: the session has ended.
 	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name, time.Time{}); serr == nil {
 		a.showSummary(plan.Agent, hosts)
 		if plan.Learn {
@@ -158,7 +158,7 @@ func (a *app) launchAndTalk(e *bottle.Engine, plan *plan.Plan, f runFlags) (err 
 	return err
 }
 
-// askSecrets asks for the values that the plan needs: variables and passphrases.
+// askSecrets asks for the variables and passphrases that the plan needs.
 func (a *app) askSecrets(plan *plan.Plan) error {
 	for _, q := range plan.Questions() {
 		text := q.Ask
@@ -188,5 +188,5 @@ func (a *app) answer(plan *plan.Plan, q plan.Question, text string) (err error) 
 	return err
 }
 
-// signalCode is a command's exit code after a signal.
+// signalCode is the exit code after a signal.
 func signalCode(s syscall.Signal) int { return exitSignal + int(s) }

@@ -10,9 +10,9 @@ import (
 	"unicode"
 )
 
-// A terminal's title is set, kept and brought back by control sequences that draw
-// nothing (xterm's ctlseqs, "Operating System Commands" and "Window manipulation");
-// a terminal that has no titles takes no notice.
+// Control sequences that set, save and restore a terminal's title (xterm's ctlseqs,
+// "Operating System Commands" and "Window manipulation"). They draw nothing, and a
+// terminal without titles ignores them.
 const (
 	titleSet  = "\x1b]2;"
 	titleEnd  = "\a"
@@ -20,49 +20,49 @@ const (
 	titlePop  = "\x1b[23;2t"
 )
 
-// How long a notice stays in the title, and the least time between two of them.
+// How long a notice stays in the title, and the least time between two notices.
 const (
 	noticeTime  = 30 * time.Second
 	noticePause = time.Second
 )
 
-// screen passes on what an agent writes to the terminal, and tells something on
-// the side, in the terminal's title. Not a byte of its own comes between the bytes
-// of a character or of a control sequence of the agent's. What is told gives way
-// to the agent's title after a while; close brings back the title as it was.
+// screen forwards an agent's output to the terminal and shows notices in the
+// terminal's title. It never writes between the bytes of a character or of a
+// control sequence of the agent. After noticeTime it restores the agent's title;
+// close restores the original one.
 type screen struct {
 	out io.Writer
 	now func() time.Time
 
 	mu     sync.Mutex
 	agent  sequence
-	own    string // what is told now; empty: nothing
-	stale  bool   // the terminal's title is another than it should be
-	pushed bool   // the terminal keeps the title that was there before
-	title  string // the last that the agent has set since then
-	told   time.Time
-	calm   *time.Timer
+	notice string // shown now, or empty
+	stale  bool   // the terminal's title is out of date
+	pushed bool   // the terminal has saved its original title
+	title  string // the last title that the agent has set since then
+	shown  time.Time
+	expiry *time.Timer
 }
 
 func newScreen(out io.Writer) *screen { return &screen{out: out, now: time.Now} }
 
-// hasTitle tells by its name whether a terminal has one; those that have none show
-// the text, or ring.
+// hasTitle reports whether a terminal of this name has a title. Others would print
+// the text or ring the bell.
 func hasTitle(term string) bool {
 	return !slices.Contains([]string{"", "dumb", "linux", "cons25", "emacs", "ansi"}, term) && !strings.HasPrefix(term, "vt")
 }
 
-// Write implements io.Writer for what the agent writes.
+// Write implements io.Writer for the agent's output.
 func (s *screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wrote := 0
 	for {
-		// All of it, or as far as there is a place for ours.
+		// Everything, or up to a place where the title can be changed.
 		n := wrote
 		for n < len(p) && (!s.stale || !s.agent.between()) {
 			if title, ok := s.agent.next(p[n]); ok {
-				s.title, s.stale = title, s.own != ""
+				s.title, s.stale = title, s.notice != ""
 			}
 			n++
 		}
@@ -78,7 +78,7 @@ func (s *screen) Write(p []byte) (int, error) {
 	}
 }
 
-// flush sets the title, if the agent's output is between two characters.
+// flush updates the title if the agent's output is between two characters.
 func (s *screen) flush() error {
 	if !s.stale || !s.agent.between() {
 		return nil
@@ -88,15 +88,15 @@ func (s *screen) flush() error {
 	return err
 }
 
-// change is what makes the terminal's title what it should be.
+// change returns the control sequences that update the terminal's title.
 func (s *screen) change() string {
 	text := ""
 	switch {
-	case s.own != "":
+	case s.notice != "":
 		if !s.pushed {
 			text, s.pushed, s.title = titlePush, true, ""
 		}
-		return text + titleSet + s.own + titleEnd
+		return text + titleSet + s.notice + titleEnd
 	case s.pushed:
 		text, s.pushed = titlePop, false
 		if s.title != "" {
@@ -106,53 +106,51 @@ func (s *screen) change() string {
 	return text
 }
 
-// tell shows a text that has no control characters. One that follows too soon is
-// left out, so that an agent that is refused all the time does not make the title
-// flicker.
-func (s *screen) tell(text string) {
+// show shows a text without control characters. A text that follows another within
+// noticePause is dropped, so that frequent refusals do not make the title flicker.
+func (s *screen) show(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	if now.Sub(s.told) < noticePause {
+	if now.Sub(s.shown) < noticePause {
 		return
 	}
-	s.told, s.own, s.stale = now, text, true
-	_ = s.flush() // a terminal that is gone is the session's affair
-	if s.calm != nil {
-		s.calm.Stop()
+	s.shown, s.notice, s.stale = now, text, true
+	_ = s.flush() // the session reports a terminal that is gone
+	if s.expiry != nil {
+		s.expiry.Stop()
 	}
-	s.calm = time.AfterFunc(noticeTime, s.rest)
+	s.expiry = time.AfterFunc(noticeTime, s.expire)
 }
 
-// rest gives the title back to the agent.
-func (s *screen) rest() {
+// expire restores the agent's title.
+func (s *screen) expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.own, s.stale = "", true
+	s.notice, s.stale = "", true
 	_ = s.flush()
 }
 
-// close ends what is told. The agent has written its last.
+// close restores the original title. The agent must have ended.
 func (s *screen) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.calm != nil {
-		s.calm.Stop()
+	if s.expiry != nil {
+		s.expiry.Stop()
 	}
-	s.own, s.stale = "", false
+	s.notice, s.stale = "", false
 	back := s.change()
 	if back != "" && !s.agent.between() {
-		back = "\x1b\\" + back // ends what the agent has left open
+		back = "\x1b\\" + back // ends a sequence that the agent left open
 	}
 	_, _ = io.WriteString(s.out, back)
 }
 
-// sequence follows a terminal's input, in UTF-8, as far as is needed to know where
-// a control sequence or a character begins and ends (ECMA-48; the states are those
-// of every terminal's parser).
+// sequence parses a terminal's input, in UTF-8, to find where control sequences and
+// characters begin and end (ECMA-48).
 type sequence struct {
 	state state
-	left  int // bytes of a character
+	left  int // remaining bytes of a character
 	text  []byte
 }
 
@@ -160,17 +158,17 @@ type state int
 
 const (
 	ground state = iota
-	char         // within a character of several bytes
+	char         // in a character of several bytes
 	escape       // after ESC
 	inter        // after ESC and an intermediate byte
-	csi          // within ESC [ …
-	osc          // within ESC ] …, which BEL or ST ends
-	str          // within another string, which ST ends
-	oscEsc       // after ESC in one of them
-	strEsc
+	csi          // in ESC [ …
+	osc          // in ESC ] …, which BEL or ST ends
+	str          // in another string, which ST ends
+	oscEsc       // after ESC in osc
+	strEsc       // after ESC in str
 )
 
-// maxTitle bounds what is remembered of an agent's title, in bytes.
+// maxTitle is the longest title of an agent that is remembered, in bytes.
 const maxTitle = 1 << 10
 
 const (
@@ -182,13 +180,14 @@ const (
 
 func (q *sequence) between() bool { return q.state == ground }
 
-// next takes a byte. A title is what the byte has set, if it ended that.
+// next parses a byte. If the byte ends a sequence that sets a title, it returns
+// the title.
 func (q *sequence) next(b byte) (title string, set bool) {
 	switch q.state {
 	case ground:
 		q.begin(b)
 	case char:
-		if b&0xc0 != 0x80 { // cut short
+		if b&0xc0 != 0x80 { // truncated character
 			q.begin(b)
 		} else if q.left--; q.left == 0 {
 			q.state = ground
@@ -210,7 +209,7 @@ func (q *sequence) next(b byte) (title string, set bool) {
 	return "", false
 }
 
-// begin takes the first byte of something.
+// begin parses the first byte of a character or control sequence.
 func (q *sequence) begin(b byte) {
 	q.state, q.left = char, 0
 	switch {
@@ -227,14 +226,14 @@ func (q *sequence) begin(b byte) {
 	}
 }
 
-// inSequence takes a byte after ESC, an intermediate byte or within ESC [ ….
+// inSequence parses a byte after ESC, after an intermediate byte or in ESC [ ….
 func (q *sequence) inSequence(b byte) {
 	switch {
 	case b == esc:
 		q.state = escape
 	case b == can || b == sub:
 		q.state = ground
-	case b < 0x20: // obeyed in the middle of it
+	case b < 0x20: // executed without ending the sequence
 	case q.state == escape:
 		q.afterEscape(b)
 	case q.state == inter && b >= 0x30, q.state == csi && b >= 0x40:
@@ -263,14 +262,14 @@ func (q *sequence) inOSC(b byte) (title string, set bool) {
 	if q.state == oscEsc {
 		q.afterEscape(b)
 		if b == '\\' {
-			return q.titled()
+			return q.parsedTitle()
 		}
 		return "", false
 	}
 	switch b {
 	case bel:
 		q.state = ground
-		return q.titled()
+		return q.parsedTitle()
 	case esc:
 		q.state = oscEsc
 	case can, sub:
@@ -283,9 +282,9 @@ func (q *sequence) inOSC(b byte) (title string, set bool) {
 	return "", false
 }
 
-// titled is the title that an operating system command has set, without what a
-// terminal would obey: it is given back when the agent is gone.
-func (q *sequence) titled() (string, bool) {
+// parsedTitle returns the title that an operating system command has set, without
+// control characters: it is written to the terminal again later.
+func (q *sequence) parsedTitle() (string, bool) {
 	kind, text, ok := bytes.Cut(q.text, []byte(";"))
 	if !ok || string(kind) != "0" && string(kind) != "2" {
 		return "", false

@@ -35,7 +35,7 @@ func TestScreen(t *testing.T) {
 		s.now = func() time.Time { return now }
 		tell := func() {
 			now = now.Add(time.Minute)
-			s.tell(fmt.Sprintf("NOTICE %d", now.Unix()))
+			s.show(fmt.Sprintf("NOTICE %d", now.Unix()))
 		}
 		for rest := text.String(); rest != ""; {
 			if r.IntN(4) == 0 {
@@ -47,7 +47,7 @@ func TestScreen(t *testing.T) {
 			}
 			rest = rest[n:]
 			if r.IntN(9) == 0 {
-				s.rest()
+				s.expire()
 			}
 		}
 		if r.IntN(2) == 0 {
@@ -116,41 +116,41 @@ func TestScreenTitle(t *testing.T) {
 		want []string
 	}{
 		"nothing to tell": {func(s *screen, _ func()) { _, _ = s.Write([]byte("x" + own)) }, []string{"the user's", "agent"}},
-		"told":            {func(s *screen, _ func()) { s.tell("A") }, []string{"the user's", "A", "the user's"}},
-		"told twice":      {func(s *screen, later func()) { s.tell("A"); later(); s.tell("B") }, []string{"the user's", "A", "B", "the user's"}},
-		"told too soon":   {func(s *screen, _ func()) { s.tell("A"); s.tell("B") }, []string{"the user's", "A", "the user's"}},
-		"told and over":   {func(s *screen, _ func()) { s.tell("A"); s.rest(); s.rest() }, []string{"the user's", "A", "the user's"}},
+		"told":            {func(s *screen, _ func()) { s.show("A") }, []string{"the user's", "A", "the user's"}},
+		"told twice":      {func(s *screen, later func()) { s.show("A"); later(); s.show("B") }, []string{"the user's", "A", "B", "the user's"}},
+		"told too soon":   {func(s *screen, _ func()) { s.show("A"); s.show("B") }, []string{"the user's", "A", "the user's"}},
+		"told and over":   {func(s *screen, _ func()) { s.show("A"); s.expire(); s.expire() }, []string{"the user's", "A", "the user's"}},
 		"the agent's own": {func(s *screen, _ func()) {
 			_, _ = s.Write([]byte(own))
-			s.tell("A")
+			s.show("A")
 		}, []string{"the user's", "agent", "A", "agent"}},
 		"the agent sets one meanwhile": {func(s *screen, _ func()) {
-			s.tell("A")
+			s.show("A")
 			_, _ = s.Write([]byte(own))
 		}, []string{"the user's", "A", "agent", "A", "the user's", "agent"}},
 		"and it is over": {func(s *screen, later func()) {
-			s.tell("A")
+			s.show("A")
 			_, _ = s.Write([]byte(own))
-			s.rest()
+			s.expire()
 			later()
-			s.tell("B")
+			s.show("B")
 		}, []string{"the user's", "A", "agent", "A", "the user's", "agent", "B", "agent"}},
 		"within a sequence": {func(s *screen, _ func()) {
 			_, _ = s.Write([]byte("\x1b[3"))
-			s.tell("A")
+			s.show("A")
 			_, _ = s.Write([]byte("1m"))
 		}, []string{"the user's", "A", "the user's"}},
 		"within one that never ends": {func(s *screen, _ func()) {
 			_, _ = s.Write([]byte("\x1b]0;x"))
-			s.tell("A")
-			s.rest()
+			s.show("A")
+			s.expire()
 		}, []string{"the user's"}},
 		"the agent sets one that is obeyed": {func(s *screen, _ func()) {
-			s.tell("A")
+			s.show("A")
 			_, _ = s.Write([]byte("\x1b]0;a\u009c\u009b2J\x01b\a"))
 		}, []string{"the user's", "A", "a2Jb", "A", "the user's", "a2Jb"}},
 		"an end within one": {func(s *screen, _ func()) {
-			s.tell("A")
+			s.show("A")
 			_, _ = s.Write([]byte("\x1b[3"))
 		}, []string{"the user's", "A", "the user's"}},
 	} {

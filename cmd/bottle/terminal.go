@@ -18,8 +18,8 @@ import (
 	"github.com/bot-bottle/bottle"
 )
 
-// terminal returns the descriptor of the terminal behind standard input, if both
-// it and standard output are one.
+// terminal returns standard input's descriptor if standard input and standard
+// output are terminals.
 func (a *app) terminal() (fd int, ok bool) {
 	in, iok := a.stdin.(*os.File)
 	out, ook := a.stdout.(*os.File)
@@ -37,12 +37,12 @@ func (a *app) wantsTerminal(tty, noTTY bool) bool {
 // startTimeout bounds the start of a session.
 const startTimeout = time.Minute
 
-// talk joins the caller to a session until it ends, and ends with its exit code.
-// On a terminal, aside may tell something beside what the session writes, until
-// its context ends.
-func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig, aside func(context.Context, *screen)) error {
-	// From here on signals are the session's, not the program's: also while it
-	// is being started, as it may have spoken already.
+// attach connects the caller to a session until it ends and returns its exit code
+// as an exitError. On a terminal, notices runs until its context ends and may show
+// text in the terminal's title.
+func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig, notices func(context.Context, *screen)) error {
+	// From here on, signals go to the session and do not end the program. This
+	// includes the start, during which the session may already write output.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), startTimeout)
 	defer cancel()
 	sigs := make(chan os.Signal, 16)
@@ -55,15 +55,15 @@ func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Se
 	raw = raw && cfg.Terminal
 	if raw {
 		cfg.Width, cfg.Height = terminalSize(fd)
-		// Nothing is left to this terminal: what the agent writes has been
-		// through the one inside, and a full screen does not bear it twice.
+		// Raw: the terminal inside has already processed the agent's output, and
+		// processing it again would garble a full-screen program.
 		before, err := term.MakeRaw(fd)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = term.Restore(fd, before) }()
 		var stop func()
-		cfg.Stdout, stop = a.withAside(aside)
+		cfg.Stdout, stop = a.withNotices(notices)
 		defer stop()
 	}
 	s, err := start(ctx, cfg)
@@ -74,7 +74,7 @@ func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Se
 	if raw {
 		resize = func(ctx context.Context) {
 			width, height := terminalSize(fd)
-			_ = s.Resize(ctx, width, height) // the next change tells again
+			_ = s.Resize(ctx, width, height) // the next change sends the size again
 		}
 	}
 	code, err := a.follow(s, resize, sigs)
@@ -87,9 +87,9 @@ func (a *app) talk(start func(context.Context, bottle.SessionConfig) (*bottle.Se
 	return nil
 }
 
-// withAside is the terminal for a session, and for what is told beside it until
-// stop.
-func (a *app) withAside(aside func(context.Context, *screen)) (out io.Writer, stop func()) {
+// withNotices returns the output for a session and runs notices until stop is
+// called.
+func (a *app) withNotices(notices func(context.Context, *screen)) (out io.Writer, stop func()) {
 	if !hasTitle(os.Getenv("TERM")) {
 		return a.stdout, func() {}
 	}
@@ -98,7 +98,7 @@ func (a *app) withAside(aside func(context.Context, *screen)) (out io.Writer, st
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		aside(ctx, s)
+		notices(ctx, s)
 	}()
 	return s, func() {
 		cancel()
@@ -107,16 +107,16 @@ func (a *app) withAside(aside func(context.Context, *screen)) (out io.Writer, st
 	}
 }
 
-// hangupGrace is how long a session may take to end by itself after bottle was
-// told to end; insistence is how many signals to end do not wait for that.
+// hangupGrace is how long a session may take to end after SIGTERM or SIGHUP;
+// forceSignals is how many signals end it immediately.
 const (
-	hangupGrace = 10 * time.Second
-	insistence  = 3
+	hangupGrace  = 10 * time.Second
+	forceSignals = 3
 )
 
-// follow passes signals and sizes on until the session has ended. A caller who
-// has gone, or wants bottle gone, need not wait for an agent that does not
-// listen: after the grace the session is left to the teardown.
+// follow forwards signals and terminal sizes until the session has ended. An agent
+// that ignores SIGTERM or SIGHUP cannot delay the end: after the grace period the
+// removal of the bottle ends the session.
 func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-chan os.Signal) (int, error) {
 	type result struct {
 		code int
@@ -130,7 +130,7 @@ func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-cha
 	ctx := context.WithoutCancel(a.ctx)
 	var giveUp <-chan time.Time
 	var last syscall.Signal
-	asked := 0
+	received := 0
 	for {
 		select {
 		case r := <-done:
@@ -146,20 +146,20 @@ func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-cha
 			switch last {
 			case syscall.SIGTERM, syscall.SIGHUP:
 				giveUp = time.After(hangupGrace)
-				asked++
+				received++
 			case syscall.SIGINT, syscall.SIGQUIT:
-				asked++
+				received++
 			}
-			if asked >= insistence {
+			if received >= forceSignals {
 				return signalCode(last), nil
 			}
-			// A process that has ended meanwhile takes no signal.
+			// A process that has just ended accepts no signal.
 			_ = s.Signal(ctx, last)
 		}
 	}
 }
 
-// terminalSize is in cells; 0 and 0 where the terminal does not tell.
+// terminalSize is in cells; 0 and 0 if the terminal does not report it.
 func terminalSize(fd int) (width, height uint16) {
 	w, h, err := term.GetSize(fd)
 	if err != nil {
@@ -168,7 +168,7 @@ func terminalSize(fd int) (width, height uint16) {
 	return uint16(w), uint16(h)
 }
 
-// confirm asks a yes-or-no question; anything but yes is no.
+// confirm asks a yes-or-no question. Any answer but yes is a no.
 func (a *app) confirm(question string) error {
 	a.prompt(question + " [y/N] ")
 	answer, err := a.readLine()
@@ -183,14 +183,13 @@ func (a *app) confirm(question string) error {
 	return exitError(1)
 }
 
-// readLine reads one line and nothing behind it: what follows may be meant for
-// the agent.
+// readLine reads one line and not a byte more: the rest may be the agent's input.
 func (a *app) readLine() (string, error) {
-	return a.unlessEnded(func() (string, error) { return readUnbuffered(a.stdin) })
+	return a.interruptibly(func() (string, error) { return readUnbuffered(a.stdin) })
 }
 
-// unlessEnded gives a read up when the program is told to end.
-func (a *app) unlessEnded(read func() (string, error)) (string, error) {
+// interruptibly abandons a read when the program is interrupted.
+func (a *app) interruptibly(read func() (string, error)) (string, error) {
 	type result struct {
 		line string
 		err  error
@@ -204,7 +203,7 @@ func (a *app) unlessEnded(read func() (string, error)) (string, error) {
 	case r := <-done:
 		return r.line, r.err
 	case <-a.ctx.Done():
-		return "", exitError(signalCode(syscall.SIGINT))
+		return "", exitError(interruptedCode(a.ctx))
 	}
 }
 
@@ -227,31 +226,31 @@ func readUnbuffered(r io.Reader) (string, error) {
 	return string(line), nil
 }
 
-// maxLine is where a terminal cuts a line, in bytes without its end (termios(3),
-// canonical mode): the kernel drops the rest without a word.
+// maxLine is the length at which the kernel silently truncates a line of terminal
+// input, in bytes without the line's end (termios(3), canonical mode).
 const maxLine = 4095
 
-// readSecret asks without echo.
+// readSecret asks a question and does not echo the answer.
 func (a *app) readSecret(question string) (string, error) {
 	fd, ok := a.terminal()
 	if !ok {
-		return "", usage(textNoTerminal, question)
+		return "", withHint(fmt.Errorf(textNoTerminal, question), hintNoTerminal)
 	}
 	before, err := term.GetState(fd)
 	if err != nil {
 		return "", err
 	}
-	// Given up, the read would leave the terminal without echo.
+	// An abandoned read would leave the echo off.
 	defer func() { _ = term.Restore(fd, before); a.prompt("\n") }()
-	// Before the question, so that a quick answer does not show either.
+	// Before the question, so that an early answer is not echoed.
 	if err := echoOff(fd); err != nil {
 		return "", err
 	}
 	a.prompt(visible(question) + ": ")
-	return a.unlessEnded(func() (string, error) {
+	return a.interruptibly(func() (string, error) {
 		line, err := term.ReadPassword(fd)
 		if len(line) >= maxLine {
-			return "", usage(textCut, question)
+			return "", withHint(fmt.Errorf(textCut, question, maxLine), hintCut)
 		}
 		return string(line), err
 	})

@@ -1,9 +1,9 @@
 package main
 
-// Every sentence that a user sees is in this file. Rules: one line for one
-// mistake, beginning with what is wrong and ending with how to mend it; no
-// full stop in errors; data on standard output, all else on standard error; no
-// secret is ever an argument.
+// All text that a user sees is in the text files. Rules: one line per error,
+// starting with what is wrong, without a full stop; how to fix it is a hint, on a
+// line of its own; data goes to standard output, everything else to standard
+// error; no argument is ever a secret.
 
 import (
 	"encoding/json"
@@ -29,69 +29,96 @@ import (
 )
 
 const (
-	textRootShort = "Run AI coding agents in sandboxes that reach only what you allowed"
-	textRootLong  = `bottle runs an AI coding agent under gVisor, on containerd, with no way out but
-an egress proxy that lets through what the manifest allows.`
-	textRunLong = `Run an agent of the manifest: show the plan, ask, start the egress proxy and the
-agent's sandbox, run the agent's command in it, and remove everything at the end.`
+	textRootShort = "Run AI coding agents in sandboxes that reach only the hosts you allow"
+	textRootLong  = `bottle runs an AI coding agent in a gVisor sandbox on containerd. Its only way out
+is an egress proxy that allows the hosts listed in the manifest.`
+	textRunLong = `Run an agent of the manifest in a new bottle: show the plan, ask for confirmation,
+start the egress proxy and the sandbox, run the agent's command, and remove
+everything at the end. Arguments after -- are appended to the agent's command.`
 	textRunExample = `  sudo bottle run impl
   sudo bottle run impl --yes -e LOG_LEVEL=debug -- -p "fix the failing test"
   sudo bottle run impl --dry-run --json`
 
-	textNoAgent       = "no agent named: bottle run AGENT"
-	textTooManyAgents = "unexpected argument %q: arguments for the agent's command go behind --"
-	textBadFlag       = "%v: %s --help lists the flags"
-	textNoInput       = "a question would have to be asked: answer it beforehand with --yes, or leave out --no-input"
-	textExecArgs      = "a name and a command are needed: bottle exec NAME COMMAND"
-	textExecFlag      = "%q stands behind the bottle's name: flags go before it, bottle exec %[1]s … %[2]s COMMAND"
-	textRmArgs        = "no bottle named: bottle rm NAME"
-	textRmRunning     = "%s runs: end it with bottle rm -f %[1]s"
-	textPassphrase    = "Passphrase of %s"
-	textNoTerminal    = "%q has to be asked and there is no terminal: run bottle on one, or forward the value from the environment"
-	textInterrupted   = "bottle: interrupted"
-	textNothingDone   = "Nothing was done."
-	textStart         = "Start?"
-	textRemoveAll     = "Remove all of this?"
-	textNoBottles     = "No bottles are running."
-	textNothingLeft   = "There is nothing to remove."
-	textRenamed       = "The name %s was taken meanwhile: this bottle is %s."
+	textUnknownCommand = "unknown command %q for %q"
+	textUnexpectedArg  = "unexpected argument %q"
+	textNoAgent        = "missing agent name"
+	textConfirm        = "confirmation required"
+	textExecArgs       = "expected a bottle name and a command"
+	textExecFlag       = "flag %q after the bottle name"
+	textRmArgs         = "missing bottle name"
+	textRmRunning      = "%s is running"
+	textNoTerminal     = "cannot ask for %q: no terminal"
+	textRemoveFailed   = "remove %s: %w"
+
+	hintHelp         = "%s --help shows the usage"
+	hintDidYouMean   = "did you mean %s?"
+	hintRun          = "bottle run AGENT"
+	hintAgentArgs    = "put arguments for the agent's command after --"
+	hintConfirm      = "pass --yes, or omit --no-input"
+	hintExec         = "bottle exec NAME COMMAND"
+	hintExecFlag     = "put flags before the name: bottle exec %s … %s COMMAND"
+	hintRm           = "bottle rm NAME"
+	hintRmRunning    = "bottle rm -f %s removes it"
+	hintNoTerminal   = "run bottle on a terminal, or forward the value from the environment"
+	hintRemoveFailed = "bottle cleanup shows and removes what is left"
+
+	textPassphrase  = "Passphrase of %s"
+	textInterrupted = "bottle: interrupted"
+	textNothingDone = "Nothing was done."
+	textStart       = "Start?"
+	textRemoveAll   = "Remove all of this?"
+	textNoBottles   = "No bottles are running."
+	textNothingLeft = "There is nothing to remove."
+	textRenamed     = "The name %s was taken in the meantime; this bottle is named %s."
 )
 
-// usageError is a mistake of the caller's that needs no more than its sentence.
-type usageError string
-
-func (e usageError) Error() string { return string(e) }
-
-func usage(format string, args ...any) error { return usageError(fmt.Sprintf(format, args...)) }
-
-func textRemoveFailed(name string, err error) error {
-	return &hint.Error{
-		Err:  fmt.Errorf("remove %s: %w", name, err),
-		Hint: "see what is left and remove it with bottle cleanup",
-	}
+// withHint formats a hint for an error.
+func withHint(err error, format string, args ...any) error {
+	return &hint.Error{Err: err, Hint: fmt.Sprintf(format, args...)}
 }
 
-func noArgs(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usage("unexpected argument %q", args[0])
+// noArgs rejects arguments; those of a command that only groups others are
+// unknown commands.
+func noArgs(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return nil
+	case !cmd.HasSubCommands():
+		return fmt.Errorf(textUnexpectedArg, args[0])
 	}
-	return nil
+	err := fmt.Errorf(textUnknownCommand, args[0], cmd.CommandPath())
+	if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
+		return withHint(err, hintDidYouMean, alternatives(names))
+	}
+	return withHint(err, hintHelp, cmd.CommandPath())
 }
 
-// printError writes an error: one line for each mistake, its advice behind it. An
-// error may repeat what an image, a registry or an agent has said.
+// alternatives formats names as `"a", "b" or "c"`.
+func alternatives(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = strconv.Quote(name)
+	}
+	last := len(quoted) - 1
+	if last == 0 {
+		return quoted[0]
+	}
+	return strings.Join(quoted[:last], ", ") + " or " + quoted[last]
+}
+
+// printError writes each error on one line and its hint on the next. Errors may
+// quote an image, a registry or an agent.
 func (a *app) printError(err error) {
 	for _, e := range hint.Split(err) {
-		line := oneLine(e)
+		a.errorf("bottle: %s\n", oneLine(e.Error()))
 		if hint := hint.Of(e); hint != "" {
-			line += ": " + hint
+			a.errorf("hint: %s\n", oneLine(hint))
 		}
-		a.errorf("bottle: %s\n", visible(line))
 	}
 }
 
-func oneLine(err error) string {
-	return visible(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; "))
+func oneLine(text string) string {
+	return visible(strings.ReplaceAll(strings.TrimSpace(text), "\n", "; "))
 }
 
 func (a *app) note(format string, args ...any) {
@@ -102,7 +129,7 @@ func (a *app) note(format string, args ...any) {
 
 func (a *app) prompt(text string) { a.errorf("%s", text) }
 
-// errorf writes to standard error; that failing is nowhere to be told.
+// errorf writes to standard error, whose own errors cannot be reported.
 func (a *app) errorf(format string, args ...any) { _, _ = fmt.Fprintf(a.stderr, format, args...) }
 
 func (a *app) printJSON(v any) error {
@@ -113,10 +140,10 @@ func (a *app) printJSON(v any) error {
 	return a.writeJSON(data)
 }
 
-// writeJSON ends a value with a line break. JSON escapes the old control
-// characters only: some terminals obey those above U+007F too, and what turns
-// the writing round draws over what stands beside it. Outside of strings JSON has
-// none of these.
+// writeJSON writes a value and a line break. encoding/json escapes only control
+// characters below U+0020, but some terminals also interpret those above U+007F,
+// and bidirectional controls reorder the text around them. All of these occur only
+// within strings.
 func (a *app) writeJSON(data []byte) error {
 	out := make([]byte, 0, len(data)+1)
 	for _, r := range string(data) {
@@ -134,8 +161,8 @@ func (a *app) writeJSON(data []byte) error {
 	return err
 }
 
-// showPlan is the preflight: for a person on standard error, so that standard
-// output stays the agent's; for a program as JSON on standard output.
+// showPlan prints the plan: as text on standard error, because standard output
+// belongs to the agent, or as JSON on standard output.
 func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
 	if asJSON {
 		return a.printJSON(p)
@@ -145,27 +172,27 @@ func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
 
 func printPlan(w io.Writer, p *plan.Plan) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	// Of a manifest that is somebody else's, nothing draws over what it asks for.
+	// The manifest may be untrusted: no control character may hide a part of the plan.
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
 	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
-	row("bottle", fmt.Sprintf("%s, of %s", p.Bottle, p.Manifest))
+	row("bottle", fmt.Sprintf("%s (%s)", p.Bottle, p.Manifest))
 	row("image", image(p))
 	if p.Build != nil {
 		row("build", plannedBuild(p.Build))
 	}
 	row("runtime", p.Runtime)
 	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
-	row("on the host", orNothing(p.Network.Changes))
+	row("host changes", orNone(p.Network.Changes))
 	row("proxy", proxyText(p.Proxy))
-	row("allowed hosts", orNothing(p.Egress.Allow))
+	row("allowed hosts", orNone(p.Egress.Allow))
 	if len(p.Egress.AllowPrivate) > 0 {
-		row("even private", strings.Join(p.Egress.AllowPrivate, ", "))
+		row("private networks allowed", strings.Join(p.Egress.AllowPrivate, ", "))
 	}
-	row("variables", orNothing(variables(plannedEnv(p.Env))))
+	row("variables", orNone(variables(plannedEnv(p.Env))))
 	row("prompt", prompt(p.PromptBytes))
-	row("skills", orNothing(p.Skills))
-	row("ssh hosts", orNothing(sshHosts(p.SSH)))
+	row("skills", orNone(p.Skills))
+	row("ssh hosts", orNone(sshHosts(p.SSH)))
 	if p.Git != nil {
 		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
 	}
@@ -176,7 +203,7 @@ func printPlan(w io.Writer, p *plan.Plan) error {
 	return t.Flush()
 }
 
-// commandLine quotes arguments that could be taken for several, or for a line
+// commandLine quotes arguments that could be read as several arguments or as a line
 // of the plan.
 func commandLine(args []string) string {
 	plain := func(r rune) bool {
@@ -192,7 +219,7 @@ func commandLine(args []string) string {
 	return strings.Join(out, " ")
 }
 
-func orNothing(list []string) string {
+func orNone(list []string) string {
 	if len(list) == 0 {
 		return "none"
 	}
@@ -235,13 +262,13 @@ func sshHosts(hosts []manifest.SSHHost) []string {
 		key := "no key"
 		switch {
 		case h.IdentityFile == "" && h.Keys == nil:
-			key = "the keys of your ssh agent, if you have one" // nobody was asked
+			key = "signs with the keys of your ssh agent, if one is running" // not queried yet
 		case h.Mode == manifest.SSHCopy:
-			key = "the key " + h.IdentityFile + " is copied"
+			key = "key " + h.IdentityFile + ", copied into the bottle"
 		case h.IdentityFile != "":
-			key = "signed for by " + h.IdentityFile
+			key = "signs with " + h.IdentityFile
 		case len(h.Keys) > 0:
-			key = fmt.Sprintf("signed for by your ssh agent, %d keys", len(h.Keys))
+			key = fmt.Sprintf("signs with %s of your ssh agent", count(len(h.Keys), "key"))
 		}
 		switch {
 		case h.PubkeyAuthentication == manifest.PubkeyUnbound:
@@ -297,7 +324,7 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-func (a *app) printRemains(remains []bottle.Remains) {
+func (a *app) printLeftovers(remains []bottle.Remains) {
 	if len(remains) == 0 {
 		a.note(textNothingLeft)
 		return
@@ -315,7 +342,7 @@ func (a *app) printRemains(remains []bottle.Remains) {
 	}
 }
 
-// visible takes from what an agent asked for all that a terminal would obey.
+// visible replaces everything that a terminal would interpret in untrusted text.
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -327,7 +354,7 @@ func visible(s string) string {
 
 func (a *app) printTimings(steps []bottle.StepTime) {
 	t := tabwriter.NewWriter(a.stderr, 0, 0, 2, ' ', tabwriter.AlignRight)
-	_, _ = fmt.Fprintln(t, "begin ms\ttook ms\t step")
+	_, _ = fmt.Fprintln(t, "start ms\ttook ms\t step")
 	for _, s := range steps {
 		_, _ = fmt.Fprintf(t, "%.1f\t%.1f\t %s\n", ms(s.Begin), ms(s.Took), s.Step)
 	}
@@ -336,7 +363,7 @@ func (a *app) printTimings(steps []bottle.StepTime) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// version is what the build says of itself.
+// version is the main module's version, as the build recorded it.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version

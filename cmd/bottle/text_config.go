@@ -10,19 +10,23 @@ import (
 )
 
 const (
-	textInitLong = `Write bottle.yaml, with a comment for each thing that it can say, into this folder
-or where --manifest says. A manifest that is there is left as it is.`
-	textInitDone = "%s is written: edit it, then bottle config check."
+	textInitLong = `Write a bottle.yaml with a comment for each key into the current directory, or to
+the path given with --manifest. An existing manifest is never overwritten.`
+	textInitDone = "Wrote %s. Edit it, then run bottle config check."
 
-	textConfigShowLong = `Show one agent of the manifest, or each, with its bottle: defaults and paths are
-filled in, and no value of a variable or a build argument is shown. Nothing of
-the host is looked at; bottle run AGENT --dry-run does that.`
-	textConfigGood = "%s is good: %s, %s."
-	textEnvLarge   = "%s holds more than %d bytes, which no environment can"
-	textFDOutput   = "file descriptor %d is for output: give variables on another, such as 3"
-	textFDClosed   = "file descriptor %d is not open for reading: sudo closes those above 2, so use 0 there, or --env-file with a file on tmpfs"
-	textCut        = "the value of %s may be cut: a terminal passes 4095 bytes of a line on, so give it in another way, such as a file"
-	textNoAgents   = "The manifest has no agents yet."
+	textConfigShowLong = `Show one agent of the manifest, or all, with defaults and absolute paths filled in
+and the values of variables and build arguments hidden. Only the manifest is read;
+bottle run AGENT --dry-run also inspects the host.`
+	textConfigValid = "%s is valid: %s, %s."
+	textNoAgents    = "The manifest has no agents yet."
+
+	textEnvLarge = "%s is too large for an environment (max %d bytes)"
+	textFDOutput = "file descriptor %d is for output"
+	hintFDOutput = "pass variables on another descriptor, such as 3"
+	textFDClosed = "file descriptor %d is not open for reading"
+	hintFDClosed = "sudo closes descriptors above 2: use 0, or --env-file with a file on tmpfs"
+	textCut      = "value of %s may be truncated: a terminal accepts lines of at most %d bytes"
+	hintCut      = "pass it in another way, such as a file"
 )
 
 func count(n int, what string) string {
@@ -50,7 +54,7 @@ func printDescriptions(w io.Writer, list []manifest.Description) error {
 func printDescription(w io.Writer, d manifest.Description) {
 	row := func(name, value string) { _, _ = fmt.Fprintf(w, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(w, "agent %s\n", d.Agent)
-	row("bottle", fmt.Sprintf("%s, of %s", d.Bottle, d.ManifestPath))
+	row("bottle", fmt.Sprintf("%s (%s)", d.Bottle, d.ManifestPath))
 	row("image", d.Image)
 	if b := d.Build; b != nil {
 		row("build", buildLine(b))
@@ -60,14 +64,14 @@ func printDescription(w io.Writer, d manifest.Description) {
 		command = commandLine(d.Command)
 	}
 	row("command", command)
-	row("variables", orNothing(variables(d.Env)))
-	row("allowed hosts", orNothing(d.Egress.Allow))
+	row("variables", orNone(variables(d.Env)))
+	row("allowed hosts", orNone(d.Egress.Allow))
 	if len(d.Egress.AllowPrivate) > 0 {
-		row("even private", strings.Join(d.Egress.AllowPrivate, ", "))
+		row("private networks allowed", strings.Join(d.Egress.AllowPrivate, ", "))
 	}
 	row("prompt", prompt(d.PromptBytes))
-	row("skills", orNothing(d.Skills))
-	row("ssh hosts", orNothing(sshHosts(d.SSH)))
+	row("skills", orNone(d.Skills))
+	row("ssh hosts", orNone(sshHosts(d.SSH)))
 	if d.Git != nil {
 		row("git", fmt.Sprintf("%s <%s>", d.Git.Name, d.Git.Email))
 	}

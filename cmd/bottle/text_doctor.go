@@ -7,10 +7,10 @@ import (
 	"github.com/bot-bottle/bottle/doctor"
 )
 
-const textDoctorLong = `Look at everything on this host that a bottle needs: containerd, gVisor and runc
-with their shims, CNI plugins, kernel, firewall, cgroups, disk and tmpfs; and
-whether the manifest pins the image of each proxy. Each is ok, warn or fail, with
-what mends it. The exit code is 1 on a fail.`
+const textDoctorLong = `Check everything on this host that a bottle needs: containerd, gVisor and runc with
+their shims, CNI plugins, kernel, firewall, cgroups, disk, tmpfs and resolvers; and
+whether the manifest pins the image of each proxy. Each check is ok, warn or fail,
+with a suggested fix. The exit code is 1 if one fails.`
 
 func (a *app) printFindings(found []doctor.Finding) error {
 	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)

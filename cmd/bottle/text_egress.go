@@ -1,9 +1,10 @@
 package main
 
-// What a user reads of the egress proxy; the rules are text.go's.
+// Text about the egress proxy. The rules in text.go apply.
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"path/filepath"
@@ -21,40 +22,43 @@ import (
 )
 
 const (
-	textEgressArgs     = "one bottle is to be named: bottle egress NAME"
+	textOneBottle      = "expected exactly one bottle name"
+	hintEgress         = "bottle egress NAME"
 	textNoLog          = "Nothing has been requested."
-	textSince          = "--since %q is neither a time such as 10m ago nor one such as 2026-01-02T15:04:05Z"
-	textRefused        = "The egress proxy refused the agent: %s."
-	textToAllow        = "While %s runs, this allows it; with --save it is written to the manifest, too:"
-	textToAllowNext    = "This allows it from the next run on:"
+	textSince          = "invalid --since %q"
+	hintSince          = "give a duration such as 10m, or a time such as 2026-01-02T15:04:05Z"
+	textRefused        = "The egress proxy refused: %s."
+	textToAllow        = "To allow it while %s runs (add --save to write it to the manifest too):"
+	textToAllowNext    = "To allow it from the next run on:"
 	textAllowCommand   = "bottle allow %s %s"
 	textRefusedTitle   = "refused: %s"
-	textAllowArgs      = "a bottle and a host are to be named: bottle allow NAME HOST[:PORT]"
-	textDenyArgs       = "a bottle and a host are to be named: bottle deny NAME HOST[:PORT]"
-	textAllowed        = "%s may reach %s from now on."
-	textAllowedAlready = "%s may reach %s already."
-	textDenied         = "%s may not reach %s any more; tunnels that are open stay so."
-	textDeniedAlready  = "%s could not reach %s anyway."
-	textSaved          = "Written to %s."
-	textSavedAlready   = "%s says so already."
-	textRestarted      = "The egress proxy of %s had ended and was started again; what was open through it was cut."
-	textNoRestart      = "The egress proxy of %s has ended and cannot be started again, so that nothing is reached: %s"
-	textLearnAsks      = "--learn lets everything out, so somebody has to watch: leave out --yes and --no-input, and run bottle on a terminal"
-	textLearnt         = "The policy would have refused some of this. To allow it, apply this patch in %s, with patch -p1:"
-	textLearntByHand   = "The policy would have refused some of this. To allow it, put this into %s, as %v:"
+	textPolicyArgs     = "expected a bottle name and a host"
+	textAllowed        = "%s can now reach %s."
+	textAllowedAlready = "%s can already reach %s."
+	textDenied         = "%s can no longer reach %s; open tunnels stay open."
+	textDeniedAlready  = "%s could not reach %s before either."
+	textSaved          = "Saved to %s."
+	textSavedAlready   = "%s already says so."
+	textRestarted      = "The egress proxy of %s ended and was restarted; its open connections were closed."
+	textNoRestart      = "The egress proxy of %s ended and cannot be restarted, so the bottle reaches no host: %s"
+	textLearnAsks      = "--learn allows every public host and needs somebody to watch"
+	hintLearnAsks      = "omit --yes and --no-input, and run bottle on a terminal"
+	textLearnt         = "The policy would have refused some of these requests. To allow them, run patch -p1 in %s with this patch:"
+	textLearntByHand   = "The policy would have refused some of these requests. To allow them, add this to %s by hand (%v):"
 	textMoreHosts      = "and %d more"
-	textNoPipelock     = "one agent is to be named: bottle config show AGENT --pipelock"
+	textNoPipelock     = "expected exactly one agent name"
+	hintNoPipelock     = "bottle config show AGENT --pipelock"
 )
 
-// egressJSON is an entry as a program reads it.
+// egressJSON is an entry of the log as JSON.
 type egressJSON struct {
 	egress.Entry
 	Verdict     string `json:"verdict"`
 	Destination string `json:"destination"`
 }
 
-// showEgress prints a line for each request that was let through or refused,
-// when it is yielded; the proxy's own affairs are left out.
+// showEgress prints a line for each request, as it is yielded. Other events of the
+// proxy are left out.
 func (a *app) showEgress(log iter.Seq2[egress.Entry, error], denied, asJSON bool) error {
 	shown := 0
 	for entry, err := range log {
@@ -89,8 +93,8 @@ func (a *app) entryJSON(e egressJSON) error {
 	return a.writeJSON(data)
 }
 
-// egressLine is an entry in columns: when, verdict, host and port, method,
-// bytes, duration, and why.
+// egressLine formats an entry in columns: time, verdict, host and port, method,
+// bytes, duration and reason.
 func egressLine(e egress.Entry) string {
 	var bytes, took string
 	if e.Bytes > 0 {
@@ -104,13 +108,13 @@ func egressLine(e egress.Entry) string {
 	return strings.TrimRight(line, " ")
 }
 
-// egressReason is the entry of the policy that let a request through, or why it
-// was not; and the URL, where the proxy sees one.
+// egressReason is the policy's entry that allowed a request, or the reason of a
+// refusal, and the URL if the proxy knows it.
 func egressReason(e egress.Entry) string {
 	why := e.Reason
 	switch {
 	case why == "" && e.SNI != "":
-		why = "the client asked for " + e.SNI
+		why = "TLS handshake for " + e.SNI
 	case why == "":
 		why = e.Rule
 	}
@@ -123,7 +127,7 @@ func egressReason(e egress.Entry) string {
 	return strings.TrimSpace(why + "  " + e.URL)
 }
 
-// decimal is a number of bytes as people read it: 999 B, 1.5 kB, 2.0 GB.
+// decimal formats a number of bytes: 999 B, 1.5 kB, 2.0 GB.
 func decimal(n int64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%d B", n)
@@ -135,7 +139,7 @@ func decimal(n int64) string {
 	return fmt.Sprintf("%.1f %cB", f, units[0])
 }
 
-// since is a point in time, given as one or as how long ago.
+// since parses a time, or a duration before now.
 func since(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
@@ -145,21 +149,20 @@ func since(text string, now time.Time) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return time.Time{}, usage(textSince, text)
+		return time.Time{}, withHint(fmt.Errorf(textSince, text), hintSince)
 	}
 	return t, nil
 }
 
-// maxSummary is how many hosts the table at a session's end has, and maxRefused
-// how many are told in words and with the command that allows them.
+// maxSummary is the number of hosts in the table at the end of a session, and
+// maxRefused the number of refused hosts that are listed with a command.
 const (
 	maxSummary = 15
 	maxRefused = 10
 )
 
-// showSummary tells at a session's end what the agent asked of which host, and
-// what it was not allowed to reach: many clients keep the proxy's own words to
-// themselves.
+// showSummary prints requests by host at the end of a run, and what was refused:
+// many clients do not show the proxy's own message.
 func (a *app) showSummary(agent string, hosts []egress.HostSummary) {
 	if len(hosts) == 0 {
 		return
@@ -173,8 +176,8 @@ func (a *app) showSummary(agent string, hosts []egress.HostSummary) {
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", visible(h.Destination), h.Requests, decimal(h.Bytes), h.Refused)
 	}
-	_ = t.Flush() // there is nowhere else to tell
-	// The bottle goes now.
+	_ = t.Flush() // an error of standard error cannot be reported
+	// The bottle is removed now, so the commands change the manifest.
 	a.showRefused(hosts, textToAllowNext, func(entry string) string {
 		command := []string{"bottle"}
 		if a.manifest != "" {
@@ -184,16 +187,15 @@ func (a *app) showSummary(agent string, hosts []egress.HostSummary) {
 	})
 }
 
-// showRefusedHere tells at the end of a session of a bottle that stays what was
-// refused in it.
-func (a *app) showRefusedHere(name string, hosts []egress.HostSummary) {
+// showSessionRefused lists what was refused during a session of a bottle that keeps
+// running.
+func (a *app) showSessionRefused(name string, hosts []egress.HostSummary) {
 	a.showRefused(hosts, fmt.Sprintf(textToAllow, name), func(entry string) string {
 		return fmt.Sprintf(textAllowCommand, name, entry)
 	})
 }
 
-// showRefused tells what was refused, and for each host the very command that
-// would allow it, where one would.
+// showRefused lists what was refused, and the commands that would allow it.
 func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func(entry string) string) {
 	var refused, commands []string
 	more := 0
@@ -225,8 +227,8 @@ func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func
 	}
 }
 
-// refusedHost names a host, how often it was refused, and why if it is not that
-// the policy does not have it.
+// refusedHost formats a host with the number of refusals, and with the reason if it
+// is another than that the policy does not list the host.
 func refusedHost(h egress.HostSummary) string {
 	var notes []string
 	if h.Refused > 1 {
@@ -241,24 +243,23 @@ func refusedHost(h egress.HostSummary) string {
 	return fmt.Sprintf("%s (%s)", visible(h.Destination), strings.Join(notes, ", "))
 }
 
-// refusals are what refuses beside the policy's list of hosts.
+// refusals describes the reasons of refusals other than the list of hosts.
 var refusals = map[string]string{
-	"ssrf":      "a private or special address, for egress.allow_private",
-	"dns":       "its name cannot be looked up",
-	"dlp":       "a secret would have been sent",
-	"sni":       "the TLS handshake was for another host",
-	"ratelimit": "too much at once",
-	"length":    "the URL is too long",
-	"websocket": "a websocket without TLS",
-	"scheme":    "not http or https",
-	"parser":    "it cannot be read",
+	"ssrf":      "private or special address, needs egress.allow_private",
+	"dns":       "name cannot be resolved",
+	"dlp":       "the request contained a secret",
+	"sni":       "TLS handshake for another host",
+	"ratelimit": "too many requests",
+	"length":    "URL too long",
+	"websocket": "websocket without TLS",
+	"scheme":    "neither http nor https",
+	"parser":    "malformed request",
 }
 
-// maxTitleText bounds a notice in a terminal's title, in characters.
+// maxTitleText is the longest notice in a terminal's title, in characters.
 const maxTitleText = 200
 
-// refusalTitle is the notice of a refusal: what was refused, and the command that
-// would allow it.
+// refusalTitle is the notice of a refusal, with the command that would allow it.
 func refusalTitle(name string, e egress.Entry) string {
 	h := egress.HostSummary{Destination: e.Destination(), Refused: 1, Scanner: e.Scanner}
 	text := fmt.Sprintf(textRefusedTitle, refusedHost(h))
@@ -271,13 +272,13 @@ func refusalTitle(name string, e egress.Entry) string {
 	return text
 }
 
-// proxyText names the proxy, and which image it is.
+// proxyText formats the proxy and its image.
 func proxyText(p plan.Proxy) string {
 	if p.Image == "" {
 		return p.Kind
 	}
 	if p.Pull {
-		return fmt.Sprintf("%s, image %s, to be pulled", p.Kind, p.Image)
+		return fmt.Sprintf("%s, image %s (to be pulled)", p.Kind, p.Image)
 	}
 	if strings.Contains(p.Image, "@") {
 		return fmt.Sprintf("%s, image %s", p.Kind, p.Image)
@@ -285,10 +286,10 @@ func proxyText(p plan.Proxy) string {
 	return fmt.Sprintf("%s, image %s@%s", p.Kind, p.Image, p.Digest)
 }
 
-// showPipelock prints the configuration that pipelock gets for an agent.
+// showPipelock prints pipelock's configuration for an agent.
 func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 	if agent == "" {
-		return usage(textNoPipelock)
+		return withHint(errors.New(textNoPipelock), hintNoPipelock)
 	}
 	conf, err := plan.PipelockConfig(m, agent)
 	if err != nil {
@@ -298,8 +299,8 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 	return err
 }
 
-// showLearnt prints what to add to the manifest after a run with --learn: as a
-// patch, or as it is for a manifest that bottle does not change.
+// showLearnt prints what to add to the manifest after a run with --learn: a patch,
+// or the entries if bottle cannot edit the manifest.
 func (a *app) showLearnt(plan *plan.Plan, hosts []egress.HostSummary) {
 	entries := proxy.LearntEntries(hosts)
 	if len(entries) == 0 {
@@ -312,7 +313,7 @@ func (a *app) showLearnt(plan *plan.Plan, hosts []egress.HostSummary) {
 		return
 	}
 	if err == nil {
-		return // the manifest has them by now
+		return // added to the manifest in the meantime
 	}
 	a.note(textLearntByHand, plan.Manifest, err)
 	a.note("bottles:\n  %s:\n    egress:\n      allow:", strconv.Quote(plan.Bottle))

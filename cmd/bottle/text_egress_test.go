@@ -23,8 +23,8 @@ func TestEgressLine(t *testing.T) {
 		"03:04:05  failed   a.example:443                                                  no route":               {Event: "error", Target: "a.example:443", Reason: "no route"},
 		"03:04:05  refused  b.example:8080                    GET                          domain not in allowlist: b.example  http://b.example:8080/x": {
 			Event: "blocked", URL: "http://b.example:8080/x", Method: "GET", Reason: "domain not in allowlist: b.example", Status: 403},
-		"03:04:05  learnt   b.example:443                                                  domain not in allowlist":        {Event: "would_block", Target: "b.example:443", Reason: "domain not in allowlist"},
-		"03:04:05  refused  b.example:443                                                  the client asked for c.example": {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
+		"03:04:05  learnt   b.example:443                                                  domain not in allowlist":     {Event: "would_block", Target: "b.example:443", Reason: "domain not in allowlist"},
+		"03:04:05  refused  b.example:443                                                  TLS handshake for c.example": {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
 		"03:04:05  refused  b\ufffd[2K\ufffd.example:443                                             not a host\ufffd\ufffdx": {
 			Event: "blocked", Target: "b\x1b[2K\n.example:443", Reason: "not a host\r\u202ex"},
 	} {
@@ -115,8 +115,8 @@ c.test:8080   2          999 B    1
 b.test:80     1          0 B      1
 x�[2J:80      1          0 B      1
 a.test:443    1          1.2 MB   0
-The egress proxy refused the agent: b.test:443 (3 times), c.test:8080, 10.0.0.1:80 (2 times, a private or special address, for egress.allow_private), b.test:80, x�[2J:80.
-This allows it from the next run on:
+The egress proxy refused: b.test:443 (3 times), c.test:8080, 10.0.0.1:80 (2 times, private or special address, needs egress.allow_private), b.test:80, x�[2J:80.
+To allow it from the next run on:
   bottle allow box b.test --save
   bottle allow box c.test:8080 --save
 `
@@ -143,7 +143,7 @@ func TestShowRefusedBounded(t *testing.T) {
 	for i := range 100 {
 		hosts = append(hosts, egress.HostSummary{Destination: fmt.Sprintf("h%d.test:443", i), Requests: 1, Refused: 1, Scanner: "allowlist"})
 	}
-	a.showRefusedHere("box", hosts)
+	a.showSessionRefused("box", hosts)
 	for i := range maxRefused {
 		if want := fmt.Sprintf("  bottle allow box h%d.test\n", i); !strings.Contains(stderr.String(), want) {
 			t.Errorf("no %q in %s", want, stderr)
@@ -158,10 +158,10 @@ func TestRefusalTitle(t *testing.T) {
 	for want, e := range map[string]egress.Entry{
 		"refused: a.test:443 - bottle allow box a.test":                                  {Target: "a.test:443", Scanner: "allowlist"},
 		"refused: a.test:8080 - bottle allow box a.test:8080":                            {URL: "http://a.test:8080/x", Scanner: "port"},
-		"refused: 10.0.0.1:443 (a private or special address, for egress.allow_private)": {Target: "10.0.0.1:443", Scanner: "ssrf"},
+		"refused: 10.0.0.1:443 (private or special address, needs egress.allow_private)": {Target: "10.0.0.1:443", Scanner: "ssrf"},
 		"refused: a\ufffd]0;x\ufffd:443":                                                 {Target: "a\x1b]0;x\a:443", Scanner: "allowlist"},
 		"refused: " + strings.Repeat("é", maxTitleText-len("refused: ")-1) + "…":         {Target: strings.Repeat("é", 500), Scanner: "allowlist"},
-		"refused: (no host) (it cannot be read)":                                         {Scanner: "parser"},
+		"refused: (no host) (malformed request)":                                         {Scanner: "parser"},
 	} {
 		if got := refusalTitle("box", e); got != want {
 			t.Errorf("got  %q\nwant %q", got, want)
@@ -196,7 +196,7 @@ func TestShowLearnt(t *testing.T) {
 		return stderr.String()
 	}
 	write("version: 1\nbottles:\n  dev: {}\nagents: {x: {bottle: dev}}\n")
-	want := "The policy would have refused some of this. To allow it, apply this patch in " + dir + `, with patch -p1:
+	want := "The policy would have refused some of these requests. To allow them, run patch -p1 in " + dir + ` with this patch:
 --- a/bottle.yaml
 +++ b/bottle.yaml
 @@ -1,4 +1,4 @@
@@ -214,7 +214,7 @@ func TestShowLearnt(t *testing.T) {
 	}
 	// An alias is nothing that bottle changes.
 	write("version: 1\nbottles:\n  dev: {egress: {allow: &list [b.test], allow_private: *list}}\nagents: {x: {bottle: dev}}\n")
-	if got := shown(hosts); !strings.Contains(got, "put this into "+plan.Manifest) || !strings.Contains(got, "\n        - \"a.test\"\n") {
+	if got := shown(hosts); !strings.Contains(got, "add this to "+plan.Manifest+" by hand (") || !strings.Contains(got, "\n        - \"a.test\"\n") {
 		t.Errorf("by hand: %s", got)
 	}
 	write("version: 1\nbottles:\n  dev: {egress: {allow: [a.test]}}\nagents: {x: {bottle: dev}}\n")

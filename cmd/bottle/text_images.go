@@ -14,20 +14,22 @@ import (
 
 const (
 	textPullLong = `Pull an image from its registry into containerd's store and unpack it for this
-host. Registry logins are those of docker login, of the user who called sudo;
-registries are configured in hosts.toml files as for containerd's own tools.`
+host. Registry logins are those that docker login stored for the user who called
+sudo. Registries are configured in hosts.toml files, as for containerd's own tools.`
 	textPushLong = `Push an image from containerd's store to the registry that its name begins with.
-Of an image for several platforms that is not here whole, this host's alone is
-pushed.`
-	textRmiLong = `Remove images by name, or by the beginning of a digest. What nothing else needs
-any more, layers and unpacked files, is freed before the command ends.`
-	textHostsDir = "folder of hosts.toml files (BOTTLE_HOSTS_DIR; default /etc/containerd/certs.d)"
-	textOneImage = "one image is to be named: an image such as registry.example/name:tag"
-	textNoImage  = "no image named: bottle rmi IMAGE"
+If only this host's platform of a multi-platform image is in the store, only that
+one is pushed.`
+	textRmiLong = `Remove images by name or by the beginning of a digest. Layers and unpacked files
+that nothing else uses are freed before the command ends.`
+	textHostsDir = "directory of hosts.toml files (BOTTLE_HOSTS_DIR; default /etc/containerd/certs.d)"
+	textOneImage = "expected exactly one image name"
+	hintOneImage = "%s registry.example/name:tag"
+	textNoImage  = "missing image name"
+	hintRmi      = "bottle rmi IMAGE"
 	textNoImages = "There are no images."
 )
 
-// printRef writes an image's name, for programs.
+// printRef prints an image's name.
 func (a *app) printRef(ref string) error {
 	_, err := fmt.Fprintln(a.stdout, ref)
 	return err
@@ -51,14 +53,14 @@ func (a *app) printImages(list []bottle.ImageStatus) error {
 	return t.Flush()
 }
 
-// image tells what runs, what it is made of, and what is pulled for it.
+// image describes the image, its base and what is pulled for it.
 func image(p *plan.Plan) string {
 	s := p.Image
 	if p.BaseRef != "" {
-		s = fmt.Sprintf("%s, made of %s and %s at %s", p.Image, p.BaseRef, visible(p.Folder), visible(p.Target))
+		s = fmt.Sprintf("%s, derived from %s with %s at %s", p.Image, p.BaseRef, visible(p.Folder), visible(p.Target))
 	}
 	if p.Pull != "" {
-		s += "; " + p.Pull + " is pulled first"
+		s += " (to be pulled: " + p.Pull + ")"
 	}
 	return s
 }

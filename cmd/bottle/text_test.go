@@ -24,7 +24,7 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // newApp returns an app and what it wrote to standard output and error.
 func newApp() (a *app, stdout, stderr *bytes.Buffer) {
@@ -81,7 +81,7 @@ func TestPrintPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.String() != string(want) {
-		t.Errorf("got (write anew with -update):\n%s\nwant:\n%s", got.String(), want)
+		t.Errorf("got (rewrite with -update):\n%s\nwant:\n%s", got.String(), want)
 	}
 }
 
@@ -137,14 +137,14 @@ func TestNothingObeyed(t *testing.T) {
 		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, true) },
 		"summary":       func(a *app) error { a.showSummary("n", hosts); return nil },
 		"remains": func(a *app) error {
-			a.printRemains([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})
+			a.printLeftovers([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})
 			return nil
 		},
 		"doctor": func(a *app) error {
 			return a.doctor([]doctor.Finding{{Check: "x", Level: "warn", Detail: hostile, Fix: hostile}}, false)
 		},
 		"error":       func(a *app) error { a.printError(errors.New(hostile)); return nil },
-		"proxy's end": func(a *app) error { a.note(textNoRestart, hostile, oneLine(errors.New(hostile))); return nil },
+		"proxy's end": func(a *app) error { a.note(textNoRestart, hostile, oneLine(hostile)); return nil },
 	} {
 		a, stdout, stderr := newApp()
 		if err := print(a); err != nil {
@@ -188,15 +188,15 @@ func TestPrintError(t *testing.T) {
 		want string
 	}{
 		{errors.New("plain"), "bottle: plain\n"},
-		{hinted, "bottle: no runsc: install it\n"},
-		{fmt.Errorf("prepare: %w", hinted), "bottle: prepare: no runsc: install it\n"},
+		{hinted, "bottle: no runsc\nhint: install it\n"},
+		{fmt.Errorf("prepare: %w", hinted), "bottle: prepare: no runsc\nhint: install it\n"},
 		{errors.New("two\nlines"), "bottle: two; lines\n"},
 		{fmt.Errorf("user %s", "a\x1b[2K\u009b1m\u202eb"), "bottle: user a\ufffd[2K\ufffd1m\ufffdb\n"},
-		{errors.Join(hinted, errors.New("b")), "bottle: no runsc: install it\nbottle: b\n"},
-		{hint.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc: install it\nbottle: c\n"},
+		{errors.Join(hinted, errors.New("b")), "bottle: no runsc\nhint: install it\nbottle: b\n"},
+		{hint.Problems{errors.New("a"), hinted, errors.New("c")}, "bottle: a\nbottle: no runsc\nhint: install it\nbottle: c\n"},
 		{fmt.Errorf("x: %w", errors.Join(errors.New("a"), errors.New("b"))), "bottle: x: a; b\n"},
-		{usage(textRmRunning, "n"), "bottle: n runs: end it with bottle rm -f n\n"},
-		{textRemoveFailed("n", errors.New("busy")), "bottle: remove n: busy: see what is left and remove it with bottle cleanup\n"},
+		{withHint(errors.New("n"), "two\nlines\x1b"), "bottle: n\nhint: two; lines\ufffd\n"},
+		{withHint(fmt.Errorf(textRemoveFailed, "n", errors.New("busy")), hintRemoveFailed), "bottle: remove n: busy\nhint: bottle cleanup shows and removes what is left\n"},
 	} {
 		a, stdout, stderr := newApp()
 		a.printError(c.err)
@@ -228,14 +228,14 @@ n                    b       c       runc      running, proxy is gone   3d
 	}
 }
 
-func TestPrintRemains(t *testing.T) {
+func TestPrintLeftovers(t *testing.T) {
 	a, stdout, stderr := newApp()
-	a.printRemains(nil)
+	a.printLeftovers(nil)
 	if stdout.Len() > 0 || stderr.String() != "There is nothing to remove.\n" {
 		t.Errorf("none: %q", stderr)
 	}
 	a, stdout, stderr = newApp()
-	a.printRemains([]bottle.Remains{
+	a.printLeftovers([]bottle.Remains{
 		{Name: "n", Containers: []string{"n (running)", "n.proxy (none)"}, Networks: []string{"bottle0"}, Files: []string{"/run/x"}},
 		{Name: "empty"},
 	})

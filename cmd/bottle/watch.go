@@ -9,24 +9,24 @@ import (
 	"github.com/bot-bottle/bottle"
 )
 
-// tellRefusals tells what is refused from now on in the terminal's title, until
-// ctx ends.
-func (a *app) tellRefusals(e *bottle.Engine, name string) func(context.Context, *screen) {
+// showRefusals returns a function that shows new refusals in the terminal's title
+// until its context ends.
+func (a *app) showRefusals(e *bottle.Engine, name string) func(context.Context, *screen) {
 	return func(ctx context.Context, s *screen) {
 		for entry, err := range e.EgressLog(ctx, name, time.Now(), true) {
 			if err != nil {
-				return // the log itself tells, to who asks for it
+				return // bottle egress reports it
 			}
 			if entry.Verdict() == egress.VerdictRefused {
-				s.tell(refusalTitle(name, entry))
+				s.show(refusalTitle(name, entry))
 			}
 		}
 	}
 }
 
-// watchProxy has a bottle's proxy started again when it ends, for as long as a
-// session lasts. The function that it returns ends that, and tells what happened:
-// not before, as the screen is the agent's.
+// watchProxy restarts a bottle's proxy when it ends, until the returned function is
+// called. That function reports the restarts: during the session, the screen
+// belongs to the agent.
 func (a *app) watchProxy(e *bottle.Engine, name string) func() {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
 	times, done := 0, make(chan struct{})
@@ -46,7 +46,7 @@ func (a *app) watchProxy(e *bottle.Engine, name string) func() {
 			a.note(textRestarted, name)
 		}
 		if failed != nil {
-			a.note(textNoRestart, name, oneLine(failed))
+			a.note(textNoRestart, name, oneLine(failed.Error()))
 		}
 	}
 }

@@ -39,7 +39,7 @@ func TestGitClone(t *testing.T) {
 		if r.code != 128 || !strings.Contains(r.stderr, "response 403") {
 			t.Errorf("exit %d\n%s", r.code, r.stderr)
 		}
-		if !strings.Contains(r.stderr, "The egress proxy refused the agent: git.refused.test:443") {
+		if !strings.Contains(r.stderr, "The egress proxy refused: git.refused.test:443") {
 			t.Errorf("no message names the host:\n%s", r.stderr)
 		}
 		for _, e := range seen() {

@@ -109,7 +109,7 @@ func TestEnvironmentMistakes(t *testing.T) {
 	}{
 		{[]string{"--env-file", "bad.env"}, "env file bad.env, line 2: "},
 		{[]string{"--env-file", "none.env"}, "open none.env: no such file"},
-		{[]string{"--env-from-fd", "9"}, "file descriptor 9 is not open for reading: sudo closes"},
+		{[]string{"--env-from-fd", "9"}, "file descriptor 9 is not open for reading\nhint: sudo closes"},
 		{[]string{"--env-from-fd", "2"}, "file descriptor 2 is for output"},
 		{[]string{"--forward-oauth-token"}, "CLAUDE_BOTTLE_OAUTH_TOKEN is to be forwarded and not set"},
 		{[]string{"-e", "UNSET_ONE"}, "UNSET_ONE is to be forwarded and not set"},

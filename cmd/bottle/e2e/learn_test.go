@@ -83,7 +83,7 @@ echo over`
 func TestLearnUnattended(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
-	const want = "--learn lets everything out, so somebody has to watch"
+	const want = "--learn allows every public host and needs somebody to watch"
 	for _, flag := range []string{"--yes", "--no-input"} {
 		x := u.onTerminal(200, 50, "run", "sh", "--proxy", "builtin", "--learn", flag)
 		x.until(want)

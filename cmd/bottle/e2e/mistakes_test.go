@@ -11,8 +11,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestMistakes holds that what a user gets wrong is answered with one line,
-// which says what and how to mend it, and that nothing was made.
+// TestMistakes checks that a user's mistake is reported on one line, with a hint on
+// the next, and that nothing is created.
 func TestMistakes(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -24,7 +24,7 @@ func TestMistakes(t *testing.T) {
 		name string
 		user user
 		args []string
-		want []string // in the line, in this order
+		want []string // in error and hint, in this order
 	}{
 		{"no containerd", u, append([]string{"--address", "/run/nobody.sock"}, run...),
 			[]string{"cannot connect to containerd at /run/nobody.sock", "--address"}},
@@ -34,7 +34,7 @@ func TestMistakes(t *testing.T) {
 		{"missing image", u.with("CLAUDE_BOTTLE_IMAGE=nowhere.test/none:1"), append(run, "--pull", "never"), []string{"nowhere.test/none:1", "bottle pull"}},
 		{"bad pull", u, append(run, "--pull", "often"), []string{`"often"`, "always, missing, never"}},
 		{"home as --cwd", u.with("HOME=" + u.dir), append(run, "--cwd"), []string{u.dir, "home folder", "--cwd-force"}},
-		{"pull nothing", u, []string{"pull"}, []string{"one image is to be named"}},
+		{"pull nothing", u, []string{"pull"}, []string{"expected exactly one image name", "bottle pull registry.example/name:tag"}},
 		{"pull no name", u, []string{"pull", "A B"}, []string{`"A B"`, "NAME:TAG"}},
 		{"pull from nobody", u, []string{"pull", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1", "does not answer", "refused", "hosts.toml"}},
 		{"push nothing there", u, []string{"push", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1/a:1", "bottle images"}},
@@ -46,9 +46,9 @@ func TestMistakes(t *testing.T) {
 		{"no such manifest", u, append([]string{"--manifest", "none.yaml"}, run...), []string{"none.yaml", "--manifest"}},
 		{"no manifest", user{t: t, dir: empty}.with("HOME=" + empty), run, []string{"no manifest found", "bottle.yaml", "--manifest"}},
 		{"bad flag", u, append(run, "--rntime", "runc"), []string{"--rntime", "bottle run --help"}},
-		{"bad command", u, []string{"rnu", "sh"}, []string{`"rnu"`}},
-		{"no agent", u, []string{"run"}, []string{"bottle run AGENT"}},
-		{"two agents", u, append(run, "more"), []string{`"more"`, "behind --"}},
+		{"bad command", u, []string{"rnu", "sh"}, []string{`unknown command "rnu" for "bottle"`, `did you mean "run"?`}},
+		{"no agent", u, []string{"run"}, []string{"missing agent name", "bottle run AGENT"}},
+		{"two agents", u, append(run, "more"), []string{`"more"`, "after --"}},
 		{"bad runtime", u, append(run, "--runtime", "kata"), []string{`"kata"`, "runsc or runc"}},
 		{"bad proxy", u, []string{"run", "sh", "--proxy", "squid", "--yes"}, []string{`"squid"`, "--proxy builtin"}},
 		{"default proxy", u, []string{"run", "sh", "--yes", "--pull", "never"}, []string{"pipelock", "--proxy builtin"}},
@@ -69,6 +69,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
+// oneLine checks for a single error, with a hint or without.
 func oneLine(t *testing.T, r result, want ...string) {
 	t.Helper()
 	rest := r.stderr
@@ -79,9 +80,19 @@ func oneLine(t *testing.T, r result, want ...string) {
 		}
 		rest = after
 	}
-	if r.code != 125 || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stderr, "bottle: ") {
-		t.Errorf("exit %d, standard output %q, standard error %q; want 125, nothing and one line", r.code, r.stdout, r.stderr)
+	if r.code != 125 || r.stdout != "" || !isOneError(r.stderr) {
+		t.Errorf("exit %d, standard output %q, standard error %q; want 125, nothing and one error", r.code, r.stdout, r.stderr)
 	}
+}
+
+// isOneError reports whether text is an error on one line, and perhaps a hint on
+// the next.
+func isOneError(text string) bool {
+	message, rest, ok := strings.Cut(text, "\n")
+	if !ok || !strings.HasPrefix(message, "bottle: ") {
+		return false
+	}
+	return rest == "" || strings.HasPrefix(rest, "hint: ") && strings.Index(rest, "\n") == len(rest)-1
 }
 
 // without is a PATH with all that bottle runs but one program.

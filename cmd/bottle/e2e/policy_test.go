@@ -24,7 +24,7 @@ func TestAllowDeny(t *testing.T) {
 		t.Fatal("the control: it was reached before it was allowed")
 	}
 	began := time.Now()
-	if r := u.bottle("allow", "policy", "refused.test", "--save"); r.code != 0 || !strings.Contains(r.stderr, "may reach refused.test from now on") {
+	if r := u.bottle("allow", "policy", "refused.test", "--save"); r.code != 0 || !strings.Contains(r.stderr, "can now reach refused.test") {
 		t.Fatalf("exit %d\n%s", r.code, r.stderr)
 	}
 	t.Logf("allow took %s", time.Since(began))
@@ -47,7 +47,7 @@ func TestAllowDeny(t *testing.T) {
 	if r := u.bottle("allow", "policy", "https://refused.test/"); r.code != 125 || !strings.Contains(r.stderr, "expected a host, not a URL") {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}
-	if r := u.bottle("run", "sh", "--proxy", "builtin", "--learn", "--yes"); r.code != 125 || !strings.Contains(r.stderr, "--learn lets everything out") {
+	if r := u.bottle("run", "sh", "--proxy", "builtin", "--learn", "--yes"); r.code != 125 || !strings.Contains(r.stderr, "--learn allows every public host") {
 		t.Errorf("--learn without anybody: exit %d\n%s", r.code, r.stderr)
 	}
 	l.end()
@@ -105,7 +105,7 @@ func TestProxyKilled(t *testing.T) {
 	if code := l.end(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	if !strings.Contains(l.errs.String(), "The egress proxy of "+l.name+" had ended and was started again") {
+	if !strings.Contains(l.errs.String(), "The egress proxy of "+l.name+" ended and was restarted") {
 		t.Errorf("standard error:\n%s", l.errs)
 	}
 }

@@ -82,10 +82,10 @@ func TestVariables(t *testing.T) {
 		want(t, 0, value+"|other")
 	u.exec(l.name, "--", "sh", "-c", `printf %s "$FORWARDED"`).want(t, 0, "")
 	r = u.exec(l.name, "-e", "FORWARDED", "env")
-	if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, "flags go before it, bottle exec -e … "+l.name) {
+	if r.code != 125 || r.stdout != "" || !strings.Contains(r.stderr, "flag \"-e\" after the bottle name\nhint: put flags before the name: bottle exec -e … "+l.name) {
 		t.Errorf("a flag behind the name: exit %d, %q\n%s", r.code, r.stdout, r.stderr)
 	}
-	if r = u.exec(l.name, "--"); r.code != 125 || !strings.Contains(r.stderr, "a command are needed") {
+	if r = u.exec(l.name, "--"); r.code != 125 || !strings.Contains(r.stderr, "expected a bottle name and a command") {
 		t.Errorf("no command: exit %d\n%s", r.code, r.stderr)
 	}
 	u.bottle("exec", "-w", "/tmp", l.name, "pwd").want(t, 0, "/tmp\n")

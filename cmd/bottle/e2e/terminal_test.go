@@ -195,6 +195,14 @@ func TestQuestion(t *testing.T) {
 	if code := x.wait(); code != 130 {
 		t.Errorf("Ctrl-C at the question: exit %d", code)
 	}
+	x = u.onTerminal(80, 24, "run", "sh", "--proxy", "builtin")
+	x.until("Start? [y/N] ")
+	if err := x.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := x.wait(); code != 143 {
+		t.Errorf("SIGTERM at the question: exit %d", code)
+	}
 }
 
 // TestAskedSecret reads a value without showing it.
@@ -226,7 +234,7 @@ agents:
 		t.Errorf("Ctrl-C at the question: exit %d", code)
 	}
 	r := u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes")
-	if r.code != 125 || !strings.Contains(r.stderr, `"API key" has to be asked and there is no terminal`) {
+	if r.code != 125 || !strings.Contains(r.stderr, `cannot ask for "API key": no terminal`) {
 		t.Errorf("without a terminal: exit %d\n%s", r.code, r.stderr)
 	}
 	r = u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--no-input")
@@ -274,7 +282,7 @@ curl -sm 10 https://refused.test:8443/ & draw; wait; echo drawn; read -r end`
 			}
 			x.types("\r")
 			rest := x.until("  bottle " + allow + "\r\n")
-			if strings.Count(rest, back) != 1 || strings.Index(rest, back) > strings.Index(rest, "The egress proxy refused the agent: refused.test:8443.") {
+			if strings.Count(rest, back) != 1 || strings.Index(rest, back) > strings.Index(rest, "The egress proxy refused: refused.test:8443.") {
 				t.Errorf("the title does not come back before what is told after the session:\n%q", rest)
 			}
 			if code := x.wait(); code != 0 {
