@@ -79,6 +79,12 @@ func TestInitOfAnother(t *testing.T) {
 			t.Errorf("%s is of %d:%d, %v", p, st.Uid, st.Gid, err)
 		}
 	}
+	// This process is not that user, whose manifest it would refuse.
+	for p := path; p != home; p = filepath.Dir(p) {
+		if err := os.Chown(p, os.Getuid(), os.Getgid()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if _, errs, code := inFolder(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
 		t.Errorf("it is not found from another folder: exit %d, %q", code, errs)
 	}

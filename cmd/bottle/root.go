@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/plan"
 )
 
 // Exit codes, as docker uses them. A session ends with its command's exit code.
@@ -29,6 +30,9 @@ type app struct {
 	hostsDir                     string // --hosts-dir, of the commands that have it
 	debug, quiet                 bool
 	progress                     *progressView
+
+	// withHost calls fn with the host that a dry run plans for.
+	withHost func(fn func(plan.Host) error) error
 }
 
 // exitError ends the program with an exit code and without a message: a session's
@@ -41,18 +45,25 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 // the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
+	a.withHost = func(fn func(plan.Host) error) error {
+		return a.withEngine(func(e *bottle.Engine) error { return fn(e) })
+	}
+	return a.execute(args)
+}
+
+func (a *app) execute(args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := root.ExecuteContext(a.ctx)
 	var code exitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &code):
 		return int(code)
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case a.ctx.Err() != nil && errors.Is(err, context.Canceled):
 		a.note(textInterrupted)
-		return interruptedCode(ctx)
+		return interruptedCode(a.ctx)
 	}
 	a.printError(err)
 	return exitBottle
@@ -60,16 +71,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:                        "bottle",
-		Short:                      textRootShort,
-		Long:                       textRootLong,
-		Version:                    version(),
-		SilenceErrors:              true,
-		SilenceUsage:               true,
-		Args:                       noArgs,
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		SuggestionsMinimumDistance: 2, // as cobra has it for its own message
-		CompletionOptions:          cobra.CompletionOptions{HiddenDefaultCmd: true},
+		Use:               "bottle",
+		Short:             textRootShort,
+		Long:              textRootLong,
+		Version:           version(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              noArgs,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)

@@ -47,6 +47,12 @@ func (a *app) runCommand() *cobra.Command {
 			if f.spec.EnvFiles, err = f.env.read(a); err != nil {
 				return err
 			}
+			if f.dryRun {
+				return a.withHost(func(h plan.Host) error {
+					_, err := a.preparePlan(h, f)
+					return err
+				})
+			}
 			return a.withEngine(func(e *bottle.Engine) error { return a.run(e, f) })
 		},
 	}
@@ -88,15 +94,21 @@ func agentAndArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-func (a *app) run(e *bottle.Engine, f runFlags) error {
+// preparePlan prepares and prints the plan of a run.
+func (a *app) preparePlan(h plan.Host, f runFlags) (*plan.Plan, error) {
 	if _, ok := a.terminal(); f.spec.Learn && (f.yes || f.spec.NoInput || !ok) {
-		return withHint(errors.New(textLearnAsks), hintLearnAsks)
+		return nil, withHint(errors.New(textLearnAsks), hintLearnAsks)
 	}
-	plan, err := plan.Prepare(a.ctx, f.spec, e)
+	p, err := plan.Prepare(a.ctx, f.spec, h)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := a.showPlan(plan, f.json); err != nil || f.dryRun {
+	return p, a.showPlan(p, f.json)
+}
+
+func (a *app) run(e *bottle.Engine, f runFlags) error {
+	plan, err := a.preparePlan(e, f)
+	if err != nil {
 		return err
 	}
 	if !f.yes {

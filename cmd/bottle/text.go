@@ -87,6 +87,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf(textUnexpectedArg, args[0])
 	}
 	err := fmt.Errorf(textUnknownCommand, args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2 // cobra sets this default only for its own message
 	if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
 		return withHint(err, hintDidYouMean, alternatives(names))
 	}

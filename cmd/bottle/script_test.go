@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bot-bottle/bottle/plan"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"bottle": func() { os.Exit(scriptProgram()) }})
+}
+
+// scriptProgram is bottle with a fake host for dry runs.
+func scriptProgram() int {
+	a := &app{ctx: context.Background(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	a.withHost = func(fn func(plan.Host) error) error { return fn(fakeHost{}) }
+	return a.execute(os.Args[1:])
+}
+
+// fakeHost has the default agent image, gVisor, and a bottle named
+// claude-bottle-busy.
+type fakeHost struct{}
+
+func (fakeHost) Taken(context.Context) (map[string]bool, error) {
+	return map[string]bool{"claude-bottle-busy": true}, nil
+}
+
+func (fakeHost) Image(_ context.Context, ref string) (plan.ImageInfo, error) {
+	if ref != "docker.io/library/claude-bottle:latest" {
+		return plan.ImageInfo{}, plan.ErrImageMissing
+	}
+	return plan.ImageInfo{Ref: ref, Cmd: []string{"claude"}, User: "agent", WorkDir: "/home/agent"}, nil
+}
+
+func (fakeHost) Runtime(context.Context, string) error { return nil }
+
+func (fakeHost) Network(context.Context) (plan.Network, error) {
+	return plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0"}, nil
+}
+
+// TestScripts runs bottle as testdata/script describes. The scripts need neither
+// root nor containerd.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       *update,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir+"/home")
+			return os.Mkdir(env.WorkDir+"/home", 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitStatus},
+	})
+}
+
+// exitStatus is the script command "exit CODE PROGRAM [ARG...]": it runs a program
+// that must end with this code.
+func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exit CODE PROGRAM [ARG...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	code := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("run %s: %v", args[1], err)
+		}
+		code = exit.ExitCode()
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+}
