@@ -17,7 +17,7 @@ PACKAGES ?= ./...
 FAST_PACKAGES ?= ./cmd/bottle ./cmd/bottle/guest ./cni-conf ./egress ./internal/atomicfile ./internal/caller \
 	./internal/filelock ./internal/names ./internal/secret/... ./internal/shareddir ./manifest ./plan ./provision \
 	./scripts/bench/egress ./scripts/lab.d/enter ./sshagent
-FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitOfAnother|TestReplaceKeepsAttributes)$$
+FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.
 TESTFLAGS ?= -count=1 -p 1 -timeout 20m
 

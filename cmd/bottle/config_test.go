@@ -13,9 +13,9 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// inFolder runs bottle's whole program in a folder, for commands that need no
-// host.
-func inFolder(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
+// inDir runs bottle in a directory, for commands that need neither root nor
+// containerd.
+func inDir(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	t.Chdir(dir)
 	var out, errs bytes.Buffer
@@ -25,7 +25,7 @@ func inFolder(t *testing.T, dir string, args ...string) (stdout, stderr string, 
 
 func TestInit(t *testing.T) {
 	dir := t.TempDir()
-	out, errs, code := inFolder(t, dir, "init")
+	out, errs, code := inDir(t, dir, "init")
 	path := filepath.Join(dir, "bottle.yaml")
 	if code != 0 || out != "" || errs != "Wrote "+path+". Edit it, then run bottle config check.\n" {
 		t.Fatalf("exit %d, %q, %q", code, out, errs)
@@ -34,21 +34,21 @@ func TestInit(t *testing.T) {
 	if err != nil || !bytes.Equal(text, manifest.Starter) {
 		t.Fatalf("wrote %q, %v", text, err)
 	}
-	if _, errs, code := inFolder(t, dir, "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
+	if _, errs, code := inDir(t, dir, "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
 		t.Errorf("exit %d, %q", code, errs)
 	}
-	// A manifest that is there stays, whatever its name.
+	// An existing manifest of any name is kept.
 	for _, name := range []string{"bottle.yaml", "bottle.yml", "bottle.json"} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, errs, code := inFolder(t, dir, "init")
+		_, errs, code := inDir(t, dir, "init")
 		if want := "bottle: there is a manifest already: " + path + "\nhint: edit that one, or move it away\n"; code != 125 || errs != want {
 			t.Errorf("exit %d, %q", code, errs)
 		}
-		_, errs, code = inFolder(t, dir, "init", "--manifest", path)
+		_, errs, code = inDir(t, dir, "init", "--manifest", path)
 		if code != 125 || !strings.Contains(errs, "already") {
 			t.Errorf("with --manifest: exit %d, %q", code, errs)
 		}
@@ -56,16 +56,15 @@ func TestInit(t *testing.T) {
 			t.Errorf("%s was changed to %q, %v", name, text, err)
 		}
 	}
-	if _, errs, code := inFolder(t, t.TempDir(), "init", "--manifest", "none/here.yaml"); code != 125 ||
+	if _, errs, code := inDir(t, t.TempDir(), "init", "--manifest", "none/here.yaml"); code != 125 ||
 		!strings.Contains(errs, "none/here.yaml") || !strings.Contains(errs, "mkdir -p none") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 }
 
-// TestInitOfAnother writes the manifest that holds in all folders, under sudo:
-// the folders that it makes are the invoking user's, and a link of theirs leads
-// nowhere else.
-func TestInitOfAnother(t *testing.T) {
+// TestInitUnderSudo writes the manifest in ~/.config/bottle: the new directories
+// belong to the invoking user, and a symbolic link of theirs is not followed.
+func TestInitUnderSudo(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	path := filepath.Join(home, ".config/bottle/bottle.yaml")
@@ -85,8 +84,8 @@ func TestInitOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, errs, code := inFolder(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
-		t.Errorf("it is not found from another folder: exit %d, %q", code, errs)
+	if _, errs, code := inDir(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
+		t.Errorf("not found from another directory: exit %d, %q", code, errs)
 	}
 	elsewhere := t.TempDir()
 	c.Home = t.TempDir()
@@ -122,7 +121,7 @@ func TestConfigShow(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(shownManifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := inFolder(t, dir, "config", "show")
+	out, errs, code := inDir(t, dir, "config", "show")
 	want := strings.ReplaceAll(`agent impl
   bottle                    dev (DIR/bottle.yaml)
   image                     docker.io/library/base:latest
@@ -151,7 +150,7 @@ agent other
 	if code != 0 || errs != "" || out != want {
 		t.Errorf("exit %d, %q\ngot\n%s\nwant\n%s", code, errs, out, want)
 	}
-	out, _, code = inFolder(t, dir, "config", "show", "impl", "--json")
+	out, _, code = inDir(t, dir, "config", "show", "impl", "--json")
 	var list []manifest.Description
 	if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 {
 		t.Fatalf("exit %d, %v: %s", code, err, out)
@@ -159,22 +158,22 @@ agent other
 	if strings.Contains(out, "hunter2") || len(list) != 1 || list[0].SSH[0].IdentityFile != filepath.Join(dir, "id") {
 		t.Errorf("got %s", out)
 	}
-	if _, errs, code := inFolder(t, dir, "config", "show", "imp"); code != 125 || !strings.Contains(errs, `did you mean "impl"?`) {
+	if _, errs, code := inDir(t, dir, "config", "show", "imp"); code != 125 || !strings.Contains(errs, `did you mean "impl"?`) {
 		t.Errorf("exit %d, %q", code, errs)
 	}
-	if _, errs, code := inFolder(t, dir, "config", "show", "impl", "other"); code != 125 || !strings.Contains(errs, "other") {
+	if _, errs, code := inDir(t, dir, "config", "show", "impl", "other"); code != 125 || !strings.Contains(errs, "other") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 }
 
-// TestConfigCheck tells every mistake, each on a line with its place.
+// TestConfigCheck reports all errors with their positions.
 func TestConfigCheck(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "bottle.yaml")
 	if err := os.WriteFile(path, []byte("version: 2\nbottels: {}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, errs, code := inFolder(t, dir, "config", "check")
+	out, errs, code := inDir(t, dir, "config", "check")
 	want := "bottle: " + path + ":1:10: version must be the number 1, not 2\n" +
 		"bottle: " + path + ":2:1: unknown key \"bottels\" in the manifest: did you mean \"bottles\"?\n"
 	if code != 125 || out != "" || errs != want {
@@ -183,7 +182,7 @@ func TestConfigCheck(t *testing.T) {
 }
 
 func TestConfigSchema(t *testing.T) {
-	out, errs, code := inFolder(t, t.TempDir(), "config", "schema")
+	out, errs, code := inDir(t, t.TempDir(), "config", "schema")
 	if code != 0 || errs != "" || out != string(manifest.Schema) {
 		t.Errorf("exit %d, %q, %d bytes", code, errs, len(out))
 	}

@@ -17,7 +17,7 @@ var (
 	docFlag    = regexp.MustCompile("`(-[-a-zA-Z]+)")
 )
 
-// docSections are a document's sections by heading.
+// docSections returns a document's sections by heading.
 func docSections(t *testing.T, file string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -36,7 +36,7 @@ func docSections(t *testing.T, file string) map[string]string {
 	return out
 }
 
-// flagNames are the flags of a set, as they are typed.
+// flagNames returns the flags of a set with their dashes.
 func flagNames(fs *pflag.FlagSet) []string {
 	var out []string
 	fs.VisitAll(func(f *pflag.Flag) {
@@ -52,8 +52,8 @@ func flagNames(fs *pflag.FlagSet) []string {
 	return out
 }
 
-// TestCommandDocs: docs/commands.md has a section for each command, with a row
-// for each of its flags, and none for others.
+// TestCommandDocs: docs/commands.md has a section for each command, with a row for
+// each of its flags, and no other sections or rows.
 func TestCommandDocs(t *testing.T) {
 	sections := docSections(t, "../../docs/commands.md")
 	check := func(heading string, want []string) {
@@ -95,13 +95,13 @@ func TestCommandDocs(t *testing.T) {
 	check("Global flags", global)
 	for heading := range sections {
 		if strings.HasPrefix(heading, "bottle ") && !slices.Contains(commands, heading) {
-			t.Errorf("section %q is no command's", heading)
+			t.Errorf("section %q does not belong to a command", heading)
 		}
 	}
 }
 
-// TestDocumentedVariables: docs/commands.md has a row for each variable that
-// changes where bottle works.
+// TestDocumentedVariables: docs/commands.md has a row for each environment variable
+// that bottle reads.
 func TestDocumentedVariables(t *testing.T) {
 	section := docSections(t, "../../docs/commands.md")["Environment variables"]
 	for _, name := range []string{

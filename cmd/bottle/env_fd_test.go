@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStandardInputStaysTaken: variables are read from descriptor 0, and nothing
-// that is opened later gets its number, which the session reads.
-func TestStandardInputStaysTaken(t *testing.T) {
+// TestDescriptorZeroStaysOpen: after variables were read from descriptor 0, no other
+// file gets its number, because the session reads from it.
+func TestDescriptorZeroStaysOpen(t *testing.T) {
 	before, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +46,7 @@ func TestStandardInputStaysTaken(t *testing.T) {
 	}
 	defer func() { _ = later.Close() }()
 	if later.Fd() == 0 {
-		t.Error("what is opened next has the number of the standard input")
+		t.Error("the next file has the number of standard input")
 	}
 	if rest, err := io.ReadAll(os.Stdin); err != nil || len(rest) != 0 {
 		t.Errorf("the session's input is %q, %v", rest, err)

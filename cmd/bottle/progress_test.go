@@ -8,8 +8,8 @@ import (
 	"github.com/bot-bottle/bottle"
 )
 
-// shown is what a view writes for a pull of n layers, of 2 MB each, half of
-// which have ended.
+// shown returns the output of a view for a pull of n layers of 2 MB each, half of
+// them finished.
 func shown(v *progressView, n int) string {
 	var b strings.Builder
 	v.out = func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
@@ -44,8 +44,8 @@ func TestProgressTerminal(t *testing.T) {
 	}
 }
 
-// However many layers and however narrow, what is drawn fits the screen:
-// otherwise drawing over it leaves parts behind.
+// Any number of layers fits a screen of any size: otherwise a redraw would leave
+// parts of the previous drawing.
 func TestProgressFits(t *testing.T) {
 	const width, height = 30, 8
 	got := shown(&progressView{terminal: true, width: width, height: height}, 100)
@@ -61,7 +61,7 @@ func TestProgressFits(t *testing.T) {
 		}
 	}
 	if !strings.Contains(got, "50 of 100 parts") {
-		t.Error("the parts that are not shown are not counted")
+		t.Error("hidden parts are not counted")
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// tokens are what a terminal takes as one: nothing may come in their middle.
+// tokens are units of terminal output: nothing may be written in their middle.
 var tokens = []string{
 	"a", " ", "\r", "\n", "\t", "é", "€", "🍾", "\x1b[2J", "\x1b[1;31m", "\x1b[?25l", "\x1b[38;2;1;2;3m", "\x1b7", "\x1b(0", "\x1b#8",
 	"\x1b]0;agent's own\a", "\x1b]2;agent's é\x1b\\", "\x1b]8;;http://x/\a", "\x1b]52;c;QUFB\a", "\x1bPq#0;2;0;0;0\x1b\\",
@@ -19,8 +19,8 @@ var tokens = []string{
 	"\x1bPa\ab\x1b\\",
 }
 
-// The agent's output reaches the terminal as it is, however it is cut, and ours
-// stands between its tokens only.
+// The agent's output reaches the terminal unchanged, however it is split, and
+// notices are written only between its tokens.
 func TestScreen(t *testing.T) {
 	for seed := range 300 {
 		r := rand.New(rand.NewPCG(uint64(seed), 1))
@@ -33,13 +33,13 @@ func TestScreen(t *testing.T) {
 		var out bytes.Buffer
 		s, now := newScreen(&out), time.Now()
 		s.now = func() time.Time { return now }
-		tell := func() {
+		notify := func() {
 			now = now.Add(time.Minute)
 			s.show(fmt.Sprintf("NOTICE %d", now.Unix()))
 		}
 		for rest := text.String(); rest != ""; {
 			if r.IntN(4) == 0 {
-				tell()
+				notify()
 			}
 			n := 1 + r.IntN(min(9, len(rest)))
 			if m, err := s.Write([]byte(rest[:n])); m != n || err != nil {
@@ -51,34 +51,34 @@ func TestScreen(t *testing.T) {
 			}
 		}
 		if r.IntN(2) == 0 {
-			tell()
+			notify()
 		}
 		s.close()
 		got := strip(t, out.String(), borders)
 		if got != text.String() {
-			t.Fatalf("seed %d: the agent's output came as\n%q\nnot as\n%q", seed, got, text.String())
+			t.Fatalf("seed %d: the agent's output is\n%q\nwant\n%q", seed, got, text.String())
 		}
 	}
 }
 
-// ours is what no token is.
+// ours matches a notice and no token.
 var ours = regexp.MustCompile(`\x1b\[2[23];2t|\x1b\]2;[^\x1b\a]*\a`)
 
-// strip takes ours out of what a terminal got, and fails where it is not at a
-// border of the agent's tokens.
+// strip removes notices from a terminal's input, and fails if one is not between
+// two of the agent's tokens.
 func strip(t *testing.T, out string, borders map[int]bool) string {
 	t.Helper()
 	got, end := "", 0
 	for _, at := range ours.FindAllStringIndex(out, -1) {
 		if got += out[end:at[0]]; !borders[len(got)] {
-			t.Fatalf("ours stands within a token: %q|%q", got, out[at[0]:])
+			t.Fatalf("a notice is inside a token: %q|%q", got, out[at[0]:])
 		}
 		end = at[1]
 	}
 	return got + out[end:]
 }
 
-// titles is a terminal that has only titles: it gives each that it has shown.
+// titles returns each title that a terminal shows for this input.
 func titles(t *testing.T, out string) []string {
 	t.Helper()
 	now, kept := "the user's", []string{}
@@ -93,7 +93,7 @@ func titles(t *testing.T, out string) []string {
 			kept = append(kept, now)
 		case strings.HasSuffix(out[:i+1], titlePop):
 			if len(kept) == 0 {
-				t.Fatalf("nothing was kept: %q", out[:i+1])
+				t.Fatalf("no title was saved: %q", out[:i+1])
 			}
 			now, kept = kept[len(kept)-1], kept[:len(kept)-1]
 		}
@@ -107,19 +107,19 @@ func titles(t *testing.T, out string) []string {
 	return shown
 }
 
-// The title is told, outlives the agent's own for a while, and is what it would be
-// without ours in the end.
+// A notice stays in the title for a while, even if the agent sets its own, and the
+// title at the end is the same as without notices.
 func TestScreenTitle(t *testing.T) {
 	const own = "\x1b]0;agent\a"
 	for name, c := range map[string]struct {
 		do   func(s *screen, later func())
 		want []string
 	}{
-		"nothing to tell": {func(s *screen, _ func()) { _, _ = s.Write([]byte("x" + own)) }, []string{"the user's", "agent"}},
-		"told":            {func(s *screen, _ func()) { s.show("A") }, []string{"the user's", "A", "the user's"}},
-		"told twice":      {func(s *screen, later func()) { s.show("A"); later(); s.show("B") }, []string{"the user's", "A", "B", "the user's"}},
-		"told too soon":   {func(s *screen, _ func()) { s.show("A"); s.show("B") }, []string{"the user's", "A", "the user's"}},
-		"told and over":   {func(s *screen, _ func()) { s.show("A"); s.expire(); s.expire() }, []string{"the user's", "A", "the user's"}},
+		"no notice":   {func(s *screen, _ func()) { _, _ = s.Write([]byte("x" + own)) }, []string{"the user's", "agent"}},
+		"notice":      {func(s *screen, _ func()) { s.show("A") }, []string{"the user's", "A", "the user's"}},
+		"two notices": {func(s *screen, later func()) { s.show("A"); later(); s.show("B") }, []string{"the user's", "A", "B", "the user's"}},
+		"too soon":    {func(s *screen, _ func()) { s.show("A"); s.show("B") }, []string{"the user's", "A", "the user's"}},
+		"expired":     {func(s *screen, _ func()) { s.show("A"); s.expire(); s.expire() }, []string{"the user's", "A", "the user's"}},
 		"the agent's own": {func(s *screen, _ func()) {
 			_, _ = s.Write([]byte(own))
 			s.show("A")
@@ -176,8 +176,8 @@ func TestHasTitle(t *testing.T) {
 	}
 }
 
-// FuzzSequence: whatever a terminal is sent, it passes, and a plain text is taken
-// as one again after a cancel.
+// FuzzSequence: any input is forwarded, and after a CAN the parser accepts plain
+// text again.
 func FuzzSequence(f *testing.F) {
 	for _, token := range tokens {
 		f.Add([]byte(token))
@@ -195,7 +195,7 @@ func FuzzSequence(f *testing.F) {
 			t.Errorf("after %q: %+v", data, s.agent)
 		}
 		if len(s.title) > maxTitle {
-			t.Errorf("a title of %d bytes is kept", len(s.title))
+			t.Errorf("a title of %d bytes is remembered", len(s.title))
 		}
 	})
 }

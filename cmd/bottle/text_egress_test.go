@@ -35,7 +35,7 @@ func TestEgressLine(t *testing.T) {
 	}
 }
 
-// logOf yields entries and then, perhaps, an error.
+// logOf yields entries and then end, if it is not nil.
 func logOf(entries []egress.Entry, end error) func(func(egress.Entry, error) bool) {
 	return func(yield func(egress.Entry, error) bool) {
 		for _, e := range entries {
@@ -90,7 +90,7 @@ func TestSince(t *testing.T) {
 		}
 	}
 	if _, err := since("yesterday", now); err == nil {
-		t.Error("yesterday is no time")
+		t.Error("yesterday was accepted as a time")
 	}
 }
 
@@ -98,7 +98,7 @@ func TestShowSummary(t *testing.T) {
 	a, stdout, stderr := newApp()
 	a.showSummary("box", nil)
 	if stderr.Len() != 0 {
-		t.Errorf("nothing was asked for: %q", stderr)
+		t.Errorf("no requests: %q", stderr)
 	}
 	a.showSummary("box", []egress.HostSummary{
 		{Destination: "b.test:443", Requests: 3, Refused: 3, Bytes: 0, Scanner: "allowlist"},
@@ -136,7 +136,7 @@ To allow it from the next run on:
 	}
 }
 
-// However many hosts are refused, few are told, each with its own command.
+// Of many refused hosts, a few are listed, each with its own command.
 func TestShowRefusedBounded(t *testing.T) {
 	a, _, stderr := newApp()
 	var hosts []egress.HostSummary
@@ -191,7 +191,7 @@ func TestShowLearnt(t *testing.T) {
 		a, stdout, stderr := newApp()
 		a.showLearnt(plan, hosts)
 		if stdout.Len() > 0 {
-			t.Errorf("on standard output: %q", stdout)
+			t.Errorf("standard output: %q", stdout)
 		}
 		return stderr.String()
 	}
@@ -210,15 +210,15 @@ func TestShowLearnt(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	if got := shown(nil); got != "" {
-		t.Errorf("nothing was learnt: %q", got)
+		t.Errorf("no entries: %q", got)
 	}
-	// An alias is nothing that bottle changes.
+	// bottle does not edit aliases.
 	write("version: 1\nbottles:\n  dev: {egress: {allow: &list [b.test], allow_private: *list}}\nagents: {x: {bottle: dev}}\n")
 	if got := shown(hosts); !strings.Contains(got, "add this to "+plan.Manifest+" by hand (") || !strings.Contains(got, "\n        - \"a.test\"\n") {
 		t.Errorf("by hand: %s", got)
 	}
 	write("version: 1\nbottles:\n  dev: {egress: {allow: [a.test]}}\nagents: {x: {bottle: dev}}\n")
 	if got := shown(hosts); got != "" {
-		t.Errorf("written meanwhile: %q", got)
+		t.Errorf("already in the manifest: %q", got)
 	}
 }

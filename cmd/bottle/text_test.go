@@ -26,7 +26,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// newApp returns an app and what it wrote to standard output and error.
+// newApp returns an app and its standard output and error.
 func newApp() (a *app, stdout, stderr *bytes.Buffer) {
 	stdout, stderr = &bytes.Buffer{}, &bytes.Buffer{}
 	return &app{stdin: strings.NewReader(""), stdout: stdout, stderr: stderr}, stdout, stderr
@@ -68,7 +68,7 @@ func TestPrintPlan(t *testing.T) {
 		}
 	}
 	if strings.Contains(got.String(), "hunter2") || strings.Contains(got.String(), "\x1b") {
-		t.Error("the plan shows a value, or a control character")
+		t.Error("the plan shows a secret or a control character")
 	}
 	const golden = "testdata/plan.txt"
 	if *update {
@@ -88,33 +88,33 @@ func TestPrintPlan(t *testing.T) {
 func TestShowPlan(t *testing.T) {
 	a, stdout, stderr := newApp()
 	if err := a.showPlan(fullPlan(), false); err != nil || stdout.Len() != 0 || stderr.Len() == 0 {
-		t.Errorf("for a person: %v, stdout %q", err, stdout)
+		t.Errorf("as text: %v, stdout %q", err, stdout)
 	}
 	a, stdout, stderr = newApp()
 	if err := a.showPlan(fullPlan(), true); err != nil || stderr.Len() != 0 || !strings.HasPrefix(stdout.String(), "{\n") {
-		t.Errorf("for a program: %v, stderr %q", err, stderr)
+		t.Errorf("as JSON: %v, stderr %q", err, stderr)
 	}
 	if strings.Contains(stdout.String(), "hunter2") {
-		t.Error("the JSON shows a value")
+		t.Error("the JSON shows a secret")
 	}
 }
 
-// hostile is text that a terminal would obey, and what stays of it.
+// hostile contains control characters; harmless is how it is printed.
 const (
 	hostile  = "a\x1b[2K\x7f\u009b2K\u202e\U000e0041z"
 	harmless = "a\ufffd[2K\ufffd\ufffd2K\ufffd\ufffdz"
 )
 
-// obeyed finds the first character that a terminal would obey.
-func obeyed(s string) int {
+// controlIndex is the index of the first character that a terminal would interpret.
+func controlIndex(s string) int {
 	return strings.IndexFunc(s, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) })
 }
 
-// TestNothingObeyed has everything that is printed hold what an agent, an image
-// or another's manifest may have put there.
-func TestNothingObeyed(t *testing.T) {
-	if obeyed(hostile) < 0 {
-		t.Fatal("the text is harmless, so that this shows nothing")
+// TestNoControlCharacters prints hostile text, as an agent, an image or an untrusted
+// manifest may contain it, through everything that prints.
+func TestNoControlCharacters(t *testing.T) {
+	if controlIndex(hostile) < 0 {
+		t.Fatal("the control: the text has no control characters")
 	}
 	p := fullPlan()
 	p.Image, p.Skills, p.Warnings, p.Egress.Allow = hostile, []string{hostile}, []string{hostile}, []string{hostile}
@@ -136,7 +136,7 @@ func TestNothingObeyed(t *testing.T) {
 		"egress":        func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, false) },
 		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, true) },
 		"summary":       func(a *app) error { a.showSummary("n", hosts); return nil },
-		"remains": func(a *app) error {
+		"leftovers": func(a *app) error {
 			a.printLeftovers([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})
 			return nil
 		},
@@ -151,14 +151,14 @@ func TestNothingObeyed(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		out := stdout.String() + stderr.String()
-		if i := obeyed(out); i >= 0 {
+		if i := controlIndex(out); i >= 0 {
 			t.Errorf("%s: a terminal would obey %q", name, out[i:min(len(out), i+8)])
 		}
 		if !strings.Contains(out, harmless) && !strings.Contains(out, `\u001b`) && !strings.Contains(out, `\x1b`) {
 			t.Errorf("%s does not show the text at all: %q", name, out)
 		}
 	}
-	// JSON is the same value all the same.
+	// The JSON still has the same value.
 	a, stdout, _ := newApp()
 	if err := a.printJSON(hostile); err != nil {
 		t.Fatal(err)
