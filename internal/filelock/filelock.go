@@ -98,7 +98,7 @@ func wait(ctx context.Context, f *os.File) error {
 		return err
 	case <-ctx.Done():
 		go func() {
-			_ = <-done
+			<-done
 			_ = f.Close() // releases the lock; nothing was written
 		}()
 		return ctx.Err()
