@@ -167,7 +167,7 @@ func TestPlanOwnBuildErrors(t *testing.T) {
 	s.bad("no Dockerfile", "Make.file")
 	s.write("work/sub/Make.file", "FROM scratch\n", 0o644)
 	s.write("work/tok", "file-value", 0o644)
-	s.bad("build secret tok", "read by others")
+	s.bad("build secret tok", "readable by others")
 	s.write("work/tok", "file-value", 0o600)
 	delete(s.env, "TOKEN")
 	s.bad("build secret var", "TOKEN is not set")

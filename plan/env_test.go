@@ -153,7 +153,7 @@ func TestEnvFileErrors(t *testing.T) {
 		mode os.FileMode
 		want []string
 	}{
-		"group":  {"hunter2", 0o640, []string{"can be read by others (mode 0640)", "chmod 600"}},
+		"group":  {"hunter2", 0o640, []string{"is readable by others (mode 0640)", "chmod 600"}},
 		"others": {"hunter2", 0o604, []string{"mode 0604", "chmod 600"}},
 		"nul":    {"hunter2\x00", 0o600, []string{"NUL"}},
 		"large":  {strings.Repeat("hunter2", maxVariable/7+1), 0o600, []string{"larger than 131072 bytes"}},
@@ -169,7 +169,7 @@ func TestEnvFileErrors(t *testing.T) {
 	s = newScene(t, `env: {KEY: {file: "~"}}`, "")
 	s.bad(s.spec.Caller.Home + " is not a regular file")
 	s = newScene(t, "env: {KEY: {file: ~/.key}}", "")
-	s.bad("KEY: there is no file " + s.path("home/.key"))
+	s.bad("KEY: missing file " + s.path("home/.key"))
 	if err := syscall.Mkfifo(s.path("home/.key"), 0o600); err != nil {
 		t.Fatal(err)
 	}

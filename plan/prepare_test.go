@@ -67,7 +67,7 @@ func TestPrepareName(t *testing.T) {
 	for n := 3; n <= names.MaxSuffix; n++ {
 		s.host.taken[fmt.Sprintf("claude-bottle-impl-%d", n)] = true
 	}
-	s.bad("all 99 names", "bottle cleanup")
+	s.bad("no free bottle name for agent impl: all 99 are taken", "bottle cleanup")
 	s.env["CLAUDE_BOTTLE_CONTAINER"] = "from-env"
 	if got := s.good(); got.Name != "from-env" || !got.Pinned {
 		t.Errorf("got %s, pinned %v", got.Name, got.Pinned)
@@ -77,9 +77,9 @@ func TestPrepareName(t *testing.T) {
 		t.Errorf("got %s, pinned %v", got.Name, got.Pinned)
 	}
 	s.host.taken["from-flag"] = true
-	s.bad("from-flag is taken", "bottle rm -f from-flag", "--name")
+	s.bad("bottle name from-flag is taken", "bottle rm -f from-flag", "--name")
 	s.spec.Name = "a b"
-	s.bad(`"a b" cannot be`)
+	s.bad(`invalid bottle name "a b"`)
 	s.spec.Name, s.host.takenErr = "", errors.New("containerd is gone")
 	s.bad("containerd is gone")
 }
@@ -208,7 +208,7 @@ func TestPrepareTellsEveryMistake(t *testing.T) {
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
 	s.spec.Name, s.spec.Proxy = "a b", "squid"
 	s.spec.Pull = PullNever
-	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: there is no file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}
+	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: missing file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}
 	for range 20 {
 		_, err := s.prepare()
 		got := hint.Split(err)

@@ -127,7 +127,7 @@ func (r *sshResolver) publicFile(h manifest.SSHHost) (*sshKey, error) {
 	}
 	text, err := r.caller.ReadRegular(h.IdentityFile, maxKey)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no file %s", h.IdentityFile)
+		return nil, fmt.Errorf("missing file %s", h.IdentityFile)
 	}
 	if err != nil {
 		return nil, err

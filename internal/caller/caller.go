@@ -1,3 +1,5 @@
+// Package caller describes the user who invoked bottle and accesses files with the
+// rights of that user: bottle itself often runs as root.
 package caller
 
 import (
@@ -13,7 +15,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// Caller is the invoking user's side: under sudo, SUDO_USER's.
+// Caller is the user who invoked bottle, with environment and working directory.
+// Under sudo it is the user who ran sudo.
 type Caller struct {
 	Getenv  func(string) (string, bool) // os.LookupEnv
 	WorkDir string                      // absolute
@@ -26,12 +29,12 @@ type Caller struct {
 	Environ []string
 }
 
-// User is the caller for package asuser: with its rights bottle reads files on the
-// caller's behalf.
+// User returns the caller for package asuser, which reads files with the caller's
+// rights.
 func (c Caller) User() asuser.User { return asuser.User{UID: c.UID, GID: c.GID, Groups: c.Groups} }
 
-// path resolves a path that the user wrote: ~ is the invoking user's home, and
-// what is not absolute stands in dir.
+// Path resolves a path that the user wrote: ~ is the invoking user's home, and a
+// relative path is relative to dir.
 func (c Caller) Path(written, dir string) string {
 	switch {
 	case written == "~":
@@ -44,13 +47,13 @@ func (c Caller) Path(written, dir string) string {
 	return filepath.Join(dir, written)
 }
 
-// readPrivate reads a file that holds a secret. As bottle runs as root, and a
-// manifest may be somebody else's, the file has to be the caller's own and
-// nobody else's to read.
+// ReadPrivate reads a file that contains a secret. As bottle runs as root, and a
+// manifest may come from somebody else, the caller must own the file and nobody else
+// may be able to read it.
 func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	f, err := c.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("there is no file %s", path)
+		return nil, fmt.Errorf("missing file %s", path)
 	}
 	if errors.Is(err, os.ErrPermission) {
 		return nil, &hint.Error{Err: fmt.Errorf("cannot read %s: permission denied", path), Hint: "name a file that belongs to you"}
@@ -66,10 +69,10 @@ func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok || c.UID != 0 && int(st.Uid) != c.UID:
-		return nil, &hint.Error{Err: fmt.Errorf("%s is not your own file", path), Hint: "name one that belongs to you"}
+		return nil, &hint.Error{Err: fmt.Errorf("%s belongs to another user", path), Hint: "use a file that you own"}
 	case fi.Mode().Perm()&0o077 != 0:
 		return nil, &hint.Error{
-			Err:  fmt.Errorf("%s can be read by others (mode %04o)", path, fi.Mode().Perm()),
+			Err:  fmt.Errorf("%s is readable by others (mode %04o)", path, fi.Mode().Perm()),
 			Hint: "chmod 600 " + path,
 		}
 	case fi.Size() > limit:
@@ -78,7 +81,8 @@ func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-// DockerConfigDir is where `docker login` keeps what it is told.
+// DockerConfigDir returns the directory in which `docker login` stores credentials,
+// or an empty string if it is unknown.
 func (c Caller) DockerConfigDir() string {
 	if dir, ok := c.Getenv("DOCKER_CONFIG"); ok && dir != "" {
 		return dir
@@ -89,6 +93,7 @@ func (c Caller) DockerConfigDir() string {
 	return filepath.Join(c.Home, ".docker")
 }
 
+// Environment returns the caller's environment variables as NAME=VALUE.
 func (c Caller) Environment() []string {
 	if c.Environ == nil {
 		return os.Environ()
@@ -96,8 +101,8 @@ func (c Caller) Environment() []string {
 	return c.Environ
 }
 
-// makeInHome makes a folder below the invoking user's home, and those above it,
-// all of them theirs. Links that they put there lead nowhere else.
+// MakeInHome creates a directory below the invoking user's home, with missing parents,
+// all owned by that user. Symbolic links cannot lead out of the home.
 func (c Caller) MakeInHome(dir string) error {
 	root, err := os.OpenRoot(c.Home)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 )
 
 // Current returns the user who invoked this process: under sudo, the user who ran
-// sudo, whose keys, skills and settings are meant and whose rights apply.
+// sudo, whose keys, skills, settings and rights apply.
 func Current() Caller {
 	wd, _ := os.Getwd() // an unreachable directory is reported when it is needed
 	c := Caller{Getenv: os.LookupEnv, WorkDir: wd, Home: os.Getenv("HOME"), UID: os.Getuid(), GID: os.Getgid(), Environ: os.Environ()}
@@ -18,8 +18,8 @@ func Current() Caller {
 	return c
 }
 
-// fromSudo replaces root by the user in sudo's variables (sudo(8)). A user who is not
-// in /etc/passwd, but in a directory service, still has that id and not root's.
+// fromSudo replaces root with the user in sudo's variables (sudo(8)). A user from a
+// directory service, who is not in /etc/passwd, still has that id and not root's.
 func (c *Caller) fromSudo(getenv func(string) string, lookup func(string) (*user.User, error), groups func(*user.User) ([]string, error)) {
 	uid, err := strconv.Atoi(getenv("SUDO_UID"))
 	if err != nil {

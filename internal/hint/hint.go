@@ -1,3 +1,5 @@
+// Package hint provides errors that carry a suggested fix, and lists of errors that
+// are reported together. Commands print the hint on a line of its own.
 package hint
 
 import (
@@ -6,7 +8,7 @@ import (
 	"strings"
 )
 
-// Error is a failure with the advice that mends it.
+// Error is an error with a suggested fix.
 type Error struct {
 	Err  error
 	Hint string // an imperative phrase: a command, a setting
@@ -14,10 +16,10 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Err.Error() }
 
-// Unwrap is the failure itself.
+// Unwrap returns the error without the hint.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Hint returns the advice of the outermost Error in err's tree, or nothing.
+// Of returns the hint of the outermost Error in err's tree, or an empty string.
 func Of(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
@@ -34,8 +36,8 @@ type hinted interface {
 	Hint() string
 }
 
-// Problems is every mistake that was found at once, in the order in which a
-// reader would mend them.
+// Problems is a list of independent errors that are reported together, in the order in
+// which a reader would fix them.
 type Problems []error
 
 func (p Problems) Error() string {
@@ -46,24 +48,24 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Unwrap are the mistakes.
+// Unwrap returns the errors.
 func (p Problems) Unwrap() []error { return p }
 
-// Mistakes takes apart what was found at once: each can be told, and mended, by
-// itself.
+// Split returns the independent errors of err, each of which can be reported and fixed
+// on its own.
 func Split(err error) []error {
 	var p Problems
 	p.Add(err)
 	return p
 }
 
-// add appends err, unless it is nil; of several joined errors, each.
+// Add appends err, unless it is nil. Joined errors are appended one by one.
 func (p *Problems) Add(err error) {
 	if err == nil {
 		return
 	}
 	many, ok := err.(interface{ Unwrap() []error })
-	// An error that wraps several with words of its own is one mistake.
+	// An error that wraps several with a text of its own is a single error.
 	if ok && Problems(many.Unwrap()).Error() == err.Error() {
 		for _, e := range many.Unwrap() {
 			p.Add(e)
@@ -73,7 +75,8 @@ func (p *Problems) Add(err error) {
 	*p = append(*p, err)
 }
 
-// err is nil when nothing was found.
+// Err returns nil if the list is empty, the error itself if there is only one, and
+// else the list.
 func (p Problems) Err() error {
 	switch len(p) {
 	case 0:
@@ -84,10 +87,10 @@ func (p Problems) Err() error {
 	return p
 }
 
-// wrapHint puts words before an error and keeps its hint with it.
-func Wrap(err error, words string) error {
+// Wrap prefixes an error with a context and keeps its hint.
+func Wrap(err error, context string) error {
 	if hint := Of(err); hint != "" {
-		return &Error{Err: fmt.Errorf("%s: %w", words, err), Hint: hint}
+		return &Error{Err: fmt.Errorf("%s: %w", context, err), Hint: hint}
 	}
-	return fmt.Errorf("%s: %w", words, err)
+	return fmt.Errorf("%s: %w", context, err)
 }

@@ -1,3 +1,4 @@
+// Package imageref converts image references between the forms of docker and containerd.
 package imageref
 
 import (
@@ -6,16 +7,16 @@ import (
 	"github.com/distribution/reference"
 )
 
-// normalise gives a short name its registry and tag, as docker does.
+// Normalize adds the default registry and tag to a short name, as docker does.
 func Normalize(name string) (string, error) {
 	named, err := reference.ParseDockerRef(name)
 	if err != nil {
-		return "", fmt.Errorf("not an image's name: %w", err)
+		return "", fmt.Errorf("invalid image name: %w", err)
 	}
 	return named.String(), nil
 }
 
-// Familiar is a reference as docker shows it.
+// Familiar returns a reference in docker's short form.
 func Familiar(ref string) string {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {

@@ -1,3 +1,5 @@
+// Package names derives the names of bottles and their containers from agent names. A
+// bottle is identified by its name alone.
 package names
 
 import (
@@ -8,7 +10,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// MaxSuffix is the highest number that tells the bottles of one agent apart:
+// MaxSuffix is the highest number that distinguishes the bottles of one agent:
 // claude-bottle-impl, claude-bottle-impl-2 … claude-bottle-impl-99.
 const MaxSuffix = 99
 
@@ -16,15 +18,15 @@ const MaxSuffix = 99
 const ProxySuffix = ".proxy"
 
 // maxIdentifier is containerd's limit on an identifier, in bytes (containerd
-// pkg/identifiers). The proxy's identifier is the longest made of a name.
+// pkg/identifiers). The proxy's identifier is the longest one derived from a name.
 const (
 	maxIdentifier = 76
 	maxName       = maxIdentifier - len(ProxySuffix)
 	maxSlug       = maxName - len(Prefix) - len("-99")
 )
 
-// Slug makes of an agent's name the part of a bottle's name that tells it:
-// lower case, and everything but letters and digits of ASCII to one dash.
+// Slug converts an agent name to its part of a bottle name: lower case, with a dash for
+// each sequence of characters that are not ASCII letters or digits.
 func Slug(agent string) (string, error) {
 	var b strings.Builder
 	for _, r := range strings.ToLower(agent) {
@@ -39,19 +41,19 @@ func Slug(agent string) (string, error) {
 	switch {
 	case slug == "":
 		return "", &hint.Error{
-			Err:  fmt.Errorf("the agent's name %.100q has no letter or digit to make a bottle's name of", agent),
-			Hint: "give the agent a name with a letter from a to z or a digit",
+			Err:  fmt.Errorf("invalid agent name %.100q: no letter from a to z and no digit", agent),
+			Hint: "add a letter from a to z or a digit",
 		}
 	case len(slug) > maxSlug:
 		return "", &hint.Error{
-			Err:  fmt.Errorf("the agent's name %.100q is too long: it makes %d characters of a bottle's name, and %d is the most", agent, len(slug), maxSlug),
+			Err:  fmt.Errorf("agent name %.100q is too long: %d characters in a bottle name (max %d)", agent, len(slug), maxSlug),
 			Hint: "give the agent a shorter name",
 		}
 	}
 	return slug, nil
 }
 
-// FreeName returns the first name for a bottle of agent that is not taken.
+// Free returns the first name for a bottle of agent that is not taken.
 func Free(agent string, taken map[string]bool) (string, error) {
 	slug, err := Slug(agent)
 	if err != nil {
@@ -68,42 +70,43 @@ func Free(agent string, taken map[string]bool) (string, error) {
 		}
 	}
 	return "", &hint.Error{
-		Err:  fmt.Errorf("all %d names for bottles of %s are taken (%s to %s-%d)", MaxSuffix, agent, base, base, MaxSuffix),
-		Hint: "remove those that are no longer needed with bottle cleanup",
+		Err:  fmt.Errorf("no free bottle name for agent %s: all %d are taken (%s to %s-%d)", agent, MaxSuffix, base, base, MaxSuffix),
+		Hint: "remove unused bottles with bottle cleanup",
 	}
 }
 
 // identifier is containerd's rule for names (containerd pkg/identifiers).
 var identifier = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`)
 
-// checkPinned tells whether a name that was asked for can be used.
+// CheckPinned checks whether a requested name can be used.
 func CheckPinned(name string, taken map[string]bool) error {
 	switch {
 	case len(name) > maxName:
 		return &hint.Error{
-			Err:  fmt.Errorf("the name %q has %d characters, and %d is the most", name, len(name), maxName),
-			Hint: "choose a shorter one with --name or CLAUDE_BOTTLE_CONTAINER",
+			Err:  fmt.Errorf("bottle name %q is too long: %d characters (max %d)", name, len(name), maxName),
+			Hint: "choose a shorter name with --name or CLAUDE_BOTTLE_CONTAINER",
 		}
 	case !identifier.MatchString(name), strings.HasSuffix(name, ProxySuffix):
 		return &hint.Error{
-			Err:  fmt.Errorf("%q cannot be a bottle's name", name),
+			Err:  fmt.Errorf("invalid bottle name %q", name),
 			Hint: "use letters and digits, with single dots, dashes and underscores between them, and no " + ProxySuffix + " at the end",
 		}
 	case taken[name], taken[name+ProxySuffix]:
 		return &hint.Error{
-			Err:  fmt.Errorf("the name %s is taken", name),
-			Hint: fmt.Sprintf("remove what has it with bottle rm -f %s, or choose another with --name or CLAUDE_BOTTLE_CONTAINER", name),
+			Err:  fmt.Errorf("bottle name %s is taken", name),
+			Hint: fmt.Sprintf("remove that bottle with bottle rm -f %s, or choose another name with --name or CLAUDE_BOTTLE_CONTAINER", name),
 		}
 	}
 	return nil
 }
 
-// NamePrefix begins the name of every bottle that is not pinned.
+// Prefix begins the name of every bottle that is not pinned.
 const Prefix = "claude-bottle-"
 
 // maxHostname is Linux's limit on a host name, in bytes (uname(2)).
 const maxHostname = 64
 
+// Hostname returns the host name of a bottle: its name, shortened to the kernel's limit.
 func Hostname(name string) string {
 	if len(name) > maxHostname {
 		return name[:maxHostname]
@@ -111,5 +114,5 @@ func Hostname(name string) string {
 	return name
 }
 
-// proxyID is the container's.
+// Proxy returns the identifier of a bottle's proxy container.
 func Proxy(name string) string { return name + ProxySuffix }

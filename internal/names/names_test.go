@@ -28,7 +28,7 @@ func TestSlug(t *testing.T) {
 	}
 }
 
-// Whatever a slug is, containerd takes every name that is made of it.
+// containerd accepts every identifier derived from a slug.
 func TestSlugMakesIdentifiers(t *testing.T) {
 	for _, agent := range append(randomNames(2000), strings.Repeat("x", maxSlug)) {
 		slug, err := Slug(agent)
@@ -44,7 +44,7 @@ func TestSlugMakesIdentifiers(t *testing.T) {
 	}
 }
 
-// randomNames are many of letters that make and break identifiers.
+// randomNames returns n names of characters that are valid and invalid in identifiers.
 func randomNames(n int) []string {
 	r := rand.New(rand.NewPCG(1, 2))
 	letters := []rune("aZ09._- /é\n\x00:")
@@ -62,7 +62,7 @@ func randomNames(n int) []string {
 	return names
 }
 
-func TestFreeName(t *testing.T) {
+func TestFree(t *testing.T) {
 	taken := map[string]bool{}
 	for n := 1; n <= MaxSuffix; n++ {
 		want := "claude-bottle-impl"
@@ -73,7 +73,7 @@ func TestFreeName(t *testing.T) {
 		if err != nil || got != want {
 			t.Fatalf("got %s, %v, want %s", got, err, want)
 		}
-		// A proxy that was left behind takes the name as well.
+		// A leftover proxy occupies the name as well.
 		if n%2 == 0 {
 			got += ProxySuffix
 		}
@@ -87,12 +87,12 @@ func TestFreeName(t *testing.T) {
 		t.Errorf("another agent: %s, %v", got, err)
 	}
 	if _, err := Free("?", nil); err == nil {
-		t.Error("an agent without a slug has a name")
+		t.Error("no error for an agent without a slug")
 	}
 }
 
-// A pinned name is taken exactly when containerd takes what is made of it.
-func TestCheckPinnedIsContainerdsRule(t *testing.T) {
+// A pinned name is accepted exactly if containerd accepts the identifiers derived from it.
+func TestCheckPinnedMatchesContainerd(t *testing.T) {
 	names := append(randomNames(20000), "", "a", "a..b", strings.Repeat("a", maxName), strings.Repeat("a", maxName+1),
 		strings.Repeat("a", 200), "a\n", "a.proxyx")
 	good := 0
@@ -100,14 +100,14 @@ func TestCheckPinnedIsContainerdsRule(t *testing.T) {
 		want := identifiers.Validate(name) == nil && identifiers.Validate(name+ProxySuffix) == nil
 		err := CheckPinned(name, nil)
 		if (err == nil) != want {
-			t.Errorf("checkPinned(%q) = %v, containerd takes it: %v", name, err, want)
+			t.Errorf("CheckPinned(%q) = %v, accepted by containerd: %v", name, err, want)
 		}
 		if want {
 			good++
 		}
 	}
 	if good < 1000 || good > len(names)-1000 {
-		t.Errorf("%d of %d names are good: these names show little", good, len(names))
+		t.Errorf("%d of %d names are valid: the sample is too one-sided", good, len(names))
 	}
 }
 

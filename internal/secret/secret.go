@@ -1,3 +1,4 @@
+// Package secret provides a string type that cannot be printed by accident.
 package secret
 
 import (
@@ -5,20 +6,20 @@ import (
 	"log/slog"
 )
 
-// Secret is a value that cannot be printed by accident: every way of formatting
-// or encoding it shows a placeholder.
+// Value is a string that cannot be printed by accident: every way of formatting or
+// encoding it shows a placeholder.
 //
-// The value stands behind a pointer, which fmt prints as an address: it calls no
-// method on what is in an unexported field, or for %p.
+// The string is behind a pointer, which fmt prints as an address, because fmt does not
+// call methods on unexported fields or for %p.
 type Value struct{ value *string }
 
 const hidden = "[hidden]"
 
-// NewSecret takes a value into keeping.
+// New returns a secret with the given value.
 func New(value string) Value { return Value{&value} }
 
-// Reveal returns the value. It may be handed to the agent's process and to
-// nothing else.
+// Reveal returns the value. It may be passed to the agent's process and to nothing
+// else.
 func (s Value) Reveal() string {
 	if s.value == nil {
 		return ""

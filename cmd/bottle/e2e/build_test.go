@@ -458,7 +458,7 @@ func TestBuildMistakes(t *testing.T) {
 		{[]string{"--secret", "id=x,env=NOT_SET", "img"}, "NOT_SET is not set"},
 		{[]string{"--secret", "src=tok", "img"}, "invalid --secret\nhint: id=ID"},
 		{[]string{"--cache-size", "much", "img"}, `invalid cache size "much"`},
-		{[]string{"-t", "No Name", "img"}, "not an image's name"},
+		{[]string{"-t", "No Name", "img"}, "invalid image name"},
 		{[]string{"--prune", "img"}, "--prune takes no build context"},
 	} {
 		r := u.bottle(append([]string{"build"}, c.args...)...)

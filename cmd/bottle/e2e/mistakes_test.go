@@ -152,7 +152,7 @@ func TestPinnedName(t *testing.T) {
 	u := newUser(t)
 	l := u.start("claude-bottle-mine")
 	r := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "--name", l.name)
-	oneLine(t, r, "the name claude-bottle-mine is taken", "bottle rm -f claude-bottle-mine", "--name", "CLAUDE_BOTTLE_CONTAINER")
+	oneLine(t, r, "bottle name claude-bottle-mine is taken", "bottle rm -f claude-bottle-mine", "--name", "CLAUDE_BOTTLE_CONTAINER")
 	r = u.with("CLAUDE_BOTTLE_CONTAINER="+l.name).bottle("run", "sh", "--proxy", "builtin", "--yes")
-	oneLine(t, r, "the name claude-bottle-mine is taken")
+	oneLine(t, r, "bottle name claude-bottle-mine is taken")
 }
