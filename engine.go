@@ -12,12 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bot-bottle/bottle/internal/shareddir"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/proxy"
@@ -28,44 +27,44 @@ import (
 const (
 	DefaultAddress   = "/run/containerd/containerd.sock"
 	DefaultNamespace = "bottle"
-	DefaultRunDir    = "/run/bottle"
-	DefaultStateDir  = "/var/lib/bottle"
-	DefaultCNIPath   = "/opt/cni/bin"
-	DefaultCNIConf   = "/etc/bottle/cni"
+
+	defaultRunDir   = "/run/bottle"
+	defaultStateDir = "/var/lib/bottle"
+	defaultCNIPath  = "/opt/cni/bin"
+	defaultCNIConf  = "/etc/bottle/cni"
 )
 
-// Config says which containerd and which folders an Engine works with.
+// Config selects the containerd and the directories that an Engine works with.
 type Config struct {
 	Address     string
 	Namespace   string
 	Snapshotter string // empty: overlayfs
 	RunDir      string // on tmpfs
 	StateDir    string // on disk
-	CNIPath     string // folders of CNI plugins, separated by colons
-	CNIConf     string // folder that may hold conflists in place of the embedded ones
-	// Program is bottle's own executable, mounted into the proxy's container;
-	// empty: the one that runs. A program that uses this package sets it.
+	CNIPath     string // directories of CNI plugins, separated by colons
+	CNIConf     string // directory of conflists that override the embedded ones
+	// Program is bottle's own executable, which is mounted into the proxy's container;
+	// empty: the running executable. Other programs that use this package must set it.
 	Program string
-	// BuildkitHost is the address of a buildkitd that builds images; empty: they
-	// are built in this process, and what that keeps is bounded by BuildCache, in
-	// bytes.
+	// BuildkitHost is the address of a buildkitd that builds images; empty: images are
+	// built in this process, and BuildCache limits its build cache, in bytes.
 	BuildkitHost string
 	BuildCache   int64
-	// HostsDir holds a hosts.toml for each registry that needs one; empty: the
-	// one of containerd's own tools, if it is there.
+	// HostsDir contains a hosts.toml for each registry that needs one; empty: the
+	// directory of containerd's own tools, if it exists.
 	HostsDir string
-	// Progress is told of images that are pulled, pushed or made, and Notice of
-	// what was left out of one; both may be nil.
+	// Progress receives the progress of images being pulled, pushed or created, and
+	// Notice what was left out of one; both may be nil.
 	Progress func(ImageProgress)
 	Notice   func(string)
-	// Guest is the program that runs inside as PID 1 and begins every session
-	// (cmd/bottle/guest); empty: Program does it, more slowly.
+	// Guest is the program that runs in the sandbox as PID 1 and starts every session
+	// (cmd/bottle/guest); empty: Program is used, which starts more slowly.
 	Guest []byte
 	Log   *slog.Logger
 }
 
-// ConfigFromEnv reads the variables that containerd's and CNI's own tools read,
-// and bottle's.
+// ConfigFromEnv reads bottle's environment variables and those of the tools of
+// containerd and CNI.
 func ConfigFromEnv(getenv func(string) string) Config {
 	or := func(name, fallback string) string {
 		if v := getenv(name); v != "" {
@@ -77,10 +76,10 @@ func ConfigFromEnv(getenv func(string) string) Config {
 		Address:     or("CONTAINERD_ADDRESS", DefaultAddress),
 		Namespace:   or("CONTAINERD_NAMESPACE", DefaultNamespace),
 		Snapshotter: getenv("CONTAINERD_SNAPSHOTTER"),
-		RunDir:      or("BOTTLE_RUN_DIR", DefaultRunDir),
-		StateDir:    or("BOTTLE_STATE_DIR", DefaultStateDir),
-		CNIPath:     or("CNI_PATH", DefaultCNIPath),
-		CNIConf:     or("BOTTLE_CNI_CONF", DefaultCNIConf),
+		RunDir:      or("BOTTLE_RUN_DIR", defaultRunDir),
+		StateDir:    or("BOTTLE_STATE_DIR", defaultStateDir),
+		CNIPath:     or("CNI_PATH", defaultCNIPath),
+		CNIConf:     or("BOTTLE_CNI_CONF", defaultCNIConf),
 
 		HostsDir:     getenv("BOTTLE_HOSTS_DIR"),
 		BuildkitHost: getenv("BUILDKIT_HOST"),
@@ -88,9 +87,8 @@ func ConfigFromEnv(getenv func(string) string) Config {
 	}
 }
 
-// Engine is one host's containerd and networks, as bottle uses them. It holds
-// no state of its own: what bottles there are is read from containerd's labels
-// and from names.
+// Engine manages the bottles of one host. It has no state of its own: the existing
+// bottles are read from containerd's labels and from names.
 type Engine struct {
 	cfg     Config
 	rt      *runtime.Client
@@ -99,23 +97,29 @@ type Engine struct {
 	proxies *proxy.Manager
 	log     *slog.Logger
 
-	addCaps []string // for the agent; set by tests only
-	// fault, set by tests, is asked before and after each step of a launch.
-	fault func(step string, done bool) error
+	hooks testHooks
 }
 
-// Open connects to containerd. Close must be called.
+// testHooks change launches in tests; setHooks in the tests sets them.
+type testHooks struct {
+	// addCaps are additional capabilities of the agent.
+	addCaps []string
+	// step is called before and after each step of a launch; an error fails the step.
+	step func(step string, done bool) error
+}
+
+// Open connects to containerd. The caller must call Close.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Namespace == "net" {
-		return nil, &hint.Error{Err: errors.New("the containerd namespace cannot be called net"), Hint: "choose another with --namespace or CONTAINERD_NAMESPACE"}
+		return nil, &hint.Error{Err: errors.New("invalid containerd namespace: net is reserved"), Hint: "choose another one with --namespace or CONTAINERD_NAMESPACE"}
 	}
 	if cfg.Program == "" {
 		program, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("find bottle's own program: %w", err)
+			return nil, fmt.Errorf("find executable: %w", err)
 		}
 		cfg.Program = program
 	}
@@ -147,32 +151,33 @@ func connectHint(err error) error {
 	case errors.Is(err, runtime.ErrPermission):
 		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	case errors.Is(err, runtime.ErrNoContainerd):
-		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
+		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or set its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
 }
 
-// Close ends the connection to containerd. Bottles that run go on.
+// Close closes the connection to containerd. Running bottles continue to run.
 func (e *Engine) Close() error { return e.rt.Close() }
 
-// Namespace is the containerd namespace that bottles and images are in.
+// Namespace returns the containerd namespace of bottles and images.
 func (e *Engine) Namespace() string { return e.cfg.Namespace }
 
-// dir is the bottle's folder on tmpfs; stateDir its folder on disk.
+// dir returns the bottle's directory on tmpfs.
 func (e *Engine) dir(name string) string { return e.rt.Dir(name) }
 
+// stateDir returns the bottle's directory on disk.
 func (e *Engine) stateDir(name string) string {
 	return filepath.Join(e.cfg.StateDir, e.cfg.Namespace, name)
 }
 
-// Taken returns every name that a new bottle may not have: containers of the
-// namespace, and folders that a bottle left behind.
+// Taken returns every name that a new bottle cannot have: those of the namespace's
+// containers, and of directories that a bottle left behind.
 func (e *Engine) Taken(ctx context.Context) (map[string]bool, error) {
 	taken, err := e.rt.IDs(ctx)
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := e.folders()
+	dirs, err := bottleDirs(e.dir(""))
 	if err != nil {
 		return nil, err
 	}
@@ -182,16 +187,14 @@ func (e *Engine) Taken(ctx context.Context) (map[string]bool, error) {
 	return taken, nil
 }
 
-// folders lists the names that have a folder on tmpfs.
-func (e *Engine) folders() ([]string, error) { return foldersIn(e.dir("")) }
-
-func foldersIn(dir string) ([]string, error) {
+// bottleDirs returns the names of the bottles that have a directory in dir.
+func bottleDirs(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list bottles' folders: %w", err)
+		return nil, fmt.Errorf("list bottles' directories: %w", err)
 	}
 	var names []string
 	for _, d := range entries {
@@ -202,10 +205,10 @@ func foldersIn(dir string) ([]string, error) {
 	return names, nil
 }
 
-// Image tells what an image in containerd's store is.
+// Image describes an image in containerd's store.
 func (e *Engine) Image(ctx context.Context, ref string) (plan.ImageInfo, error) {
 	img, err := e.images.Lookup(ctx, ref)
-	if errors.Is(err, images.ErrMissing) || errors.Is(err, images.ErrIncomplete) { // to be pulled, either
+	if errors.Is(err, images.ErrMissing) || errors.Is(err, images.ErrIncomplete) { // both are pulled
 		return plan.ImageInfo{}, fmt.Errorf("%w: %w", plan.ErrImageMissing, err)
 	}
 	if err != nil {
@@ -218,15 +221,18 @@ func (e *Engine) Image(ctx context.Context, ref string) (plan.ImageInfo, error) 
 	}, nil
 }
 
-// Runtime checks that a task can run under the runtime called name: its program and
-// its shim are found and answer.
+// Runtime checks that a task can run under the named runtime: that its program and its
+// shim exist and answer. It works in a directory on tmpfs, which it removes.
 func (e *Engine) Runtime(ctx context.Context, name string) error {
-	scratch, err := e.scratch()
-	if err != nil {
+	if err := e.makeRunDir(); err != nil {
 		return err
 	}
+	scratch := filepath.Join(e.dir(""), ".scratch-"+rand.Text())
+	if err := shareddir.Mkdir(scratch, 0o700); err != nil {
+		return fmt.Errorf("create scratch directory: %w", err)
+	}
 	defer func() {
-		_ = os.RemoveAll(scratch) // on tmpfs; cleanup finds it otherwise
+		_ = os.RemoveAll(scratch) // on tmpfs; ends with the next boot at the latest
 		e.removeEmpty()
 	}()
 	return RuntimeHint(e.rt.CheckRuntime(ctx, name, scratch))
@@ -238,11 +244,11 @@ func (e *Engine) Version(ctx context.Context) (string, error) {
 	return v.Version, err
 }
 
-// RuntimeHint adds the fix to an error about a missing runtime.
+// RuntimeHint adds a hint to an error about a missing runtime.
 func RuntimeHint(err error) error {
 	switch {
 	case errors.Is(err, runtime.ErrNoRunsc):
-		return &hint.Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or choose --runtime runc and lose its isolation"}
+		return &hint.Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or use --runtime runc, which gives up gVisor's isolation"}
 	case errors.Is(err, runtime.ErrNoRunc):
 		return &hint.Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
 	case errors.Is(err, runtime.ErrNoShim):
@@ -251,35 +257,23 @@ func RuntimeHint(err error) error {
 	return err
 }
 
-// scratch creates a directory on tmpfs that its caller removes. Secrets may pass
-// through such directories, so a run directory on disk is refused.
-func (e *Engine) scratch() (string, error) {
-	if err := e.makeRunDir(); err != nil {
-		return "", err
-	}
-	dir := filepath.Join(e.dir(""), ".scratch-"+rand.Text())
-	if err := shareddir.Mkdir(dir, 0o700); err != nil {
-		return "", fmt.Errorf("create a scratch directory: %w", err)
-	}
-	return dir, nil
-}
-
-// makeRunDir creates the run directory and checks that it is on tmpfs.
+// makeRunDir creates the run directory and checks that it is on tmpfs: it will contain
+// secrets, which must not be written to disk.
 func (e *Engine) makeRunDir() error {
 	if err := shareddir.MkdirAll(e.dir(""), 0o700); err != nil {
-		return runDirHint(fmt.Errorf("create the run directory: %w", err))
+		return runDirHint(fmt.Errorf("create run directory: %w", err))
 	}
 	var st unix.Statfs_t
 	err := unix.Statfs(e.cfg.RunDir, &st)
-	if errors.Is(err, unix.ENOENT) { // the last bottle has removed it in between
+	if errors.Is(err, unix.ENOENT) { // removed meanwhile with the last bottle
 		err = unix.Statfs(filepath.Dir(e.cfg.RunDir), &st)
 	}
 	if err != nil {
-		return fmt.Errorf("check the run directory %s: %w", e.cfg.RunDir, err)
+		return fmt.Errorf("check run directory %s: %w", e.cfg.RunDir, err)
 	}
 	if st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
 		return &hint.Error{
-			Err:  fmt.Errorf("the run directory %s is not on tmpfs", e.cfg.RunDir),
+			Err:  fmt.Errorf("run directory %s is not on tmpfs", e.cfg.RunDir),
 			Hint: "set BOTTLE_RUN_DIR to a directory on tmpfs, or mount one: mount -t tmpfs -o mode=700 tmpfs " + e.cfg.RunDir,
 		}
 	}
@@ -293,7 +287,7 @@ func runDirHint(err error) error {
 	return err
 }
 
-// Network tells what networks a launch would make on this host.
+// Network describes the networks that a launch would create on this host.
 func (e *Engine) Network(ctx context.Context) (plan.Network, error) {
 	info, err := e.net.Check(ctx)
 	if err != nil {
@@ -313,7 +307,7 @@ func sentences(findings []netns.Finding) []string {
 	return out
 }
 
-// withFixes adds to each problem that err joins the hint how to fix it.
+// withFixes adds its fix as a hint to each problem joined in err.
 func withFixes(err error) error {
 	var all hint.Problems
 	for _, m := range hint.Split(err) {
@@ -325,10 +319,11 @@ func withFixes(err error) error {
 	return all.Err()
 }
 
-// teardownTime bounds a removal, which runs on a context of its own. It has room
-// for a task that is killed, then forced, then killed again (runtime, killTimeout).
-const teardownTime = 2 * time.Minute
+// removeTimeout bounds a removal, which runs on a context of its own. It allows for a
+// task that is killed, then forcibly deleted, then killed again (runtime, killTimeout).
+const removeTimeout = 2 * time.Minute
 
+// detached returns a context for cleanup that is not cancelled with ctx.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), teardownTime)
+	return context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 }

@@ -115,7 +115,7 @@ func (s *escapeSuite) changePolicy(name string) {
 // watchAll watches rules and proxies as `bottle run` does.
 func (s *escapeSuite) watchAll(names []string) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
-	stopRules := s.e.KeepRules(ctx)
+	stopRules := s.e.WatchRules(ctx)
 	var watching sync.WaitGroup
 	for _, name := range names {
 		watching.Go(func() {

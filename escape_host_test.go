@@ -203,7 +203,7 @@ func (s *escapeSuite) command(name string, args ...string) string {
 func (s *escapeSuite) launch(runtimeName string, caps []string) *Bottle {
 	s.t.Helper()
 	e := *s.e
-	e.addCaps = caps
+	setHooks(&e, testHooks{addCaps: caps})
 	spec := testSpec(s.t, escapeManifest)
 	spec.Runtime = runtimeName
 	b, err := e.Launch(s.t.Context(), prepare(s.t, &e, spec))

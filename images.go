@@ -10,32 +10,30 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bot-bottle/bottle/images/agent"
-	"github.com/bot-bottle/bottle/images/buildkit"
-
 	"github.com/distribution/reference"
 
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/images/agent"
+	"github.com/bot-bottle/bottle/images/buildkit"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
 	"github.com/bot-bottle/bottle/plan"
 )
 
-// ImageProgress tells how far one part of a pull, a push or a derived image is.
+// ImageProgress is the progress of one part of a pull, a push or a derived image.
 type ImageProgress = images.Progress
 
-// Their states.
+// States of an ImageProgress.
 const (
 	ImageWaiting   = images.StateWaiting
 	ImageActive    = images.StateActive
 	ImageUnpacking = images.StateUnpacking
 	ImageDone      = images.StateDone
-	ImageThere     = images.StateExists
+	ImageExists    = images.StateExists
 )
 
-// Pull brings an image from its registry and makes it ready to run. It returns
-// its normalised name with the digest that it has now.
+// Pull pulls an image and unpacks it. It returns its normalised name with its digest.
 func (e *Engine) Pull(ctx context.Context, name string, c caller.Caller) (string, error) {
 	ref, err := imageName(name)
 	if err != nil {
@@ -49,43 +47,40 @@ func (e *Engine) Pull(ctx context.Context, name string, c caller.Caller) (string
 }
 
 func (e *Engine) pull(ctx context.Context, ref string, c caller.Caller) (images.Image, error) {
-	img, err := e.images.Pull(ctx, ref, e.remote(c))
+	img, err := e.images.Pull(ctx, ref, e.cfg.remote(c))
 	return img, registryHint(ref, err)
 }
 
-// Push sends an image to its registry. It returns its normalised name with the
-// digest that it has there.
+// Push pushes an image. It returns its normalised name with its digest in the registry.
 func (e *Engine) Push(ctx context.Context, name string, c caller.Caller) (string, error) {
 	ref, err := imageName(name)
 	if err != nil {
 		return "", err
 	}
-	d, err := e.images.Push(ctx, ref, e.remote(c))
+	d, err := e.images.Push(ctx, ref, e.cfg.remote(c))
 	if err != nil {
 		return "", registryHint(ref, err)
 	}
 	return withDigest(ref, d.String()), nil
 }
 
-func (e *Engine) remote(c caller.Caller) images.Remote {
-	return images.Remote{
-		HostsDir: e.cfg.HostsDir, Progress: e.cfg.Progress, Login: login(c),
-	}
+func (c Config) remote(user caller.Caller) images.Remote {
+	return images.Remote{HostsDir: c.HostsDir, Progress: c.Progress, Login: login(user)}
 }
 
-// login is the caller's registry credentials.
+// login returns the caller's registry credentials.
 func login(c caller.Caller) images.Login {
 	return images.Login{ConfigDir: c.DockerConfigDir(), Home: c.Home, User: c.User(), Environ: c.Environment()}
 }
 
 func loginHint(host string) string {
-	return "check the name, and log in to " + host + ": docker login, or an entry in ~/.docker/config.json, as the user who calls bottle"
+	return "check the name, and log in to " + host + ": run docker login, or add an entry to ~/.docker/config.json, as the user who runs bottle"
 }
 
 func imageName(name string) (string, error) {
 	ref, err := imageref.Normalize(name)
 	if err != nil {
-		return "", &hint.Error{Err: fmt.Errorf("%q is %w", name, err), Hint: "write NAME, NAME:TAG or NAME@DIGEST, with the registry before it"}
+		return "", &hint.Error{Err: fmt.Errorf("%q is %w", name, err), Hint: "use NAME, NAME:TAG or NAME@DIGEST, prefixed with the registry"}
 	}
 	return ref, nil
 }
@@ -107,48 +102,48 @@ func registryHint(ref string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, images.ErrMissing):
-		fix = "bottle images lists those that are there"
+		fix = "bottle images lists the available images"
 	case errors.Is(err, images.ErrIncomplete):
-		fix = "bottle pull brings what is not there, bottle build makes it anew"
+		fix = "bottle pull fetches the missing parts, bottle build builds it again"
 	case errors.Is(err, images.ErrPlatform):
-		fix = "use an image that is made for this host's platform"
+		fix = "use an image for this host's platform"
 	case errors.Is(err, images.ErrNotFound):
 		fix = "check its name and tag"
 	case errors.Is(err, images.ErrDenied):
 		if denied, ok := errors.AsType[*images.DeniedError](err); ok {
-			host = denied.Host // which may be a mirror
+			host = denied.Host // may be a mirror
 		}
 		fix = loginHint(host)
 	case errors.Is(err, images.ErrUntrusted):
-		fix = "name its authority as ca in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
+		fix = "set its certificate authority as ca in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
 	case errors.Is(err, images.ErrUnreachable):
-		fix = "check the network and the registry's name; a registry without TLS has to be named in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
+		fix = "check the network and the registry's name; a registry without TLS must be configured in " + images.DefaultHostsDir + "/" + host + "/hosts.toml"
 	case errors.Is(err, images.ErrCorrupt):
-		fix = "try again; if it stays so, the registry's copy is damaged: push it anew"
+		fix = "try again; if the error persists, the registry's copy is damaged: push it again"
 	case errors.Is(err, images.ErrLayer):
-		fix = "the image is made wrongly, or to do harm: use another"
+		fix = "the image is malformed or malicious: use another one"
 	case errors.Is(err, images.ErrNoSpace):
-		fix = "make room: bottle rmi removes images"
+		fix = "free space: remove images with bottle rmi"
 	default:
 		return err
 	}
 	return &hint.Error{Err: err, Hint: fix}
 }
 
-// ImageStatus is one image as `bottle images` shows it.
+// ImageStatus describes one image in `bottle images`.
 type ImageStatus struct {
-	Name    string    `json:"name"` // as short as docker writes it
+	Name    string    `json:"name"` // shortened as docker does
 	Ref     string    `json:"ref"`  // normalised
 	Digest  string    `json:"digest"`
-	Size    int64     `json:"size_bytes"` // packed, in the content store
-	Created time.Time `json:"created"`    // when the name came to stand for it
+	Size    int64     `json:"size_bytes"` // compressed, in the content store
+	Created time.Time `json:"created"`    // when the name was given to it
 	UsedBy  []string  `json:"used_by"`    // bottles, and names of images derived from it
-	// Base and Folder are what a derived image was made of.
-	Base   string `json:"base,omitempty"`
-	Folder string `json:"folder,omitempty"`
+	// Base and Directory are the sources of a derived image.
+	Base      string `json:"base,omitempty"`
+	Directory string `json:"directory,omitempty"`
 }
 
-// Images lists the images of the namespace, the youngest first.
+// Images lists the images of the namespace, newest first.
 func (e *Engine) Images(ctx context.Context) ([]ImageStatus, error) {
 	found, err := e.images.List(ctx)
 	if err != nil {
@@ -173,23 +168,22 @@ func (e *Engine) Images(ctx context.Context) ([]ImageStatus, error) {
 		slices.Sort(used)
 		out = append(out, ImageStatus{
 			Name: imageref.Familiar(i.Ref), Ref: i.Ref, Digest: i.Digest, Size: i.Size, Created: i.Created,
-			UsedBy: used, Base: i.Base, Folder: i.Dir,
+			UsedBy: used, Base: i.Base, Directory: i.Dir,
 		})
 	}
 	slices.SortStableFunc(out, func(a, b ImageStatus) int { return b.Created.Compare(a.Created) })
 	return out, nil
 }
 
-// RemoveImage removes an image by its name, or by the beginning of its digest if
-// no other's begins so, and frees what nothing else needs. One that a bottle
-// uses stays, unless forced; the bottle keeps its files even then. It returns
-// the normalised name.
+// RemoveImage removes an image by its name or a unique prefix of its digest, and frees
+// what nothing else needs. It refuses to remove an image that a bottle uses, unless
+// forced; the bottle keeps its files even then. It returns the normalised name.
 func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) (string, error) {
 	list, err := e.Images(ctx)
 	if err != nil {
 		return "", err
 	}
-	img, err := pick(list, name)
+	img, err := findImage(list, name)
 	if err != nil {
 		return "", err
 	}
@@ -202,16 +196,17 @@ func (e *Engine) RemoveImage(ctx context.Context, name string, force bool) (stri
 	if len(bottles) > 0 && !force {
 		return "", &hint.Error{
 			Err:  fmt.Errorf("image %s is used by %s", img.Name, strings.Join(bottles, ", ")),
-			Hint: "end what uses it, or remove it with bottle rmi -f",
+			Hint: "stop using it first, or remove it with bottle rmi -f",
 		}
 	}
 	return img.Ref, e.images.Remove(ctx, img.Ref)
 }
 
-// minDigest is how many digits of a digest have to be given.
-const minDigest = 4
+// minDigestPrefix is the minimum length of a digest prefix, in digits.
+const minDigestPrefix = 4
 
-func pick(list []ImageStatus, name string) (ImageStatus, error) {
+// findImage finds an image by its name or a unique prefix of its digest.
+func findImage(list []ImageStatus, name string) (ImageStatus, error) {
 	ref, nerr := imageref.Normalize(name)
 	var byDigest []ImageStatus
 	for _, i := range list {
@@ -219,7 +214,7 @@ func pick(list []ImageStatus, name string) (ImageStatus, error) {
 			return i, nil
 		}
 		_, hex, _ := strings.Cut(i.Digest, ":")
-		if part := strings.TrimPrefix(name, "sha256:"); len(part) >= minDigest && strings.HasPrefix(hex, part) {
+		if prefix := strings.TrimPrefix(name, "sha256:"); len(prefix) >= minDigestPrefix && strings.HasPrefix(hex, prefix) {
 			byDigest = append(byDigest, i)
 		}
 	}
@@ -227,12 +222,12 @@ func pick(list []ImageStatus, name string) (ImageStatus, error) {
 	case 1:
 		return byDigest[0], nil
 	case 0:
-		return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%w: %s", plan.ErrImageMissing, name), Hint: "bottle images lists those that are there"}
+		return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%w: %s", plan.ErrImageMissing, name), Hint: "bottle images lists the available images"}
 	}
-	return ImageStatus{}, &hint.Error{Err: fmt.Errorf("%d images have a digest that begins with %s", len(byDigest), name), Hint: "give a name"}
+	return ImageStatus{}, &hint.Error{Err: fmt.Errorf("ambiguous digest %s: it matches %d images", name, len(byDigest)), Hint: "use the image's name, or more digits"}
 }
 
-// DefaultBuildCache bounds what builds keep for the next one, in bytes.
+// DefaultBuildCache is the default limit of the build cache, in bytes.
 const DefaultBuildCache = 20 << 30
 
 type (
@@ -242,11 +237,11 @@ type (
 	BuildSecret = buildkit.Secret
 	// BuildSSHAgent is an ssh agent that a build's steps may use.
 	BuildSSHAgent = buildkit.SSHAgent
-	// BuildResult tells what was built.
+	// BuildResult is the result of a build.
 	BuildResult = buildkit.Result
 )
 
-// BuildProgress are the ways to show a build's progress.
+// BuildProgress lists the ways to show a build's progress.
 var BuildProgress = buildkit.Modes
 
 // ArchiveHeader is the number of bytes that IsArchive needs.
@@ -256,14 +251,14 @@ const ArchiveHeader = buildkit.ArchiveHeader
 // possibly compressed. Otherwise it may be a Dockerfile.
 func IsArchive(header []byte) bool { return buildkit.IsArchive(header) }
 
-// Build makes an image from a Dockerfile. Names are made whole as docker does.
-// It needs containerd and runc, and neither gVisor nor CNI plugins. wait is
-// told when another build has to end first.
+// Build builds an image from a Dockerfile. It normalises names as docker does. It needs
+// containerd and runc, but neither gVisor nor CNI plugins. It calls wait if it must wait
+// for another build.
 func Build(ctx context.Context, cfg Config, c caller.Caller, req BuildRequest, wait func()) (BuildResult, error) {
 	for i, name := range req.Names {
 		ref, err := imageref.Normalize(name)
 		if err != nil {
-			return BuildResult{}, &hint.Error{Err: err, Hint: "name it such as registry.example/name:tag"}
+			return BuildResult{}, &hint.Error{Err: err, Hint: "use a name such as registry.example/name:tag"}
 		}
 		req.Names[i] = ref
 	}
@@ -272,15 +267,14 @@ func Build(ctx context.Context, cfg Config, c caller.Caller, req BuildRequest, w
 	return res, buildHint(err)
 }
 
-// PruneBuilds removes what builds have kept, and returns how many bytes that
-// freed.
+// PruneBuilds removes the build cache and returns the number of bytes freed.
 func PruneBuilds(ctx context.Context, cfg Config, wait func()) (int64, error) {
 	freed, err := buildkit.Prune(ctx, cfg.builder(wait), true)
 	return freed, buildHint(err)
 }
 
-// builder is this configuration as builds have it. A containerd namespace's name
-// never begins with a dot, so that the folder is no namespace's.
+// builder returns the configuration of builds. The name of a containerd namespace never
+// begins with a dot, so the directory cannot be that of a namespace.
 func (c Config) builder(wait func()) buildkit.Config {
 	return buildkit.Config{
 		Address: c.Address, Namespace: c.Namespace, Snapshotter: c.Snapshotter,
@@ -297,25 +291,25 @@ func buildHint(err error) error {
 	case errors.Is(err, buildkit.ErrUnreadable):
 		return &hint.Error{Err: err, Hint: "change its permissions, or exclude it in .dockerignore"}
 	case errors.Is(err, buildkit.ErrNoSpace):
-		return &hint.Error{Err: err, Hint: "make room: bottle build --prune removes what builds have kept"}
+		return &hint.Error{Err: err, Hint: "free space: remove the build cache with bottle build --prune"}
 	case errors.Is(err, buildkit.ErrPermission):
 		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	case errors.Is(err, buildkit.ErrNoContainerd):
-		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or name its socket with --address or CONTAINERD_ADDRESS"}
+		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or set its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
 }
 
-// ImageOptions says how ProvideImages shows its work.
+// ImageOptions are the options of ProvideImages.
 type ImageOptions struct {
 	Progress string    // of builds, one of BuildProgress
 	Out      io.Writer // receives the progress of builds
-	// Wait is called if another build has to end first; nil: not.
+	// Wait is called if ProvideImages must wait for another build; it may be nil.
 	Wait func()
 }
 
-// ProvideImages builds and pulls the images that the plan lacks, and returns the plan
-// completed with them. A build that has nothing to do shows no progress.
+// ProvideImages builds and pulls the images that the plan lacks, and returns the
+// completed plan. A fully cached build shows no progress.
 func (e *Engine) ProvideImages(ctx context.Context, p *plan.Plan, o ImageOptions) (*plan.Plan, error) {
 	if !p.Pending() {
 		return p, nil
@@ -348,7 +342,7 @@ func (e *Engine) ProvideImages(ctx context.Context, p *plan.Plan, o ImageOptions
 	}
 	proxy, err := e.Image(ctx, p.Proxy.Image)
 	if err == nil && p.Proxy.Digest != "" && proxy.Digest != p.Proxy.Digest {
-		err = fmt.Errorf("the image has the digest %s, not %s", proxy.Digest, p.Proxy.Digest)
+		err = fmt.Errorf("digest mismatch: got %s, want %s", proxy.Digest, p.Proxy.Digest)
 	}
 	if err != nil {
 		return nil, proxyHint(ctx, p.Proxy, err)

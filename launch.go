@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 
-	"github.com/bot-bottle/bottle/internal/filelock"
-	"github.com/bot-bottle/bottle/internal/shareddir"
-
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
@@ -20,7 +19,7 @@ import (
 // Bottle is a live bottle: an agent task, a proxy task and their networks.
 type Bottle struct {
 	Name string
-	// Timings are those of the launch, and of the teardown once it was done.
+	// Timings are those of the launch, the session and the removal.
 	Timings *Timings
 
 	e     *Engine
@@ -29,23 +28,27 @@ type Bottle struct {
 	agent *runtime.Task
 }
 
-// Launch makes the bottle of a plan. It returns when the agent's sandbox runs
-// and the proxy is healthy. After an error nothing is left of it; the error is
-// that of the step that failed first. A name that was lost to somebody else
-// since the plan was made gives way to the next free one, unless it is pinned;
-// the plan is left as it was. A plan that is Pending needs ProvideImages first.
+// Launch creates the bottle of a plan and returns when the agent's sandbox is running
+// and the proxy is healthy. After an error nothing is left of it; the error is that of
+// the step that failed first. If the name has been taken since the plan was made, the
+// next free name is used, unless the name is pinned. Launch does not change the plan.
+// A Pending plan needs ProvideImages first.
 func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 	if plan.Pending() {
-		return nil, errors.New("launch: the plan's images are not provided yet")
+		return nil, errors.New("cannot launch: the plan's images were not provided")
 	}
 	p := *plan
 	timings := &Timings{}
 	for {
-		b, err := e.launch(ctx, &p, timings)
+		l := &launch{
+			e: e, plan: &p, dir: e.dir(p.Name), timings: timings,
+			namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
+		}
+		b, err := l.run(ctx)
 		if err == nil || p.Pinned || !errors.Is(err, runtime.ErrTaken) {
 			return b, err
 		}
-		e.log.Info("name lost to another", "name", p.Name)
+		e.log.Info("name was taken meanwhile", "name", p.Name)
 		taken, terr := e.Taken(ctx)
 		if terr != nil {
 			return nil, terr
@@ -57,7 +60,7 @@ func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 	}
 }
 
-// launch is one attempt at one name.
+// launch is one attempt to create a bottle under one name.
 type launch struct {
 	e       *Engine
 	plan    *plan.Plan
@@ -65,8 +68,8 @@ type launch struct {
 	timings *Timings
 	undo    undo
 
-	// Each latch is closed when what it names is there: the namespaces; the
-	// internal segment, verified on the agent's side; all, verified.
+	// Closed when the namespaces exist; when the internal segment is verified on the
+	// agent's side; when all networks are verified.
 	namespaced, segmented, networked chan struct{}
 
 	pair         *netns.Pair
@@ -79,45 +82,44 @@ type launch struct {
 	agent     *runtime.Task
 }
 
-func (e *Engine) launch(ctx context.Context, p *plan.Plan, timings *Timings) (_ *Bottle, err error) {
-	l := &launch{
-		e: e, plan: p, dir: e.dir(p.Name), timings: timings,
-		namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
-	}
-	defer timings.begin("launch")()
+func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
+	defer l.timings.begin("launch")()
 	defer func() {
 		if err == nil {
 			return
 		}
-		// The first error is the user's; what undoing meets besides is logged.
+		// The user gets the first error; errors of the undo are only logged.
 		if uerr := l.undo.run(ctx); uerr != nil {
-			e.log.Error("undo launch", "bottle", p.Name, "error", uerr)
+			l.e.log.Error("undo launch", "bottle", l.plan.Name, "error", uerr)
 		}
 	}()
-	if err := l.step(ctx, "claim", l.claim); err != nil {
+	if err := l.step(ctx, "claim name", l.claim); err != nil {
 		return nil, err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.makeNetwork(gctx) })
-	g.Go(func() error { return l.makeAgent(gctx) })
-	g.Go(func() error { return l.makeProxy(gctx) })
+	g.Go(func() error { return l.createNetwork(gctx) })
+	g.Go(func() error { return l.startAgent(gctx) })
+	g.Go(func() error { return l.startProxy(gctx) })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	// Some steps run to their end once they have begun.
+	// Some steps are not interrupted by a cancellation.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return &Bottle{Name: p.Name, Timings: timings, e: e, plan: p, relay: l.relay, agent: l.agent}, nil
+	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, plan: l.plan, relay: l.relay, agent: l.agent}, nil
 }
 
-// step runs one step of the launch, timed, unless the launch has failed
-// meanwhile.
+// step runs and times one step of the launch, unless the launch has already failed.
 func (l *launch) step(ctx context.Context, name string, fn func(context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := l.injected(name, false); err != nil {
+	hook := l.e.hooks.step
+	if hook == nil {
+		hook = func(string, bool) error { return nil }
+	}
+	if err := hook(name, false); err != nil {
 		return err
 	}
 	end := l.timings.begin(name)
@@ -126,34 +128,27 @@ func (l *launch) step(ctx context.Context, name string, fn func(context.Context)
 	if err != nil {
 		return err
 	}
-	return l.injected(name, true)
+	return hook(name, true)
 }
 
-func (l *launch) injected(step string, done bool) error {
-	if l.e.fault == nil {
-		return nil
-	}
-	return l.e.fault(step, done)
-}
-
-// wait blocks until the latch is closed or the launch has failed.
-func wait(ctx context.Context, latch <-chan struct{}) error {
+// wait blocks until done is closed or the launch has failed.
+func wait(ctx context.Context, done <-chan struct{}) error {
 	select {
-	case <-latch:
+	case <-done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// claim takes the name by making the bottle's folder: of two launches at once,
-// one gets it. Containerd's refusal of a second container decides against
-// everybody else.
+// claim takes the name by creating the bottle's directory, which only one of several
+// concurrent launches can do. Against other programs, containerd decides: it refuses a
+// second container of the same name.
 func (l *launch) claim(context.Context) error {
 	if err := l.e.makeRunDir(); err != nil {
 		return err
 	}
-	// The last bottle to leave removes the parents, perhaps at this moment.
+	// shareddir, because removing the last bottle may remove the parents meanwhile.
 	err := shareddir.Mkdir(l.dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, runtime.ErrTaken)
@@ -161,20 +156,20 @@ func (l *launch) claim(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
 	}
-	l.undo.push(func(context.Context) error { return l.e.removeFolders(l.plan.Name) })
+	l.undo.push(func(context.Context) error { return l.e.removeDirs(l.plan.Name) })
 	if err := shareddir.MkdirAll(l.e.stateDir(l.plan.Name), 0o700); err != nil {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
 	}
 	return nil
 }
 
-func (l *launch) makeNetwork(ctx context.Context) error {
+func (l *launch) createNetwork(ctx context.Context) error {
 	resolvers, err := l.writeResolvConf()
 	if err != nil {
 		return err
 	}
 	l.undo.push(func(ctx context.Context) error { return l.e.net.Remove(ctx, l.dir) })
-	err = l.step(ctx, "namespaces", func(ctx context.Context) (err error) {
+	err = l.step(ctx, "create namespaces", func(ctx context.Context) (err error) {
 		l.pair, err = l.e.net.Create(ctx, l.dir)
 		return err
 	})
@@ -184,17 +179,17 @@ func (l *launch) makeNetwork(ctx context.Context) error {
 	close(l.namespaced)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := l.step(gctx, "internal network", l.pair.AttachInternal); err != nil {
+		if err := l.step(gctx, "attach internal network", l.pair.AttachInternal); err != nil {
 			return err
 		}
-		if err := l.step(gctx, "verify segment", l.pair.VerifyAgent); err != nil {
+		if err := l.step(gctx, "verify internal network", l.pair.VerifyAgent); err != nil {
 			return err
 		}
 		close(l.segmented)
 		return nil
 	})
 	g.Go(func() error {
-		return l.step(gctx, "egress network", func(ctx context.Context) error {
+		return l.step(gctx, "attach egress network", func(ctx context.Context) error {
 			if err := l.openDestinations(ctx); err != nil {
 				return err
 			}

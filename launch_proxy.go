@@ -10,27 +10,24 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/bot-bottle/bottle/plan"
-	"github.com/bot-bottle/bottle/proxy"
-
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-func (l *launch) makeProxy(ctx context.Context) error {
-	return proxyHint(ctx, l.plan.Proxy, l.makeAnyProxy(ctx))
-}
-
-func (l *launch) makeAnyProxy(ctx context.Context) error {
-	if err := l.step(ctx, "proxy files", l.writeProxyFiles); err != nil {
+// startProxy writes the proxy's files, and creates and starts its task.
+func (l *launch) startProxy(ctx context.Context) (err error) {
+	defer func() { err = proxyHint(ctx, l.plan.Proxy, err) }()
+	if err := l.step(ctx, "write proxy files", l.writeProxyFiles); err != nil {
 		return err
 	}
 	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
-		if err := l.step(ctx, "proxy image", l.makeProxyRoot); err != nil {
+		if err := l.step(ctx, "prepare proxy image", l.prepareProxyRoot); err != nil {
 			return err
 		}
 	}
@@ -38,42 +35,42 @@ func (l *launch) makeAnyProxy(ctx context.Context) error {
 		return err
 	}
 	var task *runtime.Task
-	err := l.step(ctx, "proxy container", func(ctx context.Context) (err error) {
+	err = l.step(ctx, "create proxy", func(ctx context.Context) (err error) {
 		task, err = l.createProxy(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	// The proxy's address must be there before it listens.
+	// The proxy's address must exist before it listens.
 	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
-	return l.step(ctx, "proxy healthy", func(ctx context.Context) error {
+	return l.step(ctx, "start proxy", func(ctx context.Context) error {
 		return l.e.proxies.Start(ctx, l.plan.Name, task)
 	})
 }
 
-// proxyHint tells what to do about a proxy that does not run. It is not bottle's
-// to choose another.
+// proxyHint adds a hint to an error about a proxy from an image. Bottle does not choose
+// another proxy itself.
 func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
-	// A name that is taken is not the proxy's fault, nor is another's failure.
+	// The proxy is not the cause of a taken name, nor of a launch that failed elsewhere.
 	if err == nil || p.Kind != manifest.ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
 		return err
 	}
 	return &hint.Error{
 		Err:  fmt.Errorf("proxy %s: %w", p.Image, err),
-		Hint: "name an image of pipelock that runs under proxy: in the manifest, or choose --proxy builtin",
+		Hint: "set a working pipelock image under proxy: in the manifest, or use --proxy builtin",
 	}
 }
 
-// writeProxyFiles makes the built-in proxy's read-only root, which holds nothing
-// but places to mount things on, and any proxy's configuration.
+// writeProxyFiles creates the built-in proxy's read-only root, which contains only mount
+// points, and the configuration of either proxy.
 func (l *launch) writeProxyFiles(context.Context) error {
 	dir := l.e.proxies.Dir(l.plan.Name)
 	for _, d := range []string{"rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/etc", "rootfs/config", "config"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return fmt.Errorf("make the proxy's root: %w", err)
+			return fmt.Errorf("create proxy root: %w", err)
 		}
 	}
 	files := map[string]string{
@@ -82,22 +79,22 @@ func (l *launch) writeProxyFiles(context.Context) error {
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return fmt.Errorf("write the proxy's files: %w", err)
+			return fmt.Errorf("write proxy files: %w", err)
 		}
 	}
 	return l.e.proxies.Store(l.plan.Name, initialState(l.plan))
 }
 
-// makeProxyRoot makes pipelock's root of its image. The digest is looked at once
-// more: the name may have got another image since the plan was made.
-func (l *launch) makeProxyRoot(ctx context.Context) error {
+// prepareProxyRoot creates pipelock's root from its image. It checks the digest again:
+// the name may refer to another image since the plan was made.
+func (l *launch) prepareProxyRoot(ctx context.Context) error {
 	p := l.plan.Proxy
 	info, err := l.e.Image(ctx, p.Image)
 	if err != nil {
 		return err
 	}
 	if p.Digest != "" && info.Digest != p.Digest {
-		return fmt.Errorf("the proxy's image %s has changed: it is %s, the plan has %s", p.Image, info.Digest, p.Digest)
+		return fmt.Errorf("proxy image %s has changed: got %s, planned %s", p.Image, info.Digest, p.Digest)
 	}
 	if err := registryHint(p.Image, l.e.images.Unpack(ctx, p.Image)); err != nil {
 		return err
@@ -139,20 +136,20 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	return task, nil
 }
 
-// leastProxyCPUs is what a proxy needs to start and answer in time.
-const leastProxyCPUs = 0.5
+// minProxyCPUs is what a proxy needs to start and answer in time.
+const minProxyCPUs = 0.5
 
-// proxyCPUs are the agent's, if those are bounded: what it may not do itself it may
-// not have its proxy do.
+// proxyCPUs returns the agent's CPU limit, if it has one: the agent must not use more
+// through its proxy.
 func proxyCPUs(agent float64) float64 {
 	if agent == 0 {
 		return 0
 	}
-	return max(agent, leastProxyCPUs)
+	return max(agent, minProxyCPUs)
 }
 
-// openDestinations lets the proxy reach what the policy names beside public
-// addresses, and keeps one that knows no ports to those of the policy.
+// openDestinations lets the proxy reach the private addresses of the policy, and
+// restricts a proxy without port rules to the ports of the policy.
 func (l *launch) openDestinations(ctx context.Context) error {
 	d, err := initialState(l.plan).Destinations()
 	if err != nil || len(d.Ports)+len(d.Private) == 0 {
@@ -161,7 +158,8 @@ func (l *launch) openDestinations(ctx context.Context) error {
 	return l.e.net.SetDestinations(ctx, l.dir, d)
 }
 
-// writeResolvConf gives the proxy the host's resolvers and returns them.
+// writeResolvConf writes the proxy's resolv.conf with the host's resolvers, and returns
+// them.
 func (l *launch) writeResolvConf() ([]netip.Addr, error) {
 	servers, _ := HostResolvers()
 	var text strings.Builder
@@ -170,14 +168,14 @@ func (l *launch) writeResolvConf() ([]netip.Addr, error) {
 	}
 	err := os.WriteFile(filepath.Join(l.dir, "resolv.conf"), []byte(text.String()), 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("write the proxy's resolv.conf: %w", err)
+		return nil, fmt.Errorf("write proxy resolv.conf: %w", err)
 	}
 	return servers, nil
 }
 
 // HostResolvers returns the host's name servers that a proxy can reach, and the file
-// that names them. A stub on a loopback address is out of a proxy's reach:
-// systemd-resolved's upstream servers replace it.
+// they were read from. A proxy cannot reach a stub on a loopback address: instead, the
+// upstream servers of systemd-resolved are used.
 func HostResolvers() (servers []netip.Addr, file string) {
 	for _, file = range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
 		if servers = readResolvers(file); len(servers) > 0 {
@@ -187,8 +185,8 @@ func HostResolvers() (servers []netip.Addr, file string) {
 	return nil, ""
 }
 
-// readResolvers returns a resolv.conf's IPv4 name servers but for loopback's:
-// the egress network has no IPv6.
+// readResolvers returns the IPv4 name servers of a resolv.conf, without loopback
+// addresses. The egress network has no IPv6.
 func readResolvers(file string) []netip.Addr {
 	f, err := os.Open(file)
 	if err != nil {
@@ -208,7 +206,7 @@ func readResolvers(file string) []netip.Addr {
 	return out
 }
 
-// initialState is the state of a plan's proxy at launch.
+// initialState returns the state of a plan's proxy at launch.
 func initialState(p *plan.Plan) proxy.State {
 	return proxy.State{
 		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),

@@ -23,15 +23,14 @@ func launchSteps(t *testing.T, e *Engine, plan *plan.Plan) []string {
 	t.Helper()
 	var mu sync.Mutex
 	var steps []string
-	e.fault = func(step string, done bool) error {
+	defer setHooks(e, testHooks{step: func(step string, done bool) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if done {
 			steps = append(steps, step)
 		}
 		return nil
-	}
-	defer func() { e.fault = nil }()
+	}})()
 	b, err := e.Launch(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)
@@ -57,13 +56,12 @@ func TestFaults(t *testing.T) {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/after=%v", step, after), func(t *testing.T) {
 				leakcheck.Check(t)
-				e.fault = func(s string, done bool) error {
+				defer setHooks(e, testHooks{step: func(s string, done bool) error {
 					if s == step && done == after {
 						return errInjected
 					}
 					return nil
-				}
-				defer func() { e.fault = nil }()
+				}})()
 				b, err := e.Launch(t.Context(), plan)
 				if !errors.Is(err, errInjected) || b != nil {
 					t.Fatalf("Launch = %v, %v; want the injected error", b, err)
@@ -78,18 +76,17 @@ func TestCancel(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	plan := prepare(t, e, testSpec(t, simpleManifest))
-	for _, step := range []string{"namespaces", "egress network", "root file system", "agent container", "proxy healthy", "agent start"} {
+	for _, step := range []string{"create namespaces", "attach egress network", "prepare root file system", "create agent", "start proxy", "start agent"} {
 		t.Run(step, func(t *testing.T) {
 			leakcheck.Check(t)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			e.fault = func(s string, done bool) error {
+			defer setHooks(e, testHooks{step: func(s string, done bool) error {
 				if s == step && !done {
 					cancel()
 				}
 				return nil
-			}
-			defer func() { e.fault = nil }()
+			}})()
 			if _, err := e.Launch(ctx, plan); !errors.Is(err, context.Canceled) {
 				t.Fatalf("Launch = %v; want it cancelled", err)
 			}
@@ -225,21 +222,21 @@ func TestMismatchStopsLaunch(t *testing.T) {
 	dir := e.dir(plan.Name)
 	agent, proxy, host := netns.AgentPath(dir), netns.ProxyPath(dir), "/proc/self/ns/net"
 	for _, tt := range []struct{ step, ns, damage, want string }{
-		{"internal network", agent, "ip route add default via 10.77.0.1", "agent's namespace: unexpected route 0.0.0.0/0"},
-		{"internal network", agent, "ip address add 10.210.9.9/16 dev eth0", "unexpected address eth0 10.210.9.9/16"},
-		{"internal network", agent, "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "eth0/disable_ipv6 is 0"},
-		{"internal network", agent, "ip link add extra0 type bridge && ip link set extra0 up", "unexpected link extra0"},
-		{"egress network", proxy, "echo 1 >/proc/sys/net/ipv4/ip_forward", "proxy's namespace: ipv4/ip_forward is 1"},
-		{"egress network", proxy, "nft flush ruleset", "missing nftables chain output"},
-		{"egress network", proxy, "nft flush chain inet bottle output", "nftables chain output has 0 rules"},
-		{"egress network", host, "nft delete table inet bottle", "missing nftables chain forward"},
-		{"egress network", host, "for p in /sys/class/net/bottle0/brif/*; do bridge link set dev ${p##*/} isolated off; done", "not isolated"},
+		{"attach internal network", agent, "ip route add default via 10.77.0.1", "agent's namespace: unexpected route 0.0.0.0/0"},
+		{"attach internal network", agent, "ip address add 10.210.9.9/16 dev eth0", "unexpected address eth0 10.210.9.9/16"},
+		{"attach internal network", agent, "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "eth0/disable_ipv6 is 0"},
+		{"attach internal network", agent, "ip link add extra0 type bridge && ip link set extra0 up", "unexpected link extra0"},
+		{"attach egress network", proxy, "echo 1 >/proc/sys/net/ipv4/ip_forward", "proxy's namespace: ipv4/ip_forward is 1"},
+		{"attach egress network", proxy, "nft flush ruleset", "missing nftables chain output"},
+		{"attach egress network", proxy, "nft flush chain inet bottle output", "nftables chain output has 0 rules"},
+		{"attach egress network", host, "nft delete table inet bottle", "missing nftables chain forward"},
+		{"attach egress network", host, "for p in /sys/class/net/bottle0/brif/*; do bridge link set dev ${p##*/} isolated off; done", "not isolated"},
 	} {
 		t.Run(tt.damage, func(t *testing.T) {
 			leakcheck.Check(t)
 			var mu sync.Mutex
 			var began []string
-			e.fault = func(step string, done bool) error {
+			defer setHooks(e, testHooks{step: func(step string, done bool) error {
 				if step == tt.step && done {
 					if out, err := exec.Command("nsenter", "--net="+tt.ns, "sh", "-c", tt.damage).CombinedOutput(); err != nil {
 						return fmt.Errorf("the damage cannot be done: %w: %s", err, out)
@@ -249,13 +246,12 @@ func TestMismatchStopsLaunch(t *testing.T) {
 				defer mu.Unlock()
 				began = append(began, step)
 				return nil
-			}
-			defer func() { e.fault = nil }()
+			}})()
 			b, err := e.Launch(t.Context(), plan)
 			if b != nil || !errors.Is(err, netns.ErrMismatch) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Launch = %v, %v; want a mismatch with %q", b, err, tt.want)
 			}
-			if slices.Contains(began, "agent start") || slices.Contains(began, "proxy healthy") {
+			if slices.Contains(began, "start agent") || slices.Contains(began, "start proxy") {
 				t.Errorf("what runs was started all the same: %v", began)
 			}
 		})

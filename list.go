@@ -10,12 +10,11 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/hint"
-
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// Status is one bottle as `bottle list` shows it.
+// Status describes one bottle in `bottle list`.
 type Status struct {
 	Name    string    `json:"name"`
 	Agent   string    `json:"agent"`
@@ -26,11 +25,11 @@ type Status struct {
 	Created time.Time `json:"created"`
 }
 
-// alive are the states of an agent that runs, or may.
+// alive are the states in which an agent is running, or may be.
 var alive = []string{"running", "paused", "unknown"}
 
-// List returns the bottles whose agent runs, or, with all, every bottle that
-// containerd knows; sorted by age, the youngest first.
+// List returns the running bottles, or with all every bottle that containerd knows,
+// newest first.
 func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
 	found, err := e.rt.List(ctx, names.Prefix)
 	if err != nil {
@@ -60,39 +59,35 @@ func statusOf(c runtime.Container, proxies map[string]string) Status {
 		Status: c.Status, Created: c.Created,
 	}
 	if p := proxies[c.ID]; s.Status == "running" && p != "running" {
-		s.Status = "running, proxy " + strings.TrimSpace("is "+orNone(p))
+		if p == "" || p == "none" {
+			p = "missing"
+		}
+		s.Status = "running, proxy is " + p
 	}
 	return s
 }
 
-func orNone(s string) string {
-	if s == "" || s == "none" {
-		return "gone"
-	}
-	return s
-}
-
-// ErrNoBottle is wrapped when no bottle has the name asked for.
+// ErrNoBottle is wrapped if no bottle has the requested name.
 var ErrNoBottle = errors.New("no such bottle")
 
-// Resolve finds the bottle that a user means: by its name, or by what follows
-// NamePrefix in it. A bottle of which only remains are left counts.
+// Resolve returns the name of the bottle that a user specified, with or without the
+// prefix of all bottles' names. It also finds incompletely removed bottles.
 func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
-	remains, err := e.Survey(ctx)
+	leftovers, err := e.FindLeftovers(ctx)
 	if err != nil {
 		return "", err
 	}
 	for _, want := range []string{name, names.Prefix + name} {
-		for _, r := range remains {
-			if r.Name == want {
+		for _, l := range leftovers {
+			if l.Name == want {
 				return want, nil
 			}
 		}
 	}
-	return "", &hint.Error{Err: fmt.Errorf("%w: %s", ErrNoBottle, name), Hint: "bottle list shows those that run"}
+	return "", &hint.Error{Err: fmt.Errorf("%w: %s", ErrNoBottle, name), Hint: "bottle list shows the running bottles"}
 }
 
-// Running tells whether the bottle's agent runs.
+// Running reports whether the bottle's agent is running.
 func (e *Engine) Running(ctx context.Context, name string) (bool, error) {
 	list, err := e.List(ctx, false)
 	if err != nil {

@@ -36,6 +36,14 @@ func openEngine(t *testing.T) *Engine {
 	return e
 }
 
+// setHooks sets the hooks of an engine and returns a function that restores the
+// previous ones.
+func setHooks(e *Engine, hooks testHooks) (restore func()) {
+	before := e.hooks
+	e.hooks = hooks
+	return func() { e.hooks = before }
+}
+
 // testSpec asks for an agent of a manifest that the test writes.
 func testSpec(t *testing.T, file string) plan.Spec {
 	t.Helper()

@@ -36,13 +36,12 @@ agents:
 	for _, after := range []bool{false, true} {
 		t.Run(fmt.Sprintf("after=%v", after), func(t *testing.T) {
 			leakcheck.Check(t)
-			e.fault = func(step string, done bool) error {
-				if step == "ssh agent" && done == after {
+			defer setHooks(e, testHooks{step: func(step string, done bool) error {
+				if step == "start ssh agent" && done == after {
 					return errInjected
 				}
 				return nil
-			}
-			defer func() { e.fault = nil }()
+			}})()
 			if b, err := e.Launch(t.Context(), plan); !errors.Is(err, errInjected) || b != nil {
 				t.Fatalf("Launch = %v, %v; want the injected error", b, err)
 			}

@@ -93,17 +93,16 @@ func TestProxyImageFaults(t *testing.T) {
 	if err := e.images.Unpack(t.Context(), shapeRef); err != nil { // which stays as long as the image
 		t.Fatal(err)
 	}
-	for _, step := range []string{"proxy image", "proxy container", "egress network", "proxy healthy"} {
+	for _, step := range []string{"prepare proxy image", "create proxy", "attach egress network", "start proxy"} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/after=%v", step, after), func(t *testing.T) {
 				leakcheck.Check(t)
-				e.fault = func(s string, done bool) error {
+				defer setHooks(e, testHooks{step: func(s string, done bool) error {
 					if s == step && done == after {
 						return errInjected
 					}
 					return nil
-				}
-				defer func() { e.fault = nil }()
+				}})()
 				if b, err := e.Launch(t.Context(), plan); err == nil {
 					remove(t, b)
 					t.Error("launched")

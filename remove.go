@@ -4,22 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/bot-bottle/bottle/internal/names"
-	"github.com/bot-bottle/bottle/netns"
-
 	"github.com/bot-bottle/bottle/internal/shareddir"
-
+	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// Remove takes away everything that belongs to a bottle's name, running or not,
-// whole or half made. It is idempotent, runs to its end whatever becomes of
-// ctx, goes on past failures and returns them all.
+// Remove removes everything that belongs to a bottle's name, whether the bottle is
+// running, stopped or incomplete. It is idempotent, is not cancelled with ctx, continues
+// after errors and returns all of them.
 func (e *Engine) Remove(ctx context.Context, name string) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
@@ -27,13 +26,13 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 }
 
 func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
-	defer t.begin("teardown")()
+	defer t.begin("remove")()
 	if err := e.proxies.MarkRemoving(ctx, name); err != nil {
 		return err
 	}
-	// All at once: a task loses its links while it is being ended, and the
-	// network's rules go only after the links. What fails does not keep the
-	// rest: cleanup finds what stays.
+	// Concurrently: a task can lose its links while it is being killed, and the network's
+	// rules are removed after the links. An error does not stop the other parts, and
+	// cleanup finds what is left.
 	parts := []struct {
 		step string
 		fn   func() error
@@ -53,30 +52,29 @@ func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
 	wg.Wait()
 	err := errors.Join(errs...)
 	if err != nil {
-		// The folder stays: it is by its name that cleanup finds the rest.
+		// The directory stays, because cleanup finds the rest by its name.
 		return err
 	}
-	return e.removeFolders(name)
+	return e.removeDirs(name)
 }
 
-// removeFolders removes a bottle's folders, and those above them that are empty
-// now.
-func (e *Engine) removeFolders(name string) error {
+// removeDirs removes a bottle's directories, and their parents if they are empty now.
+func (e *Engine) removeDirs(name string) error {
 	err := errors.Join(os.RemoveAll(e.stateDir(name)), os.RemoveAll(e.dir(name)))
 	if err != nil {
-		return fmt.Errorf("remove the folders of %s: %w", name, err)
+		return fmt.Errorf("remove directories of %s: %w", name, err)
 	}
 	e.removeEmpty()
 	return nil
 }
 
-// removeEmpty removes the folders that all bottles share, which fails while one
-// is there, as it should.
+// removeEmpty removes the directories that all bottles share, unless a bottle is left in
+// them.
 func (e *Engine) removeEmpty() {
 	shareddir.Prune(e.dir(""), e.cfg.RunDir, e.stateDir(""), e.cfg.StateDir)
 }
 
-// Remove ends the bottle: agent and proxy, networks, folders.
+// Remove removes the bottle: agent and proxy, networks, directories.
 func (b *Bottle) Remove(ctx context.Context) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
@@ -85,91 +83,74 @@ func (b *Bottle) Remove(ctx context.Context) error {
 	return b.e.remove(ctx, b.Name, b.Timings)
 }
 
-// Remains is what cleanup found of one bottle.
-type Remains struct {
+// Leftovers are the objects on this host that belong to one bottle.
+type Leftovers struct {
 	Name       string   `json:"name"`
 	Containers []string `json:"containers"` // each with its task's state
 	Networks   []string `json:"networks"`
-	Files      []string `json:"files"` // folders and snapshots
+	Files      []string `json:"files"` // directories and snapshots
 }
 
-// Survey returns everything on this host that carries bottle's names, of
-// bottles that run as well as of those that a crash left half made. It changes
-// nothing.
-func (e *Engine) Survey(ctx context.Context) ([]Remains, error) {
-	found := map[string]*Remains{}
-	at := func(name string) *Remains {
-		if found[name] == nil {
-			found[name] = &Remains{Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}}
-		}
-		return found[name]
-	}
-	if err := e.surveyContainerd(ctx, at); err != nil {
-		return nil, err
-	}
-	if err := e.surveyFolders(at); err != nil {
-		return nil, err
-	}
-	out := make([]Remains, 0, len(found))
-	for _, r := range found {
-		out = append(out, *r)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
-	return out, nil
-}
-
-func (e *Engine) surveyContainerd(ctx context.Context, at func(string) *Remains) error {
+// FindLeftovers returns everything on this host that has a bottle's name: objects of
+// running bottles and of those that a crash left incomplete. It changes nothing.
+func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 	containers, err := e.rt.List(ctx, names.Prefix)
 	if err != nil {
-		return err
-	}
-	for _, c := range containers {
-		r := at(strings.TrimSuffix(c.ID, runtime.ProxySuffix))
-		r.Containers = append(r.Containers, fmt.Sprintf("%s (%s)", c.ID, c.Status))
+		return nil, err
 	}
 	snapshots, err := e.rt.Snapshots(ctx)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	runDirs, err := bottleDirs(e.dir(""))
+	if err != nil {
+		return nil, err
+	}
+	stateDirs, err := bottleDirs(e.stateDir(""))
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]*Leftovers{}
+	of := func(name string) *Leftovers {
+		if found[name] == nil {
+			found[name] = &Leftovers{Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}}
+		}
+		return found[name]
+	}
+	for _, c := range containers {
+		l := of(strings.TrimSuffix(c.ID, runtime.ProxySuffix))
+		l.Containers = append(l.Containers, fmt.Sprintf("%s (%s)", c.ID, c.Status))
 	}
 	for _, s := range snapshots {
-		r := at(strings.TrimSuffix(s, runtime.ProxySuffix))
-		r.Files = append(r.Files, "snapshot "+s)
+		l := of(strings.TrimSuffix(s, runtime.ProxySuffix))
+		l.Files = append(l.Files, "snapshot "+s)
 	}
-	return nil
-}
-
-func (e *Engine) surveyFolders(at func(string) *Remains) error {
-	names, err := e.folders()
-	if err != nil {
-		return err
+	for _, name := range stateDirs {
+		of(name).Files = append(of(name).Files, e.stateDir(name))
 	}
-	kept, err := foldersIn(e.stateDir(""))
-	if err != nil {
-		return err
-	}
-	for _, n := range kept {
-		r := at(n)
-		r.Files = append(r.Files, e.stateDir(n))
-	}
-	for _, n := range names {
-		r := at(n)
-		r.Files = append(r.Files, e.dir(n))
-		for _, p := range []string{netns.AgentPath(e.dir(n)), netns.ProxyPath(e.dir(n))} {
+	for _, name := range runDirs {
+		dir, l := e.dir(name), of(name)
+		l.Files = append(l.Files, dir)
+		for _, p := range []string{netns.AgentPath(dir), netns.ProxyPath(dir)} {
 			if _, err := os.Lstat(p); err == nil {
-				r.Networks = append(r.Networks, p)
+				l.Networks = append(l.Networks, p)
 			}
 		}
 	}
-	return nil
+	out := make([]Leftovers, 0, len(found))
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, *found[name])
+	}
+	return out, nil
 }
 
-// Clean removes remains that Survey found, and last what the networks share, if
-// no bottle is left. It goes on past failures; the error names each.
-func (e *Engine) Clean(ctx context.Context, remains []Remains) error {
+// RemoveLeftovers removes what FindLeftovers has found, and with the last bottle what
+// the networks share. It continues after errors; the error contains each of them.
+func (e *Engine) RemoveLeftovers(ctx context.Context, leftovers []Leftovers) error {
 	var errs []error
-	for _, r := range remains {
-		if err := e.Remove(ctx, r.Name); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", r.Name, err))
+	for _, l := range leftovers {
+		if err := e.Remove(ctx, l.Name); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", l.Name, err))
 		}
 	}
 	return errors.Join(errs...)

@@ -11,14 +11,13 @@ import (
 	"syscall"
 
 	"github.com/bot-bottle/bottle/provision"
-
 	"github.com/bot-bottle/bottle/runtime"
 )
 
 // SessionConfig describes a process to run in a bottle.
 type SessionConfig struct {
 	Command  []string
-	Env      []provision.Variable // over the bottle's
+	Env      []provision.Variable // override the bottle's
 	Dir      string               // empty: the image's working directory
 	Terminal bool
 	Width    uint16 // of the terminal, in cells
@@ -28,32 +27,31 @@ type SessionConfig struct {
 	Stderr   io.Writer // not used with a terminal
 }
 
-// Session is a process that runs in a bottle.
+// Session is a process running in a bottle.
 type Session struct {
 	*runtime.Session
 	envFile string
 }
 
-// ErrNotRunning is wrapped when a bottle is not there or has no running agent.
+// ErrNotRunning is wrapped if a bottle does not exist or its agent is not running.
 var ErrNotRunning = runtime.ErrNotRunning
 
-// Exec starts a process in a running bottle. Its end is told by Wait, which
-// must be called.
+// Exec starts a process in a running bottle. The caller must call Wait.
 func (e *Engine) Exec(ctx context.Context, name string, cfg SessionConfig) (*Session, error) {
 	return e.exec(ctx, name, cfg, func(ctx context.Context, cfg runtime.SessionConfig) (*runtime.Session, error) {
 		return e.rt.Exec(ctx, name, cfg)
 	})
 }
 
-// exec prepares a session and has start start it.
+// exec prepares a session and starts it with start.
 func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 	start func(context.Context, runtime.SessionConfig) (*runtime.Session, error),
 ) (*Session, error) {
 	if len(cfg.Command) == 0 {
-		return nil, errors.New("no command to run")
+		return nil, errors.New("missing command")
 	}
 	if cfg.Dir != "" && !filepath.IsAbs(cfg.Dir) {
-		return nil, fmt.Errorf("the working directory %q is not absolute", cfg.Dir)
+		return nil, fmt.Errorf("working directory %q is not absolute", cfg.Dir)
 	}
 	guest := filepath.Join(e.dir(name), "guest")
 	s := &Session{}
@@ -64,7 +62,7 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 			return nil, err
 		}
 		files = append(files, inside)
-	} else if empty(filepath.Join(guest, "env")) {
+	} else if isEmpty(filepath.Join(guest, "env")) {
 		files = nil
 	}
 	rs, err := start(ctx, runtime.SessionConfig{
@@ -73,17 +71,17 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
 	})
 	if err != nil {
-		return nil, errors.Join(err, s.forget())
+		return nil, errors.Join(err, s.removeEnv())
 	}
 	s.Session = rs
 	return s, nil
 }
 
-// guestArgs runs a command by way of bottle's program inside, which reads
-// variables from files that are on tmpfs: an exec's own environment would pass
-// through a file of the shim's. It sets the terminal's size, too, before the
-// command can ask for it: runsc's shim cannot. And it goes to the folder to begin
-// in, as the runtime must not (runtime/spec.go).
+// guestArgs returns the arguments that run a command through the guest program. It
+// reads variables from files on tmpfs, because the environment of an exec passes through
+// a file of the shim. It sets the terminal's size before the command can query it, which
+// runsc's shim cannot do. And it changes to the working directory, which the runtime must
+// not do (runtime/spec.go).
 func guestArgs(files []string, workDir string, cfg SessionConfig) []string {
 	args := []string{provision.GuestInit, "exec"}
 	for _, f := range files {
@@ -101,7 +99,8 @@ func guestArgs(files []string, workDir string, cfg SessionConfig) []string {
 	return append(append(args, "--"), cfg.Command...)
 }
 
-// workDir is empty for a bottle that another version has launched.
+// workDir returns the bottle's working directory. It is empty for a bottle that another
+// version launched.
 func workDir(guest string) string {
 	data, _ := os.ReadFile(filepath.Join(guest, provision.WorkDirFile))
 	return string(data)
@@ -119,51 +118,50 @@ func terminalEnv(cfg SessionConfig) []string {
 	return env
 }
 
-// storeEnv keeps a session's own variables beside the bottle's, owned as they
-// are, and returns the file's path inside.
+// storeEnv writes the session's own variables to a file with the owner of the bottle's
+// variables, and returns its path in the sandbox.
 func (s *Session) storeEnv(guest string, vars []provision.Variable) (string, error) {
 	fi, err := os.Stat(filepath.Join(guest, "env"))
 	if err != nil {
-		return "", fmt.Errorf("store the session's environment: %w: %w", ErrNotRunning, err)
+		return "", fmt.Errorf("store session environment: %w: %w", ErrNotRunning, err)
 	}
 	owner := fi.Sys().(*syscall.Stat_t)
 	name := "env-" + rand.Text()
 	s.envFile = filepath.Join(guest, name)
 	f := provision.GuestFile{Mode: 0o400, Data: provision.EnvFile(vars), Private: true}
 	if err := writeGuestFile(s.envFile, f, int(owner.Uid), int(owner.Gid)); err != nil {
-		return "", fmt.Errorf("store the session's environment: %w", err)
+		return "", fmt.Errorf("store session environment: %w", err)
 	}
 	return provision.GuestDir + "/" + name, nil
 }
 
-func (s *Session) forget() error {
+func (s *Session) removeEnv() error {
 	if s.envFile == "" {
 		return nil
 	}
 	return os.Remove(s.envFile)
 }
 
-// Wait returns the exit code when the process has ended and its output has been
-// written: 126 and 127 as a shell has them, 128 and the signal's number after a
-// signal.
+// Wait waits until the process has ended and its output has been written, and returns
+// the exit code: 126 and 127 as in a shell, 128 plus the signal's number after a signal.
 func (s *Session) Wait() (int, error) {
 	code, err := s.Session.Wait()
-	if ferr := s.forget(); err == nil && ferr != nil && !errors.Is(ferr, os.ErrNotExist) {
-		err = fmt.Errorf("remove the session's environment: %w", ferr)
+	if ferr := s.removeEnv(); err == nil && ferr != nil && !errors.Is(ferr, os.ErrNotExist) {
+		err = fmt.Errorf("remove session environment: %w", ferr)
 	}
 	return code, err
 }
 
-func empty(file string) bool {
+func isEmpty(file string) bool {
 	fi, err := os.Stat(file)
 	return err == nil && fi.Size() == 0
 }
 
-// Exec runs the agent's command, or another, in this bottle.
+// Exec starts a process in this bottle: by default the agent's command.
 func (b *Bottle) Exec(ctx context.Context, cfg SessionConfig) (*Session, error) {
 	if len(cfg.Command) == 0 {
 		cfg.Command = b.plan.Command
 	}
-	defer b.Timings.begin("session")()
+	defer b.Timings.begin("start session")()
 	return b.e.exec(ctx, b.Name, cfg, b.agent.Exec)
 }

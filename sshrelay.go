@@ -27,8 +27,8 @@ const (
 	relayEnd   = 3 * time.Second
 )
 
-// head is a writer that keeps the beginning of what is written to it. A process that
-// takes the place of the relay can write without end.
+// head is a writer that keeps only the beginning of its input: a process that takes
+// over the relay's streams can write without limit.
 type head struct {
 	mu   sync.Mutex
 	text []byte
@@ -64,7 +64,7 @@ func (l *launch) startRelay(ctx context.Context) error {
 	go func() {
 		defer close(done)
 		code, err := s.Wait()
-		// Nobody reads or writes the streams any more, which must not block the agent.
+		// The streams are not used any more and must not block the agent.
 		_, _ = outside.Close(), inside.Close()
 		l.e.log.Debug("ssh agent relay ended", "code", code, "error", err)
 	}()

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// undo is a stack of what would take back the steps done so far. Steps that run
-// at the same time may push at the same time.
+// undo is a stack of functions that undo the steps done so far. Concurrent steps may
+// push concurrently.
 type undo struct {
 	mu    sync.Mutex
 	stack []func(context.Context) error
@@ -20,8 +20,8 @@ func (u *undo) push(fn func(context.Context) error) {
 	u.stack = append(u.stack, fn)
 }
 
-// run takes back everything, last made first, on a context that the failure's
-// own cancellation does not touch. It goes on past failures and returns them.
+// run undoes everything in reverse order, on a detached context. It continues after
+// errors and returns all of them.
 func (u *undo) run(ctx context.Context) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
@@ -49,7 +49,7 @@ type Timings struct {
 	steps []StepTime
 }
 
-// begin starts a step and returns what ends it.
+// begin starts a step and returns the function that ends it.
 func (t *Timings) begin(step string) (end func()) {
 	now := time.Now()
 	t.mu.Lock()
@@ -66,7 +66,7 @@ func (t *Timings) begin(step string) (end func()) {
 	}
 }
 
-// Steps returns the steps that have ended, in the order of their ends.
+// Steps returns the finished steps in the order in which they ended.
 func (t *Timings) Steps() []StepTime {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -16,7 +16,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
-				remains, err := e.Survey(a.ctx)
+				remains, err := e.FindLeftovers(a.ctx)
 				if err != nil {
 					return err
 				}
@@ -38,7 +38,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 						return err
 					}
 				}
-				return e.Clean(a.ctx, remains)
+				return e.RemoveLeftovers(a.ctx, remains)
 			})
 		},
 	}

@@ -145,7 +145,7 @@ func (v *progressView) line(p bottle.ImageProgress) string {
 }
 
 func ended(p bottle.ImageProgress) bool {
-	return p.State == bottle.ImageDone || p.State == bottle.ImageThere
+	return p.State == bottle.ImageDone || p.State == bottle.ImageExists
 }
 
 // partName is a layer's digest as docker shortens it, or a directory's name.

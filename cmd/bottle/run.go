@@ -151,7 +151,7 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 			a.printTimings(b.Timings.Steps())
 		}
 	}()
-	defer e.KeepRules(a.ctx)()
+	defer e.WatchRules(a.ctx)()
 	if b.Name != plan.Name {
 		a.note(textRenamed, plan.Name, b.Name)
 	}

@@ -325,7 +325,7 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-func (a *app) printLeftovers(remains []bottle.Remains) {
+func (a *app) printLeftovers(remains []bottle.Leftovers) {
 	if len(remains) == 0 {
 		a.note(textNothingLeft)
 		return

@@ -137,7 +137,7 @@ func TestNoControlCharacters(t *testing.T) {
 		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, true) },
 		"summary":       func(a *app) error { a.showSummary("n", hosts); return nil },
 		"leftovers": func(a *app) error {
-			a.printLeftovers([]bottle.Remains{{Name: hostile, Files: []string{hostile}}})
+			a.printLeftovers([]bottle.Leftovers{{Name: hostile, Files: []string{hostile}}})
 			return nil
 		},
 		"doctor": func(a *app) error {
@@ -235,7 +235,7 @@ func TestPrintLeftovers(t *testing.T) {
 		t.Errorf("none: %q", stderr)
 	}
 	a, stdout, stderr = newApp()
-	a.printLeftovers([]bottle.Remains{
+	a.printLeftovers([]bottle.Leftovers{
 		{Name: "n", Containers: []string{"n (running)", "n.proxy (none)"}, Networks: []string{"bottle0"}, Files: []string{"/run/x"}},
 		{Name: "empty"},
 	})

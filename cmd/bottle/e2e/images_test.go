@@ -119,7 +119,7 @@ func TestCwd(t *testing.T) {
 	u.write(".bottleignore", "hello\n")
 	run("--cwd-target", "/srv/code", "--", "-c", "pwd; ls -a | sort | tr '\\n' ' '").want(t, 0, "/srv/code\n. .. .bottleignore bottle.yaml ")
 	var list []struct {
-		Ref, Folder string
+		Ref, Directory string
 		UsedBy      []string `json:"used_by"`
 	}
 	if err := json.Unmarshal([]byte(u.bottle("images", "--json").stdout), &list); err != nil {
@@ -127,7 +127,7 @@ func TestCwd(t *testing.T) {
 	}
 	found := false
 	for _, i := range list {
-		found = found || i.Ref == name && i.Folder == u.dir && len(i.UsedBy) == 0
+		found = found || i.Ref == name && i.Directory == u.dir && len(i.UsedBy) == 0
 	}
 	if !found {
 		t.Errorf("the images are %+v", list)

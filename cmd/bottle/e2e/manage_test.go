@@ -166,7 +166,7 @@ func TestPlan(t *testing.T) {
 func TestTimings(t *testing.T) {
 	leakcheck.Check(t)
 	r := newUser(t).bottle("run", "sh", "--proxy", "builtin", "--yes", "--timings", "--", "-c", "true")
-	for _, step := range []string{"claim", "namespaces", "egress network", "proxy healthy", "agent start", "session", "teardown"} {
+	for _, step := range []string{"claim name", "create namespaces", "attach egress network", "start proxy", "start agent", "start session", "remove"} {
 		if !strings.Contains(r.stderr, step+"\n") {
 			t.Errorf("no time of %q:\n%s", step, r.stderr)
 		}

@@ -78,7 +78,7 @@ func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
 	r.teardown = time.Since(start)
 	for _, s := range live.Timings.Steps() {
 		r.steps = append(r.steps, step{s.Step, s.Begin, s.Took})
-		if s.Step == "session" {
+		if s.Step == "start session" {
 			r.steps = append(r.steps, step{"first exec", s.Begin, r.launch - s.Begin})
 		}
 	}
