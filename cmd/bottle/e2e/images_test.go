@@ -120,7 +120,7 @@ func TestCwd(t *testing.T) {
 	run("--cwd-target", "/srv/code", "--", "-c", "pwd; ls -a | sort | tr '\\n' ' '").want(t, 0, "/srv/code\n. .. .bottleignore bottle.yaml ")
 	var list []struct {
 		Ref, Directory string
-		UsedBy      []string `json:"used_by"`
+		UsedBy         []string `json:"used_by"`
 	}
 	if err := json.Unmarshal([]byte(u.bottle("images", "--json").stdout), &list); err != nil {
 		t.Fatal(err)
