@@ -16,11 +16,11 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// TestNoExec launches where nothing can be executed from the run directory, as
-// on Debian, and from the state directory either.
+// TestNoExec launches with the run directory mounted noexec, as on Debian, and with the
+// state directory mounted noexec as well.
 func TestNoExec(t *testing.T) {
 	leakcheck.Check(t)
-	// Beside it `make build` and the tests put the guest program.
+	// `make build` and the tests write the guest program next to bottle's program.
 	labtest.Program(t)
 	guest, err := os.ReadFile(filepath.Join("cmd", "bottle", "embedded", "guest-"+goruntime.GOARCH))
 	if err != nil {
@@ -30,11 +30,14 @@ func TestNoExec(t *testing.T) {
 		for _, noexec := range []bool{false, true} {
 			t.Run(name+" state noexec "+strconv.FormatBool(noexec), func(t *testing.T) {
 				leakcheck.Check(t)
-				e := openEngine(t)
-				e.cfg.Guest = guest
+				e := openEngine(t, func(cfg *Config) {
+					cfg.Guest = guest
+					if noexec {
+						cfg.StateDir = noExecDir(t)
+					}
+				})
 				want := len(guest)
 				if noexec {
-					e.cfg.StateDir = noExec(t)
 					info, err := os.Stat(e.cfg.Program)
 					if err != nil {
 						t.Fatal(err)
@@ -48,23 +51,23 @@ func TestNoExec(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer remove(t, b)
-				if !flags(t, e.dir(b.Name), unix.ST_NOEXEC) {
-					t.Error("the run directory can be executed from, so that this shows nothing")
+				if !hasMountFlag(t, e.dir(b.Name), unix.ST_NOEXEC) {
+					t.Error("invalid test: the run directory is not mounted noexec")
 				}
 				out, code := output(t, e, b.Name, "wc", "-c", provision.GuestInit)
 				if size, _, _ := strings.Cut(out, " "); code != 0 || size != strconv.Itoa(want) {
-					t.Errorf("the program inside: %q, exit %d; want %d bytes", out, code, want)
+					t.Errorf("guest program in the sandbox: %q, exit %d; want %d bytes", out, code, want)
 				}
 				if out, code := output(t, e, b.Name, "sh", "-c", "echo >> "+provision.GuestInit); code == 0 {
-					t.Errorf("the agent can write the guest program: %q", out)
+					t.Errorf("the agent can write to the guest program: %q", out)
 				}
 			})
 		}
 	}
 }
 
-// noExec is a folder on a file system that nothing can be executed from.
-func noExec(t *testing.T) string {
+// noExecDir returns a directory on a file system mounted noexec.
+func noExecDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, "size=64m"); err != nil {
@@ -78,7 +81,7 @@ func noExec(t *testing.T) string {
 	return dir
 }
 
-func flags(t *testing.T, dir string, flag int64) bool {
+func hasMountFlag(t *testing.T, dir string, flag int64) bool {
 	t.Helper()
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// ctr runs containerd's own client on the test host's containerd.
+// ctr runs containerd's own client against the test host's containerd.
 func ctr(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("ctr", args...).CombinedOutput()
@@ -15,17 +15,17 @@ func ctr(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// stranger is a container that is not bottle's.
-type stranger string
+// foreignContainer is a container that bottle did not create.
+type foreignContainer string
 
-func makeContainer(t *testing.T, name string) stranger {
+func makeContainer(t *testing.T, name string) foreignContainer {
 	t.Helper()
 	ctr(t, "containers", "create", "docker.io/library/claude-bottle:latest", name, "true")
 	t.Cleanup(func() { ctr(t, "containers", "rm", name) })
-	return stranger(name)
+	return foreignContainer(name)
 }
 
-func (s stranger) mustExist(t *testing.T) {
+func (s foreignContainer) mustExist(t *testing.T) {
 	t.Helper()
 	ctr(t, "containers", "info", string(s))
 }

@@ -16,8 +16,9 @@ import (
 
 const module = "github.com/bot-bottle/bottle"
 
-// outside names the only packages that may import what begins with a prefix.
-var outside = map[string][]string{
+// allowedImporters maps prefixes of import paths to the only packages that may import
+// them.
+var allowedImporters = map[string][]string{
 	"github.com/containerd/containerd/": {"runtime", "images", "images/buildkit"},
 	"github.com/moby/buildkit/":         {"images/buildkit"},
 	"github.com/containernetworking/":   {"netns", "cni-conf"},
@@ -28,12 +29,12 @@ var outside = map[string][]string{
 	"go.yaml.in/":                       {"manifest", "egress", "internal/secret/secrettest"},
 }
 
-// small are packages of the guest program. Every session waits for it to start, so
-// it imports the standard library and x/sys/unix only.
-var small = []string{"cmd/bottle/guest", "cmd/bottle/guest/program", "sshagent/relay"}
+// guestPackages are the packages of the guest program. Every session waits for it to
+// start, so they import only the standard library and x/sys/unix.
+var guestPackages = []string{"cmd/bottle/guest", "cmd/bottle/guest/program", "sshagent/relay"}
 
-// diagram is a line of the package diagram in ARCHITECTURE.md: a package and what
-// it imports of this module, internal packages left out.
+// diagram matches a line of the package diagram in ARCHITECTURE.md: a package and the
+// packages of this module that it imports, without internal ones.
 var diagram = regexp.MustCompile(`(?m)^    (\S+) +-> ?(.*)$`)
 
 // TestImports compares the imports of every package with the package diagram in
@@ -47,49 +48,49 @@ func TestImports(t *testing.T) {
 	for _, m := range diagram.FindAllStringSubmatch(string(text), -1) {
 		documented[m[1]] = strings.Join(slices.Sorted(slices.Values(strings.Fields(m[2]))), " ")
 	}
-	real := map[string]string{}
+	actual := map[string]string{}
 	for pkg, imports := range packages(t) {
 		var own []string
 		for _, i := range imports {
-			for prefix, allowed := range outside {
+			for prefix, allowed := range allowedImporters {
 				if strings.HasPrefix(i, prefix) && !slices.Contains(allowed, pkg) {
 					t.Errorf("%s imports %s, which only %v may", pkg, i, allowed)
 				}
 			}
 			name, ours := relative(i)
-			if slices.Contains(small, pkg) && !slices.Contains(small, name) && i != "golang.org/x/sys/unix" && (ours || strings.Contains(i, ".")) {
+			if slices.Contains(guestPackages, pkg) && !slices.Contains(guestPackages, name) && i != "golang.org/x/sys/unix" && (ours || strings.Contains(i, ".")) {
 				t.Errorf("%s imports %s: the guest program must stay small", pkg, i)
 			}
 			switch {
 			case !ours:
 			case strings.HasPrefix(pkg, "internal/"):
 				if !strings.HasPrefix(name, "internal/") {
-					t.Errorf("%s imports %s: internal packages are plumbing and import no other", pkg, name)
+					t.Errorf("%s imports %s: internal packages may import only internal packages", pkg, name)
 				}
 			case !strings.HasPrefix(name, "internal/"):
 				own = append(own, name)
 			}
 		}
 		if !strings.HasPrefix(pkg, "internal/") {
-			real[pkg] = strings.Join(slices.Sorted(slices.Values(own)), " ")
+			actual[pkg] = strings.Join(slices.Sorted(slices.Values(own)), " ")
 		}
 	}
-	for _, pkg := range slices.Sorted(maps.Keys(real)) {
+	for _, pkg := range slices.Sorted(maps.Keys(actual)) {
 		want, ok := documented[pkg]
 		if !ok {
-			t.Errorf("ARCHITECTURE.md's package diagram lacks %s, which imports: %s", pkg, real[pkg])
-		} else if want != real[pkg] {
-			t.Errorf("ARCHITECTURE.md's package diagram has %s -> %s, but it imports: %s", pkg, want, real[pkg])
+			t.Errorf("ARCHITECTURE.md's package diagram lacks %s, which imports: %s", pkg, actual[pkg])
+		} else if want != actual[pkg] {
+			t.Errorf("ARCHITECTURE.md's package diagram has %s -> %s, but it imports: %s", pkg, want, actual[pkg])
 		}
 	}
 	for pkg := range documented {
-		if _, ok := real[pkg]; !ok {
+		if _, ok := actual[pkg]; !ok {
 			t.Errorf("ARCHITECTURE.md's package diagram has %s, which is not a package", pkg)
 		}
 	}
 }
 
-// relative is a package's path in this module, "bottle" for the root package.
+// relative returns a package's path in this module, "bottle" for the root package.
 func relative(importPath string) (name string, ours bool) {
 	if importPath == module {
 		return path.Base(module), true
@@ -97,8 +98,8 @@ func relative(importPath string) (name string, ours bool) {
 	return strings.CutPrefix(importPath, module+"/")
 }
 
-// packages lists this module's packages with what they import, without tests, the
-// tools under scripts and the libraries of the tests.
+// packages returns the imports of each package of this module, except for tests, the
+// tools under scripts and the libraries of tests.
 func packages(t *testing.T) map[string][]string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()

@@ -18,7 +18,7 @@ import (
 
 var errInjected = errors.New("injected")
 
-// launchSteps runs one launch and notes its steps.
+// launchSteps runs one launch and returns its steps.
 func launchSteps(t *testing.T, e *Engine, plan *plan.Plan) []string {
 	t.Helper()
 	var mu sync.Mutex
@@ -42,15 +42,15 @@ func launchSteps(t *testing.T, e *Engine, plan *plan.Plan) []string {
 	return steps
 }
 
-// TestFaults fails each step of a launch, before it did anything and after it
-// did all: nothing may be left, and the error is the injected one.
+// TestFaults fails each step of a launch, before and after it runs: nothing may be left,
+// and the error is the injected one.
 func TestFaults(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	plan := prepare(t, e, testSpec(t, simpleManifest))
 	steps := launchSteps(t, e, plan)
 	if len(steps) < 12 {
-		t.Fatalf("only %d steps seen: %v", len(steps), steps)
+		t.Fatalf("only %d steps: %v", len(steps), steps)
 	}
 	for _, step := range steps {
 		for _, after := range []bool{false, true} {
@@ -71,7 +71,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestCancel gives a launch up in the middle of each step.
+// TestCancel cancels a launch in each step.
 func TestCancel(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -88,13 +88,13 @@ func TestCancel(t *testing.T) {
 				return nil
 			}})()
 			if _, err := e.Launch(ctx, plan); !errors.Is(err, context.Canceled) {
-				t.Fatalf("Launch = %v; want it cancelled", err)
+				t.Fatalf("Launch = %v; want context.Canceled", err)
 			}
 		})
 	}
 }
 
-// TestLostRace takes the name away between plan and launch.
+// TestLostRace launches two bottles with the name of one plan.
 func TestLostRace(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -110,39 +110,39 @@ func TestLostRace(t *testing.T) {
 	}
 	defer remove(t, second)
 	if first.Name != "claude-bottle-it" || second.Name != "claude-bottle-it-2" {
-		t.Errorf("names %s and %s", first.Name, second.Name)
+		t.Errorf("got names %s and %s", first.Name, second.Name)
 	}
 	pinned := *plan
 	pinned.Pinned = true
 	if b, err := e.Launch(t.Context(), &pinned); !errors.Is(err, runtime.ErrTaken) {
-		t.Errorf("a pinned name that is taken: %v, %v", b, err)
+		t.Errorf("launch with a pinned, taken name: %v, %v", b, err)
 	}
-	// The one that lost has not touched the one that has the name.
+	// The failed launch has not affected the bottle that has the name.
 	if out, code := output(t, e, first.Name, "echo", "alive"); code != 0 || out != "alive\n" {
 		t.Errorf("first bottle: %q, exit %d", out, code)
 	}
 }
 
-// TestNameOfAStranger has containerd itself refuse the name: it belongs to a
-// container that somebody else made after the plan.
-func TestNameOfAStranger(t *testing.T) {
+// TestNameOfForeignContainer lets containerd itself refuse the name: another program has
+// created a container of that name after the plan was made.
+func TestNameOfForeignContainer(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	plan := prepare(t, e, testSpec(t, simpleManifest))
-	stranger := makeContainer(t, plan.Name)
+	foreign := makeContainer(t, plan.Name)
 	b, err := e.Launch(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer remove(t, b)
 	if b.Name != "claude-bottle-it-2" {
-		t.Errorf("name %s", b.Name)
+		t.Errorf("got name %s", b.Name)
 	}
-	stranger.mustExist(t)
+	foreign.mustExist(t)
 }
 
-// TestManyAtOnce launches several bottles of one plan at the same time.
-func TestManyAtOnce(t *testing.T) {
+// TestConcurrentLaunches launches several bottles of one plan concurrently.
+func TestConcurrentLaunches(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	plan := prepare(t, e, testSpec(t, simpleManifest))
@@ -170,7 +170,7 @@ func TestManyAtOnce(t *testing.T) {
 	slices.Sort(names)
 	want := "claude-bottle-it claude-bottle-it-2 claude-bottle-it-3 claude-bottle-it-4"
 	if got := strings.Join(names, " "); got != want {
-		t.Errorf("names %s; want %s", got, want)
+		t.Errorf("got names %s; want %s", got, want)
 	}
 }
 
@@ -181,7 +181,8 @@ func remove(t *testing.T, b *Bottle) {
 	}
 }
 
-// TestSecretsReachTheAgent also shows where they do not.
+// TestSecretsReachTheAgent verifies that a secret reaches the agent and is not in the
+// container's spec.
 func TestSecretsReachTheAgent(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -205,23 +206,22 @@ func TestSecretsReachTheAgent(t *testing.T) {
 	}
 	info := ctr(t, "containers", "info", b.Name)
 	if !strings.Contains(info, "LOG_LEVEL=debug") {
-		t.Error("the search does not find the literal, so that it shows nothing of the secret")
+		t.Error("invalid test: the search does not find the literal value")
 	}
 	if strings.Contains(info, "line one") {
-		t.Error("the container's spec holds the secret")
+		t.Error("the container's spec contains the secret")
 	}
 }
 
-// TestMismatchStopsLaunch has somebody change the network between its making and
-// its being read back: the launch ends, nothing of the agent's has run, and
-// nothing is left.
+// TestMismatchStopsLaunch changes the network after it was created and before it is
+// verified: the launch fails, no code of the agent has run, and nothing is left.
 func TestMismatchStopsLaunch(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	plan := prepare(t, e, testSpec(t, simpleManifest))
 	dir := e.dir(plan.Name)
 	agent, proxy, host := netns.AgentPath(dir), netns.ProxyPath(dir), "/proc/self/ns/net"
-	for _, tt := range []struct{ step, ns, damage, want string }{
+	for _, tt := range []struct{ step, ns, change, want string }{
 		{"attach internal network", agent, "ip route add default via 10.77.0.1", "agent's namespace: unexpected route 0.0.0.0/0"},
 		{"attach internal network", agent, "ip address add 10.210.9.9/16 dev eth0", "unexpected address eth0 10.210.9.9/16"},
 		{"attach internal network", agent, "echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "eth0/disable_ipv6 is 0"},
@@ -232,31 +232,31 @@ func TestMismatchStopsLaunch(t *testing.T) {
 		{"attach egress network", host, "nft delete table inet bottle", "missing nftables chain forward"},
 		{"attach egress network", host, "for p in /sys/class/net/bottle0/brif/*; do bridge link set dev ${p##*/} isolated off; done", "not isolated"},
 	} {
-		t.Run(tt.damage, func(t *testing.T) {
+		t.Run(tt.change, func(t *testing.T) {
 			leakcheck.Check(t)
 			var mu sync.Mutex
-			var began []string
+			var started []string
 			defer setHooks(e, testHooks{step: func(step string, done bool) error {
 				if step == tt.step && done {
-					if out, err := exec.Command("nsenter", "--net="+tt.ns, "sh", "-c", tt.damage).CombinedOutput(); err != nil {
-						return fmt.Errorf("the damage cannot be done: %w: %s", err, out)
+					if out, err := exec.Command("nsenter", "--net="+tt.ns, "sh", "-c", tt.change).CombinedOutput(); err != nil {
+						return fmt.Errorf("change the network: %w: %s", err, out)
 					}
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				began = append(began, step)
+				started = append(started, step)
 				return nil
 			}})()
 			b, err := e.Launch(t.Context(), plan)
 			if b != nil || !errors.Is(err, netns.ErrMismatch) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Launch = %v, %v; want a mismatch with %q", b, err, tt.want)
 			}
-			if slices.Contains(began, "start agent") || slices.Contains(began, "start proxy") {
-				t.Errorf("what runs was started all the same: %v", began)
+			if slices.Contains(started, "start agent") || slices.Contains(started, "start proxy") {
+				t.Errorf("tasks were started despite the mismatch: %v", started)
 			}
 		})
 	}
-	// The control: the same launch without damage.
+	// The control: the same launch without change.
 	b, err := e.Launch(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)

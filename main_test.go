@@ -7,23 +7,26 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/internal/names"
-	"github.com/bot-bottle/bottle/runtime"
-
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/runtime"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
 
-// openEngine connects to the test host's containerd.
-func openEngine(t *testing.T) *Engine {
+// openEngine connects to the test host's containerd, with the changes to its
+// configuration.
+func openEngine(t *testing.T, changes ...func(*Config)) *Engine {
 	t.Helper()
 	cfg := ConfigFromEnv(os.Getenv)
 	cfg.Program = labtest.Program(t)
 	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	for _, change := range changes {
+		change(&cfg)
+	}
 	e, err := Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +47,7 @@ func setHooks(e *Engine, hooks testHooks) (restore func()) {
 	return func() { e.hooks = before }
 }
 
-// testSpec asks for an agent of a manifest that the test writes.
+// testSpec returns a spec for the agent of the given manifest, which it writes.
 func testSpec(t *testing.T, file string) plan.Spec {
 	t.Helper()
 	dir := t.TempDir()
@@ -79,7 +82,7 @@ func prepare(t *testing.T, e *Engine, s plan.Spec) *plan.Plan {
 	return plan
 }
 
-// output runs a command in a bottle and returns what it wrote to both streams.
+// output runs a command in a bottle and returns its output on both streams.
 func output(t *testing.T, e *Engine, name string, command ...string) (string, int) {
 	t.Helper()
 	var out strings.Builder
@@ -94,10 +97,10 @@ func output(t *testing.T, e *Engine, name string, command ...string) (string, in
 	return out.String(), code
 }
 
-// TestRuntimeNames compares the planner's names of runtimes with those of the package
-// that runs them: the planner does not import containerd.
+// TestRuntimeNames compares the names of runtimes in package plan, which does not import
+// containerd, with those in package runtime.
 func TestRuntimeNames(t *testing.T) {
 	if plan.Runsc != runtime.RuntimeRunsc || plan.Runc != runtime.RuntimeRunc || names.ProxySuffix != runtime.ProxySuffix {
-		t.Error("the planner and the runtime package differ in a name")
+		t.Error("the names in packages plan and runtime differ")
 	}
 }

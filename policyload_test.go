@@ -11,24 +11,24 @@ import (
 	"github.com/bot-bottle/bottle/proxy"
 )
 
-// streams are downloads through tunnels of their own, slow ones and large ones. It
-// says what does not arrive whole.
+// streams runs slow and large downloads, each through its own tunnel. It prints what
+// arrives incomplete, and the number of different contents.
 const streams = `cd /tmp
 for i in $(seq 30); do (curl -sS -m 200 -o slow.$i 'https://allowed.test/slow?ms=50&n=250' && [ "$(wc -l <slow.$i)" = 250 ] || echo "slow $i") & done
 for i in 1 2 3 4; do (curl -sS -m 200 --limit-rate 2M -o large.$i 'https://allowed.test/bytes?n=24000000' && [ "$(wc -c <large.$i)" = 24000000 ] || echo "large $i") & done
 wait
 cksum large.* | cut -d' ' -f1 | sort -u | wc -l`
 
-// TestPolicyUnderLoad changes the policy of a bottle as often as it can while its
-// agent has tunnels open that carry data: each change is in force when it has been
-// made, and not one tunnel is cut, also of a host that is not allowed any more.
+// TestPolicyUnderLoad repeatedly changes the policy of a bottle whose agent transfers
+// data through open tunnels: each change is in force when it returns, and no tunnel is
+// closed, not even to a host that is not allowed any more.
 func TestPolicyUnderLoad(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	b := launchSimple(t, e)
 	seen := labtest.World(t)
-	var said bytes.Buffer
-	s, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{"bash", "-c", streams}, Stdout: &said, Stderr: &said})
+	var streamed bytes.Buffer
+	s, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{"bash", "-c", streams}, Stdout: &streamed, Stderr: &streamed})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestPolicyUnderLoad(t *testing.T) {
 	go func() {
 		code, err := s.Wait()
 		if code != 0 {
-			t.Errorf("the streams' exit code is %d", code)
+			t.Errorf("streams: exit code %d", code)
 		}
 		ended <- err
 	}()
@@ -76,9 +76,9 @@ func TestPolicyUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d tunnels under %d changes of the policy", tunnels, during)
 	if during < 8 {
-		t.Errorf("%d changes while tunnels were open are not many", during)
+		t.Errorf("only %d changes while tunnels were open", during)
 	}
-	if got := strings.TrimSpace(said.String()); got != "1" {
-		t.Errorf("what did not arrive whole, and how many different contents there are: %q", got)
+	if got := strings.TrimSpace(streamed.String()); got != "1" {
+		t.Errorf("incomplete downloads and number of different contents: %q, want 1", got)
 	}
 }

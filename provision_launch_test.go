@@ -16,9 +16,9 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestFaultsOfSSH fails the start of the ssh agent's relay, before and after:
-// nothing of it may be left.
-func TestFaultsOfSSH(t *testing.T) {
+// TestSSHFaults fails the start of the ssh agent's relay, before and after it runs:
+// nothing may be left.
+func TestSSHFaults(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	key, hostKey := newKey(t)
@@ -47,7 +47,7 @@ agents:
 			}
 		})
 	}
-	// The relay ends with the bottle, and not with the sessions.
+	// The relay ends with the bottle, not with its sessions.
 	b, err := e.Launch(t.Context(), plan)
 	if err != nil {
 		t.Fatal(err)
@@ -57,30 +57,30 @@ agents:
 			t.Errorf("the agent has %q keys, exit %d", out, code)
 		}
 	}
-	// Whoever has the relay's user id speaks in its place: what comes so is
-	// refused, and harms nobody out here.
+	// A process with the relay's user ID can write to the relay's output. Such input is
+	// refused and has no effect on the host.
 	hijack := `for p in /proc/[0-9]*; do
 		if [ "$(tr '\0' ' ' <$p/cmdline)" = "/.bottle/init agent /.bottle/run/ssh-agent.sock " ]; then
-			head -c 24 /dev/zero >$p/fd/1 && echo said
-			head -c 100000000 /dev/zero >$p/fd/2 && echo said
-			head -c 65536 /dev/urandom >$p/fd/1 && echo said
+			head -c 24 /dev/zero >$p/fd/1 && echo written
+			head -c 100000000 /dev/zero >$p/fd/2 && echo written
+			head -c 65536 /dev/urandom >$p/fd/1 && echo written
 		fi
 	done`
 	before := heapBytes()
-	if out, code := output(t, e, b.Name, "sh", "-c", hijack); code != 0 || out != "said\nsaid\nsaid\n" {
-		t.Errorf("the relay's output cannot be taken, so that this shows nothing: %q, exit %d", out, code)
+	if out, code := output(t, e, b.Name, "sh", "-c", hijack); code != 0 || out != "written\nwritten\nwritten\n" {
+		t.Errorf("invalid test: cannot write to the relay's output: %q, exit %d", out, code)
 	}
 	if after := heapBytes(); after > before+10<<20 {
-		t.Errorf("100 MB of the relay's standard error hold %d bytes here", after-before)
+		t.Errorf("100 MB of the relay's standard error occupy %d bytes on the host", after-before)
 	}
 	if out, code := output(t, e, b.Name, "echo", "alive"); code != 0 || out != "alive\n" {
-		t.Errorf("the bottle has not outlived it: %q, exit %d", out, code)
+		t.Errorf("the bottle does not work afterwards: %q, exit %d", out, code)
 	}
 	remove(t, b)
 	select {
 	case <-b.relay.done:
 	default:
-		t.Error("the relay outlives the bottle")
+		t.Error("the relay is still running after the removal")
 	}
 }
 

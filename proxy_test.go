@@ -19,8 +19,8 @@ import (
 
 const shapeRef = "registry.test/pipelock:2.3.0"
 
-// putShape makes an image that looks like pipelock's from outside and plays a
-// part; files are what it holds beside the program.
+// putShape creates an image that replaces pipelock's and behaves as its entrypoint
+// requests.
 func putShape(t *testing.T, entrypoint ...string) (digest string) {
 	t.Helper()
 	return labtest.PutImage(t, shapeRef, ocispec.ImageConfig{Entrypoint: entrypoint},
@@ -31,7 +31,7 @@ func shapeManifest(proxy string) string {
 	return strings.Replace(simpleManifest, "    egress:", "    proxy: {"+proxy+"}\n    egress:", 1)
 }
 
-// shapePlan is a plan whose proxy is that image.
+// shapePlan returns a plan whose proxy is that image.
 func shapePlan(t *testing.T, e *Engine) *plan.Plan {
 	t.Helper()
 	spec := testSpec(t, shapeManifest("kind: pipelock, image: '"+shapeRef+"'"))
@@ -39,8 +39,9 @@ func shapePlan(t *testing.T, e *Engine) *plan.Plan {
 	return prepare(t, e, spec)
 }
 
-// An image whose pipelock cannot start, ends at once, never gets healthy or says
-// nothing ends the launch with its last words, and leaves nothing.
+// TestProxyImageFails launches with images whose pipelock cannot start, exits immediately,
+// never becomes healthy or logs nothing: the error contains the end of the log, and
+// nothing is left.
 func TestProxyImageFails(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -72,7 +73,7 @@ func TestProxyImageFails(t *testing.T) {
 				t.Errorf("the hint is %q", hint.Of(err))
 			}
 			if strings.Contains(err.Error(), "\n") {
-				t.Errorf("more than one line: %q", err)
+				t.Errorf("error has several lines: %q", err)
 			}
 		})
 	}
@@ -84,13 +85,13 @@ func setProxyTimeout(e *Engine, d time.Duration) func() {
 	return func() { e.proxies.StartTimeout = before }
 }
 
-// TestProxyImageFaults fails and cancels the steps of such a launch.
+// TestProxyImageFaults fails the steps of such a launch.
 func TestProxyImageFaults(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	putShape(t, "/pipelock", "serve")
 	plan := shapePlan(t, e)
-	if err := e.images.Unpack(t.Context(), shapeRef); err != nil { // which stays as long as the image
+	if err := e.images.Unpack(t.Context(), shapeRef); err != nil { // stays as long as the image
 		t.Fatal(err)
 	}
 	for _, step := range []string{"prepare proxy image", "create proxy", "attach egress network", "start proxy"} {
@@ -112,9 +113,9 @@ func TestProxyImageFaults(t *testing.T) {
 	}
 }
 
-// The proxy of an image runs as bottle says and not as its image does; what it
-// lets through goes out on the ports of the policy only; a change of the policy
-// is in force when Allow returns.
+// TestProxyImageRuns verifies that the proxy runs with bottle's settings and not with
+// those of its image, that its traffic is limited to the ports of the policy, and that a
+// change of the policy is in force when Allow returns.
 func TestProxyImageRuns(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -148,30 +149,30 @@ func TestProxyImageRuns(t *testing.T) {
 		return out
 	}
 	if got := connect("allowed.test:443"); !strings.Contains(got, "200") {
-		t.Errorf("an allowed host: %q", got)
+		t.Errorf("allowed host: %q", got)
 	}
-	// The image would let any port through, and something listens there.
+	// The image would allow any port, and a server listens there.
 	if got := connect("allowed.test:4444"); !strings.Contains(got, "502") {
-		t.Errorf("a port that the policy does not have: %q", got)
+		t.Errorf("port outside the policy: %q", got)
 	}
 	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
-		t.Errorf("a host that the policy does not have: %q", got)
+		t.Errorf("host outside the policy: %q", got)
 	}
 	change, err := e.Allow(t.Context(), b.Name, "REFUSED.test:443")
 	if err != nil || !change.Changed || change.Entries[0] != "refused.test:443" {
 		t.Fatalf("Allow = %+v, %v", change, err)
 	}
 	if got := connect("refused.test:443"); !strings.Contains(got, "200") {
-		t.Errorf("a host that is allowed now: %q", got)
+		t.Errorf("newly allowed host: %q", got)
 	}
 	if change, err := e.Deny(t.Context(), b.Name, "refused.test"); err != nil || !change.Changed {
 		t.Fatalf("Deny = %+v, %v", change, err)
 	}
 	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
-		t.Errorf("a host that is denied again: %q", got)
+		t.Errorf("denied host: %q", got)
 	}
-	// Ports are no part of its configuration: it is not reloaded for them, which it
-	// would ignore so soon after another reload.
+	// Ports are not part of pipelock's configuration, so it is not reloaded: it would
+	// ignore a reload so soon after another one.
 	for _, port := range []string{"8443", "8444"} {
 		if change, err := e.Allow(t.Context(), b.Name, "allowed.test:"+port); err != nil || !change.Changed {
 			t.Fatalf("Allow of port %s = %+v, %v", port, change, err)
@@ -221,8 +222,8 @@ func readOnlyMount(mounts, at string) bool {
 	return found
 }
 
-// TestProxyDigest: an image that is not the one asked for is refused, before the
-// question and, should it change after that, at launch.
+// TestProxyDigest verifies that an image with another digest is refused, by Prepare, and
+// by Launch if it has changed since.
 func TestProxyDigest(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -237,10 +238,10 @@ func TestProxyDigest(t *testing.T) {
 	spec = testSpec(t, shapeManifest("image: '"+shapeRef+"@"+wrong+"'"))
 	spec.Proxy = ""
 	if _, err := plan.Prepare(t.Context(), spec, e); err == nil || !strings.Contains(err.Error(), "is another one, "+digest) {
-		t.Errorf("a wrong digest: %v", err)
+		t.Errorf("wrong digest: %v", err)
 	}
 	p.Proxy.Digest = wrong
 	if b, err := e.Launch(t.Context(), p); err == nil || !strings.Contains(err.Error(), "has changed") {
-		t.Errorf("an image that changed: %v, %v", b, err)
+		t.Errorf("changed image: %v, %v", b, err)
 	}
 }
