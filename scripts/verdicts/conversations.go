@@ -71,7 +71,7 @@ func inHTTP(name, target, text, want string) request {
 			return err
 		}
 		defer func() { _ = res.Body.Close() }()
-		if got := verdict(res); got != allowed {
+		if got := verdict(res); got != allowed && res.StatusCode != http.StatusSwitchingProtocols {
 			return refusedError(got)
 		}
 		return nil

@@ -25,10 +25,13 @@ var differences = map[string]difference{
 	"GET http://user:pw@api.verdict.test/":               {allowed, "user information in a URL is forwarded"},
 
 	"CONNECT api.verdict.test:443 without a server name": {allowed, noTLS},
-	"ssh on 443":               {allowed, noTLS},
-	"HTTP on 443":              {allowed, noTLS},
-	"zeros on 443":             {allowed, noTLS},
-	"a record of another kind": {allowed, noTLS},
+	"ssh on 443":                                {allowed, noTLS},
+	"HTTP on 443":                               {allowed, noTLS},
+	"HTTP in a tunnel, for another host":        {allowed, noTLS},
+	"HTTP in a tunnel, for another port":        {allowed, noTLS},
+	"HTTP in a tunnel, a URL":                   {allowed, noTLS},
+	"zeros on 443":                              {allowed, noTLS},
+	"a record of another kind":                  {allowed, noTLS},
 	"websocket: without TLS, in a tunnel to 80": {allowed, noTLS},
 
 	"a large body":            {refused, bodyLimit},
