@@ -14,12 +14,15 @@ type Problem struct {
 	Entry string
 	// Reason completes "allow entry X: ".
 	Reason string
-	// Hint is advice for the user; may be empty.
-	Hint string
+	// Advice is for the user; may be empty.
+	Advice string
 	// Harmless: the entry has no effect, but nothing that it names is refused
 	// because of that. It calls for a warning rather than an error.
 	Harmless bool
 }
+
+// Hint returns advice for the user.
+func (p *Problem) Hint() string { return p.Advice }
 
 func (p *Problem) Error() string { return fmt.Sprintf("%s entry %q: %s", p.List, p.Entry, p.Reason) }
 
@@ -60,14 +63,14 @@ func (e Entries) Problems(own ...netip.Prefix) []*Problem {
 func (p Policy) allowProblem(r Rule, own []netip.Prefix) *Problem {
 	for _, d := range p.Deny {
 		if d.denies(r) {
-			return &Problem{Reason: "always refused: denied by the entry " + d.String(), Hint: "remove one of the two entries"}
+			return &Problem{Reason: "always refused: denied by the entry " + d.String(), Advice: "remove one of the two entries"}
 		}
 	}
 	if addr := r.address(); addr.IsValid() {
 		return p.addressProblem(addr, own)
 	}
 	if r.isLocalhost() {
-		return &Problem{Reason: "cannot be reached: resolves to a loopback address", Hint: hintOwn}
+		return &Problem{Reason: "cannot be reached: resolves to a loopback address", Advice: hintOwn}
 	}
 	return nil
 }
@@ -94,17 +97,17 @@ func (p Policy) addressProblem(addr netip.Addr, own []netip.Prefix) *Problem {
 		kind = "an address of the sandbox itself"
 	}
 	if kind != "" {
-		return &Problem{Reason: "cannot be reached: " + kind, Hint: hintOwn}
+		return &Problem{Reason: "cannot be reached: " + kind, Advice: hintOwn}
 	}
 	if addr.Is6() {
-		return &Problem{Reason: "cannot be reached: sandboxes have no IPv6", Hint: "use a name or an IPv4 address"}
+		return &Problem{Reason: "cannot be reached: sandboxes have no IPv6", Advice: "use a name or an IPv4 address"}
 	}
 	if newGuard(p.Private).SafeAddr(addr) == nil {
 		return nil
 	}
 	return &Problem{
 		Reason: "always refused: " + addressKind(addr) + " that allow_private does not list",
-		Hint:   fmt.Sprintf("add %s to egress.allow_private if the agent may reach it", addr),
+		Advice: fmt.Sprintf("add %s to egress.allow_private if the agent may reach it", addr),
 	}
 }
 
@@ -148,7 +151,7 @@ func (p Policy) privateProblems(entries []string, own []netip.Prefix) []*Problem
 		if one.opensLoopback(own) {
 			out = append(out, &Problem{
 				List: "allow_private", Entry: entry,
-				Reason: "cannot be allowed: it includes addresses of the proxy itself", Hint: hintOwn,
+				Reason: "cannot be allowed: it includes addresses of the proxy itself", Advice: hintOwn,
 			})
 			continue
 		}
@@ -164,7 +167,7 @@ func (p Policy) privateProblems(entries []string, own []netip.Prefix) []*Problem
 		if !used {
 			out = append(out, &Problem{
 				List: "allow_private", Entry: entry, Harmless: true,
-				Reason: "has no effect: no entry of allow or ssh allows it", Hint: "add it to egress.allow too",
+				Reason: "has no effect: no entry of allow or ssh allows it", Advice: "add it to egress.allow too",
 			})
 		}
 	}

@@ -63,7 +63,7 @@ allow entry "b.example:3000-3010": always refused: denied by the entry *.example
 		if text := strings.Join(got, "\n"); text != tc.want {
 			t.Errorf("%+v:\n%s\nwant:\n%s", tc.entries, text, tc.want)
 		}
-		if tc.hint != "" && (len(problems) == 0 || !strings.Contains(problems[0].Hint, tc.hint)) {
+		if tc.hint != "" && (len(problems) == 0 || !strings.Contains(problems[0].Hint(), tc.hint)) {
 			t.Errorf("%+v: the hint does not contain %q", tc.entries, tc.hint)
 		}
 	}

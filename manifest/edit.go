@@ -93,33 +93,20 @@ func byHand(file, what string) error {
 	return &hint.Error{Err: fmt.Errorf("%s is written in a way that bottle does not change", file), Hint: what + " by hand"}
 }
 
-// addToManifest works on the text at the places that the parser tells, and
-// parses the result: it must say the same but for the entry.
+// addToManifest adds an entry to allow, or removes it from deny.
 func addToManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
-	hint := fmt.Sprintf("add %s under bottles, %s, egress, allow", rule, bottleName)
-	before, err := Parse(file, data)
-	if err != nil {
-		return nil, err
-	}
-	b := before.Bottles[bottleName]
-	if b == nil {
-		return nil, fmt.Errorf("%s has no bottle %q any more", file, bottleName)
-	}
-	if slices.ContainsFunc(b.Egress.Allow, func(s string) bool { r, err := egress.ParseRule(s); return err == nil && r == rule }) {
-		return data, nil
-	}
-	t := newManifestText(file, data)
-	if t == nil || !t.add(bottleName, rule.String()) {
-		return nil, byHand(file, hint)
-	}
-	if !sameBut(before, file, bottleName, t.data, append(slices.Clone(b.Egress.Allow), rule.String())) {
-		return nil, byHand(file, hint)
-	}
-	return t.data, nil
+	return editManifest(file, bottleName, data, func(e egress.Entries) (egress.Entries, egress.Change, error) { return e.Allowing(rule) })
 }
 
+// dropFromManifest removes an entry from allow, or adds it to deny if another entry
+// allows it too.
 func dropFromManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
-	hint := fmt.Sprintf("take %s out under bottles, %s, egress, allow", rule, bottleName)
+	return editManifest(file, bottleName, data, func(e egress.Entries) (egress.Entries, egress.Change, error) { return e.Denying(rule) })
+}
+
+// editManifest edits the text at the places that the parser reports, and parses the
+// result: it must be the same manifest except for the change.
+func editManifest(file, bottleName string, data []byte, change func(egress.Entries) (egress.Entries, egress.Change, error)) ([]byte, error) {
 	before, err := Parse(file, data)
 	if err != nil {
 		return nil, err
@@ -128,33 +115,64 @@ func dropFromManifest(file, bottleName string, data []byte, rule egress.Rule) ([
 	if b == nil {
 		return nil, fmt.Errorf("%s has no bottle %q any more", file, bottleName)
 	}
-	match := func(s string) bool {
-		r, err := egress.ParseRule(s)
-		return err == nil && r.Host == rule.Host && (rule.Port == 0 || r.Port == rule.Port)
+	after, c, err := change(egress.Entries{Allow: b.Egress.Allow, Deny: b.Egress.Deny})
+	if err != nil {
+		return nil, err
 	}
-	left := slices.Clone(b.Egress.Allow)
-	for {
-		i := slices.IndexFunc(left, match)
-		if i < 0 {
-			return data, nil
-		}
-		left = slices.Delete(left, i, i+1)
-		t := newManifestText(file, data)
-		if t == nil || !t.drop(bottleName, i) || !sameBut(before, file, bottleName, t.data, left) {
-			return nil, byHand(file, hint)
-		}
-		data = t.data
+	edits := []struct {
+		list, do  string
+		left, set []string // of the list, and what to remove or add
+		edit      func(t *manifestText, list string, left []string, entry string) bool
+	}{
+		{"allow", "remove", b.Egress.Allow, c.Removed.Allow, (*manifestText).remove},
+		{"deny", "remove", b.Egress.Deny, c.Removed.Deny, (*manifestText).remove},
+		{"allow", "add", nil, c.Added.Allow, (*manifestText).insertEntry},
+		{"deny", "add", nil, c.Added.Deny, (*manifestText).insertEntry},
 	}
+	for _, e := range edits {
+		for _, entry := range e.set {
+			hint := fmt.Sprintf("%s %s under bottles, %s, egress, %s", e.do, entry, bottleName, e.list)
+			t := newManifestText(file, data)
+			if t == nil {
+				return nil, byHand(file, hint)
+			}
+			t.bottle = bottleName
+			if !e.edit(t, e.list, e.left, entry) {
+				return nil, byHand(file, hint)
+			}
+			if i := slices.Index(e.left, entry); i >= 0 {
+				e.left = slices.Delete(slices.Clone(e.left), i, i+1)
+			}
+			data = t.data
+		}
+	}
+	if !c.Empty() && !sameBut(before, file, bottleName, data, Egress{Allow: after.Allow, Deny: after.Deny}) {
+		return nil, byHand(file, fmt.Sprintf("change egress under bottles, %s,", bottleName))
+	}
+	return data, nil
 }
 
-// sameBut tells whether a text is the manifest before with another list.
-func sameBut(before *Manifest, file, bottleName string, data []byte, allow []string) bool {
+// remove removes an entry of a list, whose entries are left so far.
+func (t *manifestText) remove(list string, left []string, entry string) bool {
+	return t.drop(list, slices.Index(left, entry))
+}
+
+func (t *manifestText) insertEntry(list string, _ []string, entry string) bool {
+	return t.add(list, entry)
+}
+
+// sameBut reports whether a text is the manifest before with other lists of allowed
+// and denied hosts.
+func sameBut(before *Manifest, file, bottleName string, data []byte, want Egress) bool {
 	after, err := Parse(file, data)
-	if err != nil || !slices.Equal(after.Bottles[bottleName].Egress.Allow, allow) {
+	if err != nil {
 		return false
 	}
 	again := *after.Bottles[bottleName]
-	again.Egress.Allow = before.Bottles[bottleName].Egress.Allow
+	if !slices.Equal(again.Egress.Allow, want.Allow) || !slices.Equal(again.Egress.Deny, want.Deny) {
+		return false
+	}
+	again.Egress.Allow, again.Egress.Deny = before.Bottles[bottleName].Egress.Allow, before.Bottles[bottleName].Egress.Deny
 	after.Bottles[bottleName] = &again
 	return reflect.DeepEqual(withoutPositions(before), withoutPositions(after))
 }
@@ -175,9 +193,10 @@ func withoutPositions(m *Manifest) *Manifest {
 
 // manifestText is a manifest's text that is being edited.
 type manifestText struct {
-	data []byte
-	json bool
-	root *yaml.Node
+	data   []byte
+	json   bool
+	root   *yaml.Node
+	bottle string // the bottle that is edited
 }
 
 func newManifestText(file string, data []byte) *manifestText {
@@ -219,12 +238,12 @@ func child(n *yaml.Node, key string) (k, v *yaml.Node) {
 	return nil, nil
 }
 
-func (t *manifestText) find(bottleName string) (bottle, egressNode, key, allow *yaml.Node) {
+func (t *manifestText) find(list string) (bottle, egressNode, key, items *yaml.Node) {
 	_, bottles := child(t.root, "bottles")
-	_, bottle = child(bottles, bottleName)
+	_, bottle = child(bottles, t.bottle)
 	_, egressNode = child(bottle, "egress")
-	key, allow = child(egressNode, "allow")
-	return bottle, egressNode, key, allow
+	key, items = child(egressNode, list)
+	return bottle, egressNode, key, items
 }
 
 var plainEntry = regexp.MustCompile(`^[a-z][a-z0-9-]*(\.[a-z0-9-]+)+$`)
@@ -237,8 +256,8 @@ func (t *manifestText) scalar(entry string) string {
 }
 
 // add inserts an entry; false is that it does not know how.
-func (t *manifestText) add(bottleName, entry string) bool {
-	bottle, egressNode, _, allow := t.find(bottleName)
+func (t *manifestText) add(list, entry string) bool {
+	bottle, egressNode, _, items := t.find(list)
 	scalar := t.scalar(entry)
 	quoted := func(key string) string {
 		if t.json {
@@ -247,12 +266,12 @@ func (t *manifestText) add(bottleName, entry string) bool {
 		return key
 	}
 	switch {
-	case allow != nil:
-		return allow.Kind == yaml.SequenceNode && t.append(allow, scalar)
+	case items != nil:
+		return items.Kind == yaml.SequenceNode && t.append(items, scalar)
 	case egressNode != nil:
-		return t.insertKey(egressNode, quoted("allow")+": ["+scalar+"]", "allow:", "  - "+scalar)
+		return t.insertKey(egressNode, quoted(list)+": ["+scalar+"]", list+":", "  - "+scalar)
 	case bottle != nil:
-		return t.insertKey(bottle, quoted("egress")+": {"+quoted("allow")+": ["+scalar+"]}", "egress:", "  allow:", "    - "+scalar)
+		return t.insertKey(bottle, quoted("egress")+": {"+quoted(list)+": ["+scalar+"]}", "egress:", "  "+list+":", "    - "+scalar)
 	}
 	return false
 }
@@ -309,19 +328,19 @@ func (t *manifestText) insertKey(m *yaml.Node, flow string, lines ...string) boo
 }
 
 // drop takes the item with an index out of the list.
-func (t *manifestText) drop(bottleName string, index int) bool {
-	_, _, key, allow := t.find(bottleName)
-	if allow == nil || allow.Kind != yaml.SequenceNode || index >= len(allow.Content) {
+func (t *manifestText) drop(list string, index int) bool {
+	_, _, key, items := t.find(list)
+	if items == nil || index < 0 || items.Kind != yaml.SequenceNode || index >= len(items.Content) {
 		return false
 	}
-	item := allow.Content[index]
+	item := items.Content[index]
 	from := t.offset(item)
-	if t.data[t.offset(allow)] == '[' {
+	if t.data[t.offset(items)] == '[' {
 		to := t.end(item)
-		if index+1 < len(allow.Content) {
-			to = t.offset(allow.Content[index+1])
+		if index+1 < len(items.Content) {
+			to = t.offset(items.Content[index+1])
 		} else if index > 0 {
-			from = t.end(allow.Content[index-1])
+			from = t.end(items.Content[index-1])
 		}
 		t.data = slices.Delete(slices.Clone(t.data), from, to)
 		return true
@@ -330,10 +349,10 @@ func (t *manifestText) drop(bottleName string, index int) bool {
 	if strings.TrimSpace(string(t.data[start:from])) != "-" {
 		return false
 	}
-	keyEnd := t.offset(key) + len("allow:")
+	keyEnd := t.offset(key) + len(list+":")
 	t.data = slices.Delete(slices.Clone(t.data), start, min(end+1, len(t.data)))
-	if len(allow.Content) == 1 {
-		if !bytes.HasPrefix(t.data[t.offset(key):], []byte("allow:")) {
+	if len(items.Content) == 1 {
+		if !bytes.HasPrefix(t.data[t.offset(key):], []byte(list+":")) {
 			return false
 		}
 		t.insert(keyEnd, " []")

@@ -112,6 +112,43 @@ func TestSaveDeny(t *testing.T) {
 	}
 }
 
+// What a wildcard or a range allows is denied by an entry of deny, and allowed again
+// by removing that.
+func TestSaveDenyList(t *testing.T) {
+	for _, c := range []struct{ bottle, entry, old, new string }{
+		{"lines", "x.wild.example", "      # what it needs\n      allow:", "      # what it needs\n      deny:\n        - x.wild.example\n      allow:"},
+		{"lines", "api.example.com:443", "      # what it needs\n      allow:", "      # what it needs\n      deny:\n        - \"api.example.com:443\"\n      allow:"},
+		{"flow", "a.example:80", `{allow: [a.example, `, `{deny: ["a.example:80"], allow: [a.example, `},
+	} {
+		path := filepath.Join(t.TempDir(), "bottle.yaml")
+		if err := os.WriteFile(path, []byte(editedManifest), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := strings.Replace(editedManifest, c.old, c.new, 1)
+		if changed, err := SaveDeny(path, c.bottle, c.entry); err != nil || !changed {
+			t.Errorf("%s %s: %v, %v", c.bottle, c.entry, changed, err)
+			continue
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != want {
+			t.Errorf("%s %s: %v\n%s", c.bottle, c.entry, err, got)
+		}
+		if changed, err := SaveDeny(path, c.bottle, c.entry); err != nil || changed {
+			t.Errorf("%s %s again: %v, %v", c.bottle, c.entry, changed, err)
+		}
+		if changed, err := SaveAllow(path, c.bottle, c.entry); err != nil || !changed {
+			t.Errorf("%s %s: allow again: %v, %v", c.bottle, c.entry, changed, err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := Parse(path, text)
+		if err != nil || len(m.Bottles[c.bottle].Egress.Deny) != 0 {
+			t.Errorf("%s %s: %+v, %v", c.bottle, c.entry, m.Bottles[c.bottle].Egress, err)
+		}
+	}
+}
+
 func TestSaveJSON(t *testing.T) {
 	const text = `{
   "version": 1,

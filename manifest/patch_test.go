@@ -50,7 +50,7 @@ func TestPatchAllow(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := append(slices.Clone(before.Bottles["dev"].Egress.Allow), entries...)
-			if !sameBut(before, file, "dev", data, want) {
+			if !sameBut(before, file, "dev", data, Egress{Allow: want}) {
 				t.Errorf("the manifest is\n%s", data)
 			}
 			if n := strings.Count(string(data), "#"); n != strings.Count(text, "#") {

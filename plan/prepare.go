@@ -263,7 +263,11 @@ func (p *preparation) warn() {
 		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
 	}
 	for _, problem := range plan.EntriesFor(p.bottle.SSH).Problems(segment.Agent.Masked()) {
-		warn("%s", problem)
+		text := problem.Error()
+		if problem.Advice != "" {
+			text += "; " + problem.Advice
+		}
+		warn("%s", text)
 	}
 	p.warnProxy(warn)
 	for _, w := range plan.Network.Warnings {

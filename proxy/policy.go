@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -44,59 +44,51 @@ func (m *Manager) Allow(ctx context.Context, name, entry string) (PolicyChange, 
 		return PolicyChange{}, err
 	}
 	return m.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
-		return addEntry(entries, rule)
+		left, change, err := entries.Allowing(rule)
+		if err == nil && len(change.Added.Allow) > 0 {
+			err = reachable(left, rule)
+		}
+		if err != nil {
+			return nil, err
+		}
+		*entries = left
+		return changed(change), nil
 	})
 }
 
-func addEntry(entries *egress.Entries, rule egress.Rule) ([]string, error) {
-	for _, s := range entries.Allow {
-		if have, err := egress.ParseRule(s); err == nil && have == rule {
-			return nil, nil
+// reachable returns an error if rule, an entry of allow, can never be reached.
+func reachable(entries egress.Entries, rule egress.Rule) error {
+	for _, problem := range entries.Problems(segment.Agent.Masked()) {
+		if problem.List == "allow" && problem.Entry == rule.String() {
+			return problem
 		}
 	}
-	entries.Allow = append(slices.Clone(entries.Allow), rule.String())
-	return []string{rule.String()}, nil
+	return nil
 }
 
-// Deny removes every entry of a host, including ssh entries, from the policy of a
-// running bottle: host, *.name or host:port. Open tunnels stay open. It returns an
-// error if another entry still covers the host.
+// Deny removes every entry of a host, those of ssh too, from the policy of a running
+// bottle: host, *.name or host:port. If another entry, such as *.name, still allows
+// it, an exception from that is added. Open tunnels stay open.
 func (m *Manager) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return PolicyChange{}, err
 	}
 	return m.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
-		return removeEntries(entries, rule)
+		left, change, err := entries.Denying(rule)
+		if err != nil {
+			return nil, err
+		}
+		*entries = left
+		return changed(change), nil
 	})
 }
 
-func removeEntries(entries *egress.Entries, rule egress.Rule) ([]string, error) {
-	var removed []string
-	remaining := func(list []string, parse func(string) (egress.Rule, error)) []string {
-		return slices.DeleteFunc(slices.Clone(list), func(s string) bool {
-			have, err := parse(s)
-			match := err == nil && have.Host == rule.Host && (rule.Port == 0 || have.Port == rule.Port)
-			if match {
-				removed = append(removed, s)
-			}
-			return match
-		})
-	}
-	left := *entries
-	left.Allow, left.SSH = remaining(entries.Allow, egress.ParseRule), remaining(entries.SSH, egress.ParseSSHRule)
-	policy, err := left.Policy()
-	if err != nil {
-		return nil, err
-	}
-	if cover := policy.Covering(rule); cover != "" {
-		return nil, &hint.Error{
-			Err:  fmt.Errorf("%s is still allowed by entry %s", rule, cover),
-			Hint: "deny that entry instead",
-		}
-	}
-	*entries = left
-	return removed, nil
+// changed lists the entries of a change, without duplicates.
+func changed(c egress.Change) []string {
+	all := slices.Concat(c.Added.Allow, c.Removed.Deny, c.Removed.Allow, c.Removed.SSH, c.Added.Deny)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // changePolicy changes the policy files, the packet filter and the proxy, in an order

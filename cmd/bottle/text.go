@@ -187,6 +187,9 @@ func printPlan(w io.Writer, p *plan.Plan) error {
 	row("host changes", orNone(p.Network.Changes))
 	row("proxy", proxyText(p.Proxy))
 	row("allowed hosts", orNone(p.Egress.Allow))
+	if len(p.Egress.Deny) > 0 {
+		row("denied hosts", strings.Join(p.Egress.Deny, ", "))
+	}
 	if len(p.Egress.AllowPrivate) > 0 {
 		row("private networks allowed", strings.Join(p.Egress.AllowPrivate, ", "))
 	}

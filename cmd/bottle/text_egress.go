@@ -236,6 +236,8 @@ func refusedHost(h egress.HostSummary) string {
 	}
 	if why, ok := refusals[h.Scanner]; ok {
 		notes = append(notes, why)
+	} else if h.Scanner != "" && h.Scanner != "allowlist" && h.Scanner != "port" {
+		notes = append(notes, "refused by the proxy's check "+visible(h.Scanner))
 	}
 	if len(notes) == 0 {
 		return visible(h.Destination)
@@ -254,6 +256,17 @@ var refusals = map[string]string{
 	"websocket": "websocket without TLS",
 	"scheme":    "neither http nor https",
 	"parser":    "malformed request",
+	"denylist":  "denied by the policy",
+	"self":      "address of the sandbox itself",
+	// Checks of pipelock.
+	"body":              "body cannot be checked: too large, compressed or malformed",
+	"entropy":           "URL looks like encoded data",
+	"subdomain_entropy": "name looks like encoded data",
+	"media_policy":      "audio, video or a large image",
+	"response_scan":     "response cannot be checked, or is suspicious",
+	"crlf_injection":    "line break in the URL",
+	"path_traversal":    "URL leads out of a directory",
+	"redirect":          "redirected to a refused host",
 }
 
 // maxTitleText is the longest notice in a terminal's title, in characters.

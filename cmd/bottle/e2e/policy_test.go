@@ -41,8 +41,24 @@ func TestAllowDeny(t *testing.T) {
 	if code := fetch(); code == 0 {
 		t.Error("denied, and reached all the same")
 	}
-	if r := u.bottle("deny", "policy", "x.wild.test"); r.code != 125 || !strings.Contains(r.stderr, "still allowed by entry *.wild.test") {
+	// An exception below a wildcard; the control is a sibling.
+	if r := u.bottle("deny", "policy", "sub.wild.test"); r.code != 0 {
 		t.Errorf("a host that *.wild.test covers: exit %d\n%s", r.code, r.stderr)
+	}
+	connect := func(host string) string {
+		return u.exec(l.name, "bash", "-c", `exec 3<>/dev/tcp/10.77.0.1/8888; printf 'CONNECT `+host+`:443 HTTP/1.1\r\nHost: x\r\n\r\n' >&3; head -n 1 <&3`).stdout
+	}
+	if out := connect("sub.wild.test"); !strings.Contains(out, "403") {
+		t.Errorf("a denied host below a wildcard: %q", out)
+	}
+	if out := connect("wild.test"); !strings.Contains(out, "200") {
+		t.Errorf("its sibling: %q", out)
+	}
+	if r := u.bottle("allow", "policy", "sub.wild.test"); r.code != 0 {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+	if r := u.bottle("allow", "policy", "127.0.0.1:8080"); r.code != 125 || !strings.Contains(r.stderr, "cannot be reached: a loopback address") || !strings.Contains(r.stderr, "without the proxy") {
+		t.Errorf("an address of the sandbox itself: exit %d\n%s", r.code, r.stderr)
 	}
 	if r := u.bottle("allow", "policy", "https://refused.test/"); r.code != 125 || !strings.Contains(r.stderr, "expected a host, not a URL") {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
