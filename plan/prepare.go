@@ -15,7 +15,6 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
 	"github.com/bot-bottle/bottle/internal/names"
-	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 )
@@ -262,12 +261,8 @@ func (p *preparation) warn() {
 	if plan.Runtime == Runc {
 		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
 	}
-	for _, problem := range plan.EntriesFor(p.bottle.SSH).Problems(segment.Agent.Masked()) {
-		text := problem.Error()
-		if problem.Advice != "" {
-			text += "; " + problem.Advice
-		}
-		warn("%s", text)
+	for _, w := range entryWarnings(plan.EntriesFor(p.bottle.SSH)) {
+		warn("%s", w)
 	}
 	p.warnProxy(warn)
 	for _, w := range plan.Network.Warnings {

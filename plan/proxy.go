@@ -34,17 +34,10 @@ func (p *preparation) proxy(ctx context.Context) error {
 }
 
 func (p *preparation) pipelock(ctx context.Context) error {
-	name := p.bottle.Proxy.Image
-	if name == "" {
-		name = DefaultPipelock
-	}
-	named, err := reference.ParseNormalizedNamed(name)
+	name := cmp.Or(p.bottle.Proxy.Image, DefaultPipelock)
+	named, version, err := pipelockImage(p.bottle.Proxy)
 	if err != nil {
-		return fmt.Errorf("the proxy's image %q: %w", name, err)
-	}
-	version, err := versionOf(named, p.bottle.Proxy.Version)
-	if err != nil {
-		return &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: hint.Of(err) + ", or " + useBuiltin}
+		return err
 	}
 	p.plan.Proxy.Version = version.String()
 	policy, err := p.plan.EntriesFor(p.bottle.SSH).Policy()
@@ -115,6 +108,20 @@ func ProxyImage(ctx context.Context, h Host, named reference.Named) (ImageInfo, 
 	return info, err
 }
 
+// pipelockImage returns the image of pipelock and the version in it.
+func pipelockImage(p manifest.Proxy) (reference.Named, egress.PipelockVersion, error) {
+	name := cmp.Or(p.Image, DefaultPipelock)
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, egress.PipelockVersion{}, fmt.Errorf("the proxy's image %q: %w", name, err)
+	}
+	version, err := versionOf(named, p.Version)
+	if err != nil {
+		return nil, version, &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: hint.Of(err) + ", or " + useBuiltin}
+	}
+	return named, version, nil
+}
+
 // versionOf returns the version of pipelock in an image: the stated one, if there is
 // one, or the one in the image's tag. It is never guessed, because the configuration
 // depends on it.
@@ -162,14 +169,9 @@ func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
-	image := cmp.Or(b.Proxy.Image, DefaultPipelock)
-	named, err := reference.ParseNormalizedNamed(image)
+	_, version, err := pipelockImage(b.Proxy)
 	if err != nil {
-		return nil, fmt.Errorf("the proxy's image %q: %w", image, err)
-	}
-	version, err := versionOf(named, b.Proxy.Version)
-	if err != nil {
-		return nil, fmt.Errorf("the proxy's image %s: %w", image, err)
+		return nil, err
 	}
 	return policy.Render(version.String())
 }

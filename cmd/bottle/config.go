@@ -40,6 +40,9 @@ func (a *app) configCheckCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, w := range plan.ManifestWarnings(m) {
+				a.note("WARNING: %s", visible(w))
+			}
 			a.note(textConfigValid, visible(m.Path), count(len(m.Bottles), "bottle"), count(len(m.Agents), "agent"))
 			return nil
 		},
