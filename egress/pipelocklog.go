@@ -3,6 +3,7 @@ package egress
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -31,7 +32,7 @@ var pipelockScanners = map[string]string{
 
 // pipelockLine adds to an entry what only pipelock logs, or logs in its own way.
 func (e *Entry) pipelockLine(keys map[string]json.RawMessage) {
-	if e.Method == "CONNECT" && e.Target == "" { // 2.0
+	if e.Method == http.MethodConnect && e.Target == "" { // 2.0
 		e.Target, e.URL = e.URL, ""
 	}
 	if e.Method == "CONFIG_RELOAD" { // its URL is a file's name

@@ -84,7 +84,10 @@ func TestPipelockLog(t *testing.T) {
 		}
 	}
 	var rule string
-	for e := range ParseLog(strings.NewReader(pipelockLog[16].line)) {
+	for e, err := range ParseLog(strings.NewReader(pipelockLog[16].line)) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		rule = e.Rule
 	}
 	if rule != "*.x.a.test" {
@@ -122,7 +125,10 @@ func TestEntryBefore(t *testing.T) {
 		"2026-11-28T02:23:02Z": true, "2026-11-28T02:23:03Z": false, "2026-11-28T02:23:04Z": false,
 		"2026-11-28T02:23:03.699Z": true, "2026-11-28T02:23:03.700Z": false,
 	} {
-		for e := range ParseLog(strings.NewReader(`{"event":"blocked","time":"` + text + `"}`)) {
+		for e, err := range ParseLog(strings.NewReader(`{"event":"blocked","time":"` + text + `"}`)) {
+			if err != nil {
+				t.Fatal(err)
+			}
 			if e.Before(start) != want {
 				t.Errorf("%s before %s: %v", text, start, !want)
 			}

@@ -152,7 +152,7 @@ func parsePattern(host string) (string, error) {
 		return name, nil
 	}
 	if addr.IsValid() {
-		return "", errors.New("an address has no subdomains: remove the *.")
+		return "", errors.New("a wildcard for an address: an address has no subdomains")
 	}
 	return "*." + name, nil
 }
