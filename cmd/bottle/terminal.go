@@ -50,6 +50,9 @@ func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 	defer signal.Stop(sigs)
 
+	var ended *bottle.Session
+	defer func() { a.reportEnd(ended) }() // when the terminal is the user's again
+
 	cfg.Stdin, cfg.Stdout, cfg.Stderr = a.stdin, a.stdout, a.stderr
 	fd, raw := a.terminal()
 	raw = raw && cfg.Terminal
@@ -77,9 +80,12 @@ func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.
 			_ = s.Resize(ctx, width, height) // the next change sends the size again
 		}
 	}
-	code, err := a.follow(s, resize, sigs)
+	code, done, err := a.follow(s, resize, sigs)
 	if err != nil {
 		return err
+	}
+	if done {
+		ended = s
 	}
 	if code != 0 {
 		return exitError(code)
@@ -117,7 +123,7 @@ const (
 // follow forwards signals and terminal sizes until the session has ended. An agent
 // that ignores SIGTERM or SIGHUP cannot delay the end: after the grace period the
 // removal of the bottle ends the session.
-func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-chan os.Signal) (int, error) {
+func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-chan os.Signal) (code int, ended bool, err error) {
 	type result struct {
 		code int
 		err  error
@@ -134,9 +140,9 @@ func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-cha
 	for {
 		select {
 		case r := <-done:
-			return r.code, r.err
+			return r.code, r.err == nil, r.err
 		case <-giveUp:
-			return signalCode(last), nil
+			return signalCode(last), false, nil
 		case sig := <-sigs:
 			last = sig.(syscall.Signal)
 			if last == syscall.SIGWINCH {
@@ -151,7 +157,7 @@ func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-cha
 				received++
 			}
 			if received >= forceSignals {
-				return signalCode(last), nil
+				return signalCode(last), false, nil
 			}
 			// A process that has just ended accepts no signal.
 			_ = s.Signal(ctx, last)

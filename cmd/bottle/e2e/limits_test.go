@@ -1,0 +1,37 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/internal/leakcheck"
+)
+
+// TestMemoryLimitReported has an agent use more memory than its bottle may: the end of
+// the session names the limit, its value and the key that raises it, and the exit code
+// is docker's. The control stays below the limit.
+func TestMemoryLimitReported(t *testing.T) {
+	for _, runtime := range []string{"runsc", "runc"} {
+		t.Run(runtime, func(t *testing.T) {
+			leakcheck.Check(t)
+			u := newUser(t)
+			u.write("bottle.yaml", `version: 1
+bottles:
+  dev: {image: "bottle-demo:latest", limits: {memory: 128MiB}}
+agents:
+  hog: {bottle: dev, command: [sh, -c, "x=x; while :; do x=$x$x; done"]}
+  small: {bottle: dev, command: [sh, -c, "exit 3"]}
+`)
+			r := u.run("hog", "--runtime", runtime)
+			if r.code != 137 || !strings.Contains(r.stderr, "The bottle's limit of 128 MiB of memory was reached.\nhint: raise limits.memory in the manifest\n") {
+				t.Errorf("exit %d, %q", r.code, r.stderr)
+			}
+			if strings.Contains(r.stderr, "urpc") || strings.Contains(r.stdout, "urpc") {
+				t.Errorf("a message of the runtime's own is shown: %q", r.stderr+r.stdout)
+			}
+			if r := u.run("small", "--runtime", runtime); r.code != 3 || strings.Contains(r.stderr, "limit of") {
+				t.Errorf("control: exit %d, %q", r.code, r.stderr)
+			}
+		})
+	}
+}
