@@ -14,16 +14,15 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
-
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 )
 
-// hammer asks the proxy for a host without a pause, whether there is a proxy or
-// not, until /tmp/stop is there, and then says what it was answered.
-const hammer = `trap '' PIPE
+// requestLoop requests a host from the proxy without pause, also without a proxy, until
+// /tmp/stop exists, and then prints the number of each kind of answer.
+const requestLoop = `trap '' PIPE
 ok=0 no=0 other=0 down=0
 while [ ! -e /tmp/stop ]; do
   line=
@@ -32,18 +31,18 @@ while [ ! -e /tmp/stop ]; do
 done 2>/dev/null
 echo "$ok $no $other $down"`
 
-// hammering is a session with a hammer in it.
-type hammering struct {
+// requester is a session that runs requestLoop.
+type requester struct {
 	*Session
 	out bytes.Buffer
 }
 
-func startHammer(t *testing.T, e *Engine, name, host string) *hammering {
+func startRequests(t *testing.T, e *Engine, name, host string) *requester {
 	t.Helper()
-	h := &hammering{}
+	h := &requester{}
 	var err error
 	h.Session, err = e.Exec(context.WithoutCancel(t.Context()), name, SessionConfig{
-		Command: []string{"bash", "-c", fmt.Sprintf(hammer, host)}, Stdout: &h.out, Stderr: &h.out,
+		Command: []string{"bash", "-c", fmt.Sprintf(requestLoop, host)}, Stdout: &h.out, Stderr: &h.out,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -51,20 +50,21 @@ func startHammer(t *testing.T, e *Engine, name, host string) *hammering {
 	return h
 }
 
-// end gives how often it was let through, refused, and met no proxy.
-func (h *hammering) end(t *testing.T) (ok, no, down int) {
+// end waits for the loop and returns the number of requests that were allowed, refused,
+// and made without a proxy.
+func (h *requester) end(t *testing.T) (ok, no, down int) {
 	t.Helper()
 	var other int
 	if code, err := h.Wait(); err != nil || code != 0 {
-		t.Errorf("the agent's own process ended with %d, %v", code, err)
+		t.Errorf("the agent's process: exit code %d, %v", code, err)
 	}
 	if n, err := fmt.Sscan(h.out.String(), &ok, &no, &other, &down); n != 4 || other > 0 {
-		t.Errorf("the hammer says %q, %v", &h.out, err)
+		t.Errorf("unexpected output %q, %v", &h.out, err)
 	}
 	return ok, no, down
 }
 
-// requestsFor counts those for a host in what the world has seen.
+// requestsFor counts the requests for a host that the test world has received.
 func requestsFor(seen []labtest.WorldEvent, host string) (n int) {
 	for _, ev := range seen {
 		if ev.Event == "request" && ev.Host == host {
@@ -74,7 +74,7 @@ func requestsFor(seen []labtest.WorldEvent, host string) (n int) {
 	return n
 }
 
-// launchSimple launches the bottle of simpleManifest; it is removed at the test's end.
+// launchSimple launches the bottle of simpleManifest and removes it after the test.
 func launchSimple(t *testing.T, e *Engine) *Bottle {
 	t.Helper()
 	b, err := e.Launch(t.Context(), prepare(t, e, testSpec(t, simpleManifest)))
@@ -85,8 +85,8 @@ func launchSimple(t *testing.T, e *Engine) *Bottle {
 	return b
 }
 
-// watch watches a bottle's proxy until the test's end, and tells of each restart.
-func watch(t *testing.T, e *Engine, name string) (told <-chan error) {
+// watch watches a bottle's proxy during the test and reports each restart.
+func watch(t *testing.T, e *Engine, name string) (restarted <-chan error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	restarts, ended := make(chan error, 10), make(chan struct{})
@@ -98,19 +98,18 @@ func watch(t *testing.T, e *Engine, name string) (told <-chan error) {
 	return restarts
 }
 
-// TestProxyRestarts kills the proxy, again and again, while the agent hammers at
-// it: the agent loses its way out and nothing else, list says so, it has it again
-// soon, under the policy as it was changed while the proxy ran, and
-// of what that refuses not one request reaches the victim before, between or after.
+// TestProxyRestarts repeatedly kills the proxy while the agent sends requests to it. The
+// agent only loses its egress, List reports it, and the proxy is soon restarted with the
+// policy as it was changed at run time. No request that this policy refuses reaches the
+// victim at any time.
 func TestProxyRestarts(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
-	began := time.Now()
+	start := time.Now()
 	b := launchSimple(t, e)
-	launched := time.Since(began)
-	told := watch(t, e, b.Name)
-	// From here on the manifest would let through what is refused, and refuse what
-	// is let through.
+	launched := time.Since(start)
+	restarted := watch(t, e, b.Name)
+	// The manifest allows what is refused from here on, and refuses what is allowed.
 	const victim, served = "allowed.test", "refused.test"
 	if _, err := e.Deny(t.Context(), b.Name, victim); err != nil {
 		t.Fatal(err)
@@ -119,55 +118,55 @@ func TestProxyRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := labtest.World(t)
-	bad, good := startHammer(t, e, b.Name, victim), startHammer(t, e, b.Name, served)
+	refused, allowed := startRequests(t, e, b.Name, victim), startRequests(t, e, b.Name, served)
 
 	passes := func() {
 		t.Helper()
 		before := requestsFor(seen(), served)
-		waitFor(t, "a request that is let through", func() bool { return requestsFor(seen(), served) > before })
+		waitFor(t, "an allowed request", func() bool { return requestsFor(seen(), served) > before })
 	}
 
 	const kills = 3
 	for i := range kills {
 		passes()
-		began = time.Now()
+		start = time.Now()
 		if err := syscall.Kill(proxyPID(t, e, b.Name), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if i > 0 { // it waits a little before it starts a proxy that keeps ending
-			waitFor(t, "list to say that the proxy is gone", func() bool { return statusOfOnly(t, e) == "running, proxy is stopped" })
+		if i > 0 { // a repeatedly exiting proxy is restarted after a delay
+			waitFor(t, "the status to report the stopped proxy", func() bool { return onlyStatus(t, e) == "running, proxy is stopped" })
 		}
-		if err := <-told; err != nil {
-			t.Errorf("the proxy was not started again: %v", err)
+		if err := <-restarted; err != nil {
+			t.Errorf("the proxy was not restarted: %v", err)
 		}
-		took := time.Since(began)
-		t.Logf("started again after %s; the launch took %s", took, launched)
-		// Two seconds are four launches on a machine that has nothing else to do.
+		took := time.Since(start)
+		t.Logf("restarted after %s; the launch took %s", took, launched)
+		// Relative to the launch, which takes 0.5 s on an idle machine.
 		if i == 0 && took > 4*launched {
-			t.Errorf("that took %.1f times as long as the launch", float64(took)/float64(launched))
+			t.Errorf("the restart took %.1f times as long as the launch", float64(took)/float64(launched))
 		}
 	}
 	passes()
-	if got := statusOfOnly(t, e); got != "running" {
-		t.Errorf("list says %q", got)
+	if got := onlyStatus(t, e); got != "running" {
+		t.Errorf("status %q", got)
 	}
 	if out, code := output(t, e, b.Name, "touch", "/tmp/stop"); code != 0 {
 		t.Fatal(out)
 	}
-	ok, no, down := bad.end(t)
+	ok, no, down := refused.end(t)
 	if ok > 0 || no == 0 || down < kills {
-		t.Errorf("what is refused was let through %d times and refused %d times; there was no proxy %d times", ok, no, down)
+		t.Errorf("requests to a refused host: %d allowed, %d refused, %d without a proxy", ok, no, down)
 	}
 	if n := requestsFor(seen(), victim); n > 0 {
-		t.Errorf("the victim saw %d requests", n)
+		t.Errorf("the victim received %d requests", n)
 	}
-	ok, no2, down2 := good.end(t)
+	ok, no2, down2 := allowed.end(t)
 	if ok == 0 || no2 > 0 || down2 < kills {
-		t.Errorf("what is allowed was let through %d times and refused %d times; there was no proxy %d times", ok, no2, down2)
+		t.Errorf("requests to an allowed host: %d allowed, %d refused, %d without a proxy", ok, no2, down2)
 	}
-	t.Logf("%d requests refused, %d let through, %d without a proxy, %d restarts", no, ok, down+down2, kills)
+	t.Logf("%d requests refused, %d allowed, %d without a proxy, %d restarts", no, ok, down+down2, kills)
 
-	// The control: such a request, let through, is seen by the victim.
+	// The control: the victim receives such a request if it is allowed.
 	if _, err := e.Allow(t.Context(), b.Name, victim); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +174,7 @@ func TestProxyRestarts(t *testing.T) {
 		t.Error(out)
 	}
 	if n := requestsFor(seen(), victim); n != 1 {
-		t.Errorf("the victim saw %d requests of the control", n)
+		t.Errorf("the victim received %d requests of the control, want 1", n)
 	}
 }
 
@@ -188,23 +187,23 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// statusOfOnly is what list says of the one bottle.
-func statusOfOnly(t *testing.T, e *Engine) string {
+// onlyStatus returns the status of the only bottle.
+func onlyStatus(t *testing.T, e *Engine) string {
 	t.Helper()
 	list, err := e.List(t.Context(), false)
 	if err != nil || len(list) != 1 {
-		t.Fatalf("list says %+v, %v", list, err)
+		t.Fatalf("List = %+v, %v", list, err)
 	}
 	return list[0].Status
 }
 
-// TestProxyLogKilled ends the process that writes the egress log: nothing happens
-// that it would not have told. The proxy ends with it, and comes back with a log.
+// TestProxyLogKilled kills the process that writes the egress log: no request is answered
+// without being logged. The proxy exits too, and is restarted with a new log process.
 func TestProxyLogKilled(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	b := launchSimple(t, e)
-	told := watch(t, e, b.Name)
+	restarted := watch(t, e, b.Name)
 	ask := func(path string) (string, int) {
 		return output(t, e, b.Name, "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "http://refused.test/"+path)
 	}
@@ -215,9 +214,9 @@ func TestProxyLogKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, code := ask("meanwhile"); code == 0 {
-		t.Errorf("a request that nobody could log was answered: %s", out)
+		t.Errorf("a request was answered without being logged: %s", out)
 	}
-	if err := <-told; err != nil {
+	if err := <-restarted; err != nil {
 		t.Fatal(err)
 	}
 	if out, code := ask("after"); out != "403" {
@@ -237,7 +236,7 @@ func TestProxyLogKilled(t *testing.T) {
 	}
 }
 
-// logPID is the process that writes a log.
+// logPID returns the process that writes a log.
 func logPID(t *testing.T, file string) int {
 	t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -254,12 +253,12 @@ func logPID(t *testing.T, file string) int {
 			return pid
 		}
 	}
-	t.Fatalf("nobody writes %s", file)
+	t.Fatalf("no process writes %s", file)
 	return 0
 }
 
-// TestProxyStaysDown: a bottle that is being removed gets no new proxy, and one
-// whose proxy is down says so and stays shut.
+// TestProxyStaysDown verifies that a bottle being removed gets no new proxy, and that
+// without a proxy its status reports that and the agent reaches nothing.
 func TestProxyStaysDown(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -272,30 +271,30 @@ func TestProxyStaysDown(t *testing.T) {
 	}
 	list, err := e.List(t.Context(), false)
 	if err != nil || len(list) != 1 || list[0].Status != "running, proxy is stopped" {
-		t.Errorf("list says %+v, %v", list, err)
+		t.Errorf("List = %+v, %v", list, err)
 	}
 	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "2", "https://allowed.test/"); code == 0 {
-		t.Errorf("something answered without a proxy: %s", out)
+		t.Errorf("answered without a proxy: %s", out)
 	}
-	// A policy that is changed now holds from the next start on.
+	// A policy changed now is in force from the next start on.
 	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
 		t.Error(err)
 	}
 	if err := e.proxies.MarkRemoving(t.Context(), b.Name); err != nil {
 		t.Fatal(err)
 	}
-	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("started again: %v", err) })
+	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("restarted: %v", err) })
 	if err := os.Remove(filepath.Join(e.dir(b.Name), "removing")); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := e.proxies.Restart(t.Context(), b.Name); !done || err != nil {
-		t.Fatal(done, err)
+	if started, err := e.proxies.Restart(t.Context(), b.Name); !started || err != nil {
+		t.Fatal(started, err)
 	}
-	if done, err := e.proxies.Restart(t.Context(), b.Name); done || err != nil {
-		t.Errorf("a proxy that runs was started again: %v, %v", done, err)
+	if started, err := e.proxies.Restart(t.Context(), b.Name); started || err != nil {
+		t.Errorf("a running proxy was restarted: %v, %v", started, err)
 	}
 	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {
-		t.Errorf("what was denied while the proxy was down: %d %s", code, out)
+		t.Errorf("denied while the proxy was down: exit %d: %s", code, out)
 	}
 	if _, err := os.Lstat(netns.ProxyPath(e.dir(b.Name))); err != nil {
 		t.Error(err)

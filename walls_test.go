@@ -13,20 +13,20 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// rootCaps are what a root agent has, as /proc/PID/status writes them: CHOWN,
+// rootCaps are the capabilities of a root agent, as in /proc/PID/status: CHOWN,
 // DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP and SYS_CHROOT
 // (linux/capability.h).
 var rootCaps = fmt.Sprintf("%016x", 1<<0|1<<1|1<<3|1<<4|1<<5|1<<6|1<<7|1<<8|1<<18)
 
-// TestAgentIsKeptSmall looks from inside at what an agent's processes are and
-// have, PID 1 and a session: under both runtimes, as root and as another user.
-func TestAgentIsKeptSmall(t *testing.T) {
+// TestAgentPrivileges checks the privileges and resources of an agent's processes from
+// inside, for PID 1 and a session, under both runtimes, as root and as another user.
+func TestAgentPrivileges(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
 	for _, runtimeName := range []string{runtime.RuntimeRunsc, runtime.RuntimeRunc} {
 		for user, caps := range map[string]string{"": rootCaps, "1000:1000": strings.Repeat("0", 16)} {
 			t.Run(fmt.Sprintf("%s as %q", runtimeName, user), func(t *testing.T) {
-				// What an image says of itself gives it nothing.
+				// The image's labels must have no effect.
 				hostileImage(t, ocispec.ImageConfig{User: user, Labels: map[string]string{
 					"io.kubernetes.cri.container-type": "container", "bottle.name": "another", "large": strings.Repeat("x", 1<<20),
 				}})
@@ -48,14 +48,14 @@ func TestAgentIsKeptSmall(t *testing.T) {
 	}
 }
 
-// inside is a bottle as it looks from inside.
+// inside checks a bottle from inside.
 type inside struct {
 	t    *testing.T
 	e    *Engine
 	name string
 }
 
-func (in inside) show(file string) (string, error) {
+func (in inside) read(file string) (string, error) {
 	in.t.Helper()
 	out, code := output(in.t, in.e, in.name, "/probe", "cat", file)
 	if code != 0 {
@@ -66,7 +66,7 @@ func (in inside) show(file string) (string, error) {
 
 func (in inside) must(file string) string {
 	in.t.Helper()
-	out, err := in.show(file)
+	out, err := in.read(file)
 	if err != nil {
 		in.t.Errorf("%s: %v", file, err)
 	}
@@ -83,11 +83,11 @@ func (in inside) status(file, runtimeName, caps string) {
 	none := strings.Repeat("0", 16)
 	want := map[string]string{"CapInh": none, "CapPrm": caps, "CapEff": caps, "CapBnd": caps, "CapAmb": none, "NoNewPrivs": "1"}
 	if runtimeName == runtime.RuntimeRunc {
-		want["Seccomp"] = "2" // a filter; gVisor's own is outside
+		want["Seccomp"] = "2" // a filter; gVisor applies its own outside
 	}
 	for k, v := range want {
 		if k == "CapAmb" && got[k] == "" {
-			continue // gVisor has none to tell of
+			continue // gVisor does not report it
 		}
 		if got[k] != v {
 			in.t.Errorf("%s: %s is %q, want %q", file, k, got[k], v)
@@ -95,7 +95,7 @@ func (in inside) status(file, runtimeName, caps string) {
 	}
 }
 
-// limits are those of the session.
+// limits checks the resource limits of the session.
 func (in inside) limits(runtimeName string) {
 	in.t.Helper()
 	got := map[string][]string{}
@@ -115,7 +115,7 @@ func (in inside) limits(runtimeName string) {
 	}
 }
 
-// files: a name of its own, and nobody to ask about others.
+// files checks that the bottle has its own host name, and no resolver.
 func (in inside) files() {
 	in.t.Helper()
 	for file, want := range map[string]string{
@@ -130,7 +130,7 @@ func (in inside) files() {
 	}
 }
 
-// devices: none beyond those that every container has. Gvisor's are its own.
+// devices checks that there are only the devices of every container, and gVisor's own.
 func (in inside) devices(runtimeName string) {
 	in.t.Helper()
 	standard := strings.Fields("console core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero")
@@ -142,24 +142,24 @@ func (in inside) devices(runtimeName string) {
 	names := strings.Fields(strings.TrimRight(list, "]\n"))
 	for _, name := range names {
 		if !slices.Contains(standard, name) {
-			in.t.Errorf("the device %s", name)
+			in.t.Errorf("unexpected device %s", name)
 		}
 	}
 	if !slices.Contains(names, "null") {
-		in.t.Errorf("no list of devices: %q", out)
+		in.t.Errorf("invalid list of devices: %q", out)
 	}
 }
 
-// hidden: of what the host's kernel tells there, nothing is to be read.
+// hidden checks that files with information about the host's kernel cannot be read.
 func (in inside) hidden() {
 	in.t.Helper()
 	shown := 0
 	for _, file := range strings.Fields("/proc/interrupts /proc/kcore /proc/keys /proc/latency_stats /proc/sched_debug /proc/timer_list /proc/timer_stats") {
-		out, err := in.show(file)
+		out, err := in.read(file)
 		if err == nil && out != "" {
-			in.t.Errorf("%s is to be read: %.40q", file, out)
+			in.t.Errorf("%s can be read: %.40q", file, out)
 		}
-		// The control: on the host some of them say something.
+		// The control: on the host some of them have content.
 		if f, err := os.Open(file); err == nil {
 			n, _ := f.Read(make([]byte, 1))
 			shown += n
@@ -167,23 +167,24 @@ func (in inside) hidden() {
 		}
 	}
 	if shown == 0 {
-		in.t.Error("the host's kernel shows none of these either, so that this shows nothing")
+		in.t.Error("invalid test: the host has none of these files")
 	}
 	for _, dir := range strings.Fields("/proc/acpi /proc/asound /proc/scsi /sys/firmware /sys/devices/virtual/powercap") {
 		out, _ := output(in.t, in.e, in.name, "/probe", "ls", dir)
 		if !strings.HasSuffix(out, " []\n") && !strings.Contains(out, "no such file") {
-			in.t.Errorf("%s is to be seen: %s", dir, out)
+			in.t.Errorf("%s is not empty: %s", dir, out)
 		}
 	}
 }
 
-// sockets: AF_VSOCK leads to the machine that the host is on, whatever network
-// namespace it is in, and AF_ALG into the kernel (linux/socket.h).
+// sockets checks that dangerous socket families are not available: AF_VSOCK reaches the
+// machine that hosts the virtual machine, from any network namespace, and AF_ALG exposes
+// code of the kernel (linux/socket.h).
 func (in inside) sockets() {
 	in.t.Helper()
 	const unix, inet, alg, vsock = "1", "2", "38", "40"
 	out, code := output(in.t, in.e, in.name, "/probe", "sockets", unix, inet, alg, vsock)
 	if code != 0 || out != "1\n2\n" {
-		in.t.Errorf("sockets of the families %q, exit %d; want 1 and 2", out, code)
+		in.t.Errorf("available socket families %q, exit %d; want 1 and 2", out, code)
 	}
 }

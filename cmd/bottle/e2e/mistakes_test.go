@@ -36,7 +36,7 @@ func TestMistakes(t *testing.T) {
 		{"home as --cwd", u.with("HOME=" + u.dir), append(run, "--cwd"), []string{u.dir, "home folder", "--cwd-force"}},
 		{"pull nothing", u, []string{"pull"}, []string{"expected exactly one image name", "bottle pull registry.example/name:tag"}},
 		{"pull no name", u, []string{"pull", "A B"}, []string{`"A B"`, "NAME:TAG"}},
-		{"pull from nobody", u, []string{"pull", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1", "does not answer", "refused", "hosts.toml"}},
+		{"pull from nobody", u, []string{"pull", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1", "registry is not reachable", "refused", "hosts.toml"}},
 		{"push nothing there", u, []string{"push", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1/a:1", "bottle images"}},
 		{"rmi nothing there", u, []string{"rmi", "none:1"}, []string{"none:1", "bottle images"}},
 		{"unknown agent", u, []string{"run", "nobody"}, []string{`no agent "nobody"`, "there are: claude, deaf, offline, sh, trap, wait"}},
