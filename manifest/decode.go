@@ -1,3 +1,6 @@
+// Package manifest reads, checks, describes and edits bottle's configuration file, which
+// lists bottles (environments) and agents (commands that run in them). It knows neither
+// containers nor the host.
 package manifest
 
 import (
@@ -12,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// position is where in a manifest something stands.
+// position is a place in a manifest.
 type position struct {
 	file      string
 	line, col int // from 1
@@ -20,38 +23,38 @@ type position struct {
 
 func (p position) String() string { return fmt.Sprintf("%s:%d:%d", p.file, p.line, p.col) }
 
-// decoder walks a YAML document strictly and collects every mistake.
+// decoder walks a YAML document strictly and collects all errors.
 type decoder struct {
 	file     string
 	problems hint.Problems
 	visited  int
-	bytes    int // of what was visited
+	bytes    int // of the visited values
 }
 
-// Bounds of a walk. Aliases are followed, so that a small file can stand for a
-// huge tree, or for one without an end.
+// Bounds of a walk. Aliases are followed, so a small file can expand to a huge or
+// infinite tree.
 const (
 	maxNodes    = 20_000
-	maxText     = 8 * maxManifest // a walk may look at a value more than once
+	maxText     = 8 * maxManifest // a walk may visit a value more than once
 	maxProblems = 20
-	maxShown    = 400 // bytes of one thing in a message
+	maxShown    = 400 // bytes of one value in a message
 )
 
-// tooLarge ends a walk, at a node.
+// tooLarge is panicked to end a walk that exceeds its bounds.
 type tooLarge struct{ at position }
 
-// enough ends a walk that has found maxProblems mistakes.
-type enough struct{}
+// tooManyProblems is panicked to end a walk that has found maxProblems errors.
+type tooManyProblems struct{}
 
 func (d *decoder) at(n *yaml.Node) position { return position{d.file, n.Line, n.Column} }
 
-func (d *decoder) fail(n *yaml.Node, format string, args ...any) {
-	d.failAt(d.at(n), format, args...)
+func (d *decoder) fail(n *yaml.Node, fix, format string, args ...any) {
+	d.failAt(d.at(n), fix, format, args...)
 }
 
-// failAt notes a mistake. It panics with enough after the last one that is told,
-// which ParseManifest recovers.
-func (d *decoder) failAt(at position, format string, args ...any) {
+// failAt records an error with a hint, which may be empty. After maxProblems errors it
+// panics with tooManyProblems, which Parse recovers.
+func (d *decoder) failAt(at position, fix, format string, args ...any) {
 	for i, arg := range args {
 		switch arg := arg.(type) {
 		case string:
@@ -61,16 +64,19 @@ func (d *decoder) failAt(at position, format string, args ...any) {
 		}
 	}
 	err := fmt.Errorf("%s: %s", at, fmt.Sprintf(format, args...))
-	// What aliases repeat is told once.
+	if fix != "" {
+		err = &hint.Error{Err: err, Hint: cut(fix, maxShown)}
+	}
+	// An error that aliases repeat is reported once.
 	if slices.ContainsFunc(d.problems, func(e error) bool { return e.Error() == err.Error() }) {
 		return
 	}
 	if d.problems = append(d.problems, err); len(d.problems) == maxProblems {
-		panic(enough{})
+		panic(tooManyProblems{})
 	}
 }
 
-// cut shortens a text to n bytes and a mark, at a character's border.
+// cut shortens a text to at most n bytes and an ellipsis, between characters.
 func cut(s string, n int) string {
 	if len(s) <= n {
 		return s
@@ -81,8 +87,8 @@ func cut(s string, n int) string {
 	return s[:n] + "…"
 }
 
-// follow resolves an alias and counts. It panics with tooLarge, which
-// ParseManifest recovers, as a walk must end at once then.
+// follow resolves an alias and counts the visited values. It panics with tooLarge, which
+// Parse recovers.
 func (d *decoder) follow(n *yaml.Node) *yaml.Node {
 	target := n
 	if n.Kind == yaml.AliasNode {
@@ -96,8 +102,8 @@ func (d *decoder) follow(n *yaml.Node) *yaml.Node {
 	return target
 }
 
-// mapping walks a mapping's keys; each has a function for its value. A key of
-// none is a mistake.
+// mapping walks a mapping and calls the function of each key with its value. A key
+// without a function is an error.
 func (d *decoder) mapping(n *yaml.Node, what string, fields map[string]func(*yaml.Node)) {
 	d.entries(n, what, func(key, value *yaml.Node) {
 		if fn, ok := fields[key.Value]; ok {
@@ -105,49 +111,49 @@ func (d *decoder) mapping(n *yaml.Node, what string, fields map[string]func(*yam
 			return
 		}
 		names := sortedKeys(fields)
+		fix := "known keys: " + strings.Join(names, ", ")
 		if near := nearest(key.Value, names); near != "" {
-			d.fail(key, "unknown key %s in %s: did you mean %q?", shown(key.Value), what, near)
-		} else {
-			d.fail(key, "unknown key %s in %s: known are %s", shown(key.Value), what, strings.Join(names, ", "))
+			fix = fmt.Sprintf("did you mean %q?", near)
 		}
+		d.fail(key, fix, "unknown key %s in %s", shown(key.Value), what)
 	})
 }
 
-// shown quotes a key for a message, without a value that was written into it.
+// shown quotes a key for a message, without a value that follows "=".
 func shown(key string) string {
-	if name, _, both := strings.Cut(key, "="); both {
+	if name, _, found := strings.Cut(key, "="); found {
 		return quoted(name + "=…")
 	}
 	return quoted(key)
 }
 
-// quoted is the beginning of a text, in quotes.
+// quoted returns the beginning of a text in quotes.
 func quoted(s string) string { return strconv.Quote(cut(s, maxShown/4)) }
 
-// entries walks a mapping whose keys are the user's own.
+// entries walks a mapping with arbitrary keys.
 func (d *decoder) entries(n *yaml.Node, what string, fn func(key, value *yaml.Node)) {
 	n = d.follow(n)
 	if n.Kind != yaml.MappingNode {
-		message := "%s must be a mapping of keys to values, not %s"
+		fix := ""
 		if kind(n) == kindEmpty {
-			message += ": write {} for one without any"
+			fix = "write {} for an empty mapping"
 		}
-		d.fail(n, message, what, kind(n))
+		d.fail(n, fix, "invalid %s: expected a mapping, got %s", strings.TrimPrefix(what, "the "), kind(n))
 		return
 	}
 	seen := map[string]position{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := d.follow(n.Content[i]), n.Content[i+1]
 		if key.Tag == "!!merge" {
-			d.fail(n.Content[i], "merging with << is not supported: write the keys out")
+			d.fail(n.Content[i], "write out the merged keys", "unsupported merge key <<")
 			continue
 		}
 		if key.Kind != yaml.ScalarNode || key.Tag == "!!null" {
-			d.fail(n.Content[i], "a key of %s must be text, not %s", what, kind(key))
+			d.fail(n.Content[i], "", "invalid key in %s: expected text, got %s", what, kind(key))
 			continue
 		}
 		if first, ok := seen[key.Value]; ok {
-			d.fail(n.Content[i], "%s stands twice in %s, first in line %d: keep one", shown(key.Value), what, first.line)
+			d.fail(n.Content[i], "remove one of them", "duplicate key %s in %s: already defined in line %d", shown(key.Value), what, first.line)
 			continue
 		}
 		seen[key.Value] = d.at(n.Content[i])
@@ -159,7 +165,7 @@ func (d *decoder) entries(n *yaml.Node, what string, fn func(key, value *yaml.No
 func (d *decoder) items(n *yaml.Node, what string, fn func(*yaml.Node)) {
 	n = d.follow(n)
 	if n.Kind != yaml.SequenceNode {
-		d.fail(n, "%s must be a list, not %s", what, kind(n))
+		d.fail(n, "", "invalid %s: expected a list, got %s", what, kind(n))
 		return
 	}
 	for _, item := range n.Content {
@@ -167,32 +173,31 @@ func (d *decoder) items(n *yaml.Node, what string, fn func(*yaml.Node)) {
 	}
 }
 
-// scalarTags are those of values that are text without being written as such.
+// scalarTags are the tags of plain values that are not strings.
 var scalarTags = []string{"!!int", "!!float", "!!bool"}
 
-// text reads a string. Numbers and truth values are taken as they are written
-// where scalars is set.
+// text reads a string. With scalars, numbers and booleans are read as they are written.
 func (d *decoder) text(n *yaml.Node, what string, scalars bool) (string, bool) {
 	n = d.follow(n)
 	ok := n.Kind == yaml.ScalarNode && (n.Tag == "!!str" || n.Tag == "!!timestamp" ||
 		scalars && slices.Contains(scalarTags, n.Tag))
 	if !ok {
-		message := "%s must be text, not %s"
+		fix := ""
 		if n.Kind == yaml.ScalarNode && slices.Contains(scalarTags, n.Tag) {
-			message += ": put it in quotes"
+			fix = "put it in quotes"
 		}
-		d.fail(n, message, what, kind(n))
+		d.fail(n, fix, "invalid %s: expected text, got %s", what, kind(n))
 		return "", false
 	}
 	if strings.ContainsRune(n.Value, 0) {
-		d.fail(n, "%s holds a NUL byte, which neither a variable nor an argument can: take it out", what)
+		d.fail(n, "remove it: variables and arguments cannot contain one", "invalid %s: contains a NUL byte", what)
 		return "", false
 	}
 	return n.Value, true
 }
 
-// printable tells whether text shows as what it is. A manifest may be somebody
-// else's, and is not to draw over the plan that the user agrees to.
+// printable reports whether all characters of a text are visible. A manifest may come
+// from somebody else and must not overwrite parts of the plan that the user confirms.
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
@@ -205,16 +210,16 @@ func (d *decoder) name(n *yaml.Node, what string) (string, bool) {
 	}
 	switch {
 	case s == "":
-		d.fail(n, "%s must not be empty", what)
+		d.fail(n, "", "invalid %s: empty", what)
 	case !printable(s):
-		d.fail(n, "%s must be on one line, without characters that cannot be seen", what)
+		d.fail(n, "", "invalid %s: contains a line break or an invisible character", what)
 	default:
 		return s, true
 	}
 	return "", false
 }
 
-// setName returns a function for mapping that reads text into out.
+// setName returns a function for mapping that reads a name into out.
 func (d *decoder) setName(out *string, what string) func(*yaml.Node) {
 	return func(n *yaml.Node) { *out, _ = d.name(n, what) }
 }
@@ -232,17 +237,17 @@ func (d *decoder) integer(n *yaml.Node, what string, low, high int64) int64 {
 		got = strconv.FormatInt(v, 10)
 	}
 	if low == high {
-		d.fail(n, "%s must be the number %d, not %s", what, low, got)
+		d.fail(n, "", "invalid %s: expected the number %d, got %s", what, low, got)
 	} else {
-		d.fail(n, "%s must be a whole number from %d to %d, not %s", what, low, high, got)
+		d.fail(n, "", "invalid %s: expected a whole number from %d to %d, got %s", what, low, high, got)
 	}
 	return 0
 }
 
-const kindEmpty = "empty"
+const kindEmpty = "an empty value"
 
-// kind names a value for a message. No value is repeated: it may be a secret
-// that stands in the wrong place.
+// kind names the kind of a value for a message, but not the value: it may be a secret in
+// the wrong place.
 func kind(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:

@@ -9,16 +9,16 @@ import (
 	"github.com/bot-bottle/bottle/internal/imageref"
 )
 
-// Description is an agent and its bottle as the manifest says and with what
-// holds where it says nothing: paths and defaults are filled in, and no host,
-// file or variable was looked at. It has no values of variables.
+// Description is an agent and its bottle as configured in the manifest, with defaults
+// filled in and absolute paths. It is computed without the host, files or variables, and
+// contains no values of variables.
 type Description struct {
 	Agent        string            `json:"agent"`
 	Bottle       string            `json:"bottle"`
 	Image        string            `json:"image"` // normalised
 	Build        *BuildDescription `json:"build,omitempty"`
 	Command      []string          `json:"command"` // empty: the image's
-	Env          []EnvDescription  `json:"env"`     // in the manifest's order, without values
+	Env          []EnvDescription  `json:"env"`     // in the order of the manifest, without values
 	Egress       Egress            `json:"egress"`
 	SSH          []SSHHost         `json:"ssh"`
 	Git          *Git              `json:"git,omitempty"`
@@ -36,12 +36,12 @@ type EnvDescription struct {
 	Ask    string `json:"ask,omitempty"`  // the question of a "prompt" variable
 }
 
-// Sources of a manifest's variables. Only a literal's value may be stored.
+// Sources of variables in a manifest. Only the value of a literal may be stored.
 const (
-	SourceLiteral   = "literal"   // it stands in the manifest
-	SourceForwarded = "forwarded" // a variable of the caller's
+	SourceLiteral   = "literal"   // written in the manifest
+	SourceForwarded = "forwarded" // a variable of the caller
 	SourcePrompt    = "prompt"    // asked at launch
-	SourceFile      = "file"      // a file of the caller's
+	SourceFile      = "file"      // a file of the caller
 )
 
 // BuildDescription is a build without the values of its arguments.
@@ -53,8 +53,8 @@ type BuildDescription struct {
 	Secrets    []string `json:"secrets"` // names
 }
 
-// Describe tells what one agent is, or, without a name, what each is in the
-// order of their names.
+// Describe returns the description of one agent or, without a name, of all agents sorted
+// by name.
 func (m *Manifest) Describe(agent string, c caller.Caller) ([]Description, error) {
 	names := sortedKeys(m.Agents)
 	if agent != "" {
@@ -83,7 +83,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	}
 	ref, err := imageref.Normalize(image)
 	if err != nil {
-		return Description{}, fmt.Errorf("the image %q of %s: %w", image, a.Bottle, err)
+		return Description{}, fmt.Errorf("image %q of bottle %q: %w", image, a.Bottle, err)
 	}
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, PromptBytes: len(a.Prompt),
@@ -121,7 +121,7 @@ func (v Variable) describe(c caller.Caller, dir string) EnvDescription {
 	return EnvDescription{Name: v.Name, Source: SourceForwarded, From: v.From}
 }
 
-// orDefault fills in what a manifest leaves out.
+// OrDefault returns the limits with defaults for those that are not set.
 func (l Limits) OrDefault() Limits {
 	if l.Memory == 0 {
 		l.Memory = defaultMemory

@@ -12,13 +12,13 @@ import (
 
 var (
 	heading = regexp.MustCompile(`(?m)^#{1,3} (.+)$`)
-	// anyHeading is of any depth.
+	// anyHeading matches headings of any depth.
 	anyHeading = regexp.MustCompile(`(?m)^#+ (.+)$`)
 	keyRow     = regexp.MustCompile("(?m)^\\| `([^`]+)` \\|")
 	yamlText   = regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
 )
 
-// schemaKeys are the keys of the manifest and of all that is in it.
+// schemaKeys returns the keys of each object in the schema.
 func schemaKeys(t *testing.T) map[string][]string {
 	t.Helper()
 	type object struct {
@@ -41,8 +41,7 @@ func schemaKeys(t *testing.T) map[string][]string {
 	return out
 }
 
-// TestManifestDocs: docs/manifest.md has a row for each key of the schema, and
-// none for others.
+// TestManifestDocs checks that docs/manifest.md documents exactly the keys of the schema.
 func TestManifestDocs(t *testing.T) {
 	text, err := os.ReadFile("../docs/manifest.md")
 	if err != nil {
@@ -65,7 +64,7 @@ func TestManifestDocs(t *testing.T) {
 	for object, want := range schemaKeys(t) {
 		section, ok := documented[object]
 		if !ok {
-			t.Errorf("no section is named for the schema's %s", object)
+			t.Errorf("no documented section for the schema object %s", object)
 		}
 		var rows []string
 		for _, row := range keyRow.FindAllStringSubmatch(sections[section], -1) {
@@ -73,7 +72,7 @@ func TestManifestDocs(t *testing.T) {
 		}
 		slices.Sort(rows)
 		if !slices.Equal(rows, want) {
-			t.Errorf("section %q has %q, the schema %q", section, rows, want)
+			t.Errorf("section %q documents %q, want %q", section, rows, want)
 		}
 	}
 }
@@ -83,12 +82,12 @@ var (
 	noAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// TestDocLinks: each link of a document to a file of this repository leads to
-// one, and to a heading of it.
+// TestDocLinks checks that each link to a file of this repository leads to an existing file
+// and heading.
 func TestDocLinks(t *testing.T) {
 	docs, err := filepath.Glob("../docs/*.md")
 	if err != nil || len(docs) < 5 {
-		t.Fatalf("the documents are %q, %v", docs, err)
+		t.Fatalf("found documents %q, %v", docs, err)
 	}
 	anchors := map[string][]string{}
 	for _, file := range append(docs, "../README.md", "../ARCHITECTURE.md", "../CONTRIBUTING.md", "../CHANGELOG.md") {
@@ -114,16 +113,16 @@ func TestDocLinks(t *testing.T) {
 				target = file
 			}
 			if _, err := os.Stat(target); err != nil {
-				t.Errorf("%s: %s leads to no file", file, link[1])
+				t.Errorf("%s: broken link %s: no such file", file, link[1])
 			} else if known, ok := anchors[target]; ok && !slices.Contains(known, anchor) {
-				t.Errorf("%s: %s leads to no heading", file, link[1])
+				t.Errorf("%s: broken link %s: no such heading", file, link[1])
 			}
 		}
 	}
 }
 
-// TestExamples: what the documentation shows as a manifest, or as a part of a
-// bottle, is a good one for the parser and the schema.
+// TestExamples checks that the manifests, and parts of bottles, in the documentation are
+// valid for the parser and the schema.
 func TestExamples(t *testing.T) {
 	schema := compileSchema(t)
 	for file, want := range map[string]int{"../README.md": 1, "../docs/manifest.md": 5, "../docs/clients.md": 1} {
@@ -133,10 +132,10 @@ func TestExamples(t *testing.T) {
 		}
 		examples := yamlText.FindAllSubmatch(text, -1)
 		if len(examples) < want {
-			t.Errorf("%s has %d examples of YAML, and had %d", file, len(examples), want)
+			t.Errorf("%s has %d YAML examples, want at least %d", file, len(examples), want)
 		}
 		for _, example := range examples {
-			// A digest is for the reader to fill in.
+			// The reader fills in a digest.
 			manifest := strings.ReplaceAll(string(example[1]), "sha256:…", "sha256:"+strings.Repeat("0", 64))
 			if !strings.HasPrefix(manifest, "version:") {
 				part := "    " + strings.ReplaceAll(strings.TrimSpace(manifest), "\n", "\n    ") + "\n"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
@@ -11,14 +12,15 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
+// ByteOrderMark is U+FEFF in UTF-8, which some editors write at the start of a file.
 var ByteOrderMark = []byte("\ufeff")
 
-// document parses one document. YAML holds nearly all of JSON; what it lacks
-// (escaped surrogate pairs) and what it adds (comments, commas behind the last
-// value) is why JSON is parsed as JSON.
+// document parses one document. YAML is nearly a superset of JSON, but JSON is parsed as
+// JSON because YAML lacks escaped surrogate pairs and allows comments and trailing
+// commas.
 func (d *decoder) document(data []byte) (*yaml.Node, bool) {
-	if offset, what := unreadable(data); what != "" {
-		d.failAt(d.offset(data, offset), "%s", what)
+	if offset, what, fix := unreadable(data); what != "" {
+		d.failAt(d.offset(data, offset), fix, "%s", what)
 		return nil, false
 	}
 	if strings.EqualFold(filepath.Ext(d.file), ".json") || json.Valid(data) {
@@ -33,22 +35,22 @@ func (d *decoder) document(data []byte) (*yaml.Node, bool) {
 	return doc.Content[0], true
 }
 
-// unreadable finds the first byte that no text has.
-func unreadable(data []byte) (offset int, what string) {
+// unreadable finds the first byte that is invalid in a text file.
+func unreadable(data []byte) (offset int, what, fix string) {
 	for i := 0; i < len(data); {
 		r, size := utf8.DecodeRune(data[i:])
 		switch {
 		case r == utf8.RuneError && size == 1:
-			return i, "this is not UTF-8: save the manifest in that encoding"
+			return i, "invalid UTF-8", "save the manifest as UTF-8"
 		case r < ' ' && !strings.ContainsRune("\t\r\n", r):
-			return i, "a control character, which no manifest may hold as it is: take it out"
+			return i, "unexpected control character", "remove it, or escape it in quotes"
 		}
 		i += size
 	}
-	return 0, ""
+	return 0, "", ""
 }
 
-// offset is the position of a byte.
+// offset returns the position of a byte.
 func (d *decoder) offset(data []byte, offset int) position {
 	before := bytes.TrimPrefix(data[:min(offset, len(data))], ByteOrderMark)
 	line := bytes.Count(before, []byte("\n")) + 1
@@ -56,28 +58,30 @@ func (d *decoder) offset(data []byte, offset int) position {
 	return position{d.file, line, utf8.RuneCount(last) + 1}
 }
 
-const emptyManifest = "the manifest is empty: begin it with version: 1"
+const (
+	emptyManifest = "empty manifest"
+	startManifest = "start the manifest with version: 1"
+)
 
-// advice on what the YAML library complains about, by its message.
-var advice = map[string]string{
-	"mapping values are not allowed in this context": `a colon where none can be: put text that has ": " in quotes, and begin each key on a line of its own`,
-	"found unexpected end of stream":                 "the text ends too early: a quote or a bracket is not closed",
-	"found unexpected document indicator":            "--- stands within a quote that is not closed",
-	"did not find expected key":                      "a key was expected: check that the lines of one mapping are indented alike",
-	"did not find expected '-' indicator":            "an entry of a list was expected: check that the lines of one list are indented alike",
-	"could not find expected ':'":                    "a colon was expected behind the key before this",
-	"did not find expected ',' or '}'":               "a comma or } was expected",
-	"did not find expected ',' or ']'":               "a comma or ] was expected",
-	"exceeded max depth of 10000":                    "nested too deeply",
+// yamlErrors maps messages of the YAML library to an error and a hint.
+var yamlErrors = map[string][2]string{
+	"mapping values are not allowed in this context": {"unexpected colon", `put text that contains ": " in quotes, and start each key on a line of its own`},
+	"found unexpected end of stream":                 {"unexpected end of the text", "close the quote or bracket"},
+	"found unexpected document indicator":            {"unexpected --- in a quoted text", "close the quote"},
+	"did not find expected key":                      {"missing key", "indent all lines of a mapping alike"},
+	"did not find expected '-' indicator":            {"missing list entry", "indent all lines of a list alike"},
+	"could not find expected ':'":                    {"missing colon after the previous key", ""},
+	"did not find expected ',' or '}'":               {"missing comma or }", ""},
+	"did not find expected ',' or ']'":               {"missing comma or ]", ""},
+	"exceeded max depth of 10000":                    {"nested too deeply", ""},
 }
 
-// syntax tells what keeps the text from being one YAML document. It repeats
-// none of it.
+// syntax reports why the text is not a single YAML document. It does not quote the text.
 func (d *decoder) syntax(data []byte, err error) {
 	at := position{d.file, 1, 1}
 	var le *yaml.LoadError
 	if !errors.As(err, &le) {
-		d.failAt(at, "%s", emptyManifest)
+		d.failAt(at, startManifest, emptyManifest)
 		return
 	}
 	if le.Mark.Line > 0 {
@@ -90,24 +94,24 @@ func (d *decoder) syntax(data []byte, err error) {
 	}
 	switch {
 	case message == "no documents in stream":
-		d.failAt(at, "%s", emptyManifest)
+		d.failAt(at, startManifest, emptyManifest)
 	case message == "expected single document, found multiple":
-		d.failAt(d.secondDocument(lines), "a second document begins: keep one, and take --- out")
+		d.failAt(d.secondDocument(lines), "keep one document and remove ---", "unexpected second document")
 	case strings.HasPrefix(message, "unknown anchor"):
-		d.failAt(at, "text that begins with * has to be in quotes (there is no anchor of this name)")
+		d.failAt(at, "put text that begins with * in quotes", "unknown anchor")
 	case message == "found character that cannot start any token" && d.isTab(lines, at):
-		d.failAt(at, "a tab cannot indent in YAML: use spaces")
+		d.failAt(at, "use spaces", "unexpected tab in the indentation")
 	case message == "found character that cannot start any token":
-		d.failAt(at, "text that begins with this character has to be in quotes")
+		d.failAt(at, "put text that begins with this character in quotes", "unexpected character")
 	default:
-		if better, ok := advice[message]; ok {
-			message = better
+		fix := ""
+		if known, ok := yamlErrors[message]; ok {
+			message, fix = known[0], known[1]
 		}
 		if begin := le.ContextMark.Line; begin > 0 && begin != at.line {
-			d.failAt(at, "not valid YAML: %s (in what begins in line %d)", message, begin)
-			return
+			message += fmt.Sprintf(" (in the block that starts in line %d)", begin)
 		}
-		d.failAt(at, "not valid YAML: %s", message)
+		d.failAt(at, fix, "invalid YAML: %s", message)
 	}
 }
 
@@ -119,8 +123,8 @@ func (d *decoder) isTab(lines [][]byte, at position) bool {
 	return at.col <= len(line) && line[at.col-1] == '\t'
 }
 
-// secondDocument finds the line that ends the first document. A marker at a
-// line's beginning does so wherever it stands (YAML 1.2.2, 9.1.2).
+// secondDocument finds the line that ends the first document: any line that begins with a
+// marker, even within other syntax (YAML 1.2.2, 9.1.2).
 func (d *decoder) secondDocument(lines [][]byte) position {
 	begun := false
 	for i, line := range lines {

@@ -20,9 +20,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// SaveAllow adds an entry to a bottle's egress.allow in a manifest. The rest of
-// the text, comments and all, stays as it is. It returns false if the entry is
-// there already.
+// SaveAllow adds an entry to a bottle's egress.allow in a manifest. The rest of the text,
+// including comments, does not change. It returns false if the entry is already present.
 func SaveAllow(manifest, bottleName, entry string) (bool, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
@@ -31,8 +30,8 @@ func SaveAllow(manifest, bottleName, entry string) (bool, error) {
 	return saveManifest(manifest, bottleName, rule, addToManifest)
 }
 
-// SaveDeny takes the entries of a host out of a bottle's egress.allow in a
-// manifest. It returns false if there is none.
+// SaveDeny removes the entries of a host from a bottle's egress.allow in a manifest. It
+// returns false if there is none.
 func SaveDeny(manifest, bottleName, entry string) (bool, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
@@ -46,23 +45,23 @@ type manifestEdit func(file, bottleName string, data []byte, rule egress.Rule) (
 func saveManifest(path, bottleName string, rule egress.Rule, edit manifestEdit) (bool, error) {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return false, fmt.Errorf("write to the manifest: %w", err)
+		return false, fmt.Errorf("update manifest: %w", err)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return false, fmt.Errorf("write to the manifest: %w", err)
+		return false, fmt.Errorf("update manifest: %w", err)
 	}
 	changed, err := edit(path, bottleName, data, rule)
 	if err != nil || bytes.Equal(changed, data) {
 		return false, err
 	}
 	if err := rewrite(path, changed); err != nil {
-		return false, fmt.Errorf("write to the manifest: %w", err)
+		return false, fmt.Errorf("update manifest: %w", err)
 	}
 	return true, nil
 }
 
-// rewrite replaces a user's file, whose it stays.
+// rewrite replaces a file atomically and keeps its owner and mode.
 func rewrite(path string, data []byte) (err error) {
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -88,9 +87,9 @@ func rewrite(path string, data []byte) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// byHand is what is left to say about a text that is not edited safely.
+// byHand returns the error for a text that cannot be edited safely.
 func byHand(file, what string) error {
-	return &hint.Error{Err: fmt.Errorf("%s is written in a way that bottle does not change", file), Hint: what + " by hand"}
+	return &hint.Error{Err: fmt.Errorf("cannot edit the notation of %s", file), Hint: what + " by hand"}
 }
 
 // addToManifest adds an entry to allow, or removes it from deny.
@@ -113,7 +112,7 @@ func editManifest(file, bottleName string, data []byte, change func(egress.Entri
 	}
 	b := before.Bottles[bottleName]
 	if b == nil {
-		return nil, fmt.Errorf("%s has no bottle %q any more", file, bottleName)
+		return nil, fmt.Errorf("missing bottle %q in %s", bottleName, file)
 	}
 	after, c, err := change(egress.Entries{Allow: b.Egress.Allow, Deny: b.Egress.Deny})
 	if err != nil {
@@ -168,16 +167,16 @@ func sameBut(before *Manifest, file, bottleName string, data []byte, want Egress
 	if err != nil {
 		return false
 	}
-	again := *after.Bottles[bottleName]
-	if !slices.Equal(again.Egress.Allow, want.Allow) || !slices.Equal(again.Egress.Deny, want.Deny) {
+	restored := *after.Bottles[bottleName]
+	if !slices.Equal(restored.Egress.Allow, want.Allow) || !slices.Equal(restored.Egress.Deny, want.Deny) {
 		return false
 	}
-	again.Egress.Allow, again.Egress.Deny = before.Bottles[bottleName].Egress.Allow, before.Bottles[bottleName].Egress.Deny
-	after.Bottles[bottleName] = &again
+	restored.Egress.Allow, restored.Egress.Deny = before.Bottles[bottleName].Egress.Allow, before.Bottles[bottleName].Egress.Deny
+	after.Bottles[bottleName] = &restored
 	return reflect.DeepEqual(withoutPositions(before), withoutPositions(after))
 }
 
-// withoutPositions is a manifest without where in the text its variables stand.
+// withoutPositions returns a copy of a manifest without the positions of its variables.
 func withoutPositions(m *Manifest) *Manifest {
 	out := &Manifest{Path: m.Path, Agents: m.Agents, Bottles: map[string]*Bottle{}}
 	for name, b := range m.Bottles {
@@ -191,7 +190,7 @@ func withoutPositions(m *Manifest) *Manifest {
 	return out
 }
 
-// manifestText is a manifest's text that is being edited.
+// manifestText is the text of a manifest during an edit.
 type manifestText struct {
 	data   []byte
 	json   bool
@@ -208,7 +207,7 @@ func newManifestText(file string, data []byte) *manifestText {
 	return &manifestText{data: data, json: json.Valid(data), root: root}
 }
 
-// offset is that of a node's first byte.
+// offset returns the offset of a node's first byte.
 func (t *manifestText) offset(n *yaml.Node) int {
 	at := 0
 	for range n.Line - 1 {
@@ -225,7 +224,8 @@ func (t *manifestText) insert(at int, text string) {
 	t.data = slices.Concat(t.data[:at], []byte(text), t.data[at:])
 }
 
-// child is the value of a key; nil where there is none, or another place is meant.
+// child returns the nodes of a key and its value, or nil if n is not a mapping with that
+// key, as with an alias.
 func child(n *yaml.Node, key string) (k, v *yaml.Node) {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil, nil
@@ -252,10 +252,10 @@ func (t *manifestText) scalar(entry string) string {
 	if !t.json && plainEntry.MatchString(entry) {
 		return entry
 	}
-	return `"` + entry + `"` // an entry has nothing that would have to be escaped
+	return `"` + entry + `"` // no character of an entry needs escaping
 }
 
-// add inserts an entry; false is that it does not know how.
+// add inserts an entry. It returns false if the notation is not supported.
 func (t *manifestText) add(list, entry string) bool {
 	bottle, egressNode, _, items := t.find(list)
 	scalar := t.scalar(entry)
@@ -276,7 +276,7 @@ func (t *manifestText) add(list, entry string) bool {
 	return false
 }
 
-// append adds a scalar behind the last item of a list.
+// append adds a scalar after the last item of a list.
 func (t *manifestText) append(list *yaml.Node, scalar string) bool {
 	at := t.offset(list)
 	if t.data[at] == '[' {
@@ -304,8 +304,8 @@ func (t *manifestText) append(list *yaml.Node, scalar string) bool {
 	return true
 }
 
-// insertKey makes a key the first of a mapping: flow in one of braces, lines in
-// one of lines, which are indented as its keys are.
+// insertKey inserts a key at the start of a mapping: flow in flow style, or lines in block
+// style, indented like the other keys.
 func (t *manifestText) insertKey(m *yaml.Node, flow string, lines ...string) bool {
 	if m.Kind != yaml.MappingNode {
 		return false
@@ -327,7 +327,7 @@ func (t *manifestText) insertKey(m *yaml.Node, flow string, lines ...string) boo
 	return true
 }
 
-// drop takes the item with an index out of the list.
+// drop removes the item with an index from the list.
 func (t *manifestText) drop(list string, index int) bool {
 	_, _, key, items := t.find(list)
 	if items == nil || index < 0 || items.Kind != yaml.SequenceNode || index >= len(items.Content) {
@@ -360,8 +360,7 @@ func (t *manifestText) drop(list string, index int) bool {
 	return true
 }
 
-// line gives the bounds of the line that holds an offset, its end without the
-// line break.
+// line returns the bounds of the line that contains an offset, without the line break.
 func (t *manifestText) line(at int) (start, end int) {
 	start = bytes.LastIndexByte(t.data[:at], '\n') + 1
 	if n := bytes.IndexByte(t.data[at:], '\n'); n >= 0 {
@@ -378,7 +377,7 @@ func (t *manifestText) insertLine(end int, text string) {
 	t.insert(end+1, text+"\n")
 }
 
-// end is where a scalar of a list in brackets ends.
+// end returns the offset of the end of a scalar in a flow list.
 func (t *manifestText) end(n *yaml.Node) int {
 	at := t.offset(n)
 	if q := t.data[at]; q == '"' || q == '\'' {

@@ -44,7 +44,7 @@ bottles:
 agents: {x: {bottle: lines}}
 `
 
-// Each edit changes the lines that it names, and no other byte.
+// TestSaveAllow checks that each edit changes the expected lines and no other byte.
 func TestSaveAllow(t *testing.T) {
 	for _, c := range []struct{ bottle, entry, old, new string }{
 		{"lines", "New.example.", "# all below\n", "# all below\n        - new.example\n"},
@@ -56,7 +56,7 @@ func TestSaveAllow(t *testing.T) {
 		{"partial", "new.example", "      allow_private: [x", "      allow:\n        - new.example\n      allow_private: [x"},
 		{"bare", "new.example", "    image: b:2", "    egress:\n      allow:\n        - new.example\n    image: b:2"},
 		{"empty", "new.example", "{allow: []}", "{allow: [new.example]}"},
-		{"lines", "API.example.com", "version", "version"}, // there already
+		{"lines", "API.example.com", "version", "version"}, // already present
 	} {
 		path := filepath.Join(t.TempDir(), "bottle.yaml")
 		if err := os.WriteFile(path, []byte(editedManifest), 0o640); err != nil {
@@ -78,9 +78,9 @@ func TestSaveAllow(t *testing.T) {
 		if !changed {
 			continue
 		}
-		// Back to where it was, but for what was empty or not there.
+		// Removing the entry restores the text, except for keys that were empty or missing.
 		if changed, err := SaveDeny(path, c.bottle, c.entry); err != nil || !changed {
-			t.Errorf("%s: take it out again: %v, %v", c.bottle, changed, err)
+			t.Errorf("%s: remove it again: %v, %v", c.bottle, changed, err)
 		}
 		got, err = os.ReadFile(path)
 		if err != nil || strings.Contains(c.old, "[") && c.bottle == "flow" && string(got) != editedManifest {
@@ -184,7 +184,8 @@ func TestSaveJSON(t *testing.T) {
 	}
 }
 
-// What cannot be edited safely stays as it is, and the error says what to do.
+// TestSaveByHand checks that a text that cannot be edited safely does not change, and that
+// the hint says what to do.
 func TestSaveByHand(t *testing.T) {
 	for name, text := range map[string]string{
 		"alias":                    "version: 1\nbottles:\n  a: {egress: {allow: &l [x.example]}}\n  b: {egress: {allow: *l}}\n",

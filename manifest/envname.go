@@ -6,13 +6,16 @@ import (
 	"strings"
 )
 
-// ValidEnvName tells whether name can be a variable's: letters, digits and
-// underscores of ASCII, no digit first (POSIX.1-2024, 3.216 Name).
+// EnvNameHint is the hint for an invalid variable name.
+const EnvNameHint = "use letters, digits and _ only, and no digit first"
+
+// ValidEnvName reports whether name is a valid variable name: ASCII letters, digits and
+// underscores, with no digit first (POSIX.1-2024, 3.216 Name).
 func ValidEnvName(name string) bool { return envName.MatchString(name) }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// reserved tells whether a variable is bottle's to set.
+// ReservedEnvName reports whether only bottle may set a variable.
 func ReservedEnvName(name string) bool {
 	return slices.Contains([]string{"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}, strings.ToUpper(name))
 }

@@ -1,8 +1,6 @@
 package manifest
 
-import (
-	"testing"
-)
+import "testing"
 
 func TestValidEnvName(t *testing.T) {
 	for name, want := range map[string]bool{

@@ -11,16 +11,15 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// hostile is a text of a manifest's full size that is no manifest.
+// hostile is an invalid manifest of up to the maximum size.
 type hostile struct{ name, text string }
 
-// fill repeats a text, with a number of six digits in it, until a manifest is
-// full.
+// fill repeats a text, with a number of six digits in it, up to the maximum size.
 func fill(begin, format, end string) string {
 	return begin + numbered(maxManifest-len(begin)-len(end), format) + end
 }
 
-// numbered repeats a text, with a number of six digits in it, on so many bytes.
+// numbered repeats a text, with a number of six digits in it, up to size bytes.
 func numbered(size int, format string) string {
 	var b strings.Builder
 	for i := 0; b.Len()+len(format)+8 < size; i++ {
@@ -29,13 +28,13 @@ func numbered(size int, format string) string {
 	return b.String()
 }
 
-// stretch repeats a text until a manifest is full.
+// stretch repeats a text up to the maximum size.
 func stretch(begin, text, end string) string {
 	return begin + strings.Repeat(text, (maxManifest-len(begin)-len(end))/len(text)) + end
 }
 
-// laughs is a small text that stands for 10 to the 30th values, in a list that
-// the manifest's key would have to hold.
+// laughs returns a small text whose aliases expand to 10 to the 30th values in the list
+// at the given key (a "billion laughs" attack).
 func laughs(key string) string {
 	s := "version: 1\n? &x0 [a, a, a, a, a, a, a, a, a, a]\n: 1\n"
 	for i := 1; i < 30; i++ {
@@ -44,8 +43,8 @@ func laughs(key string) string {
 	return s + key + ": *x29\n"
 }
 
-// hostiles are texts that a parser could be kept busy by, or made to write a
-// message as long as they are.
+// hostiles returns texts that could keep a parser busy, or make it write messages as long
+// as the text.
 func hostiles() []hostile {
 	const (
 		half  = maxManifest/2 - 100
@@ -60,7 +59,7 @@ func hostiles() []hostile {
 		{"mappings in mappings", stretch("version: 1\nbottles: ", "{a: ", "")},
 		{"lists in lists, indented", stretch("", "- ", "x\n")},
 		{"keys of keys", stretch("", "? ", "x\n")},
-		{"as deep as is parsed", in + strings.Repeat("[", 9000) + strings.Repeat("]", 9000)},
+		{"maximum depth", in + strings.Repeat("[", 9000) + strings.Repeat("]", 9000)},
 		{"lists in lists as JSON", stretch(`{"version": 1, "bottles": `, "[", "")},
 		{"unknown keys", fill("version: 1\n", "k%06d: 1\n", "")},
 		{"unknown keys as JSON", fill(`{"version": 1`, `, "k%06d": 1`, "}")},
@@ -88,30 +87,30 @@ func hostiles() []hostile {
 		{"a long number as JSON", stretch(`{"version": `, "9", "}")},
 		{"laughs", laughs("bottles")},
 		{"laughs of agents", laughs("agents")},
-		{"a list that holds itself", "version: 1\nbottles: &a [*a]\n"},
-		{"a mapping that holds itself", "version: 1\nbottles: &a {a: *a, ? *a : *a}\n"},
-		{"a long key that all share", fill(in+"{build: {args: &a {"+long[:half/2]+": []}}}\n", "  b%06d: {build: {args: *a}}\n", "")},
-		{"a long variable that all share", fill(in+"{env: &a {"+long[:half/2]+"-: 1}}\n", "  b%06d: {env: *a}\n", "")},
-		{"a long image that all share", fill(in+"{image: &a "+strings.ToUpper(long[:half/2])+"}\n", "  b%06d: {image: *a}\n", "")},
-		{"a long text that all share", fill(in+"{image: &a "+long[:half/2]+"}\n", "  b%06d: {build: {context: *a}}\n", "")},
+		{"a list that contains itself", "version: 1\nbottles: &a [*a]\n"},
+		{"a mapping that contains itself", "version: 1\nbottles: &a {a: *a, ? *a : *a}\n"},
+		{"a long shared key", fill(in+"{build: {args: &a {"+long[:half/2]+": []}}}\n", "  b%06d: {build: {args: *a}}\n", "")},
+		{"a long shared variable", fill(in+"{env: &a {"+long[:half/2]+"-: 1}}\n", "  b%06d: {env: *a}\n", "")},
+		{"a long shared image", fill(in+"{image: &a "+strings.ToUpper(long[:half/2])+"}\n", "  b%06d: {image: *a}\n", "")},
+		{"a long shared text", fill(in+"{image: &a "+long[:half/2]+"}\n", "  b%06d: {build: {context: *a}}\n", "")},
 		{"merges", stretch("version: 1\nx: &x {a: 1}\nbottles:\n  dev:\n", "    <<: *x\n", "")},
 		{"merges of merges", fill("version: 1\nx: &x {a: 1}\n", "k%06d: &x {<<: [*x, *x]}\n", "")},
 		{"tags", stretch("version: 1\nbottles: {dev: {egress: {allow: [", "!x a,", "]}}}\n")},
 		{"NUL bytes", stretch("", "\x00", "")},
 		{"a NUL byte at the end", stretch("version: 1\nbottles: {}\n", "# comment\n", "\x00")},
-		{"no UTF-8", stretch("version: 1\nx: ", "\xff", "\n")},
+		{"invalid UTF-8", stretch("version: 1\nx: ", "\xff", "\n")},
 		{"byte order marks", stretch("", "\ufeff", "")},
 		{"byte order marks between", stretch("version: 1\n", "\ufeff\n", "bottles: {}\n")},
 		{"documents", stretch("", "---\nversion: 1\n", "")},
 		{"ends of documents", stretch("", "...\n", "")},
 		{"directives", stretch("", "%TAG !a! tag:a\n", "---\nversion: 1\n")},
-		{"one key again and again", stretch("", "version: 1\n", "")},
-		{"one key again and again as JSON", stretch("{", `"version": 1,`, `"version": 1}`)},
-		{"one variable again and again", stretch(in+"\n    env:\n", "      A: 1\n", "")},
+		{"a repeated key", stretch("", "version: 1\n", "")},
+		{"a repeated key as JSON", stretch("{", `"version": 1,`, `"version": 1}`)},
+		{"a repeated variable", stretch(in+"\n    env:\n", "      A: 1\n", "")},
 		{"anchors", fill("version: 1\n", "? &a%06d x\n: y\n", "")},
 		{"aliases of nothing", stretch("version: 1\nx: [", "*a, ", "]\n")},
 		{"quotes", stretch("", `"`, "")},
-		{"a quote that stays open", stretch(`version: "`, "x\n", "")},
+		{"an unclosed quote", stretch(`version: "`, "x\n", "")},
 		{"commas", stretch("[", ",", "]")},
 		{"colons", stretch("version: 1\nx: [", "a: b, ", "]\n")},
 		{"tabs", stretch("", "\t", "")},
@@ -121,8 +120,8 @@ func hostiles() []hostile {
 	}
 }
 
-// cpuTime is what this process has used of processors, which a busy machine
-// makes no longer.
+// cpuTime returns the CPU time of this process, which does not depend on the load of the
+// machine.
 func cpuTime(t *testing.T) time.Duration {
 	t.Helper()
 	var u syscall.Rusage
@@ -132,7 +131,7 @@ func cpuTime(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// lasts is the least that a function took of several times.
+// lasts returns the shortest CPU time of several calls of a function.
 func lasts(t *testing.T, times int, fn func()) time.Duration {
 	t.Helper()
 	var least time.Duration
@@ -146,9 +145,9 @@ func lasts(t *testing.T, times int, fn func()) time.Duration {
 	return least
 }
 
-// TestHostileManifests: each is an error with a short message, which takes little
-// longer than reading the text as YAML does. That again is bounded by how long a
-// manifest of that size takes that is a good one.
+// TestHostileManifests checks that each hostile manifest is rejected with a short message,
+// and takes little longer than loading the text as YAML, which in turn is bounded by a
+// multiple of the time for a valid manifest of that size.
 func TestHostileManifests(t *testing.T) {
 	good := []byte(stretch("version: 1\nbottles: {dev: {}}\nagents:\n  a:\n    bottle: dev\n    prompt: |\n", "      A line of a long prompt.\n", ""))
 	harmless := lasts(t, 5, func() {
@@ -165,7 +164,7 @@ func TestHostileManifests(t *testing.T) {
 		took := lasts(t, 1, func() { _, err = Parse("bad.yaml", data) })
 		library := lasts(t, 1, func() {
 			var n yaml.Node
-			_ = yaml.Load(data, &n) // most are no YAML
+			_ = yaml.Load(data, &n) // most are not YAML
 		})
 		if err == nil {
 			t.Errorf("%s: no error", h.name)
@@ -180,8 +179,8 @@ func TestHostileManifests(t *testing.T) {
 			}
 		}
 		if took > 10*(harmless+library) || library > 500*harmless {
-			t.Errorf("%s: parsed in %v, by the library in %v; a good manifest in %v", h.name, took, library, harmless)
+			t.Errorf("%s: parsed in %v, by the library in %v; a valid manifest in %v", h.name, took, library, harmless)
 		}
-		t.Logf("%-40s %6.1f times a good manifest; %s", h.name, float64(took)/float64(harmless), cut(err.Error(), 100))
+		t.Logf("%-40s %6.1f times a valid manifest; %s", h.name, float64(took)/float64(harmless), cut(err.Error(), 100))
 	}
 }

@@ -15,12 +15,12 @@ import (
 func (d *decoder) json(data []byte) (*yaml.Node, bool) {
 	data = bytes.TrimPrefix(data, ByteOrderMark)
 	if len(bytes.TrimSpace(data)) == 0 {
-		d.failAt(position{d.file, 1, 1}, `the manifest is empty: begin it with {"version": 1`)
+		d.failAt(position{d.file, 1, 1}, `start the manifest with {"version": 1`, emptyManifest)
 		return nil, false
 	}
-	// The whole grammar is checked here, so that reading tokens cannot fail.
-	var whole json.RawMessage
-	if err := json.Unmarshal(data, &whole); err != nil {
+	// The complete grammar is checked first, so that reading tokens cannot fail.
+	var raw json.RawMessage
+	if err := json.Unmarshal(data, &raw); err != nil {
 		d.grammar(data, err)
 		return nil, false
 	}
@@ -28,60 +28,64 @@ func (d *decoder) json(data []byte) (*yaml.Node, bool) {
 	r.dec.UseNumber()
 	n, err := r.value()
 	if err != nil {
-		d.failAt(position{d.file, r.line, r.col}, "not valid JSON: %s", err)
+		fix := ""
+		if errors.Is(err, errSurrogate) {
+			fix = "write both halves, or the character itself"
+		}
+		d.failAt(position{d.file, r.line, r.col}, fix, "invalid JSON: %s", err)
 		return nil, false
 	}
 	return n, true
 }
 
-// grammar tells why a text is no JSON. Of the text it repeats one character.
+// grammar reports why a text is not JSON. It quotes at most one character of the text.
 func (d *decoder) grammar(data []byte, err error) {
 	var se *json.SyntaxError
 	if !errors.As(err, &se) {
-		d.failAt(position{d.file, 1, 1}, "not valid JSON: %s", err)
+		d.failAt(position{d.file, 1, 1}, "", "invalid JSON: %s", err)
 		return
 	}
-	offset, what := max(int(se.Offset)-1, 0), se.Error()
+	offset, what, fix := max(int(se.Offset)-1, 0), se.Error(), ""
 	switch {
 	case strings.Contains(what, "unexpected end"):
-		offset, what = len(bytes.TrimSpace(data)), "the text ends too early: a quote or a bracket is not closed"
+		offset, what, fix = len(bytes.TrimSpace(data)), "unexpected end of the text", "close the quote or bracket"
 	case strings.Contains(what, "max depth"):
 		what = errDepth.Error()
 	case strings.Contains(what, "after top-level value"):
-		what = "more text behind the manifest's end: keep one value"
+		what, fix = "unexpected text after the end", "keep one value"
 	case strings.Contains(what, "in string literal"):
-		what = `a line break or a tab in quotes: write \n or \t`
+		what, fix = "unexpected line break or tab in a string", `write \n or \t`
 	case data[offset] == '/':
-		what = "JSON has no comments: take them out, or name the file bottle.yaml"
+		what, fix = "unexpected comment", "remove comments, or name the file bottle.yaml"
 	case strings.Contains(what, "beginning of") && (data[offset] == '}' || data[offset] == ']'):
-		what = fmt.Sprintf("%q where a value should be: take out the comma before it", data[offset])
+		what, fix = fmt.Sprintf("unexpected %q", data[offset]), "remove the comma before it"
 	case strings.Contains(what, "beginning of value") && len(bytes.TrimSpace(data[:offset])) == 0:
-		what += ": JSON begins with {; a manifest in YAML is to be named bottle.yaml"
+		fix = "start with {, or name a YAML manifest bottle.yaml"
 	case strings.Contains(what, "beginning of"):
-		what += ": keys and text have to be in double quotes"
+		fix = "put keys and text in double quotes"
 	}
-	d.failAt(d.offset(data, offset), "not valid JSON: %s", what)
+	d.failAt(d.offset(data, offset), fix, "invalid JSON: %s", what)
 }
 
-// maxNesting bounds how deeply a JSON manifest nests.
+// maxNesting bounds the nesting depth of a JSON manifest.
 const maxNesting = 100
 
 var (
 	errDepth     = errors.New("nested too deeply")
-	errSurrogate = errors.New(`this text has one half of a surrogate pair (\ud800 to \udfff): write both, or the character itself`)
+	errSurrogate = errors.New(`incomplete surrogate pair (\ud800 to \udfff)`)
 )
 
-// jsonReader makes of valid JSON the nodes that the YAML library would make.
+// jsonReader converts valid JSON to the nodes that the YAML library would return.
 type jsonReader struct {
 	*decoder
 	dec   *json.Decoder
 	data  []byte
 	depth int
-	// Where the last token begins.
+	// Start of the last token.
 	begin, line, col int
 }
 
-// token reads a token, and makes a node of where it begins.
+// token reads a token and returns a node with its position.
 func (r *jsonReader) token() (json.Token, *yaml.Node, error) {
 	begin := int(r.dec.InputOffset())
 	for begin < len(r.data) && strings.IndexByte(" \t\r\n,:", r.data[begin]) >= 0 {
@@ -125,7 +129,7 @@ func (r *jsonReader) value() (*yaml.Node, error) {
 	return n, nil
 }
 
-// children reads what an object or a list holds, keys too, and its end.
+// children reads the keys and values of an object or list, and its end.
 func (r *jsonReader) children(n *yaml.Node) error {
 	if r.depth++; r.depth > maxNesting {
 		return errDepth
@@ -142,8 +146,8 @@ func (r *jsonReader) children(n *yaml.Node) error {
 	return err
 }
 
-// surrogates refuses half a pair: encoding/json puts a replacement character
-// in its place, and a secret would arrive changed.
+// surrogates rejects half a surrogate pair: encoding/json replaces it, and a secret would
+// arrive changed.
 func (r *jsonReader) surrogates(s string) error {
 	const replacement = "\ufffd"
 	if !strings.Contains(s, replacement) {

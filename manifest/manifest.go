@@ -13,19 +13,19 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// Manifest is the user's file of bottles and agents, checked as far as that is
-// possible without a host.
+// Manifest is the user's configuration of bottles and agents. It has been validated as
+// far as possible without a host.
 type Manifest struct {
 	Path    string
 	Bottles map[string]*Bottle
 	Agents  map[string]*Agent
 }
 
-// BottleConfig is an environment as the manifest describes it.
+// Bottle is an environment for agents.
 type Bottle struct {
 	Image  string // as written; empty: the default
 	Build  *Build
-	Env    []Variable // in the manifest's order
+	Env    []Variable // in the order of the manifest
 	Egress Egress
 	Proxy  Proxy
 	SSH    []SSHHost // IdentityFile as written
@@ -33,26 +33,26 @@ type Bottle struct {
 	Limits Limits // zero: the default
 }
 
-// BuildConfig says how an image is built. Without an image's name it has arguments
-// and secrets only, which are for the default image.
+// Build configures how an image is built. In a bottle without an image it has only
+// arguments and secrets, which apply to the default image.
 type Build struct {
 	Context, Dockerfile, Target string
 	Args                        map[string]string
 	Secrets                     map[string]string
 }
 
-// EnvConfig is one variable as the manifest describes it. Exactly one of the
-// fields behind Name says where the value comes from.
+// Variable is an environment variable in a manifest. Exactly one of Literal, From, Prompt
+// and File is set and determines where the value comes from.
 type Variable struct {
 	Name    string
 	Literal *string
-	From    string // a variable of the caller's; Name itself when none is named
-	Prompt  string // a question
+	From    string // a variable of the caller; Name if the manifest sets none
+	Prompt  string // the question to ask at launch
 	File    string // as written
 	At      position
 }
 
-// ProxyConfig says which proxy enforces the policy; empty: the defaults.
+// Proxy selects the proxy that enforces the egress policy; empty: the defaults.
 type Proxy struct {
 	Kind  string // ProxyPipelock or ProxyBuiltin
 	Image string // pipelock's, as written
@@ -60,7 +60,7 @@ type Proxy struct {
 	Version string
 }
 
-// AgentConfig is a command, with what it is told, in a bottle.
+// Agent is a command that runs in a bottle, with its prompt and skills.
 type Agent struct {
 	Bottle  string
 	Command []string // empty: the image's
@@ -71,17 +71,17 @@ type Agent struct {
 // maxManifest bounds a manifest's size, in bytes.
 const maxManifest = 1 << 20
 
-// manifestNames are looked for in this order in each folder.
+// manifestNames are the names of manifests, in the order of the search in a directory.
 var manifestNames = []string{"bottle.yaml", "bottle.yml", "bottle.json"}
 
-// homeManifests is where in a user's home their own manifest is.
+// homeManifests is the directory of a user's own manifest, relative to the home.
 const homeManifests = ".config/bottle"
 
-// ErrNoManifest is wrapped when no manifest is found.
+// ErrNotFound is wrapped if no manifest is found.
 var ErrNotFound = errors.New("no manifest found")
 
-// FindManifest returns the path of the manifest that holds for a folder: the
-// nearest one in it or above it, else the one in home's .config/bottle.
+// Find returns the path of the manifest that applies in a directory: the nearest one in it
+// or in its parents, else the one in .config/bottle in home.
 func Find(workDir, home string) (string, error) {
 	dirs := []string{}
 	for dir := workDir; ; dir = filepath.Dir(dir) {
@@ -102,32 +102,32 @@ func Find(workDir, home string) (string, error) {
 		}
 	}
 	return "", &hint.Error{
-		Err: fmt.Errorf("%w (looked for %s in %s and above, and in %s)", ErrNotFound,
+		Err: fmt.Errorf("%w (searched for %s in %s and its parents, and in %s)", ErrNotFound,
 			strings.Join(manifestNames, ", "), workDir, dirs[len(dirs)-1]),
-		Hint: "write one with bottle init, or name one with --manifest",
+		Hint: "create one with bottle init, or choose one with --manifest",
 	}
 }
 
-// Load reads a manifest with the caller's rights and checks it. The error reports all
-// mistakes, each with file, line and column.
+// Load reads a manifest with the caller's rights and validates it. The error reports all
+// problems, each with file, line and column.
 func Load(path string, c caller.Caller) (*Manifest, error) {
 	data, err := c.ReadRegular(path, maxManifest+1)
 	if err != nil {
-		return nil, &hint.Error{Err: fmt.Errorf("read the manifest: %w", err), Hint: "name an existing one with --manifest"}
+		return nil, &hint.Error{Err: fmt.Errorf("read manifest: %w", err), Hint: "choose an existing file with --manifest"}
 	}
 	return Parse(path, data)
 }
 
-// agent returns an agent and the bottle it lives in.
+// Lookup returns an agent and its bottle.
 func (m *Manifest) Lookup(name string) (*Agent, *Bottle, error) {
 	a, ok := m.Agents[name]
 	if !ok {
 		names := sortedKeys(m.Agents)
-		err := fmt.Errorf("no agent %q in %s", name, m.Path)
+		err := fmt.Errorf("unknown agent %q in %s", name, m.Path)
 		if len(names) == 0 {
-			return nil, nil, &hint.Error{Err: err, Hint: "there are none yet: add one under agents"}
+			return nil, nil, &hint.Error{Err: err, Hint: "add one under agents"}
 		}
-		fix := "there are: " + cut(strings.Join(names, ", "), maxShown)
+		fix := "known agents: " + cut(strings.Join(names, ", "), maxShown)
 		if n := nearest(name, names); n != "" {
 			fix = fmt.Sprintf("did you mean %q? %s", n, fix)
 		}
@@ -152,41 +152,41 @@ type SSHHost struct {
 	User         string `json:"user,omitempty"`
 	Port         int    `json:"port"`
 	IdentityFile string `json:"identity_file"`
-	// HostKey is the host's, if the manifest says it: "ssh-ed25519 AAAA…".
+	// HostKey is the host's public key, if set in the manifest: "ssh-ed25519 AAAA…".
 	HostKey string `json:"host_key,omitempty"`
 	Mode    string `json:"mode"` // SSHAgent or SSHCopy
 	// PubkeyAuthentication is PubkeyHostBound or PubkeyUnbound.
 	PubkeyAuthentication string `json:"pubkey_authentication"`
 	// Forge is the public forge that publishes the host key. Its logins may be
-	// unbound, since nobody else holds that key. Only a plan knows it.
+	// unbound, since nobody else has that key. It is set in plans only.
 	Forge string `json:"forge,omitempty"`
-	// Keys are the fingerprints of the keys that may be used there; nil: nobody
-	// was asked yet.
+	// Keys are the fingerprints of the keys that may be used there; nil: not resolved
+	// yet.
 	Keys []string `json:"keys,omitempty"`
 }
 
-// Git is the identity that commits are made under.
+// Git is the identity for commits.
 type Git struct {
 	Name  string `json:"name"`
 	Email string `json:"email"`
 }
 
-// Limits bound the agent's task.
+// Limits bound the resources of the agent's task.
 type Limits struct {
 	Memory int64   `json:"memory_bytes"`
 	CPUs   float64 `json:"cpus,omitempty"` // 0: no limit
 	Pids   int64   `json:"pids"`
-	// Disk bounds what the agent's root file system grows by, in bytes. Under
-	// runc nothing enforces it.
+	// Disk bounds the growth of the agent's root file system, in bytes. It is not
+	// enforced under runc.
 	Disk int64 `json:"disk_bytes"`
 }
 
-// Egress is the policy as the plan shows it.
+// Egress is the egress policy in the notation of the manifest.
 type Egress struct {
-	Allow []string `json:"allow"` // sorted, without doubles; empty: nothing is allowed
+	Allow []string `json:"allow"` // sorted, without duplicates; empty: nothing is allowed
 	// Deny are exceptions from Allow and from the hosts of ssh.
 	Deny []string `json:"deny"`
-	// AllowPrivate are those destinations that may be in private networks.
+	// AllowPrivate lists the destinations that may be in private networks.
 	AllowPrivate []string `json:"allow_private"`
 }
 
@@ -196,21 +196,21 @@ const (
 	ProxyBuiltin  = "builtin"
 )
 
-// Modes of an ssh entry: whether its key stays with bottle's own agent on the
-// host, or is copied into the bottle.
+// Modes of an ssh entry: its key stays in bottle's ssh agent on the host, or is copied
+// into the bottle.
 const (
 	SSHAgent = "agent"
 	SSHCopy  = "copy"
 )
 
-// Values of an ssh entry's PubkeyAuthentication, the words of ssh_config(5): whether
-// only logins that name the host key are signed, or all logins.
+// Values of PubkeyAuthentication of an ssh entry, as in ssh_config(5): only logins that
+// include the host key are signed, or all logins.
 const (
 	PubkeyHostBound = "host-bound"
 	PubkeyUnbound   = "unbound"
 )
 
-// What holds where a manifest says nothing.
+// Defaults of a manifest.
 const (
 	DefaultImage = "claude-bottle:latest"
 	DefaultProxy = ProxyPipelock
@@ -220,12 +220,12 @@ const (
 	defaultDisk   = 20 << 30 // bytes
 )
 
-// Sorted is the policy with each list sorted and without duplicates.
+// Sorted returns the policy with each list sorted and without duplicates.
 func (e Egress) Sorted() Egress {
 	return Egress{Allow: sortedSet(e.Allow), Deny: sortedSet(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
 }
 
-// sortedSet returns the list sorted, without doubles, and never nil.
+// sortedSet returns the list sorted, without duplicates, and never nil.
 func sortedSet(list []string) []string {
 	out := slices.Clone(list)
 	slices.Sort(out)

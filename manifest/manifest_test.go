@@ -18,13 +18,16 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
-// secrets are what bad manifests have where no value belongs.
+// secrets matches the values that bad manifests contain in wrong places.
 var secrets = regexp.MustCompile(`(?i)hunter|9182736|aHVudGVy`)
 
-// message is what every mistake in a manifest looks like.
-var message = regexp.MustCompile(`^[\w.-]+:[1-9]\d*:[1-9]\d*: [[:print:]\pL…]{10,250}$`)
+// message and fix match each error in a manifest and its hint.
+var (
+	message = regexp.MustCompile(`^[\w.-]+:[1-9]\d*:[1-9]\d*: [[:print:]\pL…]{10,250}$`)
+	fix     = regexp.MustCompile(`^[[:print:]\pL…]{0,250}$`)
+)
 
 func TestBadManifests(t *testing.T) {
 	const golden = "testdata/bad/messages.txt"
@@ -46,20 +49,24 @@ func TestBadManifests(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 		for _, e := range hint.Split(err) {
-			checkMessage(t, e.Error())
+			checkMessage(t, e)
 			fmt.Fprintln(&got, e)
+			if h := hint.Of(e); h != "" {
+				fmt.Fprintf(&got, "\thint: %s\n", h)
+			}
 		}
 	}
 	compareGolden(t, golden, got.Bytes())
 }
 
-func checkMessage(t *testing.T, line string) {
+func checkMessage(t *testing.T, err error) {
 	t.Helper()
-	if !message.MatchString(line) {
-		t.Errorf("not one line with a position: %q", line)
+	line, h := err.Error(), hint.Of(err)
+	if !message.MatchString(line) || !fix.MatchString(h) {
+		t.Errorf("not one line with a position: %q, hint %q", line, h)
 	}
-	if secrets.MatchString(line) {
-		t.Errorf("shows a value: %s", line)
+	if secrets.MatchString(line + h) {
+		t.Errorf("shows a value: %s, hint %s", line, h)
 	}
 }
 
@@ -81,7 +88,7 @@ func compareGolden(t *testing.T, path string, got []byte) {
 	for i := range max(len(gotLines), len(wantLines)) {
 		g, w := at(gotLines, i), at(wantLines, i)
 		if g != w {
-			t.Fatalf("%s, line %d (write anew with -update):\n got %s\nwant %s", path, i+1, g, w)
+			t.Fatalf("%s, line %d (rewrite with -update):\n got %s\nwant %s", path, i+1, g, w)
 		}
 	}
 }
@@ -99,13 +106,13 @@ func TestManifestTooLarge(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "larger than 1MiB") {
 		t.Fatalf("got %v", err)
 	}
-	checkMessage(t, err.Error())
+	checkMessage(t, err)
 	if _, err := Parse("big.yaml", data[:maxManifest]); err != nil {
 		t.Errorf("at the limit: %v", err)
 	}
 }
 
-// A file that stands for a huge tree is given up after maxNodes values.
+// TestBillionLaughsIsBounded checks that a walk of a huge tree ends after maxNodes values.
 func TestBillionLaughsIsBounded(t *testing.T) {
 	data, err := os.ReadFile("testdata/bad/laughs.yaml")
 	if err != nil {
@@ -205,10 +212,11 @@ func TestGoodAliases(t *testing.T) {
 	loadGood(t, "flow.yaml")
 }
 
-// JSON under another name is JSON all the same, and its positions are right.
+// TestJSONPositions checks that JSON in a file without the extension is parsed as JSON, with
+// the right positions.
 func TestJSONPositions(t *testing.T) {
 	_, err := Parse("m", []byte("{\n \"version\": 1, \"bottles\": {\"é\\ud83d\\ude00\":\n\t7}}"))
-	if err == nil || !strings.HasPrefix(err.Error(), "m:3:2: bottle \"é😀\"") {
+	if err == nil || !strings.HasPrefix(err.Error(), "m:3:2: invalid bottle \"é😀\"") {
 		t.Errorf("got %v", err)
 	}
 	_, err = Parse("m.json", []byte("{\"version\": 1, \"é\\ufffd�\": 1}"))
@@ -217,14 +225,14 @@ func TestJSONPositions(t *testing.T) {
 	}
 }
 
-func TestLoadManifestMissing(t *testing.T) {
+func TestLoadMissing(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"), caller.Caller{UID: os.Getuid(), GID: os.Getgid()})
 	if !errors.Is(err, os.ErrNotExist) || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
 }
 
-func TestFindManifest(t *testing.T) {
+func TestFind(t *testing.T) {
 	root := t.TempDir()
 	home, work := filepath.Join(root, "home"), filepath.Join(root, "a", "b", "c")
 	for _, dir := range []string{work, filepath.Join(home, ".config", "bottle"), filepath.Join(root, "a", "b", "bottle.yaml")} {
@@ -232,14 +240,14 @@ func TestFindManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Each is put there in turn, and holds over those before it.
+	// Each is created in turn and takes precedence over the previous ones.
 	for _, path := range []string{
 		"home/.config/bottle/bottle.json", "home/.config/bottle/bottle.yaml",
 		"a/bottle.json", "a/bottle.yml", "a/bottle.yaml", "a/b/bottle.json", "a/b/c/bottle.yml",
 	} {
 		path = filepath.Join(root, path)
 		if got, err := Find(work, home); got == path {
-			t.Fatalf("found before it was there: %s, %v", got, err)
+			t.Fatalf("found before it exists: %s, %v", got, err)
 		}
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
@@ -250,7 +258,7 @@ func TestFindManifest(t *testing.T) {
 	}
 }
 
-func TestFindNoManifest(t *testing.T) {
+func TestFindNone(t *testing.T) {
 	work := t.TempDir()
 	_, err := Find(work, "/nonexistent")
 	if err == nil || !strings.Contains(err.Error(), work) || !strings.Contains(err.Error(), "/nonexistent/.config/bottle") || hint.Of(err) == "" {
@@ -258,7 +266,7 @@ func TestFindNoManifest(t *testing.T) {
 	}
 }
 
-func FuzzParseManifest(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, pattern := range []string{"testdata/bad/*.*", "testdata/good/*"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {

@@ -1,13 +1,10 @@
 package manifest
 
-import (
-	"strings"
-)
+import "strings"
 
-// nearest returns the candidate that a mistyped word most likely meant, or
-// nothing: one that a third of its letters, at most, would have to change. As
-// comparing takes time, words longer than any identifier are nobody's mistyped
-// ones, and not all of very many candidates are looked at.
+// nearest returns the candidate that a mistyped word most likely means, or an empty
+// string: at most a third of its letters may differ. As comparing takes time, words longer
+// than any identifier have no match, and only some of very many candidates are compared.
 func nearest(word string, candidates []string) string {
 	if len(word) > maxWord {
 		return ""
@@ -16,7 +13,7 @@ func nearest(word string, candidates []string) string {
 	compared := 0 // pairs of letters
 	for _, c := range candidates {
 		if max(len(c)-len(word), len(word)-len(c)) > bestDistance {
-			continue // so many letters, at least, have to come or go
+			continue // the lengths alone differ too much
 		}
 		if compared += len(word) * len(c); compared > maxCompared {
 			break
@@ -30,16 +27,16 @@ func nearest(word string, candidates []string) string {
 	return best
 }
 
-// maxWord is the length of the longest word that is compared, in bytes: no known
-// key or name is longer.
+// maxWord is the length of the longest word that is compared, in bytes. No known key or
+// name is longer.
 const maxWord = 76
 
-// maxCompared is how many pairs of letters a search for the nearest word compares:
+// maxCompared is the number of pairs of letters that a search compares: enough for
 // thousands of candidates, unless they are very long.
 const maxCompared = 1 << 20
 
-// distance is Levenshtein's: the least number of letters to insert, delete or
-// replace.
+// distance returns the Levenshtein distance: the least number of letters to insert, delete
+// or replace.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -1,8 +1,6 @@
 package manifest
 
-import (
-	"testing"
-)
+import "testing"
 
 func TestNearest(t *testing.T) {
 	keys := []string{"bottle", "command", "prompt", "skills"}
@@ -15,7 +13,7 @@ func TestNearest(t *testing.T) {
 		}
 	}
 	if got := nearest("dev", nil); got != "" {
-		t.Errorf("of none: %q", got)
+		t.Errorf("without candidates: %q", got)
 	}
 }
 

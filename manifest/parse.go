@@ -19,18 +19,19 @@ import (
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
-// ParseManifest checks a manifest's text; path is for messages and for Path.
+// Parse parses and validates a manifest. The path is used in messages and as the
+// manifest's Path. The error reports all problems, each with file, line and column.
 func Parse(path string, data []byte) (m *Manifest, err error) {
 	d := &decoder{file: path}
 	if len(data) > maxManifest {
-		d.failAt(position{path, 1, 1}, "the manifest is larger than %s: make it smaller, a long prompt can stand in a skill", units.BytesSize(maxManifest))
+		d.failAt(position{path, 1, 1}, "shorten it: long prompts can be skills", "manifest is larger than %s", units.BytesSize(maxManifest))
 		return nil, d.problems.Err()
 	}
 	defer func() {
 		switch r := recover().(type) {
 		case nil:
 			return
-		case enough:
+		case tooManyProblems:
 		case tooLarge:
 			d.tooLarge(r.at)
 		default:
@@ -51,16 +52,19 @@ func Parse(path string, data []byte) (m *Manifest, err error) {
 }
 
 func (d *decoder) tooLarge(at position) {
-	what := fmt.Sprintf("more than %d values", maxNodes)
+	what := fmt.Sprintf("too many values: more than %d", maxNodes)
 	if d.visited <= maxNodes {
-		what = "more than " + units.BytesSize(maxText) + " of text"
+		what = "too much text: more than " + units.BytesSize(maxText)
 	}
-	d.problems = append(d.problems, fmt.Errorf("%s: here the manifest has %s, what aliases repeat counted each time: make it smaller", at, what))
+	d.problems = append(d.problems, &hint.Error{
+		Err:  fmt.Errorf("%s: %s, with aliases expanded", at, what),
+		Hint: "shorten the manifest",
+	})
 }
 
 func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 	if kind(n) == kindEmpty {
-		d.fail(n, "%s", emptyManifest)
+		d.fail(n, startManifest, emptyManifest)
 		return
 	}
 	version := false
@@ -73,7 +77,7 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 				m.Bottles[key.Value] = d.bottle(key, value)
 			})
 		},
-		// Agents name bottles, which may stand behind them.
+		// Agents refer to bottles that may be defined after them.
 		"agents": func(n *yaml.Node) {
 			agentsNode = n
 			agents = func(n *yaml.Node) {
@@ -85,14 +89,14 @@ func (d *decoder) manifest(n *yaml.Node, m *Manifest) {
 	})
 	agents(agentsNode)
 	if len(d.problems) == 0 && !version {
-		d.fail(n, "version is missing: begin the manifest with version: 1")
+		d.fail(n, startManifest, "missing version")
 	}
 }
 
 func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
 	b := &Bottle{}
 	what := "bottle " + quoted(key.Value)
-	d.name(key, "a bottle's name")
+	d.name(key, "bottle name")
 	image := false
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"image": func(n *yaml.Node) {
@@ -113,9 +117,9 @@ func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
 		"git":    func(n *yaml.Node) { b.Git = d.git(n) },
 		"limits": func(n *yaml.Node) { b.Limits = d.limits(n) },
 	})
-	// With neither a name nor a recipe of its own, it is the default image's build.
+	// A build without an image and a Dockerfile configures the build of the default image.
 	if b.Build != nil && !image && b.Build.Context+b.Build.Dockerfile+b.Build.Target != "" {
-		d.fail(key, "%s has a build and no image: name the image that the build makes", what)
+		d.fail(key, "name the image that the build creates", "missing image of %s, which has a build", what)
 	}
 	return b
 }
@@ -143,11 +147,11 @@ func (d *decoder) env(n *yaml.Node) []Variable {
 	var out []Variable
 	d.entries(n, "env", func(key, value *yaml.Node) {
 		if !ValidEnvName(key.Value) {
-			d.fail(key, "%s is no name of a variable: letters, digits and _ only, and no digit first", shown(key.Value))
+			d.fail(key, EnvNameHint, "invalid variable name %s", shown(key.Value))
 			return
 		}
 		if ReservedEnvName(key.Value) {
-			d.fail(key, "%s is bottle's own, as the agent reaches the network through the proxy alone: take it out", key.Value)
+			d.fail(key, "remove it: bottle sets the proxy variables", "reserved variable name %s", key.Value)
 			return
 		}
 		v := Variable{Name: key.Value, At: d.at(key)}
@@ -174,16 +178,16 @@ func (d *decoder) variable(n *yaml.Node, v *Variable) bool {
 		"from": func(n *yaml.Node) {
 			d.setName(&v.From, "from")(n)
 			if v.From != "" && !ValidEnvName(v.From) {
-				d.fail(n, "from has to be a variable's name: letters, digits and _ only, and no digit first")
+				d.fail(n, EnvNameHint, "invalid variable name in from")
 			}
 		},
 		"prompt": d.setName(&v.Prompt, "prompt"),
 		"file":   d.setName(&v.File, "file"),
 	}
 	for i := 0; i < len(target.Content); i += 2 {
-		// What is written there by mistake is likely the value.
+		// An unknown key is likely the value itself, which must not be shown.
 		if key := target.Content[i]; fields[key.Value] == nil && nearest(key.Value, sortedKeys(fields)) == "" {
-			d.fail(key, "unknown key in %s: known are file, from, prompt; a value is written as %[1]s: value", v.Name)
+			d.fail(key, fmt.Sprintf("known keys: file, from, prompt; write a plain value as %s: value", v.Name), "unknown key in %s", v.Name)
 			return false
 		}
 	}
@@ -192,23 +196,23 @@ func (d *decoder) variable(n *yaml.Node, v *Variable) bool {
 		return false
 	}
 	if len(target.Content) != 2 {
-		d.fail(n, "%s needs exactly one of from, prompt and file", v.Name)
+		d.fail(n, "", "invalid %s: expected exactly one of from, prompt and file", v.Name)
 		return false
 	}
 	return true
 }
 
-// rules reads entries of the policy, which the egress package judges.
+// rules reads entries of the egress policy, which package egress validates.
 func (d *decoder) rules(n *yaml.Node, what string) []string {
 	var out []string
 	d.items(n, what, func(item *yaml.Node) {
-		s, ok := d.name(item, "an entry of "+what)
+		s, ok := d.name(item, what+" entry")
 		if !ok {
 			return
 		}
 		if strings.Contains(s, "@") {
-			// What stands before it may be a password.
-			d.fail(item, "an entry of %s has an @: write the host only", what)
+			// The text before it may be a password, which must not be shown.
+			d.fail(item, "write only the host", "invalid %s entry: contains an @", what)
 			return
 		}
 		entries := egress.Entries{Allow: []string{s}}
@@ -216,8 +220,8 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 			entries = egress.Entries{AllowPrivate: []string{s}}
 		}
 		if _, err := entries.Policy(); err != nil {
-			// The innermost error leaves out an index, which is of this entry alone.
-			d.fail(item, "%s", cmp.Or(errors.Unwrap(err), err))
+			// The wrapped error is without the index, which is always that of the first entry.
+			d.fail(item, "", "%s", cmp.Or(errors.Unwrap(err), err))
 			return
 		}
 		out = append(out, s)
@@ -232,7 +236,7 @@ func (d *decoder) proxy(n *yaml.Node) Proxy {
 		"kind": func(n *yaml.Node) {
 			p.Kind, _ = d.name(n, "kind")
 			if p.Kind != "" && p.Kind != ProxyPipelock && p.Kind != ProxyBuiltin {
-				d.fail(n, "no proxy %s: kind is pipelock or builtin", quoted(p.Kind))
+				d.fail(n, "use pipelock or builtin", "unknown proxy kind %s", quoted(p.Kind))
 			}
 		},
 		"image": func(n *yaml.Node) {
@@ -245,20 +249,20 @@ func (d *decoder) proxy(n *yaml.Node) Proxy {
 				return
 			}
 			if _, err := egress.ParsePipelockVersion(p.Version); err != nil {
-				d.fail(n, "%s", err)
+				d.fail(n, "", "%s", err)
 			}
 		},
 	})
 	if p.Version != "" && p.Image == "" {
-		d.fail(n, "version is that of pipelock in image: add an image, or remove the version")
+		d.fail(n, "add an image, or remove the version", "unexpected version without an image")
 	}
 	if p.Kind == ProxyBuiltin && p.Image != "" {
-		d.fail(imageNode, "the built-in proxy has no image: take it out, or make the kind pipelock")
+		d.fail(imageNode, "remove the image, or use kind: pipelock", "unexpected image for the built-in proxy")
 	}
 	return p
 }
 
-// image reads an image's name.
+// image reads an image name.
 func (d *decoder) image(n *yaml.Node) string {
 	name, ok := d.name(n, "image")
 	if !ok {
@@ -266,7 +270,7 @@ func (d *decoder) image(n *yaml.Node) string {
 	}
 	if _, err := reference.ParseNormalizedNamed(name); err != nil {
 		why := strings.TrimPrefix(err.Error(), "invalid reference format: ")
-		d.fail(n, "image %s is no image's name, such as registry.example/name:tag: %s", quoted(name), why)
+		d.fail(n, "use a name such as registry.example/name:tag", "invalid image name %s: %s", quoted(name), why)
 	}
 	return name
 }
@@ -278,7 +282,7 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 		h := SSHHost{Port: 22, Mode: SSHAgent, PubkeyAuthentication: PubkeyHostBound}
 		explicit := false // PubkeyAuthentication
 		before := len(d.problems)
-		d.mapping(item, "an entry of ssh", map[string]func(*yaml.Node){
+		d.mapping(item, "ssh entry", map[string]func(*yaml.Node){
 			"Host":         d.setName(&h.Host, "Host"),
 			"HostName":     d.setName(&h.HostName, "HostName"),
 			"User":         d.setName(&h.User, "User"),
@@ -299,16 +303,16 @@ func (d *decoder) ssh(n *yaml.Node) []SSHHost {
 		}
 		switch {
 		case h.Host == "":
-			d.fail(item, "an entry of ssh has no Host: add the name that the agent is to use")
+			d.fail(item, "add the name that the agent uses", "missing Host in ssh entry")
 		case lines[h.Host] > 0:
-			d.fail(item, "two entries of ssh have the Host %s, the first in line %d: give one of them another name", quoted(h.Host), lines[h.Host])
+			d.fail(item, "rename one of them", "duplicate ssh Host %s: already defined in line %d", quoted(h.Host), lines[h.Host])
 		case strings.ContainsAny(h.Host+h.HostName+h.User, " \t*?!#\"'"):
-			d.fail(item, "Host, HostName and User of an entry of ssh have to be single names: take out spaces, quotes and patterns")
+			d.fail(item, "remove spaces, quotes and patterns", "invalid ssh entry: Host, HostName and User must be single names")
 		case explicit && h.Mode == SSHCopy:
-			d.fail(item, "PubkeyAuthentication has no effect with mode: copy: remove one of them")
+			d.fail(item, "remove one of them: it has no effect", "unexpected PubkeyAuthentication with mode: copy")
 		default:
 			if _, err := egress.ParseSSHRule(h.Destination()); err != nil {
-				d.fail(item, "%s", err)
+				d.fail(item, "", "%s", err)
 				return
 			}
 			lines[h.Host] = item.Line
@@ -324,7 +328,7 @@ func (d *decoder) hostKey(n *yaml.Node) string {
 		return ""
 	}
 	if _, err := sshagent.ParsePublic([]byte(s)); err != nil {
-		d.fail(n, "HostKey is %s, as ssh-keyscan prints it behind the host's name", err)
+		d.fail(n, "copy the key from the output of ssh-keyscan, without the host name", "invalid HostKey: %s", err)
 	}
 	return s
 }
@@ -333,11 +337,12 @@ func (d *decoder) hostKey(n *yaml.Node) string {
 func (d *decoder) oneOf(n *yaml.Node, what, a, b string) string {
 	s, ok := d.name(n, what)
 	if ok && s != a && s != b {
-		d.fail(n, "%s must be %s or %s, not %s", what, a, b, quoted(s))
+		d.fail(n, "", "invalid %s: expected %s or %s, got %s", what, a, b, quoted(s))
 	}
 	return s
 }
 
+// Destination returns the host and port that the entry connects to.
 func (h SSHHost) Destination() string { return h.HostName + ":" + strconv.Itoa(h.Port) }
 
 func (d *decoder) git(n *yaml.Node) *Git {
@@ -349,7 +354,7 @@ func (d *decoder) git(n *yaml.Node) *Git {
 	return g
 }
 
-// Bounds of limits: less memory than that and a sandbox does not start.
+// Bounds of limits. A sandbox does not start with less than minMemory.
 const (
 	minMemory = 64 << 20
 	maxMemory = 1 << 50
@@ -370,7 +375,7 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 			}
 			v, err := strconv.ParseFloat(s, 64)
 			if err != nil || !(v >= 0.01 && v <= maxCPUs) {
-				d.fail(n, "cpus must be a number of CPUs from 0.01 to 4096, such as 2 or 1.5")
+				d.fail(n, "", "invalid cpus: expected a number from 0.01 to 4096, such as 2 or 1.5")
 			}
 			l.CPUs = v
 		},
@@ -386,7 +391,7 @@ func (d *decoder) size(n *yaml.Node, what string) int64 {
 	}
 	v, err := units.RAMInBytes(s)
 	if err != nil || v < minMemory || v > maxMemory {
-		d.fail(n, "%s %s must be a size from 64MiB to 1PiB, such as 512MiB or 4GiB", what, quoted(s))
+		d.fail(n, "", "invalid %s %s: expected a size from 64MiB to 1PiB, such as 512MiB or 4GiB", what, quoted(s))
 	}
 	return v
 }
@@ -395,57 +400,56 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 	a := &Agent{}
 	what := "agent " + quoted(key.Value)
 	if !printable(key.Value) {
-		d.fail(key, "an agent's name must be on one line, without characters that cannot be seen")
+		d.fail(key, "", "invalid agent name: contains a line break or an invisible character")
 	} else if _, err := names.Slug(key.Value); err != nil {
-		d.fail(key, "%s: %s", err, hint.Of(err))
+		d.fail(key, hint.Of(err), "%s", err)
 	}
-	named := d.follow(n).Kind != yaml.MappingNode // then that is what is wrong
+	named := d.follow(n).Kind != yaml.MappingNode // which is reported instead
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"bottle": func(n *yaml.Node) {
 			named = true
 			if a.Bottle, _ = d.name(n, "bottle"); a.Bottle != "" && m.Bottles[a.Bottle] == nil {
-				d.noBottle(n, a.Bottle, m)
+				d.unknownBottle(n, a.Bottle, m)
 			}
 		},
 		"command": func(n *yaml.Node) {
 			d.items(n, "command", func(item *yaml.Node) {
-				if s, ok := d.text(item, "an argument of command", true); ok {
+				if s, ok := d.text(item, "command argument", true); ok {
 					a.Command = append(a.Command, s)
 				}
 			})
 			if len(a.Command) > 0 && a.Command[0] == "" {
-				d.fail(n, "command begins with an empty name: put the program's name first")
+				d.fail(n, "put the name of the program first", "invalid command: empty program name")
 			}
 		},
 		"prompt": func(n *yaml.Node) { a.Prompt, _ = d.text(n, "prompt", false) },
 		"skills": func(n *yaml.Node) { a.Skills = d.skills(n) },
 	})
 	if !named {
-		d.fail(key, "%s names no bottle: add bottle: and the name of one", what)
+		d.fail(key, "add bottle: with the name of a bottle", "missing bottle in %s", what)
 	}
 	return a
 }
 
-func (d *decoder) noBottle(n *yaml.Node, name string, m *Manifest) {
-	// What cannot be shown is a mistake of its own.
+func (d *decoder) unknownBottle(n *yaml.Node, name string, m *Manifest) {
+	// A name that cannot be shown is an error of its own.
 	names := slices.DeleteFunc(sortedKeys(m.Bottles), func(s string) bool { return s == "" || !printable(s) })
-	switch near := nearest(name, names); {
-	case near != "":
-		d.fail(n, "no bottle %s: did you mean %q?", quoted(name), near)
-	case len(names) > 0:
-		d.fail(n, "no bottle %s: there are %s", quoted(name), strings.Join(names, ", "))
-	default:
-		d.fail(n, "no bottle %s: there are none yet, add it under bottles", quoted(name))
+	fix := "add it under bottles"
+	if near := nearest(name, names); near != "" {
+		fix = fmt.Sprintf("did you mean %q?", near)
+	} else if len(names) > 0 {
+		fix = "known bottles: " + strings.Join(names, ", ")
 	}
+	d.fail(n, fix, "unknown bottle %s", quoted(name))
 }
 
-// skills reads names of folders, which lead nowhere else.
+// skills reads names of directories, which cannot refer to other places.
 func (d *decoder) skills(n *yaml.Node) []string {
 	var out []string
 	d.items(n, "skills", func(item *yaml.Node) {
-		s, ok := d.name(item, "an entry of skills")
+		s, ok := d.name(item, "skills entry")
 		if ok && (strings.ContainsAny(s, `/\`) || strings.HasPrefix(s, ".")) {
-			d.fail(item, "skill %s must be the name of a folder in ~/.claude/skills, without / or a dot first", quoted(s))
+			d.fail(item, "use the name of a directory in ~/.claude/skills, without / and without a leading dot", "invalid skill name %s", quoted(s))
 			return
 		}
 		out = append(out, s)

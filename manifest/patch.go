@@ -10,13 +10,13 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 )
 
-// PatchAllow is the change of a manifest that adds entries to a bottle's
-// egress.allow, as a unified diff for "patch -p1" in the manifest's folder; empty
-// if all are there already. It writes nothing.
+// PatchAllow returns a unified diff that adds entries to a bottle's egress.allow, for
+// "patch -p1" in the manifest's directory. It is empty if all entries are already present.
+// Nothing is written.
 func PatchAllow(manifest, bottleName string, entries []string) (patch string, err error) {
 	data, err := os.ReadFile(manifest)
 	if err != nil {
-		return "", fmt.Errorf("read the manifest: %w", err)
+		return "", fmt.Errorf("read manifest: %w", err)
 	}
 	changed := data
 	for _, entry := range entries {
@@ -31,10 +31,10 @@ func PatchAllow(manifest, bottleName string, entries []string) (patch string, er
 	return diff(filepath.Base(manifest), data, changed), nil
 }
 
-// patchContext is how many lines stand around a change.
+// patchContext is the number of context lines around a change.
 const patchContext = 3
 
-// diff is a unified diff of one hunk: from the first line that differs to the last.
+// diff returns a unified diff with one hunk, from the first to the last differing line.
 func diff(name string, before, after []byte) string {
 	if bytes.Equal(before, after) {
 		return ""
@@ -73,7 +73,7 @@ func lines(data []byte) (out []string) {
 	return out
 }
 
-// hunk is the range of lines from first to end as a diff counts them.
+// hunk formats the range of lines from first to end as in a unified diff.
 func hunk(first, end int) string {
 	if first == end {
 		return fmt.Sprintf("%d,0", first)

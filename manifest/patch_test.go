@@ -10,20 +10,20 @@ import (
 	"testing"
 )
 
-// A patch, put to git, makes the manifest that would allow the entries, and says
-// nothing else; comments stay.
+// TestPatchAllow applies patches with git: the manifest then allows the entries, and
+// nothing else changes, including comments.
 func TestPatchAllow(t *testing.T) {
 	head := "version: 1\n# a comment\nbottles:\n"
 	agents := "agents:\n  impl: {bottle: dev}\n"
 	for name, text := range map[string]string{
-		"lines":              head + "  dev:\n    egress:\n      allow:\n        - one.test # first\n        - two.test\n    env:\n      A: b\n" + agents,
-		"brackets":           head + "  dev: {egress: {allow: [one.test]}} # here\n" + agents,
-		"no list":            head + "  dev:\n    env: {A: b}\n" + agents,
-		"empty list":         head + "  dev: {egress: {allow: []}}\n" + agents,
-		"no last line end":   "version: 1\nagents: {impl: {bottle: dev}}\nbottles:\n  dev:\n    egress:\n      allow:\n        - one.test",
-		"JSON":               `{"version": 1, "bottles": {"dev": {"egress": {"allow": ["one.test"]}}}, "agents": {"impl": {"bottle": "dev"}}}` + "\n",
-		"JSON of one line":   `{"version": 1, "bottles": {"dev": {}}, "agents": {"impl": {"bottle": "dev"}}}`,
-		"another's in front": head + "  aaa:\n    egress:\n      allow: [x.test]\n  dev:\n    egress:\n      allow: [one.test]\n" + agents,
+		"lines":                head + "  dev:\n    egress:\n      allow:\n        - one.test # first\n        - two.test\n    env:\n      A: b\n" + agents,
+		"brackets":             head + "  dev: {egress: {allow: [one.test]}} # here\n" + agents,
+		"no list":              head + "  dev:\n    env: {A: b}\n" + agents,
+		"empty list":           head + "  dev: {egress: {allow: []}}\n" + agents,
+		"no final newline":     "version: 1\nagents: {impl: {bottle: dev}}\nbottles:\n  dev:\n    egress:\n      allow:\n        - one.test",
+		"JSON":                 `{"version": 1, "bottles": {"dev": {"egress": {"allow": ["one.test"]}}}, "agents": {"impl": {"bottle": "dev"}}}` + "\n",
+		"JSON on one line":     `{"version": 1, "bottles": {"dev": {}}, "agents": {"impl": {"bottle": "dev"}}}`,
+		"another bottle first": head + "  aaa:\n    egress:\n      allow: [x.test]\n  dev:\n    egress:\n      allow: [one.test]\n" + agents,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -51,23 +51,23 @@ func TestPatchAllow(t *testing.T) {
 			}
 			want := append(slices.Clone(before.Bottles["dev"].Egress.Allow), entries...)
 			if !sameBut(before, file, "dev", data, Egress{Allow: want}) {
-				t.Errorf("the manifest is\n%s", data)
+				t.Errorf("unexpected manifest:\n%s", data)
 			}
 			if n := strings.Count(string(data), "#"); n != strings.Count(text, "#") {
-				t.Errorf("comments are lost:\n%s", data)
+				t.Errorf("lost comments:\n%s", data)
 			}
 			if again, err := PatchAllow(file, "dev", entries); err != nil || again != "" {
-				t.Errorf("once more: %q, %v", again, err)
+				t.Errorf("second patch: %q, %v", again, err)
 			}
 		})
 	}
 	file := filepath.Join(t.TempDir(), "bottle.yaml")
 	if _, err := PatchAllow(file, "dev", nil); err == nil {
-		t.Error("a manifest that is not there has a patch")
+		t.Error("no error for a missing manifest")
 	}
 }
 
-// A diff is git's to read whatever the texts are.
+// TestDiff checks that git can apply the diff of any two texts.
 func TestDiff(t *testing.T) {
 	texts := []string{"", "a\n", "a", "a\nb\n", "b\na\n", "a\nb", "a\na\na\n", "a\n\n", "1\n2\n3\n4\n5\n6\n7\n8\n9\n", "1\n2\n3\n4\nx\n6\n7\n8\n9\n", "1\n2\n3\n4\n5\n6\n7\n8\n", "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"}
 	for i, before := range texts {
@@ -80,7 +80,7 @@ func TestDiff(t *testing.T) {
 				}
 				patch := diff("f", []byte(before), []byte(after))
 				if (patch == "") != (before == after) {
-					t.Fatalf("the patch is %q", patch)
+					t.Fatalf("unexpected patch %q", patch)
 				}
 				if patch == "" {
 					return

@@ -18,30 +18,30 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// notInSchema lists the mistakes that a JSON Schema cannot express, by what the
-// parser says of them, with the reason. Every other mistake of testdata/bad has
-// to be one for the schema too, in the same place.
+// notInSchema lists the errors that a JSON Schema cannot detect, by the message of the
+// parser, with the reason. The schema must detect every other error of testdata/bad in the
+// same place.
 var notInSchema = []struct{ file, message, reason string }{
-	{"*", `: not valid (YAML|JSON): `, "the text is no document, so that there is nothing to validate"},
-	{"*", `: the manifest is empty`, "the text is no document"},
-	{"*", `: (a tab|text that begins with|a control character|this is not UTF-8|a second document begins|the manifest is larger)`, "the text is no document"},
-	{"*", ` stands twice in `, "a validator sees the last of two equal keys only"},
-	{"*", `: no bottle "`, "a schema relates no value to the keys of another mapping"},
-	{"*", `: two entries of ssh have the Host `, "a schema compares whole items of a list only"},
-	{"*", `: merging with << is not supported`, "a YAML library resolves the merge before validation"},
-	{"*", `: a key of bottles must be text, not `, "JSON has no other keys"},
-	{"*", `: here the manifest has more than `, "a schema counts nothing across the document"},
-	{"agent_slug_long.yaml", ` is too long: [0-9]+ characters in a bottle name`, "the length counts after characters were replaced"},
-	{"alias_self_deep.yaml", ``, "a document without an end"},
-	{"alias_self.yaml", ``, "a document without an end"},
+	{"*", `: invalid (YAML|JSON): `, "the text is not a document, so there is nothing to validate"},
+	{"*", `: empty manifest`, "the text is not a document"},
+	{"*", `: (unexpected (tab|character|control character|second document)|unknown anchor|invalid UTF-8|manifest is larger)`, "the text is not a valid document"},
+	{"*", `: duplicate key `, "a validator sees only the last of two equal keys"},
+	{"*", `: unknown bottle "`, "a schema cannot relate a value to the keys of another mapping"},
+	{"*", `: duplicate ssh Host `, "a schema compares only complete list items"},
+	{"*", `: unsupported merge key <<`, "a YAML library resolves the merge before validation"},
+	{"*", `: invalid key in bottles: expected text, got `, "JSON has no other keys"},
+	{"*", `: too (many values|much text): more than `, "a schema cannot count across the document"},
+	{"agent_slug_long.yaml", ` is too long: [0-9]+ characters in a bottle name`, "the length is checked after characters are replaced"},
+	{"alias_self_deep.yaml", ``, "an infinite document"},
+	{"alias_self.yaml", ``, "an infinite document"},
 	{"allow.yaml", `: bits set beyond its length`, "arithmetic on addresses"},
 	{"allow.yaml", `: would allow every private network`, "arithmetic on addresses"},
 	{"deny.yaml", `: invalid port range `, "arithmetic on ports"},
-	{"json_types.json", `1:13: version must be the number 1, not a number with a fraction`, "to a schema 1.0 is the integer 1"},
-	{"json_types.json", `: pids must be a whole number .* not a number with a fraction or an exponent`, "to a schema 5e2 is an integer"},
-	{"laughs_lists.yaml", ``, "a schema would walk all that the aliases stand for"},
-	{"limits.yaml", `: pids must be a whole number .* not a number with a fraction or an exponent`, "to a schema 1e3 is an integer"},
-	{"limits.yaml", `: memory "[0-9]+[A-Za-z]+" must be a size`, "the bounds depend on the unit in the text"},
+	{"json_types.json", `1:13: invalid version: expected the number 1, got a number with a fraction`, "to a schema 1.0 is the integer 1"},
+	{"json_types.json", `: invalid pids: expected a whole number .* got a number with a fraction or an exponent`, "to a schema 5e2 is an integer"},
+	{"laughs_lists.yaml", ``, "a schema would walk all expanded aliases"},
+	{"limits.yaml", `: invalid pids: expected a whole number .* got a number with a fraction or an exponent`, "to a schema 1e3 is an integer"},
+	{"limits.yaml", `: invalid memory "[0-9]+[A-Za-z]+": expected a size`, "the bounds depend on the unit in the text"},
 	{"tag.yaml", ``, "JSON has no tags"},
 	{"tag_int.yaml", ``, "JSON has no tags"},
 }
@@ -72,16 +72,16 @@ func compileSchema(t *testing.T) *jsonschema.Schema {
 	return s
 }
 
-// document is a manifest as a validator sees it, and where in it each position
-// of the text is.
+// document is a manifest as seen by a validator, with the location of each position of the
+// text.
 type document struct {
 	value    any
-	pointers map[string]string // "line:col" to JSON pointer; of a key, its mapping's
-	keys     map[string]string // "line:col" to the key that stands there
+	pointers map[string]string // "line:col" to JSON pointer; for a key, that of its mapping
+	keys     map[string]string // "line:col" to the key at that position
 }
 
-// readDocument is not ok when there is no document to validate, or none that
-// JSON can hold.
+// readDocument returns false if there is no document to validate, or JSON cannot represent
+// it.
 func readDocument(file string, data []byte) (*document, bool) {
 	d := &decoder{file: file}
 	root, ok := d.document(data)
@@ -167,7 +167,7 @@ func scalarJSON(n *yaml.Node) (any, bool) {
 	return nil, false
 }
 
-// complaints are the places that a validator complains about.
+// complaints returns the locations of the errors of a validator.
 func complaints(err error) []string {
 	var ve *jsonschema.ValidationError
 	if !errors.As(err, &ve) {
@@ -176,7 +176,7 @@ func complaints(err error) []string {
 	var out []string
 	var walk func(*jsonschema.ValidationError)
 	walk = func(e *jsonschema.ValidationError) {
-		// The validator overwrites the place of these; the key it has.
+		// The validator overwrites the location of this kind of error, but has the key.
 		if k, ok := e.ErrorKind.(*kinds.PropertyNames); ok {
 			out = append(out, "key "+k.Property)
 			return
@@ -196,17 +196,17 @@ func complaints(err error) []string {
 	return out
 }
 
-// TestSchemaEqualsParser has schema and parser judge every file of testdata:
-// the same verdict, and each mistake that the parser finds the schema finds in
-// the same place, but for those that notInSchema lists.
+// TestSchemaEqualsParser validates every file of testdata with schema and parser. Both must
+// agree, and the schema must report each error of the parser in the same place, except for
+// those in notInSchema.
 func TestSchemaEqualsParser(t *testing.T) {
 	schema := compileSchema(t)
 	files, err := filepath.Glob("testdata/*/*.*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	excused := map[string]bool{}
-	judged := 0
+	excepted := map[string]bool{}
+	checked := 0
 	for _, path := range files {
 		name := filepath.Base(path)
 		if name == "messages.txt" {
@@ -224,18 +224,18 @@ func TestSchemaEqualsParser(t *testing.T) {
 			if places = complaints(serr); (serr != nil) != (len(places) > 0) {
 				t.Fatalf("%s: no places in %v", name, serr)
 			}
-			judged++
+			checked++
 			if perr == nil && serr != nil {
-				t.Errorf("%s: good for the parser, not for the schema: %v", path, serr)
+				t.Errorf("%s: valid for the parser, but not for the schema: %v", path, serr)
 			}
 		}
 		for _, mistake := range hint.Split(perr) {
 			if reason := reasonNotInSchema(name, mistake.Error()); reason != "" {
-				excused[reason] = true
+				excepted[reason] = true
 				continue
 			}
 			if !readable {
-				t.Errorf("no document for the schema, and no reason listed: %v", mistake)
+				t.Errorf("no document for the schema, and no exception listed: %v", mistake)
 				continue
 			}
 			at := strings.Join(strings.SplitN(mistake.Error(), ":", 4)[1:3], ":")
@@ -245,21 +245,22 @@ func TestSchemaEqualsParser(t *testing.T) {
 				return p == pointer || strings.HasPrefix(p, pointer+"/")
 			})
 			if !ok || !found {
-				t.Errorf("the schema has nothing to say there (%s): %v; it complains about %q", pointer, mistake, places)
+				t.Errorf("the schema reports nothing at %s: %v; it reports %q", pointer, mistake, places)
 			}
 		}
 	}
 	for _, e := range notInSchema {
-		if !excused[e.reason] {
-			t.Errorf("no file needs the excuse %q", e.reason)
+		if !excepted[e.reason] {
+			t.Errorf("unused exception %q", e.reason)
 		}
 	}
-	if judged < 40 {
-		t.Errorf("only %d files were judged by both", judged)
+	if checked < 40 {
+		t.Errorf("only %d files were checked by both", checked)
 	}
 }
 
-// TestSchemaHasTheParsersKeys asks the parser for the keys that it knows.
+// TestSchemaHasTheParsersKeys compares the keys of the schema with those in the parser's
+// hints.
 func TestSchemaHasTheParsersKeys(t *testing.T) {
 	var schema struct {
 		Properties map[string]any
@@ -271,7 +272,7 @@ func TestSchemaHasTheParsersKeys(t *testing.T) {
 	if err := json.Unmarshal(Schema, &schema); err != nil {
 		t.Fatal(err)
 	}
-	known := regexp.MustCompile(`: known are ([\w, ]+)`)
+	known := regexp.MustCompile(`^known keys: ([\w, ]+)`)
 	for name, c := range map[string]struct {
 		manifest string
 		keys     map[string]any
@@ -289,27 +290,28 @@ func TestSchemaHasTheParsersKeys(t *testing.T) {
 	} {
 		_, err := Parse("m.yaml", []byte(c.manifest))
 		if err == nil {
-			t.Fatalf("%s: an unknown key is none", name)
+			t.Fatalf("%s: no error for an unknown key", name)
 		}
-		found := known.FindStringSubmatch(err.Error())
+		found := known.FindStringSubmatch(hint.Of(err))
 		if found == nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		parser := strings.Split(found[1], ", ")
 		if got := sortedKeys(c.keys); !slices.Equal(got, parser) {
-			t.Errorf("%s: the schema knows %q, the parser %q", name, got, parser)
+			t.Errorf("%s: the schema has %q, the parser %q", name, got, parser)
 		}
 	}
 }
 
-// The starter has to be one for both, and so has all that it comments out.
+// TestStarter checks that the starter is valid for schema and parser, also with all comments
+// turned into settings.
 func TestStarter(t *testing.T) {
 	schema := compileSchema(t)
-	whole := regexp.MustCompile(`(?m)^( *)# (- |ssh:|  - |git:|build:|[a-zA-Z_]+:|  You)`).ReplaceAll(Starter, []byte("$1$2"))
-	if bytes.Equal(whole, Starter) {
-		t.Fatal("nothing was put in")
+	complete := regexp.MustCompile(`(?m)^( *)# (- |ssh:|  - |git:|build:|[a-zA-Z_]+:|  You)`).ReplaceAll(Starter, []byte("$1$2"))
+	if bytes.Equal(complete, Starter) {
+		t.Fatal("no comment was turned into a setting")
 	}
-	for _, text := range [][]byte{Starter, whole} {
+	for _, text := range [][]byte{Starter, complete} {
 		m, err := Parse("bottle.yaml", text)
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, text)
@@ -325,16 +327,16 @@ func TestStarter(t *testing.T) {
 			t.Error("no agent called claude")
 		}
 	}
-	// bottle init --help promises a comment for each thing that it can say.
+	// bottle init --help promises a comment for each key.
 	for object, keys := range schemaKeys(t) {
 		for _, key := range keys {
 			if !regexp.MustCompile(`\b` + key + `:`).Match(Starter) {
-				t.Errorf("nothing is said of %s of %s", key, object)
+				t.Errorf("no comment for %s of %s", key, object)
 			}
 		}
 	}
-	m, _ := Parse("bottle.yaml", whole)
+	m, _ := Parse("bottle.yaml", complete)
 	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 3 || len(b.SSH) != 1 || b.Git == nil {
-		t.Errorf("not all was put in: %+v", b)
+		t.Errorf("missing settings: %+v", b)
 	}
 }

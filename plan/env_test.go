@@ -165,7 +165,7 @@ func TestEnvFileErrors(t *testing.T) {
 		})
 	}
 	s := newScene(t, "env: {KEY: {file: ~}}", "")
-	s.bad("must be text") // ~ alone is YAML's null
+	s.bad("invalid file: expected text") // ~ alone is YAML's null
 	s = newScene(t, `env: {KEY: {file: "~"}}`, "")
 	s.bad(s.spec.Caller.Home + " is not a regular file")
 	s = newScene(t, "env: {KEY: {file: ~/.key}}", "")

@@ -43,13 +43,13 @@ func TestPrepareDefaults(t *testing.T) {
 func TestPrepareManifest(t *testing.T) {
 	s := newScene(t, "", "")
 	s.spec.Agent = "imp"
-	s.bad(`no agent "imp"`, "bottle.yaml", `did you mean "impl"?`)
+	s.bad(`unknown agent "imp"`, "bottle.yaml", `did you mean "impl"?`)
 	s.spec.Agent = ""
-	s.bad(`no agent ""`, "there are: impl")
+	s.bad(`unknown agent ""`, "known agents: impl")
 	s = sceneOf(t, "version: 1\n")
-	s.bad(`no agent "impl"`, "none yet")
+	s.bad(`unknown agent "impl"`, "add one under agents")
 	s = sceneOf(t, "version: 1\nbottles: {dev: {image: 1}}\n")
-	s.bad("bottle.yaml:2:24: image must be text")
+	s.bad("bottle.yaml:2:24: invalid image: expected text")
 	s.spec.ManifestPath = s.path("other.yaml")
 	s.bad("other.yaml", "no such file", "--manifest")
 	s.write("other.yaml", "version: 1\nbottles: {b: {}}\nagents: {impl: {bottle: b}}\n", 0o644)

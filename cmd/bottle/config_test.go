@@ -45,7 +45,7 @@ func TestInit(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, errs, code := inDir(t, dir, "init")
-		if want := "bottle: there is a manifest already: " + path + "\nhint: edit that one, or move it away\n"; code != 125 || errs != want {
+		if want := "bottle: manifest already exists: " + path + "\nhint: edit it, or move it away\n"; code != 125 || errs != want {
 			t.Errorf("exit %d, %q", code, errs)
 		}
 		_, errs, code = inDir(t, dir, "init", "--manifest", path)
@@ -174,8 +174,8 @@ func TestConfigCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, errs, code := inDir(t, dir, "config", "check")
-	want := "bottle: " + path + ":1:10: version must be the number 1, not 2\n" +
-		"bottle: " + path + ":2:1: unknown key \"bottels\" in the manifest: did you mean \"bottles\"?\n"
+	want := "bottle: " + path + ":1:10: invalid version: expected the number 1, got 2\n" +
+		"bottle: " + path + ":2:1: unknown key \"bottels\" in the manifest\nhint: did you mean \"bottles\"?\n"
 	if code != 125 || out != "" || errs != want {
 		t.Errorf("exit %d, %q\ngot  %s\nwant %s", code, out, errs, want)
 	}

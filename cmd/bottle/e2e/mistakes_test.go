@@ -39,7 +39,7 @@ func TestMistakes(t *testing.T) {
 		{"pull from nobody", u, []string{"pull", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1", "registry is not reachable", "refused", "hosts.toml"}},
 		{"push nothing there", u, []string{"push", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1/a:1", "bottle images"}},
 		{"rmi nothing there", u, []string{"rmi", "none:1"}, []string{"none:1", "bottle images"}},
-		{"unknown agent", u, []string{"run", "nobody"}, []string{`no agent "nobody"`, "there are: claude, deaf, offline, sh, trap, wait"}},
+		{"unknown agent", u, []string{"run", "nobody"}, []string{`unknown agent "nobody"`, "known agents: claude, deaf, offline, sh, trap, wait"}},
 		{"nearly an agent", u, []string{"run", "claud"}, []string{`did you mean "claude"?`}},
 		{"malformed manifest", u, append([]string{"--manifest", "broken.yaml"}, run...), []string{"broken.yaml:4:5: ", "imagee", `"image"`}},
 		{"manifest's syntax", u, append([]string{"--manifest", "syntax.yaml"}, run...), []string{"syntax.yaml:"}},
