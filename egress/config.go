@@ -29,7 +29,8 @@ type Config struct {
 	// Special and private addresses are still refused.
 	Learn bool `json:"learn,omitempty"`
 	// SelfNames are host names of the sandbox. Requests for them, like those for
-	// its addresses, are refused with a reason of their own.
+	// its addresses, are refused with a reason of their own. One that is not a
+	// valid host is ignored: no request can be for it.
 	SelfNames []string `json:"self_names,omitempty"`
 	// HeaderTimeout limits the time to read a request's header, or the first
 	// TLS record in a tunnel. Default 10s.
@@ -109,9 +110,6 @@ func parseConfig(data []byte) (Config, error) {
 	if _, err := cfg.limits(); err != nil {
 		return Config{}, err
 	}
-	if _, err := cfg.selfNames(); err != nil {
-		return Config{}, err
-	}
 	if _, err := cfg.Policy(); err != nil {
 		return Config{}, fmt.Errorf("line %d: %w", lineOfEntry(data, err), err)
 	}
@@ -179,16 +177,14 @@ func checkListen(listen string) error {
 }
 
 // selfNames returns SelfNames in normalized form.
-func (c Config) selfNames() ([]string, error) {
+func (c Config) selfNames() []string {
 	names := make([]string, 0, len(c.SelfNames))
-	for i, s := range c.SelfNames {
-		name, _, err := normalHost(s)
-		if err != nil {
-			return nil, fmt.Errorf("self_names[%d]: invalid host %q: %w", i, shorten(s), err)
+	for _, s := range c.SelfNames {
+		if name, _, err := normalHost(s); err == nil {
+			names = append(names, name)
 		}
-		names = append(names, name)
 	}
-	return names, nil
+	return names
 }
 
 // limits holds a configuration's numbers, with defaults applied.

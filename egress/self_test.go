@@ -13,7 +13,7 @@ func TestOwnAddresses(t *testing.T) {
 	for _, learn := range []bool{false, true} {
 		// The client's own address is 127.0.0.1 here, and so is the proxy's.
 		p := startProxy(t, Config{
-			SelfNames: []string{"Dev-Agent.", "agent.internal"}, Learn: learn,
+			SelfNames: []string{"Dev-Agent.", "agent.internal", "", strings.Repeat("x", 64), "x-"}, Learn: learn,
 			Entries: Entries{Allow: []string{"example.com", "localhost:9", "0.0.0.0:9"}, AllowPrivate: []string{"10.0.0.0/8"}},
 		})
 		for host, scanner := range map[string]string{

@@ -51,13 +51,9 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := cfg.selfNames()
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
 		limits: l, rates: newRates(l.requests), log: newLogger(logger),
-		memory: newMemory(), lookups: make(chan struct{}, maxLookups), selfNames: names,
+		memory: newMemory(), lookups: make(chan struct{}, maxLookups), selfNames: cfg.selfNames(),
 	}
 	e, err := s.newEnforcer(cfg)
 	if err != nil {
