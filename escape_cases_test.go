@@ -241,7 +241,7 @@ func handshakes() []escape {
 		{name: "SNI of another host in a split ClientHello", kind: "tls", args: []string{target, "refused.test", "split", "/split"}, victim: worldRequest + "allowed.test/split", control: onHost},
 		{name: "no SNI", kind: "tls", args: []string{target, "", "", "/nosni"}, victim: worldRequest + "allowed.test/nosni", control: onHost},
 		{name: "SNI that resembles an allowed host", kind: "tls", args: []string{target, "allowed.test.evil.com", "", "/longer"}, victim: worldRequest + "allowed.test/longer", control: onHost},
-		{name: "plain HTTP in a tunnel", kind: "raw", args: []string{connect("allowed.test:80"), "GET /tunnelled HTTP/1.1\r\nHost: allowed.test\r\n\r\n"}, victim: worldRequest + "allowed.test/tunnelled", control: onHost},
+		{name: "plain HTTP for another host in a tunnel", kind: "raw", args: []string{connect("allowed.test:80"), "GET /tunnelled HTTP/1.1\r\nHost: refused.test\r\n\r\n"}, victim: worldRequest + "refused.test/tunnelled", control: onHost},
 	}
 }
 

@@ -210,6 +210,6 @@ func readResolvers(file string) []netip.Addr {
 func initialState(p *plan.Plan) proxy.State {
 	return proxy.State{
 		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),
-		Manifest: p.Manifest, Bottle: p.Bottle,
+		Manifest: p.Manifest, Bottle: p.Bottle, Hostname: names.Hostname(p.Name),
 	}
 }

@@ -20,6 +20,8 @@ type State struct {
 	Version string         `json:"version,omitempty"` // of pipelock
 	Learn   bool           `json:"learn,omitempty"`
 	Entries egress.Entries `json:"entries"`
+	// Hostname is the sandbox's: requests for it need no proxy.
+	Hostname string `json:"hostname,omitempty"`
 	// Manifest and Bottle say where the entries came from.
 	Manifest string `json:"manifest"`
 	Bottle   string `json:"bottle"`
@@ -41,7 +43,11 @@ func (s State) config() ([]byte, error) {
 		}
 		return policy.Render(s.Version)
 	}
-	return json.MarshalIndent(egress.Config{Listen: segment.ProxyAddrPort().String(), Entries: s.Entries, Learn: s.Learn}, "", "  ")
+	config := egress.Config{Listen: segment.ProxyAddrPort().String(), Entries: s.Entries, Learn: s.Learn}
+	if s.Hostname != "" {
+		config.SelfNames = []string{s.Hostname}
+	}
+	return json.MarshalIndent(config, "", "  ")
 }
 
 // Command returns the command of the proxy's task.

@@ -121,7 +121,7 @@ func egressReason(e egress.Entry) string {
 	if e.URL == "" {
 		return why
 	}
-	if e.Status > 0 && e.Verdict() == egress.VerdictAllowed {
+	if verdict := e.Verdict(); e.Status > 0 && (verdict == egress.VerdictAllowed || verdict == egress.VerdictClosed) {
 		return strings.TrimSpace(fmt.Sprintf("%s  %s  %d", why, e.URL, e.Status))
 	}
 	return strings.TrimSpace(why + "  " + e.URL)
@@ -252,12 +252,13 @@ var refusals = map[string]string{
 	"dlp":       "the request contained a secret",
 	"sni":       "TLS handshake for another host",
 	"ratelimit": "too many requests",
-	"length":    "URL too long",
+	"length":    "URL or header too long",
 	"websocket": "websocket without TLS",
 	"scheme":    "neither http nor https",
 	"parser":    "malformed request",
 	"denylist":  "denied by the policy",
-	"self":      "address of the sandbox itself",
+	"self":      "the sandbox itself, which needs no proxy",
+	"host":      "HTTP request for another host than its tunnel",
 	// Checks of pipelock.
 	"body":              "body cannot be checked: too large, compressed or malformed",
 	"entropy":           "URL looks like encoded data",

@@ -20,6 +20,7 @@ func TestEgressLine(t *testing.T) {
 		"03:04:05  allowed  a.example:443                     CONNECT                      *.example":              {Event: "tunnel_open", Target: "a.example:443", Method: "CONNECT", Rule: "*.example"},
 		"03:04:05  closed   a.example:443                     CONNECT       7 B    1.235s":                         {Event: "tunnel_close", Target: "a.example:443", Method: "CONNECT", Bytes: 7, Duration: 1234567 * time.Microsecond},
 		"03:04:05  allowed  a.example:80                      GET                          http://a.example/  200": {Event: "forward_http", URL: "http://a.example/", Method: "GET", Status: 200},
+		"03:04:05  closed   a.example:80                      GET         999 B       5ms  http://a.example/  200": {Event: "forward_close", URL: "http://a.example/", Method: "GET", Status: 200, Bytes: 999, Duration: 5 * time.Millisecond},
 		"03:04:05  failed   a.example:443                                                  no route":               {Event: "error", Target: "a.example:443", Reason: "no route"},
 		"03:04:05  refused  b.example:8080                    GET                          domain not in allowlist: b.example  http://b.example:8080/x": {
 			Event: "blocked", URL: "http://b.example:8080/x", Method: "GET", Reason: "domain not in allowlist: b.example", Status: 403},

@@ -110,9 +110,18 @@ func TestEgressLog(t *testing.T) {
 	if r := u.exec(l.name, "curl", "-sS", "http://refused.test/"); !strings.Contains(r.stdout, "refused.test") || r.code != 0 {
 		t.Errorf("the refusal of plain HTTP does not name the host: exit %d %q", r.code, r.stdout)
 	}
+	// A client that opens a tunnel for plain HTTP, and one that asks the proxy for the sandbox itself.
+	u.exec(l.name, "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-p", "http://allowed.test/").want(t, 0, "200")
+	for _, host := range []string{"127.0.0.1", "localhost", "10.77.0.2", l.name} {
+		r := u.exec(l.name, "curl", "-sS", "--noproxy", "", "http://"+host+":8123/")
+		if !strings.Contains(r.stdout, host+" is the sandbox's own address") {
+			t.Errorf("%s: exit %d %q", host, r.code, r.stdout)
+		}
+	}
 	all := u.bottle("egress", l.name).stdout
 	denied := u.bottle("egress", "log", "--denied").stdout
-	if !strings.Contains(all, "allowed  allowed.test:443") || !strings.Contains(all, "refused  refused.test:80 ") || !strings.Contains(all, "http://refused.test/") {
+	if !strings.Contains(all, "allowed  allowed.test:443") || !strings.Contains(all, "refused  refused.test:80 ") || !strings.Contains(all, "http://refused.test/") ||
+		!strings.Contains(all, "allowed  allowed.test:80 ") || !strings.Contains(all, "http://allowed.test/") {
 		t.Errorf("the log:\n%s", all)
 	}
 	if strings.Contains(denied, "allowed.test:443") || !strings.Contains(denied, "refused.test") {
@@ -120,6 +129,9 @@ func TestEgressLog(t *testing.T) {
 	}
 	if code := l.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+	if end := l.errs.String(); !strings.Contains(end, "refused.test") || strings.Contains(end, ":8123 --save") {
+		t.Errorf("the session's end:\n%s", end)
 	}
 }
 
@@ -192,13 +204,13 @@ func TestHostileLog(t *testing.T) {
 		}
 	}
 	shown, asJSON := u.bottle("egress", l.name), u.bottle("egress", "--json", l.name)
-	// The control: the bytes are in what is logged, as the proxy has it.
+	// The control: the characters are in what is logged. The file has them as escapes, so that it can be printed.
 	raw, err := os.ReadFile(filepath.Join("/var/lib/bottle", os.Getenv("CONTAINERD_NAMESPACE"), l.name, "egress.log"))
-	if err != nil || !strings.Contains(string(raw), "\u009b") {
+	if err != nil || !strings.Contains(string(raw), `\u009b`) {
 		t.Errorf("the log does not have them either, so that this shows nothing: %v", err)
 	}
 	code := l.end()
-	for what, text := range map[string]string{"the log": shown.stdout, "the log as JSON": asJSON.stdout, "the session's end": l.errs.String()} {
+	for what, text := range map[string]string{"the log's file": string(raw), "the log": shown.stdout, "the log as JSON": asJSON.stdout, "the session's end": l.errs.String()} {
 		if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
 			t.Errorf("%s has what a terminal would obey: %q", what, text[i:min(len(text), i+20)])
 		}
