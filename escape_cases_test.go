@@ -236,12 +236,16 @@ func requests() []escape {
 // handshakes name a different server in TLS than in CONNECT.
 func handshakes() []escape {
 	const target = "allowed.test:443"
+	plain := func(path, host string) string { return "GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n" }
 	return []escape{
 		{name: "SNI of another host", kind: "tls", args: []string{target, "refused.test", "", "/sni"}, victim: worldRequest + "allowed.test/sni", control: onHost},
 		{name: "SNI of another host in a split ClientHello", kind: "tls", args: []string{target, "refused.test", "split", "/split"}, victim: worldRequest + "allowed.test/split", control: onHost},
 		{name: "no SNI", kind: "tls", args: []string{target, "", "", "/nosni"}, victim: worldRequest + "allowed.test/nosni", control: onHost},
 		{name: "SNI that resembles an allowed host", kind: "tls", args: []string{target, "allowed.test.evil.com", "", "/longer"}, victim: worldRequest + "allowed.test/longer", control: onHost},
-		{name: "plain HTTP for another host in a tunnel", kind: "raw", args: []string{connect("allowed.test:80"), "GET /tunnelled HTTP/1.1\r\nHost: refused.test\r\n\r\n"}, victim: worldRequest + "refused.test/tunnelled", control: onHost},
+		// Plain HTTP in a tunnel is allowed for the host that CONNECT named.
+		{name: "plain HTTP in a tunnel, for another host", kind: "raw", args: []string{connect("allowed.test:80"), plain("/tunnelled", "refused.test")}, victim: worldRequest + "Host refused.test/tunnelled", control: onHost},
+		{name: "plain HTTP in a tunnel, second request", kind: "raw", args: []string{connect("allowed.test:80"), plain("/", "allowed.test"), plain("/tunnelled2", "refused.test")}, victim: worldRequest + "Host refused.test/tunnelled2", control: onHost},
+		{name: "plain HTTP in a tunnel, pipelined request", kind: "raw", args: []string{connect("allowed.test:80"), plain("/", "allowed.test") + plain("/tunnelled3", "refused.test")}, victim: worldRequest + "Host refused.test/tunnelled3", control: onHost},
 	}
 }
 
