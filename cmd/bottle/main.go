@@ -29,6 +29,10 @@ type interruption syscall.Signal
 
 func (i interruption) Error() string { return "interrupted: " + syscall.Signal(i).String() }
 
+// Is makes an error that wraps the cause a cancellation, as one that wraps the
+// context's own error is.
+func (i interruption) Is(target error) bool { return target == context.Canceled }
+
 // notifyContext is signal.NotifyContext with an interruption as the cause.
 func notifyContext(parent context.Context, signals ...os.Signal) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"syscall"
 	"testing"
@@ -19,6 +20,9 @@ func TestInterruptedCode(t *testing.T) {
 		<-ctx.Done()
 		if got := interruptedCode(ctx); got != want {
 			t.Errorf("%s: exit code %d, want %d", s, got, want)
+		}
+		if err := fmt.Errorf("pull: %w", context.Cause(ctx)); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v is not a cancellation", s, err)
 		}
 		// A question that nobody answers.
 		stdin, unanswered := io.Pipe()

@@ -277,8 +277,8 @@ func TestBuildContexts(t *testing.T) {
 	}
 	oneLine(t, u.says("FROM scratch\n").bottle("build", "-f", "sub/Dockerfile", "-"), "not a tar archive")
 	oneLine(t, u.says("FROM scratch\n").bottle("build", "-f", "-", "-"), "both be on standard input")
-	oneLine(t, u.says("").bottle("build", "-"), "holds no Dockerfile")
-	oneLine(t, u.bottle("build", "--build-context", "more", "img"), "NAME=FOLDER")
+	oneLine(t, u.says("").bottle("build", "-"), "invalid Dockerfile on standard input")
+	oneLine(t, u.bottle("build", "--build-context", "more", "img"), `invalid --build-context "more"`, "NAME=DIRECTORY")
 	oneLine(t, u.bottle("build", "-q", "--build-context", "more=nowhere", "img"), "nowhere")
 }
 
@@ -391,7 +391,7 @@ func TestBuildsAtOnce(t *testing.T) {
 		if r.code != 0 || !strings.HasPrefix(r.stdout, "sha256:") {
 			t.Errorf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 		}
-		waited += strings.Count(r.stderr, "waiting for it to end")
+		waited += strings.Count(r.stderr, "Waiting for another build")
 	}
 	if waited != 1 {
 		t.Errorf("%d of two builds waited", waited)

@@ -46,7 +46,7 @@ echo over`
 	x.types("y\r")
 	out := says(x.until("over\r\n"))
 	check("learning", out, true)
-	x.until("with patch -p1:\r\n")
+	x.until("with this patch:\r\n")
 	code := x.wait()
 	_ = x.far.Close() // so that what was written has an end
 	var patch strings.Builder
