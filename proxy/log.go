@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/segment"
 )
 
 // LogFile returns the path of a bottle's egress log, in its state directory.
@@ -45,10 +46,11 @@ func (m *Manager) Summary(ctx context.Context, name string, since time.Time) ([]
 
 // AllowingEntry returns the policy entry, HOST or HOST:PORT, that would allow a
 // refused destination. It is empty if the request was refused for another reason
-// than its host or port.
-func AllowingEntry(destination, scanner string) string {
+// than its host or port, or if an entry alone does not allow it; the problem says
+// why.
+func AllowingEntry(destination, scanner string) (string, *egress.Problem) {
 	if scanner != "allowlist" && scanner != "port" {
-		return ""
+		return "", nil
 	}
 	entry := destination
 	for _, port := range []string{":443", ":80"} {
@@ -56,9 +58,23 @@ func AllowingEntry(destination, scanner string) string {
 	}
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
-		return ""
+		return "", nil
 	}
-	return rule.String()
+	if p := allowProblem(egress.Entries{Allow: []string{rule.String()}}, rule); p != nil {
+		return "", p
+	}
+	return rule.String(), nil
+}
+
+// allowProblem returns the reason why an allowed entry of a policy does not work, or
+// nil.
+func allowProblem(entries egress.Entries, rule egress.Rule) *egress.Problem {
+	for _, p := range entries.Problems(segment.Agent.Masked()) {
+		if have, err := egress.ParseRule(p.Entry); p.List == "allow" && err == nil && have == rule {
+			return p
+		}
+	}
+	return nil
 }
 
 // LearntEntries returns the policy entries that would allow the destinations that
@@ -66,7 +82,7 @@ func AllowingEntry(destination, scanner string) string {
 func LearntEntries(hosts []egress.HostSummary) []string {
 	var out []string
 	for _, h := range hosts {
-		if entry := AllowingEntry(h.Destination, h.Scanner); h.Learnt > 0 && entry != "" {
+		if entry, _ := AllowingEntry(h.Destination, h.Scanner); h.Learnt > 0 && entry != "" {
 			out = append(out, entry)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/names"
-	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -58,10 +57,8 @@ func (m *Manager) Allow(ctx context.Context, name, entry string) (PolicyChange, 
 
 // reachable returns an error if rule, an entry of allow, can never be reached.
 func reachable(entries egress.Entries, rule egress.Rule) error {
-	for _, problem := range entries.Problems(segment.Agent.Masked()) {
-		if problem.List == "allow" && problem.Entry == rule.String() {
-			return problem
-		}
+	if p := allowProblem(entries, rule); p != nil {
+		return p
 	}
 	return nil
 }

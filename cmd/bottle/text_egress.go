@@ -208,7 +208,7 @@ func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func
 			continue
 		}
 		refused = append(refused, refusedHost(h))
-		if entry := proxy.AllowingEntry(h.Destination, h.Scanner); entry != "" && !slices.Contains(commands, allow(entry)) {
+		if entry, _ := proxy.AllowingEntry(h.Destination, h.Scanner); entry != "" && !slices.Contains(commands, allow(entry)) {
 			commands = append(commands, allow(entry))
 		}
 	}
@@ -236,6 +236,8 @@ func refusedHost(h egress.HostSummary) string {
 	}
 	if why, ok := refusals[h.Scanner]; ok {
 		notes = append(notes, why)
+	} else if _, problem := proxy.AllowingEntry(h.Destination, h.Scanner); problem != nil {
+		notes = append(notes, problem.Reason)
 	} else if h.Scanner != "" && h.Scanner != "allowlist" && h.Scanner != "port" {
 		notes = append(notes, "refused by the proxy's check "+visible(h.Scanner))
 	}
@@ -277,7 +279,7 @@ const maxTitleText = 200
 func refusalTitle(name string, e egress.Entry) string {
 	h := egress.HostSummary{Destination: e.Destination(), Refused: 1, Scanner: e.Scanner}
 	text := fmt.Sprintf(textRefusedTitle, refusedHost(h))
-	if entry := proxy.AllowingEntry(h.Destination, h.Scanner); entry != "" {
+	if entry, _ := proxy.AllowingEntry(h.Destination, h.Scanner); entry != "" {
 		text += " - " + fmt.Sprintf(textAllowCommand, name, entry)
 	}
 	if runes := []rune(text); len(runes) > maxTitleText {
