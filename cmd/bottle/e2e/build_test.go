@@ -86,7 +86,7 @@ CMD ["cat", "/made", "/given"]
 	again := u.run("image", "/random")
 	again.want(t, 0, first.stdout)
 	if strings.Contains(first.stderr+again.stderr, progress) {
-		t.Errorf("a build of what has not changed shows progress:\n%s%s", first.stderr, again.stderr)
+		t.Errorf("an unchanged build shows progress:\n%s%s", first.stderr, again.stderr)
 	}
 	if want := made + "one\n"; !strings.HasPrefix(first.stdout, want) || len(first.stdout) < len(want)+8 {
 		t.Errorf("the image's command printed %q", first.stdout)
@@ -97,7 +97,7 @@ CMD ["cat", "/made", "/given"]
 }
 
 // TestCwdBuilds: with --cwd a missing base is built first, and the working
-// directory's image is made anew when the base has changed.
+// directory's image is built again if the base has changed.
 func TestCwdBuilds(t *testing.T) {
 	u := newBuilder(t).with("CLAUDE_BOTTLE_DERIVED_IMAGE=e2e-own:cwd")
 	u.write("bottle.yaml", strings.ReplaceAll(buildManifest, ", secrets: {tok: tok, var: \"env:TEST_KEY\"}", ""))
@@ -205,8 +205,8 @@ func TestBuildEverything(t *testing.T) {
 	if again := build("rawjson"); again.stdout != first.stdout || !strings.Contains(again.stderr, `"cached":true`) {
 		t.Errorf("a second build made %q, the first %q; it says\n%s", again.stdout, first.stdout, again.stderr)
 	}
-	if anew := build("quiet", "--no-cache"); anew.stderr != "" {
-		t.Errorf("a quiet build says %q", anew.stderr)
+	if r := build("quiet", "--no-cache"); r.stderr != "" {
+		t.Errorf("a quiet build prints %q", r.stderr)
 	}
 	if r := ran("once\n"); r == random || r == "" {
 		t.Errorf("--no-cache gave %q, before that %q", r, random)
@@ -260,7 +260,7 @@ func TestBuildContexts(t *testing.T) {
 	}
 	in = u.says("FROM scratch\nCOPY given /\n")
 	if r := in.bottle("build", "-q", "-f", "-", "img"); r.code != 0 {
-		t.Errorf("standard input with a folder: exit %d\n%s", r.code, r.stderr)
+		t.Errorf("standard input with a directory: exit %d\n%s", r.code, r.stderr)
 	}
 	for _, archive := range [][]string{{"-c"}, {"-cz"}} {
 		run("tar", append(archive, "-f", filepath.Join(served, "stdin"), "Dockerfile", "given", "--transform=s,^Dockerfile,sub/&,")...)
@@ -354,7 +354,7 @@ func snapshots(t *testing.T) string {
 	return out.String()
 }
 
-// runs tells whether a process has this command line.
+// runs reports whether a process has this command line.
 func runs(t *testing.T, command string) bool {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -370,8 +370,8 @@ func runs(t *testing.T, command string) bool {
 	return false
 }
 
-// TestBuildsAtOnce: of two builds one waits, and says so; both succeed.
-func TestBuildsAtOnce(t *testing.T) {
+// TestConcurrentBuilds: one of two builds waits and says so; both succeed.
+func TestConcurrentBuilds(t *testing.T) {
 	u := newBuilder(t)
 	u.dockerfile("FROM bottle-demo:latest\nARG N\nRUN echo $N >/tmp/n && sleep 1\n")
 	results := make(chan result, 2)
@@ -398,9 +398,9 @@ func TestBuildsAtOnce(t *testing.T) {
 	}
 }
 
-// TestBuildFullStore has containerd's store on a disk that is too small: for the
-// context, for what a step writes, or for the layer that is made of it. Nothing
-// comes of such a build, and the next one that fits works.
+// TestBuildFullStore: containerd's store is on a disk that is too small for the
+// context, for what a step writes, or for its layer. Such a build leaves no image,
+// and a smaller one afterwards succeeds.
 func TestBuildFullStore(t *testing.T) {
 	u := newBuilder(t)
 	address, _ := labtest.SmallContainerd(t, 64<<20)
@@ -443,7 +443,7 @@ func TestBuildFullStore(t *testing.T) {
 	}
 }
 
-// TestBuildMistakes: one line each, with what mends it.
+// TestBuildMistakes: each is one error with its hint.
 func TestBuildMistakes(t *testing.T) {
 	u := newBuilder(t)
 	u.dockerfile("FROM scratch\n\nCOPPY a /\n")

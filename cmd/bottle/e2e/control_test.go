@@ -60,7 +60,7 @@ func control(t *testing.T, bottle string) {
 	} {
 		file := filepath.Join(dir, "planted-by-a-test")
 		form := []string{"raw", "base64 at 0", "base64 at 1", "base64 at 2", "hex", "URL"}[i%6]
-		// The value lies across the end of what is read at once.
+		// The value crosses the border of two reads.
 		text := strings.Repeat(".", 1<<20-5) + plant(form, file) + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ func findings(t *testing.T, code int, cmd *exec.Cmd) map[string]doctor.Finding {
 	for _, f := range list {
 		found[f.Check] = f
 		if (f.Level == doctor.LevelOK) != (f.Fix == "") {
-			t.Errorf("a command that mends is for what is not ok: %+v", f)
+			t.Errorf("a fix for a check that is ok: %+v", f)
 		}
 	}
 	return found
@@ -161,14 +161,13 @@ func TestDoctorMends(t *testing.T) {
 	})
 }
 
-// TestDoctorRefresh has the host's firewall lose bottle's rules under a bottle
-// that runs.
+// TestDoctorRefresh: the host's firewall loses the rules of a running bottle.
 func TestDoctorRefresh(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
 	l := u.start("claude-bottle-doctor")
 	if f := u.doctor(t, 0)["firewall"]; f.Level != doctor.LevelOK {
-		t.Errorf("with a bottle that runs: %+v", f)
+		t.Errorf("with a running bottle: %+v", f)
 	}
 	// The bottle's own process would fix it.
 	l.signal(syscall.SIGSTOP)

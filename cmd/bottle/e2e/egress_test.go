@@ -91,7 +91,7 @@ func TestClaudeCode(t *testing.T) {
 		if e.Event == "request" && e.Host == "api.anthropic.com" && strings.HasPrefix(e.Path, "/v1/messages") {
 			messages++
 		} else if e.Event == "request" && e.Host != "api.anthropic.com" {
-			t.Errorf("a request beside the API: %+v", e)
+			t.Errorf("a request to another host than the API: %+v", e)
 		}
 	}
 	if messages < 2 {

@@ -98,7 +98,7 @@ func checkEnvironment(t *testing.T, cmd *exec.Cmd, want map[string]string) {
 	}
 }
 
-// TestEnvironmentMistakes are told with their place and without a value.
+// TestEnvironmentMistakes: errors name the position and no value.
 func TestEnvironmentMistakes(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

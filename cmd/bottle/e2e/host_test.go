@@ -48,7 +48,7 @@ agents:
 // longest bounds any one command of a test.
 const longest = 3 * time.Minute
 
-// user is somebody who runs bottle in a folder that has a manifest.
+// user runs bottle in a directory with a manifest.
 type user struct {
 	t     *testing.T
 	dir   string
@@ -194,7 +194,7 @@ func (l *live) wait() int {
 	return l.cmd.ProcessState.ExitCode()
 }
 
-// gone tells whether bottle's process has ended, waited for or not.
+// gone reports whether bottle's process has ended, waited for or not.
 func (l *live) gone() bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.cmd.Process.Pid))
 	return err != nil || bytes.Contains(stat, []byte(") Z "))

@@ -66,7 +66,7 @@ func TestPullAndRun(t *testing.T) {
 	u = u.with("CLAUDE_BOTTLE_IMAGE=" + ref)
 	dry := u.bottle("run", "sh", "--proxy", "builtin", "--dry-run", "--json")
 	if dry.code != 0 || !strings.Contains(dry.stdout, `"pull": "`+ref+`"`) {
-		t.Errorf("the plan does not tell what is pulled: %s", dry.stdout)
+		t.Errorf("the plan does not name the image to pull: %s", dry.stdout)
 	}
 	if list := u.bottle("images"); strings.Contains(list.stdout, ref) {
 		t.Error("a dry run pulls")
@@ -77,8 +77,8 @@ func TestPullAndRun(t *testing.T) {
 	}
 }
 
-// TestPullInterrupted: an interrupt ends a pull from a registry that does not
-// answer, at once.
+// TestPullInterrupted: an interrupt immediately ends a pull from a registry that does
+// not answer.
 func TestPullInterrupted(t *testing.T) {
 	leakcheck.Check(t)
 	host := silentHost(t)
@@ -114,7 +114,7 @@ func TestCwd(t *testing.T) {
 	run("--", "-c", "cat hello; pwd; echo inside >hello && cat hello").want(t, 0, "outside\n/workspace\ninside\n")
 	run("--", "-c", "cat hello").want(t, 0, "outside\n")
 	if data, err := os.ReadFile(filepath.Join(u.dir, "hello")); err != nil || string(data) != "outside\n" {
-		t.Errorf("the folder's file is %q, %v", data, err)
+		t.Errorf("the directory's file is %q, %v", data, err)
 	}
 	u.write(".bottleignore", "hello\n")
 	run("--cwd-target", "/srv/code", "--", "-c", "pwd; ls -a | sort | tr '\\n' ' '").want(t, 0, "/srv/code\n. .. .bottleignore bottle.yaml ")

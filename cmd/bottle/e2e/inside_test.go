@@ -53,8 +53,8 @@ func TestPrivileges(t *testing.T) {
 		"CapAmb:\t0000000000000000\nNoNewPrivs:\t1\n1000\n10.77.0.0/30 dev eth0 proto unspec scope link \n0\n/workspace\n")
 }
 
-// TestBareImage runs an image that holds one program and nothing else: no
-// shell, no sleep, no passwd file, no folder that bottle mounts on.
+// TestBareImage runs an image of a single program: without a shell, sleep, a passwd
+// file and the directories that bottle mounts on.
 func TestBareImage(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

@@ -40,7 +40,7 @@ func TestList(t *testing.T) {
 	if len(list) != 1 || list[0].Name != l.name || list[0].Status != "running" || time.Since(list[0].Created) > longest {
 		t.Errorf("list --json: %+v", list)
 	}
-	// A bottle that runs is removed only on purpose; by a short name too.
+	// A running bottle is removed only with -f; its short name works too.
 	if r := u.bottle("rm", "listed"); r.code != 125 || !strings.Contains(r.stderr, "bottle rm -f claude-bottle-listed") {
 		t.Errorf("rm: exit %d\n%s", r.code, r.stderr)
 	}
@@ -102,8 +102,8 @@ func ctr(t *testing.T, args ...string) {
 	}
 }
 
-// TestCleanupFailure has one bottle of two resist: the other goes all the same,
-// and the exit code and a line tell of the first.
+// TestCleanupFailure: one of two bottles cannot be removed. The other one is, and an
+// error names the first.
 func TestCleanupFailure(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -112,7 +112,7 @@ func TestCleanupFailure(t *testing.T) {
 		l.signal(syscall.SIGKILL)
 		l.wait()
 	}
-	// A mount in its folder keeps that from being removed.
+	// A mount in its directory prevents the removal of that.
 	busy := filepath.Join("/run/bottle", os.Getenv("CONTAINERD_NAMESPACE"), first.name, "busy")
 	if err := os.Mkdir(busy, 0o700); err != nil {
 		t.Fatal(err)

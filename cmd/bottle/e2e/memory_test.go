@@ -16,8 +16,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// memory looks at the whole memory of a bottle's sandbox: that of its processes on
-// the host, and the file that gVisor keeps the guest's memory in.
+// memory searches all memory of a bottle's sandbox: that of its processes on the
+// host, and the file in which gVisor keeps the guest's memory.
 func (s *search) memory(bottle string) (found []find) {
 	s.t.Helper()
 	processes, files := 0, 0

@@ -120,8 +120,8 @@ func TestNotRoot(t *testing.T) {
 	oneLine(t, finish(t, newUser(t).asNobody("run", "sh", "--proxy", "builtin", "--yes")), "permission denied", "sudo bottle")
 }
 
-// asNobody is a command of somebody who has no rights: a copy of the program that
-// anybody may run, in a folder that anybody may enter.
+// asNobody is a command of an unprivileged user: it runs a copy of the program in a
+// directory that everybody can enter.
 func (u user) asNobody(args ...string) *exec.Cmd {
 	t := u.t
 	t.Helper()

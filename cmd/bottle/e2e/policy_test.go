@@ -12,7 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestAllowDeny changes what a bottle that runs may reach, and its manifest.
+// TestAllowDeny changes the policy of a running bottle, and its manifest.
 func TestAllowDeny(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -73,7 +73,7 @@ func TestAllowDeny(t *testing.T) {
 	if r := u.bottle("allow", "nobody", "later.test", "--save"); r.code != 125 || !strings.Contains(r.stderr, "no such bottle: nobody") {
 		t.Errorf("neither a bottle nor an agent: exit %d\n%s", r.code, r.stderr)
 	}
-	// What run tells at its end: an agent's bottle that runs no more.
+	// The command that run prints at its end: the agent's bottle no longer runs.
 	if r := u.bottle("allow", "sh", "later.test", "--save"); r.code != 0 {
 		t.Errorf("for the next run: exit %d\n%s", r.code, r.stderr)
 	}
@@ -86,8 +86,8 @@ func TestAllowDeny(t *testing.T) {
 	}
 }
 
-// TestProxyKilled ends the proxy under a session: the session lives, the agent gets
-// out again when list says that all is well, and the user is told.
+// TestProxyKilled kills the proxy during a session: the session goes on, the agent
+// has egress again once list shows no problem, and the restart is reported.
 func TestProxyKilled(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

@@ -110,7 +110,7 @@ somebody@example.test
 		want(t, 0, "unset\nno file\nsettings.json\n")
 }
 
-// TestSkillMistakes are told before anything is made.
+// TestSkillMistakes: errors are reported before anything is created.
 func TestSkillMistakes(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t).with("HOME=" + t.TempDir())
@@ -120,8 +120,7 @@ func TestSkillMistakes(t *testing.T) {
 	}
 }
 
-// TestClaudeSees has the real Claude Code tell the mock of its API what it was
-// given.
+// TestClaudeSees checks what the real Claude Code sends to a mock of its API.
 func TestClaudeSees(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t).with("NOT_NAMED=never")
@@ -131,16 +130,16 @@ func TestClaudeSees(t *testing.T) {
 		t.Fatalf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	onlyTheAPI(t, requests())
-	system, results := told(seen())
+	system, results := apiTexts(seen())
 	if want := `You are the reviewer whom the manifest made, with ü and \"quotes\".`; !strings.Contains(system, want) {
-		t.Errorf("the API was not told %q", want)
+		t.Errorf("the API did not receive %q", want)
 	}
 	if want := "Reviews a change as the test wants it."; !strings.Contains(results, want) {
-		t.Errorf("the API was not told of the skill: %q", want)
+		t.Errorf("the API did not receive the skill: %q", want)
 	}
 	for _, never := range []string{"The body of the skill.", "NOT_NAMED", "TEST_KEY"} {
 		if strings.Contains(system+results, never) {
-			t.Errorf("the API was told %q", never)
+			t.Errorf("the API received %q", never)
 		}
 	}
 	for _, want := range []string{
@@ -157,13 +156,13 @@ func TestClaudeSees(t *testing.T) {
 	if r := u.run("claude", "-p", "/review"); r.code != 0 {
 		t.Fatalf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
-	if _, got := told(seen()); !strings.Contains(got, "The body of the skill.") {
-		t.Error("the skill was used, and the API was not told its body")
+	if _, got := apiTexts(seen()); !strings.Contains(got, "The body of the skill.") {
+		t.Error("the skill was used, and the API did not receive its body")
 	}
 }
 
-// told is all that requests say, as the system and in messages.
-func told(requests []message) (system, messages string) {
+// apiTexts returns the texts of requests: of the system prompt, and of messages.
+func apiTexts(requests []message) (system, messages string) {
 	for _, m := range requests {
 		system += string(m.System)
 		messages += string(m.Messages)
@@ -258,9 +257,9 @@ git config user.name; git config user.email; git config alias.st; cat ~/.ssh/con
 func (x *terminal) seesPrompt() {
 	x.t.Helper()
 	before := x.sees("❯")
-	// Typed at once, it stands behind the prompt; a question would not take it.
-	x.types("typed at once")
-	before += x.sees("typed at once")
+	// Typed immediately, it appears after the prompt; a question would not accept it.
+	x.types("typed immediately")
+	before += x.sees("typed immediately")
 	for _, question := range []string{"Do you trust", "Detected a custom API key", "Choose the text style", "Select login method"} {
 		if strings.Contains(before, plain(question)) {
 			x.t.Errorf("Claude Code asks %q", question)
@@ -289,7 +288,7 @@ func onlyTheAPI(t *testing.T, events []labtest.WorldEvent) {
 		}
 		asked = asked || e.Host == "api.anthropic.com"
 		if e.Host != "api.anthropic.com" {
-			t.Errorf("a request beside the API: %+v", e)
+			t.Errorf("a request to another host than the API: %+v", e)
 		}
 	}
 	if !asked {
@@ -344,8 +343,8 @@ func list(t *testing.T, dir string) []string {
 	return out
 }
 
-// onDisk names the files below containerd's folder and bottle's that hold a text
-// and were written to in the last minutes: what a bottle writes is there.
+// onDisk returns the files in the directories of containerd and bottle that contain
+// a text and were written in the last minutes: bottles write nowhere else.
 func onDisk(t *testing.T, text string) []string {
 	t.Helper()
 	var found []string
@@ -398,7 +397,8 @@ var escapes = regexp.MustCompile(`\x1b(\[[0-9;?<>=]*[ -/]*[@-~]|\][^\x07\x1b]*(\
 // over blanks.
 func plain(screen string) string { return escapes.ReplaceAllString(screen, "") }
 
-// sees reads until a text stands on the screen, and returns all of it, plain.
+// sees reads until a text is on the screen, and returns all of the screen as plain
+// text.
 func (x *terminal) sees(text string) string {
 	x.t.Helper()
 	var seen []byte

@@ -95,7 +95,7 @@ func TestImagesColumns(t *testing.T) {
 	}
 	l := u.with("CLAUDE_BOTTLE_IMAGE=" + demoImage).start("claude-bottle-e2e-listed")
 	if list := u.bottle("images").stdout; !regexp.MustCompile(`(?m)^bottle-demo:latest .* claude-bottle-e2e-listed`).MatchString(list) {
-		t.Errorf("who uses it is not told:\n%s", list)
+		t.Errorf("the user of the image is not listed:\n%s", list)
 	}
 	l.end()
 }
@@ -142,8 +142,8 @@ func TestEscapingImage(t *testing.T) {
 	}
 }
 
-// TestCwdNotices tells of what cannot be in an image, and of a repository that is
-// not whole; what can be is there, whatever it is called.
+// TestCwdNotices: files that an image cannot hold and an incomplete repository are
+// reported; everything else is in the image, whatever its name.
 func TestCwdNotices(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t).with("CLAUDE_BOTTLE_DERIVED_IMAGE=bottle-e2e:notices")

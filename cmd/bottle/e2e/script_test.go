@@ -104,7 +104,7 @@ func (s scriptSessions) crash(ts *testscript.TestScript, neg bool, args []string
 	session := s.named(ts, neg, args)
 	ts.Check(session.cmd.Process.Signal(syscall.SIGKILL))
 	if err := session.wait(); err == nil {
-		ts.Fatalf("bottle run ended by itself")
+		ts.Fatalf("bottle run ended before it was killed")
 	}
 }
 

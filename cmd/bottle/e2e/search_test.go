@@ -116,8 +116,8 @@ func (s *search) match(place string, text []byte) (found []find) {
 	return found
 }
 
-// everywhere is all that the host has: processes, files, what ctr tells. Texts
-// are what else is to be searched, by what they are.
+// everywhere searches the complete host: processes, files and containerd's objects;
+// and further texts by their description.
 func (s *search) everywhere(texts map[string]string) []find {
 	s.t.Helper()
 	found := s.processes()
@@ -190,9 +190,9 @@ func memoryOwner(pid string) string {
 	return parent
 }
 
-// files looks at every regular file below a folder. Off tmpfs those are left out
-// that did not change, in contents or otherwise, since the values were made: the
-// kernel keeps that time (inode(7), ctime), and nobody can set it.
+// files searches every regular file in a directory. Outside of tmpfs it leaves out
+// files that have not changed since the values were generated: the kernel keeps that
+// time (inode(7), ctime), and nobody can set it.
 func (s *search) files(root string) (found []find) {
 	s.t.Helper()
 	tmpfs := map[uint64]bool{}
@@ -274,11 +274,11 @@ func (s *search) file(path string) ([]find, error) {
 	return found, nil
 }
 
-// containerd looks at what ctr tells of containers, tasks, snapshots, images and
+// containerd searches ctr's output about containers, tasks, snapshots, images and
 // leases.
 func (s *search) containerd() (found []find) {
 	s.t.Helper()
-	tell := func(args ...string) string {
+	ctrOutput := func(args ...string) string {
 		out, err := exec.Command("ctr", args...).CombinedOutput()
 		if err != nil && !strings.Contains(string(out), "not found") {
 			s.t.Errorf("ctr %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -286,24 +286,24 @@ func (s *search) containerd() (found []find) {
 		found = append(found, s.in("ctr "+strings.Join(args, " "), bytes.NewReader(out))...)
 		return string(out)
 	}
-	for _, id := range strings.Fields(tell("containers", "ls", "-q")) {
-		tell("containers", "info", id)
+	for _, id := range strings.Fields(ctrOutput("containers", "ls", "-q")) {
+		ctrOutput("containers", "info", id)
 	}
-	for _, id := range strings.Fields(tell("tasks", "ls", "-q")) {
-		tell("tasks", "ps", id)
-		tell("tasks", "metrics", "--format", "json", id)
+	for _, id := range strings.Fields(ctrOutput("tasks", "ls", "-q")) {
+		ctrOutput("tasks", "ps", id)
+		ctrOutput("tasks", "metrics", "--format", "json", id)
 	}
-	tell("tasks", "ls")
-	tell("containers", "ls")
-	tell("snapshots", "ls")
-	tell("images", "ls")
-	tell("content", "ls")
-	tell("leases", "ls")
+	ctrOutput("tasks", "ls")
+	ctrOutput("containers", "ls")
+	ctrOutput("snapshots", "ls")
+	ctrOutput("images", "ls")
+	ctrOutput("content", "ls")
+	ctrOutput("leases", "ls")
 	return found
 }
 
-// sample looks at all processes again and again until it is told to stop, and
-// returns what it found and how often it looked.
+// sample searches all processes repeatedly until stop is called, which returns the
+// findings and the number of searches.
 func (s *search) sample() (stop func() ([]find, int)) {
 	end := make(chan struct{})
 	done := make(chan struct{})

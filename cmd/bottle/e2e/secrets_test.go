@@ -36,8 +36,8 @@ type secretScene struct {
 	out     string // all that bottle wrote
 }
 
-// TestSecretsAtRest searches the whole host for the values of a bottle that is
-// up, and again when it is gone. They may be in the environment of bottle's own
+// TestSecretsAtRest searches the complete host for the values of a running bottle,
+// and again after its removal. They may be in the environment of bottle's own
 // process, where the caller put them, in the caller's own file, and in the one
 // place on tmpfs that docs/manifest.md names.
 func TestSecretsAtRest(t *testing.T) {
@@ -60,7 +60,7 @@ func TestSecretsAtRest(t *testing.T) {
 	// Had the values not been there, their absence elsewhere would mean nothing.
 	for source := range s.secrets {
 		if !places[source] {
-			t.Errorf("%s is not even where it has to be", source)
+			t.Errorf("%s is not found where it must be", source)
 		}
 	}
 	s.checkCores()
@@ -69,7 +69,7 @@ func TestSecretsAtRest(t *testing.T) {
 	s.endSession()
 	places = s.check("after the session", s.everywhere(s.texts()))
 	if places["session"] || places["descriptor"] || !places["forwarded"] {
-		t.Errorf("after the session bottle's folder holds %v", places)
+		t.Errorf("after the session bottle's directory holds %v", places)
 	}
 	stop = s.sample()
 	s.end()
@@ -77,7 +77,7 @@ func TestSecretsAtRest(t *testing.T) {
 	t.Logf("all processes were looked at %d times during the teardown", looks)
 	s.check("during the teardown", passing)
 	if places := s.check("when it is gone", s.everywhere(s.texts())); len(places) > 0 {
-		t.Errorf("still in bottle's folder: %v", places)
+		t.Errorf("still in bottle's directory: %v", places)
 	}
 }
 

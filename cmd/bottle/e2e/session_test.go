@@ -36,7 +36,7 @@ func TestExitCodes(t *testing.T) {
 	if r := u.exec("claude-bottle-nobody", "true"); r.code != 125 {
 		t.Errorf("a bottle that is not there: exit %d", r.code)
 	}
-	// What the command wrote arrives whole and apart.
+	// Standard output and error arrive complete and separate.
 	r := u.exec(l.name, "sh", "-c", "echo out; echo err >&2")
 	if r.stdout != "out\n" || r.stderr != "err\n" {
 		t.Errorf("standard output %q, standard error %q", r.stdout, r.stderr)
@@ -89,7 +89,7 @@ func TestVariables(t *testing.T) {
 		t.Errorf("no command: exit %d\n%s", r.code, r.stderr)
 	}
 	u.bottle("exec", "-w", "/tmp", l.name, "pwd").want(t, 0, "/tmp\n")
-	for dir, code := range map[string]int{"/no/such/folder": 126, "/etc/passwd": 126, "/root": 126, "relative": 125} {
+	for dir, code := range map[string]int{"/no/such/directory": 126, "/etc/passwd": 126, "/root": 126, "relative": 125} {
 		if r := u.bottle("exec", "-w", dir, l.name, "pwd"); r.code != code || !strings.Contains(r.stderr, dir) || r.stdout != "" {
 			t.Errorf("in %s: exit %d, want %d: %s%s", dir, r.code, code, r.stdout, r.stderr)
 		}

@@ -262,8 +262,8 @@ func TestSSHKeys(t *testing.T) {
 	})
 }
 
-// TestSSHElsewhere asks for hosts that no entry of ssh names: the proxy refuses
-// them, also one whose port is allowed for the web, and its log tells why.
+// TestSSHElsewhere connects to hosts without an ssh entry: the proxy refuses them,
+// also if the port is allowed for the web, and logs the reason.
 func TestSSHElsewhere(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

@@ -144,11 +144,11 @@ func TestTerminalVariables(t *testing.T) {
 	}
 }
 
-// TestTerminalInterrupt presses Ctrl-C, which is the agent's to handle: it reaches
-// the command and the child that it waits for. The child says itself that it is there, as gVisor's fork may go past a
-// signal to the group of both (its task_clone.go; Linux begins the fork anew): it
-// gets to a parent that is forking and not to the child, and a shell that waits
-// for the child goes on waiting. The innermost sleep is short for the same reason.
+// TestTerminalInterrupt presses Ctrl-C, which reaches the agent's command and the
+// child that it waits for. The child itself reports that it runs: gVisor's fork does
+// not restart after a signal to the process group, as Linux's does (its
+// task_clone.go), so the signal may reach a forking parent and not the child, and a
+// shell keeps waiting for that child. The innermost sleep is short for this reason.
 func TestTerminalInterrupt(t *testing.T) {
 	leakcheck.Check(t)
 	x := newUser(t).onTerminal(80, 24, "run", "sh", "--proxy", "builtin", "--yes", "--", "-c",
@@ -243,14 +243,14 @@ agents:
 	}
 }
 
-// TestRefusalsOnTheSide refuses something while the agent draws: it is told in the
-// title, with the command that allows it, and after the session; what the agent
-// draws is not touched, and the title is what it was in the end.
-func TestRefusalsOnTheSide(t *testing.T) {
+// TestRefusalInTitle: a refusal while the agent draws is shown in the title, with the
+// command that allows it, and again after the session. The agent's drawing is not
+// changed, and the title is restored at the end.
+func TestRefusalInTitle(t *testing.T) {
 	leakcheck.Check(t)
 	const (
-		told = "\x1b[22;2t\x1b]2;refused: refused.test:8443 - bottle allow claude-bottle-side refused.test:8443\a"
-		back = "\x1b[23;2t"
+		notice = "\x1b[22;2t\x1b]2;refused: refused.test:8443 - bottle allow claude-bottle-side refused.test:8443\a"
+		back   = "\x1b[23;2t"
 		// Colours, characters of several bytes, and a sequence that is cut by a pause.
 		drawing = "\x1b[31mé€\x1b[0m"
 	)
@@ -274,16 +274,16 @@ curl -sm 10 https://refused.test:8443/ & draw; wait; echo drawn; read -r end`
 			if i := strings.Index(drawn, "\x1b"); i > 0 {
 				drawn = drawn[i:] // after the echo of the key
 			}
-			if n := strings.Count(drawn, told); n != 1 {
-				t.Errorf("it was told %d times in\n%q", n, drawn)
+			if n := strings.Count(drawn, notice); n != 1 {
+				t.Errorf("%d notices in\n%q", n, drawn)
 			}
-			if got, want := strings.Replace(drawn, told, "", 1), strings.Repeat(drawing, 200)+"drawn\r\n"; got != want {
+			if got, want := strings.Replace(drawn, notice, "", 1), strings.Repeat(drawing, 200)+"drawn\r\n"; got != want {
 				t.Errorf("the agent's drawing came as\n%q", got)
 			}
 			x.types("\r")
 			rest := x.until("  bottle " + allow + "\r\n")
 			if strings.Count(rest, back) != 1 || strings.Index(rest, back) > strings.Index(rest, "The egress proxy refused: refused.test:8443.") {
-				t.Errorf("the title does not come back before what is told after the session:\n%q", rest)
+				t.Errorf("the title is not restored before the output after the session:\n%q", rest)
 			}
 			if code := x.wait(); code != 0 {
 				t.Errorf("exit %d", code)
