@@ -188,7 +188,7 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 	s := newScene(t, "git: {name: A}", `skills: [review, test], prompt: "é!"`)
 	s.write("home/.claude/skills/review/SKILL.md", "", 0o644)
 	s.write("home/.claude/skills/test", "", 0o644) // a file is no skill
-	s.bad(`skill 'test' not found at ` + s.path("home/.claude/skills/test") + "; create it there")
+	s.bad(`missing skill 'test': no directory `+s.path("home/.claude/skills/test"), "create it there")
 	if err := os.Remove(s.path("home/.claude/skills/test")); err != nil {
 		t.Fatal(err)
 	}

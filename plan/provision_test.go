@@ -101,14 +101,14 @@ func TestSkillErrors(t *testing.T) {
 		make func(s *scene, at string) error
 		want string
 	}{
-		"a link that leads out":     {link("../../../secret"), "leads out of the skill"},
-		"an absolute link":          {link("/etc/hostname"), "leads out of the skill"},
-		"a link to nothing":         {link("nothing"), "no such file"},
-		"a link to itself":          {link("x"), "too many levels"},
-		"a link to a folder above":  {link("."), "too many levels"},
-		"a FIFO":                    {func(_ *scene, at string) error { return syscall.Mkfifo(at, 0o644) }, "no regular file"},
-		"a large file":              {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, (16<<20)+1), 0o644) }, "larger than 16MiB"},
-		"what its user cannot read": {unreadable4242, "you may not read it"},
+		"a link that leads out":        {link("../../../secret"), "leads out of the skill"},
+		"an absolute link":             {link("/etc/hostname"), "leads out of the skill"},
+		"a link to nothing":            {link("nothing"), "no such file"},
+		"a link to itself":             {link("x"), "too many levels"},
+		"a link to a parent directory": {link("."), "too many levels"},
+		"a FIFO":                       {func(_ *scene, at string) error { return syscall.Mkfifo(at, 0o644) }, "not a regular file"},
+		"a large file":                 {func(_ *scene, at string) error { return os.WriteFile(at, make([]byte, (16<<20)+1), 0o644) }, "larger than 16MiB"},
+		"what its user cannot read":    {unreadable4242, "not readable by you"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, "", "skills: [review]")

@@ -94,7 +94,7 @@ func TestPrepareSSHKeys(t *testing.T) {
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o640)
 	_, err := s.prepare()
-	if got := hint.Split(err); len(got) != 2 || !strings.Contains(got[0].Error(), "the ssh key of a") || hint.Of(got[0]) != "chmod 600 "+want[0] {
+	if got := hint.Split(err); len(got) != 2 || !strings.Contains(got[0].Error(), "ssh key of a") || hint.Of(got[0]) != "chmod 600 "+want[0] {
 		t.Errorf("others may read it: %v", err)
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
@@ -140,20 +140,20 @@ func TestPrepareSSHMistakes(t *testing.T) {
 		set    func(s *scene)
 		want   []string
 	}{
-		"too large":            {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", (64<<10)+1), 0o600) }, []string{"larger than 65536 bytes"}},
-		"not there":            {private, func(*scene) {}, []string{"the ssh key of a: missing file"}},
-		"a folder":             {private, func(s *scene) { s.mkdir("home/.ssh/a") }, []string{"is not a regular file"}},
-		"no key":               {private, func(s *scene) { s.write("home/.ssh/a", "hunter2", 0o600) }, []string{"is no private key that can be read"}},
-		"locked":               {private, func(s *scene) { s.write("home/.ssh/a", testPEM(s.t, 1, "pw"), 0o600); s.spec.NoInput = true }, []string{"has a passphrase", "ssh-add"}},
-		"public":               {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644) }, []string{"does not have its private one", "ssh-add"}},
-		"other agent":          {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644); s.ownAgent(2) }, []string{"does not have its private one"}},
-		"no agent":             {entry("User: u"), func(s *scene) { s.env["SSH_AUTH_SOCK"] = "/nowhere" }, []string{"list the keys of your ssh agent"}},
-		"bad public":           {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", "hunter2", 0o644) }, []string{"a.pub: not a public key"}},
-		"no public":            {entry("IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"missing file"}},
-		"copy of a public one": {entry("mode: copy, IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"mode: copy needs the private key"}},
-		"copy of nothing":      {entry("mode: copy"), func(*scene) {}, []string{"mode: copy needs an IdentityFile"}},
-		"unknown host":         {"ssh: [{Host: a, Port: 2222}]", func(s *scene) { s.write("home/.ssh/known_hosts", "a "+testHostKey, 0o600) }, []string{"a:2222 is not in your ~/.ssh/known_hosts", "ssh -p 2222 a", "HostKey"}},
-		"known_hosts a folder": {"ssh: [{Host: a}]", func(s *scene) { s.mkdir("home/.ssh/known_hosts") }, []string{"the host key of a", "is not a regular file"}},
+		"too large":               {private, func(s *scene) { s.write("home/.ssh/a", strings.Repeat("x", (64<<10)+1), 0o600) }, []string{"larger than 65536 bytes"}},
+		"missing":                 {private, func(*scene) {}, []string{"ssh key of a: missing file"}},
+		"a directory":             {private, func(s *scene) { s.mkdir("home/.ssh/a") }, []string{"is not a regular file"}},
+		"not a key":               {private, func(s *scene) { s.write("home/.ssh/a", "hunter2", 0o600) }, []string{"is not a supported private key"}},
+		"locked":                  {private, func(s *scene) { s.write("home/.ssh/a", testPEM(s.t, 1, "pw"), 0o600); s.spec.NoInput = true }, []string{"cannot ask for the passphrase", "ssh-add"}},
+		"public":                  {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644) }, []string{"does not have the private key", "ssh-add"}},
+		"other agent":             {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", testPublic(s.t), 0o644); s.ownAgent(2) }, []string{"does not have the private key"}},
+		"no agent":                {entry("User: u"), func(s *scene) { s.env["SSH_AUTH_SOCK"] = "/nowhere" }, []string{"list the keys of your ssh agent"}},
+		"bad public":              {entry("IdentityFile: ~/.ssh/a.pub"), func(s *scene) { s.write("home/.ssh/a.pub", "hunter2", 0o644) }, []string{"a.pub: not a public key"}},
+		"no public":               {entry("IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"missing file"}},
+		"copy of a public one":    {entry("mode: copy, IdentityFile: ~/.ssh/a.pub"), func(*scene) {}, []string{"a public key, and mode: copy needs the private key"}},
+		"copy of nothing":         {entry("mode: copy"), func(*scene) {}, []string{"missing IdentityFile, which mode: copy needs"}},
+		"unknown host":            {"ssh: [{Host: a, Port: 2222}]", func(s *scene) { s.write("home/.ssh/known_hosts", "a "+testHostKey, 0o600) }, []string{"a:2222 is not in your ~/.ssh/known_hosts", "ssh -p 2222 a", "HostKey"}},
+		"known_hosts a directory": {"ssh: [{Host: a}]", func(s *scene) { s.mkdir("home/.ssh/known_hosts") }, []string{"host key of a", "is not a regular file"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, c.bottle, "")

@@ -10,21 +10,22 @@ import (
 	"github.com/bot-bottle/bottle/internal/rootfile"
 )
 
-// places are where Claude Code looks for what is its user's.
+// places are the paths of Claude Code's user configuration.
 type places struct{ state, settings, skills string }
 
+// claudePlaces returns the places in a home directory.
 func claudePlaces(home string) places {
 	dir := path.Join(home, ".claude")
 	return places{path.Join(home, ".claude.json"), path.Join(dir, "settings.json"), path.Join(dir, "skills")}
 }
 
-// claudeConfigDir is for a CLAUDE_CONFIG_DIR, which holds all of it.
+// claudeConfigDir returns the places with CLAUDE_CONFIG_DIR, which contains all of them.
 func claudeConfigDir(dir string) places {
 	return places{path.Join(dir, ".claude.json"), path.Join(dir, "settings.json"), path.Join(dir, "skills")}
 }
 
-// claudeEnv keeps Claude Code from what would need more than its API's host. As
-// root it does without questions only in a sandbox, which this is.
+// claudeEnv disables the features of Claude Code that need more hosts than its API. As
+// root it skips permission questions only if told that it is in a sandbox.
 func claudeEnv(uid uint32) []string {
 	env := []string{
 		"DISABLE_AUTOUPDATER=1",
@@ -37,11 +38,11 @@ func claudeEnv(uid uint32) []string {
 	return env
 }
 
-// claudeFiles answer Claude Code's first questions, so that it begins with its
-// prompt: the tour, whether the folder it begins in is trusted, and the warning
-// of its mode without permissions. All else that the image's files say stays.
-// That an API key may be used is said by bottle's program inside, at a session's
-// begin: it takes a part of the key, which must not lie on disk.
+// claudeFiles answers Claude Code's first questions, so that it starts with its prompt:
+// the tour, trust in the working directory, and the warning about its mode without
+// permissions. Other settings in the image's files do not change. The guest program
+// approves an API key at the start of a session: that needs a part of the key, which must
+// not be on disk.
 func claudeFiles(at places, workDir string) []rootfile.File {
 	state := func(old []byte) ([]byte, error) {
 		return mergeJSON(old, false, map[string]any{
@@ -58,13 +59,13 @@ func claudeFiles(at places, workDir string) []rootfile.File {
 	}
 }
 
-// mergeJSON sets keys of an object, and of the objects in it; what they do not
-// name stays as it is written, and with keep also what has a value already.
+// mergeJSON sets keys of an object and of its nested objects. Other keys keep their
+// values; with keep, so do the given keys that already have one.
 func mergeJSON(old []byte, keep bool, set map[string]any) ([]byte, error) {
 	object := map[string]json.RawMessage{}
 	if len(bytes.TrimSpace(old)) > 0 {
 		if err := json.Unmarshal(old, &object); err != nil {
-			return nil, &hint.Error{Err: fmt.Errorf("the image's is no JSON object: %w", err), Hint: "mend it in the image"}
+			return nil, &hint.Error{Err: fmt.Errorf("invalid JSON object in the image's file: %w", err), Hint: "fix it in the image"}
 		}
 	}
 	if object == nil { // it was null

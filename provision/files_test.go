@@ -13,7 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// TestGitConfig has the real git read what was written.
+// TestGitConfig reads the configuration with git.
 func TestGitConfig(t *testing.T) {
 	want := manifest.Git{Name: "A \"Quoted\" \\ Pers;on #1\nbelow", Email: " sp@ce.test "}
 	for name, old := range map[string]string{
@@ -22,7 +22,7 @@ func TestGitConfig(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := gitFiles("/home/x", &want)[0]
 			if file.Path != "/home/x/.gitconfig" {
-				t.Errorf("at %s", file.Path)
+				t.Errorf("path %s", file.Path)
 			}
 			data, err := file.Edit([]byte(old))
 			if err != nil {
@@ -39,7 +39,7 @@ func TestGitConfig(t *testing.T) {
 				}
 			}
 			if err := exec.Command("git", "config", "--file", path, "--get", "alias.st").Run(); (err == nil) != strings.Contains(old, "alias") {
-				t.Errorf("the image's own: %v", err)
+				t.Errorf("alias of the image: %v", err)
 			}
 		})
 	}
@@ -48,7 +48,7 @@ func TestGitConfig(t *testing.T) {
 func TestClaudeFiles(t *testing.T) {
 	files := claudeFiles(claudePlaces("/home/x"), "/workspace")
 	if files[0].Path != "/home/x/.claude.json" || files[1].Path != "/home/x/.claude/settings.json" {
-		t.Errorf("at %s and %s", files[0].Path, files[1].Path)
+		t.Errorf("paths %s and %s", files[0].Path, files[1].Path)
 	}
 	if at := claudeConfigDir("/c"); at != (places{"/c/.claude.json", "/c/settings.json", "/c/skills"}) {
 		t.Errorf("with CLAUDE_CONFIG_DIR: %+v", at)

@@ -17,14 +17,14 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// gitTime bounds how long the caller's git may take to answer.
+// gitTime bounds the run time of the caller's git.
 const gitTime = 5 * time.Second
 
-// GitIdentity asks git, as the user, so that their files, includes and
-// conditions count as git has them. A host without git has no identity.
+// GitIdentity runs git with the rights of the user, so that their configuration files,
+// includes and conditions apply. Without git on the host the identity is empty.
 func GitIdentity(ctx context.Context, c caller.Caller) (manifest.Git, error) {
 	g, err := gitIdentityIn(ctx, c, c.WorkDir)
-	if errors.Is(err, fs.ErrPermission) { // a folder that is root's
+	if errors.Is(err, fs.ErrPermission) { // root's directory
 		return gitIdentityIn(ctx, c, "/")
 	}
 	return g, err
@@ -36,7 +36,7 @@ func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (manifest.G
 		return manifest.Git{}, nil
 	}
 	if err != nil {
-		return manifest.Git{}, fmt.Errorf("finding git: %w", err)
+		return manifest.Git{}, fmt.Errorf("find git: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, gitTime)
 	defer cancel()
@@ -60,12 +60,12 @@ func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (manifest.G
 	}
 	if err != nil {
 		why, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-		return manifest.Git{}, fmt.Errorf("asking git for yours: %w %s", err, why)
+		return manifest.Git{}, fmt.Errorf("read your git configuration: %w %s", err, why)
 	}
 	return parseIdentity(string(out)), nil
 }
 
-// parseIdentity reads "key\nvalue\0…", of which the last of a key holds.
+// parseIdentity parses "key\nvalue\0…". The last value of a key applies.
 func parseIdentity(out string) manifest.Git {
 	var g manifest.Git
 	for _, entry := range strings.Split(out, "\x00") {
@@ -80,9 +80,9 @@ func parseIdentity(out string) manifest.Git {
 	return g
 }
 
-// gitFiles add to the image's own ~/.gitconfig, at its end, where it goes over
-// what stands before. All folders are safe: nobody but the agent is in its
-// sandbox, whoever owns the files that its image brought.
+// gitFiles appends to the image's ~/.gitconfig, where settings override earlier ones. All
+// directories are safe: the agent is alone in its sandbox, whoever owns the files of the
+// image.
 func gitFiles(home string, g *manifest.Git) []rootfile.File {
 	edit := func(old []byte) ([]byte, error) {
 		out := bytes.Clone(old)
@@ -104,7 +104,7 @@ func gitFiles(home string, g *manifest.Git) []rootfile.File {
 	return []rootfile.File{{Path: path.Join(home, ".gitconfig"), Mode: 0o644, Edit: edit}}
 }
 
-// gitQuoted is a value as git's configuration has it (git-config(1), Syntax).
+// gitQuoted quotes a value for git's configuration (git-config(1), Syntax).
 func gitQuoted(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\x00", "").Replace(s) + `"`
 }

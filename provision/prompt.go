@@ -9,8 +9,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// PromptFile is where the agent's prompt is inside, if it has one; promptVar
-// tells agents that are no Claude Code.
+// PromptFile is the path of the agent's prompt inside, if it has one. promptVar is the
+// variable with that path, for agents other than Claude Code.
 const (
 	PromptFile = GuestDir + "/prompt"
 	promptVar  = "BOTTLE_PROMPT_FILE"

@@ -3,8 +3,8 @@
 // settings. It computes them from a plan and the image alone and writes nothing.
 //
 // Everything is in place before the agent starts, in one of two places. What may be
-// stored on disk becomes a file of the agent's root file system. Secrets, and all else
-// that must not reach a disk, go to the guest directory, which is on tmpfs.
+// stored on disk becomes a file of the agent's root file system. Secrets, and all other
+// data that must not reach a disk, go to the guest directory, which is on tmpfs.
 package provision
 
 import (
@@ -87,7 +87,7 @@ func (a Agent) Environ(img Image) []string {
 	env := []string{
 		"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy, "NO_PROXY=" + direct,
 		"https_proxy=" + proxy, "http_proxy=" + proxy, "no_proxy=" + direct,
-		// Node's fetch uses the proxy variables only when told to.
+		// Node's fetch uses the proxy variables only with this setting.
 		"NODE_USE_ENV_PROXY=1",
 	}
 	env = append(env, promptEnv(a.Prompt)...)
@@ -102,7 +102,7 @@ func (a Agent) Environ(img Image) []string {
 		}
 	}
 	for _, v := range a.Variables {
-		if !v.IsSecret() {
+		if !v.isSecret() {
 			env = append(env, v.Name+"="+v.Literal)
 		}
 	}
@@ -113,7 +113,7 @@ func (a Agent) Environ(img Image) []string {
 func (a Agent) GuestFiles(img Image) []GuestFile {
 	var secrets []Variable
 	for _, v := range a.Variables {
-		if v.IsSecret() {
+		if v.isSecret() {
 			secrets = append(secrets, v)
 		}
 	}
@@ -143,7 +143,7 @@ func etcFiles(hostname string) []rootfile.File {
 // image, if it is an absolute path.
 func (a Agent) setting(img Image, name string) (string, bool) {
 	for _, v := range a.Variables {
-		if v.Name == name && !v.IsSecret() {
+		if v.Name == name && !v.isSecret() {
 			return v.Literal, filepath.IsAbs(v.Literal)
 		}
 	}

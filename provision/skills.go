@@ -19,16 +19,16 @@ import (
 	"github.com/bot-bottle/bottle/internal/rootfile"
 )
 
-// Bounds of one skill. A skill is text and a few scripts; what is larger is a
-// mistake, such as a link to a folder of data.
+// Bounds of one skill. A skill is text and a few scripts; anything larger is a mistake,
+// such as a link to a data directory.
 const (
 	maxSkillBytes = 16 << 20
 	maxSkillFiles = 1000
 	maxSkillDepth = 12
 )
 
-// Skills are the skills of an agent as they were read: later changes of the user's
-// files do not reach the bottle.
+// Skills are the skills of an agent as they were read. Later changes of the user's files
+// do not reach the bottle.
 type Skills struct {
 	Names    []string
 	Files    []rootfile.File // paths begin with the skill's name
@@ -51,7 +51,7 @@ func ReadSkills(c caller.Caller, list []string) (Skills, error) {
 			continue
 		}
 		if !slices.ContainsFunc(s.files, func(f rootfile.File) bool { return strings.EqualFold(f.Path, name+"/SKILL.md") }) {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: Claude Code will not know it", name, dir))
+			out.Warnings = append(out.Warnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: Claude Code will ignore it", name, dir))
 		}
 		out.Names = append(out.Names, name)
 		out.Files = append(out.Files, s.files...)
@@ -59,8 +59,8 @@ func ReadSkills(c caller.Caller, list []string) (Skills, error) {
 	return out, problems.Err()
 }
 
-// skill is one that is being read. Its links are followed, and only within it:
-// os.Root refuses those that lead out.
+// skill is a skill that is being read. Symbolic links are followed only within it: os.Root
+// rejects links that lead out.
 type skill struct {
 	name   string
 	caller caller.Caller
@@ -70,21 +70,21 @@ type skill struct {
 }
 
 func (s *skill) read(dir string) error {
-	// The skill itself may be a link, to where its user keeps it.
+	// The skill itself may be a link to another directory of the user.
 	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
-		return fmt.Errorf("skill '%s' not found at %s; create it there, then run again", s.name, dir)
+		return &hint.Error{Err: fmt.Errorf("missing skill '%s': no directory %s", s.name, dir), Hint: "create it there"}
 	}
 	var err error
 	if s.root, err = os.OpenRoot(dir); err != nil {
 		return fmt.Errorf("skill '%s': %w", s.name, err)
 	}
 	defer func() { _ = s.root.Close() }()
-	return s.folder(".", 0)
+	return s.directory(".", 0)
 }
 
-func (s *skill) folder(name string, depth int) error {
+func (s *skill) directory(name string, depth int) error {
 	if depth > maxSkillDepth {
-		return s.bad(name, fmt.Errorf("more than %d folders deep, or a link to a folder above it", maxSkillDepth))
+		return s.bad(name, fmt.Errorf("more than %d directories deep, or a link to a parent directory", maxSkillDepth))
 	}
 	fi, err := s.root.Stat(name)
 	if err != nil {
@@ -101,8 +101,8 @@ func (s *skill) folder(name string, depth int) error {
 		return s.bad(name, err)
 	}
 	for _, e := range entries {
-		// A repository's history is no part of a skill, and its configuration
-		// may hold credentials.
+		// A repository's history is not part of a skill, and its configuration
+		// may contain credentials.
 		if e.Name() == ".git" {
 			continue
 		}
@@ -119,9 +119,9 @@ func (s *skill) entry(name string, depth int) error {
 	case err != nil:
 		return s.bad(name, err)
 	case fi.IsDir():
-		return s.folder(name, depth+1)
+		return s.directory(name, depth+1)
 	case !fi.Mode().IsRegular():
-		return s.bad(name, errors.New("no regular file"))
+		return s.bad(name, errors.New("not a regular file"))
 	}
 	if err := s.readable(fi); err != nil {
 		return s.bad(name, err)
@@ -134,7 +134,7 @@ func (s *skill) entry(name string, depth int) error {
 }
 
 func (s *skill) content(name string) ([]byte, error) {
-	// What was a file a moment ago may be a FIFO now.
+	// The file may have been replaced by a FIFO.
 	f, err := s.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
@@ -146,20 +146,22 @@ func (s *skill) content(name string) ([]byte, error) {
 func (s *skill) add(name string, mode fs.FileMode, data []byte) error {
 	s.files = append(s.files, rootfile.File{Path: path.Join(s.name, name), Mode: mode, Data: data})
 	if s.bytes += int64(len(data)); s.bytes > maxSkillBytes || len(s.files) > maxSkillFiles {
-		return fmt.Errorf("skill '%s' is larger than %s or has more than %d files: take out what the agent does not need",
-			s.name, units.BytesSize(maxSkillBytes), maxSkillFiles)
+		return &hint.Error{
+			Err:  fmt.Errorf("skill '%s' is larger than %s or has more than %d files", s.name, units.BytesSize(maxSkillBytes), maxSkillFiles),
+			Hint: "remove files that the agent does not need",
+		}
 	}
 	return nil
 }
 
-// readable refuses what the invoking user could not read: bottle is root, and
-// the folder may be one that others write to.
+// readable rejects files that the invoking user cannot read: bottle is root, and others
+// may be able to write to the directory.
 func (s *skill) readable(fi fs.FileInfo) error {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	perm, need := fi.Mode().Perm(), fs.FileMode(0o4)
 	switch {
 	case !ok:
-		return errors.New("its owner is not known")
+		return errors.New("unknown owner")
 	case s.caller.UID == 0:
 		return nil
 	case int(st.Uid) == s.caller.UID:
@@ -168,7 +170,7 @@ func (s *skill) readable(fi fs.FileInfo) error {
 		need = 0o040
 	}
 	if perm&need == 0 {
-		return errors.New("you may not read it")
+		return errors.New("not readable by you")
 	}
 	return nil
 }
@@ -181,13 +183,13 @@ func (s *skill) bad(name string, err error) error {
 	if strings.Contains(err.Error(), "escapes") { // os.Root exports no error for it
 		return &hint.Error{
 			Err:  fmt.Errorf("skill '%s': the link %s leads out of the skill", s.name, name),
-			Hint: "put what it points to into the skill",
+			Hint: "copy its target into the skill",
 		}
 	}
 	return fmt.Errorf("skill '%s': %s: %w", s.name, name, err)
 }
 
-// skillFiles are the files of skills in their directory inside.
+// skillFiles returns the files of skills with their paths inside.
 func skillFiles(dir string, files []rootfile.File) []rootfile.File {
 	var out []rootfile.File
 	for _, f := range files {

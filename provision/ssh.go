@@ -7,15 +7,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bot-bottle/bottle/internal/segment"
-
 	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
-// What ssh finds inside.
+// Paths of ssh inside.
 const (
 	guestSSH       = GuestDir + "/ssh"
 	GuestSSHSocket = GuestRun + "/ssh-agent.sock"
@@ -34,18 +33,18 @@ type SSHAccess struct {
 	keys     []*sshKey
 }
 
-// sshKey is a key of the caller's.
+// sshKey is a key of the caller.
 type sshKey struct {
-	file   string             // empty: it is in the caller's own agent only
-	public sshagent.PublicKey // nil: locked, in a format that does not show it
+	file   string             // empty: only in the caller's ssh agent
+	public sshagent.PublicKey // nil: locked, in a format that hides it
 	signer sshagent.Signer    // nil: locked
-	text   secret.Value       // of the private key's file, if that was read
+	text   secret.Value       // of the private key file, if it was read
 }
 
-// ErrPassphrase is wrapped by Unlock when the passphrase is not the key's.
+// ErrPassphrase is wrapped by UnlockKey if the passphrase is wrong.
 var ErrPassphrase = sshagent.ErrPassphrase
 
-// HostKeys are the keys that the host may show.
+// HostKeys returns the host keys that are accepted from the host.
 func (a SSHAccess) HostKeys() []sshagent.PublicKey { return a.hostKeys }
 
 // LockedKeys lists the files of private keys that need a passphrase before launch.
@@ -78,8 +77,8 @@ func UnlockKey(list []SSHAccess, file string, passphrase secret.Value) error {
 	return nil
 }
 
-// SSHKeys are the keys of bottle's own agent, each with the hosts that list it. Copied
-// and locked keys are not among them.
+// SSHKeys returns the keys of bottle's ssh agent, each with the hosts that list it. Copied
+// and locked keys are excluded.
 func SSHKeys(list []SSHAccess) []sshagent.Key {
 	var out []sshagent.Key
 	for _, a := range list {
@@ -99,9 +98,8 @@ func SSHKeys(list []SSHAccess) []sshagent.Key {
 	return out
 }
 
-// sshFiles have ssh read bottle's configuration before what the image has: of
-// two values ssh takes the first. It looks in the home of the passwd file,
-// whatever HOME says.
+// sshFiles includes bottle's ssh configuration before that of the image, as ssh uses the
+// first of several values. ssh ignores HOME and uses the home in the passwd file.
 func sshFiles(userHome string) []rootfile.File {
 	dir := path.Join("/", userHome, ".ssh")
 	edit := func(old []byte) ([]byte, error) {
@@ -110,19 +108,18 @@ func sshFiles(userHome string) []rootfile.File {
 	return []rootfile.File{{Path: dir, Mode: fs.ModeDir | 0o700}, {Path: path.Join(dir, "config"), Mode: 0o600, Edit: edit}}
 }
 
-// sshProxy is the program that has ssh reach a host.
+// sshProxy is the ProxyCommand that connects ssh to a host.
 var sshProxy = GuestInit + " connect " + segment.ProxyAddrPort().String() + " %h %p"
 
-// sshElsewhere is for hosts that no entry names: the proxy refuses them with its
-// reason, and its log tells of it. Without it ssh would say that it cannot resolve
-// a name.
+// sshElsewhere applies to hosts without an entry: the proxy refuses them with a reason and
+// logs it. Without it ssh would only report that it cannot resolve the name.
 var sshElsewhere = `Host * !localhost !127.* !::1
     ProxyCommand ` + sshProxy + `
     ServerAliveInterval 30
 `
 
-// sshGuestFiles are what Include leads to, the hosts' keys, and the public halves
-// of the agent's keys, by which ssh chooses among them.
+// sshGuestFiles returns the included configuration, the host keys, and the public keys of
+// the agent, by which ssh selects among them.
 func sshGuestFiles(list []SSHAccess) []GuestFile {
 	var config, known strings.Builder
 	files := []GuestFile{{Name: "ssh", Mode: fs.ModeDir | 0o755}}
@@ -178,8 +175,8 @@ func sshGuestFiles(list []SSHAccess) []GuestFile {
 	return files
 }
 
-// patterns are the names that an entry is for: its own, and its host's unless
-// another entry has that for its own, or one before it for its host's.
+// patterns returns the names that an entry applies to: its Host, and its HostName unless
+// that is the Host of another entry or the HostName of an earlier one.
 func patterns(h manifest.SSHHost, named map[string]bool) string {
 	if named[h.HostName] {
 		return h.Host

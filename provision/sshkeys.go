@@ -31,7 +31,7 @@ func ResolveSSH(c caller.Caller, dir string, hosts []manifest.SSHHost, noInput b
 		}
 		keys, kerr := r.keys(h)
 		if kerr != nil {
-			problems.Add(hint.Wrap(kerr, "the ssh key of "+h.Host))
+			problems.Add(hint.Wrap(kerr, "ssh key of "+h.Host))
 		}
 		if err != nil || kerr != nil {
 			continue
@@ -47,7 +47,7 @@ func ResolveSSH(c caller.Caller, dir string, hosts []manifest.SSHHost, noInput b
 	return out, problems.Err()
 }
 
-// fingerprints are those of the keys whose public half is known.
+// fingerprints returns the fingerprints of the keys with a known public key.
 func fingerprints(keys []*sshKey) []string {
 	out := []string{}
 	for _, k := range keys {
@@ -58,21 +58,21 @@ func fingerprints(keys []*sshKey) []string {
 	return out
 }
 
-// sshResolver finds keys of hosts and of the caller.
+// sshResolver finds host keys and keys of the caller.
 type sshResolver struct {
 	caller  caller.Caller
 	dir     string // of the manifest
 	noInput bool
-	files   map[string]*sshKey // that were read
+	files   map[string]*sshKey // already read
 	own     []sshagent.PublicKey
-	asked   bool // the caller's agent
+	asked   bool // whether own is the list of the caller's agent
 }
 
 func (r *sshResolver) hostKeys(h manifest.SSHHost) ([]sshagent.PublicKey, error) {
 	if h.HostKey != "" {
 		key, err := sshagent.ParsePublic([]byte(h.HostKey))
 		if err != nil {
-			return nil, fmt.Errorf("the HostKey of %s: %w", h.Host, err)
+			return nil, fmt.Errorf("HostKey of %s: %w", h.Host, err)
 		}
 		return []sshagent.PublicKey{key}, nil
 	}
@@ -80,26 +80,26 @@ func (r *sshResolver) hostKeys(h manifest.SSHHost) ([]sshagent.PublicKey, error)
 	for _, file := range []string{filepath.Join(r.caller.Home, ".ssh", "known_hosts"), "/etc/ssh/ssh_known_hosts"} {
 		data, err := r.caller.ReadRegular(file, maxKnownHosts)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("the host key of %s: %w", h.Host, err)
+			return nil, fmt.Errorf("host key of %s: %w", h.Host, err)
 		}
 		text = append(append(text, data...), '\n')
 	}
 	keys, err := sshagent.KnownHosts(text, h.HostName, h.Port)
 	if err == nil && len(keys) == 0 {
 		err = &hint.Error{
-			Err:  fmt.Errorf("the host key of %s is not known: %s is not in your ~/.ssh/known_hosts", h.Host, h.Destination()),
-			Hint: fmt.Sprintf("connect once yourself (ssh -p %d %s) and compare the key, or give the entry its HostKey", h.Port, h.HostName),
+			Err:  fmt.Errorf("unknown host key of %s: %s is not in your ~/.ssh/known_hosts", h.Host, h.Destination()),
+			Hint: fmt.Sprintf("connect once yourself (ssh -p %d %s) and compare the key, or set HostKey in the entry", h.Port, h.HostName),
 		}
 	}
 	return keys, err
 }
 
-// keys are those that may be used at a host: the file's that is named; of a .pub
-// file the one that the caller's own agent has; without a file, all that it has.
+// keys returns the keys that may be used for a host: that of IdentityFile; for a .pub file
+// the matching key in the caller's ssh agent; without a file, all keys in that agent.
 func (r *sshResolver) keys(h manifest.SSHHost) ([]*sshKey, error) {
 	switch {
 	case h.IdentityFile == "" && h.Mode == manifest.SSHCopy:
-		return nil, errors.New("mode: copy needs an IdentityFile")
+		return nil, errors.New("missing IdentityFile, which mode: copy needs")
 	case h.IdentityFile == "":
 		own, err := r.ownAgent()
 		var keys []*sshKey
@@ -123,7 +123,7 @@ func (r *sshResolver) keys(h manifest.SSHHost) ([]*sshKey, error) {
 
 func (r *sshResolver) publicFile(h manifest.SSHHost) (*sshKey, error) {
 	if h.Mode == manifest.SSHCopy {
-		return nil, fmt.Errorf("mode: copy needs the private key, and %s is a public one", h.IdentityFile)
+		return nil, fmt.Errorf("%s is a public key, and mode: copy needs the private key", h.IdentityFile)
 	}
 	text, err := r.caller.ReadRegular(h.IdentityFile, maxKey)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -142,8 +142,8 @@ func (r *sshResolver) publicFile(h manifest.SSHHost) (*sshKey, error) {
 	}
 	if !holds(own, public) {
 		return nil, &hint.Error{
-			Err:  fmt.Errorf("%s is a public key, and your ssh agent does not have its private one", h.IdentityFile),
-			Hint: "add it with ssh-add, let SSH_AUTH_SOCK through sudo (--preserve-env=SSH_AUTH_SOCK), or name the private key's file",
+			Err:  fmt.Errorf("%s is a public key, and your ssh agent does not have the private key", h.IdentityFile),
+			Hint: "add it with ssh-add, pass SSH_AUTH_SOCK through sudo (--preserve-env=SSH_AUTH_SOCK), or use the private key file",
 		}
 	}
 	return r.upstream(h.IdentityFile, public), nil
@@ -164,21 +164,21 @@ func (r *sshResolver) privateFile(h manifest.SSHHost) (*sshKey, error) {
 	case err == nil:
 		return key, nil
 	case !locked:
-		return nil, fmt.Errorf("%s is no private key that can be read", h.IdentityFile)
+		return nil, fmt.Errorf("%s is not a supported private key", h.IdentityFile)
 	}
 	if own, err := r.ownAgent(); err == nil && key.public != nil && holds(own, key.public) {
 		return r.upstream(h.IdentityFile, key.public), nil
 	}
 	if r.noInput {
 		return nil, &hint.Error{
-			Err:  fmt.Errorf("%s has a passphrase, which --no-input forbids to ask for", h.IdentityFile),
-			Hint: "add it to your ssh agent with ssh-add, or leave out --no-input",
+			Err:  fmt.Errorf("cannot ask for the passphrase of %s with --no-input", h.IdentityFile),
+			Hint: "add the key to your ssh agent with ssh-add, or omit --no-input",
 		}
 	}
 	return key, nil
 }
 
-// copied stands for a key that the agent does not have.
+// copied marks a key that is copied into the bottle instead of used by the agent.
 type copied struct{ sshagent.Signer }
 
 func (r *sshResolver) upstream(file string, public sshagent.PublicKey) *sshKey {
@@ -186,7 +186,7 @@ func (r *sshResolver) upstream(file string, public sshagent.PublicKey) *sshKey {
 	return &sshKey{file: file, public: public, signer: sshagent.Upstream(socket).Signer(public)}
 }
 
-// ownAgent lists what the caller's own agent has, if they have one.
+// ownAgent lists the keys of the caller's ssh agent, if there is one.
 func (r *sshResolver) ownAgent() ([]sshagent.PublicKey, error) {
 	socket, ok := r.caller.Getenv("SSH_AUTH_SOCK")
 	if r.asked || !ok || socket == "" {

@@ -31,12 +31,12 @@ type Variable struct {
 	Secret secret.Value `json:"-"`
 }
 
-// IsSecret reports whether the value must not be stored: all but literals.
-func (v Variable) IsSecret() bool { return v.Source != manifest.SourceLiteral }
+// isSecret reports whether the value must not be stored, which holds for all but literals.
+func (v Variable) isSecret() bool { return v.Source != manifest.SourceLiteral }
 
-// Value returns the value, secret or not.
-func (v Variable) Value() string {
-	if v.IsSecret() {
+// value returns the value, secret or not.
+func (v Variable) value() string {
+	if v.isSecret() {
 		return v.Secret.Reveal()
 	}
 	return v.Literal
@@ -47,7 +47,7 @@ func (v Variable) Value() string {
 func EnvFile(vars []Variable) []byte {
 	var buf bytes.Buffer
 	for _, v := range vars {
-		buf.WriteString(v.Name + "=" + v.Value() + "\x00")
+		buf.WriteString(v.Name + "=" + v.value() + "\x00")
 	}
 	return buf.Bytes()
 }

@@ -115,7 +115,7 @@ func TestSkillMistakes(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t).with("HOME=" + t.TempDir())
 	r := u.run("shell", "-c", "true")
-	if r.code != 125 || !strings.Contains(r.stderr, "skill 'review' not found at ") || !strings.Contains(r.stderr, "; create it there, then run again\n") {
+	if r.code != 125 || !strings.Contains(r.stderr, "missing skill 'review': no directory ") || !strings.Contains(r.stderr, "\nhint: create it there\n") {
 		t.Errorf("exit %d:\n%s", r.code, r.stderr)
 	}
 }
