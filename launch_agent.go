@@ -99,7 +99,7 @@ func (l *launch) guestMounts() []runtime.Mount {
 // keeps this launch's image until a snapshot refers to it.
 func (l *launch) prepareImage(ctx context.Context) error {
 	p := l.plan
-	if p.Folder != "" {
+	if p.Dir != "" {
 		if err := l.derive(ctx); err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (l *launch) derive(ctx context.Context) (err error) {
 	}
 	p := l.plan
 	_, err = l.e.images.Derive(ctx, images.Derivation{
-		Ref: p.Image, Base: p.BaseRef, Dir: p.Folder, Target: p.Target, Caller: p.Caller().User(),
+		Ref: p.Image, Base: p.BaseRef, Dir: p.Dir, Target: p.Target, Caller: p.Caller().User(),
 		Owner: func(ctx context.Context) (int, int, error) {
 			u, err := l.e.rt.ImageUser(ctx, p.BaseRef)
 			return int(u.UID), int(u.GID), err

@@ -18,9 +18,9 @@ import (
 
 // Reasons of a BuildPlan.
 const (
-	BuildMissing = "missing" // there is no such image
+	BuildMissing = "missing" // the image does not exist
 	BuildChanged = "changed" // it was made from another Dockerfile of bottle's
-	BuildInputs  = "inputs"  // it is there; what has changed since is built anew
+	BuildInputs  = "inputs"  // it exists; what has changed since is built again
 )
 
 // BuildPlan says which image a launch builds before all else, from what, and why.
@@ -28,7 +28,7 @@ type Build struct {
 	Image   string `json:"image"` // normalised
 	Reason  string `json:"reason"`
 	Default bool   `json:"default"` // the default agent image, of a Dockerfile of bottle's own
-	// Context, Dockerfile and Target are those of the manifest, paths made whole.
+	// Context, Dockerfile and Target are those of the manifest, paths made absolute.
 	Context    string   `json:"context,omitempty"`
 	Dockerfile string   `json:"dockerfile,omitempty"`
 	Target     string   `json:"target,omitempty"`
@@ -59,7 +59,7 @@ func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest
 	return info, err
 }
 
-// outdated tells whether an image was built from another version of bottle's own
+// outdated reports whether an image was built from another version of bottle's own
 // Dockerfile, or with other arguments. One that has no label is somebody's own,
 // and stays.
 func outdated(info ImageInfo, args map[string]string) bool {
@@ -117,9 +117,9 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	}
 	var problems hint.Problems
 	if fi, err := os.Stat(b.Context); err != nil || !fi.IsDir() {
-		problems.Add(fmt.Errorf("the build context %s is no folder; set context in the bottle's build", b.Context))
+		problems.Add(&hint.Error{Err: fmt.Errorf("the build context %s is not a directory", b.Context), Hint: "set context in the bottle's build"})
 	} else if fi, err := os.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
-		problems.Add(fmt.Errorf("there is no Dockerfile %s; set dockerfile in the bottle's build", b.Dockerfile))
+		problems.Add(&hint.Error{Err: fmt.Errorf("missing Dockerfile %s", b.Dockerfile), Hint: "set dockerfile in the bottle's build"})
 	}
 	b.args = maps.Clone(cfg.Args)
 	problems.Add(p.buildSecrets(b, *cfg))

@@ -164,7 +164,7 @@ func TestPlanOwnBuildErrors(t *testing.T) {
 	s.env["TOKEN"] = "env-value"
 	s.bad("build context", "work/sub", "set context")
 	s.mkdir("work/sub")
-	s.bad("no Dockerfile", "Make.file")
+	s.bad("missing Dockerfile", "Make.file")
 	s.write("work/sub/Make.file", "FROM scratch\n", 0o644)
 	s.write("work/tok", "file-value", 0o644)
 	s.bad("build secret tok", "readable by others")

@@ -97,7 +97,7 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 	case v.Prompt != "":
 		if r.noInput {
 			r.problems.Add(&hint.Error{
-				Err:  fmt.Errorf("%s: %s has to be asked, and --no-input forbids it", v.At, v.Name),
+				Err:  fmt.Errorf("%s: cannot ask for %s with --no-input", v.At, v.Name),
 				Hint: fmt.Sprintf("forward it: set %s and add -e %[1]s", v.Name),
 			})
 			return

@@ -92,13 +92,13 @@ func TestEnvUnset(t *testing.T) {
 func TestEnvNoInput(t *testing.T) {
 	s := newScene(t, "env: {KEY: {prompt: q}}", "")
 	s.spec.NoInput = true
-	s.bad("bottle.yaml:3:15: KEY has to be asked, and --no-input forbids it", "-e KEY")
+	s.bad("bottle.yaml:3:15: cannot ask for KEY with --no-input", "-e KEY")
 }
 
 func TestEnvFlagErrors(t *testing.T) {
 	for flag, want := range map[string]string{
-		"1A=hunter2": `"1A" is no name`, "=hunter2": `"" is no name`, "": `"" is no name`, "A B": `"A B" is no name`,
-		"https_proxy=hunter2": "https_proxy is bottle's own", "NO_PROXY": "NO_PROXY is bottle's own", "A\n=hunter2": `"A\n" is no name`,
+		"1A=hunter2": `invalid variable name "1A"`, "=hunter2": `invalid variable name ""`, "": `invalid variable name ""`, "A B": `invalid variable name "A B"`,
+		"https_proxy=hunter2": "https_proxy is bottle's own", "NO_PROXY": "NO_PROXY is bottle's own", "A\n=hunter2": `invalid variable name "A\n"`,
 	} {
 		s := newScene(t, "", "")
 		s.spec.Env = []string{flag}

@@ -80,15 +80,15 @@ func envLines(data []byte) [][]byte {
 	return lines
 }
 
-// check tells whether the name can be a variable's that is not bottle's own. A
+// check reports whether the name can be a variable's that is not bottle's own. A
 // name that is none may be a piece of a value: it is not shown then, but for
 // what was typed.
 func (a EnvArg) check() error {
 	switch {
 	case !manifest.ValidEnvName(a.Name) && a.where == "-e":
-		return fmt.Errorf("-e: %q is no name of a variable: letters, digits and _ only, and no digit first", a.Name)
+		return fmt.Errorf("-e: invalid variable name %q: letters, digits and _ only, and no digit first", a.Name)
 	case !manifest.ValidEnvName(a.Name):
-		return fmt.Errorf("%s: what stands before = is no name of a variable: letters, digits and _ only, and no digit first (a value that spans lines needs entries that end with a NUL byte)", a.where)
+		return fmt.Errorf("%s: invalid variable name before =: letters, digits and _ only, and no digit first (a value that spans lines needs entries that end with a NUL byte)", a.where)
 	case manifest.ReservedEnvName(a.Name):
 		return fmt.Errorf("%s: %s is bottle's own, as the agent reaches the network through the proxy alone: leave it out", a.where, a.Name)
 	}

@@ -52,15 +52,15 @@ func TestParseEnvFile(t *testing.T) {
 
 func TestParseEnvFileErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"A=1\n2B=hunter2":           "env file work.env, line 2: what stands before =",
-		"A = hunter2":               "line 1: what stands before =",
-		"hunter2 without a name":    "line 1: what stands before =",
-		"=hunter2":                  "line 1: what stands before =",
+		"A=1\n2B=hunter2":           "env file work.env, line 2: invalid variable name before =",
+		"A = hunter2":               "line 1: invalid variable name before =",
+		"hunter2 without a name":    "line 1: invalid variable name before =",
+		"=hunter2":                  "line 1: invalid variable name before =",
 		"\n\nhttps_proxy=hunter2":   "line 3: https_proxy is bottle's own",
 		"A=\xffhunter2":             "line 1: this is not UTF-8",
-		"A=1\x00B C=hunter2\x00":    "entry 2: what stands before =",
-		"export A=hunter2":          "line 1: what stands before =",
-		"A=-----BEGIN\nhunter2\n--": "line 3: what stands before =", // hunter2 is a name that could be forwarded
+		"A=1\x00B C=hunter2\x00":    "entry 2: invalid variable name before =",
+		"export A=hunter2":          "line 1: invalid variable name before =",
+		"A=-----BEGIN\nhunter2\n--": "line 3: invalid variable name before =", // hunter2 is a name that could be forwarded
 	} {
 		_, err := ParseEnvFile(provision.SourceEnvFile, "work.env", []byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) || secrets.MatchString(err.Error()) {

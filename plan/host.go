@@ -8,7 +8,7 @@ import (
 // ErrImageMissing is wrapped when containerd's store does not hold the image.
 var ErrImageMissing = errors.New("the image is missing")
 
-// ImageInfo tells what an image in containerd's store is.
+// ImageInfo describes an image in containerd's store is.
 type ImageInfo struct {
 	Ref        string // normalised
 	Digest     string
@@ -29,8 +29,8 @@ type Host interface {
 	// Image finds an image by its normalised reference; the error wraps
 	// ErrImageMissing when there is none.
 	Image(ctx context.Context, ref string) (ImageInfo, error)
-	// Runtime tells whether an agent can run under the runtime.
+	// Runtime checks that a task can run under the runtime.
 	Runtime(ctx context.Context, name string) error
-	// Network tells what networks a launch would make.
+	// Network describes the networks that a launch would create.
 	Network(ctx context.Context) (Network, error)
 }

@@ -58,33 +58,33 @@ func (p *preparation) cwd() (err error) {
 	if p.plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
 		return err
 	}
-	if p.plan.Folder, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
+	if p.plan.Dir, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
 		return fmt.Errorf("find the working directory: %w", err)
 	}
 	if p.spec.CwdForce {
 		return nil
 	}
-	return refuseHome(p.spec.Caller, p.plan.Folder)
+	return refuseHome(p.spec.Caller, p.plan.Dir)
 }
 
 // refuseHome refuses a directory that holds everything that a user has.
-func refuseHome(c caller.Caller, folder string) error {
+func refuseHome(c caller.Caller, dir string) error {
 	what := ""
 	switch home, err := filepath.EvalSymlinks(c.Home); {
-	case folder == "/":
-		what = "the whole file system"
+	case dir == "/":
+		what = "the entire file system"
 	case err != nil || c.Home == "":
-	case folder == home:
-		what = "your home folder, with keys and passwords"
-	case strings.HasPrefix(home, folder+"/"):
-		what = "the folder of all homes, yours among them"
+	case dir == home:
+		what = "your home directory, with keys and passwords"
+	case strings.HasPrefix(home, dir+"/"):
+		what = "the parent of all home directories"
 	}
 	if what == "" {
 		return nil
 	}
 	return &hint.Error{
-		Err:  fmt.Errorf("--cwd would put %s into the bottle: it is %s", folder, what),
-		Hint: "run it in a project's folder, or insist with --cwd-force",
+		Err:  fmt.Errorf("--cwd would copy %s into the bottle: it is %s", dir, what),
+		Hint: "run it in a project's directory, or add --cwd-force",
 	}
 }
 

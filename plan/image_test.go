@@ -77,11 +77,11 @@ func TestPrepareCwd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.good(); got.Folder != real || got.Target != "/workspace" {
-		t.Errorf("%s at %s", got.Folder, got.Target)
+	if got := s.good(); got.Dir != real || got.Target != "/workspace" {
+		t.Errorf("%s at %s", got.Dir, got.Target)
 	}
 	s.spec.ManifestPath = s.path("work/bottle.yaml")
-	for dir, says := range map[string]string{"/": "whole file system", s.spec.Caller.Home: "home folder", filepath.Dir(s.spec.Caller.Home): "all homes"} {
+	for dir, says := range map[string]string{"/": "entire file system", s.spec.Caller.Home: "your home directory", filepath.Dir(s.spec.Caller.Home): "all home directories"} {
 		s.spec.Caller.WorkDir = dir
 		s.bad(says, dir, "--cwd-force")
 		s.spec.CwdForce = true

@@ -21,7 +21,7 @@ type Spec struct {
 	Learn        bool     // --learn: nothing is blocked, and what would be is noted
 	Cwd          bool     // --cwd: run on an image that holds the working directory
 	CwdTarget    string   // --cwd-target: where it is in that image; empty: DefaultCwdTarget
-	CwdForce     bool     // --cwd-force: even a home folder
+	CwdForce     bool     // --cwd-force: even a home directory
 	Pull         string   // --pull: one of PullPolicies; empty: PullMissing
 	Env          []string // -e NAME or NAME=VALUE, in the order given
 	EnvFiles     []EnvArg // of --env-file and --env-from-fd, in the order given; Env goes over them
@@ -46,10 +46,10 @@ type Plan struct {
 	BaseRef string `json:"base,omitempty"` // with --cwd: the image that Image is derived from
 	// Build is what is built before all else; nil: nothing.
 	Build *Build `json:"build,omitempty"`
-	// Pull is the image that is pulled first: Image, or BaseRef. Folder goes into
+	// Pull is the image that is pulled first: Image, or BaseRef. Dir is copied to
 	// Image at Target, both absolute, with --cwd.
 	Pull    string   `json:"pull,omitempty"`
-	Folder  string   `json:"folder,omitempty"`
+	Dir     string   `json:"directory,omitempty"`
 	Target  string   `json:"target,omitempty"`
 	User    string   `json:"user"`    // the image's; empty: root, or not known before it is pulled
 	Runtime string   `json:"runtime"` // "runsc" or "runc"

@@ -259,7 +259,7 @@ func (p *preparation) warn() {
 	plan := p.plan
 	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
 	if plan.Runtime == Runc {
-		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk")
+		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk; host users with the user ID of the agent can send it signals")
 	}
 	for _, w := range entryWarnings(plan.EntriesFor(p.bottle.SSH)) {
 		warn("%s", w)

@@ -102,7 +102,7 @@ func ProxyImage(ctx context.Context, h Host, named reference.Named) (ImageInfo, 
 	if err == nil && info.Digest != digested.Digest().String() {
 		err = &hint.Error{
 			Err:  fmt.Errorf("the proxy's image %s in containerd's store is another one, %s", named, info.Digest),
-			Hint: "pull it anew, or correct the digest in the manifest",
+			Hint: "pull it again, or correct the digest in the manifest",
 		}
 	}
 	return info, err
@@ -136,7 +136,7 @@ func versionOf(named reference.Named, stated string) (egress.PipelockVersion, er
 	return egress.PipelockVersionOfTag(tag)
 }
 
-// warnProxy tells what the choice of proxy costs.
+// warnProxy reports what the choice of proxy costs.
 func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	plan := p.plan
 	if plan.Learn {

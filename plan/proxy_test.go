@@ -79,7 +79,7 @@ func TestPreparePipelockDigest(t *testing.T) {
 	if p := named(pipelockDigest).good(); !p.Proxy.Pinned || p.Proxy.Image != pipelockRef || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "not tested with pipelock 3.8.0") {
 		t.Errorf("%+v, warnings %q", p.Proxy, p.Warnings)
 	}
-	named(other).bad("is another one, "+pipelockDigest, "pull it anew")
+	named(other).bad("is another one, "+pipelockDigest, "pull it again")
 
 	// Stored under its digest, as a pull by digest does.
 	s := named(other)

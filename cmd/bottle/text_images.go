@@ -57,7 +57,7 @@ func (a *app) printImages(list []bottle.ImageStatus) error {
 func image(p *plan.Plan) string {
 	s := p.Image
 	if p.BaseRef != "" {
-		s = fmt.Sprintf("%s, derived from %s with %s at %s", p.Image, p.BaseRef, visible(p.Folder), visible(p.Target))
+		s = fmt.Sprintf("%s, derived from %s with %s at %s", p.Image, p.BaseRef, visible(p.Dir), visible(p.Target))
 	}
 	if p.Pull != "" {
 		s += " (to be pulled: " + p.Pull + ")"

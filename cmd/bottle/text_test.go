@@ -59,7 +59,7 @@ func fullPlan() *plan.Plan {
 func TestPrintPlan(t *testing.T) {
 	var got bytes.Buffer
 	bare := &plan.Plan{
-		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1", Folder: "/home/me/work", Target: "/workspace", Pull: "docker.io/library/base:1",
+		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1", Dir: "/home/me/work", Target: "/workspace", Pull: "docker.io/library/base:1",
 		Proxy: plan.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
 	}
 	for _, p := range []*plan.Plan{fullPlan(), bare} {

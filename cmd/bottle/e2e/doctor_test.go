@@ -231,7 +231,7 @@ func TestDoctorProxyImage(t *testing.T) {
 		"default":       {"", doctor.LevelWarn, "ghcr.io/pipelab-org/pipelock:3.8.0, used by a, b in ", "bottle pull ghcr.io/pipelab-org/pipelock:3.8.0"},
 		"not pinned":    {"kind: pipelock, image: '" + ref + "'", doctor.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
 		"pinned":        {"image: '" + ref + "@" + digest + "'", doctor.LevelOK, "is pinned and present", ""},
-		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "is another one, " + digest, "pull it anew"},
+		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "is another one, " + digest, "pull it again"},
 		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", doctor.LevelOK, "is pinned and will be pulled", ""},
 		"builtin":       {"kind: builtin", doctor.LevelOK, "no bottle in ", ""},
 	} {

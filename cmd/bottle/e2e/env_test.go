@@ -113,7 +113,7 @@ func TestEnvironmentMistakes(t *testing.T) {
 		{[]string{"--env-from-fd", "2"}, "file descriptor 2 is for output"},
 		{[]string{"--forward-oauth-token"}, "CLAUDE_BOTTLE_OAUTH_TOKEN is to be forwarded and not set"},
 		{[]string{"-e", "UNSET_ONE"}, "UNSET_ONE is to be forwarded and not set"},
-		{[]string{"-e", "1X=hunter2"}, `-e: "1X" is no name of a variable`},
+		{[]string{"-e", "1X=hunter2"}, `-e: invalid variable name "1X"`},
 	} {
 		r := u.bottle(append([]string{"run", "sh", "--proxy", "builtin", "--yes"}, c.args...)...)
 		if r.code != 125 || !strings.Contains(r.stderr, c.want) || strings.Contains(r.stderr, "hunter2") {

@@ -33,7 +33,7 @@ func TestMistakes(t *testing.T) {
 		{"missing plugin", u.with("CNI_PATH=" + empty), run, []string{"missing CNI plugin: bridge", empty, "CNI_PATH"}},
 		{"missing image", u.with("CLAUDE_BOTTLE_IMAGE=nowhere.test/none:1"), append(run, "--pull", "never"), []string{"nowhere.test/none:1", "bottle pull"}},
 		{"bad pull", u, append(run, "--pull", "often"), []string{`"often"`, "always, missing, never"}},
-		{"home as --cwd", u.with("HOME=" + u.dir), append(run, "--cwd"), []string{u.dir, "home folder", "--cwd-force"}},
+		{"home as --cwd", u.with("HOME=" + u.dir), append(run, "--cwd"), []string{u.dir, "home directory", "--cwd-force"}},
 		{"pull nothing", u, []string{"pull"}, []string{"expected exactly one image name", "bottle pull registry.example/name:tag"}},
 		{"pull no name", u, []string{"pull", "A B"}, []string{`"A B"`, "NAME:TAG"}},
 		{"pull from nobody", u, []string{"pull", "127.0.0.1:1/a:1"}, []string{"127.0.0.1:1", "registry is not reachable", "refused", "hosts.toml"}},
