@@ -60,9 +60,9 @@ func inTunnel(name, target, want string, talk func(t tunnel) error) request {
 	}}
 }
 
-// inHTTP is inTunnel with a request in plain HTTP.
-func inHTTP(name, target, text, want string) request {
-	return inTunnel(name, target, want, func(t tunnel) error {
+// inHTTP is inTunnel with a request in plain HTTP, in a tunnel to port 80.
+func inHTTP(name, text, want string) request {
+	return inTunnel(name, "api.verdict.test:80", want, func(t tunnel) error {
 		if _, err := io.WriteString(t, text); err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func websockets() []request {
 		inTLS("websocket: for another host", targetTLS, "other.verdict.test", closed, echo(1, 4, 0)),
 		inTLS("websocket: to a refused host", "other.verdict.test:443", "other.verdict.test", "refused 403", echo(1, 4, 0)),
 		inTLS("websocket: to a port that the entry does not allow", fmt.Sprintf("api.verdict.test:%d", portTLS), "api.verdict.test", "refused 403", echo(1, 4, 0)),
-		inHTTP("websocket: without TLS, in a tunnel to 80", "api.verdict.test:80", "GET /ws HTTP/1.1\r\nHost: api.verdict.test\r\n"+
+		inHTTP("websocket: without TLS, in a tunnel to 80", "GET /ws HTTP/1.1\r\nHost: api.verdict.test\r\n"+
 			"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", "refused 403"),
 		inTunnel("websocket: without TLS, on an ssh entry's port", targetRaw, allowed, func(t tunnel) error { return wsEcho(t, 3, 40, 0) }),
 		upgrade("plain HTTP", "http://api.verdict.test/ws", "Connection: Upgrade", "Upgrade: websocket"),
