@@ -71,7 +71,9 @@ func TestCallersRights(t *testing.T) {
 	if r := u.bottle(build...); r.code != 0 {
 		t.Errorf("control: exit %d\n%s", r.code, r.stderr)
 	}
-	u.bottle(run...).want(t, 0, "another user's\n")
+	// Root must name the other user's manifest.
+	control := append([]string{"--manifest", filepath.Join(u.dir, "bottle.yaml")}, run...)
+	u.bottle(control...).want(t, 0, "another user's\n")
 
 	// Excluded, it does not matter.
 	u.write("img/.dockerignore", "victim\n")
