@@ -209,7 +209,7 @@ func readResolvers(file string) []netip.Addr {
 // initialState returns the state of a plan's proxy at launch.
 func initialState(p *plan.Plan) proxy.State {
 	return proxy.State{
-		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.EntriesFor(p.SSH),
+		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.Entries(),
 		Manifest: p.Manifest, Bottle: p.Bottle, Hostname: names.Hostname(p.Name),
 	}
 }

@@ -126,7 +126,7 @@ func (p *Pair) AttachEgress(ctx context.Context, resolvers []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	pol.Resolvers, pol.Host, pol.Never = ipv4Only(resolvers), host, append(own, p.confs.Egress.Subnet)
+	pol.Resolvers, pol.Host, pol.Never = ipv4Only(resolvers), host, slices.Concat(own, []netip.Prefix{p.confs.Egress.Subnet})
 	if err := writePolicy(p.dir, pol); err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (w *watcher) run(ctx context.Context) error {
 	go func() { ended <- events.forward(changed) }()
 	defer func() {
 		_ = events.f.Close() // ends forward
-		_ = <-ended
+		<-ended
 	}()
 	interval := watchInterval
 	for {

@@ -23,7 +23,7 @@ const (
 	BuildInputs  = "inputs"  // it exists; what has changed since is built again
 )
 
-// BuildPlan says which image a launch builds before all else, from what, and why.
+// Build describes which image a launch builds before all else, from what, and why.
 type Build struct {
 	Image   string `json:"image"` // normalised
 	Reason  string `json:"reason"`
@@ -156,7 +156,7 @@ func orDefault(s, fallback string) string {
 	return s
 }
 
-// BuildSecretValue is a secret of a build and its value.
+// BuildSecret is a secret of a build and its value.
 type BuildSecret struct {
 	ID    string
 	Value secret.Value

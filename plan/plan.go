@@ -1,8 +1,12 @@
+// Package plan resolves a run against the manifest and the host. Prepare turns a Spec
+// into a Plan, which names every image, variable, file and host that the run uses. It
+// queries the host through the Host interface and changes nothing.
 package plan
 
 import (
 	"time"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/rootfile"
@@ -76,8 +80,10 @@ type Plan struct {
 	skills  []rootfile.File       // paths begin with the skill's name
 	ssh     []provision.SSHAccess // of each entry of SSH
 	caller  caller.Caller
-	command []string // the agent's in the manifest; empty: the image's
-	args    []string // appended to the command
+	entries egress.Entries
+	policy  egress.Policy // of entries
+	command []string      // the agent's in the manifest; empty: the image's
+	args    []string      // appended to the command
 }
 
 // Proxy says which proxy enforces the policy.

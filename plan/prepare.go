@@ -48,6 +48,8 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 			Warnings: []string{},
 		},
 	}
+	p.plan.entries = entriesOf(p.plan.Egress, bottle.SSH)
+	p.plan.policy, p.policyErr = p.plan.entries.Policy()
 	if err := p.run(ctx); err != nil {
 		return nil, err
 	}
@@ -81,6 +83,8 @@ type preparation struct {
 	agent  *manifest.Agent
 	bottle *manifest.Bottle
 	plan   *Plan
+	// policyErr is the error of the plan's policy, which is parsed once.
+	policyErr error
 
 	gitWarning    string
 	skillWarnings []string
@@ -225,20 +229,23 @@ func (p *preparation) network(ctx context.Context) (err error) {
 }
 
 func (p *preparation) policy(context.Context) error {
-	if _, err := p.plan.EntriesFor(p.bottle.SSH).Policy(); err != nil {
-		return fmt.Errorf("egress: %w", err)
+	if p.policyErr != nil {
+		return fmt.Errorf("egress: %w", p.policyErr)
 	}
 	return nil
 }
 
-// entriesFor is the policy as the proxy reads it.
-func (p *Plan) EntriesFor(ssh []manifest.SSHHost) egress.Entries {
-	e := egress.Entries{Allow: p.Egress.Allow, Deny: p.Egress.Deny, AllowPrivate: p.Egress.AllowPrivate}
+// entriesOf returns the policy of a bottle as the proxy reads it.
+func entriesOf(e manifest.Egress, ssh []manifest.SSHHost) egress.Entries {
+	entries := egress.Entries{Allow: e.Allow, Deny: e.Deny, AllowPrivate: e.AllowPrivate}
 	for _, h := range ssh {
-		e.SSH = append(e.SSH, h.Destination())
+		entries.SSH = append(entries.SSH, h.Destination())
 	}
-	return e
+	return entries
 }
+
+// Entries returns the policy as the proxy reads it.
+func (p *Plan) Entries() egress.Entries { return p.entries }
 
 func (p *preparation) env(context.Context) (err error) {
 	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []provision.Variable{}}
@@ -261,7 +268,7 @@ func (p *preparation) warn() {
 	if plan.Runtime == Runc {
 		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk; host users with the user ID of the agent can send it signals")
 	}
-	for _, w := range entryWarnings(plan.EntriesFor(p.bottle.SSH)) {
+	for _, w := range entryWarnings(plan.entries) {
 		warn("%s", w)
 	}
 	p.warnProxy(warn)

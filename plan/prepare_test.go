@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
@@ -27,6 +28,7 @@ func TestPrepareDefaults(t *testing.T) {
 		t.Error("no time")
 	}
 	got.Created, got.caller, got.command = s.good().Created, caller.Caller{}, nil
+	got.entries, got.policy = egress.Entries{}, egress.Policy{} // tested by TestPreparePolicyAndLimits
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
 		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []provision.Variable{},
@@ -178,6 +180,9 @@ func TestPreparePolicyAndLimits(t *testing.T) {
 	got := s.good()
 	if !slices.Equal(got.Egress.Allow, []string{"a.example", "b.example"}) || !slices.Equal(got.Egress.AllowPrivate, []string{"10.1.0.0/16"}) {
 		t.Errorf("got %+v", got.Egress)
+	}
+	if policy, err := got.Entries().Policy(); err != nil || !reflect.DeepEqual(policy, got.policy) || !slices.Equal(got.Entries().Allow, got.Egress.Allow) {
+		t.Errorf("entries %+v, policy %+v, %v", got.Entries(), got.policy, err)
 	}
 	if got.Limits != (manifest.Limits{Memory: 1 << 30, CPUs: 2, Pids: 64, Disk: 3 << 30}) {
 		t.Errorf("got %+v", got.Limits)

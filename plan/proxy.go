@@ -40,11 +40,10 @@ func (p *preparation) pipelock(ctx context.Context) error {
 		return err
 	}
 	p.plan.Proxy.Version = version.String()
-	policy, err := p.plan.EntriesFor(p.bottle.SSH).Policy()
-	if err != nil {
-		return nil //nolint:nilerr // the step for the policy reports it
+	if p.policyErr != nil {
+		return nil // the step for the policy reports it
 	}
-	if err := policy.CheckPipelock(version); err != nil {
+	if err := p.plan.policy.CheckPipelock(version); err != nil {
 		return err
 	}
 	_, p.plan.Proxy.Pinned = named.(reference.Digested)
@@ -153,7 +152,7 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	if v, err := egress.ParsePipelockVersion(plan.Proxy.Version); err == nil && !v.WasRun() {
 		warn("bottle was not tested with pipelock %s: its configuration follows pipelock's documentation", v)
 	}
-	if policy, err := plan.EntriesFor(p.bottle.SSH).Policy(); err == nil && policy.MixedPorts() {
+	if p.policyErr == nil && plan.policy.MixedPorts() {
 		warn("pipelock knows no ports: each allowed host is open on every port that any of them is allowed on")
 	}
 }
@@ -164,8 +163,7 @@ func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := Plan{Egress: b.Egress}
-	policy, err := p.EntriesFor(b.SSH).Policy()
+	policy, err := entriesOf(b.Egress, b.SSH).Policy()
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}

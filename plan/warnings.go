@@ -18,7 +18,7 @@ func ManifestWarnings(m *manifest.Manifest) []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(m.Bottles)) {
 		b := m.Bottles[name]
-		entries := (&Plan{Egress: b.Egress}).EntriesFor(b.SSH)
+		entries := entriesOf(b.Egress, b.SSH)
 		warnings := entryWarnings(entries)
 		if b.Proxy.Kind != manifest.ProxyBuiltin {
 			warnings = append(warnings, pipelockWarnings(entries, b.Proxy)...)
