@@ -237,7 +237,7 @@ func TestSSHKeys(t *testing.T) {
 		o.key += ".pub"
 		o.manifest("")
 		own.run("sh", "-c", look).want(t, 0, "1\n")
-		if r := o.run("sh", "-c", look); r.code != 125 || !strings.Contains(r.stderr, "does not have its private one") {
+		if r := o.run("sh", "-c", look); r.code != 125 || !strings.Contains(r.stderr, "does not have the private key") {
 			t.Errorf("without an agent: exit %d\n%s", r.code, r.stderr)
 		}
 	})
