@@ -41,7 +41,7 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	}
 	p.plan.Proxy.Version = version.String()
 	if p.policyErr != nil {
-		return nil // the step for the policy reports it
+		return nil //nolint:nilerr // the step for the policy reports it
 	}
 	if err := p.plan.policy.CheckPipelock(version); err != nil {
 		return err

@@ -98,7 +98,7 @@ func wait(ctx context.Context, f *os.File) error {
 		return err
 	case <-ctx.Done():
 		go func() {
-			_ = <-done    // nobody waits for the lock any more
+			<-done        //nolint:errcheck // nobody waits for the lock any more
 			_ = f.Close() // releases the lock; nothing was written
 		}()
 		return ctx.Err()
