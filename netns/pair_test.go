@@ -217,7 +217,7 @@ func TestVerifyDetects(t *testing.T) {
 		{"address", agent, func() error { return setAddress("eth0", netip.MustParsePrefix("10.210.9.9/16")) }, delAddress("10.210.9.9/16"), "unexpected address eth0 10.210.9.9/16"},
 		{"link", agent, addDummy, func() error { return deleteLink("extra0") }, "unexpected link extra0"},
 		{"proxy's rules", proxy, removeTable, pol, "missing nftables chain input"},
-		{"one of the proxy's rules", proxy, delRule("output"), pol, "nftables chain output has 6 rules"},
+		{"one of the proxy's rules", proxy, delRule("output"), pol, "nftables chain output has 7 rules"},
 		{"one of the host's rules", "", delRule("forward"), host, "nftables chain forward has"},
 		{"host's rules", "", removeTable, host, "missing nftables chain forward"},
 		{"host's forwarding", "", set("ipv4/ip_forward", "0"), set("ipv4/ip_forward", "1"), "ipv4/ip_forward is 0, not 1"},

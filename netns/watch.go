@@ -44,7 +44,7 @@ func (w *watcher) run(ctx context.Context) error {
 	go func() { ended <- events.forward(changed) }()
 	defer func() {
 		_ = events.f.Close() // ends forward
-		<-ended //nolint:errcheck // closing the socket is what ended it
+		<-ended              //nolint:errcheck // closing the socket is what ended it
 	}()
 	interval := watchInterval
 	for {
