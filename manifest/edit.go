@@ -3,7 +3,6 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,12 +10,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -55,36 +54,10 @@ func saveManifest(path, bottleName string, rule egress.Rule, edit manifestEdit) 
 	if err != nil || bytes.Equal(changed, data) {
 		return false, err
 	}
-	if err := rewrite(path, changed); err != nil {
+	if err := atomicfile.Replace(path, changed); err != nil {
 		return false, fmt.Errorf("update manifest: %w", err)
 	}
 	return true, nil
-}
-
-// rewrite replaces a file atomically and keeps its owner and mode.
-func rewrite(path string, data []byte) (err error) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(fi.Mode().Perm()))
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		err = errors.Join(err, f.Chown(int(st.Uid), int(st.Gid)))
-	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // byHand returns the error for a text that cannot be edited safely.
