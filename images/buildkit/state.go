@@ -16,6 +16,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/filelock"
 )
 
 // state is the state directory of one containerd socket and namespace, locked by this
@@ -29,7 +31,7 @@ import (
 //	tmp/     mounts of running steps; they remain after a crash
 type state struct {
 	dir, id  string
-	lock     *os.File
+	lock     *filelock.Lock
 	tmpdir   string // previous TMPDIR
 	hadTmp   bool
 	prepared bool
@@ -37,9 +39,6 @@ type state struct {
 	unclean  bool      // this build leaves something
 	discard  bool      // remove the directory on close
 }
-
-// lockPoll is the interval at which a waiting build tries to take the lock.
-const lockPoll = 100 * time.Millisecond
 
 func (c Config) stateDir() string {
 	socket := c.Address
@@ -53,12 +52,13 @@ func (c Config) stateDir() string {
 // openState locks the state directory, waiting for other builds.
 func (c Config) openState(ctx context.Context) (_ *state, err error) {
 	s := &state{dir: c.stateDir()}
-	if err := s.acquire(ctx, c.Wait); err != nil {
+	// Pruning removes the directory with the lock's file, which filelock allows for.
+	if s.lock, err = filelock.CreateAll(ctx, filepath.Join(s.dir, "lock"), c.Wait); err != nil {
 		return nil, fmt.Errorf("lock build state %s: %w", s.dir, err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.lock.Close())
+			err = errors.Join(err, s.lock.Release())
 		}
 	}()
 	if s.id, err = stateID(filepath.Join(s.dir, "id")); err != nil {
@@ -89,65 +89,6 @@ func (s *state) prepare() error {
 	s.tmpdir, s.hadTmp = os.LookupEnv("TMPDIR")
 	s.prepared = true
 	return os.Setenv("TMPDIR", s.tmp())
-}
-
-// acquire takes the lock and creates the directory if needed. Pruning removes both, so
-// a waiting build may lock a file that has been unlinked: then it tries again.
-func (s *state) acquire(ctx context.Context, wait func()) error {
-	for waiting := false; ; {
-		if err := os.MkdirAll(s.dir, 0o700); err != nil {
-			return err
-		}
-		lock, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // removed between the two calls
-		}
-		if err != nil {
-			return err
-		}
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			if !waiting {
-				wait()
-				waiting = true
-			}
-			err = flockContext(ctx, lock)
-		}
-		if err != nil {
-			return errors.Join(err, lock.Close())
-		}
-		if linked(lock) {
-			s.lock = lock
-			return nil
-		}
-		if err := lock.Close(); err != nil {
-			return err
-		}
-	}
-}
-
-// flockContext waits for the lock, or for ctx.
-func flockContext(ctx context.Context, f *os.File) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(lockPoll):
-		}
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-	}
-}
-
-// linked reports whether the open file is still the one at its path.
-func linked(f *os.File) bool {
-	var open, current unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &open) != nil || unix.Stat(f.Name(), &current) != nil {
-		return false
-	}
-	return open.Dev == current.Dev && open.Ino == current.Ino
 }
 
 // remove deletes the state directory. The lock is still held.
@@ -252,5 +193,5 @@ func (s *state) close() error {
 	if s.discard {
 		err = errors.Join(err, s.remove())
 	}
-	return errors.Join(err, s.lock.Close())
+	return errors.Join(err, s.lock.Release())
 }
