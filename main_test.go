@@ -9,7 +9,6 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/labtest"
-	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
@@ -100,7 +99,7 @@ func output(t *testing.T, e *Engine, name string, command ...string) (string, in
 // TestRuntimeNames compares the names of runtimes in package plan, which does not import
 // containerd, with those in package runtime.
 func TestRuntimeNames(t *testing.T) {
-	if plan.Runsc != runtime.RuntimeRunsc || plan.Runc != runtime.RuntimeRunc || names.ProxySuffix != runtime.ProxySuffix {
+	if plan.Runsc != runtime.RuntimeRunsc || plan.Runc != runtime.RuntimeRunc {
 		t.Error("the names in packages plan and runtime differ")
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/netns"
-	"github.com/bot-bottle/bottle/runtime"
 )
 
 // Remove removes everything that belongs to a bottle's name, whether the bottle is
@@ -38,7 +37,7 @@ func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
 		fn   func() error
 	}{
 		{"remove agent", func() error { return e.rt.Remove(ctx, name) }},
-		{"remove proxy", func() error { return e.rt.Remove(ctx, name+runtime.ProxySuffix) }},
+		{"remove proxy", func() error { return e.rt.Remove(ctx, names.Proxy(name)) }},
 		{"remove networks", func() error { return e.net.Remove(ctx, e.dir(name)) }},
 	}
 	errs := make([]error, len(parts))
@@ -118,11 +117,11 @@ func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 		return found[name]
 	}
 	for _, c := range containers {
-		l := of(strings.TrimSuffix(c.ID, runtime.ProxySuffix))
+		l := of(strings.TrimSuffix(c.ID, names.ProxySuffix))
 		l.Containers = append(l.Containers, fmt.Sprintf("%s (%s)", c.ID, c.Status))
 	}
 	for _, s := range snapshots {
-		l := of(strings.TrimSuffix(s, runtime.ProxySuffix))
+		l := of(strings.TrimSuffix(s, names.ProxySuffix))
 		l.Files = append(l.Files, "snapshot "+s)
 	}
 	for _, name := range stateDirs {

@@ -1,6 +1,10 @@
 package runtime
 
-import "time"
+import (
+	"time"
+
+	"github.com/bot-bottle/bottle/internal/names"
+)
 
 // Labels of bottle's containers. Containerd limits a key and its value to 4096
 // bytes together (containerd pkg/labels), so labels must stay short.
@@ -22,7 +26,7 @@ const (
 
 // ProxySuffix is appended to a bottle's name to form the proxy's container ID. A
 // slug contains no dot, so the result cannot equal another agent's name.
-const ProxySuffix = ".proxy"
+const ProxySuffix = names.ProxySuffix
 
 // Container describes one of bottle's containers.
 type Container struct {
