@@ -50,7 +50,7 @@ func TestPlanDefaultBuild(t *testing.T) {
 }
 
 // TestPlanDefaultBuildArgs: a bottle says what the default image is built with,
-// and gets it anew when that has changed.
+// and gets it built again when that has changed.
 func TestPlanDefaultBuildArgs(t *testing.T) {
 	s := newScene(t, `build: {args: {BASE: "mine:1"}, secrets: {sources: list, npmrc: "env:NPMRC"}}`, "")
 	s.write("work/list", "deb", 0o600)

@@ -207,7 +207,7 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 	}
 }
 
-// Mistakes are all told at once, and always in the same order.
+// All problems are reported together, always in the same order.
 func TestPrepareTellsEveryMistake(t *testing.T) {
 	s := newScene(t, `image: mine, env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none, HostKey: `+testHostKey+`}]`, "skills: [x, y]")
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
@@ -241,7 +241,7 @@ func TestPrepareCancelled(t *testing.T) {
 }
 
 func TestMistakes(t *testing.T) {
-	a, b, c := errors.New("a"), &hint.Error{Err: errors.New("b"), Hint: "mend b"}, errors.New("c")
+	a, b, c := errors.New("a"), &hint.Error{Err: errors.New("b"), Hint: "fix b"}, errors.New("c")
 	worded := fmt.Errorf("both: %w, %w", a, c)
 	for want, err := range map[string]error{
 		"":            nil,
@@ -260,7 +260,7 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	if !errors.Is(hint.Problems{a, b}, b) || hint.Of(hint.Problems{a, b}) != "mend b" || hint.Of(a) != "" {
+	if !errors.Is(hint.Problems{a, b}, b) || hint.Of(hint.Problems{a, b}) != "fix b" || hint.Of(a) != "" {
 		t.Error("Problems hide what they hold")
 	}
 }
