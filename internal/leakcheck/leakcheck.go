@@ -150,11 +150,10 @@ func processes() ([]string, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", d.Name(), "cmdline"))
-		if err != nil || len(cmdline) == 0 || related(pid) {
+		args := commandLine(pid)
+		if args == "" || related(pid) {
 			continue
 		}
-		args := strings.TrimSpace(string(bytes.ReplaceAll(cmdline, []byte{0}, []byte(" "))))
 		if strings.HasPrefix(args, "containerd --config ") {
 			out = append(out, args) // without the pid: a test may restart it
 			continue
@@ -162,6 +161,49 @@ func processes() ([]string, error) {
 		out = append(out, fmt.Sprintf("%d %s", pid, args))
 	}
 	return out, nil
+}
+
+// commandLine returns the arguments of a process, and "" for a process that has
+// exited and for a kernel thread, which have none. The arguments of a process are
+// also empty for a moment while it executes another program: only the flags and the
+// state in proc_pid_stat(5) distinguish these cases.
+func commandLine(pid int) string {
+	for range 1000 {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return ""
+		}
+		if len(args) > 0 {
+			return strings.TrimSpace(string(bytes.ReplaceAll(args, []byte{0}, []byte(" "))))
+		}
+		fields, err := stat(pid)
+		if err != nil || fields[statState] == "Z" || fields[statState] == "X" {
+			return ""
+		}
+		if flags, err := strconv.ParseUint(fields[statFlags], 10, 64); err != nil || flags&kernelThread != 0 {
+			return ""
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return "(no arguments)"
+}
+
+// Fields of /proc/PID/stat, counted from the one after the name, and the flag
+// PF_KTHREAD of linux/sched.h.
+const (
+	statState    = 0
+	statParent   = 1
+	statFlags    = 6
+	kernelThread = 0x00200000
+)
+
+// stat returns the fields of /proc/PID/stat after the name, which may contain spaces.
+func stat(pid int) ([]string, error) {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	return strings.Fields(string(line[bytes.LastIndexByte(line, ')')+1:])), nil
 }
 
 // related reports whether a process descends from the test or from its parent.
@@ -172,12 +214,11 @@ func related(pid int) bool {
 		if pid == os.Getpid() || pid == os.Getppid() {
 			return true
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		fields, err := stat(pid)
 		if err != nil {
 			return true // it has exited
 		}
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		pid, err = strconv.Atoi(fields[1])
+		pid, err = strconv.Atoi(fields[statParent])
 		if err != nil || pid <= 1 {
 			return false
 		}
