@@ -1,7 +1,10 @@
 package runtime
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"time"
 )
@@ -18,32 +21,67 @@ const (
 	drainBytes = 4 << 20
 )
 
-// outputMonitor tracks the output of one session. The zero value is ready to use.
+// outputMonitor tracks the output of one session.
 type outputMonitor struct {
 	mu      sync.Mutex
 	writing int       // writes in progress
 	bytes   int64     // bytes written
 	last    time.Time // of the last start or end of a write
+
+	failed chan struct{} // closed after the first failed write
+	err    error         // of that write
 }
 
-// wrap returns a writer that passes writes on to w and records them.
-func (m *outputMonitor) wrap(w io.Writer) io.Writer {
+func newOutputMonitor() *outputMonitor { return &outputMonitor{failed: make(chan struct{})} }
+
+// wrap returns a writer that passes writes to the stream called name on to w and
+// records them.
+func (m *outputMonitor) wrap(name string, w io.Writer) io.Writer {
 	if w == nil {
 		return nil
 	}
-	return &monitoredWriter{m, w}
+	return &monitoredWriter{m, name, w}
 }
 
 type monitoredWriter struct {
-	m *outputMonitor
-	w io.Writer
+	m    *outputMonitor
+	name string
+	w    io.Writer
 }
 
+// Write discards everything after a failed write: if nobody read the pipe any more,
+// the process would wait for a reader and its end would never be noticed.
 func (w *monitoredWriter) Write(p []byte) (int, error) {
+	if w.m.failure() != nil {
+		return len(p), nil
+	}
 	w.m.record(1, 0)
 	n, err := w.w.Write(p)
 	w.m.record(-1, n)
-	return n, err
+	if err != nil {
+		w.m.fail(w.name, err)
+	}
+	return len(p), nil
+}
+
+// fail records the first failed write, without the path of the caller's file.
+func (m *outputMonitor) fail(name string, err error) {
+	if perr := (*fs.PathError)(nil); errors.As(err, &perr) {
+		err = perr.Err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		m.err = fmt.Errorf("write %s: %w", name, err)
+		close(m.failed)
+	}
+}
+
+// failure returns the error of the first failed write, or nil.
+func (m *outputMonitor) failure() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
 }
 
 func (m *outputMonitor) record(writing, n int) {

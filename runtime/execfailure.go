@@ -18,6 +18,7 @@ const (
 
 // failureFilter withholds such a line at the end of a session's output.
 type failureFilter struct {
+	name string // of the stream, for errors
 	mu   sync.Mutex
 	w    io.Writer
 	held []byte

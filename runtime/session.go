@@ -44,7 +44,7 @@ type Session struct {
 	exit    <-chan containerd.ExitStatus
 	dir     string
 	stdin   *stdinReader
-	out     outputMonitor
+	out     *outputMonitor
 	filters []*failureFilter
 	before  limitEvents
 
@@ -115,8 +115,8 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, spec *specs.Spe
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create session directory: %w", err)
 	}
-	s := &Session{c: c, task: task, spec: spec, dir: dir, before: c.limitEvents(task.ID())}
-	cfg.Stdout, cfg.Stderr = s.wrapOutput(cfg.Stdout), s.wrapOutput(cfg.Stderr)
+	s := &Session{c: c, task: task, spec: spec, dir: dir, out: newOutputMonitor(), before: c.limitEvents(task.ID())}
+	cfg.Stdout, cfg.Stderr = s.wrapOutput("stdout", cfg.Stdout), s.wrapOutput("stderr", cfg.Stderr)
 	stdin := newStdinReader(cfg.Stdin)
 	proc, err := task.Exec(ctx, id, process(spec.Process, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
@@ -144,16 +144,16 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, spec *specs.Spe
 }
 
 // wrapOutput monitors an output and, under runsc, filters it.
-func (s *Session) wrapOutput(w io.Writer) io.Writer {
+func (s *Session) wrapOutput(name string, w io.Writer) io.Writer {
 	if w == nil {
 		return nil
 	}
 	if isRunsc(s.spec) {
-		f := &failureFilter{w: w}
+		f := &failureFilter{name: name, w: w}
 		s.filters = append(s.filters, f)
 		w = f
 	}
-	return s.out.wrap(w)
+	return s.out.wrap(name, w)
 }
 
 func process(base *specs.Process, cfg SessionConfig) *specs.Process {
@@ -232,8 +232,11 @@ const removeTimeout = 2 * time.Second
 // Wait waits until the process has ended and its output has been written, removes
 // the session from containerd, and returns the exit code. If the agent's task was
 // killed, the exit code is 137 (128 + SIGKILL), and Killed returns true.
+//
+// When an output cannot be written, Wait kills the process and returns that error: a
+// process whose output is lost must not go on as if it were read.
 func (s *Session) Wait() (int, error) {
-	st := <-s.exit
+	st := s.waitExit()
 	code, _, err := st.Result()
 	done := make(chan struct{})
 	go func() { s.proc.IO().Wait(); close(done) }()
@@ -242,17 +245,42 @@ func (s *Session) Wait() (int, error) {
 		code = s.checkKilled(code)
 	}
 	for _, f := range s.filters {
-		_ = f.close(s.killed) // nobody reads the output if it fails
+		if ferr := f.close(s.killed); ferr != nil {
+			s.out.fail(f.name, ferr)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
 	if rerr := s.remove(ctx); err == nil && rerr != nil {
 		s.c.log.Warn("remove session", "error", rerr)
 	}
+	if werr := s.out.failure(); werr != nil {
+		return 0, werr
+	}
 	if err != nil {
 		return 0, fmt.Errorf("wait for session: %w", err)
 	}
 	return int(code), nil
+}
+
+// waitExit waits for the end of the process, which it causes if a write fails.
+func (s *Session) waitExit() containerd.ExitStatus {
+	select {
+	case st := <-s.exit:
+		return st
+	case <-s.out.failed:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killedTimeout)
+	defer cancel()
+	if err := s.Signal(ctx, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		s.c.log.Warn("kill session", "error", err)
+	}
+	select {
+	case st := <-s.exit:
+		return st
+	case <-ctx.Done():
+		return *containerd.NewExitStatus(containerd.UnknownExitStatus, time.Time{}, ctx.Err())
+	}
 }
 
 // killedTimeout bounds the wait for the end of a task that was killed, which a session

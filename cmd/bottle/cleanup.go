@@ -15,6 +15,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 		Short: "Remove all bottles and the remains of crashed ones, after confirmation",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			defer catchBrokenPipes()()
 			return a.withEngine(func(e *bottle.Engine) error {
 				remains, err := e.FindLeftovers(a.ctx)
 				if err != nil {

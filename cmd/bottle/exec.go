@@ -27,6 +27,7 @@ func (a *app) execCommand() *cobra.Command {
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			disableCoreDumps()
+			defer catchBrokenPipes()()
 			name, command, err := nameAndCommand(args)
 			if err != nil {
 				return err

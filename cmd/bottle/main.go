@@ -48,6 +48,14 @@ func notifyContext(parent context.Context, signals ...os.Signal) (context.Contex
 	return ctx, func() { signal.Stop(received); cancel(nil) }
 }
 
+// catchBrokenPipes makes a write to a closed pipe an error until stop is called. By
+// default it would end the program (os/signal, "SIGPIPE"), and the bottle would be left.
+func catchBrokenPipes() (stop func()) {
+	ignored := make(chan os.Signal, 1)
+	signal.Notify(ignored, syscall.SIGPIPE)
+	return func() { signal.Stop(ignored) }
+}
+
 // interruptedCode is the exit code after a cancellation of ctx.
 func interruptedCode(ctx context.Context) int {
 	var i interruption

@@ -21,6 +21,7 @@ func (a *app) rmCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
+			defer catchBrokenPipes()()
 			return a.withEngine(func(e *bottle.Engine) error {
 				var errs []error
 				for _, name := range args {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -64,6 +65,8 @@ func (a *app) execute(args []string) int {
 	case a.ctx.Err() != nil && errors.Is(err, context.Canceled):
 		a.note(textInterrupted)
 		return interruptedCode(a.ctx)
+	case errors.Is(err, syscall.EPIPE):
+		return signalCode(syscall.SIGPIPE) // as other programs in a pipeline, without a message
 	}
 	a.printError(err)
 	return exitBottle

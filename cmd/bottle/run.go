@@ -38,6 +38,7 @@ func (a *app) runCommand() *cobra.Command {
 			f.spec.Agent, f.spec.Args = args[0], args[1:]
 			f.spec.ManifestPath = a.manifest
 			disableCoreDumps()
+			defer catchBrokenPipes()()
 			f.spec.Caller = caller.Current()
 			f.spec.Env = f.env.env
 			if cmd.Flags().Changed(flagToken) {
