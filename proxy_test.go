@@ -237,7 +237,7 @@ func TestProxyDigest(t *testing.T) {
 	wrong := strings.Replace(digest, digest[7:15], "00000000", 1)
 	spec = testSpec(t, shapeManifest("image: '"+shapeRef+"@"+wrong+"'"))
 	spec.Proxy = ""
-	if _, err := plan.Prepare(t.Context(), spec, e); err == nil || !strings.Contains(err.Error(), "is another one, "+digest) {
+	if _, err := plan.Prepare(t.Context(), spec, e); err == nil || !strings.Contains(err.Error(), "has another digest in containerd's store: "+digest) {
 		t.Errorf("wrong digest: %v", err)
 	}
 	p.Proxy.Digest = wrong

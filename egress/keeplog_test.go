@@ -236,7 +236,7 @@ func TestSummarize(t *testing.T) {
 		{Destination: "c.test:80", Requests: 2, Refused: 2, Scanner: "port"},
 		{Destination: "a.test:443", Requests: 1, Bytes: 1000},
 		{Destination: "b.test:80", Requests: 2, Bytes: 17},
-		{Destination: "d.test:8443", Requests: 1, Learnt: 1, Scanner: "port"},
+		{Destination: "d.test:8443", Requests: 1, Learned: 1, Scanner: "port"},
 		{Destination: "e.test:443", Requests: 1},
 	}
 	if !slices.Equal(got, want) {

@@ -49,8 +49,8 @@ const (
 // maxMethod is the length of the longest method that is recognized.
 const maxMethod = 20
 
-// classify returns the kind of a stream that begins with p; firstNone if it takes
-// more bytes to tell.
+// classify returns the kind of a stream that begins with p, and firstNone if more
+// bytes are needed.
 func classify(p []byte) firstKind {
 	if len(p) == 0 {
 		return firstNone

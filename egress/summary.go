@@ -13,10 +13,10 @@ import (
 const (
 	VerdictAllowed = "allowed"
 	VerdictRefused = "refused"
-	VerdictLearnt  = "learnt" // allowed only because a policy is being learned
-	VerdictFailed  = "failed" // allowed, but could not be reached
-	VerdictClosed  = "closed" // the end of an allowed tunnel
-	VerdictNoted   = "noted"  // neither allowed nor refused, or an unknown event
+	VerdictLearned = "learned" // allowed only because a policy is being learned
+	VerdictFailed  = "failed"  // allowed, but could not be reached
+	VerdictClosed  = "closed"  // the end of an allowed tunnel
+	VerdictNoted   = "noted"   // neither allowed nor refused, or an unknown event
 )
 
 // Verdict returns the outcome of the request that the entry is about; empty if
@@ -28,7 +28,7 @@ func (e Entry) Verdict() string {
 	case EventTunnelClose, EventForwardClose, eventWSClose:
 		return VerdictClosed
 	case EventWouldBlock:
-		return VerdictLearnt
+		return VerdictLearned
 	case EventBlocked, EventSNIMismatch, eventWSBlocked, eventKillSwitchDeny, eventAirlockDeny:
 		return VerdictRefused
 	case EventError:
@@ -78,7 +78,7 @@ type HostSummary struct {
 	Requests    int    `json:"requests"` // all, including refused and failed ones
 	Bytes       int64  `json:"bytes"`    // both directions
 	Refused     int    `json:"refused"`
-	Learnt      int    `json:"learnt,omitempty"` // allowed only because a policy was being learned
+	Learned     int    `json:"learned,omitempty"` // allowed only because a policy was being learned
 	// Scanner is the check that refused, or would have refused, the last one.
 	Scanner string `json:"scanner,omitempty"`
 }
@@ -163,8 +163,8 @@ func (h *HostSummary) add(e Entry, verdict string) {
 		h.Requests++
 		h.Refused++
 		h.Scanner = e.Scanner
-	case VerdictLearnt: // the request itself has another line
-		h.Learnt++
+	case VerdictLearned: // the request itself has another line
+		h.Learned++
 		h.Scanner = e.Scanner
 	}
 }

@@ -16,7 +16,7 @@ import (
 // CredentialFiles lists the files of a directory that Derive would include and that
 // are known to hold credentials, such as .env, .npmrc or private keys, by their paths
 // relative to the directory. It recognises them by name; of names that are also used
-// for other things, only files that contain a private key are listed. It does not
+// for other purposes, only files that contain a private key are listed. It does not
 // search for secrets in other files. The directory is read with the rights of the
 // caller. The error is Derive's; when ctx ends, it is its cause.
 func CredentialFiles(ctx context.Context, dir string, caller asuser.User) ([]string, error) {

@@ -24,8 +24,8 @@ func TestReadRulesetRepeats(t *testing.T) {
 	}
 }
 
-// TestChangeForwardRepeats checks that a rule which a reload deletes before bottle does
-// is no error.
+// TestChangeForwardRepeats checks that it is not an error if a reload deletes a rule
+// before bottle does.
 func TestChangeForwardRepeats(t *testing.T) {
 	defer removeFirewall(t)
 	if err := errors.Join(reloadFirewall(0), addForwardRules("bottle0")); err != nil {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestConcurrentRemove removes the same network in several processes' stead at once,
+// TestConcurrentRemove removes the same network several times concurrently,
 // as `bottle rm` does while `bottle run` ends. All succeed, and nothing is left.
 func TestConcurrentRemove(t *testing.T) {
 	before := hostState(t)

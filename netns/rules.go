@@ -14,7 +14,7 @@ import (
 
 const dnsPort = 53
 
-// policy is what one bottle may reach besides public addresses. It is stored in the
+// policy is what one bottle may reach in addition to public addresses. It is stored in the
 // bottle's directory, so that the host's table can be written again, for example
 // after the host's firewall was reloaded.
 type policy struct {

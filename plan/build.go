@@ -16,19 +16,19 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// Reasons of a BuildPlan.
+// Reasons for a Build.
 const (
 	BuildMissing = "missing" // the image does not exist
-	BuildChanged = "changed" // it was made from another Dockerfile of bottle's
-	BuildInputs  = "inputs"  // it exists; what has changed since is built again
+	BuildChanged = "changed" // it was built from another version of bottle's Dockerfile
+	BuildInputs  = "inputs"  // it exists; BuildKit rebuilds the steps whose inputs changed
 )
 
-// Build describes which image a launch builds before all else, from what, and why.
+// Build describes the image that a launch builds first, its source, and the reason.
 type Build struct {
 	Image   string `json:"image"` // normalised
 	Reason  string `json:"reason"`
-	Default bool   `json:"default"` // the default agent image, of a Dockerfile of bottle's own
-	// Context, Dockerfile and Target are those of the manifest, paths made absolute.
+	Default bool   `json:"default"` // the default agent image, from bottle's Dockerfile
+	// Context, Dockerfile and Target come from the manifest; the paths are absolute.
 	Context    string   `json:"context,omitempty"`
 	Dockerfile string   `json:"dockerfile,omitempty"`
 	Target     string   `json:"target,omitempty"`
@@ -42,8 +42,8 @@ type Build struct {
 // defaultRef is DefaultImage, normalised.
 const defaultRef = "docker.io/library/" + manifest.DefaultImage
 
-// imageOrBuild looks an image up and decides whether it is built first. Of one
-// that is missing and will be built, what is known is returned.
+// imageOrBuild looks up an image and decides whether it is built first. For an image
+// that will be built it returns what is known before the build.
 func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest bool) (ImageInfo, error) {
 	info, err := p.host.Image(ctx, ref)
 	missing := errors.Is(err, ErrImageMissing)
@@ -59,16 +59,16 @@ func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest
 	return info, err
 }
 
-// outdated reports whether an image was built from another version of bottle's own
-// Dockerfile, or with other arguments. One that has no label is somebody's own,
-// and stays.
+// outdated reports whether an image was built from another version of bottle's
+// Dockerfile, or with other arguments. An image without the label was not built by
+// bottle and is never replaced.
 func outdated(info ImageInfo, args map[string]string) bool {
 	hash := info.Labels[agent.Label]
 	return hash != "" && hash != agent.Hash(args)
 }
 
-// defaultBuild is what the bottle's settings say of the build of the default
-// image, which has a Dockerfile and a name already.
+// defaultBuild returns the bottle's build settings for the default image, whose
+// Dockerfile and name are fixed.
 func defaultBuild(b *manifest.Bottle) manifest.Build {
 	if b.Build == nil || b.Image != "" {
 		return manifest.Build{}
@@ -90,7 +90,7 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	return p.buildSecrets(b, cfg)
 }
 
-// buildSecrets reads the secrets that a build shows to its steps.
+// buildSecrets reads the secrets that are available to the steps of a build.
 func (p *preparation) buildSecrets(b *Build, cfg manifest.Build) error {
 	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
 	var problems hint.Problems
@@ -102,8 +102,8 @@ func (p *preparation) buildSecrets(b *Build, cfg manifest.Build) error {
 	return problems.Err()
 }
 
-// planOwnBuild resolves the manifest's build. BuildKit's cache decides what of it
-// is to be done: a build of what has not changed takes a tenth of a second.
+// planOwnBuild resolves the manifest's build. BuildKit's cache decides which steps
+// run: a build without changes takes a tenth of a second.
 func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	cfg, dir := p.bottle.Build, filepath.Dir(p.plan.Manifest)
 	b := &Build{Image: ref, Reason: BuildInputs, Target: cfg.Target}
@@ -127,20 +127,21 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	return problems.Err()
 }
 
-// buildSecret is a file that is the caller's own, or, of "env:NAME", a variable.
+// buildSecret reads a secret from a private file of the caller, or from the variable
+// NAME for "env:NAME".
 func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
 	s := BuildSecret{ID: id}
 	if name, ok := strings.CutPrefix(from, "env:"); ok {
 		value, set := p.spec.Caller.Getenv(name)
 		if !set {
-			return s, fmt.Errorf("the build secret %s: %s is not set here, set it and run again", id, name)
+			return s, &hint.Error{Err: fmt.Errorf("build secret %s: the variable %s is not set", id, name), Hint: "set and export it"}
 		}
 		s.Value = secret.New(value)
 		return s, nil
 	}
 	data, err := p.spec.Caller.ReadPrivate(p.spec.Caller.Path(from, dir), maxBuildSecret)
 	if err != nil {
-		return s, fmt.Errorf("the build secret %s: %w", id, err)
+		return s, fmt.Errorf("build secret %s: %w", id, err)
 	}
 	s.Value = secret.New(string(data))
 	return s, nil
@@ -162,11 +163,11 @@ type BuildSecret struct {
 	Value secret.Value
 }
 
-// Args are the build arguments.
+// Args returns the build arguments.
 func (b *Build) Args() map[string]string { return maps.Clone(b.args) }
 
-// Labels are the labels of the image.
+// Labels returns the labels of the image.
 func (b *Build) Labels() map[string]string { return maps.Clone(b.labels) }
 
-// SecretValues are the secrets that the build's steps may read.
+// SecretValues returns the secrets that the build's steps may read.
 func (b *Build) SecretValues() []BuildSecret { return slices.Clone(b.secrets) }

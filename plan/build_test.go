@@ -8,8 +8,8 @@ import (
 	"github.com/bot-bottle/bottle/images/agent"
 )
 
-// TestPlanDefaultBuild: bottle's own image is built when there is none and when
-// bottle's Dockerfile is another one; what somebody else has put there stays.
+// TestPlanDefaultBuild checks that the default image is built if it is missing and if
+// bottle's Dockerfile has changed. An image from elsewhere is not replaced.
 func TestPlanDefaultBuild(t *testing.T) {
 	for name, c := range map[string]struct {
 		missing bool
@@ -31,7 +31,7 @@ func TestPlanDefaultBuild(t *testing.T) {
 			plan := s.good()
 			if c.reason == "" {
 				if plan.Build != nil {
-					t.Errorf("%+v is built", plan.Build)
+					t.Errorf("unexpected build %+v", plan.Build)
 				}
 				return
 			}
@@ -40,7 +40,7 @@ func TestPlanDefaultBuild(t *testing.T) {
 				t.Fatalf("%+v", b)
 			}
 			if b.Labels()[agent.Label] != agent.Hash(nil) || b.Context != "" || b.Dockerfile != "" {
-				t.Errorf("the build is of something else: %+v", b)
+				t.Errorf("wrong build: %+v", b)
 			}
 			if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) {
 				t.Errorf("user %s and command %q", plan.User, plan.Command)
@@ -49,8 +49,8 @@ func TestPlanDefaultBuild(t *testing.T) {
 	}
 }
 
-// TestPlanDefaultBuildArgs: a bottle says what the default image is built with,
-// and gets it built again when that has changed.
+// TestPlanDefaultBuildArgs checks that changed build arguments cause a new build of the
+// default image.
 func TestPlanDefaultBuildArgs(t *testing.T) {
 	s := newScene(t, `build: {args: {BASE: "mine:1"}, secrets: {sources: list, npmrc: "env:NPMRC"}}`, "")
 	s.write("work/list", "deb", 0o600)
@@ -69,7 +69,7 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 		}
 		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.Labels(), Cmd: []string{agent.Command}}}
 		if b := s.good().Build; b != nil {
-			t.Errorf("what was just built is built again: %+v", b)
+			t.Errorf("an up-to-date image is rebuilt: %+v", b)
 		}
 	}
 	s.host.images = map[string]ImageInfo{}
@@ -77,19 +77,19 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 	s.bad("build secret npmrc", "NPMRC is not set")
 }
 
-// TestAgentDockerfile holds what the program says of the image to what its
-// Dockerfile says.
+// TestAgentDockerfile compares the program's constants about the image with its
+// Dockerfile.
 func TestAgentDockerfile(t *testing.T) {
 	text := string(agent.Dockerfile())
 	for _, line := range []string{"\nUSER " + agent.User + "\n", "\nCMD [\"" + agent.Command + "\"]\n"} {
 		if !strings.Contains(text, line) {
-			t.Errorf("the Dockerfile has no line %q", line)
+			t.Errorf("missing line in the Dockerfile: %q", line)
 		}
 	}
 }
 
-// TestPlanDefaultBuildElsewhere: only under its own name, and not against what
-// the user has chosen.
+// TestPlanDefaultBuildElsewhere checks that only the default name causes the default
+// build, also if it comes from the environment.
 func TestPlanDefaultBuildElsewhere(t *testing.T) {
 	s := newScene(t, "image: mine", "")
 	s.host.images = map[string]ImageInfo{}
@@ -136,8 +136,8 @@ func TestPlanOwnBuild(t *testing.T) {
 	}
 }
 
-// TestPlanOwnBuildCommand: an agent without a command gets that of an image that
-// is not there yet.
+// TestPlanOwnBuildCommand checks that an agent without a command gets the command of an
+// image that is built later.
 func TestPlanOwnBuildCommand(t *testing.T) {
 	s := newScene(t, "image: mine, build: {}", "")
 	s.write("work/Dockerfile", "FROM scratch\n", 0o644)
@@ -151,10 +151,10 @@ func TestPlanOwnBuildCommand(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if !plan.Pending() || len(plan.Command) != 0 {
-		t.Errorf("the plan itself was changed: %+v", plan)
+		t.Errorf("WithImages changed its receiver: %+v", plan)
 	}
 	if _, err := plan.WithImages(ImageInfo{}, nil); err == nil {
-		t.Error("an image without a command will do")
+		t.Error("no error for an image without a command")
 	}
 }
 
@@ -173,8 +173,8 @@ func TestPlanOwnBuildErrors(t *testing.T) {
 	s.bad("build secret var", "TOKEN is not set")
 }
 
-// TestPlanBuildCwd: the base of a working directory's image is built as it would
-// be without one, and the agent is what the base says.
+// TestPlanBuildCwd checks that the base of a derived image is built as it would be
+// without --cwd, and that user and command come from the base.
 func TestPlanBuildCwd(t *testing.T) {
 	s := newScene(t, "", "")
 	s.spec.Cwd = true
@@ -204,12 +204,12 @@ func TestPlanBuildCwd(t *testing.T) {
 	}
 }
 
-// TestPullNeverNamed: what the environment names is not the manifest's build, and
-// the advice says so.
+// TestPullNeverNamed checks that the manifest's build does not apply to an image from
+// the environment: the hint suggests a pull.
 func TestPullNeverNamed(t *testing.T) {
 	s := newScene(t, "image: mine, build: {}", "")
 	s.write("work/Dockerfile", "FROM scratch\n", 0o644)
 	s.env["CLAUDE_BOTTLE_IMAGE"] = "other"
 	s.spec.Pull = PullNever
-	s.bad("no image other", "bottle pull other")
+	s.bad("missing image other", "bottle pull other")
 }

@@ -17,7 +17,7 @@ func (p *Plan) Pending() bool { return p.Build != nil || p.Pull != "" || p.Proxy
 // WithImages returns the plan completed with the images that were built or pulled: the
 // agent's image, or its base with a working directory, and the proxy's, nil for the
 // built-in proxy. It sets the user, the digest of the proxy's image and the command of
-// an agent that has none in the manifest. The receiver is left as it is.
+// an agent that has none in the manifest. It does not change the receiver.
 func (p *Plan) WithImages(agent ImageInfo, proxy *ImageInfo) (*Plan, error) {
 	done := *p
 	done.Build, done.Pull, done.Proxy.Pull = nil, "", false
@@ -28,8 +28,8 @@ func (p *Plan) WithImages(agent ImageInfo, proxy *ImageInfo) (*Plan, error) {
 	return &done, done.setCommand(agent)
 }
 
-// setCommand decides the agent's command: that of the manifest or else of the image,
-// then the arguments, and the option for the prompt.
+// setCommand sets the agent's command: the manifest's, or else the image's, followed
+// by the arguments and the option for the prompt.
 func (p *Plan) setCommand(info ImageInfo) error {
 	command := p.command
 	if len(command) == 0 {
@@ -37,8 +37,8 @@ func (p *Plan) setCommand(info ImageInfo) error {
 	}
 	if len(command) == 0 {
 		return &hint.Error{
-			Err:  fmt.Errorf("agent %q has no command, and neither has its image", p.Agent),
-			Hint: "give the agent a command in the manifest",
+			Err:  fmt.Errorf("missing command: neither agent %q nor its image has one", p.Agent),
+			Hint: "set command for the agent in the manifest",
 		}
 	}
 	command, err := provision.PromptOption(slices.Concat(command, p.args), p.Prompt)
@@ -56,7 +56,7 @@ type Question struct {
 	KeyFile  string // the private key that a passphrase opens
 }
 
-// Questions are the values that are still to be asked, in the order to ask them in.
+// Questions returns the values that the user must still enter, in order.
 func (p *Plan) Questions() []Question {
 	var out []Question
 	for _, v := range p.Env {
@@ -70,7 +70,7 @@ func (p *Plan) Questions() []Question {
 	return out
 }
 
-// Answer enters the value of a question. A passphrase is not kept; the error wraps
+// Answer stores the value for a question. A passphrase is not kept; the error wraps
 // provision.ErrPassphrase if it is wrong.
 func (p *Plan) Answer(q Question, value secret.Value) error {
 	if q.KeyFile != "" {

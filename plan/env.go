@@ -14,8 +14,8 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// Claude Code's token is kept under a name of bottle's own on the caller's side,
-// so that an agent outside of a bottle does not take it up.
+// Claude Code's token has another name in the caller's environment, so that an agent
+// outside a bottle does not use it.
 const (
 	callerToken = "CLAUDE_BOTTLE_OAUTH_TOKEN"
 	agentToken  = "CLAUDE_CODE_OAUTH_TOKEN"
@@ -25,28 +25,28 @@ const (
 // (execve(2)).
 const maxVariable = 128 << 10
 
-// envResolver collects an agent's variables, and what is wrong with them. Of two
-// of the same name the later one holds, and the earlier one's source is not
-// looked at: what cannot be had in one way can be given in another.
+// envResolver collects an agent's variables and their errors. A later variable
+// overrides an earlier one of the same name, whose source is not read: the user can
+// replace a source that is not available.
 type envResolver struct {
 	caller   caller.Caller
 	noInput  bool
 	manifest string // path
-	token    bool   // Claude Code's is forwarded from callerToken
+	token    bool   // forward Claude Code's token from callerToken
 	sources  []envSource
 	vars     []provision.Variable
 	unset    []string
 	problems hint.Problems
 }
 
-// envSource is a variable that is yet to be looked up.
+// envSource is a variable whose value has not been read yet.
 type envSource struct {
 	name   string
 	lookUp func()
 }
 
-// resolve looks up what the manifest, files and flags ask for, in this order.
-// token says whether Claude Code's is forwarded.
+// resolve reads the variables of the manifest, the files and the flags, in this order.
+// token enables the forwarding of Claude Code's token.
 func (r *envResolver) resolve(vars []manifest.Variable, files []EnvArg, flags []string, token bool) ([]provision.Variable, error) {
 	r.token = token
 	for _, v := range vars {
@@ -67,7 +67,7 @@ func (r *envResolver) resolve(vars []manifest.Variable, files []EnvArg, flags []
 	r.reportUnset()
 	for _, v := range r.vars {
 		if n := len(v.Name) + len(v.Literal) + len(v.Secret.Reveal()) + 2; n > maxVariable {
-			r.problems.Add(fmt.Errorf("the value of %s is too long: with its name it has %d bytes, and the kernel takes %d", v.Name, n, maxVariable))
+			r.problems.Add(fmt.Errorf("value of %s too long: %d bytes with its name (max %d)", v.Name, n, maxVariable))
 		}
 	}
 	return r.vars, r.problems.Err()
@@ -130,7 +130,7 @@ func (r *envResolver) fromArg(a EnvArg) {
 func (r *envResolver) forward(name, from string) {
 	value, ok := r.caller.Getenv(from)
 	if !ok && r.token && name == agentToken && from == agentToken {
-		// A manifest that names it means the token, wherever the caller has it.
+		// The caller may have the token under either name.
 		from = callerToken
 		value, ok = r.caller.Getenv(from)
 	}
@@ -146,27 +146,27 @@ func (r *envResolver) reportUnset() {
 	if len(r.unset) == 0 {
 		return
 	}
-	verb, fix := "is", "set and export it"
+	fix := "set and export it"
 	if len(r.unset) > 1 {
-		verb, fix = "are", "set and export them"
+		fix = "set and export them"
 	}
 	if _, sudo := r.caller.Getenv("SUDO_UID"); sudo {
-		fix = fmt.Sprintf("sudo clears the environment: let through what it has with sudo --preserve-env=%s bottle …, or give --env-file a file on tmpfs", strings.Join(r.unset, ","))
+		fix = fmt.Sprintf("sudo clears the environment: run sudo --preserve-env=%s bottle …, or pass --env-file a file on tmpfs", strings.Join(r.unset, ","))
 	}
 	r.problems.Add(&hint.Error{
-		Err:  fmt.Errorf("%s %s to be forwarded and not set", strings.Join(r.unset, ", "), verb),
+		Err:  fmt.Errorf("cannot forward %s: not set in the environment", strings.Join(r.unset, ", ")),
 		Hint: fix,
 	})
 }
 
-// readFile reads a secret and takes off the line break at its end.
+// readFile reads a secret and removes a line break at its end.
 func (r *envResolver) readFile(path string) (string, error) {
 	data, err := r.caller.ReadPrivate(path, maxVariable)
 	if err != nil {
 		return "", err
 	}
 	if bytes.IndexByte(data, 0) >= 0 {
-		return "", fmt.Errorf("%s holds a NUL byte, which no variable can", path)
+		return "", fmt.Errorf("%s contains a NUL byte, which a variable cannot contain", path)
 	}
 	value, broken := strings.CutSuffix(string(data), "\n")
 	if broken {

@@ -14,7 +14,7 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// variables are what a plan's are, with their values.
+// variables returns the variables of a plan with their values.
 func variables(p *Plan) map[string]provision.Variable {
 	out := map[string]provision.Variable{}
 	for _, v := range p.Env {
@@ -31,7 +31,7 @@ func checkVariable(t *testing.T, p *Plan, name, source, from, value string) {
 		got = v.Literal
 	}
 	if !ok || v.Source != source || v.From != from || got != value {
-		t.Errorf("%s: there %v, source %q from %q, value %q, want %q from %q, %q", name, ok, v.Source, v.From, got, source, from, value)
+		t.Errorf("%s: present %v, source %q from %q, value %q, want %q from %q, %q", name, ok, v.Source, v.From, got, source, from, value)
 	}
 }
 
@@ -61,7 +61,8 @@ func TestEnvSources(t *testing.T) {
 	}
 }
 
-// A later one holds, and then the earlier one need not be there.
+// TestEnvOverride checks that a later variable overrides an earlier one, whose source
+// may then be missing.
 func TestEnvOverride(t *testing.T) {
 	s := newScene(t, "env: {A: lit, B: , C: {prompt: q}, D: {file: none}, E: {from: UNSET}}", "")
 	s.spec.NoInput = true
@@ -81,12 +82,12 @@ func TestEnvOverride(t *testing.T) {
 func TestEnvUnset(t *testing.T) {
 	s := newScene(t, "env: {A: , B: {from: WORK}, C: {from: WORK}}", "")
 	s.spec.Env = []string{"D"}
-	s.bad("A, WORK, D are to be forwarded and not set: set and export them")
+	s.bad("cannot forward A, WORK, D: not set in the environment: set and export them")
 	s.env["SUDO_UID"] = "1000"
 	s.bad("sudo --preserve-env=A,WORK,D ")
 	delete(s.env, "SUDO_UID")
 	s.env["A"], s.env["WORK"] = "", ""
-	s.bad("D is to be forwarded and not set: set and export it")
+	s.bad("cannot forward D: not set in the environment: set and export it")
 }
 
 func TestEnvNoInput(t *testing.T) {
@@ -98,7 +99,7 @@ func TestEnvNoInput(t *testing.T) {
 func TestEnvFlagErrors(t *testing.T) {
 	for flag, want := range map[string]string{
 		"1A=hunter2": `invalid variable name "1A"`, "=hunter2": `invalid variable name ""`, "": `invalid variable name ""`, "A B": `invalid variable name "A B"`,
-		"https_proxy=hunter2": "https_proxy is bottle's own", "NO_PROXY": "NO_PROXY is bottle's own", "A\n=hunter2": `invalid variable name "A\n"`,
+		"https_proxy=hunter2": "https_proxy is reserved for the address of the egress proxy", "NO_PROXY": "NO_PROXY is reserved for the address of the egress proxy", "A\n=hunter2": `invalid variable name "A\n"`,
 	} {
 		s := newScene(t, "", "")
 		s.spec.Env = []string{flag}
@@ -117,17 +118,17 @@ func TestEnvToken(t *testing.T) {
 	if p := s.good(); len(p.Env) != 0 {
 		t.Errorf("got %v", p.Env)
 	}
-	s.env[callerToken] = "" // as of a secret that a CI does not have
+	s.env[callerToken] = "" // as CI systems set a missing secret
 	if p := s.good(); len(p.Env) != 0 {
-		t.Errorf("an empty one: got %v", p.Env)
+		t.Errorf("empty token: got %v", p.Env)
 	}
 }
 
-// A manifest or a flag that names the agent's variable takes the caller's token
-// under either name.
+// TestEnvTokenNamed checks that a manifest or a flag that names the agent's variable
+// accepts the caller's token under either name.
 func TestEnvTokenNamed(t *testing.T) {
 	s := newScene(t, "env: {"+agentToken+": }", "")
-	s.bad(agentToken + " is to be forwarded and not set")
+	s.bad("cannot forward " + agentToken + ": not set in the environment")
 	s.env[callerToken] = "hunter2"
 	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, callerToken, "hunter2")
 	s.env[agentToken] = "by its own name"
@@ -135,7 +136,7 @@ func TestEnvTokenNamed(t *testing.T) {
 	no := false
 	s.spec.ForwardToken = &no
 	delete(s.env, agentToken)
-	s.bad(agentToken + " is to be forwarded and not set")
+	s.bad("cannot forward " + agentToken + ": not set in the environment")
 }
 
 func TestEnvTooLong(t *testing.T) {
@@ -144,7 +145,7 @@ func TestEnvTooLong(t *testing.T) {
 	s.spec.Env = []string{"A=" + fits}
 	s.good()
 	s.spec.Env = []string{"A=" + fits + "x"}
-	s.bad("the value of A is too long", fmt.Sprint(maxVariable+1))
+	s.bad("value of A too long", fmt.Sprint(maxVariable+1))
 }
 
 func TestEnvFileErrors(t *testing.T) {
@@ -173,18 +174,19 @@ func TestEnvFileErrors(t *testing.T) {
 	if err := syscall.Mkfifo(s.path("home/.key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.bad("is not a regular file") // and nobody waits for its writer
+	s.bad("is not a regular file") // a FIFO; Prepare must not wait for its writer
 	if err := os.Remove(s.path("home/.key")); err != nil {
 		t.Fatal(err)
 	}
 	s.write("home/.key", "hunter2", 0o600)
 	s.spec.Caller.UID += 4242
 	s.bad("cannot read "+s.path("home/.key")+": permission denied", "belongs to you")
-	s.spec.Caller.UID = 0 // root may read what it likes
+	s.spec.Caller.UID = 0 // root may read all files
 	checkVariable(t, s.good(), "KEY", manifest.SourceFile, s.path("home/.key"), "hunter2")
 }
 
-// One line break at the end is the editor's; what else there is belongs to it.
+// TestEnvFileLineBreak checks that exactly one line break at the end is removed, which
+// editors add.
 func TestEnvFileLineBreak(t *testing.T) {
 	for text, want := range map[string]string{"a\n": "a", "a\r\n": "a", "a\n\n": "a\n", "a": "a", "a\r": "a\r", "\n": "", "\na \n": "\na "} {
 		s := newScene(t, "env: {KEY: {file: ~/.key}}", "")
@@ -204,7 +206,7 @@ func TestCallerPath(t *testing.T) {
 	}
 }
 
-// TestPlanHidesSecrets formats a plan that holds a secret value in every way.
+// TestPlanHidesSecrets formats a plan with a secret value in all possible ways.
 func TestPlanHidesSecrets(t *testing.T) {
 	const value = "hunter2-secret"
 	plan := &Plan{Name: "n", Env: []provision.Variable{{Name: "TOKEN", Source: manifest.SourceForwarded, Secret: secret.New(value)}}}

@@ -13,12 +13,12 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// EnvArg is a variable that a command line gives, in whatever way.
+// EnvArg is a variable from the command line or from a file named there.
 type EnvArg struct {
 	Name  string
 	Value *secret.Value // nil: the caller's variable of that name is forwarded
-	// Source is one of the Source constants, From the file or descriptor; both
-	// are for the plan.
+	// Source is one of the Source constants, and From the file or descriptor. The
+	// plan shows both.
 	Source, From string
 	where        string // for messages
 }
@@ -39,11 +39,12 @@ func secretPointer(value string) *secret.Value {
 	return &s
 }
 
-// ParseEnvFile reads variables in one of two formats. With a NUL byte anywhere
-// each entry, NAME=VALUE or NAME, ends with one, as `env -0` writes them: values
-// may hold line breaks. Else the text is docker's: an entry a line, blank lines
-// and lines that begin with # left out, and values as they are, quotes too.
-// source is provision.SourceEnvFile or provision.SourceDescriptor, from its path or number.
+// ParseEnvFile parses variables in one of two formats. If the data contain a NUL byte,
+// each entry, NAME=VALUE or NAME, ends with one, as `env -0` writes them, and values
+// may contain line breaks. Otherwise the format is docker's: one entry per line; blank
+// lines and lines that begin with # are ignored; values are literal, including quotes.
+// source is provision.SourceEnvFile or provision.SourceDescriptor, and from is its path
+// or number.
 func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 	lines, unit := envLines(data), "line"
 	if bytes.IndexByte(data, 0) >= 0 {
@@ -53,7 +54,10 @@ func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 	var problems hint.Problems
 	for i, line := range lines {
 		if unit == "line" && !utf8.Valid(line) {
-			problems.Add(fmt.Errorf("%s %s, line %d: this is not UTF-8: end each entry with a NUL byte to pass other bytes", source, from, i+1))
+			problems.Add(&hint.Error{
+				Err:  fmt.Errorf("%s %s, line %d: invalid UTF-8", source, from, i+1),
+				Hint: "end each entry with a NUL byte to pass other bytes",
+			})
 			continue
 		}
 		if len(line) == 0 || unit == "line" && line[0] == '#' {
@@ -70,8 +74,8 @@ func ParseEnvFile(source, from string, data []byte) ([]EnvArg, error) {
 	return out, problems.Err()
 }
 
-// envLines are a text's lines as docker has them: a byte order mark, white space
-// before the name and a carriage return at the end are left out.
+// envLines splits a text as docker does: without a byte order mark, white space before
+// the name, and a carriage return at the end of a line.
 func envLines(data []byte) [][]byte {
 	lines := bytes.Split(bytes.TrimPrefix(data, manifest.ByteOrderMark), []byte("\n"))
 	for i, line := range lines {
@@ -80,24 +84,29 @@ func envLines(data []byte) [][]byte {
 	return lines
 }
 
-// check reports whether the name can be a variable's that is not bottle's own. A
-// name that is none may be a piece of a value: it is not shown then, but for
-// what was typed.
+// check rejects invalid and reserved names. An invalid name in a file may be a part of a
+// secret value, so the error does not show it; one that was typed is shown.
 func (a EnvArg) check() error {
 	switch {
 	case !manifest.ValidEnvName(a.Name) && a.where == "-e":
-		return fmt.Errorf("-e: invalid variable name %q: letters, digits and _ only, and no digit first", a.Name)
+		return &hint.Error{Err: fmt.Errorf("-e: invalid variable name %q", a.Name), Hint: manifest.EnvNameHint}
 	case !manifest.ValidEnvName(a.Name):
-		return fmt.Errorf("%s: invalid variable name before =: letters, digits and _ only, and no digit first (a value that spans lines needs entries that end with a NUL byte)", a.where)
+		return &hint.Error{
+			Err:  fmt.Errorf("%s: invalid variable name before =", a.where),
+			Hint: manifest.EnvNameHint + "; values with line breaks need entries that end with a NUL byte",
+		}
 	case manifest.ReservedEnvName(a.Name):
-		return fmt.Errorf("%s: %s is bottle's own, as the agent reaches the network through the proxy alone: leave it out", a.where, a.Name)
+		return &hint.Error{
+			Err:  fmt.Errorf("%s: %s is reserved for the address of the egress proxy", a.where, a.Name),
+			Hint: "remove it",
+		}
 	}
 	return nil
 }
 
-// ResolveEnv looks up the variables of a session of its own: those of files,
-// then -e, where a later one of the same name holds. The error is Problems when
-// there is more than one.
+// ResolveEnv reads the variables of an additional session: those of the files, then the
+// flags. A later variable overrides an earlier one of the same name. The error is a
+// hint.Problems if there is more than one.
 func ResolveEnv(c caller.Caller, files []EnvArg, flags []string) ([]provision.Variable, error) {
 	r := &envResolver{caller: c}
 	return r.resolve(nil, files, flags, false)

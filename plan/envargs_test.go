@@ -11,7 +11,8 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// given is what ParseEnvFile reads, as lines; a forwarded one has no =.
+// given returns the variables that ParseEnvFile reads, one per line; a forwarded variable
+// has no =.
 func given(t *testing.T, text string) string {
 	t.Helper()
 	args, err := ParseEnvFile(provision.SourceEnvFile, "work.env", []byte(text))
@@ -35,10 +36,10 @@ func TestParseEnvFile(t *testing.T) {
 		"A=1\nB=2":                        "A=1|B=2",
 		"A=1\r\nB=2\r\n":                  "A=1|B=2",
 		"\ufeffA=1\n\n# note\n  #n\n\tB=": "A=1|B=",
-		// Docker takes values as they are.
+		// Docker's values are literal.
 		"A='x y' \"z\"\\n # no comment \nB==a=b=": "A='x y' \"z\"\\n # no comment |B==a=b=",
 		"A=ü😀\nNAME\n":                            "A=ü😀|NAME",
-		// Each entry ended by NUL: all other bytes are the value's.
+		// Each entry ends with a NUL byte; all other bytes belong to the value.
 		"A=l1\nl2\r\n\x00":              "A=l1\nl2\r\n",
 		"A= # \"q\"=\xff\x01\x00B=\x00": "A= # \"q\"=\xff\x01|B=",
 		"NAME\x00A=1":                   "NAME|A=1",
@@ -56,8 +57,8 @@ func TestParseEnvFileErrors(t *testing.T) {
 		"A = hunter2":               "line 1: invalid variable name before =",
 		"hunter2 without a name":    "line 1: invalid variable name before =",
 		"=hunter2":                  "line 1: invalid variable name before =",
-		"\n\nhttps_proxy=hunter2":   "line 3: https_proxy is bottle's own",
-		"A=\xffhunter2":             "line 1: this is not UTF-8",
+		"\n\nhttps_proxy=hunter2":   "line 3: https_proxy is reserved for the address of the egress proxy",
+		"A=\xffhunter2":             "line 1: invalid UTF-8",
 		"A=1\x00B C=hunter2\x00":    "entry 2: invalid variable name before =",
 		"export A=hunter2":          "line 1: invalid variable name before =",
 		"A=-----BEGIN\nhunter2\n--": "line 3: invalid variable name before =", // hunter2 is a name that could be forwarded
@@ -87,14 +88,14 @@ func TestEnvFilesInAPlan(t *testing.T) {
 	checkVariable(t, p, "D", provision.SourceArgument, "", "flag")
 	checkVariable(t, p, "E", manifest.SourceForwarded, "E", "hunter2")
 	delete(s.env, "E")
-	s.bad("E is to be forwarded and not set")
+	s.bad("cannot forward E: not set in the environment")
 }
 
 func TestEnvTokenFlag(t *testing.T) {
 	yes, no := true, false
 	s := newScene(t, "", "")
 	s.spec.ForwardToken = &yes
-	s.bad(callerToken + " is to be forwarded and not set")
+	s.bad("cannot forward " + callerToken + ": not set in the environment")
 	s.env[callerToken] = "hunter2"
 	checkVariable(t, s.good(), agentToken, manifest.SourceForwarded, callerToken, "hunter2")
 	s.spec.ForwardToken = &no
@@ -123,7 +124,7 @@ func FuzzParseEnvFile(f *testing.F) {
 		args, err := ParseEnvFile(provision.SourceEnvFile, "f", data)
 		for _, a := range args {
 			if !manifest.ValidEnvName(a.Name) || a.Value != nil && strings.Contains(a.Value.Reveal(), "\x00") {
-				t.Errorf("%q gives %q", data, a.Name)
+				t.Errorf("%q: invalid name %q", data, a.Name)
 			}
 		}
 		for _, e := range hint.Split(err) {

@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// ErrImageMissing is wrapped when containerd's store does not hold the image.
-var ErrImageMissing = errors.New("the image is missing")
+// ErrImageMissing is wrapped if the image is not in containerd's store.
+var ErrImageMissing = errors.New("not in containerd's store")
 
-// ImageInfo describes an image in containerd's store is.
+// ImageInfo describes an image in containerd's store.
 type ImageInfo struct {
 	Ref        string // normalised
 	Digest     string
@@ -21,13 +21,13 @@ type ImageInfo struct {
 	Labels     map[string]string
 }
 
-// Host is what Prepare looks at. Nothing that it asks changes the host; an
-// Engine is one.
+// Host answers Prepare's queries, none of which changes the host. bottle.Engine
+// implements it.
 type Host interface {
 	// Taken returns the names that a new bottle may not have.
 	Taken(ctx context.Context) (map[string]bool, error)
 	// Image finds an image by its normalised reference; the error wraps
-	// ErrImageMissing when there is none.
+	// ErrImageMissing if there is none.
 	Image(ctx context.Context, ref string) (ImageInfo, error)
 	// Runtime checks that a task can run under the runtime.
 	Runtime(ctx context.Context, name string) error

@@ -13,9 +13,9 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// Ways to decide whether an image is pulled before it runs.
+// Pull policies: when an image is pulled before it runs.
 const (
-	PullMissing = "missing" // when containerd's store has none of the name
+	PullMissing = "missing" // if it is not in containerd's store
 	PullAlways  = "always"
 	PullNever   = "never"
 )
@@ -23,18 +23,18 @@ const (
 // PullPolicies are the values of Spec.Pull.
 var PullPolicies = []string{PullAlways, PullMissing, PullNever}
 
-// DefaultCwdTarget is where the working directory is in a derived image.
+// DefaultCwdTarget is the path of the working directory in a derived image.
 const DefaultCwdTarget = "/workspace"
 
-// lookUp finds the image that runs, or the base of the one that will, or plans
-// to build it, or to pull it: then nothing is known of it yet.
+// lookUp finds the image to run, or its base. If the image must be built or pulled
+// first, it plans that, and known is false if nothing is known about the image yet.
 func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool) (info ImageInfo, known bool, err error) {
 	policy := p.spec.Pull
 	if policy == "" {
 		policy = PullMissing
 	}
 	if !slices.Contains(PullPolicies, policy) {
-		return info, false, &hint.Error{Err: fmt.Errorf("no way to pull called %q", policy), Hint: "choose --pull " + strings.Join(PullPolicies, ", ")}
+		return info, false, &hint.Error{Err: fmt.Errorf("unknown pull policy %q", policy), Hint: "choose --pull " + strings.Join(PullPolicies, ", ")}
 	}
 	// The default image, and those with build settings, are built here.
 	pullable := ref != defaultRef && (p.bottle.Build == nil || !fromManifest)
@@ -53,13 +53,13 @@ func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 	return info, true, nil
 }
 
-// cwd plans the image that holds the working directory.
+// cwd plans the image that contains the working directory.
 func (p *preparation) cwd() (err error) {
 	if p.plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
 		return err
 	}
 	if p.plan.Dir, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
-		return fmt.Errorf("find the working directory: %w", err)
+		return fmt.Errorf("resolve the working directory: %w", err)
 	}
 	if p.spec.CwdForce {
 		return nil
@@ -67,7 +67,7 @@ func (p *preparation) cwd() (err error) {
 	return refuseHome(p.spec.Caller, p.plan.Dir)
 }
 
-// refuseHome refuses a directory that holds everything that a user has.
+// refuseHome rejects a directory that contains all files of a user.
 func refuseHome(c caller.Caller, dir string) error {
 	what := ""
 	switch home, err := filepath.EvalSymlinks(c.Home); {
@@ -88,18 +88,18 @@ func refuseHome(c caller.Caller, dir string) error {
 	}
 }
 
-// cwdTarget checks where in the image the working directory goes.
+// cwdTarget checks the path of the working directory in the image.
 func cwdTarget(dir string) (string, error) {
 	if dir == "" {
 		return DefaultCwdTarget, nil
 	}
 	clean := filepath.Clean(dir)
 	if !filepath.IsAbs(dir) || clean == "/" {
-		return "", &hint.Error{Err: fmt.Errorf("%q cannot be the working directory's place", dir), Hint: "give a path that begins with /, below /"}
+		return "", &hint.Error{Err: fmt.Errorf("invalid --cwd-target %q", dir), Hint: "use an absolute path other than /"}
 	}
 	for _, taken := range []string{"/proc", "/sys", "/dev", provision.GuestDir} {
 		if clean == taken || strings.HasPrefix(clean, taken+"/") {
-			return "", &hint.Error{Err: fmt.Errorf("%q cannot be the working directory's place: %s is the bottle's own", dir, taken), Hint: "give another path"}
+			return "", &hint.Error{Err: fmt.Errorf("invalid --cwd-target %q: %s is reserved", dir, taken), Hint: "use another path"}
 		}
 	}
 	return clean, nil

@@ -41,7 +41,7 @@ func TestPreparePull(t *testing.T) {
 	s := newScene(t, "image: mine", "")
 	s.spec.Pull = "sometimes"
 	s.bad(`"sometimes"`, "always, missing, never")
-	// The default image is built here: no registry has it.
+	// The default image is built and never pulled.
 	s = newScene(t, "", "")
 	s.spec.Pull = PullAlways
 	if got := s.good(); got.Pull != "" {
@@ -49,7 +49,8 @@ func TestPreparePull(t *testing.T) {
 	}
 }
 
-// The command of an image that is not there yet is decided when it is.
+// TestPreparePullCommand checks that the command of an image that is pulled later is
+// set after the pull.
 func TestPreparePullCommand(t *testing.T) {
 	s := newScene(t, "image: mine", "prompt: text")
 	s.spec.Args = []string{"-p", "x"}
@@ -58,7 +59,7 @@ func TestPreparePullCommand(t *testing.T) {
 		t.Fatalf("got %v, %q", plan.ImageCommand, plan.Command)
 	}
 	if _, err := plan.WithImages(ImageInfo{}, nil); err == nil {
-		t.Error("an image without a command has one")
+		t.Error("no error for an image without a command")
 	}
 	done, err := plan.WithImages(ImageInfo{Entrypoint: []string{"claude"}, Cmd: []string{"-c"}}, nil)
 	if err != nil {

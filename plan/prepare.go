@@ -27,9 +27,9 @@ const (
 	DefaultRuntime = Runsc
 )
 
-// Prepare resolves a spec to a plan. It makes nothing, and finds everything
-// that can be wrong before something is made: the error is Problems when there
-// is more than one.
+// Prepare resolves a spec to a plan. It creates nothing and finds all errors that can
+// be found before something is created. The error is a hint.Problems if there is more
+// than one.
 func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	m, err := s.Manifest()
 	if err != nil {
@@ -56,7 +56,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	return p.plan, nil
 }
 
-// Manifest finds, reads and checks the manifest that is meant.
+// Manifest finds, reads and validates the manifest.
 func (s Spec) Manifest() (*manifest.Manifest, error) {
 	path := s.ManifestPath
 	if path == "" {
@@ -71,7 +71,7 @@ func (s Spec) Manifest() (*manifest.Manifest, error) {
 	return manifest.Load(path, s.Caller)
 }
 
-// getenv returns a variable of the caller's, or nothing.
+// getenv returns a variable of the caller; empty if it is not set.
 func (s Spec) getenv(name string) string {
 	v, _ := s.Caller.Getenv(name)
 	return v
@@ -90,8 +90,8 @@ type preparation struct {
 	skillWarnings []string
 }
 
-// run asks the host at once for what takes time, and decides the rest
-// meanwhile. Each part writes to fields of its own.
+// run prepares the parts of the plan concurrently, because some of them query the host.
+// Each part writes to different fields.
 func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
 	parts := []func(context.Context) error{
@@ -144,7 +144,7 @@ func (p *preparation) name(ctx context.Context) error {
 	return err
 }
 
-// image decides which image runs and which command in it.
+// image decides on the image and the command.
 func (p *preparation) image(ctx context.Context) error {
 	base, source := p.spec.getenv("CLAUDE_BOTTLE_IMAGE"), "CLAUDE_BOTTLE_IMAGE"
 	if base == "" {
@@ -155,7 +155,7 @@ func (p *preparation) image(ctx context.Context) error {
 	}
 	ref, err := imageref.Normalize(base)
 	if err != nil {
-		return fmt.Errorf("the image %q from %s: %w", base, source, err)
+		return fmt.Errorf("image %q from %s: %w", base, source, err)
 	}
 	looked := ref
 	if p.spec.Cwd {
@@ -184,7 +184,7 @@ func (p *preparation) image(ctx context.Context) error {
 	return p.plan.setCommand(info)
 }
 
-// derived names the image that holds the working directory.
+// derived returns the name of the image that contains the working directory.
 func (p *preparation) derived() (string, error) {
 	name := p.spec.getenv("CLAUDE_BOTTLE_DERIVED_IMAGE")
 	if name == "" {
@@ -196,7 +196,7 @@ func (p *preparation) derived() (string, error) {
 	}
 	ref, err := imageref.Normalize(name)
 	if err != nil {
-		return "", fmt.Errorf("the derived image %q: %w", name, err)
+		return "", fmt.Errorf("derived image %q: %w", name, err)
 	}
 	return ref, nil
 }
@@ -206,15 +206,15 @@ func imageHint(ref string, err error) error {
 		return err
 	}
 	return &hint.Error{
-		Err:  fmt.Errorf("no image %s in containerd's store: %w", imageref.Familiar(ref), err),
-		Hint: "put it there: bottle pull " + imageref.Familiar(ref),
+		Err:  fmt.Errorf("missing image %s: %w", imageref.Familiar(ref), err),
+		Hint: "pull it: bottle pull " + imageref.Familiar(ref),
 	}
 }
 
 func (p *preparation) runtime(ctx context.Context) error {
 	known := []string{Runsc, Runc}
 	if !slices.Contains(known, p.plan.Runtime) {
-		return &hint.Error{Err: fmt.Errorf("no runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
+		return &hint.Error{Err: fmt.Errorf("unknown runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
 	}
 	err := p.host.Runtime(ctx, p.plan.Runtime)
 	if err == nil && p.plan.Runtime != Runc {
@@ -266,7 +266,7 @@ func (p *preparation) warn() {
 	plan := p.plan
 	warn := func(format string, args ...any) { plan.Warnings = append(plan.Warnings, fmt.Sprintf(format, args...)) }
 	if plan.Runtime == Runc {
-		warn("runtime runc: the agent shares the host's kernel, and nothing but the kernel's own checks keeps it in; gVisor's isolation is lost, and nothing bounds what it writes to the disk; host users with the user ID of the agent can send it signals")
+		warn("runtime runc: the agent shares the host's kernel, without gVisor's isolation; its disk use has no limit; host users with the user ID of the agent can send it signals")
 	}
 	for _, w := range entryWarnings(plan.entries) {
 		warn("%s", w)
@@ -297,8 +297,8 @@ func (p *preparation) ssh(context.Context) (err error) {
 	return err
 }
 
-// git takes the identity from the manifest. What that leaves out is the invoking
-// user's, as git reports it in their working directory.
+// git takes the identity from the manifest, and a missing name or address from the
+// invoking user's git configuration in the working directory.
 func (p *preparation) git(ctx context.Context) error {
 	g := manifest.Git{}
 	if p.bottle.Git != nil {

@@ -25,7 +25,7 @@ func TestPrepareDefaults(t *testing.T) {
 	s.host.warnings = []string{"the host is odd"}
 	got := s.good()
 	if got.Created.IsZero() {
-		t.Error("no time")
+		t.Error("missing time of creation")
 	}
 	got.Created, got.caller, got.command = s.good().Created, caller.Caller{}, nil
 	got.entries, got.policy = egress.Entries{}, egress.Policy{} // tested by TestPreparePolicyAndLimits
@@ -118,12 +118,12 @@ func TestPrepareImage(t *testing.T) {
 func TestPrepareImageErrors(t *testing.T) {
 	s := newScene(t, "image: mine", "")
 	s.spec.Pull = PullNever
-	s.bad("no image mine:latest", "bottle pull mine:latest")
+	s.bad("missing image mine:latest", "bottle pull mine:latest")
 	if _, err := s.prepare(); !errors.Is(err, ErrImageMissing) {
 		t.Errorf("%v is not ErrImageMissing", err)
 	}
 	s.spec.Cwd = true
-	s.bad("no image mine:latest", "bottle pull mine:latest")
+	s.bad("missing image mine:latest", "bottle pull mine:latest")
 	s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"] = "Bad"
 	s.bad(`derived image "Bad"`)
 	s.env["CLAUDE_BOTTLE_IMAGE"] = "No Image"
@@ -154,17 +154,17 @@ func TestPrepareCommand(t *testing.T) {
 	}
 	s := newScene(t, "", "")
 	s.host.images[defaultRef], s.spec.Args = ImageInfo{}, []string{"x"}
-	s.bad(`agent "impl" has no command`, "in the manifest")
+	s.bad(`missing command: neither agent "impl"`, "in the manifest")
 }
 
 func TestPrepareRuntimeAndProxy(t *testing.T) {
 	s := newScene(t, "", "")
 	s.spec.Runtime = "runc"
-	if got := s.good(); got.Runtime != "runc" || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "isolation is lost") {
+	if got := s.good(); got.Runtime != "runc" || len(got.Warnings) != 1 || !strings.Contains(got.Warnings[0], "without gVisor's isolation") {
 		t.Errorf("got %s, warnings %q", got.Runtime, got.Warnings)
 	}
 	s.spec.Runtime = "kata"
-	s.bad(`no runtime "kata"`, "--runtime runsc or runc")
+	s.bad(`unknown runtime "kata"`, "--runtime runsc or runc")
 	s.spec.Runtime, s.host.runtimeErr = "", &hint.Error{Err: errors.New("no runsc"), Hint: "install it"}
 	s.bad("no runsc: install it")
 	s.host.runtimeErr, s.host.network = nil, errors.New("no bridge plugin")
@@ -172,7 +172,7 @@ func TestPrepareRuntimeAndProxy(t *testing.T) {
 	s.host.network, s.spec.Proxy, s.spec.Pull = nil, "", PullNever
 	s.bad("pipelock", "--proxy builtin")
 	s.spec.Proxy = "squid"
-	s.bad(`no proxy "squid"`, "--proxy builtin")
+	s.bad(`unknown proxy "squid"`, "--proxy builtin")
 }
 
 func TestPreparePolicyAndLimits(t *testing.T) {
@@ -192,7 +192,7 @@ func TestPreparePolicyAndLimits(t *testing.T) {
 func TestPrepareSkillsAndPrompt(t *testing.T) {
 	s := newScene(t, "git: {name: A}", `skills: [review, test], prompt: "é!"`)
 	s.write("home/.claude/skills/review/SKILL.md", "", 0o644)
-	s.write("home/.claude/skills/test", "", 0o644) // a file is no skill
+	s.write("home/.claude/skills/test", "", 0o644) // a file, not a directory
 	s.bad(`missing skill 'test': no directory `+s.path("home/.claude/skills/test"), "create it there")
 	if err := os.Remove(s.path("home/.claude/skills/test")); err != nil {
 		t.Fatal(err)
@@ -208,25 +208,25 @@ func TestPrepareSkillsAndPrompt(t *testing.T) {
 }
 
 // All problems are reported together, always in the same order.
-func TestPrepareTellsEveryMistake(t *testing.T) {
+func TestPrepareReportsAllErrors(t *testing.T) {
 	s := newScene(t, `image: mine, env: {TOKEN: , OTHER: {file: nowhere}}, ssh: [{Host: a, IdentityFile: ~/none, HostKey: `+testHostKey+`}]`, "skills: [x, y]")
 	s.host.images, s.host.runtimeErr, s.host.network = nil, errors.New("no runsc"), errors.New("no cni")
 	s.spec.Name, s.spec.Proxy = "a b", "squid"
 	s.spec.Pull = PullNever
-	want := []string{`"a b"`, "no image", "no runsc", "no cni", "no proxy", "OTHER: missing file", "TOKEN is to be forwarded", `skill 'x'`, `skill 'y'`, "ssh key of a"}
+	want := []string{`"a b"`, "missing image", "no runsc", "no cni", "unknown proxy", "OTHER: missing file", "cannot forward TOKEN", `skill 'x'`, `skill 'y'`, "ssh key of a"}
 	for range 20 {
 		_, err := s.prepare()
 		got := hint.Split(err)
 		if len(got) != len(want) {
-			t.Fatalf("got %d mistakes, want %d:\n%v", len(got), len(want), err)
+			t.Fatalf("got %d errors, want %d:\n%v", len(got), len(want), err)
 		}
 		for i := range want {
 			if !strings.Contains(got[i].Error(), want[i]) {
-				t.Fatalf("mistake %d: got %v, want %q", i, got[i], want[i])
+				t.Fatalf("error %d: got %v, want %q", i, got[i], want[i])
 			}
 		}
 		if hint.Of(got[5]) != "" || hint.Of(got[6]) == "" {
-			t.Fatal("a hint stands with another mistake")
+			t.Fatal("the hint is attached to the wrong error")
 		}
 	}
 }
@@ -240,7 +240,7 @@ func TestPrepareCancelled(t *testing.T) {
 	}
 }
 
-func TestMistakes(t *testing.T) {
+func TestProblems(t *testing.T) {
 	a, b, c := errors.New("a"), &hint.Error{Err: errors.New("b"), Hint: "fix b"}, errors.New("c")
 	worded := fmt.Errorf("both: %w, %w", a, c)
 	for want, err := range map[string]error{
@@ -261,7 +261,7 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	if !errors.Is(hint.Problems{a, b}, b) || hint.Of(hint.Problems{a, b}) != "fix b" || hint.Of(a) != "" {
-		t.Error("Problems hide what they hold")
+		t.Error("errors.Is does not find an error in Problems")
 	}
 }
 
@@ -274,7 +274,7 @@ func planJSON(t *testing.T, p *Plan) string {
 	return string(data)
 }
 
-// The keys are what programs rely on.
+// TestPlanJSONKeys checks the keys of the JSON form, which programs rely on.
 func TestPlanJSONKeys(t *testing.T) {
 	var got map[string]any
 	if err := json.Unmarshal([]byte(planJSON(t, newScene(t, "", "").good())), &got); err != nil {

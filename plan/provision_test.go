@@ -52,7 +52,7 @@ func TestSkillFiles(t *testing.T) {
 	s.write(dir+"SKILL.md", "text", 0o600)
 	s.write(dir+"bin/run", "script", 0o755)
 	s.write(dir+".git/config", "token", 0o644)
-	for link, to := range map[string]string{"within.md": "bin/../SKILL.md", "folder": "bin"} {
+	for link, to := range map[string]string{"within.md": "bin/../SKILL.md", "linked": "bin"} {
 		if err := os.Symlink(to, s.path(dir+link)); err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestSkillFiles(t *testing.T) {
 	want := map[string]string{
 		"review drwxr-xr-x": "", "review/SKILL.md -rw-r--r--": "text", "review/bin drwxr-xr-x": "",
 		"review/bin/run -rwxr-xr-x": "script", "review/within.md -rw-r--r--": "text",
-		"review/folder drwxr-xr-x": "", "review/folder/run -rwxr-xr-x": "script",
+		"review/linked drwxr-xr-x": "", "review/linked/run -rwxr-xr-x": "script",
 	}
 	if !reflect.DeepEqual(got, want) || !slices.Equal(plan.Skills, []string{"review"}) || len(plan.Warnings) != 0 {
 		t.Errorf("got %v of %v, warnings %q", got, plan.Skills, plan.Warnings)
@@ -81,7 +81,7 @@ func TestSkillFiles(t *testing.T) {
 	}
 }
 
-// A skill may be a link itself: its user keeps it elsewhere.
+// TestSkillElsewhere checks that a skill may be a link to another directory of the user.
 func TestSkillElsewhere(t *testing.T) {
 	s := newScene(t, "", "skills: [review]")
 	s.write("elsewhere/SKILL.md", "text", 0o644)
@@ -139,12 +139,12 @@ func TestSkillCount(t *testing.T) {
 func TestGitIdentity(t *testing.T) {
 	s := newScene(t, "", "")
 	if got := s.good().Git; got != nil {
-		t.Errorf("without any: %+v", got)
+		t.Errorf("without a configuration: %+v", got)
 	}
 	s.write("home/.gitconfig", "[user]\n\tname = Home\n\temail = home@example.test\n[include]\n\tpath = more\n", 0o644)
 	s.write("home/more", "[user]\n\tname = Included\n", 0o644)
 	if got := s.good().Git; got == nil || *got != (manifest.Git{Name: "Included", Email: "home@example.test"}) {
-		t.Errorf("of the user's configuration: %+v", got)
+		t.Errorf("with the user's configuration: %+v", got)
 	}
 	s.write("home/.gitconfig", "[user\n", 0o644)
 	if w := s.good().Warnings; len(w) != 1 || !strings.Contains(w[0], "git has no identity") {
@@ -154,12 +154,12 @@ func TestGitIdentity(t *testing.T) {
 	s.write("home/xdg/git/config", "[user]\n\tname = X\n\temail = x@example.test\n", 0o644)
 	s.env["XDG_CONFIG_HOME"] = s.path("home/xdg")
 	if got := s.good().Git; got == nil || *got != (manifest.Git{Name: "X", Email: "manifest@example.test"}) {
-		t.Errorf("the manifest's goes over it: %+v", got)
+		t.Errorf("the manifest does not override it: %+v", got)
 	}
 }
 
-// TestGitIdentityOfAnother runs git as the invoking user, who is not root: what
-// only root may read is no part of it.
+// TestGitIdentityOfAnother checks that git runs as the invoking user, who is not root:
+// configuration that only root can read has no effect.
 func TestGitIdentityOfAnother(t *testing.T) {
 	home, err := os.MkdirTemp("", "bottle-home-")
 	if err != nil {
@@ -208,12 +208,12 @@ func TestGitIdentityOfAnother(t *testing.T) {
 	if got := identity(work); got != (manifest.Git{Name: "Mine", Email: "work@example.test"}) {
 		t.Errorf("in the repository: %+v", got)
 	}
-	// A folder that the user cannot enter, as the test's own.
+	// A directory that the user cannot enter, here root's.
 	if got := identity(t.TempDir()); got != (manifest.Git{Name: "Mine", Email: "mine@example.test"}) {
-		t.Errorf("in root's folder: %+v", got)
+		t.Errorf("in root's directory: %+v", got)
 	}
 	give(0)
 	if g, err := provision.GitIdentity(t.Context(), s.spec.Caller); g != (manifest.Git{}) {
-		t.Errorf("of a home that is root's: %+v, %v", g, err)
+		t.Errorf("with a home of root: %+v, %v", g, err)
 	}
 }

@@ -18,8 +18,8 @@ const DefaultPipelock = egress.PipelockImage + ":" + egress.DefaultPipelockVersi
 
 const useBuiltin = "choose the built-in proxy with --proxy builtin"
 
-// proxy decides which proxy enforces the policy. There is no other than the one
-// that was asked for.
+// proxy resolves the proxy that enforces the policy. There is no fallback to another
+// proxy.
 func (p *preparation) proxy(ctx context.Context) error {
 	switch p.plan.Proxy.Kind {
 	case manifest.ProxyBuiltin:
@@ -30,7 +30,7 @@ func (p *preparation) proxy(ctx context.Context) error {
 		}
 		return p.pipelock(ctx)
 	}
-	return &hint.Error{Err: fmt.Errorf("no proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
+	return &hint.Error{Err: fmt.Errorf("unknown proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
 }
 
 func (p *preparation) pipelock(ctx context.Context) error {
@@ -55,7 +55,7 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	}
 	if errors.Is(err, ErrImageMissing) {
 		return &hint.Error{
-			Err:  fmt.Errorf("the proxy's image %s: %w", name, err),
+			Err:  fmt.Errorf("proxy image %s: %w", name, err),
 			Hint: "pull it into containerd's store, or " + useBuiltin,
 		}
 	}
@@ -66,8 +66,8 @@ func (p *preparation) pipelock(ctx context.Context) error {
 	return nil
 }
 
-// pullName is what to pull, and the digest that it then must have: of a name with
-// both tag and digest the digest decides.
+// pullName returns the reference to pull and the digest that the image must have. If
+// the name has both a tag and a digest, the tag is ignored.
 func pullName(named reference.Named) (ref, digest string) {
 	digested, ok := named.(reference.Digested)
 	if !ok {
@@ -87,20 +87,20 @@ func ProxyImage(ctx context.Context, h Host, named reference.Named) (ImageInfo, 
 	}
 	byDigest, err := reference.WithDigest(reference.TrimNamed(named), digested.Digest())
 	if err != nil {
-		return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
+		return ImageInfo{}, fmt.Errorf("proxy image %s: %w", named, err)
 	}
 	info, err := h.Image(ctx, byDigest.String())
 	tagged, hasTag := named.(reference.Tagged)
 	if errors.Is(err, ErrImageMissing) && hasTag {
 		var byTag reference.NamedTagged
 		if byTag, err = reference.WithTag(reference.TrimNamed(named), tagged.Tag()); err != nil {
-			return ImageInfo{}, fmt.Errorf("the proxy's image %s: %w", named, err)
+			return ImageInfo{}, fmt.Errorf("proxy image %s: %w", named, err)
 		}
 		info, err = h.Image(ctx, byTag.String())
 	}
 	if err == nil && info.Digest != digested.Digest().String() {
 		err = &hint.Error{
-			Err:  fmt.Errorf("the proxy's image %s in containerd's store is another one, %s", named, info.Digest),
+			Err:  fmt.Errorf("proxy image %s has another digest in containerd's store: %s", named, info.Digest),
 			Hint: "pull it again, or correct the digest in the manifest",
 		}
 	}
@@ -112,11 +112,11 @@ func pipelockImage(p manifest.Proxy) (reference.Named, egress.PipelockVersion, e
 	name := cmp.Or(p.Image, DefaultPipelock)
 	named, err := reference.ParseNormalizedNamed(name)
 	if err != nil {
-		return nil, egress.PipelockVersion{}, fmt.Errorf("the proxy's image %q: %w", name, err)
+		return nil, egress.PipelockVersion{}, fmt.Errorf("proxy image %q: %w", name, err)
 	}
 	version, err := versionOf(named, p.Version)
 	if err != nil {
-		return nil, version, &hint.Error{Err: fmt.Errorf("the proxy's image %s: %w", name, err), Hint: hint.Of(err) + ", or " + useBuiltin}
+		return nil, version, &hint.Error{Err: fmt.Errorf("proxy image %s: %w", name, err), Hint: hint.Of(err) + ", or " + useBuiltin}
 	}
 	return named, version, nil
 }
@@ -135,11 +135,11 @@ func versionOf(named reference.Named, stated string) (egress.PipelockVersion, er
 	return egress.PipelockVersionOfTag(tag)
 }
 
-// warnProxy reports what the choice of proxy costs.
+// warnProxy reports the drawbacks of the chosen proxy.
 func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	plan := p.plan
 	if plan.Learn {
-		warn("NOTHING IS BLOCKED: THE AGENT REACHES EVERY PUBLIC HOST, and what the policy would have refused is only noted (--learn)")
+		warn("NOTHING IS BLOCKED: THE AGENT REACHES EVERY PUBLIC HOST, and what the policy would have refused is only logged (--learn)")
 	}
 	if plan.Proxy.Kind != manifest.ProxyPipelock {
 		return
@@ -153,11 +153,11 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 		warn("bottle was not tested with pipelock %s: its configuration follows pipelock's documentation", v)
 	}
 	if p.policyErr == nil && plan.policy.MixedPorts() {
-		warn("pipelock knows no ports: each allowed host is open on every port that any of them is allowed on")
+		warn("pipelock does not check ports: each allowed host can be reached on every port that any entry allows")
 	}
 }
 
-// PipelockConfig is pipelock's configuration for an agent's policy.
+// PipelockConfig renders pipelock's configuration for an agent's policy.
 func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
 	_, b, err := m.Lookup(agent)
 	if err != nil {

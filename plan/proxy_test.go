@@ -16,7 +16,7 @@ const (
 	pipelockDigest = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 )
 
-// newPipelockScene is one whose host has pipelock's default image.
+// newPipelockScene returns a scene whose host has pipelock's default image.
 func newPipelockScene(t *testing.T, bottle string) *scene {
 	s := newScene(t, bottle, "")
 	s.spec.Proxy = ""
@@ -25,30 +25,30 @@ func newPipelockScene(t *testing.T, bottle string) *scene {
 }
 
 func TestPrepareProxyKind(t *testing.T) {
-	// The default, and what stands over it.
+	// The default, and its overrides.
 	if got := newPipelockScene(t, "").good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Digest: pipelockDigest, Version: "3.8.0"}) {
-		t.Errorf("by default: %+v", got)
+		t.Errorf("default: %+v", got)
 	}
 	if got := newPipelockScene(t, "proxy: {kind: builtin}").good().Proxy; got != (Proxy{Kind: "builtin"}) {
-		t.Errorf("by the manifest: %+v", got)
+		t.Errorf("manifest: %+v", got)
 	}
 	s := newPipelockScene(t, "proxy: {kind: pipelock}")
 	s.spec.Proxy = manifest.ProxyBuiltin
 	if got := s.good().Proxy; got != (Proxy{Kind: "builtin"}) {
-		t.Errorf("by the flag: %+v", got)
+		t.Errorf("flag: %+v", got)
 	}
 	s.spec.Proxy = "squid"
-	s.bad(`no proxy "squid"`, "--proxy pipelock or --proxy builtin")
+	s.bad(`unknown proxy "squid"`, "--proxy pipelock or --proxy builtin")
 }
 
 func TestPreparePipelock(t *testing.T) {
 	s := newPipelockScene(t, "")
 	delete(s.host.images, pipelockRef)
 	if got := s.good().Proxy; got != (Proxy{Kind: "pipelock", Image: pipelockRef, Version: "3.8.0", Pull: true}) {
-		t.Errorf("an image that is not there: %+v", got)
+		t.Errorf("a missing image: %+v", got)
 	}
 	s.spec.Pull = PullNever
-	s.bad("the proxy's image "+pipelockRef, "the image is missing", "--proxy builtin")
+	s.bad("proxy image "+pipelockRef, "not in containerd's store", "--proxy builtin")
 
 	s = newPipelockScene(t, "proxy: {image: 'example.test/pipelock:4.1.0'}")
 	s.bad(`unknown version of pipelock "4.1.0"`, "--proxy builtin")
@@ -63,7 +63,7 @@ func TestPreparePipelock(t *testing.T) {
 		t.Errorf("a stated version: %+v", got)
 	}
 
-	// What pipelock cannot do is an error of the plan, with its own reason.
+	// A policy that pipelock does not support is an error with the reason.
 	newPipelockScene(t, "egress: {allow: [a.test], allow_private: ['*.test']}").bad("a wildcard needs at least two labels", "built-in proxy")
 	newPipelockScene(t, "egress: {allow: ['*.a.test'], deny: ['b.a.test:443']}").bad("it denies a host on every port only", "built-in proxy")
 	newScene(t, "egress: {allow: ['*.a.test'], allow_private: ['*.test'], deny: ['b.a.test:443']}", "").good()
@@ -79,9 +79,9 @@ func TestPreparePipelockDigest(t *testing.T) {
 	if p := named(pipelockDigest).good(); !p.Proxy.Pinned || p.Proxy.Image != pipelockRef || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "not tested with pipelock 3.8.0") {
 		t.Errorf("%+v, warnings %q", p.Proxy, p.Warnings)
 	}
-	named(other).bad("is another one, "+pipelockDigest, "pull it again")
+	named(other).bad("has another digest in containerd's store: "+pipelockDigest, "pull it again")
 
-	// Stored under its digest, as a pull by digest does.
+	// Stored under its digest, as after a pull by digest.
 	s := named(other)
 	byDigest := "ghcr.io/pipelab-org/pipelock@" + other
 	s.host.images[byDigest] = ImageInfo{Ref: byDigest, Digest: other}
@@ -94,28 +94,28 @@ func TestProxyWarnings(t *testing.T) {
 	has := func(s *scene, want string) {
 		t.Helper()
 		if w := s.good().Warnings; !slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, want) }) {
-			t.Errorf("no %q in %q", want, w)
+			t.Errorf("missing %q in %q", want, w)
 		}
 	}
 	hasNot := func(s *scene, not string) {
 		t.Helper()
 		if w := s.good().Warnings; slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, not) }) {
-			t.Errorf("%q in %q", not, w)
+			t.Errorf("unexpected %q in %q", not, w)
 		}
 	}
 	has(newPipelockScene(t, ""), "is not pinned: name it with its digest, "+pipelockRef+"@"+pipelockDigest)
-	has(newPipelockScene(t, "egress: {allow: [a.test, 'b.test:8443']}"), "pipelock knows no ports")
+	has(newPipelockScene(t, "egress: {allow: [a.test, 'b.test:8443']}"), "pipelock does not check ports")
 	has(newScene(t, "egress: {allow: [localhost]}", ""), `allow entry "localhost": cannot be reached: resolves to a loopback address`)
 	has(newScene(t, "egress: {allow: [10.77.0.1], allow_private: [10.0.0.0/8]}", ""), "an address of the sandbox itself")
 	has(newScene(t, "egress: {allow: [10.1.2.3]}", ""), "a private address that allow_private does not list")
-	hasNot(newPipelockScene(t, "egress: {allow: [a.test, b.test]}"), "pipelock knows no ports")
+	hasNot(newPipelockScene(t, "egress: {allow: [a.test, b.test]}"), "pipelock does not check ports")
 	hasNot(newScene(t, "egress: {allow: [a.test, 'b.test:8443']}", ""), "ports")
 
 	s := newScene(t, "", "")
 	s.spec.Learn = true
 	has(s, "NOTHING IS BLOCKED")
 	if !s.good().Learn {
-		t.Error("the plan does not learn")
+		t.Error("the plan lacks Learn")
 	}
 }
 
@@ -130,13 +130,13 @@ func TestPipelockConfig(t *testing.T) {
 	}
 	for _, want := range []string{"mode: strict\n", "- api.anthropic.com\n", `- '*.github.com'` + "\n", "- git.example.com\n", "- 10.1.2.0/24\n", "- intranet.example\n"} {
 		if !strings.Contains(string(got), want) {
-			t.Errorf("no %q in\n%s", want, got)
+			t.Errorf("missing %q in\n%s", want, got)
 		}
 	}
 	if strings.Contains(string(got), "8443") {
-		t.Errorf("a port, which pipelock would take for a part of the name:\n%s", got)
+		t.Errorf("an entry with a port, which pipelock would parse as a part of the name:\n%s", got)
 	}
 	if _, err := PipelockConfig(m, "nobody"); err == nil {
-		t.Error("an agent that is not there has a configuration")
+		t.Error("no error for an unknown agent")
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// fakeHost answers as it is told. The real one is tested with containerd.
+// fakeHost returns fixed answers. The real implementation is tested with containerd.
 type fakeHost struct {
 	taken                         map[string]bool
 	images                        map[string]ImageInfo
@@ -40,7 +40,7 @@ func (h *fakeHost) Network(context.Context) (Network, error) {
 	return Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: h.warnings}, h.network
 }
 
-// scene is a caller with a home and a working folder, a manifest and a host.
+// scene is a caller with a home and a working directory, a manifest and a host.
 type scene struct {
 	t    *testing.T
 	host *fakeHost
@@ -48,8 +48,8 @@ type scene struct {
 	spec Spec
 }
 
-// newScene has a manifest of one agent, impl, in one bottle, dev; what they are
-// is given as lines of YAML in braces.
+// newScene returns a scene whose manifest has an agent impl in a bottle dev, with the
+// settings in YAML's flow style.
 func newScene(t *testing.T, bottle, agent string) *scene {
 	t.Helper()
 	if agent != "" {
@@ -61,7 +61,7 @@ func newScene(t *testing.T, bottle, agent string) *scene {
 func sceneOf(t *testing.T, file string) *scene {
 	t.Helper()
 	root := t.TempDir()
-	// Other users, whom some tests are, can reach what the modes of the files allow.
+	// Some tests run as another user, who must be able to enter the directories.
 	for _, dir := range []string{root, filepath.Dir(root)} {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -101,7 +101,7 @@ func (s *scene) write(name, text string, mode os.FileMode) {
 	}
 }
 
-// listing is every path below the scene, with what tells that it changed.
+// listing returns all paths of the scene with the attributes that show a change.
 func (s *scene) listing() []string {
 	s.t.Helper()
 	var out []string
@@ -121,8 +121,8 @@ func (s *scene) listing() []string {
 	return out
 }
 
-// prepare checks what holds for every call: nothing is made, and a mistake
-// shows no value.
+// prepare calls Prepare and checks that it creates no files and that errors contain no
+// secret values.
 func (s *scene) prepare() (*Plan, error) {
 	s.t.Helper()
 	before := s.listing()
@@ -135,7 +135,7 @@ func (s *scene) prepare() (*Plan, error) {
 	}
 	for _, e := range hint.Split(err) {
 		if text := e.Error() + hint.Of(e); secrets.MatchString(text) || strings.Contains(text, "\n") {
-			s.t.Errorf("shows a value, or is not one line: %s", text)
+			s.t.Errorf("contains a secret value, or more than one line: %s", text)
 		}
 	}
 	return plan, err
@@ -150,7 +150,7 @@ func (s *scene) good() *Plan {
 	return plan
 }
 
-// bad expects one mistake that says all of want in its text and hint.
+// bad expects one error that contains all of want in its text and hint.
 func (s *scene) bad(want ...string) {
 	s.t.Helper()
 	_, err := s.prepare()
@@ -158,15 +158,15 @@ func (s *scene) bad(want ...string) {
 		s.t.Fatalf("no error, want one with %q", want)
 	}
 	if n := len(hint.Split(err)); n != 1 {
-		s.t.Errorf("%d mistakes, want one: %v", n, err)
+		s.t.Errorf("%d errors, want 1: %v", n, err)
 	}
 	text := err.Error() + ": " + hint.Of(err)
 	for _, w := range want {
 		if !strings.Contains(text, w) {
-			s.t.Errorf("got %q, want %q in it", text, w)
+			s.t.Errorf("got %q, want it to contain %q", text, w)
 		}
 	}
 }
 
-// secrets matches the secret values of these tests, encoded ones too.
+// secrets matches the secret values of these tests, also in encoded form.
 var secrets = regexp.MustCompile(`(?i)hunter|9182736|aHVudGVy`)

@@ -22,14 +22,14 @@ import (
 
 const testHostKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"
 
-// testPrivate is the private key number n, the same each time.
+// testPrivate returns the private key number n, which is the same in each run.
 func testPrivate(n byte) ed25519.PrivateKey {
 	seed := make([]byte, ed25519.SeedSize)
 	seed[0] = n
 	return ed25519.NewKeyFromSeed(seed)
 }
 
-// testPublic is the public half of number 1.
+// testPublic returns the public key of number 1.
 func testPublic(t *testing.T) string {
 	t.Helper()
 	key, err := ssh.NewPublicKey(testPrivate(1).Public())
@@ -51,7 +51,7 @@ func testPEM(t *testing.T, n byte, passphrase string) string {
 	return string(pem.EncodeToMemory(block))
 }
 
-// ownAgent serves the caller's agent, with one key.
+// ownAgent runs the caller's ssh agent with one key.
 func (s *scene) ownAgent(n byte) {
 	s.t.Helper()
 	ring := agent.NewKeyring()
@@ -95,13 +95,13 @@ func TestPrepareSSHKeys(t *testing.T) {
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o640)
 	_, err := s.prepare()
 	if got := hint.Split(err); len(got) != 2 || !strings.Contains(got[0].Error(), "ssh key of a") || hint.Of(got[0]) != "chmod 600 "+want[0] {
-		t.Errorf("others may read it: %v", err)
+		t.Errorf("a key that others can read: %v", err)
 	}
 	s.write("home/.ssh/a", testPEM(t, 1, ""), 0o600)
 	s.spec.Caller.UID += 4242
 	_, err = s.prepare()
 	if !slices.ContainsFunc(hint.Split(err), func(e error) bool { return strings.Contains(e.Error(), "cannot read "+want[1]+": permission denied") }) {
-		t.Errorf("another's keys: %v", err)
+		t.Errorf("keys of another user: %v", err)
 	}
 }
 
@@ -132,7 +132,7 @@ func TestPrepareSSHUnbound(t *testing.T) {
 	}
 }
 
-func TestPrepareSSHMistakes(t *testing.T) {
+func TestPrepareSSHErrors(t *testing.T) {
 	entry := func(more string) string { return `ssh: [{Host: a, HostKey: ` + testHostKey + `, ` + more + `}]` }
 	private := entry("IdentityFile: ~/.ssh/a")
 	for name, c := range map[string]struct {
@@ -163,7 +163,8 @@ func TestPrepareSSHMistakes(t *testing.T) {
 	}
 }
 
-// A locked key is the agent's if that has it, and else asked for.
+// TestUnlock checks that a locked key is taken from the caller's ssh agent if that has
+// it, and that otherwise its passphrase is a question.
 func TestUnlock(t *testing.T) {
 	s := newScene(t, `ssh: [{Host: a, HostKey: `+testHostKey+`, IdentityFile: ~/.ssh/a}]`, "")
 	s.write("home/.ssh/a", testPEM(t, 1, "open sesame"), 0o600)
@@ -180,7 +181,7 @@ func TestUnlock(t *testing.T) {
 	s.ownAgent(1)
 	s.spec.NoInput = true
 	if plan := s.good(); len(provision.LockedKeys(plan.ssh)) != 0 || len(provision.SSHKeys(plan.ssh)) != 1 {
-		t.Error("the caller's agent has it, and it is asked for")
+		t.Error("the passphrase of a key in the caller's agent is a question")
 	}
 	if strings.Contains(planJSON(t, plan), "PRIVATE KEY") {
 		t.Error("the plan shows the key")
@@ -210,7 +211,7 @@ func TestSSHConfig(t *testing.T) {
 	if len(plan.Warnings) != 1 || !strings.Contains(plan.Warnings[0], "is copied into the bottle for home") {
 		t.Errorf("warnings %q", plan.Warnings)
 	}
-	// The real ssh's view, of both entries and by the host's name.
+	// The configuration as ssh itself reads it, for both entries and by host name.
 	config := t.TempDir() + "/config"
 	if err := os.WriteFile(config, []byte(files["config"]), 0o600); err != nil {
 		t.Fatal(err)
@@ -224,17 +225,18 @@ func TestSSHConfig(t *testing.T) {
 	} {
 		got := sshView(t, config, host)
 		if host == "localhost" && strings.Contains(got, "proxycommand") {
-			t.Errorf("the sandbox itself is reached through the proxy:\n%s", got)
+			t.Errorf("connections to the sandbox itself use the proxy:\n%s", got)
 		}
 		for _, w := range want {
 			if !strings.Contains(got, "\n"+w+"\n") {
-				t.Errorf("%s: no %q in\n%s", host, w, got)
+				t.Errorf("%s: missing %q in\n%s", host, w, got)
 			}
 		}
 	}
 }
 
-// A name that is an entry's own is not another's, wherever that stands.
+// TestSSHConfigNames checks that the Host of an entry is never used for the HostName of
+// another entry, in any order.
 func TestSSHConfigNames(t *testing.T) {
 	s := newScene(t, `ssh: [{Host: work, HostName: git.test, User: a, HostKey: `+testHostKey+`}, {Host: git.test, User: b, HostKey: `+testHostKey+`}, {Host: again, HostName: git.test, User: c, HostKey: `+testHostKey+`}, {Host: other, HostName: x.test, HostKey: `+testHostKey+`}, {Host: third, HostName: x.test, User: d, HostKey: `+testHostKey+`}]`, "")
 	config := t.TempDir() + "/config"
@@ -247,11 +249,11 @@ func TestSSHConfigNames(t *testing.T) {
 	}
 	for host, want := range map[string]string{"work": "user a\n", "git.test": "user b\n", "again": "user c\n", "third": "user d\n"} {
 		if got := sshView(t, config, host); !strings.Contains(got, "\n"+want) {
-			t.Errorf("%s: no %q in\n%s", host, want, got)
+			t.Errorf("%s: missing %q in\n%s", host, want, got)
 		}
 	}
 	if got := sshView(t, config, "x.test"); !strings.Contains(got, "\nidentityagent "+provision.GuestSSHSocket) || strings.Contains(got, "\nuser d\n") {
-		t.Errorf("x.test is not the first entry's:\n%s", got)
+		t.Errorf("x.test does not use the first entry:\n%s", got)
 	}
 }
 

@@ -11,9 +11,8 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// ManifestWarnings returns what is wrong with the policies of a manifest although
-// they are valid: entries that can never work, and those that pipelock cannot
-// enforce where it is the bottle's proxy.
+// ManifestWarnings returns the problems of valid policies in a manifest: entries that
+// can never match, and entries that pipelock cannot enforce if it is the proxy.
 func ManifestWarnings(m *manifest.Manifest) []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(m.Bottles)) {
@@ -30,7 +29,7 @@ func ManifestWarnings(m *manifest.Manifest) []string {
 	return out
 }
 
-// entryWarnings are about entries that can never work, whatever the proxy.
+// entryWarnings reports entries that can never match, with any proxy.
 func entryWarnings(entries egress.Entries) []string {
 	var out []string
 	for _, problem := range entries.Problems(segment.Agent.Masked()) {

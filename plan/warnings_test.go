@@ -7,8 +7,8 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// Entries that can never work, and those that the bottle's proxy cannot enforce, are
-// reported by the check of a manifest.
+// TestManifestWarnings checks that entries that can never match and entries that the
+// proxy cannot enforce are reported.
 func TestManifestWarnings(t *testing.T) {
 	m, err := manifest.Parse("bottle.yaml", []byte(`version: 1
 bottles:
@@ -30,7 +30,7 @@ agents: {x: {bottle: good}}
 		`bottle never: allow entry "fe80::1": not supported by pipelock: an IPv6 address; `,
 		`bottle pipelock: deny entry "b.a.test:443": not supported by pipelock: it denies a host on every port only; `,
 		`bottle pipelock: allow_private entry "*.test": not supported by pipelock: a wildcard needs at least two labels`,
-		`bottle untagged: the proxy's image example.test/pipelock: unknown version of pipelock: its image has no tag; state the version`,
+		`bottle untagged: proxy image example.test/pipelock: unknown version of pipelock: its image has no tag; state the version`,
 	}
 	if len(got) != len(want) {
 		t.Fatalf("%d warnings, want %d:\n%s", len(got), len(want), strings.Join(got, "\n"))

@@ -25,7 +25,7 @@ func claudeConfigDir(dir string) places {
 }
 
 // claudeEnv disables the features of Claude Code that need more hosts than its API. As
-// root it skips permission questions only if told that it is in a sandbox.
+// root it skips permission questions only if IS_SANDBOX is set.
 func claudeEnv(uid uint32) []string {
 	env := []string{
 		"DISABLE_AUTOUPDATER=1",

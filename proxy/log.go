@@ -77,12 +77,12 @@ func allowProblem(entries egress.Entries, rule egress.Rule) *egress.Problem {
 	return nil
 }
 
-// LearntEntries returns the policy entries that would allow the destinations that
+// LearnedEntries returns the policy entries that would allow the destinations that
 // a run with --learn recorded.
-func LearntEntries(hosts []egress.HostSummary) []string {
+func LearnedEntries(hosts []egress.HostSummary) []string {
 	var out []string
 	for _, h := range hosts {
-		if entry, _ := AllowingEntry(h.Destination, h.Scanner); h.Learnt > 0 && entry != "" {
+		if entry, _ := AllowingEntry(h.Destination, h.Scanner); h.Learned > 0 && entry != "" {
 			out = append(out, entry)
 		}
 	}

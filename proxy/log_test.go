@@ -9,22 +9,22 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-func TestLearntEntries(t *testing.T) {
-	got := LearntEntries([]egress.HostSummary{
-		{Destination: "b.test:443", Learnt: 2, Scanner: "allowlist"},
-		{Destination: "b.test:80", Learnt: 1, Scanner: "allowlist"},
-		{Destination: "a.test:8443", Learnt: 1, Scanner: "port"},
-		{Destination: "B.test:443", Learnt: 1, Scanner: "allowlist"},
-		{Destination: "203.0.113.9:443", Learnt: 1, Scanner: "allowlist"},
-		{Destination: "9.9.9.9:443", Learnt: 1, Scanner: "allowlist"},
-		{Destination: "[2001:db8::1]:8443", Learnt: 1, Scanner: "allowlist"},
+func TestLearnedEntries(t *testing.T) {
+	got := LearnedEntries([]egress.HostSummary{
+		{Destination: "b.test:443", Learned: 2, Scanner: "allowlist"},
+		{Destination: "b.test:80", Learned: 1, Scanner: "allowlist"},
+		{Destination: "a.test:8443", Learned: 1, Scanner: "port"},
+		{Destination: "B.test:443", Learned: 1, Scanner: "allowlist"},
+		{Destination: "203.0.113.9:443", Learned: 1, Scanner: "allowlist"},
+		{Destination: "9.9.9.9:443", Learned: 1, Scanner: "allowlist"},
+		{Destination: "[2001:db8::1]:8443", Learned: 1, Scanner: "allowlist"},
 		{Destination: "allowed.test:443", Requests: 7},
 		{Destination: "refused.test:443", Refused: 1, Scanner: "allowlist"},
-		{Destination: "secret.test:80", Learnt: 1, Scanner: "dlp"},
-		{Destination: "other.test:443", Learnt: 1, Scanner: "sni"},
-		{Destination: "no host\x1b:443", Learnt: 1, Scanner: "allowlist"},
-		{Destination: "(no host)", Learnt: 1, Scanner: "allowlist"},
-		{Destination: "(others)", Learnt: 1, Scanner: "allowlist"},
+		{Destination: "secret.test:80", Learned: 1, Scanner: "dlp"},
+		{Destination: "other.test:443", Learned: 1, Scanner: "sni"},
+		{Destination: "no host\x1b:443", Learned: 1, Scanner: "allowlist"},
+		{Destination: "(no host)", Learned: 1, Scanner: "allowlist"},
+		{Destination: "(others)", Learned: 1, Scanner: "allowlist"},
 	})
 	if want := []string{"9.9.9.9", "a.test:8443", "b.test"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

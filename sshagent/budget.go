@@ -9,7 +9,7 @@ import (
 // Requests are answered on the host, outside the limits of the sandbox, so each
 // bottle has a budget for them. A request that exceeds the budget waits. The budget
 // is in units: a login by OpenSSH lists the keys, binds the session and signs, which
-// takes 25 units, so the budget permits 100 logins at once and 10 logins per second
+// takes 25 units, so the budget permits a burst of 100 logins and 10 logins per second
 // after that. A signature with RSA-4096, the most expensive kind in common use,
 // takes about 7 ms of CPU time: repeated without pause it takes a tenth of a CPU.
 const (

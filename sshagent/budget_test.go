@@ -32,7 +32,7 @@ func TestBudget(t *testing.T) {
 		count int
 		want  time.Duration
 	}{
-		"logins at once":       {login, 100, 0},
+		"burst of logins":      {login, 100, 0},
 		"logins":               {login, 200, 10 * time.Second},
 		"signatures":           {func(s fixture) error { return s.sign(s.login()) }, 500, 30 * time.Second},
 		"refused signatures":   {func(s fixture) error { _ = s.sign(s.unboundLogin()); return nil }, 500, 30 * time.Second},

@@ -53,7 +53,7 @@ func (a *app) execCommand() *cobra.Command {
 					return e.Exec(ctx, name, cfg)
 				}, cfg, a.showRefusals(e, name))
 				if _, ok := a.terminal(); ok && cfg.Terminal {
-					// As in run, a log that cannot be read is no reason to fail.
+					// As in run, an unreadable log is not an error.
 					if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
 						a.showSessionRefused(name, hosts)
 					}

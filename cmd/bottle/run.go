@@ -161,11 +161,11 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 		return b.Exec(ctx, cfg)
 	}, bottle.SessionConfig{Terminal: a.wantsTerminal(f.tty, f.noTTY)}, a.showRefusals(e, b.Name))
 	stopWatch()
-	// A log that cannot be read is no reason to fail: the session has ended.
+	// An unreadable log is not an error, as the session has ended.
 	if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), b.Name, time.Time{}); serr == nil {
 		a.showSummary(plan.Agent, hosts)
 		if plan.Learn {
-			a.showLearnt(plan, hosts)
+			a.showLearned(plan, hosts)
 		}
 	}
 	return err

@@ -43,8 +43,8 @@ const (
 	textNoRestart      = "The egress proxy of %s ended and cannot be restarted, so the bottle reaches no host: %s"
 	textLearnAsks      = "--learn allows every public host and needs somebody to watch"
 	hintLearnAsks      = "omit --yes and --no-input, and run bottle on a terminal"
-	textLearnt         = "The policy would have refused some of these requests. To allow them, run patch -p1 in %s with this patch:"
-	textLearntByHand   = "The policy would have refused some of these requests. To allow them, add this to %s by hand (%v):"
+	textLearned        = "The policy would have refused some of these requests. To allow them, run patch -p1 in %s with this patch:"
+	textLearnedByHand  = "The policy would have refused some of these requests. To allow them, add this to %s by hand (%v):"
 	textMoreHosts      = "and %d more"
 	textNoPipelock     = "expected exactly one agent name"
 	hintNoPipelock     = "bottle config show AGENT --pipelock"
@@ -66,7 +66,7 @@ func (a *app) showEgress(log iter.Seq2[egress.Entry, error], denied, asJSON bool
 			return err
 		}
 		verdict := entry.Verdict()
-		if verdict == "" || denied && verdict != egress.VerdictRefused && verdict != egress.VerdictLearnt {
+		if verdict == "" || denied && verdict != egress.VerdictRefused && verdict != egress.VerdictLearned {
 			continue
 		}
 		shown++
@@ -315,23 +315,23 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 	return err
 }
 
-// showLearnt prints what to add to the manifest after a run with --learn: a patch,
+// showLearned prints what to add to the manifest after a run with --learn: a patch,
 // or the entries if bottle cannot edit the manifest.
-func (a *app) showLearnt(plan *plan.Plan, hosts []egress.HostSummary) {
-	entries := proxy.LearntEntries(hosts)
+func (a *app) showLearned(plan *plan.Plan, hosts []egress.HostSummary) {
+	entries := proxy.LearnedEntries(hosts)
 	if len(entries) == 0 {
 		return
 	}
 	patch, err := manifest.PatchAllow(plan.Manifest, plan.Bottle, entries)
 	if err == nil && patch != "" {
-		a.note(textLearnt, filepath.Dir(plan.Manifest))
+		a.note(textLearned, filepath.Dir(plan.Manifest))
 		a.errorf("%s", patch)
 		return
 	}
 	if err == nil {
 		return // added to the manifest in the meantime
 	}
-	a.note(textLearntByHand, plan.Manifest, err)
+	a.note(textLearnedByHand, plan.Manifest, err)
 	a.note("bottles:\n  %s:\n    egress:\n      allow:", strconv.Quote(plan.Bottle))
 	for _, entry := range entries {
 		a.note("        - %s", strconv.Quote(entry))

@@ -24,7 +24,7 @@ func TestEgressLine(t *testing.T) {
 		"03:04:05  failed   a.example:443                                                  no route":               {Event: "error", Target: "a.example:443", Reason: "no route"},
 		"03:04:05  refused  b.example:8080                    GET                          domain not in allowlist: b.example  http://b.example:8080/x": {
 			Event: "blocked", URL: "http://b.example:8080/x", Method: "GET", Reason: "domain not in allowlist: b.example", Status: 403},
-		"03:04:05  learnt   b.example:443                                                  domain not in allowlist":     {Event: "would_block", Target: "b.example:443", Reason: "domain not in allowlist"},
+		"03:04:05  learned  b.example:443                                                  domain not in allowlist":     {Event: "would_block", Target: "b.example:443", Reason: "domain not in allowlist"},
 		"03:04:05  refused  b.example:443                                                  TLS handshake for c.example": {Event: "sni_mismatch", Target: "b.example:443", SNI: "c.example"},
 		"03:04:05  refused  b\ufffd[2K\ufffd.example:443                                             not a host\ufffd\ufffdx": {
 			Event: "blocked", Target: "b\x1b[2K\n.example:443", Reason: "not a host\r\u202ex"},
@@ -178,10 +178,10 @@ func TestDecimal(t *testing.T) {
 	}
 }
 
-func TestShowLearnt(t *testing.T) {
+func TestShowLearned(t *testing.T) {
 	dir := t.TempDir()
 	plan := &plan.Plan{Manifest: filepath.Join(dir, "bottle.yaml"), Bottle: "dev"}
-	hosts := []egress.HostSummary{{Destination: "a.test:443", Learnt: 1, Scanner: "allowlist"}}
+	hosts := []egress.HostSummary{{Destination: "a.test:443", Learned: 1, Scanner: "allowlist"}}
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(plan.Manifest, []byte(text), 0o600); err != nil {
@@ -190,7 +190,7 @@ func TestShowLearnt(t *testing.T) {
 	}
 	shown := func(hosts []egress.HostSummary) string {
 		a, stdout, stderr := newApp()
-		a.showLearnt(plan, hosts)
+		a.showLearned(plan, hosts)
 		if stdout.Len() > 0 {
 			t.Errorf("standard output: %q", stdout)
 		}

@@ -119,7 +119,7 @@ func (in *inputs) contexts(attrs map[string]string) (map[string]fsutil.FS, error
 			return nil, fmt.Errorf("read Dockerfile: %w", err)
 		}
 		attrs["filename"] = filepath.Base(r.Dockerfile)
-		// The whole directory, as it may also contain an ignore file.
+		// The complete directory, as it may also contain an ignore file.
 		if err := in.mount(mounts, "dockerfile", filepath.Dir(r.Dockerfile)); err != nil {
 			return nil, fmt.Errorf("read the Dockerfile's directory: %w", err)
 		}

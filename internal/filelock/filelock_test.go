@@ -56,8 +56,8 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// A waiter whose context ends returns at once, and the lock that flock(2) gives it
-// later is released.
+// TestCancel checks that a waiter whose context ends returns immediately, and that the
+// lock that flock(2) acquires later is released.
 func TestCancel(t *testing.T) {
 	dir := t.TempDir()
 	held, err := Open(t.Context(), dir, nil)

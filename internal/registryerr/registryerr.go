@@ -20,7 +20,7 @@ const dockerHubAPI, dockerHub = "registry-1.docker.io", "docker.io"
 
 // DeniedBy returns the host that refused access: a registry, or a mirror that is
 // configured for it. It is empty if err is not a refusal, or if neither the error nor
-// asked, the hosts that required credentials in order, tell the host.
+// asked, the hosts that required credentials in order, identify the host.
 func DeniedBy(err error, asked []string) string {
 	if err == nil {
 		return ""

@@ -58,7 +58,7 @@ func TestDoctorGoodHost(t *testing.T) {
 	}
 }
 
-// TestDoctorBrokenHosts takes one thing away each time.
+// TestDoctorBrokenHosts removes one requirement in each case.
 func TestDoctorBrokenHosts(t *testing.T) {
 	leakcheck.Check(t)
 	onDisk := filepath.Join(t.TempDir(), "run")
@@ -231,7 +231,7 @@ func TestDoctorProxyImage(t *testing.T) {
 		"default":       {"", doctor.LevelWarn, "ghcr.io/pipelab-org/pipelock:3.8.0, used by a, b in ", "bottle pull ghcr.io/pipelab-org/pipelock:3.8.0"},
 		"not pinned":    {"kind: pipelock, image: '" + ref + "'", doctor.LevelWarn, "is not pinned", "image: '" + ref + "@" + digest + "'"},
 		"pinned":        {"image: '" + ref + "@" + digest + "'", doctor.LevelOK, "is pinned and present", ""},
-		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "is another one, " + digest, "pull it again"},
+		"another":       {"image: '" + ref + "@" + wrong + "'", doctor.LevelWarn, "has another digest in containerd's store: " + digest, "pull it again"},
 		"not there yet": {"image: 'registry.test/other:2.3.0@" + wrong + "'", doctor.LevelOK, "is pinned and will be pulled", ""},
 		"builtin":       {"kind: builtin", doctor.LevelOK, "no bottle in ", ""},
 	} {

@@ -111,8 +111,8 @@ func TestEnvironmentMistakes(t *testing.T) {
 		{[]string{"--env-file", "none.env"}, "open none.env: no such file"},
 		{[]string{"--env-from-fd", "9"}, "file descriptor 9 is not open for reading\nhint: sudo closes"},
 		{[]string{"--env-from-fd", "2"}, "file descriptor 2 is for output"},
-		{[]string{"--forward-oauth-token"}, "CLAUDE_BOTTLE_OAUTH_TOKEN is to be forwarded and not set"},
-		{[]string{"-e", "UNSET_ONE"}, "UNSET_ONE is to be forwarded and not set"},
+		{[]string{"--forward-oauth-token"}, "cannot forward CLAUDE_BOTTLE_OAUTH_TOKEN: not set in the environment"},
+		{[]string{"-e", "UNSET_ONE"}, "cannot forward UNSET_ONE: not set in the environment"},
 		{[]string{"-e", "1X=hunter2"}, `-e: invalid variable name "1X"`},
 	} {
 		r := u.bottle(append([]string{"run", "sh", "--proxy", "builtin", "--yes"}, c.args...)...)

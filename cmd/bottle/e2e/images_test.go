@@ -30,7 +30,7 @@ func pushed(t *testing.T, u user, r *labtest.Registry) string {
 	return ref
 }
 
-// logged is a user who has done `docker login` and trusts the registry.
+// logged returns the user after `docker login`, who trusts the registry.
 func (u user) logged(r *labtest.Registry) user {
 	u.t.Helper()
 	dir := u.t.TempDir()

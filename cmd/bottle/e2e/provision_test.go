@@ -43,10 +43,10 @@ agents:
   plain: {bottle: other, command: [sh]}
 `
 
-// testKey looks like an API key; its end is what Claude Code knows it by.
+// testKey looks like an API key. Claude Code identifies it by its end.
 const testKey = "sk-ant-api03-a-test-key-which-ends-like-this-0123456789"
 
-// owner is a user with a home of their own, who has a skill and an identity.
+// owner returns a user with a home directory, a skill and a git identity.
 func owner(t *testing.T) user {
 	t.Helper()
 	u := newUser(t)
@@ -170,9 +170,8 @@ func apiTexts(requests []message) (system, messages string) {
 	return system, messages
 }
 
-// TestClaudeScreen begins Claude Code on a terminal: the first thing to be seen
-// is its prompt, whose answer comes from the mock. What it keeps of the API key
-// is in memory, and nowhere on the host's disk.
+// TestClaudeScreen starts Claude Code on a terminal: it shows its prompt first, and the
+// mock answers. What it stores of the API key is in memory, and not on the host's disk.
 func TestClaudeScreen(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t).with("TERM=xterm-256color")

@@ -33,13 +33,13 @@ type search struct {
 	window int // bytes, one less than the longest form has
 }
 
-// form is a value as it may stand somewhere.
+// form is an encoding of a value.
 type form struct {
 	name  string
 	bytes []byte
 }
 
-// find is where a value was found: a file, or a thing such as "argv of 12".
+// find is where a value was found: a file, or a description such as "argv of 12".
 type find struct{ place, form string }
 
 func newSearch(t *testing.T) *search {
