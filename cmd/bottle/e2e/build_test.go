@@ -50,8 +50,8 @@ func removeImage(t *testing.T, name string) {
 	t.Cleanup(func() { ctr(t, "images", "rm", "--sync", "docker.io/library/"+name) })
 }
 
-// TestRunBuilds runs, under gVisor, an image that its manifest says how to build:
-// when it is missing, again when something has changed, and never twice the same.
+// TestRunBuilds runs, under gVisor, an image with build settings in its manifest.
+// It is built if it is missing and after changes, and not again without changes.
 func TestRunBuilds(t *testing.T) {
 	u := newBuilder(t)
 	u.write("bottle.yaml", buildManifest)
@@ -153,7 +153,7 @@ FROM dev
 ENTRYPOINT ["false"]
 `
 
-// TestBuildEverything builds by all flags, and runs what came of it under gVisor.
+// TestBuildEverything builds with all flags and runs the image under gVisor.
 func TestBuildEverything(t *testing.T) {
 	u := newBuilder(t)
 	for name, text := range map[string]string{
@@ -222,7 +222,7 @@ func TestBuildEverything(t *testing.T) {
 	}
 }
 
-// TestBuildContexts builds what is in an archive behind a URL, in a git repository,
+// TestBuildContexts builds contexts in an archive at a URL, in a git repository,
 // and on standard input.
 func TestBuildContexts(t *testing.T) {
 	u := newBuilder(t)
@@ -316,7 +316,7 @@ func TestBuildKilled(t *testing.T) {
 	if list := snapshots(t); !strings.Contains(list, written) {
 		t.Fatalf("what the step has written is not there, so that the test shows nothing:\n%s", list)
 	}
-	// One that has nothing to do but this.
+	// A build without steps of its own.
 	u.dockerfile(other)
 	if r := u.bottle("build", "-q", "img"); r.code != 0 {
 		t.Fatalf("exit %d:\n%s", r.code, r.stderr)
@@ -370,7 +370,7 @@ func runs(t *testing.T, command string) bool {
 	return false
 }
 
-// TestConcurrentBuilds: one of two builds waits and says so; both succeed.
+// TestConcurrentBuilds checks that one of two builds waits and reports it; both succeed.
 func TestConcurrentBuilds(t *testing.T) {
 	u := newBuilder(t)
 	u.dockerfile("FROM bottle-demo:latest\nARG N\nRUN echo $N >/tmp/n && sleep 1\n")
@@ -414,7 +414,7 @@ func TestBuildFullStore(t *testing.T) {
 	t.Cleanup(func() { u.bottle("build", "--prune").want(t, 0, "") })
 	for _, c := range []struct{ name, dockerfile, says string }{
 		{"context", "FROM scratch\nCOPY noise /\n", "no space left on disk"},
-		// It is the step's own program that finds out.
+		// The program of the step reports it.
 		{"step", "FROM bottle-demo:latest\nRUN dd if=/dev/zero of=/tmp/zeros bs=1M count=128\n", "No space left on device"},
 		{"layer", "FROM bottle-demo:latest\nRUN dd if=/dev/urandom of=/tmp/noise bs=1M count=20\n", "no space left on disk"},
 	} {
@@ -443,7 +443,7 @@ func TestBuildFullStore(t *testing.T) {
 	}
 }
 
-// TestBuildMistakes: each is one error with its hint.
+// TestBuildMistakes checks that each mistake is one error with a hint.
 func TestBuildMistakes(t *testing.T) {
 	u := newBuilder(t)
 	u.dockerfile("FROM scratch\n\nCOPPY a /\n")

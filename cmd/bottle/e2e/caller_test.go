@@ -75,7 +75,7 @@ func TestCallersRights(t *testing.T) {
 	control := append([]string{"--manifest", filepath.Join(u.dir, "bottle.yaml")}, run...)
 	u.bottle(control...).want(t, 0, "another user's\n")
 
-	// Excluded, it does not matter.
+	// An excluded file is not an error.
 	u.write("img/.dockerignore", "victim\n")
 	u.write(".bottleignore", "img/victim\n")
 	for _, name := range []string{"img/.dockerignore", ".bottleignore"} {
@@ -125,7 +125,7 @@ func TestBuildMirror(t *testing.T) {
 	oneLine(t, anonymous.bottle("pull", "-q", "--hosts-dir", hosts, upstream+"/mirrored:1"), "from mirror "+r.Host, "log in to "+r.Host+":")
 }
 
-// TestBuildSSH forwards the agent of SSH_AUTH_SOCK, or one that is named.
+// TestBuildSSH forwards the agent at SSH_AUTH_SOCK or at a given socket.
 func TestBuildSSH(t *testing.T) {
 	u := newBuilder(t)
 	socket := filepath.Join(t.TempDir(), "agent")

@@ -60,7 +60,7 @@ func control(t *testing.T, bottle string) {
 	} {
 		file := filepath.Join(dir, "planted-by-a-test")
 		form := []string{"raw", "base64 at 0", "base64 at 1", "base64 at 2", "hex", "URL"}[i%6]
-		// The value crosses the border of two reads.
+		// The value is split between two reads.
 		text := strings.Repeat(".", 1<<20-5) + plant(form, file) + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -76,7 +76,7 @@ func control(t *testing.T, bottle string) {
 	newUser(t).start(id)
 	importLayer(t, plant("raw", filepath.Join(os.Getenv("LAB_DISK"), "containerd", "io.containerd.content.v1.content/blobs/sha256")))
 
-	// Processes that pass by, as those of a launch do, are seen too.
+	// Short-lived processes, such as those of a launch, are found too.
 	passing := exec.Command("sh", "-c", "sleep 0.3; true", plant("raw", "argv of "))
 	terminal := plant("raw", "terminal")
 	stop := s.sample()

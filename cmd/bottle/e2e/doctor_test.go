@@ -105,7 +105,7 @@ func TestDoctorBrokenHosts(t *testing.T) {
 	})
 }
 
-// TestDoctorMends does what is said to fix it, where a test can, and looks again.
+// TestDoctorMends applies the suggested fixes, where a test can, and checks again.
 func TestDoctorMends(t *testing.T) {
 	leakcheck.Check(t)
 	mount := func(dir, size string) {
@@ -161,7 +161,7 @@ func TestDoctorMends(t *testing.T) {
 	})
 }
 
-// TestDoctorRefresh: the host's firewall loses the rules of a running bottle.
+// TestDoctorRefresh checks a host whose firewall lost the rules of a running bottle.
 func TestDoctorRefresh(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -169,7 +169,7 @@ func TestDoctorRefresh(t *testing.T) {
 	if f := u.doctor(t, 0)["firewall"]; f.Level != doctor.LevelOK {
 		t.Errorf("with a running bottle: %+v", f)
 	}
-	// The bottle's own process would fix it.
+	// `bottle run` would restore them.
 	l.signal(syscall.SIGSTOP)
 	defer func() { _ = l.cmd.Process.Signal(syscall.SIGCONT) }() // it may have ended
 	hostCommand(t, "nft", "flush", "ruleset")
@@ -191,8 +191,8 @@ func TestDoctorRefresh(t *testing.T) {
 	}
 }
 
-// TestRulesComeBack has the host's firewall be reloaded as its service does it:
-// everything flushed, and a chain that drops by default put in its place.
+// TestRulesComeBack reloads the host's firewall as its service does:
+// it flushes all rules and adds a chain that drops by default.
 func TestRulesComeBack(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -220,7 +220,7 @@ func hostCommand(t *testing.T, name string, args ...string) {
 	}
 }
 
-// TestDoctorProxyImage: a proxy's image is asked for by its digest, which doctor
+// TestDoctorProxyImage checks a proxy image that is pinned by its digest, which doctor
 // knows if the host has the image.
 func TestDoctorProxyImage(t *testing.T) {
 	leakcheck.Check(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestGitClone does real work: git over HTTPS from a host of the test's world,
+// TestGitClone clones over HTTPS from a host of the test network,
 // through the proxy, inside gVisor.
 func TestGitClone(t *testing.T) {
 	leakcheck.Check(t)
@@ -27,8 +27,8 @@ func TestGitClone(t *testing.T) {
 		if r.code != 0 || len(head) != 2 || len(head[0]) != 40 || head[1] == "0" {
 			t.Fatalf("exit %d: %q\n%s", r.code, r.stdout, r.stderr)
 		}
-		// The same commit, asked for from the host's side: the clone is the host's
-		// and not something else.
+		// The same commit, read on the server: the clone is identical to
+		// the server's.
 		if want := worldHead(t); head[0] != want {
 			t.Errorf("cloned %s; the host has %s", head[0], want)
 		}
@@ -76,7 +76,7 @@ func worldHead(t *testing.T) string {
 	return strings.Fields(string(out))[0]
 }
 
-// TestClaudeCode runs the real agent, which asks a mock of the Messages API that
+// TestClaudeCode runs the real agent, which uses a mock of the Messages API that
 // answers with a tool call.
 func TestClaudeCode(t *testing.T) {
 	leakcheck.Check(t)
@@ -110,7 +110,7 @@ func TestEgressLog(t *testing.T) {
 	if r := u.exec(l.name, "curl", "-sS", "http://refused.test/"); !strings.Contains(r.stdout, "refused.test") || r.code != 0 {
 		t.Errorf("the refusal of plain HTTP does not name the host: exit %d %q", r.code, r.stdout)
 	}
-	// A client that opens a tunnel for plain HTTP, and one that asks the proxy for the sandbox itself.
+	// A client that opens a tunnel for plain HTTP, and a request to the sandbox itself.
 	u.exec(l.name, "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-p", "http://allowed.test/").want(t, 0, "200")
 	for _, host := range []string{"127.0.0.1", "localhost", "10.77.0.2", l.name} {
 		r := u.exec(l.name, "curl", "-sS", "--noproxy", "", "http://"+host+":8123/")
@@ -168,7 +168,7 @@ func TestEgressLogOnDisk(t *testing.T) {
 			}
 		}
 	}
-	// Of all of them one is allowed: a fragment stays with the client.
+	// One of them is allowed, because clients do not send fragments.
 	if r := u.bottle("egress", l.name, "--denied", "--json"); strings.Count(r.stdout, "\n") != len(urls)+2-1 {
 		t.Errorf("refused are\n%s", r.stdout)
 	}
@@ -190,9 +190,9 @@ var hostileRequests = []string{
 	`\302\2332K http://refused.test/`,
 }
 
-// TestHostileLog has an agent ask for hosts whose names a terminal would obey.
-// Neither the log as it is shown, in both ways, nor the table at the session's
-// end has such a character, and nothing in it is forged.
+// TestHostileLog requests hosts whose names contain terminal control sequences.
+// Neither output format of the log nor the table at the end of the session contains
+// such a character or a forged line.
 func TestHostileLog(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -204,7 +204,7 @@ func TestHostileLog(t *testing.T) {
 		}
 	}
 	shown, asJSON := u.bottle("egress", l.name), u.bottle("egress", "--json", l.name)
-	// The control: the characters are in what is logged. The file has them as escapes, so that it can be printed.
+	// The control: the log contains the characters. They are escaped, so that the file can be printed.
 	raw, err := os.ReadFile(filepath.Join("/var/lib/bottle", os.Getenv("CONTAINERD_NAMESPACE"), l.name, "egress.log"))
 	if err != nil || !strings.Contains(string(raw), `\u009b`) {
 		t.Errorf("the log does not have them either, so that this shows nothing: %v", err)

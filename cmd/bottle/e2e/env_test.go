@@ -26,7 +26,7 @@ agents:
   wait: {bottle: dev, command: [sh, -c, "echo ready; cat"]}
 `
 
-// TestEnvironment: values arrive byte for byte, in whatever way they are given.
+// TestEnvironment checks that values arrive byte for byte from each source.
 func TestEnvironment(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t).with("CALLERS="+odd, "NAMED="+odd, "LISTED="+odd, "CLAUDE_BOTTLE_OAUTH_TOKEN="+odd)
@@ -98,7 +98,7 @@ func checkEnvironment(t *testing.T, cmd *exec.Cmd, want map[string]string) {
 	}
 }
 
-// TestEnvironmentMistakes: errors name the position and no value.
+// TestEnvironmentMistakes checks that errors contain the position and no value.
 func TestEnvironmentMistakes(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

@@ -81,7 +81,7 @@ func (u user) says(stdin string) user {
 }
 
 func (u user) command(args ...string) *exec.Cmd {
-	// The test's own end does not cut a teardown short.
+	// The end of the test does not interrupt a teardown.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.t.Context()), longest)
 	u.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, labtest.Program(u.t), args...)

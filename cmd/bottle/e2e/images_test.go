@@ -44,8 +44,8 @@ func (u user) logged(r *labtest.Registry) user {
 	return u.with("DOCKER_CONFIG="+dir, "BOTTLE_HOSTS_DIR="+r.HostsDir(u.t))
 }
 
-// TestPullAndRun pulls from a private registry by command, and by a run that
-// finds its image missing.
+// TestPullAndRun pulls from a private registry with a command, and with a run whose
+// image is missing.
 func TestPullAndRun(t *testing.T) {
 	leakcheck.Check(t)
 	r := labtest.PrivateRegistry(t)
@@ -99,8 +99,8 @@ func TestPullInterrupted(t *testing.T) {
 	}
 }
 
-// TestCwd runs in an image with the working directory: it is there, the agent's
-// own, and stays as it is outside.
+// TestCwd runs an image with the working directory: it exists and
+// belongs to the agent, and the directory on the host does not change.
 func TestCwd(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -134,7 +134,7 @@ func TestCwd(t *testing.T) {
 	}
 }
 
-// TestRmiUsed keeps an image that a bottle uses.
+// TestRmiUsed checks that the image of a bottle cannot be removed.
 func TestRmiUsed(t *testing.T) {
 	leakcheck.Check(t)
 	const name = "docker.io/library/bottle-e2e:used"

@@ -22,8 +22,9 @@ agents:
   bare: {bottle: bare, command: [/demoagent]}
 `
 
-// TestWalls has the demo's agent look for ways out; it knows what it should
-// find. The control is the same agent on the host, where each way is open.
+// TestWalls runs the demo's agent, which tries ways out of the bottle and
+// knows the expected results. The control is the same agent on the host, where each
+// way is open.
 func TestWalls(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -45,7 +46,7 @@ func TestWalls(t *testing.T) {
 	}
 }
 
-// TestPrivileges looks at what the agent's process is, from inside.
+// TestPrivileges checks the agent's process from inside.
 func TestPrivileges(t *testing.T) {
 	leakcheck.Check(t)
 	r := newUser(t).run("sh", "-c", `grep -E '^(Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs):' /proc/self/status; id -u; ip route | grep -v '^127'; grep -c nameserver /etc/resolv.conf; pwd`)
@@ -97,13 +98,13 @@ func importBare(t *testing.T) {
 	t.Cleanup(func() { ctr(t, "images", "rm", "--sync", "docker.io/library/e2e-bare:latest") })
 }
 
-// TestInitReaps leaves children behind; the agent's PID 1 has to wait for them.
+// TestInitReaps leaves orphans behind; the agent's PID 1 must reap them.
 func TestInitReaps(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
 	l := u.start("claude-bottle-reap")
 	u.exec(l.name, "sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sh -c 'sh -c true & sleep 0.1 &' ; done").want(t, 0, "")
-	// Each of the orphans ends within the tenth of a second.
+	// Each orphan exits within a tenth of a second.
 	r := u.exec(l.name, "sh", "-c", "sleep 1; ps -eo stat=,comm=")
 	if r.code != 0 || strings.Contains(r.stdout, "Z") || !strings.Contains(r.stdout, "init") {
 		t.Errorf("exit %d:\n%s", r.code, r.stdout)

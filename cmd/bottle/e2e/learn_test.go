@@ -9,9 +9,9 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestLearn runs an agent that wants more than its policy has, with somebody who
-// watches, and ends with a patch of the manifest; under the patched manifest, the
-// same requests go through without it, and what nobody asked for does not.
+// TestLearn runs an agent that needs more than its policy allows, with a user who
+// watches, and ends with a patch of the manifest. Under the patched manifest the same
+// requests are allowed, and others are not.
 func TestLearn(t *testing.T) {
 	leakcheck.Check(t)
 	const agent = `curl -sS -m 10 -o /dev/null -w 'https %{http_code}\n' https://refused.test/
@@ -79,7 +79,7 @@ echo over`
 	}
 }
 
-// TestLearnUnattended: without somebody who watches nothing is let out.
+// TestLearnUnattended checks that --learn is refused without a user who watches.
 func TestLearnUnattended(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

@@ -7,7 +7,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestMemoryLimitReported has an agent use more memory than its bottle may: the end of
+// TestMemoryLimitReported runs an agent that exceeds its memory limit: the end of
 // the session names the limit, its value and the key that raises it, and the exit code
 // is docker's. The control stays below the limit.
 func TestMemoryLimitReported(t *testing.T) {

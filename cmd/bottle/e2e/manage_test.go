@@ -45,14 +45,14 @@ func TestList(t *testing.T) {
 		t.Errorf("rm: exit %d\n%s", r.code, r.stderr)
 	}
 	u.bottle("rm", "-f", "listed").want(t, 0, "claude-bottle-listed\n")
-	// Its session ends, and bottle's own teardown finds nothing and is content.
+	// Its session ends, and the teardown of `bottle run` succeeds without work.
 	if code := l.wait(); code != 137 {
 		t.Errorf("the session of a removed bottle: exit %d\n%s", code, l.errs)
 	}
 }
 
-// TestCrash kills bottle itself, which then cleans up nothing, and has cleanup
-// do it. What only looks like bottle's stays.
+// TestCrash kills `bottle run`, which then removes nothing. Cleanup removes
+// the bottle, and does not remove resources with similar names.
 func TestCrash(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
@@ -102,8 +102,8 @@ func ctr(t *testing.T, args ...string) {
 	}
 }
 
-// TestCleanupFailure: one of two bottles cannot be removed. The other one is, and an
-// error names the first.
+// TestCleanupFailure checks that if one of two bottles cannot be removed, the other is
+// removed and an error names the first.
 func TestCleanupFailure(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)

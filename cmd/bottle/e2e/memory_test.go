@@ -53,7 +53,7 @@ func (s *search) ownMemory(pid int) (found []find) {
 			s.t.Fatalf("%q: %v", line, err)
 		}
 		if strings.HasPrefix(mode, "rw-p") {
-			// What cannot be read is not there any more, or not yet.
+			// Unreadable memory is unmapped or not mapped yet.
 			found = append(found, s.in("memory of "+proc, io.NewSectionReader(mem, int64(from), int64(to-from)))...)
 		}
 	}
@@ -102,8 +102,8 @@ func (s *search) written(place string, f *os.File) (found []find) {
 	}
 }
 
-// TestSSHKeyInMemory looks for a private key in the sandbox's memory while its
-// agent signs, and after. What a session was given is found there.
+// TestSSHKeyInMemory searches the sandbox's memory for a private key while its
+// agent signs, and afterwards. The control is a value that a session received.
 func TestSSHKeyInMemory(t *testing.T) {
 	leakcheck.Check(t)
 	o := newSSHOwner(t, "")

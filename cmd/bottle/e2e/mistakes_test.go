@@ -114,7 +114,7 @@ func without(t *testing.T, program string) string {
 	return dir
 }
 
-// TestNotRoot runs bottle as somebody who may not open containerd's socket.
+// TestNotRoot runs bottle as a user without access to containerd's socket.
 func TestNotRoot(t *testing.T) {
 	leakcheck.Check(t)
 	oneLine(t, finish(t, newUser(t).asNobody("run", "sh", "--proxy", "builtin", "--yes")), "permission denied", "sudo bottle")

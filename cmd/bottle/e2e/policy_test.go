@@ -86,7 +86,7 @@ func TestAllowDeny(t *testing.T) {
 	}
 }
 
-// TestProxyKilled kills the proxy during a session: the session goes on, the agent
+// TestProxyKilled kills the proxy during a session: the session continues, the agent
 // has egress again once list shows no problem, and the restart is reported.
 func TestProxyKilled(t *testing.T) {
 	leakcheck.Check(t)
@@ -99,7 +99,7 @@ func TestProxyKilled(t *testing.T) {
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	// Any session would start it again: none may begin before run has.
+	// Each session restarts it: `bottle run` must do so before another session starts.
 	for limit, now := time.Now().Add(longest), first; now == first || now == 0; now = proxyPID(t, l.name) {
 		if time.Now().After(limit) {
 			t.Fatal("there is no new proxy")

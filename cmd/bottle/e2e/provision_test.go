@@ -77,8 +77,8 @@ func owner(t *testing.T) user {
 	return u.with("HOME="+home, "TEST_KEY="+testKey)
 }
 
-// TestProvision looks at what an agent finds: prompt, skills and identity, whose
-// they are, and their modes.
+// TestProvision checks the files of an agent, their owners and modes: prompt, skills and
+// identity.
 func TestProvision(t *testing.T) {
 	leakcheck.Check(t)
 	r := owner(t).run("shell", "-c", `
@@ -198,7 +198,7 @@ func TestClaudeScreen(t *testing.T) {
 	x.leaves()
 }
 
-// TestClaudeScreenWithToken does so with a subscription's token.
+// TestClaudeScreenWithToken does the same with a subscription's token.
 func TestClaudeScreenWithToken(t *testing.T) {
 	leakcheck.Check(t)
 	u := owner(t).with("TERM=xterm-256color", "CLAUDE_BOTTLE_OAUTH_TOKEN=sk-ant-oat01-a-test-token-0123456789")
@@ -207,8 +207,8 @@ func TestClaudeScreenWithToken(t *testing.T) {
 	x.leaves()
 }
 
-// TestClaudeOfAnImage runs an image whose Claude Code has settings of its own:
-// they stay, and it begins with its prompt all the same.
+// TestClaudeOfAnImage runs an image that has settings for Claude Code.
+// They are kept, and Claude Code still starts with its prompt.
 func TestClaudeOfAnImage(t *testing.T) {
 	u := newBuilder(t).with("TERM=xterm-256color", "TEST_KEY="+testKey, "HOME="+t.TempDir())
 	u.write("bottle.yaml", `

@@ -17,7 +17,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
-// TestPullPolicies has one image here and another of the same name at its
+// TestPullPolicies uses a local image and another one of the same name at its
 // registry.
 func TestPullPolicies(t *testing.T) {
 	u := newBuilder(t)
@@ -46,8 +46,8 @@ func TestPullPolicies(t *testing.T) {
 	run("--pull", "missing", "-q").want(t, 0, "there\n")
 }
 
-// TestPullOnTerminal shows a bar for each layer, in bytes, and lets the last one
-// stand.
+// TestPullOnTerminal shows a bar for each layer, in bytes, and keeps the last
+// state visible.
 func TestPullOnTerminal(t *testing.T) {
 	leakcheck.Check(t)
 	r := labtest.PlainRegistry(t)
@@ -71,7 +71,7 @@ func TestPullOnTerminal(t *testing.T) {
 	}
 }
 
-// TestImagesColumns: what is there, how large and old it is, and what uses it.
+// TestImagesColumns checks the columns: name, size, age, and the bottles that use it.
 func TestImagesColumns(t *testing.T) {
 	leakcheck.Check(t)
 	const name = "docker.io/library/bottle-e2e:listed"
@@ -88,7 +88,7 @@ func TestImagesColumns(t *testing.T) {
 	if header := strings.Fields(lines[0]); strings.Join(header, " ") != "NAME DIGEST SIZE AGE USED BY" {
 		t.Errorf("the columns are %q", lines[0])
 	}
-	// The youngest comes first.
+	// The newest is first.
 	row := regexp.MustCompile(`^bottle-e2e:listed +` + strings.TrimPrefix(digest, "sha256:")[:12] + ` +5(\.\d+)?MB +\d+ ?s\S* +-$`)
 	if !row.MatchString(lines[1]) {
 		t.Errorf("the row is %q", lines[1])
@@ -100,7 +100,7 @@ func TestImagesColumns(t *testing.T) {
 	l.end()
 }
 
-// TestNoSpace: containerd's disk is full in the middle of a pull.
+// TestNoSpace fills containerd's disk during a pull.
 func TestNoSpace(t *testing.T) {
 	leakcheck.Check(t)
 	r := labtest.PlainRegistry(t)
@@ -119,7 +119,7 @@ func TestNoSpace(t *testing.T) {
 	u.bottle("images", "--json").want(t, 0, "[]\n")
 }
 
-// TestEscapingImage has an image that leads out of itself: pulled, run and built on.
+// TestEscapingImage pulls, runs and builds on an image with paths that lead out of it.
 func TestEscapingImage(t *testing.T) {
 	r := labtest.PlainRegistry(t)
 	u := newBuilder(t)
@@ -142,8 +142,8 @@ func TestEscapingImage(t *testing.T) {
 	}
 }
 
-// TestCwdNotices: files that an image cannot hold and an incomplete repository are
-// reported; everything else is in the image, whatever its name.
+// TestCwdNotices checks that files that an image cannot contain and an
+// incomplete repository are reported. All other files are in the image.
 func TestCwdNotices(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t).with("CLAUDE_BOTTLE_DERIVED_IMAGE=bottle-e2e:notices")

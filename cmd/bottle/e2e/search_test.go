@@ -74,7 +74,7 @@ func encodings(value string) map[string]string {
 	for name, enc := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64url": base64.RawURLEncoding} {
 		for shift := range 3 {
 			text := enc.EncodeToString(append(make([]byte, shift), value...))
-			// What neighbours of the value decide is left out at both ends.
+			// The first and last characters depend on the bytes around the value.
 			begin, end := []int{0, 2, 3}[shift], (shift+len(value))*8/6
 			out[fmt.Sprintf("%s at %d", name, shift)] = text[begin:end]
 		}

@@ -57,7 +57,7 @@ func TestSecretsAtRest(t *testing.T) {
 	t.Logf("all processes were looked at %d times during the launch", looks)
 	s.check("during the launch", passing)
 	places := s.check("while it is up", s.everywhere(s.texts()))
-	// Had the values not been there, their absence elsewhere would mean nothing.
+	// The control: the values are inside, so that the search could find them.
 	for source := range s.secrets {
 		if !places[source] {
 			t.Errorf("%s is not found where it must be", source)

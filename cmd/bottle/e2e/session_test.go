@@ -59,7 +59,7 @@ func TestStandardInput(t *testing.T) {
 	if r.code != 0 || !bytes.Equal([]byte(r.stdout), big) {
 		t.Errorf("5 MiB through cat: exit %d, %d bytes, equal: %v", r.code, len(r.stdout), r.stdout == string(big))
 	}
-	// Input that nobody reads keeps no session.
+	// Unread input does not keep a session alive.
 	u.says(string(big)).exec(l.name, "true").want(t, 0, "")
 }
 
@@ -73,7 +73,7 @@ func TestVariables(t *testing.T) {
 	if strings.Contains(r.stderr, "quotes") || strings.Contains(r.stderr, "a b") {
 		t.Errorf("the plan shows a value:\n%s", r.stderr)
 	}
-	// Nothing else of the caller's is there, and nothing else of bottle's.
+	// No other variable of the caller or of bottle is set.
 	r = u.with("NOT_NAMED=never").bottle("run", "sh", "--proxy", "builtin", "--yes", "-e", "FORWARDED", "--", "-c", "env -0 | cut -z -d= -f1 | sort -z | tr '\\0' ' '")
 	r.want(t, 0, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL CLAUDE_CODE_OAUTH_TOKEN "+
 		"DISABLE_AUTOUPDATER FORWARDED HOME HTTPS_PROXY HTTP_PROXY LANG LOG_LEVEL NODE_USE_ENV_PROXY NO_PROXY PATH PWD http_proxy https_proxy no_proxy ")
@@ -106,8 +106,8 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestImpatience sends many more interrupts, to an agent that heeds none, and
-// during the teardown that follows, which they must not cut short.
+// TestImpatience sends many interrupts to an agent that ignores them, and
+// during the teardown that follows, which they must not interrupt.
 func TestImpatience(t *testing.T) {
 	leakcheck.Check(t)
 	l := newUser(t).startAgent("deaf", "claude-bottle-deaf")
@@ -123,7 +123,7 @@ func TestImpatience(t *testing.T) {
 	}
 }
 
-// TestHangup is a terminal that was closed, or a service that is stopped.
+// TestHangup closes the terminal, or stops the service.
 func TestHangup(t *testing.T) {
 	for _, s := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
 		t.Run(s.String(), func(t *testing.T) {
@@ -137,7 +137,7 @@ func TestHangup(t *testing.T) {
 	}
 }
 
-// TestOtherRuntime runs an agent without gVisor, which the plan warns of.
+// TestOtherRuntime runs an agent without gVisor, and the plan warns about it.
 func TestOtherRuntime(t *testing.T) {
 	leakcheck.Check(t)
 	r := newUser(t).bottle("run", "sh", "--proxy", "builtin", "--runtime", "runc", "--yes", "--", "-c", "dmesg 2>&1 | grep -c gVisor; exit 3")

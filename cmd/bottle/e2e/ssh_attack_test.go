@@ -91,8 +91,8 @@ func (o sshOwner) steal(name string) string {
 	return socket
 }
 
-// TestSSHStolenHostKey has the holder of a listed host's private key log in at a
-// host that is not listed, whose server would accept the key. The control is an
+// TestSSHStolenHostKey checks that the holder of a listed host's private key cannot log
+// in at an unlisted host, whose server would accept the key. The control is an
 // entry with PubkeyAuthentication: unbound.
 func TestSSHStolenHostKey(t *testing.T) {
 	const in, refused = "does not appear to be a git repository", "agent refused operation"

@@ -132,7 +132,7 @@ func TestGitOverSSH(t *testing.T) {
 	if out, err := exec.Command("git", "-c", "safe.directory=*", "--git-dir", filepath.Join(sshWorld(), "repos/demo.git"), "rev-parse", work).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != lines[1] {
 		t.Errorf("the host has %s, %v; want %s", out, err, lines[1])
 	}
-	// By the host's own name too, and as the agent sees its keys.
+	// Also by the host's name, and with the keys that the agent lists.
 	r = o.exec(l.name, "sh", "-c", "git ls-remote labgit@ssh.allowed.test:demo.git HEAD | wc -l; ssh-add -l | wc -l; stat -c '%a %U' $SSH_AUTH_SOCK")
 	r.want(t, 0, "1\n2\n600 agent\n")
 
@@ -155,7 +155,7 @@ func TestSSHWalls(t *testing.T) {
 	leakcheck.Check(t)
 	o := newSSHOwner(t, "")
 	l := o.start("claude-bottle-sshwalls")
-	// The control: the very key opens the other host.
+	// The control: the same key opens the other host.
 	control := exec.Command("ssh", "-F", "none", "-i", o.key, "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes",
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "labgit@198.51.101.23", "git-upload-pack '/nowhere'")
 	out, err := control.CombinedOutput()
@@ -173,12 +173,12 @@ func TestSSHWalls(t *testing.T) {
 	if r.code != 255 || !strings.Contains(r.stderr, "Permission denied (publickey)") || !strings.Contains(r.stderr, "agent refused operation") {
 		t.Errorf("a host that the key is not listed for: exit %d\n%s", r.code, r.stderr)
 	}
-	// Another user of the listed host's.
+	// Another user of the listed host.
 	r = ask(stubborn + " -l labother work")
 	if r.code != 255 || !strings.Contains(r.stderr, "agent refused operation") {
 		t.Errorf("a user that the key is not listed for: exit %d\n%s", r.code, r.stderr)
 	}
-	// What is signed is a login, and no commit.
+	// Only logins are signed, not commits.
 	r = o.exec(l.name, "sh", "-c", "echo text >/tmp/text; ssh-keygen -Y sign -f /.bottle/ssh/key-1-1.pub -n git /tmp/text")
 	if r.code == 0 || !strings.Contains(r.stderr, "agent refused operation") {
 		t.Errorf("a file: exit %d\n%s%s", r.code, r.stdout, r.stderr)
@@ -198,8 +198,8 @@ func TestSSHWalls(t *testing.T) {
 	}
 }
 
-// TestSSHKeys are the other ways in which a key is had: with a passphrase, in
-// the caller's own agent, copied.
+// TestSSHKeys checks the other sources of a key: with a passphrase, in
+// the caller's agent, and copied.
 func TestSSHKeys(t *testing.T) {
 	leakcheck.Check(t)
 	const look = "git ls-remote work:demo.git HEAD | wc -l"
@@ -245,7 +245,7 @@ func TestSSHKeys(t *testing.T) {
 		leakcheck.Check(t)
 		o := newSSHOwner(t, "")
 		o.manifest(", mode: copy")
-		// What the search for the key in TestGitOverSSH finds when it is there.
+		// The control for the search in TestGitOverSSH.
 		r := o.user.says(o.secret+"\n").run("sh", "-c", "grep -rlF -f - /.bottle; "+look+"; stat -c '%a %U' /.bottle/ssh/key-1; ssh-add -l | wc -l")
 		r.want(t, 0, "/.bottle/ssh/key-1\n1\n600 agent\n1\n")
 		if !strings.Contains(r.stderr, "WARNING") || !strings.Contains(r.stderr, "is copied into the bottle") {

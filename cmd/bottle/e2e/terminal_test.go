@@ -183,7 +183,7 @@ func TestQuestion(t *testing.T) {
 			t.Errorf("answer %q: exit %d, %q\n%s", answer, r.code, r.stdout, r.stderr)
 		}
 	}
-	// What follows the answer is the agent's.
+	// Input after the answer belongs to the agent.
 	u.says("y\nfor the agent\n").bottle("run", "sh", "--proxy", "builtin", "--", "-c", "cat").want(t, 0, "for the agent\n")
 	r := u.bottle("run", "sh", "--proxy", "builtin", "--no-input")
 	if r.code != 125 || !strings.Contains(r.stderr, "--yes") {
@@ -226,7 +226,7 @@ agents:
 	if code := x.wait(); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	// Who gives it up has their echo back.
+	// The echo is restored after an interrupt.
 	x = u.onTerminal(80, 24, "--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes")
 	x.until("API key: ")
 	x.types("s3cr3t\x03")
