@@ -340,3 +340,25 @@ func TestStarter(t *testing.T) {
 		t.Errorf("missing settings: %+v", b)
 	}
 }
+
+// TestSchemaAddress checks that the schema's id and the starter manifest refer to the
+// file in the repository.
+func TestSchemaAddress(t *testing.T) {
+	const address = "https://raw.githubusercontent.com/bot-bottle/bottle/main/manifest/schema/bottle.schema.json"
+	var schema struct {
+		ID string `json:"$id"`
+	}
+	data, err := os.ReadFile("schema/bottle.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &schema); err != nil {
+		t.Fatal(err)
+	}
+	if schema.ID != address {
+		t.Errorf("$id is %s, want %s", schema.ID, address)
+	}
+	if !strings.Contains(string(Starter), "$schema="+address+"\n") {
+		t.Errorf("the starter manifest does not name %s", address)
+	}
+}

@@ -99,6 +99,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.configCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
 	root.AddCommand(a.doctorCommand())
+	a.addCompletions(root)
 	return root
 }
 
