@@ -78,6 +78,9 @@ func TestDeriveCaller(t *testing.T) {
 	must(t, os.Chmod(f.path(".bottleignore"), 0o600))
 	f.refused(".bottleignore")
 	must(t, os.Remove(f.path(".bottleignore")))
+	f.write(".dockerignore", "listed\nother\nprivate\nvictim\n", 0o600)
+	f.refused(".dockerignore")
+	must(t, os.Remove(f.path(".dockerignore")))
 
 	f.d.Caller = asuser.User{}
 	f.derive()

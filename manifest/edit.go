@@ -3,9 +3,9 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"reflect"
 	"regexp"
 	"slices"
@@ -16,37 +16,39 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/atomicfile"
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // SaveAllow adds an entry to a bottle's egress.allow in a manifest. The rest of the text,
 // including comments, does not change. It returns false if the entry is already present.
-func SaveAllow(manifest, bottleName, entry string) (bool, error) {
+// The file is read and written with the caller's rights.
+func SaveAllow(c caller.Caller, manifest, bottleName, entry string) (bool, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return false, err
 	}
-	return saveManifest(manifest, bottleName, rule, addToManifest)
+	return saveManifest(c, manifest, bottleName, rule, addToManifest)
 }
 
-// SaveDeny removes the entries of a host from a bottle's egress.allow in a manifest. It
-// returns false if there is none.
-func SaveDeny(manifest, bottleName, entry string) (bool, error) {
+// SaveDeny removes the entries of a host from a bottle's egress.allow in a manifest, as
+// SaveAllow adds one. It returns false if there is none.
+func SaveDeny(c caller.Caller, manifest, bottleName, entry string) (bool, error) {
 	rule, err := egress.ParseRule(entry)
 	if err != nil {
 		return false, err
 	}
-	return saveManifest(manifest, bottleName, rule, dropFromManifest)
+	return saveManifest(c, manifest, bottleName, rule, dropFromManifest)
 }
 
 type manifestEdit func(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error)
 
-func saveManifest(path, bottleName string, rule egress.Rule, edit manifestEdit) (bool, error) {
-	path, err := filepath.EvalSymlinks(path)
+func saveManifest(c caller.Caller, path, bottleName string, rule egress.Rule, edit manifestEdit) (bool, error) {
+	path, err := c.EvalSymlinks(path)
 	if err != nil {
 		return false, fmt.Errorf("update manifest: %w", err)
 	}
-	data, err := os.ReadFile(path)
+	data, err := c.ReadRegular(path, maxManifest+1)
 	if err != nil {
 		return false, fmt.Errorf("update manifest: %w", err)
 	}
@@ -54,7 +56,14 @@ func saveManifest(path, bottleName string, rule egress.Rule, edit manifestEdit) 
 	if err != nil || bytes.Equal(changed, data) {
 		return false, err
 	}
-	if err := atomicfile.Replace(path, changed); err != nil {
+	err = c.Do(func() error { return atomicfile.Replace(path, changed) })
+	if errors.Is(err, fs.ErrPermission) {
+		return false, &hint.Error{
+			Err:  fmt.Errorf("update manifest: %w", err),
+			Hint: "edit it as its owner, or make the file and its directory yours",
+		}
+	}
+	if err != nil {
 		return false, fmt.Errorf("update manifest: %w", err)
 	}
 	return true, nil

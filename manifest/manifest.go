@@ -3,7 +3,6 @@ package manifest
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,30 +79,31 @@ const homeManifests = ".config/bottle"
 // ErrNotFound is wrapped if no manifest is found.
 var ErrNotFound = errors.New("no manifest found")
 
-// Find returns the path of the manifest that applies in a directory: the nearest one in it
-// or in its parents, else the one in .config/bottle in home.
-func Find(workDir, home string) (string, error) {
+// Find returns the path of the manifest that applies to the caller: the nearest one in the
+// working directory or in its parents, else the one in .config/bottle in their home. It
+// searches with the caller's rights.
+func Find(c caller.Caller) (string, error) {
 	dirs := []string{}
-	for dir := workDir; ; dir = filepath.Dir(dir) {
+	for dir := c.WorkDir; ; dir = filepath.Dir(dir) {
 		dirs = append(dirs, dir)
 		if dir == filepath.Dir(dir) {
 			break
 		}
 	}
-	if home != "" {
-		dirs = append(dirs, filepath.Join(home, homeManifests))
+	if c.Home != "" {
+		dirs = append(dirs, filepath.Join(c.Home, homeManifests))
 	}
 	for _, dir := range dirs {
 		for _, name := range manifestNames {
 			path := filepath.Join(dir, name)
-			if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() {
+			if fi, err := c.Stat(path); err == nil && fi.Mode().IsRegular() {
 				return path, nil
 			}
 		}
 	}
 	return "", &hint.Error{
 		Err: fmt.Errorf("%w (searched for %s in %s and its parents, and in %s)", ErrNotFound,
-			strings.Join(manifestNames, ", "), workDir, dirs[len(dirs)-1]),
+			strings.Join(manifestNames, ", "), c.WorkDir, dirs[len(dirs)-1]),
 		Hint: "create one with bottle init, or choose one with --manifest",
 	}
 }

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle/internal/caller"
-
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -133,7 +131,7 @@ func TestBillionLaughsIsBounded(t *testing.T) {
 
 func loadGood(t *testing.T, name string) *Manifest {
 	t.Helper()
-	m, err := Load(filepath.Join("testdata/good", name), caller.Caller{UID: os.Getuid(), GID: os.Getgid()})
+	m, err := Load(filepath.Join("testdata/good", name), testCaller)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +224,7 @@ func TestJSONPositions(t *testing.T) {
 }
 
 func TestLoadMissing(t *testing.T) {
-	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"), caller.Caller{UID: os.Getuid(), GID: os.Getgid()})
+	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"), testCaller)
 	if !errors.Is(err, os.ErrNotExist) || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}
@@ -240,19 +238,21 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c := testCaller
+	c.WorkDir, c.Home = work, home
 	// Each is created in turn and takes precedence over the previous ones.
 	for _, path := range []string{
 		"home/.config/bottle/bottle.json", "home/.config/bottle/bottle.yaml",
 		"a/bottle.json", "a/bottle.yml", "a/bottle.yaml", "a/b/bottle.json", "a/b/c/bottle.yml",
 	} {
 		path = filepath.Join(root, path)
-		if got, err := Find(work, home); got == path {
+		if got, err := Find(c); got == path {
 			t.Fatalf("found before it exists: %s, %v", got, err)
 		}
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Find(work, home); err != nil || got != path {
+		if got, err := Find(c); err != nil || got != path {
 			t.Errorf("got %s, %v, want %s", got, err, path)
 		}
 	}
@@ -260,7 +260,9 @@ func TestFind(t *testing.T) {
 
 func TestFindNone(t *testing.T) {
 	work := t.TempDir()
-	_, err := Find(work, "/nonexistent")
+	c := testCaller
+	c.WorkDir, c.Home = work, "/nonexistent"
+	_, err := Find(c)
 	if err == nil || !strings.Contains(err.Error(), work) || !strings.Contains(err.Error(), "/nonexistent/.config/bottle") || hint.Of(err) == "" {
 		t.Errorf("got %v, hint %q", err, hint.Of(err))
 	}

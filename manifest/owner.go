@@ -3,7 +3,6 @@ package manifest
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 
@@ -16,12 +15,12 @@ import (
 // one of the two and are not writable by others. A directory with the sticky bit, such
 // as /tmp, may be writable by others, as they cannot replace what is not theirs there.
 func CheckOwner(path string, c caller.Caller) error {
-	path, err := filepath.EvalSymlinks(path)
+	path, err := c.EvalSymlinks(path)
 	if err != nil {
 		return fmt.Errorf("read the manifest: %w", err)
 	}
 	for at := path; ; at = filepath.Dir(at) {
-		fi, err := os.Stat(at)
+		fi, err := c.Stat(at)
 		if err != nil {
 			return fmt.Errorf("read the manifest: %w", err)
 		}

@@ -10,9 +10,12 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
+// testCaller is the user who runs the tests.
+var testCaller = caller.Caller{UID: os.Getuid(), GID: os.Getgid()}
+
 // TestCheckOwner changes the mode of a manifest and of a directory above it.
 func TestCheckOwner(t *testing.T) {
-	me := caller.Caller{UID: os.Getuid(), GID: os.Getgid()}
+	me := testCaller
 	for name, c := range map[string]struct {
 		at   string // what gets the mode
 		mode os.FileMode
@@ -29,6 +32,9 @@ func TestCheckOwner(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
+			if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // for the other user
+				t.Fatal(err)
+			}
 			if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
 				t.Fatal(err)
 			}

@@ -3,18 +3,18 @@ package manifest
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 // PatchAllow returns a unified diff that adds entries to a bottle's egress.allow, for
 // "patch -p1" in the manifest's directory. It is empty if all entries are already present.
-// Nothing is written.
-func PatchAllow(manifest, bottleName string, entries []string) (patch string, err error) {
-	data, err := os.ReadFile(manifest)
+// Nothing is written. The manifest is read with the caller's rights.
+func PatchAllow(c caller.Caller, manifest, bottleName string, entries []string) (patch string, err error) {
+	data, err := c.ReadRegular(manifest, maxManifest+1)
 	if err != nil {
 		return "", fmt.Errorf("read manifest: %w", err)
 	}

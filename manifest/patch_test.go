@@ -36,7 +36,7 @@ func TestPatchAllow(t *testing.T) {
 				t.Fatal(err)
 			}
 			entries := []string{"new.test", "new.test:8443", "*.wild.test"}
-			patch, err := PatchAllow(file, "dev", entries)
+			patch, err := PatchAllow(testCaller, file, "dev", entries)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,13 +56,13 @@ func TestPatchAllow(t *testing.T) {
 			if n := strings.Count(string(data), "#"); n != strings.Count(text, "#") {
 				t.Errorf("lost comments:\n%s", data)
 			}
-			if again, err := PatchAllow(file, "dev", entries); err != nil || again != "" {
+			if again, err := PatchAllow(testCaller, file, "dev", entries); err != nil || again != "" {
 				t.Errorf("second patch: %q, %v", again, err)
 			}
 		})
 	}
 	file := filepath.Join(t.TempDir(), "bottle.yaml")
-	if _, err := PatchAllow(file, "dev", nil); err == nil {
+	if _, err := PatchAllow(testCaller, file, "dev", nil); err == nil {
 		t.Error("no error for a missing manifest")
 	}
 }

@@ -18,21 +18,29 @@ var Starter []byte
 
 // WriteStarter writes the starter manifest and returns its path. An empty path means
 // bottle.yaml in the caller's directory, which must not contain a manifest of any name.
-// Under sudo the invoking user owns the file. Their ~/.config/bottle is created if it is
-// missing, but no other directory.
-func WriteStarter(path string, c caller.Caller) (_ string, err error) {
-	if path == "" {
-		for _, name := range manifestNames {
-			if _, err := os.Lstat(filepath.Join(c.WorkDir, name)); err == nil {
-				return "", exists(filepath.Join(c.WorkDir, name))
-			}
-		}
-		path = filepath.Join(c.WorkDir, manifestNames[0])
-	}
-	if _, err := os.Stat(filepath.Dir(path)); err != nil && filepath.Dir(path) == filepath.Join(c.Home, homeManifests) {
+// Their ~/.config/bottle is created if it is missing, but no other directory. All of it is
+// done with the caller's rights: under sudo the invoking user owns the file.
+func WriteStarter(path string, c caller.Caller) (written string, err error) {
+	if _, err := c.Stat(filepath.Dir(path)); err != nil && filepath.Dir(path) == filepath.Join(c.Home, homeManifests) {
 		if err := c.MakeInHome(homeManifests); err != nil {
 			return "", fmt.Errorf("create manifest: %w", err)
 		}
+	}
+	err = c.Do(func() error {
+		written, err = writeStarter(path, c.WorkDir)
+		return err
+	})
+	return written, err
+}
+
+func writeStarter(path, workDir string) (_ string, err error) {
+	if path == "" {
+		for _, name := range manifestNames {
+			if _, err := os.Lstat(filepath.Join(workDir, name)); err == nil {
+				return "", exists(filepath.Join(workDir, name))
+			}
+		}
+		path = filepath.Join(workDir, manifestNames[0])
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, os.ErrExist) {
@@ -47,12 +55,6 @@ func WriteStarter(path string, c caller.Caller) (_ string, err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if _, err := f.Write(Starter); err != nil {
 		return "", fmt.Errorf("create manifest: %w", err)
-	}
-	if c.UID == os.Getuid() {
-		return path, nil
-	}
-	if err := f.Chown(c.UID, c.GID); err != nil {
-		return "", fmt.Errorf("change the owner of the manifest: %w", err)
 	}
 	return path, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -116,9 +115,9 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 		b.Dockerfile = p.spec.Caller.Path(cfg.Dockerfile, dir)
 	}
 	var problems hint.Problems
-	if fi, err := os.Stat(b.Context); err != nil || !fi.IsDir() {
+	if fi, err := p.spec.Caller.Stat(b.Context); err != nil || !fi.IsDir() {
 		problems.Add(&hint.Error{Err: fmt.Errorf("the build context %s is not a directory", b.Context), Hint: "set context in the bottle's build"})
-	} else if fi, err := os.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
+	} else if fi, err := p.spec.Caller.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
 		problems.Add(&hint.Error{Err: fmt.Errorf("missing Dockerfile %s", b.Dockerfile), Hint: "set dockerfile in the bottle's build"})
 	}
 	b.args = maps.Clone(cfg.Args)

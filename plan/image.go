@@ -58,7 +58,7 @@ func (p *preparation) cwd() (err error) {
 	if p.plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
 		return err
 	}
-	if p.plan.Dir, err = filepath.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
+	if p.plan.Dir, err = p.spec.Caller.EvalSymlinks(p.spec.Caller.WorkDir); err != nil {
 		return fmt.Errorf("resolve the working directory: %w", err)
 	}
 	if p.spec.CwdForce {
@@ -70,7 +70,7 @@ func (p *preparation) cwd() (err error) {
 // refuseHome rejects a directory that contains all files of a user.
 func refuseHome(c caller.Caller, dir string) error {
 	what := ""
-	switch home, err := filepath.EvalSymlinks(c.Home); {
+	switch home, err := c.EvalSymlinks(c.Home); {
 	case dir == "/":
 		what = "the entire file system"
 	case err != nil || c.Home == "":

@@ -61,7 +61,7 @@ func (s Spec) Manifest() (*manifest.Manifest, error) {
 	path := s.ManifestPath
 	if path == "" {
 		var err error
-		if path, err = manifest.Find(s.Caller.WorkDir, s.Caller.Home); err != nil {
+		if path, err = manifest.Find(s.Caller); err != nil {
 			return nil, err
 		}
 		if err := manifest.CheckOwner(path, s.Caller); err != nil {

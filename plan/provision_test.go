@@ -124,7 +124,7 @@ func TestSkillErrors(t *testing.T) {
 
 func unreadable4242(s *scene, at string) error {
 	s.spec.Caller.UID, s.spec.Caller.GID = 4242, 4242
-	return os.WriteFile(at, []byte("root's"), 0o600)
+	return os.WriteFile(at, []byte("text"), 0)
 }
 
 func TestSkillCount(t *testing.T) {
@@ -211,6 +211,18 @@ func TestGitIdentityOfAnother(t *testing.T) {
 	// A directory that the user cannot enter, here root's.
 	if got := identity(t.TempDir()); got != (manifest.Git{Name: "Mine", Email: "mine@example.test"}) {
 		t.Errorf("in root's directory: %+v", got)
+	}
+	// A file that only a supplementary group may read is included.
+	if err := errors.Join(os.Chown(filepath.Join(home, "more"), 0, 4343), os.Chmod(filepath.Join(home, "more"), 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	s.spec.Caller.Groups = []int{4343}
+	if got := identity(work); got.Email != "work@example.test" {
+		t.Errorf("with a supplementary group: %+v", got)
+	}
+	s.spec.Caller.Groups = nil
+	if g, err := provision.GitIdentity(t.Context(), s.spec.Caller); err == nil || g.Email == "work@example.test" {
+		t.Errorf("control: without the group: %+v, %v", g, err)
 	}
 	give(0)
 	if g, err := provision.GitIdentity(t.Context(), s.spec.Caller); g != (manifest.Git{}) {

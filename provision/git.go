@@ -48,7 +48,7 @@ func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (manifest.G
 	}
 	if uid := syscall.Geteuid(); uid == 0 && c.UID != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{
-			Uid: uint32(c.UID), Gid: uint32(c.GID), Groups: []uint32{uint32(c.GID)},
+			Uid: uint32(c.UID), Gid: uint32(c.GID), Groups: groups(c),
 		}}
 	}
 	var stderr bytes.Buffer
@@ -63,6 +63,15 @@ func gitIdentityIn(ctx context.Context, c caller.Caller, dir string) (manifest.G
 		return manifest.Git{}, fmt.Errorf("read your git configuration: %w %s", err, why)
 	}
 	return parseIdentity(string(out)), nil
+}
+
+// groups are the supplementary groups of a caller's process.
+func groups(c caller.Caller) []uint32 {
+	out := make([]uint32, len(c.Groups))
+	for i, g := range c.Groups {
+		out[i] = uint32(g)
+	}
+	return out
 }
 
 // parseIdentity parses "key\nvalue\0…". The last value of a key applies.

@@ -45,8 +45,8 @@ func ReadSkills(c caller.Caller, list []string) (Skills, error) {
 			continue
 		}
 		dir := filepath.Join(c.Home, ".claude", "skills", name)
-		s := skill{name: name, caller: c}
-		if err := s.read(dir); err != nil {
+		s := skill{name: name}
+		if err := c.Do(func() error { return s.read(dir) }); err != nil {
 			problems.Add(err)
 			continue
 		}
@@ -62,21 +62,23 @@ func ReadSkills(c caller.Caller, list []string) (Skills, error) {
 // skill is a skill that is being read. Symbolic links are followed only within it: os.Root
 // rejects links that lead out.
 type skill struct {
-	name   string
-	caller caller.Caller
-	root   *os.Root
-	files  []rootfile.File
-	bytes  int64
+	name  string
+	root  *os.Root
+	files []rootfile.File
+	bytes int64
 }
 
 func (s *skill) read(dir string) error {
 	// The skill itself may be a link to another directory of the user.
-	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+	fi, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return s.bad(dir, err)
+	}
+	if err != nil || !fi.IsDir() {
 		return &hint.Error{Err: fmt.Errorf("missing skill '%s': no directory %s", s.name, dir), Hint: "create it there"}
 	}
-	var err error
 	if s.root, err = os.OpenRoot(dir); err != nil {
-		return fmt.Errorf("skill '%s': %w", s.name, err)
+		return s.bad(dir, err)
 	}
 	defer func() { _ = s.root.Close() }()
 	return s.directory(".", 0)
@@ -85,13 +87,6 @@ func (s *skill) read(dir string) error {
 func (s *skill) directory(name string, depth int) error {
 	if depth > maxSkillDepth {
 		return s.bad(name, fmt.Errorf("more than %d directories deep, or a link to a parent directory", maxSkillDepth))
-	}
-	fi, err := s.root.Stat(name)
-	if err != nil {
-		return s.bad(name, err)
-	}
-	if err := s.readable(fi); err != nil {
-		return s.bad(name, err)
 	}
 	if err := s.add(name, fs.ModeDir|0o755, nil); err != nil {
 		return err
@@ -123,9 +118,6 @@ func (s *skill) entry(name string, depth int) error {
 	case !fi.Mode().IsRegular():
 		return s.bad(name, errors.New("not a regular file"))
 	}
-	if err := s.readable(fi); err != nil {
-		return s.bad(name, err)
-	}
 	data, err := s.content(name)
 	if err != nil {
 		return s.bad(name, err)
@@ -154,31 +146,13 @@ func (s *skill) add(name string, mode fs.FileMode, data []byte) error {
 	return nil
 }
 
-// readable rejects files that the invoking user cannot read: bottle is root, and others
-// may be able to write to the directory.
-func (s *skill) readable(fi fs.FileInfo) error {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	perm, need := fi.Mode().Perm(), fs.FileMode(0o4)
-	switch {
-	case !ok:
-		return errors.New("unknown owner")
-	case s.caller.UID == 0:
-		return nil
-	case int(st.Uid) == s.caller.UID:
-		need = 0o400
-	case int(st.Gid) == s.caller.GID:
-		need = 0o040
-	}
-	if perm&need == 0 {
-		return errors.New("not readable by you")
-	}
-	return nil
-}
-
 func (s *skill) bad(name string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
 		err = pe.Err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		err = errors.New("not readable by you")
 	}
 	if strings.Contains(err.Error(), "escapes") { // os.Root exports no error for it
 		return &hint.Error{

@@ -182,18 +182,22 @@ func (r *sshResolver) privateFile(h manifest.SSHHost) (*sshKey, error) {
 type copied struct{ sshagent.Signer }
 
 func (r *sshResolver) upstream(file string, public sshagent.PublicKey) *sshKey {
+	return &sshKey{file: file, public: public, signer: r.agent().Signer(public)}
+}
+
+func (r *sshResolver) agent() sshagent.Upstream {
 	socket, _ := r.caller.Getenv("SSH_AUTH_SOCK")
-	return &sshKey{file: file, public: public, signer: sshagent.Upstream(socket).Signer(public)}
+	return sshagent.Upstream{Socket: socket, User: r.caller.User()}
 }
 
 // ownAgent lists the keys of the caller's ssh agent, if there is one.
 func (r *sshResolver) ownAgent() ([]sshagent.PublicKey, error) {
-	socket, ok := r.caller.Getenv("SSH_AUTH_SOCK")
-	if r.asked || !ok || socket == "" {
+	own := r.agent()
+	if r.asked || own.Socket == "" {
 		return r.own, nil
 	}
 	var err error
-	r.own, err = sshagent.Upstream(socket).List()
+	r.own, err = own.List()
 	r.asked = err == nil
 	return r.own, err
 }

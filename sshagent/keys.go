@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/bot-bottle/bottle/internal/asuser"
 )
 
 // ErrPassphrase is returned when the passphrase does not decrypt the private key.
@@ -74,8 +76,12 @@ func ParsePublic(text []byte) (ssh.PublicKey, error) {
 	return key, nil
 }
 
-// Upstream is the socket path of the user's own ssh agent.
-type Upstream string
+// Upstream is the user's own ssh agent. It is connected to with the user's rights: as
+// root, bottle could use the agent of any user.
+type Upstream struct {
+	Socket string // path
+	User   asuser.User
+}
 
 // Timeouts of requests to the user's own agent. It may ask the user to confirm a
 // signature or to touch a security key.
@@ -86,7 +92,11 @@ const (
 
 // dial connects to the agent, until the timeout or the end of the context.
 func (u Upstream) dial(ctx context.Context, timeout time.Duration) (client agent.ExtendedAgent, closeConn func(), err error) {
-	conn, err := net.DialTimeout("unix", string(u), timeout)
+	var conn net.Conn
+	err = asuser.Run(u.User, func() (err error) {
+		conn, err = net.DialTimeout("unix", u.Socket, timeout)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,10 +64,11 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// TestInitUnderSudo writes the manifest in ~/.config/bottle: the new directories
-// belong to the invoking user, and a symbolic link of theirs is not followed.
+// TestInitUnderSudo writes the manifest in ~/.config/bottle with the rights of the
+// invoking user: the new directories belong to that user, and neither another user's
+// directory nor one that a symbolic link leads to is written.
 func TestInitUnderSudo(t *testing.T) {
-	home := t.TempDir()
+	home := homeOf(t, 4242, 4243)
 	t.Setenv("HOME", home)
 	path := filepath.Join(home, ".config/bottle/bottle.yaml")
 	c := caller.Caller{WorkDir: home, Home: home, UID: 4242, GID: 4243}
@@ -79,7 +82,7 @@ func TestInitUnderSudo(t *testing.T) {
 		}
 	}
 	// This process is not that user, whose manifest it would refuse.
-	for p := path; p != home; p = filepath.Dir(p) {
+	for p := path; p != filepath.Dir(home); p = filepath.Dir(p) {
 		if err := os.Chown(p, os.Getuid(), os.Getgid()); err != nil {
 			t.Fatal(err)
 		}
@@ -87,8 +90,15 @@ func TestInitUnderSudo(t *testing.T) {
 	if _, errs, code := inDir(t, t.TempDir(), "config", "check"); code != 0 || errs != path+" is valid: 1 bottle, 1 agent.\n" {
 		t.Errorf("not found from another directory: exit %d, %q", code, errs)
 	}
-	elsewhere := t.TempDir()
-	c.Home = t.TempDir()
+	other := homeOf(t, 4343, 4343)
+	if got, err := manifest.WriteStarter(filepath.Join(other, "bottle.yaml"), c); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("wrote %s, %v", got, err)
+	}
+	if got, err := manifest.WriteStarter(filepath.Join(other, "bottle.yaml"), caller.Caller{Home: other}); err != nil {
+		t.Errorf("control: wrote %s, %v", got, err)
+	}
+	elsewhere := homeOf(t, 4242, 4243)
+	c.Home = homeOf(t, 4242, 4243)
 	if err := os.Symlink(elsewhere, filepath.Join(c.Home, ".config")); err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +108,16 @@ func TestInitUnderSudo(t *testing.T) {
 	if made, err := os.ReadDir(elsewhere); err != nil || len(made) > 0 {
 		t.Errorf("made %v, %v", made, err)
 	}
+}
+
+// homeOf returns a directory that belongs to a user and that all users can reach.
+func homeOf(t *testing.T, uid, gid int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chown(dir, uid, gid)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 const shownManifest = `version: 1

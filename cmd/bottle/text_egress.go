@@ -322,7 +322,7 @@ func (a *app) showLearned(plan *plan.Plan, hosts []egress.HostSummary) {
 	if len(entries) == 0 {
 		return
 	}
-	patch, err := manifest.PatchAllow(plan.Manifest, plan.Bottle, entries)
+	patch, err := manifest.PatchAllow(plan.Caller(), plan.Manifest, plan.Bottle, entries)
 	if err == nil && patch != "" {
 		a.note(textLearned, filepath.Dir(plan.Manifest))
 		a.errorf("%s", patch)

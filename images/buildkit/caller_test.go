@@ -21,8 +21,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/asuser"
 )
 
-// Ids of a caller that need not exist.
-var caller = asuser.User{UID: 41001, GID: 42001, Groups: []int{42002}}
+// Ids of a user who need not exist.
+var alice = asuser.User{UID: 41001, GID: 42001, Groups: []int{42002}}
 
 // newCallerBuilder returns a builder whose context belongs to the caller.
 func newCallerBuilder(t *testing.T) *builder {
@@ -31,7 +31,7 @@ func newCallerBuilder(t *testing.T) *builder {
 	for _, dir := range []string{b.dir, filepath.Dir(b.dir)} {
 		must(t, os.Chmod(dir, 0o755))
 	}
-	must(t, os.Chown(b.dir, caller.UID, caller.GID))
+	must(t, os.Chown(b.dir, alice.UID, alice.GID))
 	return b
 }
 
@@ -49,7 +49,7 @@ func TestCaller(t *testing.T) {
 	const copyAll = "FROM scratch\nCOPY . /context/\n"
 	victim := func(b *builder) string { return b.writeAs("victim", 0, 0, 0o600) }
 	closed := func(b *builder) string {
-		dir := filepath.Dir(b.writeAs("closed/file", caller.UID, caller.GID, 0o644))
+		dir := filepath.Dir(b.writeAs("closed/file", alice.UID, alice.GID, 0o644))
 		must(b.t, os.Chmod(dir, 0o700))
 		return dir
 	}
@@ -59,7 +59,7 @@ func TestCaller(t *testing.T) {
 		readable   bool // by the caller
 		file       string
 	}{
-		"own file":         {copyAll, func(b *builder, _ *Request) string { return b.writeAs("own", caller.UID, caller.GID, 0o600) }, true, "context/own"},
+		"own file":         {copyAll, func(b *builder, _ *Request) string { return b.writeAs("own", alice.UID, alice.GID, 0o600) }, true, "context/own"},
 		"group's file":     {copyAll, func(b *builder, _ *Request) string { return b.writeAs("group", 0, 42002, 0o640) }, true, "context/group"},
 		"root's file":      {copyAll, func(b *builder, _ *Request) string { return victim(b) }, false, "context/victim"},
 		"only root's file": {"FROM scratch\nCOPY victim /\n", func(b *builder, _ *Request) string { return victim(b) }, false, "victim"},
@@ -92,7 +92,7 @@ func TestCaller(t *testing.T) {
 			b.write(".dockerignore", "victim\nclosed\n")
 			closed(b)
 			victim(b)
-			return b.writeAs("own", caller.UID, caller.GID, 0o600)
+			return b.writeAs("own", alice.UID, alice.GID, 0o600)
 		}, true, "context/own"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,7 +100,7 @@ func TestCaller(t *testing.T) {
 			if c.dockerfile != "" {
 				b.write("Dockerfile", c.dockerfile)
 			}
-			req := Request{Names: []string{b.ref()}, Caller: caller}
+			req := Request{Names: []string{b.ref()}, Caller: alice}
 			path := c.prepare(b, &req)
 			_, err := b.build(req)
 			if c.readable && err != nil {
@@ -134,7 +134,7 @@ func TestCallerFS(t *testing.T) {
 		for name, text := range map[string]string{"file": "the caller's", "large": large, "other": ""} {
 			must(t, os.WriteFile(filepath.Join(sub, name), []byte(text), 0o644))
 		}
-		user := caller
+		user := alice
 		if control {
 			user = asuser.User{}
 		}
@@ -260,7 +260,7 @@ func sshAgent(t *testing.T, uid int) (socket string, keys agent.Agent) {
 // keys nor use another user's agent. The control does both without bottle's filter.
 func TestSSH(t *testing.T) {
 	b := newCallerBuilder(t)
-	socket, keys := sshAgent(t, caller.UID)
+	socket, keys := sshAgent(t, alice.UID)
 	client := filepath.Join(b.dir, "client")
 	build := exec.Command("go", "build", "-o", client, "./testdata/agentclient")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -273,7 +273,7 @@ RUN --mount=type=bind,source=client,target=/client --mount=type=ssh /client list
 RUN --mount=type=bind,source=client,target=/client --mount=type=ssh,id=second /client remove >/removed
 `
 	b.write("Dockerfile", dockerfile)
-	req := Request{Names: []string{b.ref()}, Caller: caller, SSH: []SSHAgent{{Socket: socket}, {ID: "second", Socket: socket}}}
+	req := Request{Names: []string{b.ref()}, Caller: alice, SSH: []SSHAgent{{Socket: socket}, {ID: "second", Socket: socket}}}
 	b.good(req)
 	_, files := b.read(b.ref(), "list", "removed")
 	if files["list"] != "the caller's key: signed\n" {
@@ -286,10 +286,10 @@ RUN --mount=type=bind,source=client,target=/client --mount=type=ssh,id=second /c
 		t.Errorf("the agent's keys are %v, %v", left, err)
 	}
 	b.write("Dockerfile", "FROM bottle-demo:latest\nRUN --mount=type=ssh,required true\n")
-	b.bad(Request{Caller: caller}, "ssh") // not forwarded
+	b.bad(Request{Caller: alice}, "ssh") // not forwarded
 	b.write("Dockerfile", dockerfile)
-	b.bad(Request{Caller: caller, SSH: []SSHAgent{{Socket: socket + "-missing"}}}, "connect to ssh agent default", "no such file")
-	b.bad(Request{Caller: caller, SSH: []SSHAgent{{Socket: socket}, {ID: "default", Socket: socket}}}, "duplicate ssh agent default")
+	b.bad(Request{Caller: alice, SSH: []SSHAgent{{Socket: socket + "-missing"}}}, "connect to ssh agent default", "no such file")
+	b.bad(Request{Caller: alice, SSH: []SSHAgent{{Socket: socket}, {ID: "default", Socket: socket}}}, "duplicate ssh agent default")
 
 	other, _ := sshAgent(t, 41002)
 	req.SSH = []SSHAgent{{Socket: other}}

@@ -7,18 +7,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/moby/buildkit/session/secrets"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/tonistiigi/fsutil"
 
 	"github.com/bot-bottle/bottle/internal/asuser"
+	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 // inputs are what one build reads on its caller's behalf, with the caller's rights.
@@ -145,8 +144,7 @@ const maxDockerfile = 4 << 20
 // readFile reads a regular file of limited size.
 func (in *inputs) readFile(path string, limit int64) (data []byte, err error) {
 	err = in.pool.Do(func() error {
-		// O_NONBLOCK: opening a FIFO must not wait for a writer.
-		f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		f, err := caller.OpenRegular(path)
 		if err != nil {
 			return err
 		}
@@ -155,8 +153,8 @@ func (in *inputs) readFile(path string, limit int64) (data []byte, err error) {
 		if err != nil {
 			return err
 		}
-		if !fi.Mode().IsRegular() || fi.Size() > limit {
-			return fmt.Errorf("%s is not a regular file of at most %d bytes", path, limit)
+		if fi.Size() > limit {
+			return fmt.Errorf("%s is larger than %d bytes", path, limit)
 		}
 		data, err = io.ReadAll(io.LimitReader(f, limit))
 		return err

@@ -101,10 +101,14 @@ func (c Caller) Environment() []string {
 	return c.Environ
 }
 
-// MakeInHome creates a directory below the invoking user's home, with missing parents,
-// all owned by that user. Symbolic links cannot lead out of the home.
+// MakeInHome creates a directory below the invoking user's home, with missing parents and
+// with that user's rights. Symbolic links cannot lead out of the home.
 func (c Caller) MakeInHome(dir string) error {
-	root, err := os.OpenRoot(c.Home)
+	return c.Do(func() error { return makeInHome(c.Home, dir) })
+}
+
+func makeInHome(home, dir string) error {
+	root, err := os.OpenRoot(home)
 	if err != nil {
 		return err
 	}
@@ -112,14 +116,7 @@ func (c Caller) MakeInHome(dir string) error {
 	made := "."
 	for _, part := range strings.Split(dir, string(filepath.Separator)) {
 		made = filepath.Join(made, part)
-		err := root.Mkdir(made, 0o755)
-		if errors.Is(err, os.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = root.Lchown(made, c.UID, c.GID)
-		}
-		if err != nil {
+		if err := root.Mkdir(made, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
 	}
