@@ -32,10 +32,13 @@ type Bottle struct {
 // and the proxy is healthy. After an error nothing is left of it; the error is that of
 // the step that failed first. If the name has been taken since the plan was made, the
 // next free name is used, unless the name is pinned. Launch does not change the plan.
-// A Pending plan needs ProvideImages first.
+// A Pending plan needs ProvideImages first, and one with EnvPipes Plan.ReadPipes.
 func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
-	if plan.Pending() {
+	switch {
+	case plan.Pending():
 		return nil, errors.New("cannot launch: the plan's images were not provided")
+	case len(plan.EnvPipes) > 0:
+		return nil, errors.New("cannot launch: the plan's pipes were not read")
 	}
 	p := *plan
 	timings := &Timings{}

@@ -25,14 +25,71 @@ const (
 // (execve(2)).
 const maxVariable = 128 << 10
 
+// envInput is what an agent's variables are resolved from.
+type envInput struct {
+	caller   caller.Caller
+	noInput  bool
+	manifest string              // path
+	listed   []manifest.Variable // in the manifest
+	files    []EnvArg
+	flags    []EnvArg
+	token    bool // forward Claude Code's token from callerToken
+}
+
+// pipes are the pipes among the files.
+func (in envInput) pipes() []string {
+	var out []string
+	for _, a := range in.files {
+		if a.pipe {
+			out = append(out, a.From)
+		}
+	}
+	return out
+}
+
+// resolve reads the variables of the manifest, the files and the flags, in this order.
+// A source that is not available is an error only if no pipe can still replace it.
+func (in envInput) resolve() ([]provision.Variable, error) {
+	r := &envResolver{in: in, vars: []provision.Variable{}}
+	return r.resolve()
+}
+
+// ReadPipes reads the variables of pipes, see PipeArg, and resolves all variables
+// again. A plan with EnvPipes cannot be launched before.
+func (p *Plan) ReadPipes(read func(path string) ([]EnvArg, error)) (err error) {
+	if len(p.EnvPipes) == 0 {
+		return nil
+	}
+	if err := p.env.readPipes(read); err != nil {
+		return err
+	}
+	p.EnvPipes = nil
+	p.Env, err = p.env.resolve()
+	return err
+}
+
+// readPipes replaces the pipes among the files by their variables.
+func (in *envInput) readPipes(read func(path string) ([]EnvArg, error)) error {
+	var files []EnvArg
+	for _, a := range in.files {
+		args := []EnvArg{a}
+		if a.pipe {
+			var err error
+			if args, err = read(a.From); err != nil {
+				return err
+			}
+		}
+		files = append(files, args...)
+	}
+	in.files = files
+	return nil
+}
+
 // envResolver collects an agent's variables and their errors. A later variable
 // overrides an earlier one of the same name, whose source is not read: the user can
 // replace a source that is not available.
 type envResolver struct {
-	caller   caller.Caller
-	noInput  bool
-	manifest string // path
-	token    bool   // forward Claude Code's token from callerToken
+	in       envInput
 	sources  []envSource
 	vars     []provision.Variable
 	unset    []string
@@ -45,26 +102,29 @@ type envSource struct {
 	lookUp func()
 }
 
-// resolve reads the variables of the manifest, the files and the flags, in this order.
-// token enables the forwarding of Claude Code's token.
-func (r *envResolver) resolve(vars []manifest.Variable, files []EnvArg, flags []string, token bool) ([]provision.Variable, error) {
-	r.token = token
-	for _, v := range vars {
+func (r *envResolver) resolve() ([]provision.Variable, error) {
+	for _, v := range r.in.listed {
 		r.source(v.Name, func() { r.fromManifest(v) })
 	}
-	for _, a := range files {
+	for _, a := range r.in.files {
+		if !a.pipe {
+			r.fromArg(a)
+		}
+	}
+	for _, a := range r.in.flags {
 		r.fromArg(a)
 	}
-	for _, kv := range flags {
-		r.fromArg(parseEnvFlag(kv))
-	}
-	if token && !r.has(agentToken) {
+	if r.in.token && !r.has(agentToken) {
 		r.source(agentToken, func() { r.forward(agentToken, callerToken) })
 	}
+	given := len(r.problems)
 	for _, s := range r.sources {
 		s.lookUp()
 	}
 	r.reportUnset()
+	if len(r.in.pipes()) > 0 {
+		r.problems = r.problems[:given]
+	}
 	for _, v := range r.vars {
 		if n := len(v.Name) + len(v.Literal) + len(v.Secret.Reveal()) + 2; n > maxVariable {
 			r.problems.Add(fmt.Errorf("value of %s too long: %d bytes with its name (max %d)", v.Name, n, maxVariable))
@@ -95,7 +155,7 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 	case v.Literal != nil:
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceLiteral, Literal: *v.Literal})
 	case v.Prompt != "":
-		if r.noInput {
+		if r.in.noInput {
 			r.problems.Add(&hint.Error{
 				Err:  fmt.Errorf("%s: cannot ask for %s with --no-input", v.At, v.Name),
 				Hint: fmt.Sprintf("forward it: set %s and add -e %[1]s", v.Name),
@@ -104,7 +164,7 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 		}
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourcePrompt, Ask: v.Prompt})
 	case v.File != "":
-		path := r.caller.Path(v.File, filepath.Dir(r.manifest))
+		path := r.in.caller.Path(v.File, filepath.Dir(r.in.manifest))
 		value, err := r.readFile(path)
 		if err != nil {
 			r.problems.Add(fmt.Errorf("%s: %s: %w", v.At, v.Name, err))
@@ -128,11 +188,11 @@ func (r *envResolver) fromArg(a EnvArg) {
 }
 
 func (r *envResolver) forward(name, from string) {
-	value, ok := r.caller.Getenv(from)
-	if !ok && r.token && name == agentToken && from == agentToken {
+	value, ok := r.in.caller.Getenv(from)
+	if !ok && r.in.token && name == agentToken && from == agentToken {
 		// The caller may have the token under either name.
 		from = callerToken
-		value, ok = r.caller.Getenv(from)
+		value, ok = r.in.caller.Getenv(from)
 	}
 	switch {
 	case ok:
@@ -150,7 +210,7 @@ func (r *envResolver) reportUnset() {
 	if len(r.unset) > 1 {
 		fix = "set and export them"
 	}
-	if _, sudo := r.caller.Getenv("SUDO_UID"); sudo {
+	if _, sudo := r.in.caller.Getenv("SUDO_UID"); sudo {
 		fix = fmt.Sprintf("sudo clears the environment: run sudo --preserve-env=%s bottle …, or pass --env-file a file on tmpfs", strings.Join(r.unset, ","))
 	}
 	r.problems.Add(&hint.Error{
@@ -161,7 +221,7 @@ func (r *envResolver) reportUnset() {
 
 // readFile reads a secret and removes a line break at its end.
 func (r *envResolver) readFile(path string) (string, error) {
-	data, err := r.caller.ReadPrivate(path, maxVariable)
+	data, err := r.in.caller.ReadPrivate(path, maxVariable)
 	if err != nil {
 		return "", err
 	}

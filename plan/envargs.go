@@ -21,7 +21,13 @@ type EnvArg struct {
 	// plan shows both.
 	Source, From string
 	where        string // for messages
+	// pipe: From is a pipe, and this stands for the variables that it will give.
+	pipe bool
 }
+
+// PipeArg stands for the variables of a pipe, which Plan.ReadPipes reads: reading a
+// pipe consumes what it holds, so it waits until the run is confirmed.
+func PipeArg(source, path string) EnvArg { return EnvArg{Source: source, From: path, pipe: true} }
 
 // parseEnvFlag reads -e NAME or -e NAME=VALUE.
 func parseEnvFlag(kv string) EnvArg {
@@ -32,6 +38,14 @@ func parseEnvFlag(kv string) EnvArg {
 		a.Value = secretPointer(value)
 	}
 	return a
+}
+
+func parseEnvFlags(list []string) []EnvArg {
+	out := make([]EnvArg, len(list))
+	for i, kv := range list {
+		out[i] = parseEnvFlag(kv)
+	}
+	return out
 }
 
 func secretPointer(value string) *secret.Value {
@@ -107,7 +121,10 @@ func (a EnvArg) check() error {
 // ResolveEnv reads the variables of an additional session: those of the files, then the
 // flags. A later variable overrides an earlier one of the same name. The error is a
 // hint.Problems if there is more than one.
-func ResolveEnv(c caller.Caller, files []EnvArg, flags []string) ([]provision.Variable, error) {
-	r := &envResolver{caller: c}
-	return r.resolve(nil, files, flags, false)
+func ResolveEnv(c caller.Caller, files []EnvArg, flags []string, readPipe func(path string) ([]EnvArg, error)) ([]provision.Variable, error) {
+	in := envInput{caller: c, files: files, flags: parseEnvFlags(flags)}
+	if err := in.readPipes(readPipe); err != nil {
+		return nil, err
+	}
+	return in.resolve()
 }

@@ -1,12 +1,14 @@
 package plan
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret/secrettest"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 )
@@ -106,13 +108,50 @@ func TestEnvTokenFlag(t *testing.T) {
 
 func TestResolveEnv(t *testing.T) {
 	c := caller.Caller{Getenv: func(name string) (string, bool) { return "hunter2", name == "A" || name == callerToken }}
-	vars, err := ResolveEnv(c, nil, []string{"A", "B=x"})
+	vars, err := ResolveEnv(c, nil, []string{"A", "B=x"}, nil)
 	if err != nil || len(vars) != 2 || vars[0].Secret.Reveal() != "hunter2" {
 		t.Errorf("got %v, %v", vars, err)
 	}
-	_, err = ResolveEnv(c, nil, []string{"NONE", "1=hunter2", "no_proxy=hunter2"})
+	_, err = ResolveEnv(c, nil, []string{"NONE", "1=hunter2", "no_proxy=hunter2"}, nil)
 	if n := len(hint.Split(err)); n != 3 || secrets.MatchString(err.Error()) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestEnvPipes: a pipe is not read by Prepare. Its variables take their place among
+// the others when it is, and what it may give is not missing before.
+func TestEnvPipes(t *testing.T) {
+	s := newScene(t, `env: {A: {from: NONE}, B: manifest, C: , D: {file: none}}`, "")
+	if _, err := s.prepare(); err == nil || !strings.Contains(err.Error(), "cannot forward NONE, C: not set in the environment") || !strings.Contains(err.Error(), "missing file") {
+		t.Errorf("control: %v", err)
+	}
+	before := []EnvArg{{Name: "B", Value: secretPointer("before")}, {Name: "E", Value: secretPointer("before")}}
+	after := []EnvArg{{Name: "E", Value: secretPointer("after")}}
+	s.spec.EnvFiles = slices.Concat(before, []EnvArg{PipeArg(provision.SourceEnvFile, "/dev/fd/63")}, after)
+	s.spec.Env = []string{"F=flag"}
+	p := s.good()
+	if !slices.Equal(p.EnvPipes, []string{"/dev/fd/63"}) || len(p.Env) != 3 {
+		t.Errorf("pipes %q, variables %v", p.EnvPipes, p.Env)
+	}
+	secrettest.CheckHidden(t, "plan", p, "after")
+	read := func(path string) ([]EnvArg, error) {
+		return ParseEnvFile(provision.SourceEnvFile, path, []byte("A=pipe\nB=pipe\nC=pipe\nD=pipe\nE=pipe\nF=pipe\n"))
+	}
+	if err := p.ReadPipes(read); err != nil || len(p.EnvPipes) > 0 || len(p.Env) != 6 {
+		t.Fatalf("pipes %q, variables %v, error %v", p.EnvPipes, p.Env, err)
+	}
+	for name, value := range map[string]string{"A": "pipe", "B": "pipe", "C": "pipe", "D": "pipe", "E": "after", "F": "flag"} {
+		if got := variables(p)[name].Secret.Reveal(); got != value {
+			t.Errorf("%s is %q, want %q", name, got, value)
+		}
+	}
+	err := s.good().ReadPipes(func(string) ([]EnvArg, error) { return nil, nil })
+	if err == nil || !strings.Contains(err.Error(), "cannot forward NONE, C: not set in the environment") {
+		t.Errorf("from an empty pipe: %v", err)
+	}
+	failed := errors.New("failed")
+	if err := s.good().ReadPipes(func(string) ([]EnvArg, error) { return nil, failed }); !errors.Is(err, failed) {
+		t.Errorf("from a pipe that cannot be read: %v", err)
 	}
 }
 

@@ -60,8 +60,10 @@ type Plan struct {
 	// ImageCommand: the command is the image's, and unknown before the pull.
 	ImageCommand bool                 `json:"image_command,omitempty"`
 	Env          []provision.Variable `json:"env"`
-	Egress       manifest.Egress      `json:"egress"`
-	Proxy        Proxy                `json:"proxy"`
+	// EnvPipes are the pipes that give more variables when the run is confirmed.
+	EnvPipes []string        `json:"env_pipes,omitempty"`
+	Egress   manifest.Egress `json:"egress"`
+	Proxy    Proxy           `json:"proxy"`
 	// Learn: the proxy allows all public hosts.
 	Learn   bool            `json:"learn,omitempty"`
 	Network Network         `json:"network"`
@@ -79,6 +81,7 @@ type Plan struct {
 	skills  []rootfile.File       // paths begin with the skill's name
 	ssh     []provision.SSHAccess // of each entry of SSH
 	caller  caller.Caller
+	env     envInput
 	entries egress.Entries
 	policy  egress.Policy // of entries
 	command []string      // the manifest's; empty: the image's

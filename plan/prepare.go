@@ -248,12 +248,17 @@ func entriesOf(e manifest.Egress, ssh []manifest.SSHHost) egress.Entries {
 func (p *Plan) Entries() egress.Entries { return p.entries }
 
 func (p *preparation) env(context.Context) (err error) {
-	r := &envResolver{caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest, vars: []provision.Variable{}}
-	token := p.spec.getenv(callerToken) != ""
-	if p.spec.ForwardToken != nil {
-		token = *p.spec.ForwardToken
+	in := envInput{
+		caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest,
+		listed: p.bottle.Env, files: p.spec.EnvFiles, flags: parseEnvFlags(p.spec.Env), token: p.spec.getenv(callerToken) != "",
 	}
-	p.plan.Env, err = r.resolve(p.bottle.Env, p.spec.EnvFiles, p.spec.Env, token)
+	if p.spec.ForwardToken != nil {
+		in.token = *p.spec.ForwardToken
+	}
+	if p.plan.EnvPipes = in.pipes(); len(p.plan.EnvPipes) > 0 {
+		p.plan.env = in
+	}
+	p.plan.Env, err = in.resolve()
 	return err
 }
 

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
@@ -13,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -34,12 +39,13 @@ func (f *envFlags) register(fs *pflag.FlagSet) {
 	fs.IntSliceVar(&f.descriptors, "env-from-fd", nil, "read variables from an open file descriptor, in the same formats")
 }
 
-// read reads all files and descriptors and reports all errors together.
-func (f *envFlags) read(a *app) ([]plan.EnvArg, error) {
+// read reads all files and descriptors and reports all errors together. A pipe among
+// the files is read later, see plan.PipeArg.
+func (f *envFlags) read(a *app, c caller.Caller) ([]plan.EnvArg, error) {
 	var out []plan.EnvArg
 	var problems hint.Problems
 	add := func(source, from string, open func() (*os.File, error)) error {
-		text, err := a.interruptibly(func() (string, error) { return readEnvFile(open) })
+		text, err := a.interruptibly(0, func() (string, error) { return readEnvFile(open) })
 		if err != nil {
 			return err
 		}
@@ -49,7 +55,15 @@ func (f *envFlags) read(a *app) ([]plan.EnvArg, error) {
 		return nil
 	}
 	for _, path := range f.files {
-		if err := add(provision.SourceEnvFile, path, func() (*os.File, error) { return os.Open(path) }); err != nil {
+		file, err := c.Open(path)
+		if errors.Is(err, caller.ErrNotRegular) && isPipe(c, path) {
+			out = append(out, plan.PipeArg(provision.SourceEnvFile, path))
+			continue
+		}
+		if err != nil {
+			return nil, envFileHint(err)
+		}
+		if err := add(provision.SourceEnvFile, path, func() (*os.File, error) { return file, nil }); err != nil {
 			return nil, err
 		}
 	}
@@ -62,6 +76,48 @@ func (f *envFlags) read(a *app) ([]plan.EnvArg, error) {
 		return nil, problems
 	}
 	return out, nil
+}
+
+func envFileHint(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return withHint(err, hintEnvFile)
+	}
+	return err
+}
+
+// isPipe reports whether a file is one that is read once, as a process substitution.
+func isPipe(c caller.Caller, path string) bool {
+	fi, err := c.Stat(path)
+	return err == nil && fi.Mode()&(os.ModeNamedPipe|os.ModeCharDevice) != 0
+}
+
+// pipeTimeout bounds reading a pipe of --env-file: its writer may wait for the user,
+// who unlocks a password store, or may never come.
+const pipeTimeout = time.Minute
+
+// readPipe reads a pipe of --env-file with the caller's rights.
+func (a *app) readPipe(c caller.Caller, path string) ([]plan.EnvArg, error) {
+	text, err := a.interruptibly(cmp.Or(a.pipeTimeout, pipeTimeout), func() (string, error) {
+		return readEnvFile(func() (f *os.File, err error) {
+			err = c.Do(func() error {
+				f, err = os.Open(path)
+				return err
+			})
+			return f, err
+		})
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = withHint(fmt.Errorf(textPipeTimeout, path, cmp.Or(a.pipeTimeout, pipeTimeout)), hintPipeTimeout)
+	}
+	if err != nil {
+		return nil, envFileHint(err)
+	}
+	return plan.ParseEnvFile(provision.SourceEnvFile, path, []byte(text))
+}
+
+// readPipes reads the pipes of --env-file, after the run was confirmed.
+func (a *app) readPipes(p *plan.Plan) error {
+	return p.ReadPipes(func(path string) ([]plan.EnvArg, error) { return a.readPipe(p.Caller(), path) })
 }
 
 func readEnvFile(open func() (*os.File, error)) (string, error) {

@@ -33,11 +33,11 @@ func (a *app) execCommand() *cobra.Command {
 				return err
 			}
 			c := caller.Current()
-			files, err := env.read(a)
+			files, err := env.read(a, c)
 			if err != nil {
 				return err
 			}
-			vars, err := plan.ResolveEnv(c, files, env.env)
+			vars, err := plan.ResolveEnv(c, files, env.env, func(path string) ([]plan.EnvArg, error) { return a.readPipe(c, path) })
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +32,7 @@ type app struct {
 	hostsDir                     string // --hosts-dir, of the commands that have it
 	debug, quiet                 bool
 	progress                     *progressView
+	pipeTimeout                  time.Duration // of a pipe of --env-file; 0: the default
 
 	// withHost calls fn with the host that a dry run plans for.
 	withHost func(fn func(plan.Host) error) error

@@ -45,7 +45,7 @@ func (a *app) runCommand() *cobra.Command {
 				f.spec.ForwardToken = &f.token
 			}
 			var err error
-			if f.spec.EnvFiles, err = f.env.read(a); err != nil {
+			if f.spec.EnvFiles, err = f.env.read(a, f.spec.Caller); err != nil {
 				return err
 			}
 			if f.dryRun {
@@ -119,6 +119,9 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 		if err := a.confirm(textStart); err != nil {
 			return err
 		}
+	}
+	if err := a.readPipes(plan); err != nil {
+		return err
 	}
 	if err := a.askSecrets(plan); err != nil {
 		return err

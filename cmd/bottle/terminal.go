@@ -191,11 +191,12 @@ func (a *app) confirm(question string) error {
 
 // readLine reads one line and not a byte more: the rest may be the agent's input.
 func (a *app) readLine() (string, error) {
-	return a.interruptibly(func() (string, error) { return readUnbuffered(a.stdin) })
+	return a.interruptibly(0, func() (string, error) { return readUnbuffered(a.stdin) })
 }
 
-// interruptibly abandons a read when the program is interrupted.
-func (a *app) interruptibly(read func() (string, error)) (string, error) {
+// interruptibly abandons a read when the program is interrupted, or after a time if
+// that is not 0: the error is then context.DeadlineExceeded.
+func (a *app) interruptibly(limit time.Duration, read func() (string, error)) (string, error) {
 	type result struct {
 		line string
 		err  error
@@ -205,7 +206,13 @@ func (a *app) interruptibly(read func() (string, error)) (string, error) {
 		line, err := read()
 		done <- result{line, err}
 	}()
+	var late <-chan time.Time
+	if limit > 0 {
+		late = time.After(limit)
+	}
 	select {
+	case <-late:
+		return "", context.DeadlineExceeded
 	case r := <-done:
 		return r.line, r.err
 	case <-a.ctx.Done():
@@ -253,7 +260,7 @@ func (a *app) readSecret(question string) (string, error) {
 		return "", err
 	}
 	a.prompt(visible(question) + ": ")
-	return a.interruptibly(func() (string, error) {
+	return a.interruptibly(0, func() (string, error) {
 		line, err := term.ReadPassword(fd)
 		if len(line) >= maxLine {
 			return "", withHint(fmt.Errorf(textCut, question, maxLine), hintCut)

@@ -193,7 +193,7 @@ func printPlan(w io.Writer, p *plan.Plan) error {
 	if len(p.Egress.AllowPrivate) > 0 {
 		row("private networks allowed", strings.Join(p.Egress.AllowPrivate, ", "))
 	}
-	row("variables", orNone(variables(plannedEnv(p.Env))))
+	row("variables", orNone(plannedVariables(p)))
 	row("prompt", prompt(p.PromptBytes))
 	row("skills", orNone(p.Skills))
 	row("ssh hosts", orNone(sshHosts(p.SSH)))
@@ -241,6 +241,15 @@ func variables(env []manifest.EnvDescription) []string {
 		default:
 			out = append(out, fmt.Sprintf("%s (%s)", v.Name, v.Source))
 		}
+	}
+	return out
+}
+
+// plannedVariables lists the variables, and the pipes that are not read yet.
+func plannedVariables(p *plan.Plan) []string {
+	out := variables(plannedEnv(p.Env))
+	for _, path := range p.EnvPipes {
+		out = append(out, fmt.Sprintf("those of %s (read when the run starts)", path))
 	}
 	return out
 }

@@ -20,13 +20,16 @@ bottle run AGENT --dry-run also inspects the host.`
 	textConfigValid = "%s is valid: %s, %s."
 	textNoAgents    = "The manifest has no agents yet."
 
-	textEnvLarge = "%s is too large for an environment (max %d bytes)"
-	textFDOutput = "file descriptor %d is for output"
-	hintFDOutput = "pass variables on another descriptor, such as 3"
-	textFDClosed = "file descriptor %d is not open for reading"
-	hintFDClosed = "sudo closes descriptors above 2: use 0, or --env-file with a file on tmpfs"
-	textCut      = "value of %s may be truncated: a terminal accepts lines of at most %d bytes"
-	hintCut      = "pass it in another way, such as a file"
+	textEnvLarge    = "%s is too large for an environment (max %d bytes)"
+	hintEnvFile     = "use a file that you can read without sudo"
+	textPipeTimeout = "cannot read variables from %s: its writer did not finish within %v"
+	hintPipeTimeout = "start the writer first, or use a file on tmpfs"
+	textFDOutput    = "file descriptor %d is for output"
+	hintFDOutput    = "pass variables on another descriptor, such as 3"
+	textFDClosed    = "file descriptor %d is not open for reading"
+	hintFDClosed    = "sudo closes descriptors above 2: use 0, or --env-file with a file on tmpfs"
+	textCut         = "value of %s may be truncated: a terminal accepts lines of at most %d bytes"
+	hintCut         = "pass it in another way, such as a file"
 )
 
 func count(n int, what string) string {

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/crypto/ssh/agent"
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 )
@@ -128,26 +126,11 @@ func TestBuildMirror(t *testing.T) {
 // TestBuildSSH forwards the agent at SSH_AUTH_SOCK or at a given socket.
 func TestBuildSSH(t *testing.T) {
 	u := newBuilder(t)
-	socket := filepath.Join(t.TempDir(), "agent")
-	l, err := net.Listen("unix", socket)
+	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	keys := agent.NewKeyring()
-	_, key, err := ed25519.GenerateKey(nil)
-	if err := errors.Join(err, keys.Add(agent.AddedKey{PrivateKey: key})); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _ = agent.ServeAgent(keys, c) }() // ends with the connection
-		}
-	}()
+	socket := serveAgent(t, key)
 	u.dockerfile("FROM bottle-demo:latest\nRUN --mount=type=ssh,required test -S $SSH_AUTH_SOCK\n")
 	for _, good := range []result{
 		u.with("SSH_AUTH_SOCK="+socket).bottle("build", "-q", "--ssh", "default", "img"),
