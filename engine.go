@@ -106,6 +106,14 @@ type testHooks struct {
 	addCaps []string
 	// step is called before and after each step of a launch; an error fails the step.
 	step func(step string, done bool) error
+	// removal is called at points of a removal.
+	removal func(point string)
+}
+
+func (h testHooks) at(point string) {
+	if h.removal != nil {
+		h.removal(point)
+	}
 }
 
 // Open connects to containerd. The caller must call Close.

@@ -2,9 +2,12 @@ package bottle
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,6 +26,7 @@ type Bottle struct {
 	Timings *Timings
 
 	e     *Engine
+	self  identity
 	plan  *plan.Plan
 	relay *sshRelay
 	agent *runtime.Task
@@ -68,6 +72,7 @@ type launch struct {
 	e       *Engine
 	plan    *plan.Plan
 	dir     string
+	self    identity // set by claim
 	timings *Timings
 	undo    undo
 
@@ -92,7 +97,7 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 			return
 		}
 		// The user gets the first error; errors of the undo are only logged.
-		if uerr := l.undo.run(ctx); uerr != nil {
+		if uerr := l.undoAll(ctx); uerr != nil {
 			l.e.log.Error("undo launch", "bottle", l.plan.Name, "error", uerr)
 		}
 	}()
@@ -110,7 +115,7 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, plan: l.plan, relay: l.relay, agent: l.agent}, nil
+	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.self, plan: l.plan, relay: l.relay, agent: l.agent}, nil
 }
 
 // step runs and times one step of the launch, unless the launch has already failed.
@@ -123,6 +128,9 @@ func (l *launch) step(ctx context.Context, name string, fn func(context.Context)
 		hook = func(string, bool) error { return nil }
 	}
 	if err := hook(name, false); err != nil {
+		return err
+	}
+	if err := l.owned(); err != nil {
 		return err
 	}
 	end := l.timings.begin(name)
@@ -159,7 +167,14 @@ func (l *launch) claim(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
 	}
-	l.undo.push(func(context.Context) error { return l.e.removeDirs(l.plan.Name) })
+	l.undo.push(func(ctx context.Context) error { return l.e.removeDirs(ctx, l.plan.Name) })
+	id := rand.Text()
+	if err := os.WriteFile(filepath.Join(l.dir, idFile), []byte(id), 0o600); err != nil {
+		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
+	}
+	if l.self, err = l.e.identify(l.plan.Name); err != nil {
+		return err
+	}
 	if err := shareddir.MkdirAll(l.e.stateDir(l.plan.Name), 0o700); err != nil {
 		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
 	}
@@ -214,5 +229,6 @@ func (l *launch) labels(role string) map[string]string {
 	return map[string]string{
 		runtime.LabelName: p.Name, runtime.LabelRole: role, runtime.LabelAgent: p.Agent,
 		runtime.LabelImage: p.Image, runtime.LabelRuntime: p.Runtime, runtime.LabelProxy: p.Proxy.Kind,
+		runtime.LabelID: l.self.id,
 	}
 }

@@ -179,7 +179,6 @@ func (l *launch) startAgent(ctx context.Context) error {
 	if err != nil || len(provision.SSHKeys(l.plan.Provisions().SSH)) == 0 {
 		return err
 	}
-	l.undo.push(func(context.Context) error { l.relay.close(); return nil })
 	return l.step(ctx, "start ssh agent", l.startRelay)
 }
 
@@ -195,7 +194,7 @@ func (l *launch) prepareRootFS(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.RemoveSnapshot(ctx, name) })
+	l.undo.push(func(ctx context.Context) error { return l.rootfs.Remove(ctx) })
 	return nil
 }
 

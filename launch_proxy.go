@@ -104,7 +104,7 @@ func (l *launch) prepareProxyRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.RemoveSnapshot(ctx, id) })
+	l.undo.push(func(ctx context.Context) error { return l.proxyRoot.Remove(ctx) })
 	return nil
 }
 

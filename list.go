@@ -73,18 +73,24 @@ var ErrNoBottle = errors.New("no such bottle")
 // Resolve returns the name of the bottle that a user specified, with or without the
 // prefix of all bottles' names. It also finds incompletely removed bottles.
 func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
+	l, err := e.Find(ctx, name)
+	return l.Name, err
+}
+
+// Find is Resolve with everything that belongs to the bottle.
+func (e *Engine) Find(ctx context.Context, name string) (Leftovers, error) {
 	leftovers, err := e.FindLeftovers(ctx)
 	if err != nil {
-		return "", err
+		return Leftovers{}, err
 	}
 	for _, want := range []string{name, names.Prefix + name} {
 		for _, l := range leftovers {
 			if l.Name == want {
-				return want, nil
+				return l, nil
 			}
 		}
 	}
-	return "", &hint.Error{Err: fmt.Errorf("%w: %s", ErrNoBottle, name), Hint: "bottle list shows the running bottles"}
+	return Leftovers{}, &hint.Error{Err: fmt.Errorf("%w: %s", ErrNoBottle, name), Hint: "bottle list shows the running bottles"}
 }
 
 // Running reports whether the bottle's agent is running.

@@ -11,21 +11,61 @@ import (
 	"sync"
 
 	"github.com/bot-bottle/bottle/internal/names"
-	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/runtime"
 )
 
 // Remove removes everything that belongs to a bottle's name, whether the bottle is
 // running, stopped or incomplete. It is idempotent, is not cancelled with ctx, continues
-// after errors and returns all of them.
+// after errors and returns all of them. It never removes a bottle that was launched under
+// the name after the call.
 func (e *Engine) Remove(ctx context.Context, name string) error {
-	ctx, cancel := detached(ctx)
-	defer cancel()
-	return e.remove(ctx, name, &Timings{})
+	id, err := e.identify(name)
+	if err != nil {
+		return err
+	}
+	return e.removeBottle(ctx, name, id)
 }
 
-func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
+func (e *Engine) removeBottle(ctx context.Context, name string, id identity) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	return e.remove(ctx, name, id, &Timings{})
+}
+
+// remove removes the bottle that has the name and the identity. It succeeds if another
+// process has removed it.
+func (e *Engine) remove(ctx context.Context, name string, id identity, t *Timings) error {
 	defer t.begin("remove")()
+	e.hooks.at("remove")
+	if id.dir == nil {
+		return e.removeWithoutDir(ctx, name, t)
+	}
+	lock, err := e.hold(ctx, name, id)
+	if lock == nil {
+		return err
+	}
+	defer e.releaseRemoval(lock)
+	return e.removeHeld(ctx, name, t)
+}
+
+// removeWithoutDir removes what is left of a bottle whose directory is gone, for example
+// after a reboot.
+func (e *Engine) removeWithoutDir(ctx context.Context, name string, t *Timings) error {
+	lock, claimed, err := e.holdName(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer e.releaseRemoval(lock)
+	if !claimed {
+		return fmt.Errorf("remove %s: %w by a later launch", name, runtime.ErrTaken)
+	}
+	return e.removeHeld(ctx, name, t)
+}
+
+// removeHeld removes everything that has the name. The caller holds the lock on it.
+func (e *Engine) removeHeld(ctx context.Context, name string, t *Timings) error {
+	e.hooks.at("removing")
 	if err := e.proxies.MarkRemoving(ctx, name); err != nil {
 		return err
 	}
@@ -54,32 +94,17 @@ func (e *Engine) remove(ctx context.Context, name string, t *Timings) error {
 		// The directory stays, because cleanup finds the rest by its name.
 		return err
 	}
-	return e.removeDirs(name)
+	return e.removeDirs(ctx, name)
 }
 
-// removeDirs removes a bottle's directories, and their parents if they are empty now.
-func (e *Engine) removeDirs(name string) error {
-	err := errors.Join(os.RemoveAll(e.stateDir(name)), os.RemoveAll(e.dir(name)))
-	if err != nil {
-		return fmt.Errorf("remove directories of %s: %w", name, err)
-	}
-	e.removeEmpty()
-	return nil
-}
-
-// removeEmpty removes the directories that all bottles share, unless a bottle is left in
-// them.
-func (e *Engine) removeEmpty() {
-	shareddir.Prune(e.dir(""), e.cfg.RunDir, e.stateDir(""), e.cfg.StateDir)
-}
-
-// Remove removes the bottle: agent and proxy, networks, directories.
+// Remove removes the bottle: agent and proxy, networks, directories. It succeeds if
+// another process has removed it.
 func (b *Bottle) Remove(ctx context.Context) error {
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	b.relay.close()
 	defer b.relay.wait()
-	return b.e.remove(ctx, b.Name, b.Timings)
+	return b.e.remove(ctx, b.Name, b.self, b.Timings)
 }
 
 // Leftovers are the objects on this host that belong to one bottle.
@@ -88,20 +113,29 @@ type Leftovers struct {
 	Containers []string `json:"containers"` // each with its task's state
 	Networks   []string `json:"networks"`
 	Files      []string `json:"files"` // directories and snapshots
+
+	self identity
 }
 
 // FindLeftovers returns everything on this host that has a bottle's name: objects of
 // running bottles and of those that a crash left incomplete. It changes nothing.
 func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
+	// Directories first: what is found afterwards belongs to them, or to a later bottle.
+	runDirs, err := bottleDirs(e.dir(""))
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]identity{}
+	for _, name := range runDirs {
+		if ids[name], err = e.identify(name); err != nil {
+			return nil, err
+		}
+	}
 	containers, err := e.rt.List(ctx, names.Prefix)
 	if err != nil {
 		return nil, err
 	}
 	snapshots, err := e.rt.Snapshots(ctx)
-	if err != nil {
-		return nil, err
-	}
-	runDirs, err := bottleDirs(e.dir(""))
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +146,9 @@ func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 	found := map[string]*Leftovers{}
 	of := func(name string) *Leftovers {
 		if found[name] == nil {
-			found[name] = &Leftovers{Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}}
+			found[name] = &Leftovers{
+				Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}, self: ids[name],
+			}
 		}
 		return found[name]
 	}
@@ -143,12 +179,13 @@ func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 	return out, nil
 }
 
-// RemoveLeftovers removes what FindLeftovers has found, and with the last bottle what
-// the networks share. It continues after errors; the error contains each of them.
+// RemoveLeftovers removes the bottles that FindLeftovers has found, but no later bottle
+// that has the name of one, and with the last bottle what the networks share. It continues
+// after errors; the error contains each of them.
 func (e *Engine) RemoveLeftovers(ctx context.Context, leftovers []Leftovers) error {
 	var errs []error
 	for _, l := range leftovers {
-		if err := e.Remove(ctx, l.Name); err != nil {
+		if err := e.removeBottle(ctx, l.Name, l.self); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", l.Name, err))
 		}
 	}

@@ -93,7 +93,8 @@ func (m *Manager) MarkRemoving(ctx context.Context, name string) error {
 	return os.WriteFile(m.removingFile(name), nil, 0o600)
 }
 
-func (m *Manager) removing(name string) bool {
+// Removing reports whether MarkRemoving was called.
+func (m *Manager) Removing(name string) bool {
 	_, err := os.Lstat(m.removingFile(name))
 	return err == nil
 }

@@ -73,7 +73,7 @@ func (m *Manager) Restart(ctx context.Context, name string) (started bool, err e
 		return false, err
 	}
 	defer unlock()
-	if m.removing(name) {
+	if m.Removing(name) {
 		return false, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
 	task, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.program, m.LogFile(name))

@@ -14,6 +14,7 @@ const (
 	LabelAgent   = "bottle.agent"   // the agent's name in the manifest
 	LabelImage   = "bottle.image"   // the requested image
 	LabelRuntime = "bottle.runtime" // "runsc" or "runc"
+	LabelID      = "bottle.id"      // random, on everything that one launch or one RootFS has created
 	LabelProxy   = "bottle.proxy"   // kind of the proxy
 	LabelUser    = "bottle.user"    // uid:gid[,gid…]:home of the agent's user
 )

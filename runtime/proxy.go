@@ -40,6 +40,7 @@ func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files
 	}
 	mounts, err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Prepare(ctx, id, parent, snapshots.WithLabels(map[string]string{
 		LabelName:               id,
+		LabelID:                 r.id,
 		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
 	}))
 	if errdefs.IsAlreadyExists(err) {
@@ -50,7 +51,7 @@ func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files
 	}
 	err = withMount(ctx, mount.WithTempMount, mounts, func(dir string) error { return makeProxyMountPoints(dir, files, dirs) })
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare proxy root from %s: %w", image, err), c.RemoveSnapshot(ctx, id))
+		return nil, errors.Join(fmt.Errorf("prepare proxy root from %s: %w", image, err), r.Remove(ctx))
 	}
 	return r, nil
 }

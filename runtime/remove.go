@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 )
@@ -40,6 +41,15 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 	}
 	c.removeCgroups(id)
 	return c.unmountNullNetNS(id)
+}
+
+// removeOwn removes the container of a record, but not a later one of the same ID.
+func (c *Client) removeOwn(ctx context.Context, rec containers.Container) error {
+	now, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), rec.ID)
+	if err == nil && now.Labels[LabelID] != rec.Labels[LabelID] {
+		return nil
+	}
+	return c.Remove(ctx, rec.ID)
 }
 
 // removeCgroups removes the cgroup of a proxy's logger and the runsc cgroups left by a

@@ -2,11 +2,11 @@ package runtime
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path"
 	"strings"
@@ -33,10 +33,11 @@ type User struct {
 
 // RootFS is a prepared writable snapshot that is not yet in use.
 type RootFS struct {
+	c     *Client
 	key   string
+	id    string // random; a later snapshot may have the same key
 	image containerd.Image
 	conf  ocispec.ImageConfig
-	log   *slog.Logger
 	User  User
 }
 
@@ -45,7 +46,7 @@ func (r *RootFS) Config() ocispec.ImageConfig { return r.conf }
 
 // PrepareRootFS creates the writable snapshot key of an unpacked image, resolves
 // the image's user, and then writes the files that files returns (nil: none). The
-// snapshot is a garbage collection root of containerd and stays until
+// snapshot is a garbage collection root of containerd and stays until Remove or
 // RemoveSnapshot. The error wraps ErrTaken if the key exists. After an error
 // nothing is left behind.
 func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files func(*RootFS) ([]File, error)) (*RootFS, error) {
@@ -57,6 +58,7 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files fun
 	}
 	mounts, err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Prepare(ctx, key, parent, snapshots.WithLabels(map[string]string{
 		LabelName:               key,
+		LabelID:                 r.id,
 		"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339),
 	}))
 	if errdefs.IsAlreadyExists(err) {
@@ -67,7 +69,7 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files fun
 	}
 	err = withMount(ctx, mount.WithTempMount, mounts, func(dir string) error { return r.populate(dir, files) })
 	if err != nil {
-		return nil, errors.Join(err, c.RemoveSnapshot(ctx, key))
+		return nil, errors.Join(err, r.Remove(ctx))
 	}
 	return r, nil
 }
@@ -102,7 +104,7 @@ func (c *Client) imageRootFS(ctx context.Context, key, image string) (*RootFS, s
 	if conf.Env, err = checkEnv(conf.Env); err != nil {
 		return nil, "", fmt.Errorf("image %s: %w", image, err)
 	}
-	return &RootFS{key: key, image: img, conf: conf, log: c.log}, identity.ChainID(ids).String(), nil
+	return &RootFS{c: c, key: key, id: rand.Text(), image: img, conf: conf}, identity.ChainID(ids).String(), nil
 }
 
 // maxVariable bounds NAME=VALUE in bytes: the kernel allows 32 pages, including the
@@ -168,7 +170,7 @@ func (r *RootFS) makeDir(root *os.Root, dir string, mode fs.FileMode, uid, gid i
 		err = mkdirAll(root, name, mode, uid, gid)
 	}
 	if err != nil {
-		r.log.Info("cannot create directory", "dir", dir, "error", err)
+		r.c.log.Info("cannot create directory", "dir", dir, "error", err)
 	}
 }
 
@@ -225,13 +227,27 @@ func openUserFile(root *os.Root, name string) (io.Reader, func(), error) {
 	return io.LimitReader(f, maxUserFile), func() { _ = f.Close() }, nil
 }
 
+// Remove removes the snapshot, but not a later one of the same key. An absent snapshot
+// is not an error; a nil RootFS has none.
+func (r *RootFS) Remove(ctx context.Context) error {
+	if r == nil {
+		return nil
+	}
+	return r.c.removeSnapshot(ctx, r.key, r.id)
+}
+
 // RemoveSnapshot removes a snapshot that PrepareRootFS created. An absent snapshot
 // is not an error.
 func (c *Client) RemoveSnapshot(ctx context.Context, key string) error {
+	return c.removeSnapshot(ctx, key, "")
+}
+
+// removeSnapshot removes the snapshot of that key that has the ID, or any if id is empty.
+func (c *Client) removeSnapshot(ctx context.Context, key, id string) error {
 	sn := c.ctrd.SnapshotService(c.cfg.Snapshotter)
 	info, err := sn.Stat(c.withNamespace(ctx), key)
 	// Keep a snapshot of that name that is not bottle's.
-	if err == nil && info.Labels[LabelName] == key {
+	if err == nil && info.Labels[LabelName] == key && (id == "" || info.Labels[LabelID] == id) {
 		err = sn.Remove(c.withNamespace(ctx), key)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {

@@ -109,7 +109,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 		}
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		if uerr := c.RemoveSnapshot(uctx, r.key); uerr != nil {
+		if uerr := r.Remove(uctx); uerr != nil {
 			c.log.Warn("undo create", "snapshot", r.key, "error", uerr)
 		}
 	}()
@@ -166,7 +166,7 @@ func (c *Client) create(ctx context.Context, rec containers.Container, runtime s
 	if err != nil {
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		if uerr := c.Remove(uctx, rec.ID); uerr != nil {
+		if uerr := c.removeOwn(uctx, rec); uerr != nil {
 			c.log.Warn("undo create", "container", rec.ID, "error", uerr)
 		}
 		return nil, err

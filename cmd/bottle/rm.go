@@ -36,22 +36,22 @@ func (a *app) rmCommand() *cobra.Command {
 }
 
 func (a *app) rm(e *bottle.Engine, name string, force bool) error {
-	name, err := e.Resolve(a.ctx, name)
+	found, err := e.Find(a.ctx, name)
 	if err != nil {
 		return err
 	}
 	if !force {
-		running, err := e.Running(a.ctx, name)
+		running, err := e.Running(a.ctx, found.Name)
 		if err != nil {
 			return err
 		}
 		if running {
-			return withHint(fmt.Errorf(textRmRunning, name), hintRmRunning, name)
+			return withHint(fmt.Errorf(textRmRunning, found.Name), hintRmRunning, found.Name)
 		}
 	}
-	if err := e.Remove(a.ctx, name); err != nil {
+	if err := e.RemoveLeftovers(a.ctx, []bottle.Leftovers{found}); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(a.stdout, name)
+	_, err = fmt.Fprintln(a.stdout, found.Name)
 	return err
 }
