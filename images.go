@@ -353,12 +353,12 @@ func (e *Engine) ProvideImages(ctx context.Context, p *plan.Plan, o ImageOptions
 func buildRequest(b *plan.Build) BuildRequest {
 	req := BuildRequest{
 		Names: []string{b.Image}, Context: b.Context, Dockerfile: b.Dockerfile, Target: b.Target,
-		Args: b.Args(), Labels: b.Labels(),
+		Args: b.Args, Labels: b.Labels(),
 	}
 	if b.Default {
 		req.Dockerfile, req.Text = "bottle's own Dockerfile", agent.Dockerfile()
 	}
-	for _, s := range b.SecretValues() {
+	for _, s := range b.Secrets {
 		req.Secrets = append(req.Secrets, BuildSecret{ID: s.ID, Value: func() []byte { return []byte(s.Value.Reveal()) }})
 	}
 	return req

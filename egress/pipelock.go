@@ -19,7 +19,8 @@ const (
 // responses of the largest size pass at the same time within the limit of the task.
 // Larger ones are cut by pipelock. Its own default limit is 10 MB.
 const (
-	pipelockMaxResponse = 32 // MB
+	// PipelockMaxResponse is the size that pipelock cuts plain HTTP responses to, in MB.
+	PipelockMaxResponse = 32
 	// PipelockMemory is the memory limit of pipelock's task, in bytes.
 	PipelockMemory int64 = 768 << 20
 	// PipelockEnv is a variable for pipelock's process.
@@ -131,7 +132,7 @@ func (p Policy) pipelock(v PipelockVersion) pipelockConfig {
 	}
 	c.FetchProxy.Listen = pipelockListen
 	c.FetchProxy.TimeoutSeconds = 300
-	c.FetchProxy.MaxResponseMB = pipelockMaxResponse
+	c.FetchProxy.MaxResponseMB = PipelockMaxResponse
 	c.FetchProxy.Monitoring.MaxURLLength = 8192
 	c.FetchProxy.Monitoring.EntropyThreshold = 5
 	c.FetchProxy.Monitoring.MaxRequestsPerMinute = 6000

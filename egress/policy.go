@@ -228,6 +228,17 @@ func (p Policy) MixedPorts() bool {
 	return false
 }
 
+// PlainHTTP returns the entries that allow port 80 by its number.
+func (p Policy) PlainHTTP() []string {
+	var entries []string
+	for _, r := range p.Allow {
+		if r.Port != 0 && !r.SSH && r.matchesPort(portHTTP) {
+			entries = append(entries, r.String())
+		}
+	}
+	return entries
+}
+
 // Covering returns an entry that allows what the rule describes, or a part of
 // it; empty if there is none, or if the deny list denies all of it.
 func (p Policy) Covering(rule Rule) string {

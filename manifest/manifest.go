@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/caller"
-
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/sshagent"
 )
 
 // Manifest is the user's configuration of bottles and agents. It has been validated as
@@ -163,6 +163,16 @@ type SSHHost struct {
 	// Keys are the fingerprints of the keys that may be used there; nil: not resolved
 	// yet.
 	Keys []string `json:"keys,omitempty"`
+}
+
+// HostKeyFingerprint returns the fingerprint of HostKey, "SHA256:…", or nothing if it is
+// not set.
+func (h SSHHost) HostKeyFingerprint() string {
+	key, err := sshagent.ParsePublic([]byte(h.HostKey))
+	if err != nil {
+		return ""
+	}
+	return sshagent.Fingerprint(key)
 }
 
 // Git is the identity for commits.

@@ -28,14 +28,13 @@ type Build struct {
 	Reason  string `json:"reason"`
 	Default bool   `json:"default"` // the default agent image, from bottle's Dockerfile
 	// Context, Dockerfile and Target come from the manifest; the paths are absolute.
-	Context    string   `json:"context,omitempty"`
-	Dockerfile string   `json:"dockerfile,omitempty"`
-	Target     string   `json:"target,omitempty"`
-	Secrets    []string `json:"secrets,omitempty"` // their ids
+	Context    string            `json:"context,omitempty"`
+	Dockerfile string            `json:"dockerfile,omitempty"`
+	Target     string            `json:"target,omitempty"`
+	Args       map[string]string `json:"args,omitempty"`
+	Secrets    []BuildSecret     `json:"secrets,omitempty"` // sorted by ID
 
-	args    map[string]string
-	labels  map[string]string
-	secrets []BuildSecret
+	labels map[string]string
 }
 
 // defaultRef is DefaultImage, normalised.
@@ -83,7 +82,7 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	cfg := defaultBuild(p.bottle)
 	b := &Build{
 		Image: ref, Reason: reason, Default: true,
-		args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
+		Args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
 	}
 	p.plan.Build = b
 	return p.buildSecrets(b, cfg)
@@ -91,12 +90,11 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 
 // buildSecrets reads the secrets that are available to the steps of a build.
 func (p *preparation) buildSecrets(b *Build, cfg manifest.Build) error {
-	b.Secrets = slices.Sorted(maps.Keys(cfg.Secrets))
 	var problems hint.Problems
-	for _, id := range b.Secrets {
+	for _, id := range slices.Sorted(maps.Keys(cfg.Secrets)) {
 		s, err := p.buildSecret(id, cfg.Secrets[id], filepath.Dir(p.plan.Manifest))
 		problems.Add(err)
-		b.secrets = append(b.secrets, s)
+		b.Secrets = append(b.Secrets, s)
 	}
 	return problems.Err()
 }
@@ -120,7 +118,7 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	} else if fi, err := p.spec.Caller.Stat(b.Dockerfile); err != nil || !fi.Mode().IsRegular() {
 		problems.Add(&hint.Error{Err: fmt.Errorf("missing Dockerfile %s", b.Dockerfile), Hint: "set dockerfile in the bottle's build"})
 	}
-	b.args = maps.Clone(cfg.Args)
+	b.Args = maps.Clone(cfg.Args)
 	problems.Add(p.buildSecrets(b, *cfg))
 	p.plan.Build = b
 	return problems.Err()
@@ -129,8 +127,8 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 // buildSecret reads a secret from a private file of the caller, or from the variable
 // NAME for "env:NAME".
 func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
-	s := BuildSecret{ID: id}
-	if name, ok := strings.CutPrefix(from, "env:"); ok {
+	s := BuildSecret{ID: id, From: from}
+	if name, ok := strings.CutPrefix(from, SecretFromEnv); ok {
 		value, set := p.spec.Caller.Getenv(name)
 		if !set {
 			return s, &hint.Error{Err: fmt.Errorf("build secret %s: the variable %s is not set", id, name), Hint: "set and export it"}
@@ -138,7 +136,8 @@ func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
 		s.Value = secret.New(value)
 		return s, nil
 	}
-	data, err := p.spec.Caller.ReadPrivate(p.spec.Caller.Path(from, dir), maxBuildSecret)
+	s.From = p.spec.Caller.Path(from, dir)
+	data, err := p.spec.Caller.ReadPrivate(s.From, maxBuildSecret)
 	if err != nil {
 		return s, fmt.Errorf("build secret %s: %w", id, err)
 	}
@@ -156,17 +155,17 @@ func orDefault(s, fallback string) string {
 	return s
 }
 
-// BuildSecret is a secret of a build and its value.
-type BuildSecret struct {
-	ID    string
-	Value secret.Value
-}
+// SecretFromEnv precedes the name of a variable that is the source of a build secret.
+const SecretFromEnv = "env:"
 
-// Args returns the build arguments.
-func (b *Build) Args() map[string]string { return maps.Clone(b.args) }
+// BuildSecret is a secret that the steps of a build may read.
+type BuildSecret struct {
+	ID string `json:"id"`
+	// From is the caller's file, an absolute path, or SecretFromEnv and the name of the
+	// caller's variable.
+	From  string       `json:"from"`
+	Value secret.Value `json:"-"`
+}
 
 // Labels returns the labels of the image.
 func (b *Build) Labels() map[string]string { return maps.Clone(b.labels) }
-
-// SecretValues returns the secrets that the build's steps may read.
-func (b *Build) SecretValues() []BuildSecret { return slices.Clone(b.secrets) }

@@ -61,11 +61,15 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 	} {
 		s.host.images = images
 		b := s.good().Build
-		if b == nil || b.Reason != reason || !b.Default || b.Args()["BASE"] != "mine:1" || !slices.Equal(b.Secrets, []string{"npmrc", "sources"}) {
+		if b == nil || b.Reason != reason || !b.Default || b.Args["BASE"] != "mine:1" || len(b.Secrets) != 2 {
 			t.Fatalf("%s: %+v", reason, b)
 		}
-		if got := b.SecretValues()[0].Value.Reveal() + b.SecretValues()[1].Value.Reveal(); got != "registrydeb" {
-			t.Errorf("secrets %q", got)
+		npmrc, sources := b.Secrets[0], b.Secrets[1]
+		if npmrc.ID != "npmrc" || npmrc.From != "env:NPMRC" || npmrc.Value.Reveal() != "registry" {
+			t.Errorf("%s: secret %s from %s", reason, npmrc.ID, npmrc.From)
+		}
+		if sources.ID != "sources" || sources.From != s.path("work/list") || sources.Value.Reveal() != "deb" {
+			t.Errorf("%s: secret %s from %s", reason, sources.ID, sources.From)
 		}
 		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.Labels(), Cmd: []string{agent.Command}}}
 		if b := s.good().Build; b != nil {
@@ -115,15 +119,15 @@ func TestPlanOwnBuild(t *testing.T) {
 	if b == nil || b.Image != ref || b.Reason != BuildMissing || b.Default {
 		t.Fatalf("%+v", b)
 	}
-	if b.Context != s.path("work/sub") || b.Dockerfile != s.path("work/sub/Make.file") || b.Target != "dev" || b.Args()["A"] != "1" {
+	if b.Context != s.path("work/sub") || b.Dockerfile != s.path("work/sub/Make.file") || b.Target != "dev" || b.Args["A"] != "1" {
 		t.Errorf("%+v", b)
 	}
 	values := map[string]string{}
-	for _, s := range b.SecretValues() {
+	for _, s := range b.Secrets {
 		values[s.ID] = s.Value.Reveal()
 	}
-	if values["tok"] != "file-value" || values["var"] != "env-value" || !slices.Equal(b.Secrets, []string{"tok", "var"}) {
-		t.Errorf("secrets %q of %q", values, b.Secrets)
+	if values["tok"] != "file-value" || values["var"] != "env-value" || len(b.Secrets) != 2 {
+		t.Errorf("secrets %q", values)
 	}
 	s.host.images[ref] = ImageInfo{User: "u"}
 	if plan := s.good(); plan.Build == nil || plan.Build.Reason != BuildInputs || plan.User != "u" {

@@ -37,13 +37,13 @@ func checkVariable(t *testing.T, p *Plan, name, source, from, value string) {
 
 func TestEnvSources(t *testing.T) {
 	const odd = "hunter2 a=b\n'c' \"d\" é 😀\n"
-	s := newScene(t, `env: {LIT: "hunter2=x", FWD: , OTHER: {from: WORK}, ASK: {prompt: "Key?"}, FILE: {file: ~/.key}, REL: {file: sub/key}}`, "")
+	s := newScene(t, `env: {LIT: "shown=x", FWD: , OTHER: {from: WORK}, ASK: {prompt: "Key?"}, FILE: {file: ~/.key}, REL: {file: sub/key}}`, "")
 	s.env["FWD"], s.env["WORK"], s.env["ARG"], s.env["EMPTY"] = odd, "hunter2-work", "hunter2-arg", ""
 	s.write("home/.key", odd+"\n", 0o400)
 	s.write("work/sub/key", "", 0o600)
 	s.spec.Env = []string{"ARG", "GIVEN=hunter2=given\n", "NONE=", "EMPTY"}
 	p := s.good()
-	checkVariable(t, p, "LIT", manifest.SourceLiteral, "", "hunter2=x")
+	checkVariable(t, p, "LIT", manifest.SourceLiteral, "", "shown=x")
 	checkVariable(t, p, "FWD", manifest.SourceForwarded, "FWD", odd)
 	checkVariable(t, p, "OTHER", manifest.SourceForwarded, "WORK", "hunter2-work")
 	checkVariable(t, p, "ASK", manifest.SourcePrompt, "", "")
@@ -56,7 +56,7 @@ func TestEnvSources(t *testing.T) {
 	if len(p.Env) != 10 || variables(p)["ASK"].Ask != "Key?" {
 		t.Errorf("got %v", p.Env)
 	}
-	if text := planJSON(t, p); secrets.MatchString(text) || !strings.Contains(text, `"WORK"`) {
+	if text := planJSON(t, p); secrets.MatchString(text) || !strings.Contains(text, `"WORK"`) || !strings.Contains(text, `"literal":"shown=x"`) {
 		t.Errorf("the plan's JSON: %s", text)
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/provision"
@@ -65,6 +67,43 @@ func (p *preparation) cwd() (err error) {
 		return nil
 	}
 	return refuseHome(p.spec.Caller, p.plan.Dir)
+}
+
+// credentialsTimeout bounds the search for credentials in the working directory.
+const credentialsTimeout = 2 * time.Second
+
+// credentials finds the files with credentials that --cwd would copy. It leaves errors
+// to the copying, which reports them with their remedy.
+func (p *preparation) credentials(ctx context.Context) error {
+	if !p.spec.Cwd {
+		return nil
+	}
+	dir, err := filepath.EvalSymlinks(p.spec.Caller.WorkDir)
+	if err != nil || !p.spec.CwdForce && refuseHome(p.spec.Caller, dir) != nil {
+		return nil //nolint:nilerr // cwd reports it
+	}
+	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
+	defer cancel()
+	p.plan.CredentialFiles, err = images.CredentialFiles(ctx, dir, p.spec.Caller.User())
+	p.plan.CredentialsUnknown = errors.Is(err, context.DeadlineExceeded)
+	slices.Sort(p.plan.CredentialFiles)
+	return nil
+}
+
+// maxCredentials is how many files with credentials a warning names.
+const maxCredentials = 5
+
+// credentialsText describes files with credentials by the names of the first ones.
+func credentialsText(files []string) string {
+	if len(files) == 1 {
+		return "a file that may hold credentials, " + files[0]
+	}
+	shown := files[:min(len(files), maxCredentials)]
+	text := fmt.Sprintf("%d files that may hold credentials: %s", len(files), strings.Join(shown, ", "))
+	if more := len(files) - len(shown); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // refuseHome rejects a directory that contains all files of a user.

@@ -1,10 +1,14 @@
 package plan
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 )
 
@@ -97,5 +101,54 @@ func TestPrepareCwd(t *testing.T) {
 	s.spec.CwdTarget = "/srv/x/"
 	if got := s.good(); got.Target != "/srv/x" {
 		t.Errorf("got %s", got.Target)
+	}
+}
+
+// Files with credentials that --cwd copies are named by the plan, as far as the caller
+// may read them.
+func TestPrepareCwdCredentials(t *testing.T) {
+	s := newScene(t, "", "")
+	s.write("work/.env", "A=b", 0o600)
+	credentials := func() []string {
+		p := s.good()
+		return slices.DeleteFunc(slices.Clone(p.Warnings), func(w string) bool { return !strings.Contains(w, "credentials") })
+	}
+	if got := credentials(); len(got) != 0 {
+		t.Errorf("without --cwd: %q", got)
+	}
+	s.spec.Cwd = true
+	if got, want := credentials(), "--cwd copies a file that may hold credentials, .env: exclude what the agent does not need in .bottleignore"; !slices.Equal(got, []string{want}) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, name := range []string{".npmrc", "a/.env", "b/.env", "c/.env", "d/.env"} {
+		s.write("work/"+name, "A=b", 0o600)
+	}
+	s.write("work/key.pem", "-----BEGIN PRIVATE KEY-----", 0o600)
+	s.write("work/cert.pem", "-----BEGIN CERTIFICATE-----", 0o600)
+	if got, want := credentials(), "--cwd copies 7 files that may hold credentials: .env, .npmrc, a/.env, b/.env, c/.env and 2 more: "; len(got) != 1 || !strings.HasPrefix(got[0], want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := s.good().CredentialFiles, []string{".env", ".npmrc", "a/.env", "b/.env", "c/.env", "d/.env", "key.pem"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	s.write("work/.bottleignore", ".env\n*/.env\n", 0o600)
+	if got, want := s.good().CredentialFiles, []string{".npmrc", "key.pem"}; !slices.Equal(got, want) {
+		t.Errorf("with .bottleignore: got %q, want %q", got, want)
+	}
+}
+
+// A search that takes too long is reported, and does not delay the plan further.
+func TestPrepareCwdCredentialsTimeout(t *testing.T) {
+	s := newScene(t, "", "")
+	s.spec.Cwd = true
+	p := &preparation{spec: s.spec, plan: &Plan{}}
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	if err := p.credentials(ctx); err != nil || !p.plan.CredentialsUnknown {
+		t.Fatalf("%v, %+v", err, p.plan)
+	}
+	p.bottle = &manifest.Bottle{}
+	if p.warn(); len(p.plan.Warnings) != 1 || !strings.Contains(p.plan.Warnings[0], "more files than could be searched for credentials in 2s") {
+		t.Errorf("%q", p.plan.Warnings)
 	}
 }

@@ -51,9 +51,14 @@ type Plan struct {
 	Build *Build `json:"build,omitempty"`
 	// Pull is the image that is pulled first: Image, or BaseRef. Dir is copied to
 	// Image at Target, both absolute, with --cwd.
-	Pull    string   `json:"pull,omitempty"`
-	Dir     string   `json:"directory,omitempty"`
-	Target  string   `json:"target,omitempty"`
+	Pull   string `json:"pull,omitempty"`
+	Dir    string `json:"directory,omitempty"`
+	Target string `json:"target,omitempty"`
+	// CredentialFiles are files in Dir that are known to hold credentials, relative to
+	// it. CredentialsUnknown: there was no time to look for all of them.
+	CredentialFiles    []string `json:"credential_files,omitempty"`
+	CredentialsUnknown bool     `json:"credentials_unknown,omitempty"`
+
 	User    string   `json:"user"`    // the image's; empty: root, or unknown before the pull
 	Runtime string   `json:"runtime"` // "runsc" or "runc"
 	Command []string `json:"command"`

@@ -95,7 +95,7 @@ type preparation struct {
 func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
 	parts := []func(context.Context) error{
-		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits,
+		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits, p.credentials,
 	}
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
@@ -275,6 +275,12 @@ func (p *preparation) warn() {
 	}
 	for _, w := range entryWarnings(plan.entries) {
 		warn("%s", w)
+	}
+	if plan.CredentialsUnknown {
+		warn("--cwd copies more files than could be searched for credentials in %s: exclude credentials in .bottleignore", credentialsTimeout)
+	}
+	if len(plan.CredentialFiles) > 0 {
+		warn("--cwd copies %s: exclude what the agent does not need in .bottleignore", credentialsText(plan.CredentialFiles))
 	}
 	p.warnProxy(warn)
 	for _, w := range plan.Network.Warnings {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/distribution/reference"
 
@@ -144,6 +145,9 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	if plan.Proxy.Kind != manifest.ProxyPipelock {
 		return
 	}
+	if named, _, err := pipelockImage(p.bottle.Proxy); err == nil && !isPipelockRelease(named) {
+		warn("the proxy's image %s is not an official release of pipelock: whoever made it decides what leaves the bottle and what is logged", named)
+	}
 	if plan.Proxy.Pull && !plan.Proxy.Pinned {
 		warn("the proxy's image is not pinned, and is pulled: name it with its digest, %s@sha256:…, under proxy: in the manifest", plan.Proxy.Image)
 	} else if plan.Proxy.Image != "" && !plan.Proxy.Pinned {
@@ -155,6 +159,22 @@ func (p *preparation) warnProxy(warn func(format string, args ...any)) {
 	if p.policyErr == nil && plan.policy.MixedPorts() {
 		warn("pipelock does not check ports: each allowed host can be reached on every port that any entry allows")
 	}
+	if http := plan.policy.PlainHTTP(); len(http) > 0 {
+		warn("plain HTTP under pipelock (%s): compressed responses are refused, and those over %d MB are cut although their status is 200; prefer https or the built-in proxy", strings.Join(http, ", "), egress.PipelockMaxResponse)
+	}
+}
+
+// isPipelockRelease reports whether an image has one of the names under which pipelock
+// is published, and a digest or the version of a release.
+func isPipelockRelease(named reference.Named) bool {
+	if name := named.Name(); name != egress.PipelockImage && name != egress.PipelockOldImage {
+		return false
+	}
+	if _, digested := named.(reference.Digested); digested {
+		return true
+	}
+	_, err := versionOf(named, "")
+	return err == nil
 }
 
 // PipelockConfig renders pipelock's configuration for an agent's policy.

@@ -109,6 +109,28 @@ func TestProxyWarnings(t *testing.T) {
 	has(newScene(t, "egress: {allow: [10.77.0.1], allow_private: [10.0.0.0/8]}", ""), "an address of the sandbox itself")
 	has(newScene(t, "egress: {allow: [10.1.2.3]}", ""), "a private address that allow_private does not list")
 	hasNot(newPipelockScene(t, "egress: {allow: [a.test, b.test]}"), "pipelock does not check ports")
+
+	// Whoever made the proxy's image decides what leaves.
+	const unknown = "is not an official release of pipelock: whoever made it"
+	image := func(name string) *scene {
+		s := newPipelockScene(t, "proxy: {image: '"+name+"', version: 2.3.0}")
+		s.spec.Pull = PullMissing
+		return s
+	}
+	for _, name := range []string{"theirs/pipelock:2.3.0", "ghcr.io/pipelab-org/pipelock2:3.8.0", "docker.io/pipelab-org/pipelock:3.8.0", "ghcr.io/pipelab-org/pipelock:latest", "theirs/pipelock@" + pipelockDigest} {
+		has(image(name), unknown)
+	}
+	for _, name := range []string{pipelockRef, "ghcr.io/luckypipewrench/pipelock:v2.3.0", "ghcr.io/pipelab-org/pipelock:latest@" + pipelockDigest} {
+		hasNot(image(name), unknown)
+	}
+	hasNot(newPipelockScene(t, ""), unknown)
+	hasNot(newScene(t, "", ""), unknown)
+
+	// Plain HTTP has limits under pipelock that its answers do not show.
+	const http = "plain HTTP under pipelock"
+	has(newPipelockScene(t, "egress: {allow: [a.test, 'b.test:80', 'c.test:1-1024']}"), http+" (b.test:80, c.test:1-1024): compressed responses are refused, and those over 32 MB are cut")
+	hasNot(newPipelockScene(t, "egress: {allow: [a.test, 'b.test:443', 'c.test:8000-9000']}"), http)
+	hasNot(newScene(t, "egress: {allow: ['b.test:80']}", ""), http)
 	hasNot(newScene(t, "egress: {allow: [a.test, 'b.test:8443']}", ""), "ports")
 
 	s := newScene(t, "", "")

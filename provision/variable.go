@@ -24,9 +24,8 @@ type Variable struct {
 	From   string `json:"from,omitempty"`
 	// Ask is the question of a "prompt" variable.
 	Ask string `json:"ask,omitempty"`
-	// Literal is the value of a literal. It is not a secret, as it is written in the
-	// manifest, but not printed either.
-	Literal string `json:"-"`
+	// Literal is the value of a literal. It is written in the manifest and not a secret.
+	Literal string `json:"literal,omitempty"`
 	// Secret is the value of any other source.
 	Secret secret.Value `json:"-"`
 }

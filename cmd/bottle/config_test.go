@@ -152,7 +152,7 @@ func TestConfigShow(t *testing.T) {
   private networks allowed  10.0.0.0/8
   prompt                    7 bytes
   skills                    review
-  ssh hosts                 work (work:22, signs with DIR/id)
+  ssh host                  work: work:22, any user, host key from known_hosts, signs with DIR/id
   git                       A <a@b>
   limits                    memory 4 GiB, disk 20 GiB, 4096 processes, 2 CPUs
 

@@ -177,11 +177,7 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 // askSecrets asks for the variables and passphrases that the plan needs.
 func (a *app) askSecrets(plan *plan.Plan) error {
 	for _, q := range plan.Questions() {
-		text := q.Ask
-		if q.KeyFile != "" {
-			text = fmt.Sprintf(textPassphrase, q.KeyFile)
-		}
-		if err := a.answer(plan, q, text); err != nil {
+		if err := a.answer(plan, q, questionText(q)); err != nil {
 			return err
 		}
 	}

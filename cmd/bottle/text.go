@@ -8,7 +8,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -18,14 +17,10 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"github.com/bot-bottle/bottle/plan"
-	"github.com/bot-bottle/bottle/provision"
-
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/manifest"
 )
 
 const (
@@ -47,7 +42,7 @@ everything at the end. Arguments after -- are appended to the agent's command.`
 	textExecFlag       = "flag %q after the bottle name"
 	textRmArgs         = "missing bottle name"
 	textRmRunning      = "%s is running"
-	textNoTerminal     = "cannot ask for %q: no terminal"
+	textNoTerminal     = "cannot ask for %s: no terminal"
 	textRemoveFailed   = "remove %s: %w"
 
 	hintHelp         = "%s --help shows the usage"
@@ -63,6 +58,7 @@ everything at the end. Arguments after -- are appended to the agent's command.`
 	hintRemoveFailed = "bottle cleanup shows and removes what is left"
 
 	textPassphrase  = "Passphrase of %s"
+	textAsks        = "%s (the manifest asks: %q)"
 	textInterrupted = "bottle: interrupted"
 	textNothingDone = "Nothing was done."
 	textStart       = "Start?"
@@ -160,146 +156,6 @@ func (a *app) writeJSON(data []byte) error {
 	}
 	_, err := a.stdout.Write(append(out, '\n'))
 	return err
-}
-
-// showPlan prints the plan: as text on standard error, because standard output
-// belongs to the agent, or as JSON on standard output.
-func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
-	if asJSON {
-		return a.printJSON(p)
-	}
-	return printPlan(a.stderr, p)
-}
-
-func printPlan(w io.Writer, p *plan.Plan) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	// The manifest may be untrusted: no control character may hide a part of the plan.
-	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }
-	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
-	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
-	row("bottle", fmt.Sprintf("%s (%s)", p.Bottle, p.Manifest))
-	row("image", image(p))
-	if p.Build != nil {
-		row("build", plannedBuild(p.Build))
-	}
-	row("runtime", p.Runtime)
-	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
-	row("host changes", orNone(p.Network.Changes))
-	row("proxy", proxyText(p.Proxy))
-	row("allowed hosts", orNone(p.Egress.Allow))
-	if len(p.Egress.Deny) > 0 {
-		row("denied hosts", strings.Join(p.Egress.Deny, ", "))
-	}
-	if len(p.Egress.AllowPrivate) > 0 {
-		row("private networks allowed", strings.Join(p.Egress.AllowPrivate, ", "))
-	}
-	row("variables", orNone(plannedVariables(p)))
-	row("prompt", prompt(p.PromptBytes))
-	row("skills", orNone(p.Skills))
-	row("ssh hosts", orNone(sshHosts(p.SSH)))
-	if p.Git != nil {
-		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
-	}
-	row("limits", limits(p.Limits))
-	for _, warning := range p.Warnings {
-		row("WARNING", warning)
-	}
-	return t.Flush()
-}
-
-// commandLine quotes arguments that could be read as several arguments or as a line
-// of the plan.
-func commandLine(args []string) string {
-	plain := func(r rune) bool {
-		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_=+./:,@%~^", r)
-	}
-	out := make([]string, len(args))
-	for i, arg := range args {
-		out[i] = arg
-		if strings.TrimFunc(arg, plain) != "" || arg == "" {
-			out[i] = strconv.Quote(arg)
-		}
-	}
-	return strings.Join(out, " ")
-}
-
-func orNone(list []string) string {
-	if len(list) == 0 {
-		return "none"
-	}
-	return strings.Join(list, ", ")
-}
-
-func variables(env []manifest.EnvDescription) []string {
-	var out []string
-	for _, v := range env {
-		switch {
-		case v.Source == manifest.SourceLiteral:
-			out = append(out, v.Name)
-		case v.From != "" && v.From != v.Name:
-			out = append(out, fmt.Sprintf("%s (%s from %s)", v.Name, v.Source, v.From))
-		default:
-			out = append(out, fmt.Sprintf("%s (%s)", v.Name, v.Source))
-		}
-	}
-	return out
-}
-
-// plannedVariables lists the variables, and the pipes that are not read yet.
-func plannedVariables(p *plan.Plan) []string {
-	out := variables(plannedEnv(p.Env))
-	for _, path := range p.EnvPipes {
-		out = append(out, fmt.Sprintf("those of %s (read when the run starts)", path))
-	}
-	return out
-}
-
-func plannedEnv(env []provision.Variable) []manifest.EnvDescription {
-	out := make([]manifest.EnvDescription, len(env))
-	for i, v := range env {
-		out[i] = manifest.EnvDescription{Name: v.Name, Source: v.Source, From: v.From, Ask: v.Ask}
-	}
-	return out
-}
-
-func prompt(bytes int) string {
-	if bytes == 0 {
-		return "none"
-	}
-	return fmt.Sprintf("%d bytes", bytes)
-}
-
-func sshHosts(hosts []manifest.SSHHost) []string {
-	var out []string
-	for _, h := range hosts {
-		key := "no key"
-		switch {
-		case h.IdentityFile == "" && h.Keys == nil:
-			key = "signs with the keys of your ssh agent, if one is running" // not queried yet
-		case h.Mode == manifest.SSHCopy:
-			key = "key " + h.IdentityFile + ", copied into the bottle"
-		case h.IdentityFile != "":
-			key = "signs with " + h.IdentityFile
-		case len(h.Keys) > 0:
-			key = fmt.Sprintf("signs with %s of your ssh agent", count(len(h.Keys), "key"))
-		}
-		switch {
-		case h.PubkeyAuthentication == manifest.PubkeyUnbound:
-			key += ", unbound"
-		case h.Forge != "":
-			key += ", unbound with the host keys of " + h.Forge
-		}
-		out = append(out, fmt.Sprintf("%s (%s:%d, %s)", h.Host, h.HostName, h.Port, key))
-	}
-	return out
-}
-
-func limits(l manifest.Limits) string {
-	s := fmt.Sprintf("memory %s, disk %s, %d processes", size(l.Memory), size(l.Disk), l.Pids)
-	if l.CPUs > 0 {
-		s += fmt.Sprintf(", %g CPUs", l.CPUs)
-	}
-	return s
 }
 
 func size(n int64) string {

@@ -80,8 +80,20 @@ func plannedBuild(b *plan.Build) string {
 	default:
 		line = visible(b.Dockerfile) + " in " + visible(b.Context) + " (if changed)"
 	}
-	if len(b.Secrets) > 0 {
-		line += "; secrets " + visible(strings.Join(b.Secrets, ", "))
+	if b.Target != "" {
+		line += ", target " + visible(b.Target)
 	}
-	return line
+	return line + "; RUN steps use the host's network"
+}
+
+// buildSecretSources describes where the secrets of a build come from.
+func buildSecretSources(secrets []plan.BuildSecret) []string {
+	out := make([]string, len(secrets))
+	for i, s := range secrets {
+		out[i] = s.ID + " from " + s.From
+		if name, ok := strings.CutPrefix(s.From, plan.SecretFromEnv); ok {
+			out[i] = s.ID + " from the variable " + name
+		}
+	}
+	return out
 }

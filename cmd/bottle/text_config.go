@@ -77,7 +77,7 @@ func printDescription(w io.Writer, d manifest.Description) {
 	}
 	row("prompt", prompt(d.PromptBytes))
 	row("skills", orNone(d.Skills))
-	row("ssh hosts", orNone(sshHosts(d.SSH)))
+	sshRows(row, d.SSH)
 	if d.Git != nil {
 		row("git", fmt.Sprintf("%s <%s>", d.Git.Name, d.Git.Email))
 	}

@@ -293,6 +293,7 @@ func proxyText(p plan.Proxy) string {
 	if p.Image == "" {
 		return p.Kind
 	}
+	p.Kind += " " + p.Version
 	if p.Pull {
 		return fmt.Sprintf("%s, image %s (to be pulled)", p.Kind, p.Image)
 	}

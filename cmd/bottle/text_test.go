@@ -36,9 +36,13 @@ func fullPlan() *plan.Plan {
 	return &plan.Plan{
 		Agent: "impl", Bottle: "dev", Manifest: "/home/me/work/bottle.yaml", Name: "claude-bottle-impl",
 		Image: "docker.io/library/claude-bottle:latest", Runtime: "runc",
+		Build: &plan.Build{
+			Reason: plan.BuildInputs, Context: "/home/me/work", Dockerfile: "/home/me/work/D", Target: "dev", Args: map[string]string{"B": "2", "A": ""},
+			Secrets: []plan.BuildSecret{{ID: "npm", From: "/home/me/.npmrc", Value: secret.New("hunter2")}, {ID: "token", From: "env:TOKEN", Value: secret.New("hunter2")}},
+		},
 		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
 		Env: []provision.Variable{
-			{Name: "LOG_LEVEL", Source: manifest.SourceLiteral, Literal: "hunter2"},
+			{Name: "LOG_LEVEL", Source: manifest.SourceLiteral, Literal: "debug\n\x1b[2K" + strings.Repeat("é", 60)},
 			{Name: "GITHUB_TOKEN", Source: manifest.SourceForwarded, From: "GITHUB_TOKEN", Secret: secret.New("hunter2")},
 			{Name: "NPM_TOKEN", Source: manifest.SourceForwarded, From: "WORK_NPM_TOKEN", Secret: secret.New("hunter2")},
 			{Name: "GIVEN", Source: provision.SourceArgument, Secret: secret.New("hunter2")},
@@ -50,7 +54,7 @@ func fullPlan() *plan.Plan {
 		Network: plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
 		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
-		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, IdentityFile: "/k", Mode: manifest.SSHAgent}, {Host: "old", HostName: "old.test", Port: 22, IdentityFile: "/k", PubkeyAuthentication: manifest.PubkeyUnbound}, {Host: "gh", HostName: "github.com", Port: 22, IdentityFile: "/k", Forge: "github.com"}},
+		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, User: "git", HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd", IdentityFile: "/k", Mode: manifest.SSHAgent}, {Host: "old", HostName: "old.test", Port: 22, IdentityFile: "/k", PubkeyAuthentication: manifest.PubkeyUnbound}, {Host: "gh", HostName: "github.com", Port: 22, IdentityFile: "/k", Forge: "github.com"}},
 		Git:      &manifest.Git{Name: "A Person", Email: "a@example.com"},
 		Warnings: []string{"runtime runc: less is kept apart", "the host is odd"},
 	}

@@ -217,7 +217,7 @@ agents:
   sh: {bottle: dev, command: [sh]}
 `)
 	x := u.onTerminal(80, 24, "--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--", "-c", `echo "key has ${#API_KEY}"`)
-	x.until("API key: ")
+	x.until(`API_KEY (the manifest asks: "API key"): `)
 	x.types("s3cr3t-value\r")
 	rest := x.until("key has 12\r\n")
 	if strings.Contains(rest, "s3cr3t") {
@@ -228,13 +228,13 @@ agents:
 	}
 	// The echo is restored after an interrupt.
 	x = u.onTerminal(80, 24, "--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes")
-	x.until("API key: ")
+	x.until(`API_KEY (the manifest asks: "API key"): `)
 	x.types("s3cr3t\x03")
 	if code := x.wait(); code != 130 {
 		t.Errorf("Ctrl-C at the question: exit %d", code)
 	}
 	r := u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes")
-	if r.code != 125 || !strings.Contains(r.stderr, `cannot ask for "API key": no terminal`) {
+	if r.code != 125 || !strings.Contains(r.stderr, `cannot ask for API_KEY (the manifest asks: "API key"): no terminal`) {
 		t.Errorf("without a terminal: exit %d\n%s", r.code, r.stderr)
 	}
 	r = u.bottle("--manifest", "asks.yaml", "run", "sh", "--proxy", "builtin", "--yes", "--no-input")

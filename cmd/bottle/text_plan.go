@@ -1,0 +1,216 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/provision"
+)
+
+// showPlan prints the plan: as text on standard error, because standard output
+// belongs to the agent, or as JSON on standard output.
+func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
+	if asJSON {
+		return a.printJSON(p)
+	}
+	return printPlan(a.stderr, p)
+}
+
+func printPlan(w io.Writer, p *plan.Plan) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	// The manifest may be untrusted: no control character may hide a part of the plan.
+	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }
+	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
+	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
+	row("bottle", fmt.Sprintf("%s (%s)", p.Bottle, p.Manifest))
+	row("image", image(p))
+	if p.Build != nil {
+		row("build", plannedBuild(p.Build))
+		if len(p.Build.Args) > 0 {
+			row("build arguments", strings.Join(assignments(p.Build.Args), ", "))
+		}
+		if len(p.Build.Secrets) > 0 {
+			row("build secrets", strings.Join(buildSecretSources(p.Build.Secrets), ", "))
+		}
+	}
+	row("runtime", p.Runtime)
+	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
+	row("host changes", orNone(p.Network.Changes))
+	row("proxy", proxyText(p.Proxy))
+	row("allowed hosts", orNone(p.Egress.Allow))
+	if len(p.Egress.Deny) > 0 {
+		row("denied hosts", strings.Join(p.Egress.Deny, ", "))
+	}
+	if len(p.Egress.AllowPrivate) > 0 {
+		row("private networks allowed", strings.Join(p.Egress.AllowPrivate, ", "))
+	}
+	row("variables", orNone(plannedVariables(p)))
+	if questions := p.Questions(); len(questions) > 0 {
+		row("questions", strings.Join(questionTexts(questions), ", "))
+	}
+	row("prompt", prompt(p.PromptBytes))
+	row("skills", orNone(p.Skills))
+	sshRows(row, p.SSH)
+	if p.Git != nil {
+		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
+	}
+	row("limits", limits(p.Limits))
+	for _, warning := range p.Warnings {
+		row("WARNING", warning)
+	}
+	return t.Flush()
+}
+
+// commandLine quotes arguments that could be read as several arguments or as a line
+// of the plan.
+func commandLine(args []string) string {
+	plain := func(r rune) bool {
+		return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_=+./:,@%~^", r)
+	}
+	out := make([]string, len(args))
+	for i, arg := range args {
+		out[i] = arg
+		if strings.TrimFunc(arg, plain) != "" || arg == "" {
+			out[i] = strconv.Quote(arg)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func orNone(list []string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}
+
+func variables(env []manifest.EnvDescription) []string {
+	var out []string
+	for _, v := range env {
+		switch {
+		case v.Source == manifest.SourceLiteral:
+			out = append(out, v.Name)
+		case v.From != "" && v.From != v.Name:
+			out = append(out, fmt.Sprintf("%s (%s from %s)", v.Name, v.Source, v.From))
+		default:
+			out = append(out, fmt.Sprintf("%s (%s)", v.Name, v.Source))
+		}
+	}
+	return out
+}
+
+// plannedVariables lists the variables, and the pipes that are not read yet.
+func plannedVariables(p *plan.Plan) []string {
+	out := plannedEnv(p.Env)
+	for _, path := range p.EnvPipes {
+		out = append(out, fmt.Sprintf("those of %s (read when the run starts)", path))
+	}
+	return out
+}
+
+// plannedEnv describes variables by their sources, and literals by their values.
+func plannedEnv(env []provision.Variable) []string {
+	var out []string
+	for _, v := range env {
+		if v.Source == manifest.SourceLiteral {
+			out = append(out, v.Name+"="+quoteShort(v.Literal))
+			continue
+		}
+		out = append(out, variables([]manifest.EnvDescription{{Name: v.Name, Source: v.Source, From: v.From}})...)
+	}
+	return out
+}
+
+// assignments formats variables with their values, sorted by name.
+func assignments(vars map[string]string) []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		out = append(out, name+"="+quoteShort(vars[name]))
+	}
+	return out
+}
+
+// maxQuoted is how many characters quoteShort shows.
+const maxQuoted = 60
+
+// quoteShort quotes the beginning of a text.
+func quoteShort(s string) string {
+	if r := []rune(s); len(r) > maxQuoted {
+		return fmt.Sprintf("%q… (%d bytes)", string(r[:maxQuoted]), len(s))
+	}
+	return strconv.Quote(s)
+}
+
+// questionTexts describes what will be asked before the launch.
+func questionTexts(questions []plan.Question) []string {
+	out := make([]string, len(questions))
+	for i, q := range questions {
+		out[i] = questionText(q)
+	}
+	return out
+}
+
+// questionText marks the words of a manifest as such: it may be someone else's, and
+// ask for what only looks like a question of bottle's.
+func questionText(q plan.Question) string {
+	if q.KeyFile != "" {
+		return fmt.Sprintf(textPassphrase, q.KeyFile)
+	}
+	return fmt.Sprintf(textAsks, q.Variable, q.Ask)
+}
+
+func prompt(bytes int) string {
+	if bytes == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d bytes", bytes)
+}
+
+// sshRows shows each entry of ssh in a row of its own.
+func sshRows(row func(name, value string), hosts []manifest.SSHHost) {
+	if len(hosts) == 0 {
+		row("ssh hosts", orNone(nil))
+	}
+	for _, h := range hosts {
+		key := "no key"
+		switch {
+		case h.IdentityFile == "" && h.Keys == nil:
+			key = "signs with the keys of your ssh agent, if one is running" // not queried yet
+		case h.Mode == manifest.SSHCopy:
+			key = "key " + h.IdentityFile + ", copied into the bottle"
+		case h.IdentityFile != "":
+			key = "signs with " + h.IdentityFile
+		case len(h.Keys) > 0:
+			key = fmt.Sprintf("signs with %s of your ssh agent", count(len(h.Keys), "key"))
+		}
+		switch {
+		case h.PubkeyAuthentication == manifest.PubkeyUnbound:
+			key += ", unbound"
+		case h.Forge != "":
+			key += ", unbound with the host keys of " + h.Forge
+		}
+		user, hostKey := "any user", "host key from known_hosts"
+		if h.User != "" {
+			user = "user " + h.User
+		}
+		if fingerprint := h.HostKeyFingerprint(); fingerprint != "" {
+			hostKey = "host key " + fingerprint + " from the manifest"
+		}
+		row("ssh host", fmt.Sprintf("%s: %s, %s, %s, %s", h.Host, h.Destination(), user, hostKey, key))
+	}
+}
+
+func limits(l manifest.Limits) string {
+	s := fmt.Sprintf("memory %s, disk %s, %d processes", size(l.Memory), size(l.Disk), l.Pids)
+	if l.CPUs > 0 {
+		s += fmt.Sprintf(", %g CPUs", l.CPUs)
+	}
+	return s
+}
