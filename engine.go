@@ -54,7 +54,7 @@ type Config struct {
 	// directory of containerd's own tools, if it exists.
 	HostsDir string
 	// Progress receives the progress of images being pulled, pushed or created, and
-	// Notice what was left out of one; both may be nil.
+	// Notice what was left out of one, and warnings of a launch; both may be nil.
 	Progress func(ImageProgress)
 	Notice   func(string)
 	// Guest is the program that runs in the sandbox as PID 1 and starts every session

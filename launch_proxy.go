@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -46,9 +47,37 @@ func (l *launch) startProxy(ctx context.Context) (err error) {
 	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
-	return l.step(ctx, "start proxy", func(ctx context.Context) error {
+	err = l.step(ctx, "start proxy", func(ctx context.Context) error {
 		return l.e.proxies.Start(ctx, l.plan.Name, task)
 	})
+	if err != nil || l.plan.Proxy.Kind != manifest.ProxyPipelock {
+		return err
+	}
+	return l.step(ctx, "check proxy version", l.checkProxyVersion)
+}
+
+// proxyVersionTimeout bounds the wait for the line in which pipelock logs its version.
+// It is written before the proxy is healthy, but may not have reached the log yet.
+const proxyVersionTimeout = 2 * time.Second
+
+// checkProxyVersion warns if pipelock is not the version that its configuration was
+// rendered for, as with an image whose tag or stated version is wrong: other versions
+// ignore some of the configuration's keys, or understand them differently.
+func (l *launch) checkProxyVersion(ctx context.Context) error {
+	if l.e.cfg.Notice == nil {
+		return nil
+	}
+	wctx, cancel := context.WithTimeout(ctx, proxyVersionTimeout)
+	defer cancel()
+	planned := l.plan.Proxy.Version
+	switch version := strings.TrimPrefix(l.e.proxies.StartVersion(wctx, l.plan.Name), "v"); version {
+	case planned:
+	case "":
+		l.e.cfg.Notice(fmt.Sprintf("WARNING: the proxy's image %s does not report its version; the configuration is for pipelock %s", l.plan.Proxy.Image, planned))
+	default:
+		l.e.cfg.Notice(fmt.Sprintf("WARNING: the proxy's image %s contains pipelock %s, and the configuration is for %s: correct proxy.version or the tag in the manifest", l.plan.Proxy.Image, version, planned))
+	}
+	return ctx.Err()
 }
 
 // proxyHint adds a hint to an error about a proxy from an image. Bottle does not choose

@@ -113,6 +113,32 @@ func TestProxyImageFaults(t *testing.T) {
 	}
 }
 
+// TestProxyImageVersion launches images whose pipelock is not the version that the plan
+// has from their tag: that is reported.
+func TestProxyImageVersion(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	var notices []string
+	e.cfg.Notice = func(text string) { notices = append(notices, text) }
+	for mode, want := range map[string]string{
+		"serve": "", "other": "contains pipelock 3.7.1, and the configuration is for 2.3.0", "unversioned": "does not report its version",
+	} {
+		t.Run(mode, func(t *testing.T) {
+			leakcheck.Check(t)
+			putShape(t, "/pipelock", mode)
+			notices = nil
+			b, err := e.Launch(t.Context(), shapePlan(t, e))
+			if err != nil {
+				t.Fatal(err)
+			}
+			remove(t, b)
+			if got := strings.Join(notices, "\n"); (want == "") != (got == "") || !strings.Contains(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 // TestProxyImageRuns verifies that the proxy runs with bottle's settings and not with
 // those of its image, that its traffic is limited to the ports of the policy, and that a
 // change of the policy is in force when Allow returns.

@@ -38,6 +38,20 @@ func (m *Manager) Log(ctx context.Context, name string, since time.Time, follow 
 	}
 }
 
+// StartVersion returns the version that a bottle's proxy logged when it first started.
+// It waits for that line until ctx ends, and then returns an empty version.
+func (m *Manager) StartVersion(ctx context.Context, name string) string {
+	for entry, err := range m.Log(ctx, name, time.Time{}, true) {
+		if err != nil {
+			break
+		}
+		if entry.Event == egress.EventStartup {
+			return entry.Version
+		}
+	}
+	return ""
+}
+
 // Summary aggregates the egress log of a bottle by host and port, from since on,
 // refused destinations first.
 func (m *Manager) Summary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {

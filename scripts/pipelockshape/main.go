@@ -5,7 +5,8 @@
 //
 // The entrypoint of the test image passes a mode as the first argument: "serve";
 // "exit", which exits immediately; "unhealthy", which never listens; "silent",
-// which does not log either.
+// which does not log either. "other" and "unversioned" serve and log another version,
+// or none.
 package main
 
 import (
@@ -53,7 +54,11 @@ func run(args []string) int {
 		<-ctx.Done()
 		return 0
 	}
-	if err := serve(ctx, *listen, *config); err != nil {
+	version, ok := map[string]string{"other": "3.7.1", "unversioned": ""}[args[0]]
+	if !ok {
+		version = "2.3.0"
+	}
+	if err := serve(ctx, *listen, *config, version); err != nil {
 		say("error", "error", err.Error())
 		return 1
 	}
@@ -96,7 +101,7 @@ func load(path string) (*allowlist, error) {
 // the log: pipelock takes it for a repetition.
 const skipTime = 2 * time.Second
 
-func serve(ctx context.Context, listen, config string) error {
+func serve(ctx context.Context, listen, config, version string) error {
 	var current atomic.Pointer[allowlist]
 	a, err := load(config)
 	if err != nil {
@@ -113,7 +118,7 @@ func serve(ctx context.Context, listen, config string) error {
 		handle(w, r, current.Load())
 	})}
 	go func() { _ = srv.Serve(l) }()
-	say("startup", "listen", listen, "version", "2.3.0")
+	say("startup", "listen", listen, "version", version)
 	var reloaded time.Time
 	for {
 		select {
