@@ -6,8 +6,10 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/docker/go-units"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -66,6 +68,27 @@ func TestRender(t *testing.T) {
 		for key := range got {
 			t.Errorf("%s: unexpected key %s", tc.version, key)
 		}
+	}
+}
+
+// Two plain HTTP responses of the largest size pass at the same time within pipelock's
+// memory limit. Version 2.3.0 was measured: 642 MiB for two responses of 32 MiB, with
+// the limit of Go's runtime.
+func TestPipelockMemory(t *testing.T) {
+	const observed = 642 << 20 // for two responses of 32 MiB
+	if need := int64(observed) * PipelockMaxResponse / 32; need > PipelockMemory*9/10 {
+		t.Errorf("two responses of %d MB need %d bytes, and the limit is %d", PipelockMaxResponse, need, PipelockMemory)
+	}
+	limit, err := units.RAMInBytes(strings.TrimPrefix(PipelockEnv, "GOMEMLIMIT="))
+	if err != nil || limit > PipelockMemory*3/4 {
+		t.Errorf("%s leaves no room below %d bytes (%v)", PipelockEnv, PipelockMemory, err)
+	}
+	rendered, err := Policy{}.Render("2.3.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := yamlKeys(t, rendered)["fetch_proxy.max_response_mb"]; got != PipelockMaxResponse {
+		t.Errorf("max_response_mb is %v", got)
 	}
 }
 
