@@ -80,7 +80,7 @@ func (p *preparation) credentials(ctx context.Context) error {
 	}
 	dir, err := filepath.EvalSymlinks(p.spec.Caller.WorkDir)
 	if err != nil || !p.spec.CwdForce && refuseHome(p.spec.Caller, dir) != nil {
-		return nil //nolint:nilerr // cwd reports it
+		return nil // cwd reports it
 	}
 	ctx, cancel := context.WithTimeout(ctx, credentialsTimeout)
 	defer cancel()
