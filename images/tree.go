@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/asuser"
+	"github.com/bot-bottle/bottle/internal/ignorefile"
 )
 
 // gitDir is git's metadata directory. In a worktree or submodule it is a file that
@@ -78,7 +79,10 @@ func openFD(root *os.File, name string, flags uint64) (int, error) {
 
 // ErrUnreadable means that the caller has no permission to read a part of the
 // directory. bottle itself, being root, could read it.
-var ErrUnreadable = errors.New("no permission to read")
+var ErrUnreadable = ignorefile.ErrUnreadable
+
+// ErrIgnoreLink means that an ignore file is a symbolic link that cannot be followed.
+var ErrIgnoreLink = ignorefile.ErrLink
 
 // readTree scans a directory with the rights of a user. It opens no files except the
 // two ignore files. The error wraps ErrUnreadable, ErrIgnoreLink or the end of ctx.
@@ -105,7 +109,7 @@ func scan(ctx context.Context, dir string, caller asuser.User) (_ *tree, err err
 			err = errors.Join(err, t.close())
 		}
 	}()
-	if t.ignore, err = readIgnore(root); err != nil {
+	if t.ignore, err = ignorefile.Read(root); err != nil {
 		return nil, err
 	}
 	e := treeEntry{name: "."}
@@ -186,7 +190,7 @@ func (t *tree) visit(ctx context.Context, e treeEntry, at *os.File, base string,
 		return held, err
 	}
 	if excluded {
-		if !isDir || !t.mayInclude(e.name) {
+		if !isDir || !ignorefile.MayInclude(t.ignore, e.name) {
 			return held, nil
 		}
 		return held, t.descend(ctx, e, at, base, info, append(slices.Clone(held), e))
@@ -220,17 +224,6 @@ func (t *tree) excluded(name string, parent patternmatcher.MatchInfo) (bool, pat
 		return false, info, fmt.Errorf("match %s against ignore patterns: %w", name, err)
 	}
 	return excluded, info, nil
-}
-
-// mayInclude reports whether an excluded directory may contain included entries: as in
-// docker, whether an exception pattern begins with its name.
-func (t *tree) mayInclude(dir string) bool {
-	for _, p := range t.ignore.Patterns() {
-		if p.Exclusion() && (strings.HasPrefix(p.String()+"/", dir+"/") || strings.HasPrefix(p.String(), "**")) {
-			return true
-		}
-	}
-	return false
 }
 
 func (t *tree) descend(ctx context.Context, e treeEntry, at *os.File, base string, info patternmatcher.MatchInfo, held []treeEntry) error {

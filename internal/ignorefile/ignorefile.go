@@ -1,4 +1,5 @@
-package images
+// Package ignorefile reads the patterns of what a copy of a directory leaves out.
+package ignorefile
 
 import (
 	"errors"
@@ -20,20 +21,24 @@ const (
 	bottleIgnore = ".bottleignore"
 )
 
-// ErrIgnoreLink means that an ignore file is a symbolic link that cannot be followed:
-// without its patterns, files that should stay out would be included.
-var ErrIgnoreLink = errors.New("invalid link of an ignore file")
+// ErrLink means that an ignore file is a symbolic link that cannot be followed: without
+// its patterns, files that should stay out would be included.
+var ErrLink = errors.New("invalid link of an ignore file")
 
-// readIgnore reads the patterns of both ignore files. Patterns of .dockerignore for
+// ErrUnreadable means that the user has no permission to read an ignore file.
+var ErrUnreadable = errors.New("no permission to read")
+
+// Read reads the patterns of both ignore files of an open directory, with the rights of
+// the calling thread; nil: there are none. Patterns of .dockerignore for
 // .git are overridden: they are meant for images that are shipped, but an agent must
 // be able to commit.
-func readIgnore(root *os.File) (*patternmatcher.PatternMatcher, error) {
+func Read(root *os.File) (*patternmatcher.PatternMatcher, error) {
 	patterns, err := readPatterns(root, dockerIgnore)
 	if err != nil {
 		return nil, err
 	}
 	if len(patterns) > 0 {
-		patterns = append(patterns, "!"+gitDir)
+		patterns = append(patterns, "!.git")
 	}
 	more, err := readPatterns(root, bottleIgnore)
 	if err != nil {
@@ -100,8 +105,8 @@ func openIgnore(root *os.File, name string) (*os.File, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG { // opening a FIFO would have side effects
 		return nil, fmt.Errorf("read %s: not a regular file", name)
 	}
-	f, err := openBeneath(root, path, unix.O_NONBLOCK)
-	if isDenied(err) {
+	f, err := openBeneath(root, path)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		return nil, fmt.Errorf("%w: %s", ErrUnreadable, name)
 	}
 	return f, err
@@ -120,11 +125,41 @@ func followIgnore(root *os.File, name string) (string, error) {
 	}
 	target, err := filepath.EvalSymlinks(filepath.Join(dir, name))
 	if err != nil {
-		return "", fmt.Errorf("%w: %s links to %q: %w", ErrIgnoreLink, name, link, err)
+		return "", fmt.Errorf("%w: %s links to %q: %w", ErrLink, name, link, err)
 	}
 	path, err := filepath.Rel(dir, target)
 	if err != nil || path == ".." || strings.HasPrefix(path, "../") {
-		return "", fmt.Errorf("%w: %s links to %q, outside the directory", ErrIgnoreLink, name, link)
+		return "", fmt.Errorf("%w: %s links to %q, outside the directory", ErrLink, name, link)
 	}
 	return path, nil
+}
+
+// openBeneath opens a file with no symbolic link in any component of its path.
+func openBeneath(root *os.File, name string) (*os.File, error) {
+	how := &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(int(root.Fd()), name, how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), name), nil
+		// EAGAIN: a parent was renamed concurrently.
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		}
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+}
+
+// MayInclude reports whether a directory that the patterns exclude may contain entries
+// that they include: as in docker, whether an exception pattern begins with its name.
+func MayInclude(m *patternmatcher.PatternMatcher, dir string) bool {
+	for _, p := range m.Patterns() {
+		if p.Exclusion() && (strings.HasPrefix(p.String()+"/", dir+"/") || strings.HasPrefix(p.String(), "**")) {
+			return true
+		}
+	}
+	return false
 }
