@@ -31,7 +31,7 @@ var allowedImporters = map[string][]string{
 
 // guestPackages are the packages of the guest program. Every session waits for it to
 // start, so they import only the standard library and x/sys/unix.
-var guestPackages = []string{"cmd/bottle/guest", "cmd/bottle/guest/program", "sshagent/relay"}
+var guestPackages = []string{"cmd/bottle/guest", "cmd/bottle/guest/program", "internal/filetree", "sshagent/relay"}
 
 // diagram matches a line of the package diagram in ARCHITECTURE.md: a package and the
 // packages of this module that it imports, without internal ones.

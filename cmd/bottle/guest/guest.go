@@ -19,6 +19,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/filetree"
 )
 
 // Exit codes, as used by docker and shells.
@@ -38,6 +40,7 @@ const Program = "/.bottle/init"
 //   - exec [OPTION VALUE]... -- COMMAND starts a session
 //   - agent SOCKET runs the inner end of the ssh agent relay
 //   - connect PROXY HOST PORT is ssh's ProxyCommand
+//   - files COMMAND... lists, packs and unpacks files for bottle on the host
 //
 // ok is false if args is not a guest command. code is the exit code.
 func Run(args []string) (code int, ok bool) {
@@ -53,6 +56,8 @@ func Run(args []string) (code int, ok bool) {
 		return guestRelay(args[1:]), true
 	case "connect":
 		return guestConnect(args[1:]), true
+	case "files":
+		return filetree.Command(args[1:], os.Stdin, os.Stdout, os.Stderr), true
 	}
 	return 0, false
 }
