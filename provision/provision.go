@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/rootfile"
@@ -83,15 +84,13 @@ func (a Agent) RootFiles(img Image) []rootfile.File {
 // proxy's address, defaults and literal values. The manifest, the command line and
 // the image override the defaults.
 func (a Agent) Environ(img Image) []string {
-	proxy, direct := segment.ProxyURL(), "localhost,127.0.0.1"
+	proxy, direct := segment.ProxyURL(), a.direct()
 	env := []string{
 		"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy, "NO_PROXY=" + direct,
 		"https_proxy=" + proxy, "http_proxy=" + proxy, "no_proxy=" + direct,
-		// Node's fetch uses the proxy variables only with this setting.
-		"NODE_USE_ENV_PROXY=1",
 	}
 	env = append(env, promptEnv(a.Prompt)...)
-	defaults := claudeEnv(img.UID)
+	defaults := append(proxyDefaults(), claudeEnv(img.UID)...)
 	if len(SSHKeys(a.SSH)) > 0 {
 		defaults = append(defaults, "SSH_AUTH_SOCK="+GuestSSHSocket)
 	}
@@ -107,6 +106,28 @@ func (a Agent) Environ(img Image) []string {
 		}
 	}
 	return env
+}
+
+// direct returns the sandbox's own names and addresses, for NO_PROXY. They are plain
+// addresses, because many clients read neither ranges nor brackets.
+func (a Agent) direct() string {
+	return strings.Join([]string{"localhost", "127.0.0.1", "127.0.1.1", "::1", "0.0.0.0", segment.Agent.Addr().String(), a.Hostname}, ",")
+}
+
+// proxyDefaults returns the variables of clients that do not read HTTP_PROXY: Node's
+// fetch, Yarn from version 2 on, Maven and Gradle. Java's default for hosts without a
+// proxy (http.nonProxyHosts) has the loopback addresses; an option would replace it.
+func proxyDefaults() []string {
+	proxy, host, port := segment.ProxyURL(), segment.Proxy.Addr().String(), strconv.Itoa(segment.ProxyPort)
+	java := "-Dhttp.proxyHost=" + host + " -Dhttp.proxyPort=" + port +
+		" -Dhttps.proxyHost=" + host + " -Dhttps.proxyPort=" + port +
+		// Maven 3.9's own transport reads the options above only with this one.
+		" -Daether.connector.http.useSystemProperties=true"
+	return []string{
+		"NODE_USE_ENV_PROXY=1",
+		"YARN_HTTP_PROXY=" + proxy, "YARN_HTTPS_PROXY=" + proxy,
+		"MAVEN_OPTS=" + java, "GRADLE_OPTS=" + java,
+	}
 }
 
 // GuestFiles returns the content of the guest directory, parents first.

@@ -118,11 +118,20 @@ func TestEgressLog(t *testing.T) {
 			t.Errorf("%s: exit %d %q", host, r.code, r.stdout)
 		}
 	}
+	// By default a client connects to the sandbox itself without the proxy: curl's exit code 7 is a refused connection.
+	for _, host := range []string{"127.0.0.1", "127.0.1.1", "[::1]", "0.0.0.0", "localhost", "10.77.0.2", l.name} {
+		if r := u.exec(l.name, "curl", "-sS", "http://"+host+":8124/"); r.code != 7 || r.stdout != "" {
+			t.Errorf("%s without the proxy: exit %d %q %q", host, r.code, r.stdout, r.stderr)
+		}
+	}
 	all := u.bottle("egress", l.name).stdout
 	denied := u.bottle("egress", "log", "--denied").stdout
 	if !strings.Contains(all, "allowed  allowed.test:443") || !strings.Contains(all, "refused  refused.test:80 ") || !strings.Contains(all, "http://refused.test/") ||
 		!strings.Contains(all, "allowed  allowed.test:80 ") || !strings.Contains(all, "http://allowed.test/") {
 		t.Errorf("the log:\n%s", all)
+	}
+	if strings.Contains(all, ":8124") {
+		t.Errorf("the proxy received requests for the sandbox itself:\n%s", all)
 	}
 	if strings.Contains(denied, "allowed.test:443") || !strings.Contains(denied, "refused.test") {
 		t.Errorf("what was denied:\n%s", denied)

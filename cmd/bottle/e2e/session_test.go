@@ -76,7 +76,8 @@ func TestVariables(t *testing.T) {
 	// No other variable of the caller or of bottle is set.
 	r = u.with("NOT_NAMED=never").bottle("run", "sh", "--proxy", "builtin", "--yes", "-e", "FORWARDED", "--", "-c", "env -0 | cut -z -d= -f1 | sort -z | tr '\\0' ' '")
 	r.want(t, 0, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL CLAUDE_CODE_OAUTH_TOKEN "+
-		"DISABLE_AUTOUPDATER FORWARDED HOME HTTPS_PROXY HTTP_PROXY LANG LOG_LEVEL NODE_USE_ENV_PROXY NO_PROXY PATH PWD http_proxy https_proxy no_proxy ")
+		"DISABLE_AUTOUPDATER FORWARDED GRADLE_OPTS HOME HTTPS_PROXY HTTP_PROXY LANG LOG_LEVEL MAVEN_OPTS NODE_USE_ENV_PROXY NO_PROXY PATH PWD "+
+		"YARN_HTTPS_PROXY YARN_HTTP_PROXY http_proxy https_proxy no_proxy ")
 	l := u.start("claude-bottle-vars")
 	u.bottle("exec", "-e", "FORWARDED", "-e", "LOG_LEVEL=other", l.name, "sh", "-c", `printf '%s|%s' "$FORWARDED" "$LOG_LEVEL"`).
 		want(t, 0, value+"|other")
