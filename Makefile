@@ -61,6 +61,11 @@ agent-image: ## build and test the default agent image (root; takes minutes)
 	scripts/lab up --with-bottle --with-base
 	trap 'scripts/lab down' EXIT; scripts/agent-image
 
+.PHONY: clients
+clients: ## run package managers and other clients behind the proxy (root; takes minutes)
+	scripts/lab up --with-bottle --with-clients
+	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) -tags clients ./scripts/clients
+
 .PHONY: bench
 bench: ## compare bottle's speed with alternatives, on the test host (root)
 	scripts/lab up --with-bottle --with-buildkitd

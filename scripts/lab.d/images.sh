@@ -3,6 +3,7 @@
 #   claude-bottle:latest  Debian with the packages that an agent needs (not if --minimal)
 #   claude-bottle:claude  the same with Claude Code (--with-claude)
 #   bottle-base:latest    plain Debian, base of the default image (--with-base)
+#   bottle-clients:latest  see clients.sh (--with-clients)
 # The name of an archive contains a hash of its inputs, so a change produces a
 # new archive.
 # shellcheck shell=bash
@@ -26,6 +27,7 @@ images_build() {
   [ -n "$MINIMAL" ] || debian_image claude-bottle:latest "$DEBIAN_LAYER"
   [ -z "$WITH_BASE" ] || base_image
   [ -z "$WITH_CLAUDE" ] || debian_image claude-bottle:claude "$DEBIAN_LAYER" "$CLAUDE_LAYER"
+  [ -z "$WITH_CLIENTS" ] || debian_image bottle-clients:latest "$CLIENTS_LAYER"
   # Checkouts share the cache, so an archive is removed only if none used it lately.
   touch "${ARCHIVES[@]}"
   find "$LAB_CACHE" -maxdepth 1 -name '*.oci.tar*' -mtime +7 -delete

@@ -45,6 +45,7 @@ install_debian() {
   debian_layer
   [ -z "$WITH_BASE" ] || base_layer
   [ -z "$WITH_CLAUDE" ] || claude_layer
+  [ -z "$WITH_CLIENTS" ] || clients_layer
 }
 
 # install_go builds what is written in Go.
@@ -74,7 +75,7 @@ find_go() {
 install_packages() {
   local missing=() entry entries=(runc:runc nft:nftables ip:iproute2 unshare:util-linux)
   [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client)
-  [ -z "$WITH_CLAUDE" ] || entries+=(npm:npm)
+  [ -z "$WITH_CLAUDE$WITH_CLIENTS" ] || entries+=(npm:npm)
   for entry in "${entries[@]}"; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
   done
