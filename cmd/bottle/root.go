@@ -97,6 +97,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.BoolVar(&a.debug, "debug", false, "log to standard error")
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
+	root.AddCommand(a.cpCommand())
 	root.AddCommand(a.allowCommand(), a.denyCommand())
 	root.AddCommand(a.initCommand(), a.configCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())

@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"crypto/rand"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/internal/leakcheck"
+)
+
+// TestCp copies files out of a running bottle and into it, under both runtimes.
+func TestCp(t *testing.T) {
+	for _, rt := range []string{"runsc", "runc"} {
+		t.Run(rt, func(t *testing.T) {
+			leakcheck.Check(t)
+			u := newUser(t)
+			name := "claude-bottle-cp"
+			l := begin(t, u.command("run", "wait", "--name", name, "--runtime", rt, "--proxy", "builtin", "--yes"), name)
+			big := make([]byte, 20<<20)
+			_, _ = rand.Read(big)
+			u.write("big", string(big))
+			u.mkdirs("dir")
+			u.write("dir/a\nb", "odd\n")
+			u.bottle("cp", "big", "cp:/tmp").want(t, 0, "")
+			u.bottle("cp", "./dir", "cp:tmp/copy").want(t, 0, "")
+			u.exec(name, "sh", "-c", "cat /tmp/copy/*; stat -c %U /tmp/big; ln -s /etc/shadow /tmp/copy/link; mkfifo /tmp/copy/fifo; mkdir /tmp/copy/.git").want(t, 0, "odd\nagent\n")
+			u.bottle("cp", "cp:/tmp/big", "back").want(t, 0, "")
+			if data, err := os.ReadFile(filepath.Join(u.dir, "back")); err != nil || string(data) != string(big) {
+				t.Errorf("%d bytes came back, %v", len(data), err)
+			}
+			r := u.bottle("cp", "cp:/tmp/copy", ".")
+			r.want(t, 0, "")
+			for _, left := range []string{"link", "fifo", ".git"} {
+				if _, err := os.Lstat(filepath.Join(u.dir, "copy", left)); err == nil || !strings.Contains(r.stderr, left) {
+					t.Errorf("%s was copied, or nothing was said about it:\n%s", left, r.stderr)
+				}
+			}
+			if data, err := os.ReadFile(filepath.Join(u.dir, "copy/a\nb")); err != nil || string(data) != "odd\n" {
+				t.Errorf("a directory: %q, %v", data, err)
+			}
+			for _, c := range []struct {
+				args []string
+				want string
+			}{
+				{[]string{"cp:/no/such", "."}, "no such file"},
+				{[]string{"no-such", "cp:/tmp"}, "no such file"},
+				{[]string{"big", "cp:/etc"}, "permission denied"},
+				{[]string{"big", "cp:/no/such/dir/"}, "no such directory"},
+				{[]string{"cp:/tmp/big", "x", "--max-size", "1m"}, "too large"},
+				{[]string{"cp:/tmp/copy/.git", "."}, "git repository"},
+			} {
+				oneLine(t, u.bottle(append([]string{"cp"}, c.args...)...), c.want)
+			}
+			if code := l.end(); code != 0 {
+				t.Errorf("exit %d\n%s", code, l.errs)
+			}
+			oneLine(t, u.bottle("cp", "cp:/tmp/big", "."), "no such bottle")
+		})
+	}
+}
