@@ -3,12 +3,15 @@ package bottle
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
@@ -164,6 +167,12 @@ func TestProxyImageRuns(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, status)
 		}
 	}
+	if got := proxyMemory(t, e, b.Name); got != strconv.FormatInt(egress.PipelockMemory, 10) {
+		t.Errorf("memory limit: %s", got)
+	}
+	if env := proxyFile(t, e, b.Name, "environ"); !strings.Contains("\x00"+env, "\x00"+egress.PipelockEnv+"\x00") {
+		t.Errorf("no %s in the environment %q", egress.PipelockEnv, env)
+	}
 	mounts := proxyFile(t, e, b.Name, "mounts")
 	for _, at := range []string{" / ", " /config ", " /etc/resolv.conf ", " /etc/hosts "} {
 		if !readOnlyMount(mounts, at) {
@@ -220,6 +229,27 @@ func proxyFile(t *testing.T, e *Engine, name, file string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// proxyMemory returns the memory limit of the proxy's cgroup, of either version.
+func proxyMemory(t *testing.T, e *Engine, name string) string {
+	t.Helper()
+	file := ""
+	for line := range strings.Lines(proxyFile(t, e, name, "cgroup")) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if parts[1] == "memory" {
+			file = filepath.Join("/sys/fs/cgroup/memory", parts[2], "memory.limit_in_bytes")
+			break
+		}
+		if parts[0] == "0" {
+			file = filepath.Join("/sys/fs/cgroup", parts[2], "memory.max")
+		}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
 }
 
 func proxyPID(t *testing.T, e *Engine, name string) int {

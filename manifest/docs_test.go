@@ -162,3 +162,52 @@ func TestExamples(t *testing.T) {
 		}
 	}
 }
+
+var (
+	goTest   = regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)\(t \*testing\.T\)`)
+	docTest  = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+	promise  = regexp.MustCompile(`(?m)^([0-9]+)\. +\*\*`)
+	testsRow = regexp.MustCompile("(?m)^\\| ([0-9]+) \\| (`.*`) \\|$")
+)
+
+// TestSecurityDocs checks that docs/security.md names tests for each of its promises, and
+// that all tests it names exist.
+func TestSecurityDocs(t *testing.T) {
+	known := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range goTest.FindAllSubmatch(text, -1) {
+			known[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	promises := promise.FindAllSubmatch(text, -1)
+	rows := testsRow.FindAllSubmatch(text, -1)
+	if len(promises) < 8 || len(rows) != len(promises) {
+		t.Fatalf("%d promises and %d rows of tests", len(promises), len(rows))
+	}
+	for i, row := range rows {
+		if string(row[1]) != string(promises[i][1]) {
+			t.Errorf("row %d is for promise %s, want %s", i+1, row[1], promises[i][1])
+		}
+	}
+	named := docTest.FindAllSubmatch(text, -1)
+	if len(named) < len(promises) {
+		t.Errorf("only %d tests are named", len(named))
+	}
+	for _, m := range named {
+		if !known[string(m[1])] {
+			t.Errorf("docs/security.md names the test %s, which does not exist", m[1])
+		}
+	}
+}
