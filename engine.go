@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -116,13 +117,38 @@ func (h testHooks) at(point string) {
 	}
 }
 
+// namespacePattern and maxNamespace are containerd's rule for identifiers
+// (containerd/v2/pkg/identifiers).
+var namespacePattern = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
+
+const maxNamespace = 76 // bytes
+
+// checkNamespace checks a containerd namespace, which is also a part of paths.
+func checkNamespace(name string) error {
+	reason := ""
+	switch {
+	case name == "net":
+		reason = "it is reserved"
+	case len(name) > maxNamespace:
+		reason = fmt.Sprintf("too long: %d characters (max %d)", len(name), maxNamespace)
+	case !namespacePattern.MatchString(name):
+		reason = "expected letters and digits, separated by single '.', '_' or '-'"
+	default:
+		return nil
+	}
+	return &hint.Error{
+		Err:  fmt.Errorf("invalid containerd namespace %q: %s", name, reason),
+		Hint: "choose another one with --namespace or CONTAINERD_NAMESPACE",
+	}
+}
+
 // Open connects to containerd. The caller must call Close.
 func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Namespace == "net" {
-		return nil, &hint.Error{Err: errors.New("invalid containerd namespace: net is reserved"), Hint: "choose another one with --namespace or CONTAINERD_NAMESPACE"}
+	if err := checkNamespace(cfg.Namespace); err != nil {
+		return nil, err
 	}
 	if cfg.Program == "" {
 		program, err := os.Executable()
