@@ -36,11 +36,11 @@ build: ## build bin/bottle, a static binary
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test
-test: ## run all tests on the test host, then test the test host (root)
-	GOARCH=arm64 go build -trimpath -o /dev/null ./cmd/bottle
+test: ## run all tests on the test host, then test the test host and the packages (root)
 	scripts/lab up --with-bottle --with-claude --with-base
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
+	scripts/dist --check
 
 .PHONY: test-fast
 test-fast: ## run the tests that need neither root nor the test host
@@ -65,6 +65,10 @@ agent-image: ## build and test the default agent image (root; takes minutes)
 clients: ## run package managers and other clients behind the proxy (root; takes minutes)
 	scripts/lab up --with-bottle --with-clients
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) -tags clients ./scripts/clients
+
+.PHONY: dist
+dist: ## build .deb, .rpm and tar archives for amd64 and arm64 in dist/
+	scripts/dist
 
 .PHONY: bench
 bench: ## compare bottle's speed with alternatives, on the test host (root)

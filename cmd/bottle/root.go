@@ -101,7 +101,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.allowCommand(), a.denyCommand())
 	root.AddCommand(a.initCommand(), a.configCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
-	root.AddCommand(a.doctorCommand())
+	root.AddCommand(a.doctorCommand(), a.manCommand())
 	a.addCompletions(root)
 	return root
 }

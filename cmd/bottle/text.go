@@ -232,8 +232,14 @@ func (a *app) printTimings(steps []bottle.StepTime) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// version is the main module's version, as the build recorded it.
+// release is the version of a package; its build sets it (scripts/dist).
+var release string
+
+// version is the release, or the main module's version, as the build recorded it.
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -74,7 +74,7 @@ find_go() {
 # install_packages installs the Debian packages of missing commands.
 install_packages() {
   local missing=() entry entries=(runc:runc nft:nftables ip:iproute2 unshare:util-linux)
-  [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client)
+  [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client rpm:rpm)
   [ -z "$WITH_CLAUDE$WITH_CLIENTS" ] || entries+=(npm:npm)
   for entry in "${entries[@]}"; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
