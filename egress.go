@@ -33,8 +33,8 @@ func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(err
 	e.proxies.Watch(ctx, name, restarted)
 }
 
-// EgressLog yields the retained egress log of a bottle (up to 16 MiB), without lines
-// before since. With follow it continues with new lines until ctx ends or the bottle is
+// EgressLog yields the retained egress log of a bottle and the log of its ssh agent (up
+// to 16 MiB each), by time and without lines before since. With follow it continues with new lines until ctx ends or the bottle is
 // removed. An error is yielded last.
 func (e *Engine) EgressLog(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
 	return e.proxies.Log(ctx, name, since, follow)

@@ -2,12 +2,14 @@ package bottle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/sshagent"
@@ -51,6 +53,10 @@ func (h *head) String() string {
 }
 
 func (l *launch) startRelay(ctx context.Context) error {
+	log, err := egress.OpenSSHLog(l.e.proxies.SSHLogFile(l.plan.Name))
+	if err != nil {
+		return fmt.Errorf("start ssh agent relay: %w", err)
+	}
 	inside, stdin := io.Pipe()
 	stdout, outside := io.Pipe()
 	var stderr head
@@ -58,7 +64,7 @@ func (l *launch) startRelay(ctx context.Context) error {
 		Args: []string{provision.GuestInit, "agent", provision.GuestSSHSocket}, Stdin: inside, Stdout: outside, Stderr: &stderr,
 	})
 	if err != nil {
-		return fmt.Errorf("start ssh agent relay: %w", err)
+		return errors.Join(fmt.Errorf("start ssh agent relay: %w", err), log.Close())
 	}
 	done, ready := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -69,11 +75,14 @@ func (l *launch) startRelay(ctx context.Context) error {
 		l.e.log.Debug("ssh agent relay ended", "code", code, "error", err)
 	}()
 	go func() {
-		agent := sshagent.New(provision.SSHKeys(l.plan.Provisions().SSH), l.e.log, l.reportSignature)
+		agent := sshagent.New(provision.SSHKeys(l.plan.Provisions().SSH), l.e.log, func(e sshagent.Event) error {
+			return logSignature(log, e)
+		})
 		err := agent.Relay(context.WithoutCancel(ctx), stdout, stdin, func() { close(ready) })
 		l.e.log.Debug("ssh agent ended", "error", err)
 		// Closing its standard input ends the sandbox process.
 		_, _ = stdin.Close(), stdout.Close()
+		_ = log.Close() // each line is written when it is logged
 	}()
 	l.relay = &sshRelay{stdin: stdin, done: done}
 	select {
@@ -88,11 +97,17 @@ func (l *launch) startRelay(ctx context.Context) error {
 	}
 }
 
-// reportSignature logs a signature that a process in the sandbox has requested.
-func (l *launch) reportSignature(e sshagent.Event) error {
-	l.e.log.Info("ssh signature", "host", e.Host, "host key", e.HostKey, "user", e.User, "key", e.Key,
-		"host-bound", e.HostBound, "granted", e.Granted, "reason", e.Reason)
-	return nil
+// logSignature logs a signature that a process in the sandbox has requested. The agent
+// does not give a signature that cannot be logged.
+func logSignature(log *egress.SSHLog, e sshagent.Event) error {
+	s := egress.Signature{Host: e.Host, HostKey: e.HostKey, User: e.User, Key: e.Key, HostBound: e.HostBound}
+	switch {
+	case e.Granted:
+		return log.Granted(s)
+	case e.Unbound:
+		return log.Refused(s, egress.ScannerSSHUnbound, e.Reason)
+	}
+	return log.Refused(s, egress.ScannerSSH, e.Reason)
 }
 
 // close stops the relay. Removing the bottle stops it too.

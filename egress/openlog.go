@@ -19,6 +19,7 @@ type Log struct {
 	path  string
 	file  *os.File
 	watch *fsnotify.Watcher // nil: do not follow
+	atEnd func()            // if set, called before each wait for more lines
 }
 
 // OpenLog opens the log at path. A missing log is empty. With follow, reads wait
@@ -96,6 +97,9 @@ func (l *Log) waitChange() error {
 	}
 	if _, err := os.Stat(filepath.Dir(l.path)); err != nil {
 		return io.EOF
+	}
+	if l.atEnd != nil {
+		l.atEnd()
 	}
 	select {
 	case <-l.ctx.Done():

@@ -33,6 +33,8 @@ type Entry struct {
 	RequestID string `json:"request_id,omitempty"`
 	// Version is the proxy's own, in the line of its start.
 	Version string `json:"version,omitempty"`
+	// SSH is the signature that the entry is about, if it is of the ssh agent's log.
+	SSH *Signature `json:"ssh,omitempty"`
 }
 
 // Denied reports whether the entry is about a refused request.
@@ -120,7 +122,9 @@ func parseEntry(text []byte) (Entry, bool) {
 	if e.Target == "" {
 		e.Target = maskSecrets(textOf(keys["connect_host"]))
 	}
-	e.pipelockLine(keys)
+	if !e.sshLine(keys) {
+		e.pipelockLine(keys)
+	}
 	return e, true
 }
 

@@ -23,13 +23,13 @@ const (
 // it is not about a request.
 func (e Entry) Verdict() string {
 	switch e.Event {
-	case EventTunnelOpen, EventForward, EventForwardOpen, eventAllowed, eventInterceptHTTP, eventWSOpen:
+	case EventTunnelOpen, EventForward, EventForwardOpen, eventAllowed, eventInterceptHTTP, eventWSOpen, EventSSHSignature:
 		return VerdictAllowed
 	case EventTunnelClose, EventForwardClose, eventWSClose:
 		return VerdictClosed
 	case EventWouldBlock:
 		return VerdictLearned
-	case EventBlocked, EventSNIMismatch, eventWSBlocked, eventKillSwitchDeny, eventAirlockDeny:
+	case EventBlocked, EventSNIMismatch, eventWSBlocked, eventKillSwitchDeny, eventAirlockDeny, EventSSHRefused:
 		return VerdictRefused
 	case EventError:
 		if e.Target != "" || e.URL != "" {
@@ -50,8 +50,12 @@ func (e Entry) Verdict() string {
 const noHost = "(no host)"
 
 // Destination returns host:port of the request that the entry is about, or its
-// URL if the URL cannot be parsed.
+// URL if the URL cannot be parsed. For a signature of the ssh agent it is ssh: and the
+// name of the host in the manifest.
 func (e Entry) Destination() string {
+	if e.SSH != nil {
+		return e.SSH.destination()
+	}
 	if e.Target != "" {
 		return e.Target
 	}

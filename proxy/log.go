@@ -16,22 +16,20 @@ import (
 // LogFile returns the path of a bottle's egress log, in its state directory.
 func (m *Manager) LogFile(name string) string { return filepath.Join(m.stateDir, name, "egress.log") }
 
-// Log yields the retained egress log of a bottle (up to 16 MiB), without lines
-// before since. With follow it continues with new lines until ctx ends or the
+// SSHLogFile returns the path of the log of the signatures of a bottle's ssh agent.
+func (m *Manager) SSHLogFile(name string) string { return filepath.Join(m.stateDir, name, "ssh.log") }
+
+// Log yields the retained egress log of a bottle and the log of its ssh agent (up to
+// 16 MiB each), by time and without lines before since. With follow it continues with new lines until ctx ends or the
 // bottle is removed. An error is yielded last.
 func (m *Manager) Log(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
 	return func(yield func(egress.Entry, error) bool) {
-		log, err := egress.OpenLog(ctx, m.LogFile(name), follow)
-		if err != nil {
-			yield(egress.Entry{}, fmt.Errorf("open egress log of %s: %w", name, err))
-			return
-		}
-		defer func() { _ = log.Close() }() // read only
-		for entry, err := range egress.ParseLog(log) {
-			if err == nil && entry.Before(since) {
-				continue
+		for entry, err := range egress.MergeLogs(ctx, follow, m.LogFile(name), m.SSHLogFile(name)) {
+			if err != nil {
+				yield(egress.Entry{}, fmt.Errorf("read egress log of %s: %w", name, err))
+				return
 			}
-			if !yield(entry, err) {
+			if !entry.Before(since) && !yield(entry, nil) {
 				return
 			}
 		}

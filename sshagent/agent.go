@@ -50,6 +50,9 @@ type Event struct {
 	HostBound bool   // the signed data name the host key
 	Granted   bool
 	Reason    string // why it was refused
+	// Unbound reports that it was refused only because the signed data do not name the
+	// host key. Host.Unbound would permit it.
+	Unbound bool
 }
 
 // Agent answers requests of the ssh agent protocol.
@@ -194,7 +197,7 @@ func (c *client) sign(ctx context.Context, body []byte) ([]byte, error) {
 	sig, err := c.signature(ctx, body, &e)
 	e.Granted = err == nil
 	if err != nil {
-		e.Reason = err.Error()
+		e.Reason, e.Unbound = err.Error(), errors.Is(err, errUnbound)
 	}
 	if rerr := c.agent.report(e); rerr != nil {
 		return nil, fmt.Errorf("report signature: %w", errors.Join(rerr, err))
@@ -225,7 +228,7 @@ func (c *client) signature(ctx context.Context, body []byte, e *Event) (*ssh.Sig
 	e.Key = Fingerprint(k.Public)
 	if c.bound != nil {
 		e.HostKey = Fingerprint(c.bound.hostKey)
-		e.Host = k.hostName(c.bound.hostKey)
+		e.Host = c.agent.hostName(k, c.bound.hostKey)
 	}
 	r, err := parseLogin(m.Data)
 	if err != nil {

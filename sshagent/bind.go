@@ -135,9 +135,23 @@ func (k Key) permits(b *binding, l *login) (Host, error) {
 		if bound || h.Unbound {
 			return h, nil
 		}
-		err = fmt.Errorf("the authentication request does not name the host key of %s: its server or the ssh client lacks host-bound authentication (OpenSSH 8.9)", h.Name)
+		err = fmt.Errorf("%w of %s: its server or the ssh client lacks host-bound authentication (OpenSSH 8.9)", errUnbound, h.Name)
 	}
 	return Host{}, err
+}
+
+// errUnbound is wrapped by the refusal of a login that only Host.Unbound would permit.
+var errUnbound = errors.New("the authentication request does not name the host key")
+
+// hostName returns the name of the first host with the host key, of those of k or else
+// of any key.
+func (a *Agent) hostName(k Key, host ssh.PublicKey) string {
+	for _, k := range append([]Key{k}, a.keys...) {
+		if name := k.hostName(host); name != "" {
+			return name
+		}
+	}
+	return ""
 }
 
 // hostName returns the name of the first host with the host key.

@@ -37,7 +37,7 @@ func TestEvents(t *testing.T) {
 		{Key: key, User: "git", Host: "work", HostKey: hostKey, HostBound: true, Granted: true},
 		{Key: key, User: "root", Host: "work", HostKey: hostKey, HostBound: true, Reason: `the key is not listed for user "root" at the host with key ` + hostKey},
 		{Key: key, User: "git", Host: "work", HostKey: hostKey,
-			Reason: "the authentication request does not name the host key of work: its server or the ssh client lacks host-bound authentication (OpenSSH 8.9)"},
+			Reason: "the authentication request does not name the host key of work: its server or the ssh client lacks host-bound authentication (OpenSSH 8.9)", Unbound: true},
 		{Key: key, Host: "work", HostKey: hostKey, Reason: "not an authentication request"},
 	}
 	if got := s.events.take(); !slices.Equal(got, want) {

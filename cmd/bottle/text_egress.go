@@ -45,6 +45,7 @@ const (
 	hintLearnAsks      = "omit --yes and --no-input, and run bottle on a terminal"
 	textLearned        = "The policy would have refused some of these requests. To allow them, run patch -p1 in %s with this patch:"
 	textLearnedByHand  = "The policy would have refused some of these requests. To allow them, add this to %s by hand (%v):"
+	textUnbound        = "PubkeyAuthentication: unbound in the ssh entry permits it, and lets whoever holds that host's private key log in as you wherever your key is accepted"
 	textMoreHosts      = "and %d more"
 	textNoPipelock     = "expected exactly one agent name"
 	hintNoPipelock     = "bottle config show AGENT --pipelock"
@@ -109,10 +110,12 @@ func egressLine(e egress.Entry) string {
 }
 
 // egressReason is the policy's entry that allowed a request, or the reason of a
-// refusal, and the URL if the proxy knows it.
+// refusal, and the URL if the proxy knows it. Of a signature it is the user and the key.
 func egressReason(e egress.Entry) string {
 	why := e.Reason
 	switch {
+	case e.SSH != nil:
+		return signatureText(e)
 	case why == "" && e.SNI != "":
 		why = "TLS handshake for " + e.SNI
 	case why == "":
@@ -125,6 +128,20 @@ func egressReason(e egress.Entry) string {
 		return strings.TrimSpace(fmt.Sprintf("%s  %s  %d", why, e.URL, e.Status))
 	}
 	return strings.TrimSpace(why + "  " + e.URL)
+}
+
+// signatureText formats the reason, the user and the key of a requested signature.
+func signatureText(e egress.Entry) string {
+	var parts []string
+	for _, p := range [][2]string{{"", e.Reason}, {"user ", e.SSH.User}, {"key ", e.SSH.Key}} {
+		if p[1] != "" {
+			parts = append(parts, p[0]+p[1])
+		}
+	}
+	if e.Scanner == egress.ScannerSSHUnbound {
+		parts = append(parts, textUnbound)
+	}
+	return strings.Join(parts, "; ")
 }
 
 // decimal formats a number of bytes: 999 B, 1.5 kB, 2.0 GB.
@@ -198,11 +215,12 @@ func (a *app) showSessionRefused(name string, hosts []egress.HostSummary) {
 // showRefused lists what was refused, and the commands that would allow it.
 func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func(entry string) string) {
 	var refused, commands []string
-	more := 0
+	more, unbound := 0, false
 	for _, h := range hosts {
 		if h.Refused == 0 {
 			continue
 		}
+		unbound = unbound || h.Scanner == egress.ScannerSSHUnbound
 		if len(refused) == maxRefused {
 			more++
 			continue
@@ -224,6 +242,9 @@ func (a *app) showRefused(hosts []egress.HostSummary, toAllow string, allow func
 	}
 	for _, command := range commands {
 		a.note("  %s", command)
+	}
+	if unbound {
+		a.note("hint: " + textUnbound)
 	}
 }
 
@@ -261,6 +282,9 @@ var refusals = map[string]string{
 	"denylist":  "denied by the policy",
 	"self":      "the sandbox itself, which needs no proxy",
 	"host":      "HTTP request for another host than its tunnel",
+	// Checks of the ssh agent.
+	egress.ScannerSSH:        "signature refused by the ssh agent",
+	egress.ScannerSSHUnbound: "the login does not name the host's key",
 	// Checks of pipelock.
 	"body":              "body cannot be checked: too large, compressed or malformed",
 	"entropy":           "URL looks like encoded data",

@@ -3,12 +3,14 @@ package e2e
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -183,6 +185,12 @@ func TestSSHWalls(t *testing.T) {
 	if r.code == 0 || !strings.Contains(r.stderr, "agent refused operation") {
 		t.Errorf("a file: exit %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	// A login that does not name the host's key, as with a server that does not offer it.
+	r = ask(stubborn + " -o PubkeyAuthentication=unbound work")
+	if r.code != 255 || !strings.Contains(r.stderr, "agent refused operation") {
+		t.Errorf("a login that names no host key: exit %d\n%s", r.code, r.stderr)
+	}
+	o.wantSignatures(l.name)
 	// The server listens on 2222 too.
 	if conn, err := net.Dial("tcp", "198.51.101.22:2222"); err != nil {
 		t.Errorf("the other port is closed, so that the test shows nothing: %v", err)
@@ -195,6 +203,54 @@ func TestSSHWalls(t *testing.T) {
 	}
 	if code := l.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+	for _, want := range []string{"ssh:work", "ssh:other", "hint: PubkeyAuthentication: unbound in the ssh entry permits it"} {
+		if !strings.Contains(l.errs.String(), want) {
+			t.Errorf("the summary lacks %q:\n%s", want, l.errs)
+		}
+	}
+}
+
+// wantSignatures verifies that the log of egress has the signatures that TestSSHWalls
+// requested, in their order and after the connection that each was for.
+func (o sshOwner) wantSignatures(name string) {
+	o.t.Helper()
+	type entry struct {
+		Verdict, Destination, Scanner, Reason string
+		SSH                                   *struct{ User, Key string }
+	}
+	var got, order []string
+	for line := range strings.Lines(o.bottle("egress", name, "--json").stdout) {
+		var e entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			o.t.Fatalf("%v: %s", err, line)
+		}
+		if e.SSH == nil {
+			order = append(order, e.Destination)
+			continue
+		}
+		order = append(order, "sign")
+		got = append(got, strings.TrimSpace(strings.Join([]string{e.Verdict, e.Destination, e.SSH.User, e.Scanner}, " ")))
+		if !strings.HasPrefix(e.SSH.Key, "SHA256:") || (e.Reason == "") != (e.Verdict == "allowed") {
+			o.t.Errorf("%s", line)
+		}
+	}
+	want := []string{
+		"allowed ssh:work labgit", "refused ssh:other labgit ssh", "refused ssh:work labother ssh",
+		"refused ssh:(unlisted host)  ssh", "refused ssh:work labgit ssh_unbound",
+	}
+	// ssh asks again with other algorithms after a refusal.
+	if got := slices.Compact(got); !slices.Equal(got, want) {
+		o.t.Errorf("signatures %q, want %q", got, want)
+	}
+	if first := slices.Index(order, "sign"); first < 1 || order[first-1] != "ssh.allowed.test:22" {
+		o.t.Errorf("order %q", order)
+	}
+	r := o.bottle("egress", name, "--denied")
+	for _, want := range []string{"ssh:other", "user labother", "not an authentication request", "PubkeyAuthentication: unbound"} {
+		if !strings.Contains(r.stdout, want) {
+			o.t.Errorf("the log of refusals lacks %q:\n%s%s", want, r.stdout, r.stderr)
+		}
 	}
 }
 
