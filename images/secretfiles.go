@@ -1,10 +1,10 @@
 package images
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -16,9 +16,10 @@ import (
 // CredentialFiles lists the files of a directory that Derive would include and that
 // are known to hold credentials, such as .env, .npmrc or private keys, by their paths
 // relative to the directory. It recognises them by name; of names that are also used
-// for other purposes, only files that contain a private key are listed. It does not
-// search for secrets in other files. The directory is read with the rights of the
-// caller. The error is Derive's; when ctx ends, it is its cause.
+// for other purposes, only files that contain a private key are listed, and of git's
+// configuration only files with a password or a token. It does not search for secrets in
+// other files. The directory is read with the rights of the caller. The error is
+// Derive's; when ctx ends, it is its cause.
 func CredentialFiles(ctx context.Context, dir string, caller asuser.User) ([]string, error) {
 	t, err := readTree(ctx, dir, caller)
 	if err != nil {
@@ -76,21 +77,41 @@ func (t *tree) holdsCredentials(e *treeEntry) bool {
 	case strings.HasSuffix(base, ".pub"):
 		return false
 	}
-	return slices.ContainsFunc(keyPatterns, matches) && t.holdsPrivateKey(e.name)
+	switch {
+	case slices.ContainsFunc(keyPatterns, matches):
+		return t.contains(e.name, privateKey)
+	case isGitConfig(e.name):
+		return t.contains(e.name, gitLogin)
+	}
+	return false
 }
 
-// maxKeyFile is how much of a file is searched for a private key, in bytes.
-const maxKeyFile = 64 << 10
+// privateKey matches a private key in PEM (RFC 7468, OpenSSH).
+var privateKey = regexp.MustCompile("PRIVATE KEY-----")
 
-// holdsPrivateKey reports whether a file contains a private key in PEM (RFC 7468,
-// OpenSSH). A file that cannot be read is reported, too.
-func (t *tree) holdsPrivateKey(name string) bool {
+// gitLogin matches a password in a remote's URL, a token in place of the user's name,
+// and the header with a token that CI systems write into the configuration of a checkout.
+var gitLogin = regexp.MustCompile(`(?i)://[^/\s@]*:[^/\s@]+@|://[^/\s@]{20,}@|extraheader\s*=\s*"?authorization:`)
+
+// isGitConfig reports whether a file is the configuration of a repository or of a
+// submodule's repository.
+func isGitConfig(name string) bool {
+	dir, base := path.Split("/" + name)
+	return base == "config" && (strings.HasSuffix(dir, "/.git/") || strings.Contains(dir, "/.git/modules/"))
+}
+
+// maxSearched is how much of a file is searched, in bytes.
+const maxSearched = 64 << 10
+
+// contains reports whether the beginning of a file matches a pattern. A file that cannot
+// be read is reported, too.
+func (t *tree) contains(name string, pattern *regexp.Regexp) bool {
 	fd, err := openFD(t.root, name, unix.O_NONBLOCK)
 	if err != nil {
 		return !changedSince(err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	data := make([]byte, maxKeyFile)
+	data := make([]byte, maxSearched)
 	n := 0
 	for n < len(data) {
 		m, err := unix.Read(fd, data[n:])
@@ -105,5 +126,5 @@ func (t *tree) holdsPrivateKey(name string) bool {
 		}
 		n += m
 	}
-	return bytes.Contains(data[:n], []byte("PRIVATE KEY-----"))
+	return pattern.Match(data[:n])
 }

@@ -25,6 +25,10 @@ func TestCredentialFiles(t *testing.T) {
 		"id_ed25519": privateKey, "id_ed25519.pub": "ssh-ed25519 AAAA", "id_mapping.py": "x = 1\n",
 		"server.pem": strings.Replace(privateKey, "OPENSSH ", "", 2), "ca.pem": "-----BEGIN CERTIFICATE-----\n", "slides.key": "PK\x03\x04",
 		"tls/tls.key": strings.Replace(privateKey, "OPENSSH", "ENCRYPTED", 2), ".env.example": "A=\n", "main.go": privateKey,
+		".git/config": "[remote \"origin\"]\n\turl = https://me:hunter2@git.test/x\n", "sub/.git/config": "[remote \"origin\"]\n\turl = https://git.test/x\n",
+		".git/modules/lib/config": "[http]\n\textraheader = AUTHORIZATION: basic aHVudGVyMg==\n", "ssh/.git/config": "\turl = ssh://git@git.test:22/x\n",
+		"tok/.git/config": "\turl = https://ghp_16C7e42F292c6912E7710c838347Ae178B4a@git.test/x\n", "user/.git/config": "\turl = https://me@git.test/x\n",
+		"app/config":    "url = https://me:hunter2@git.test/x\n",
 		"excluded/.env": "A=b\n", "also/.npmrc": "", ".dockerignore": "excluded\n", ".bottleignore": "also\n",
 	} {
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
@@ -34,8 +38,8 @@ func TestCredentialFiles(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, "_netrc"), 0o755))
 	got, err := images.CredentialFiles(context.Background(), dir, asuser.User{})
 	want := []string{
-		".aws/credentials", ".env", ".netrc", ".npmrc", ".pypirc", "app/.env.local", "credentials.json", "deep/er/.git-credentials",
-		"id_ed25519", "prod.env", "server.pem", "state/terraform.tfstate", "store.p12", "tls/tls.key",
+		".aws/credentials", ".env", ".git/config", ".git/modules/lib/config", ".netrc", ".npmrc", ".pypirc", "app/.env.local", "credentials.json", "deep/er/.git-credentials",
+		"id_ed25519", "prod.env", "server.pem", "state/terraform.tfstate", "store.p12", "tls/tls.key", "tok/.git/config",
 	}
 	if slices.Sort(got); err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v\nwant %q", got, err, want)
