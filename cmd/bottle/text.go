@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -85,6 +86,7 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	err := fmt.Errorf(textUnknownCommand, args[0], cmd.CommandPath())
 	cmd.SuggestionsMinimumDistance = 2 // cobra sets this default only for its own message
 	if names := cmd.SuggestionsFor(args[0]); len(names) > 0 {
+		slices.Sort(names) // cobra sorts commands only at some times
 		return withHint(err, hintDidYouMean, alternatives(names))
 	}
 	return withHint(err, hintHelp, cmd.CommandPath())

@@ -46,7 +46,7 @@ func TestMistakes(t *testing.T) {
 		{"no such manifest", u, append([]string{"--manifest", "none.yaml"}, run...), []string{"none.yaml", "--manifest"}},
 		{"no manifest", user{t: t, dir: empty}.with("HOME=" + empty), run, []string{"no manifest found", "bottle.yaml", "--manifest"}},
 		{"bad flag", u, append(run, "--rntime", "runc"), []string{"--rntime", "bottle run --help"}},
-		{"bad command", u, []string{"rnu", "sh"}, []string{`unknown command "rnu" for "bottle"`, `did you mean "run", "rm" or "rmi"?`}},
+		{"bad command", u, []string{"rnu", "sh"}, []string{`unknown command "rnu" for "bottle"`, `did you mean "rm", "rmi" or "run"?`}},
 		{"no agent", u, []string{"run"}, []string{"missing agent name", "bottle run AGENT"}},
 		{"two agents", u, append(run, "more"), []string{`"more"`, "after --"}},
 		{"bad runtime", u, append(run, "--runtime", "kata"), []string{`"kata"`, "runsc or runc"}},
