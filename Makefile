@@ -15,7 +15,8 @@ PACKAGES ?= ./...
 # Packages whose tests need neither root nor the test host, except the tests that
 # match FAST_SKIP: they create files of other users.
 FAST_PACKAGES ?= ./cmd/bottle ./cmd/bottle/guest ./cni-conf ./egress ./internal/atomicfile ./internal/caller \
-	./internal/filelock ./internal/filetree ./internal/names ./internal/secret/... ./internal/shareddir ./manifest ./plan ./provision \
+	./internal/filelock ./internal/filetree ./internal/names ./internal/scratch ./internal/secret/... ./internal/shareddir \
+	./manifest ./plan ./provision \
 	./scripts/bench/egress ./scripts/lab.d/enter ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.

@@ -2,7 +2,6 @@ package bottle
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/scratch"
 	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
@@ -159,7 +159,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	}
 	rt, err := runtime.Connect(ctx, runtime.Config{
 		Address: cfg.Address, Namespace: cfg.Namespace, Snapshotter: cfg.Snapshotter,
-		RunDir: cfg.RunDir, Log: cfg.Log,
+		RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.StateDir, cfg.Namespace), Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, connectHint(err)
@@ -205,7 +205,7 @@ func (e *Engine) stateDir(name string) string {
 }
 
 // Taken returns every name that a new bottle cannot have: those of the namespace's
-// containers, and of directories that a bottle left behind.
+// containers, and of directories and processes that a bottle left behind.
 func (e *Engine) Taken(ctx context.Context) (map[string]bool, error) {
 	taken, err := e.rt.IDs(ctx)
 	if err != nil {
@@ -217,6 +217,13 @@ func (e *Engine) Taken(ctx context.Context) (map[string]bool, error) {
 	}
 	for _, d := range dirs {
 		taken[d] = true
+	}
+	strays, err := e.rt.Strays()
+	if err != nil {
+		return nil, err
+	}
+	for name := range strays {
+		taken[name] = true
 	}
 	return taken, nil
 }
@@ -261,15 +268,14 @@ func (e *Engine) Runtime(ctx context.Context, name string) error {
 	if err := e.makeRunDir(); err != nil {
 		return err
 	}
-	scratch := filepath.Join(e.dir(""), ".scratch-"+rand.Text())
-	if err := shareddir.Mkdir(scratch, 0o700); err != nil {
-		return fmt.Errorf("create scratch directory: %w", err)
+	dir, err := scratch.New(ctx, e.dir(""))
+	if err != nil {
+		return err
 	}
-	defer func() {
-		_ = os.RemoveAll(scratch) // on tmpfs; ends with the next boot at the latest
-		e.removeEmpty()
-	}()
-	return RuntimeHint(e.rt.CheckRuntime(ctx, name, scratch))
+	err = RuntimeHint(e.rt.CheckRuntime(ctx, name, dir.Path))
+	err = errors.Join(err, dir.Close())
+	e.removeEmpty()
+	return err
 }
 
 // Version returns containerd's version.

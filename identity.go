@@ -11,6 +11,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/shareddir"
+	"github.com/bot-bottle/bottle/internal/unmount"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -146,6 +147,9 @@ func (e *Engine) removeRunDir(ctx context.Context, name string) error {
 		return err
 	}
 	defer e.releaseRemoval(pins)
+	if err := unmount.Below(dir); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err

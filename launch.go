@@ -2,18 +2,13 @@ package bottle
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
-	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
@@ -75,6 +70,7 @@ type launch struct {
 	self    identity // set by claim
 	timings *Timings
 	undo    undo
+	lock    *os.File // launchFile
 
 	// Closed when the namespaces exist; when the internal segment is verified on the
 	// agent's side; when all networks are verified.
@@ -92,6 +88,7 @@ type launch struct {
 
 func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	defer l.timings.begin("launch")()
+	defer l.unlock()
 	defer func() {
 		if err == nil {
 			return
@@ -113,6 +110,9 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	}
 	// Some steps are not interrupted by a cancellation.
 	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := l.launched(); err != nil {
 		return nil, err
 	}
 	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.self, plan: l.plan, relay: l.relay, agent: l.agent}, nil
@@ -150,35 +150,6 @@ func wait(ctx context.Context, done <-chan struct{}) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// claim takes the name by creating the bottle's directory, which only one of several
-// concurrent launches can do. Against other programs, containerd decides: it refuses a
-// second container of the same name.
-func (l *launch) claim(context.Context) error {
-	if err := l.e.makeRunDir(); err != nil {
-		return err
-	}
-	// shareddir, because removing the last bottle may remove the parents meanwhile.
-	err := shareddir.Mkdir(l.dir, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("claim %s: %w", l.plan.Name, runtime.ErrTaken)
-	}
-	if err != nil {
-		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
-	}
-	l.undo.push(func(ctx context.Context) error { return l.e.removeDirs(ctx, l.plan.Name) })
-	id := rand.Text()
-	if err := os.WriteFile(filepath.Join(l.dir, idFile), []byte(id), 0o600); err != nil {
-		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
-	}
-	if l.self, err = l.e.identify(l.plan.Name); err != nil {
-		return err
-	}
-	if err := shareddir.MkdirAll(l.e.stateDir(l.plan.Name), 0o700); err != nil {
-		return fmt.Errorf("claim %s: %w", l.plan.Name, err)
-	}
-	return nil
 }
 
 func (l *launch) createNetwork(ctx context.Context) error {

@@ -79,7 +79,7 @@ func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
 
 // Find is Resolve with everything that belongs to the bottle.
 func (e *Engine) Find(ctx context.Context, name string) (Leftovers, error) {
-	leftovers, err := e.FindLeftovers(ctx)
+	leftovers, err := e.findLeftovers(ctx, 0)
 	if err != nil {
 		return Leftovers{}, err
 	}

@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/scratch"
+	"github.com/bot-bottle/bottle/internal/unmount"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -38,6 +42,11 @@ func (e *Engine) removeBottle(ctx context.Context, name string, id identity) err
 func (e *Engine) remove(ctx context.Context, name string, id identity, t *Timings) error {
 	defer t.begin("remove")()
 	e.hooks.at("remove")
+	if strings.HasPrefix(name, scratch.Prefix) {
+		err := scratch.Remove(e.dir(name))
+		e.removeEmpty()
+		return err
+	}
 	if id.dir == nil {
 		return e.removeWithoutDir(ctx, name, t)
 	}
@@ -66,6 +75,14 @@ func (e *Engine) removeWithoutDir(ctx context.Context, name string, t *Timings) 
 // removeHeld removes everything that has the name. The caller holds the lock on it.
 func (e *Engine) removeHeld(ctx context.Context, name string, t *Timings) error {
 	e.hooks.at("removing")
+	unfinished, err := e.unfinished(name)
+	if err != nil {
+		return err
+	}
+	removeContainer := e.rt.Remove
+	if unfinished {
+		removeContainer = e.rt.RemoveInterrupted
+	}
 	if err := e.proxies.MarkRemoving(ctx, name); err != nil {
 		return err
 	}
@@ -76,8 +93,8 @@ func (e *Engine) removeHeld(ctx context.Context, name string, t *Timings) error 
 		step string
 		fn   func() error
 	}{
-		{"remove agent", func() error { return e.rt.Remove(ctx, name) }},
-		{"remove proxy", func() error { return e.rt.Remove(ctx, names.Proxy(name)) }},
+		{"remove agent", func() error { return removeContainer(ctx, name) }},
+		{"remove proxy", func() error { return removeContainer(ctx, names.Proxy(name)) }},
 		{"remove networks", func() error { return e.net.Remove(ctx, e.dir(name)) }},
 	}
 	errs := make([]error, len(parts))
@@ -89,8 +106,7 @@ func (e *Engine) removeHeld(ctx context.Context, name string, t *Timings) error 
 		})
 	}
 	wg.Wait()
-	err := errors.Join(errs...)
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		// The directory stays, because cleanup finds the rest by its name.
 		return err
 	}
@@ -112,7 +128,11 @@ type Leftovers struct {
 	Name       string   `json:"name"`
 	Containers []string `json:"containers"` // each with its task's state
 	Networks   []string `json:"networks"`
-	Files      []string `json:"files"` // directories and snapshots
+	Files      []string `json:"files"` // directories, snapshots and mounts
+	// Processes are those that no container accounts for, and their cgroups.
+	Processes []string `json:"processes"`
+	// Launching reports that another process is launching the bottle.
+	Launching bool `json:"launching"`
 
 	self identity
 }
@@ -120,6 +140,11 @@ type Leftovers struct {
 // FindLeftovers returns everything on this host that has a bottle's name: objects of
 // running bottles and of those that a crash left incomplete. It changes nothing.
 func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
+	return e.findLeftovers(ctx, dyingTime)
+}
+
+// findLeftovers waits for at most the given time for processes that were just killed.
+func (e *Engine) findLeftovers(ctx context.Context, wait time.Duration) ([]Leftovers, error) {
 	// Directories first: what is found afterwards belongs to them, or to a later bottle.
 	runDirs, err := bottleDirs(e.dir(""))
 	if err != nil {
@@ -147,7 +172,7 @@ func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 	of := func(name string) *Leftovers {
 		if found[name] == nil {
 			found[name] = &Leftovers{
-				Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}, self: ids[name],
+				Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}, Processes: []string{}, self: ids[name],
 			}
 		}
 		return found[name]
@@ -172,22 +197,72 @@ func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 			}
 		}
 	}
+	if err := e.findOnHost(ctx, wait, of); err != nil {
+		return nil, err
+	}
 	out := make([]Leftovers, 0, len(found))
 	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if found[name].Launching, err = e.launching(ctx, name, wait); err != nil {
+			return nil, err
+		}
 		out = append(out, *found[name])
 	}
 	return out, nil
 }
 
-// RemoveLeftovers removes the bottles that FindLeftovers has found, but no later bottle
-// that has the name of one, and with the last bottle what the networks share. It continues
-// after errors; the error contains each of them.
+// findOnHost finds what neither containerd nor a directory shows: processes, cgroups,
+// mounts, and the scratch directories of dead processes.
+func (e *Engine) findOnHost(ctx context.Context, wait time.Duration, of func(name string) *Leftovers) error {
+	strays, err := e.rt.Strays()
+	if err != nil {
+		return err
+	}
+	for name, list := range strays {
+		// Where there are containers, they are shown with the state of their processes.
+		if l := of(name); len(l.Containers) == 0 {
+			l.Processes = append(l.Processes, list...)
+		}
+	}
+	abandoned, err := scratch.Abandoned(ctx, e.dir(""), wait)
+	if err != nil {
+		return err
+	}
+	for _, dir := range abandoned {
+		of(filepath.Base(dir)).Files = append(of(filepath.Base(dir)).Files, dir)
+	}
+	points, err := unmount.List(e.dir(""))
+	if err != nil {
+		return err
+	}
+	for _, p := range points {
+		rel, err := filepath.Rel(e.dir(""), p)
+		name, _, below := strings.Cut(rel, "/")
+		if err != nil || !below || strings.HasPrefix(name, ".") {
+			continue
+		}
+		if !slices.Contains(of(name).Networks, p) {
+			of(name).Files = append(of(name).Files, "mount "+p)
+		}
+	}
+	return nil
+}
+
+// RemoveLeftovers removes the bottles that FindLeftovers has found, but none that another
+// process is launching, and no later bottle that has the name of one. With the last bottle
+// it removes what the networks share. It continues after errors; the error contains each
+// of them.
 func (e *Engine) RemoveLeftovers(ctx context.Context, leftovers []Leftovers) error {
 	var errs []error
 	for _, l := range leftovers {
+		if l.Launching {
+			continue
+		}
 		if err := e.removeBottle(ctx, l.Name, l.self); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", l.Name, err))
 		}
 	}
+	// A process may have been killed before it created, or after it removed, a bottle.
+	errs = append(errs, e.net.Refresh(ctx))
+	e.removeEmpty()
 	return errors.Join(errs...)
 }

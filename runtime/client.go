@@ -28,6 +28,7 @@ type Config struct {
 	Namespace   string       // containerd namespace that holds bottles and images
 	Snapshotter string       // empty: overlayfs
 	RunDir      string       // on tmpfs; holds one directory per bottle
+	StateDir    string       // holds one directory per bottle with the log of its proxy
 	Log         *slog.Logger // nil: silent
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -49,7 +48,7 @@ func (c *Client) PrepareProxyRootFS(ctx context.Context, id, image string, files
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot %s: %w", id, err)
 	}
-	err = withMount(ctx, mount.WithTempMount, mounts, func(dir string) error { return makeProxyMountPoints(dir, files, dirs) })
+	err = c.withMount(ctx, mounts, func(dir string) error { return makeProxyMountPoints(dir, files, dirs) })
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare proxy root from %s: %w", image, err), r.Remove(ctx))
 	}

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/bot-bottle/bottle/internal/unmount"
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
@@ -22,86 +21,126 @@ import (
 // runtime.
 const killTimeout = 30 * time.Second
 
-// Remove kills the task of the container id and removes task, container and
-// snapshot. It is idempotent: absent objects are not an error. It continues after
-// failures and returns all of them. It starts over if containerd was unavailable
-// meanwhile. Several processes may remove the same container concurrently.
-func (c *Client) Remove(ctx context.Context, id string) error {
+// Remove kills the task of the container id and removes task, container, snapshot,
+// cgroups and all processes. It is idempotent: absent objects are not an error. It starts
+// over if containerd was unavailable meanwhile. Several processes may remove the same
+// container concurrently.
+//
+// No launch of the bottle may be in progress or have been interrupted.
+func (c *Client) Remove(ctx context.Context, id string) error { return c.removeAll(ctx, id, 0) }
+
+// RemoveInterrupted is Remove for a bottle whose launch was interrupted by the death of
+// its process. Containerd may still be creating the container: RemoveInterrupted prevents
+// that, and waits until nothing more appears.
+func (c *Client) RemoveInterrupted(ctx context.Context, id string) error {
+	if err := c.preventCreate(id); err != nil {
+		return err
+	}
+	return c.removeAll(ctx, id, quietTime)
+}
+
+func (c *Client) removeAll(ctx context.Context, id string, quiet time.Duration) error {
 	unlock, done, err := c.lockRemoval(ctx, id)
 	if err != nil || done {
 		return err
 	}
 	defer unlock()
-	err = c.remove(c.withNamespace(ctx), id)
+	err = c.remove(c.withNamespace(ctx), id, quiet)
 	for unavailable(err) && c.waitServing(ctx) {
-		err = c.remove(c.withNamespace(ctx), id)
+		err = c.remove(c.withNamespace(ctx), id, quiet)
 	}
+	return err
+}
+
+// preventCreate makes a create fail that has not reached the runtime yet: runsc's shim
+// reads a file that is removed here, and runc cannot create its state directory where
+// a file is.
+func (c *Client) preventCreate(id string) error {
+	dir := c.Dir(strings.TrimSuffix(id, ProxySuffix))
+	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(dir, runscConfig)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("prevent creation of %s: %w", id, err)
+	}
+	root := filepath.Join(dir, "runc")
+	if id != filepath.Base(dir) {
+		root = filepath.Join(dir, "proxy", "runc")
+	}
+	// A runtime that is creating its state has the directory. It is found as a process.
+	f, err := os.OpenFile(root, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		return f.Close()
+	}
+	if errors.Is(err, os.ErrExist) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("prevent creation of %s: %w", id, err)
+}
+
+// remove removes the container first from containerd, then from the host. It keeps the
+// container's record until everything else is gone.
+func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) error {
+	socketDirs, err := shimSocketDirs() // while the shim is running
 	if err != nil {
 		return err
 	}
-	c.removeCgroups(id)
-	return c.unmountNullNetNS(id)
+	ours, err := c.ownsContainer(ctx, id)
+	if err != nil {
+		return err
+	}
+	if ours {
+		if err := c.removeTask(ctx, id); err != nil {
+			return err
+		}
+	}
+	if err := c.endStrays(ctx, id, quiet); err != nil {
+		return err
+	}
+	if ours && quiet > 0 {
+		// What was being created meanwhile may have become a task.
+		if err := c.removeTask(ctx, id); err != nil {
+			return err
+		}
+	}
+	if err := c.removeShimSocket(id, socketDirs); err != nil {
+		return err
+	}
+	if err := c.removeCgroups(ctx, id); err != nil {
+		return err
+	}
+	if err := unmount.Below(filepath.Join(c.Dir(id), "runsc")); err != nil {
+		return err
+	}
+	if ours {
+		err := c.ctrd.ContainerService().Delete(ctx, id)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete container %s: %w", id, err)
+		}
+	}
+	return c.RemoveSnapshot(ctx, id)
 }
 
-// removeOwn removes the container of a record, but not a later one of the same ID.
+// removeOwn removes the container of a record whose creation failed, and may still be in
+// progress, but not a later one of the same ID.
 func (c *Client) removeOwn(ctx context.Context, rec containers.Container) error {
 	now, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), rec.ID)
 	if err == nil && now.Labels[LabelID] != rec.Labels[LabelID] {
 		return nil
 	}
-	return c.Remove(ctx, rec.ID)
+	return c.RemoveInterrupted(ctx, rec.ID)
 }
 
-// removeCgroups removes the cgroup of a proxy's logger and the runsc cgroups left by a
-// failed create, under cgroup version 1 or 2. Only empty cgroups can be removed.
-func (c *Client) removeCgroups(id string) {
-	group := c.cgroupPath(id)
-	for _, pattern := range []string{
-		cgroupRoot + group, cgroupRoot + "/*" + group,
-		cgroupRoot + group + loggerSuffix, cgroupRoot + "/*" + group + loggerSuffix,
-	} {
-		left, err := filepath.Glob(pattern)
-		if err != nil { // malformed pattern; an ID cannot cause one
-			return
-		}
-		for _, dir := range left {
-			if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-				c.log.Warn("remove cgroup", "container", id, "error", err)
-			}
-		}
-	}
-}
-
-// unmountNullNetNS unmounts the empty network namespace that runsc keeps for its
-// gofers in its state directory (gVisor runsc/container, "null-netns"). runsc
-// itself never does, because it expects the state directory to be shared.
-func (c *Client) unmountNullNetNS(id string) error {
-	file := filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, "null-netns")
-	err := unix.Unmount(file, unix.MNT_DETACH)
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("unmount %s: %w", file, err)
-	}
-	return nil
-}
-
-func (c *Client) remove(ctx context.Context, id string) error {
-	cont, err := c.ctrd.LoadContainer(ctx, id)
+// ownsContainer reports whether there is a container id and it is bottle's.
+func (c *Client) ownsContainer(ctx context.Context, id string) (bool, error) {
+	rec, err := c.ctrd.ContainerService().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return errors.Join(c.removeOrphan(ctx, id), c.RemoveSnapshot(ctx, id))
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("load container %s: %w", id, err)
+		return false, fmt.Errorf("load container %s: %w", id, err)
 	}
-	if err := c.removeTask(ctx, id); err != nil {
-		return err
-	}
-	if err := c.removeOrphan(ctx, id); err != nil {
-		return err
-	}
-	if err := cont.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete container %s: %w", id, err)
-	}
-	return c.RemoveSnapshot(ctx, id)
+	return rec.Labels[LabelName] != "", nil
 }
 
 // removeTask calls containerd's task service directly. The client's Task type
@@ -112,13 +151,12 @@ func (c *Client) removeTask(ctx context.Context, id string) error {
 	if err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	// Force the removal of a sandbox that its shim no longer controls. This fails
-	// too if the shim was only slow and has removed the sandbox meanwhile.
-	ferr := c.forceRunsc(ctx, id)
+	// The shim may no longer control its sandbox, or may itself be stuck.
+	serr := c.endStrays(ctx, id, 0)
 	if err = c.killAndDelete(ctx, id); err == nil || errdefs.IsNotFound(err) {
-		return nil
+		return serr
 	}
-	return errors.Join(fmt.Errorf("kill task %s: %w", id, err), ferr)
+	return errors.Join(fmt.Errorf("kill task %s: %w", id, err), serr)
 }
 
 func (c *Client) killAndDelete(ctx context.Context, id string) error {
@@ -189,36 +227,4 @@ func (c *Client) killTask(ctx context.Context, id string) error {
 func (c *Client) kill(ctx context.Context, id string) error {
 	_, err := c.ctrd.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(syscall.SIGKILL), All: true})
 	return errgrpc.ToNative(err)
-}
-
-// removeOrphan destroys a sandbox that has outlived its task: containerd considers
-// a task ended when its shim was killed, but runsc's sandbox keeps running.
-func (c *Client) removeOrphan(ctx context.Context, id string) error {
-	left, err := filepath.Glob(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, "*.state"))
-	if err != nil || len(left) == 0 {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, killTimeout)
-	defer cancel()
-	return c.forceRunsc(ctx, id)
-}
-
-// forceRunsc has runsc itself destroy a sandbox, if the bottle's directory still
-// has runsc's state.
-func (c *Client) forceRunsc(ctx context.Context, id string) error {
-	root := filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace)
-	if _, err := os.Stat(root); err != nil {
-		return nil //nolint:nilerr // no state, so there is no sandbox
-	}
-	bin, err := exec.LookPath("runsc")
-	if err != nil {
-		return fmt.Errorf("find runsc: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, bin, "--root", root, "delete", "--force", id)
-	cmd.Env = []string{pathEnv} // the caller's environment may contain secrets
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("runsc delete --force %s: %w: %s", id, err, out)
-	}
-	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,33 +167,10 @@ func TestSessionOfKilledTask(t *testing.T) {
 func TestRemoveAfterKill(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		task := started(t, c, cfg)
-		removeShimSockets(t)
 		shim := parent(t, task.PID())
 		must(t, syscall.Kill(shim, syscall.SIGKILL))
 		remove(t, c, cfg.Name)
 		wantGone(t, c, cfg.Name)
-	})
-}
-
-// removeShimSockets removes, after the test, the socket that a killed shim leaves
-// behind; containerd reuses it for the same ID.
-func removeShimSockets(t *testing.T) {
-	t.Helper()
-	list := func() []string {
-		// Runsc's shim does not use containerd's configured directory.
-		runc, err := filepath.Glob("/run/lab/s/*")
-		must(t, err)
-		runsc, err := filepath.Glob("/run/containerd/s/*")
-		must(t, err)
-		return append(runc, runsc...)
-	}
-	during := list()
-	t.Cleanup(func() {
-		for _, f := range list() {
-			if slices.Contains(during, f) {
-				_ = os.Remove(f) // containerd may have removed it already
-			}
-		}
 	})
 }
 
@@ -220,7 +196,7 @@ func TestLongName(t *testing.T) {
 func TestTaken(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		ctr(t, "containers", "create", image, cfg.Name)
-		t.Cleanup(func() { remove(t, c, cfg.Name) })
+		t.Cleanup(func() { ctr(t, "containers", "rm", cfg.Name) })
 		rootfs, err := c.PrepareRootFS(ctx(t), cfg.Name+"-2", image, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -232,6 +208,9 @@ func TestTaken(t *testing.T) {
 		if got := ctr(t, "snapshots", "ls"); strings.Contains(got, cfg.Name+"-2") || !strings.Contains(got, cfg.Name) {
 			t.Errorf("snapshots after the conflict:\n%s", got)
 		}
+		// It is not bottle's, so that no removal touches it.
+		remove(t, c, cfg.Name)
+		must(t, c.RemoveInterrupted(ctx(t), cfg.Name))
 		ids, err := c.IDs(ctx(t))
 		if err != nil || !ids[cfg.Name] {
 			t.Errorf("the existing container is gone: %v, %v", ids, err)

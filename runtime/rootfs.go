@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/scratch"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -67,22 +68,25 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files fun
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot %s: %w", key, err)
 	}
-	err = withMount(ctx, mount.WithTempMount, mounts, func(dir string) error { return r.populate(dir, files) })
+	err = c.withMount(ctx, mounts, func(dir string) error { return r.populate(dir, files) })
 	if err != nil {
 		return nil, errors.Join(err, r.Remove(ctx))
 	}
 	return r, nil
 }
 
-// withMount runs fn on a mounted snapshot. It returns fn's error unwrapped, without
-// the temporary mount path, unless unmounting failed too.
-func withMount(ctx context.Context, with func(context.Context, []mount.Mount, func(string) error) error, mounts []mount.Mount, fn func(dir string) error) error {
-	var fnErr error
-	err := with(ctx, mounts, func(dir string) error { fnErr = fn(dir); return fnErr })
-	if fnErr != nil && strings.HasPrefix(err.Error(), "mount callback failed on ") {
-		return fnErr
+// withMount runs fn on a mounted snapshot. The mount point is a scratch directory, so
+// that cleanup finds the mount if this process is killed.
+func (c *Client) withMount(ctx context.Context, mounts []mount.Mount, fn func(dir string) error) (err error) {
+	dir, err := scratch.New(ctx, c.Dir(""))
+	if err != nil {
+		return err
 	}
-	return err
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	if err := mount.All(mount.RemoveVolatileOption(mounts), dir.Path); err != nil {
+		return fmt.Errorf("mount snapshot: %w", err)
+	}
+	return fn(dir.Path)
 }
 
 // imageRootFS reads an image's configuration and returns it with the snapshot key

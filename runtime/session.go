@@ -240,7 +240,9 @@ func (s *Session) Wait() (int, error) {
 	code, _, err := st.Result()
 	done := make(chan struct{})
 	go func() { s.proc.IO().Wait(); close(done) }()
-	s.out.drain(done)
+	if s.out.failure() == nil {
+		s.out.drain(done)
+	}
 	if err == nil {
 		code = s.checkKilled(code)
 	}

@@ -296,7 +296,8 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroupPath returns the cgroup of a container: a single component at the root of
 // the hierarchy, so that no parent cgroup is left behind. It must not start with
-// "pod": runsc's shim would treat it as a Kubernetes pod's.
+// "pod": runsc's shim would treat it as a Kubernetes pod's. An identifier contains no
+// double dash, so that no other namespace and ID have the same path.
 func (c *Client) cgroupPath(id string) string {
-	return fmt.Sprintf("/%s-%s", c.cfg.Namespace, id)
+	return fmt.Sprintf("/%s--%s", c.cfg.Namespace, id)
 }

@@ -225,12 +225,15 @@ func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, erro
 	if name == RuntimeRunc {
 		return shimRunc, &runcopts.Options{Root: filepath.Join(dir, "runc")}, nil
 	}
-	conf := filepath.Join(dir, "runsc.toml")
+	conf := filepath.Join(dir, runscConfig)
 	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), disk); err != nil {
 		return "", nil, err
 	}
 	return shimRunsc, &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}, nil
 }
+
+// runscConfig is the name of runsc's configuration in a bottle's directory.
+const runscConfig = "runsc.toml"
 
 // writeRunscConfig writes runsc's configuration. gVisor stores the agent's writes in
 // a file in the root file system's directory, which is its default, limited to disk

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 )
 
@@ -38,7 +37,7 @@ func (c *Client) ImageUser(ctx context.Context, image string) (u User, err error
 			err = errors.Join(err, rerr)
 		}
 	}()
-	err = withMount(ctx, mount.WithReadonlyTempMount, mounts, func(dir string) (err error) {
+	err = c.withMount(ctx, mounts, func(dir string) (err error) {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return err

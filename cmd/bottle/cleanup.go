@@ -28,10 +28,10 @@ func (a *app) cleanupCommand() *cobra.Command {
 				} else {
 					a.printLeftovers(remains)
 				}
-				if len(remains) == 0 || dryRun {
+				if dryRun {
 					return nil
 				}
-				if !yes {
+				if !yes && len(remains) > 0 {
 					if noInput {
 						return withHint(errors.New(textConfirm), hintConfirm)
 					}

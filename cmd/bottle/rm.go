@@ -49,6 +49,7 @@ func (a *app) rm(e *bottle.Engine, name string, force bool) error {
 			return withHint(fmt.Errorf(textRmRunning, found.Name), hintRmRunning, found.Name)
 		}
 	}
+	found.Launching = false // cleanup leaves such a bottle; here the user has named it
 	if err := e.RemoveLeftovers(a.ctx, []bottle.Leftovers{found}); err != nil {
 		return err
 	}

@@ -66,6 +66,7 @@ everything at the end. Arguments after -- are appended to the agent's command.`
 	textRemoveAll   = "Remove all of this?"
 	textNoBottles   = "No bottles are running."
 	textNothingLeft = "There is nothing to remove."
+	textLaunching   = "%s is being launched by another process and stays."
 	textRenamed     = "The name %s was taken in the meantime; this bottle is named %s."
 )
 
@@ -201,11 +202,15 @@ func (a *app) printLeftovers(remains []bottle.Leftovers) {
 		return
 	}
 	for _, r := range remains {
+		if r.Launching {
+			a.note(textLaunching, r.Name)
+			continue
+		}
 		a.note("%s", r.Name)
 		for _, group := range []struct {
 			kind  string
 			items []string
-		}{{"container", r.Containers}, {"network", r.Networks}, {"files", r.Files}} {
+		}{{"container", r.Containers}, {"network", r.Networks}, {"files", r.Files}, {"process", r.Processes}} {
 			for _, item := range group.items {
 				a.note("  %-9s  %s", group.kind, item)
 			}

@@ -1,6 +1,6 @@
 // Package leakcheck compares the test host before and after a test: network
 // namespaces, links, addresses, routes, nftables, sysctls, mounts, processes,
-// cgroups, files under /run and /var/lib/bottle, and containerd's containers,
+// cgroups, loop devices, files under /run and /var/lib/bottle, and containerd's containers,
 // tasks, snapshots and leases. It is for tests that run as root on the test host
 // (scripts/lab).
 package leakcheck
@@ -93,7 +93,7 @@ func snapshot() (state, error) {
 	s := state{}
 	for kind, list := range map[string]func() ([]string, error){
 		"process": processes, "network namespace": namespaces, "mount": mounts, "cgroup": cgroups,
-		"file": files, "sysctl": sysctls,
+		"file": files, "sysctl": sysctls, "loop device": loopDevices,
 		"link":      command("ip", "-o", "link"),
 		"address":   command("ip", "-o", "address"),
 		"route":     command("ip", "route", "show", "table", "all"),
@@ -275,6 +275,23 @@ func files() ([]string, error) {
 	}
 	state, err := walk("/var/lib/bottle", false)
 	return append(run, state...), err
+}
+
+// loopDevices lists the files of this test host that loop devices use. Their paths
+// contain the namespace; the devices are the machine's, with other test hosts on it.
+func loopDevices() ([]string, error) {
+	backing, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range backing {
+		name, err := os.ReadFile(f) // an error means that it was detached meanwhile
+		if err == nil && strings.Contains(string(name), os.Getenv("CONTAINERD_NAMESPACE")) {
+			out = append(out, f+" "+strings.TrimSpace(string(name)))
+		}
+	}
+	return out, nil
 }
 
 // ignored matches directories that containerd and its shims create with the

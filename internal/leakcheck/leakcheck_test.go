@@ -17,6 +17,7 @@ func TestSnapshot(t *testing.T) {
 		{"file", "touch /run/leakcheck-test", "rm /run/leakcheck-test"},
 		{"mount", "mkdir mnt; mount -t tmpfs tmpfs mnt", "umount mnt"},
 		{"cgroup", "mkdir /sys/fs/cgroup/leakcheck-test", "rmdir /sys/fs/cgroup/leakcheck-test"},
+		{"loop device", "truncate -s 1M $CONTAINERD_NAMESPACE; losetup --find $CONTAINERD_NAMESPACE", "losetup --detach $(losetup --noheadings --output NAME --associated $CONTAINERD_NAMESPACE)"},
 		{"process", "setsid --fork sh -c 'echo $$ >pid; exec sleep 600' >/dev/null 2>&1; until [ -s pid ]; do :; done", "kill $(cat pid)"},
 		{"network namespace", "touch net; unshare --net=net true", "umount net"},
 		{"link", "ip link add leakcheck type bridge", "ip link delete leakcheck"},

@@ -102,6 +102,19 @@ func ctr(t *testing.T, args ...string) {
 	}
 }
 
+// setImmutable sets the inode flags of a directory (ioctl_iflags(2)).
+func setImmutable(t *testing.T, dir string, flags int) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestCleanupFailure checks that if one of two bottles cannot be removed, the other is
 // removed and an error names the first.
 func TestCleanupFailure(t *testing.T) {
@@ -112,18 +125,14 @@ func TestCleanupFailure(t *testing.T) {
 		l.signal(syscall.SIGKILL)
 		l.wait()
 	}
-	// A mount in its directory prevents the removal of that.
+	// An immutable directory in its directory prevents the removal of that.
 	busy := filepath.Join("/run/bottle", os.Getenv("CONTAINERD_NAMESPACE"), first.name, "busy")
 	if err := os.Mkdir(busy, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("none", busy, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
-	}
+	setImmutable(t, busy, 0x10) // FS_IMMUTABLE_FL (linux/fs.h)
 	r := u.bottle("cleanup", "--yes")
-	if err := unix.Unmount(busy, 0); err != nil {
-		t.Fatal(err)
-	}
+	setImmutable(t, busy, 0)
 	if r.code != 125 || !strings.Contains(r.stderr, "bottle: claude-bottle-a: ") || strings.Contains(r.stderr, "bottle: claude-bottle-b") {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}
