@@ -78,10 +78,22 @@ func (d *checks) fail(check string, err error, fix string) {
 
 func (d *checks) privilege() {
 	if uid := os.Geteuid(); uid != 0 {
-		d.report("root", LevelFail, "sudo bottle doctor", "running as user %d: namespaces and firewall rules need root", uid)
+		d.report("root", LevelFail, fixRoot, "running as user %d: namespaces and firewall rules need root", uid)
 		return
 	}
 	d.report("root", LevelOK, "", "running as root")
+}
+
+const fixRoot = "sudo bottle doctor"
+
+// needsRoot reports a check as not done if this process is not root: its result would
+// be about the permissions of the user and not about the host.
+func (d *checks) needsRoot(check string) bool {
+	if os.Geteuid() == 0 {
+		return false
+	}
+	d.report(check, LevelWarn, fixRoot, "not checked: needs root")
+	return true
 }
 
 // containerd also returns an engine, or nil if it cannot connect.
@@ -147,6 +159,9 @@ func (d *checks) platform(ctx context.Context) {
 	if _, err := exec.LookPath("runsc"); err != nil {
 		return // reported by runtime
 	}
+	if d.needsRoot(check) {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, programTimeout)
 	defer cancel()
 	state, err := os.MkdirTemp("", "bottle-doctor-")
@@ -193,6 +208,9 @@ func (d *checks) network(ctx context.Context) {
 		{netns.SubjectSubnet, info.Egress + " is free"},
 		{netns.SubjectKernel, kernelRelease() + ": namespaces, bridges, veth pairs and nftables work"},
 	} {
+		if part.subject == netns.SubjectKernel && d.needsRoot(string(part.subject)) {
+			continue
+		}
 		if p := problems[part.subject]; p != nil {
 			d.fail(string(p.Subject), p, p.Fix)
 		} else {
@@ -211,6 +229,9 @@ func (d *checks) firewall(ctx context.Context, m *netns.Manager, info netns.Info
 		d.report("forwarding", LevelOK, "", "net.ipv4.ip_forward is on")
 	default:
 		d.report("forwarding", LevelOK, "", "net.ipv4.ip_forward is off; bottle turns it on while bottles run")
+	}
+	if d.needsRoot("firewall") {
+		return
 	}
 	if err := m.VerifyHost(ctx); err != nil {
 		d.fail("firewall", err, "bottle doctor --refresh")

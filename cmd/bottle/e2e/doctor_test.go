@@ -58,6 +58,22 @@ func TestDoctorGoodHost(t *testing.T) {
 	}
 }
 
+// TestDoctorNotRoot checks that doctor reports what a user without root cannot check,
+// instead of the results of missing permissions. On the same host root's checks are ok.
+func TestDoctorNotRoot(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	found := findings(t, 1, u.asNobody("doctor", "--json"))
+	if f := found["root"]; f.Level != doctor.LevelFail || f.Fix != "sudo bottle doctor" {
+		t.Errorf("root: %+v", f)
+	}
+	for _, check := range []string{"kernel", "firewall"} {
+		if f := found[check]; f.Level != doctor.LevelWarn || f.Detail != "not checked: needs root" || f.Fix != "sudo bottle doctor" {
+			t.Errorf("%s: %+v", check, f)
+		}
+	}
+}
+
 // TestDoctorBrokenHosts removes one requirement in each case.
 func TestDoctorBrokenHosts(t *testing.T) {
 	leakcheck.Check(t)
