@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/nearest"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -112,7 +113,7 @@ func (d *decoder) mapping(n *yaml.Node, what string, fields map[string]func(*yam
 		}
 		names := sortedKeys(fields)
 		fix := "known keys: " + strings.Join(names, ", ")
-		if near := nearest(key.Value, names); near != "" {
+		if near := nearest.Of(key.Value, names); near != "" {
 			fix = fmt.Sprintf("did you mean %q?", near)
 		}
 		d.fail(key, fix, "unknown key %s in %s", shown(key.Value), what)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/nearest"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -128,7 +129,7 @@ func (m *Manifest) Lookup(name string) (*Agent, *Bottle, error) {
 			return nil, nil, &hint.Error{Err: err, Hint: "add one under agents"}
 		}
 		fix := "known agents: " + cut(strings.Join(names, ", "), maxShown)
-		if n := nearest(name, names); n != "" {
+		if n := nearest.Of(name, names); n != "" {
 			fix = fmt.Sprintf("did you mean %q? %s", n, fix)
 		}
 		return nil, nil, &hint.Error{Err: err, Hint: fix}

@@ -16,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/nearest"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -186,7 +187,7 @@ func (d *decoder) variable(n *yaml.Node, v *Variable) bool {
 	}
 	for i := 0; i < len(target.Content); i += 2 {
 		// An unknown key is likely the value itself, which must not be shown.
-		if key := target.Content[i]; fields[key.Value] == nil && nearest(key.Value, sortedKeys(fields)) == "" {
+		if key := target.Content[i]; fields[key.Value] == nil && nearest.Of(key.Value, sortedKeys(fields)) == "" {
 			d.fail(key, fmt.Sprintf("known keys: file, from, prompt; write a plain value as %s: value", v.Name), "unknown key in %s", v.Name)
 			return false
 		}
@@ -435,7 +436,7 @@ func (d *decoder) unknownBottle(n *yaml.Node, name string, m *Manifest) {
 	// A name that cannot be shown is an error of its own.
 	names := slices.DeleteFunc(sortedKeys(m.Bottles), func(s string) bool { return s == "" || !printable(s) })
 	fix := "add it under bottles"
-	if near := nearest(name, names); near != "" {
+	if near := nearest.Of(name, names); near != "" {
 		fix = fmt.Sprintf("did you mean %q?", near)
 	} else if len(names) > 0 {
 		fix = "known bottles: " + strings.Join(names, ", ")

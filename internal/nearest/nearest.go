@@ -1,11 +1,12 @@
-package manifest
+// Package nearest finds the known word that a mistyped one most likely means.
+package nearest
 
 import "strings"
 
-// nearest returns the candidate that a mistyped word most likely means, or an empty
+// Of returns the candidate that a mistyped word most likely means, or an empty
 // string: at most a third of its letters may differ. As comparing takes time, words longer
 // than any identifier have no match, and only some of very many candidates are compared.
-func nearest(word string, candidates []string) string {
+func Of(word string, candidates []string) string {
 	if len(word) > maxWord {
 		return ""
 	}

@@ -1,4 +1,4 @@
-package manifest
+package nearest
 
 import "testing"
 
@@ -8,11 +8,11 @@ func TestNearest(t *testing.T) {
 		"botle": "bottle", "bottles": "bottle", "Skills": "skills", "skill": "skills", "promtp": "prompt", "comand": "command",
 		"zzz": "", "": "", "x": "", "image": "", "services": "",
 	} {
-		if got := nearest(word, keys); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		if got := Of(word, keys); got != want {
+			t.Errorf("Of(%q) = %q, want %q", word, got, want)
 		}
 	}
-	if got := nearest("dev", nil); got != "" {
+	if got := Of("dev", nil); got != "" {
 		t.Errorf("without candidates: %q", got)
 	}
 }
