@@ -13,15 +13,15 @@ import (
 	"github.com/bot-bottle/bottle/proxy"
 )
 
-// Allow adds an entry to the policy of a running bottle: host, *.name or host:port. It
-// returns when the proxy enforces the new policy for new connections. After an error
-// the old policy is in force.
+// Allow adds an entry to the policy of a running bottle: host, *.name, host:port or a
+// preset. It returns when the proxy enforces the new policy for new connections. After
+// an error the old policy is in force.
 func (e *Engine) Allow(ctx context.Context, name, entry string) (proxy.PolicyChange, error) {
 	return e.proxies.Allow(ctx, name, entry)
 }
 
 // Deny removes every entry of a host, including ssh entries, from the policy of a
-// running bottle: host, *.name or host:port. Open tunnels stay open.
+// running bottle: host, *.name, host:port or a preset. Open tunnels stay open.
 func (e *Engine) Deny(ctx context.Context, name, entry string) (proxy.PolicyChange, error) {
 	return e.proxies.Deny(ctx, name, entry)
 }

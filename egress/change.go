@@ -20,30 +20,54 @@ func (c Change) Empty() bool {
 	return n == 0
 }
 
-// Allowing returns the entries with rule allowed: without the entries of Deny for
-// it, and with an entry of Allow if none allows it. The change is empty if rule was
+// Allowing returns the entries with entry allowed: without the entries of Deny for
+// it, and with an entry of Allow if none allows it. The change is empty if it was
 // allowed before. It does not modify e. The error is a [*StillDeniedError] if a
 // broader entry of Deny remains, which would win.
-func (e Entries) Allowing(rule Rule) (Entries, Change, error) {
-	deny, lifted := split(e.Deny, ParseRule, func(d Rule) bool { return d.Host == rule.Host && liftedBy(d, rule) })
+func (e Entries) Allowing(entry ListEntry) (Entries, Change, error) {
+	deny, lifted := split(e.Deny, ParseListEntry, func(d ListEntry) bool {
+		if d.Preset != "" {
+			return d.Preset == entry.Preset
+		}
+		return slices.ContainsFunc(entry.Rules, func(r Rule) bool { return d.Rules[0].Host == r.Host && liftedBy(d.Rules[0], r) })
+	})
 	out := e
 	out.Deny = deny
 	policy, err := out.Policy()
 	if err != nil {
 		return e, Change{}, err
 	}
-	for _, d := range policy.Deny {
-		if d.denies(rule) {
-			return e, Change{}, &StillDeniedError{Rule: rule, Entry: d.String()}
+	for _, text := range deny {
+		if err := stillDenied(text, entry); err != nil {
+			return e, Change{}, err
 		}
 	}
 	change := Change{Removed: Entries{Deny: lifted}}
-	if slices.Contains(policy.Allow, rule) || len(lifted) > 0 && policy.allowsAll(rule) {
+	if all(entry.Rules, func(r Rule) bool { return slices.Contains(policy.Allow, r) }) || len(lifted) > 0 && all(entry.Rules, policy.allowsAll) {
 		return out, change, nil
 	}
-	change.Added.Allow = []string{rule.String()}
-	out.Allow = append(slices.Clone(e.Allow), rule.String())
+	change.Added.Allow = []string{entry.String()}
+	out.Allow = append(slices.Clone(e.Allow), entry.String())
 	return out, change, nil
+}
+
+// stillDenied returns an error if an entry of the deny list denies a destination of
+// entry completely.
+func stillDenied(deny string, entry ListEntry) error {
+	d, err := ParseListEntry(deny)
+	if err != nil {
+		return err
+	}
+	for _, r := range entry.Rules {
+		if slices.ContainsFunc(d.Rules, func(one Rule) bool { return one.denies(r) }) {
+			return &StillDeniedError{Rule: r, Entry: d.String()}
+		}
+	}
+	return nil
+}
+
+func all(rules []Rule, match func(Rule) bool) bool {
+	return !slices.ContainsFunc(rules, func(r Rule) bool { return !match(r) })
 }
 
 // liftedBy reports whether allowing rule removes an entry of the deny list for the
@@ -55,33 +79,44 @@ func liftedBy(d, rule Rule) bool {
 	return rule.matchesPort(d.Port) && rule.matchesPort(max(d.Port, d.LastPort))
 }
 
-// Denying returns the entries with rule denied: without the entries of Allow and
-// SSH for its host and port, and with an entry of Deny if another entry would
-// still allow it. The change is empty if rule was not allowed before. It does not
-// modify e. A rule without a port means every port.
-func (e Entries) Denying(rule Rule) (Entries, Change, error) {
-	same := func(have Rule) bool {
-		return have.Host == rule.Host && (rule.Port == 0 || have.Port == rule.Port && have.LastPort == rule.LastPort)
+// Denying returns the entries with entry denied: without the entries of Allow and
+// SSH for its hosts and ports, and with an entry of Deny if another entry would
+// still allow one of them. The change is empty if it was not allowed before. It does
+// not modify e. A destination without a port means every port.
+func (e Entries) Denying(entry ListEntry) (Entries, Change, error) {
+	same := func(have ListEntry) bool {
+		if have.Preset != "" {
+			return have.Preset == entry.Preset
+		}
+		h := have.Rules[0]
+		return slices.ContainsFunc(entry.Rules, func(r Rule) bool {
+			return h.Host == r.Host && (r.Port == 0 || h.Port == r.Port && h.LastPort == r.LastPort)
+		})
 	}
 	out := e
 	var change Change
-	out.Allow, change.Removed.Allow = split(e.Allow, ParseRule, same)
-	out.SSH, change.Removed.SSH = split(e.SSH, ParseSSHRule, same)
+	out.Allow, change.Removed.Allow = split(e.Allow, ParseListEntry, same)
+	out.SSH, change.Removed.SSH = split(e.SSH, parseSSHEntry, same)
 	policy, err := out.Policy()
 	if err != nil {
 		return e, Change{}, err
 	}
-	if policy.Covering(rule) != "" {
-		out.Deny = append(slices.Clone(e.Deny), rule.String())
-		change.Added.Deny = []string{rule.String()}
+	if slices.ContainsFunc(entry.Rules, func(r Rule) bool { return policy.Covering(r) != "" }) {
+		out.Deny = append(slices.Clone(e.Deny), entry.String())
+		change.Added.Deny = []string{entry.String()}
 	}
 	return out, change, nil
 }
 
+func parseSSHEntry(s string) (ListEntry, error) {
+	r, err := ParseSSHRule(s)
+	return entryOf(r), err
+}
+
 // split returns the entries of a list that do not match, and those that do.
-func split(list []string, parse func(string) (Rule, error), match func(Rule) bool) (rest, matching []string) {
+func split(list []string, parse func(string) (ListEntry, error), match func(ListEntry) bool) (rest, matching []string) {
 	for _, s := range list {
-		if r, err := parse(s); err == nil && match(r) {
+		if entry, err := parse(s); err == nil && match(entry) {
 			matching = append(matching, s)
 		} else {
 			rest = append(rest, s)

@@ -33,7 +33,7 @@ func TestEntriesAllowing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, change, err := base.Allowing(rule)
+		got, change, err := base.Allowing(entryOf(rule))
 		var still *StillDeniedError
 		if tc.err != "" {
 			if !errors.As(err, &still) || !strings.Contains(err.Error(), tc.err) || still.Hint() == "" {
@@ -80,7 +80,7 @@ func TestEntriesDenying(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, change, err := base.Denying(rule)
+		got, change, err := base.Denying(entryOf(rule))
 		if text := changeText(change); err != nil || text != tc.changed || change.Empty() != (text == "") {
 			t.Errorf("%s: changed %q, %v; want %q", tc.rule, text, err, tc.changed)
 		}

@@ -11,12 +11,12 @@ import (
 // Entries is a policy in its written form, as in a manifest and in the built-in
 // proxy's configuration file.
 type Entries struct {
-	// Allow contains allowlist entries, see [ParseRule]. An entry without a port
+	// Allow contains allowlist entries, see [ParseListEntry]. An entry without a port
 	// allows 80 and 443.
 	Allow []string `json:"allow,omitempty"`
 	// SSH contains ssh destinations, see [ParseSSHRule].
 	SSH []string `json:"ssh,omitempty"`
-	// Deny contains destinations that may not be reached, in the form of [ParseRule]:
+	// Deny contains destinations that may not be reached, in the form of Allow:
 	// exceptions from Allow and SSH, over which they win. An entry without a port
 	// denies every port. An address is also denied to the names that resolve to it.
 	Deny []string `json:"deny,omitempty"`
@@ -65,11 +65,11 @@ func NewPolicy(entries []string) (Policy, error) {
 func (e Entries) Policy() (Policy, error) {
 	var p Policy
 	for i, s := range e.Allow {
-		r, err := ParseRule(s)
+		entry, err := ParseListEntry(s)
 		if err != nil {
 			return Policy{}, &entryError{"allow", i, err}
 		}
-		p.Allow = append(p.Allow, r)
+		p.Allow = append(p.Allow, entry.Rules...)
 	}
 	for i, s := range e.SSH {
 		r, err := ParseSSHRule(s)
@@ -79,11 +79,11 @@ func (e Entries) Policy() (Policy, error) {
 		p.Allow = append(p.Allow, r)
 	}
 	for i, s := range e.Deny {
-		r, err := ParseRule(s)
+		entry, err := ParseListEntry(s)
 		if err != nil {
 			return Policy{}, &entryError{"deny", i, err}
 		}
-		p.Deny = append(p.Deny, r)
+		p.Deny = append(p.Deny, entry.Rules...)
 	}
 	for i, s := range e.AllowPrivate {
 		if err := p.addPrivate(s); err != nil {

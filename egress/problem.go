@@ -35,34 +35,69 @@ func (e Entries) Problems(own ...netip.Prefix) []*Problem {
 	if err != nil {
 		return nil
 	}
+	deny := parsed(e.Deny, ParseListEntry)
 	var out []*Problem
-	for i, r := range p.Allow {
-		list, entry := "allow", ""
-		if i < len(e.Allow) {
-			entry = e.Allow[i]
-		} else {
-			list, entry = "ssh", e.SSH[i-len(e.Allow)]
-		}
-		if problem := p.allowProblem(r, own); problem != nil {
-			problem.List, problem.Entry = list, entry
-			out = append(out, problem)
+	for _, list := range []struct {
+		name    string
+		entries []ListEntry
+		texts   []string
+	}{
+		{name: "allow", entries: parsed(e.Allow, ParseListEntry), texts: e.Allow},
+		{name: "ssh", entries: parsed(e.SSH, parseSSHEntry), texts: e.SSH},
+	} {
+		for i, entry := range list.entries {
+			if problem := p.entryProblem(entry, deny, own); problem != nil {
+				problem.List, problem.Entry = list.name, list.texts[i]
+				out = append(out, problem)
+			}
 		}
 	}
-	for i, r := range p.Deny {
-		if !slices.ContainsFunc(p.Allow, r.overlapsHost) && !r.address().IsValid() {
+	for i, entry := range deny {
+		if all(entry.Rules, func(r Rule) bool { return !slices.ContainsFunc(p.Allow, r.overlapsHost) && !r.address().IsValid() }) {
+			what := "this host"
+			if entry.Preset != "" {
+				what = "one of its hosts"
+			}
 			out = append(out, &Problem{
 				List: "deny", Entry: e.Deny[i], Harmless: true,
-				Reason: "has no effect: no entry allows this host",
+				Reason: "has no effect: no entry allows " + what,
 			})
 		}
 	}
 	return append(out, p.privateProblems(e.AllowPrivate, own)...)
 }
 
+// parsed parses the entries of a list, which are valid.
+func parsed(list []string, parse func(string) (ListEntry, error)) []ListEntry {
+	out := make([]ListEntry, 0, len(list))
+	for _, text := range list {
+		if entry, err := parse(text); err == nil {
+			out = append(out, entry)
+		}
+	}
+	return out
+}
+
+// entryProblem checks an entry that allows destinations. A preset works as long as one
+// of its hosts does: the others are exceptions from it.
+func (p Policy) entryProblem(entry ListEntry, deny []ListEntry, own []netip.Prefix) *Problem {
+	var first *Problem
+	for _, r := range entry.Rules {
+		problem := p.allowProblem(r, deny, own)
+		if problem == nil {
+			return nil
+		}
+		if first == nil {
+			first = problem
+		}
+	}
+	return first
+}
+
 // allowProblem checks a rule that allows a destination.
-func (p Policy) allowProblem(r Rule, own []netip.Prefix) *Problem {
-	for _, d := range p.Deny {
-		if d.denies(r) {
+func (p Policy) allowProblem(r Rule, deny []ListEntry, own []netip.Prefix) *Problem {
+	for _, d := range deny {
+		if slices.ContainsFunc(d.Rules, func(one Rule) bool { return one.denies(r) }) {
 			return &Problem{Reason: "always refused: denied by the entry " + d.String(), Advice: "remove one of the two entries"}
 		}
 	}

@@ -88,7 +88,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, PromptBytes: len(a.Prompt),
 		Command: append([]string{}, a.Command...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
-		Egress: b.Egress.Sorted(),
+		Egress: b.Egress.Expand(),
 		Limits: b.Limits.OrDefault(),
 	}
 	for _, v := range b.Env {

@@ -24,26 +24,26 @@ import (
 // including comments, does not change. It returns false if the entry is already present.
 // The file is read and written with the caller's rights.
 func SaveAllow(c caller.Caller, manifest, bottleName, entry string) (bool, error) {
-	rule, err := egress.ParseRule(entry)
+	parsed, err := egress.ParseListEntry(entry)
 	if err != nil {
 		return false, err
 	}
-	return saveManifest(c, manifest, bottleName, rule, addToManifest)
+	return saveManifest(c, manifest, bottleName, parsed, addToManifest)
 }
 
 // SaveDeny removes the entries of a host from a bottle's egress.allow in a manifest, as
 // SaveAllow adds one. It returns false if there is none.
 func SaveDeny(c caller.Caller, manifest, bottleName, entry string) (bool, error) {
-	rule, err := egress.ParseRule(entry)
+	parsed, err := egress.ParseListEntry(entry)
 	if err != nil {
 		return false, err
 	}
-	return saveManifest(c, manifest, bottleName, rule, dropFromManifest)
+	return saveManifest(c, manifest, bottleName, parsed, dropFromManifest)
 }
 
-type manifestEdit func(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error)
+type manifestEdit func(file, bottleName string, data []byte, entry egress.ListEntry) ([]byte, error)
 
-func saveManifest(c caller.Caller, path, bottleName string, rule egress.Rule, edit manifestEdit) (bool, error) {
+func saveManifest(c caller.Caller, path, bottleName string, entry egress.ListEntry, edit manifestEdit) (bool, error) {
 	path, err := c.EvalSymlinks(path)
 	if err != nil {
 		return false, fmt.Errorf("update manifest: %w", err)
@@ -52,7 +52,7 @@ func saveManifest(c caller.Caller, path, bottleName string, rule egress.Rule, ed
 	if err != nil {
 		return false, fmt.Errorf("update manifest: %w", err)
 	}
-	changed, err := edit(path, bottleName, data, rule)
+	changed, err := edit(path, bottleName, data, entry)
 	if err != nil || bytes.Equal(changed, data) {
 		return false, err
 	}
@@ -75,14 +75,14 @@ func byHand(file, what string) error {
 }
 
 // addToManifest adds an entry to allow, or removes it from deny.
-func addToManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
-	return editManifest(file, bottleName, data, func(e egress.Entries) (egress.Entries, egress.Change, error) { return e.Allowing(rule) })
+func addToManifest(file, bottleName string, data []byte, entry egress.ListEntry) ([]byte, error) {
+	return editManifest(file, bottleName, data, func(e egress.Entries) (egress.Entries, egress.Change, error) { return e.Allowing(entry) })
 }
 
 // dropFromManifest removes an entry from allow, or adds it to deny if another entry
 // allows it too.
-func dropFromManifest(file, bottleName string, data []byte, rule egress.Rule) ([]byte, error) {
-	return editManifest(file, bottleName, data, func(e egress.Entries) (egress.Entries, egress.Change, error) { return e.Denying(rule) })
+func dropFromManifest(file, bottleName string, data []byte, entry egress.ListEntry) ([]byte, error) {
+	return editManifest(file, bottleName, data, func(e egress.Entries) (egress.Entries, egress.Change, error) { return e.Denying(entry) })
 }
 
 // editManifest edits the text at the places that the parser reports, and parses the

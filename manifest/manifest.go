@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/nearest"
@@ -194,11 +195,20 @@ type Limits struct {
 
 // Egress is the egress policy in the notation of the manifest.
 type Egress struct {
-	Allow []string `json:"allow"` // sorted, without duplicates; empty: nothing is allowed
+	Allow []string `json:"allow"` // empty: nothing is allowed
 	// Deny are exceptions from Allow and from the hosts of ssh.
 	Deny []string `json:"deny"`
 	// AllowPrivate lists the destinations that may be in private networks.
 	AllowPrivate []string `json:"allow_private"`
+	// Presets are the presets that Expand replaced by their hosts in Allow and Deny.
+	Presets []EgressPreset `json:"presets,omitempty"`
+}
+
+// EgressPreset is a preset that a policy names.
+type EgressPreset struct {
+	Name  string              `json:"name"`
+	List  string              `json:"list"` // "allow" or "deny"
+	Hosts []egress.PresetHost `json:"hosts"`
 }
 
 // Kinds of proxies.
@@ -234,6 +244,23 @@ const (
 // Sorted returns the policy with each list sorted and without duplicates.
 func (e Egress) Sorted() Egress {
 	return Egress{Allow: sortedSet(e.Allow), Deny: sortedSet(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
+}
+
+// Expand returns the policy with the hosts of presets in their place, and each list
+// sorted and without duplicates.
+func (e Egress) Expand() Egress {
+	out := Egress{Allow: egress.Expand(e.Allow), Deny: egress.Expand(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
+	for _, list := range []struct {
+		name    string
+		entries []string
+	}{{"allow", e.Allow}, {"deny", e.Deny}} {
+		for _, entry := range sortedSet(list.entries) {
+			if p, err := egress.LookupPreset(entry); err == nil {
+				out.Presets = append(out.Presets, EgressPreset{Name: p.Name, List: list.name, Hosts: p.Hosts})
+			}
+		}
+	}
+	return out
 }
 
 // sortedSet returns the list sorted, without duplicates, and never nil.

@@ -211,9 +211,17 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 		if !ok {
 			return
 		}
-		if strings.Contains(s, "@") {
+		if what == "allow_private" && egress.IsPreset(s) {
+			d.fail(item, "write the hosts that may be in private networks", "unexpected preset in allow_private")
+			return
+		}
+		if strings.Contains(s, "@") && !egress.IsPreset(s) {
 			// The text before it may be a password, which must not be shown.
-			d.fail(item, "write only the host", "invalid %s entry: contains an @", what)
+			fix := "write only the host"
+			if strings.HasPrefix(s, "@") {
+				fix = `write only the host, or the name of a preset, as in "@npm"`
+			}
+			d.fail(item, fix, "invalid %s entry: contains an @", what)
 			return
 		}
 		entries := egress.Entries{Allow: []string{s}}
@@ -222,7 +230,7 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 		}
 		if _, err := entries.Policy(); err != nil {
 			// The wrapped error is without the index, which is always that of the first entry.
-			d.fail(item, "", "%s", cmp.Or(errors.Unwrap(err), err))
+			d.fail(item, hint.Of(err), "%s", cmp.Or(errors.Unwrap(err), err))
 			return
 		}
 		out = append(out, s)

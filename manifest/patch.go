@@ -20,11 +20,11 @@ func PatchAllow(c caller.Caller, manifest, bottleName string, entries []string) 
 	}
 	changed := data
 	for _, entry := range entries {
-		rule, err := egress.ParseRule(entry)
+		parsed, err := egress.ParseListEntry(entry)
 		if err != nil {
 			return "", err
 		}
-		if changed, err = addToManifest(manifest, bottleName, changed, rule); err != nil {
+		if changed, err = addToManifest(manifest, bottleName, changed, parsed); err != nil {
 			return "", err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	kinds "github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -259,6 +260,25 @@ func TestSchemaEqualsParser(t *testing.T) {
 	}
 }
 
+// TestSchemaHasThePresets compares the names of presets, which editors complete.
+func TestSchemaHasThePresets(t *testing.T) {
+	var schema struct {
+		Defs struct {
+			Preset struct{ Enum []string }
+		} `json:"$defs"`
+	}
+	if err := json.Unmarshal(Schema, &schema); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, p := range egress.Presets() {
+		want = append(want, p.Name)
+	}
+	if !slices.Equal(schema.Defs.Preset.Enum, want) {
+		t.Errorf("the schema has %q, want %q", schema.Defs.Preset.Enum, want)
+	}
+}
+
 // TestSchemaHasTheParsersKeys compares the keys of the schema with those in the parser's
 // hints.
 func TestSchemaHasTheParsersKeys(t *testing.T) {
@@ -336,7 +356,7 @@ func TestStarter(t *testing.T) {
 		}
 	}
 	m, _ := Parse("bottle.yaml", complete)
-	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 3 || len(b.SSH) != 1 || b.Git == nil {
+	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 4 || len(b.SSH) != 1 || b.Git == nil {
 		t.Errorf("missing settings: %+v", b)
 	}
 }

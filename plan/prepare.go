@@ -43,7 +43,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		spec: s, host: h, agent: agent, bottle: bottle,
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
-			Egress: bottle.Egress.Sorted(),
+			Egress: bottle.Egress.Expand(),
 			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
 		},
@@ -273,7 +273,7 @@ func (p *preparation) warn() {
 	if plan.Runtime == Runc {
 		warn("runtime runc: the agent shares the host's kernel, without gVisor's isolation; its disk use has no limit; host users with the user ID of the agent can send it signals")
 	}
-	for _, w := range entryWarnings(plan.entries) {
+	for _, w := range entryWarnings(entriesOf(p.bottle.Egress.Sorted(), p.bottle.SSH)) {
 		warn("%s", w)
 	}
 	if plan.CredentialsUnknown {

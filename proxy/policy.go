@@ -34,24 +34,16 @@ type PolicyChange struct {
 	Manifest, Bottle string
 }
 
-// Allow adds an entry to the policy of a running bottle: host, *.name or host:port.
-// It returns when the proxy enforces the new policy for new connections. After an
-// error the old policy is in force.
+// Allow adds an entry to the policy of a running bottle: host, *.name, host:port or
+// the name of a preset, which adds its hosts. It returns when the proxy enforces the new
+// policy for new connections. After an error the old policy is in force.
 func (m *Manager) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
-	rule, err := egress.ParseRule(entry)
-	if err != nil {
-		return PolicyChange{}, err
-	}
-	return m.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
-		left, change, err := entries.Allowing(rule)
+	return m.changeEach(ctx, name, entry, func(entries egress.Entries, one egress.ListEntry) (egress.Entries, egress.Change, error) {
+		left, change, err := entries.Allowing(one)
 		if err == nil && len(change.Added.Allow) > 0 {
-			err = reachable(left, rule)
+			err = reachable(left, one.Rules[0])
 		}
-		if err != nil {
-			return nil, err
-		}
-		*entries = left
-		return changed(change), nil
+		return left, change, err
 	})
 }
 
@@ -64,20 +56,32 @@ func reachable(entries egress.Entries, rule egress.Rule) error {
 }
 
 // Deny removes every entry of a host, those of ssh too, from the policy of a running
-// bottle: host, *.name or host:port. If another entry, such as *.name, still allows
-// it, an exception from that is added. Open tunnels stay open.
+// bottle: host, *.name, host:port or the name of a preset, which denies its hosts. If
+// another entry, such as *.name, still allows it, an exception from that is added. Open
+// tunnels stay open.
 func (m *Manager) Deny(ctx context.Context, name, entry string) (PolicyChange, error) {
-	rule, err := egress.ParseRule(entry)
+	return m.changeEach(ctx, name, entry, egress.Entries.Denying)
+}
+
+// changeEach changes the policy for each destination of an entry: the policy of a
+// running bottle has no presets, so that it does not depend on bottle's version.
+func (m *Manager) changeEach(ctx context.Context, name, text string, change func(egress.Entries, egress.ListEntry) (egress.Entries, egress.Change, error)) (PolicyChange, error) {
+	entry, err := egress.ParseListEntry(text)
 	if err != nil {
 		return PolicyChange{}, err
 	}
 	return m.changePolicy(ctx, name, func(entries *egress.Entries) ([]string, error) {
-		left, change, err := entries.Denying(rule)
-		if err != nil {
-			return nil, err
+		left := *entries
+		var all []string
+		for _, one := range entry.Each() {
+			next, c, err := change(left, one)
+			if err != nil {
+				return nil, err
+			}
+			left, all = next, append(all, changed(c)...)
 		}
 		*entries = left
-		return changed(change), nil
+		return all, nil
 	})
 }
 

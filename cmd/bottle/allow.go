@@ -9,7 +9,7 @@ import (
 
 func (a *app) allowCommand() *cobra.Command {
 	return a.policyCommand(policyVerb{
-		use: "allow NAME HOST[:PORT]", short: "Allow a host for a running bottle",
+		use: "allow NAME HOST[:PORT]|@PRESET", short: "Allow a host for a running bottle",
 		change: (*bottle.Engine).Allow, save: manifest.SaveAllow, done: textAllowed, already: textAllowedAlready,
 	})
 }

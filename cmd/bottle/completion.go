@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
@@ -20,8 +21,8 @@ import (
 const completionTimeout = 2 * time.Second
 
 // addCompletions sets the shell completion of a command and those below it. The
-// placeholders in its usage decide what its arguments are: AGENT, NAME, IMAGE, or
-// FILE and CONTEXT, which the shell completes itself.
+// placeholders in its usage decide what its arguments are: AGENT, NAME, IMAGE, a host
+// or @PRESET, or FILE and CONTEXT, which the shell completes itself.
 func (a *app) addCompletions(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		a.addCompletions(sub)
@@ -43,31 +44,46 @@ func (a *app) addCompletions(cmd *cobra.Command) {
 
 // completeArgs completes the arguments of a command with these words in its usage.
 func (a *app) completeArgs(usage []string) cobra.CompletionFunc {
-	list, repeats := (func() []string)(nil), false
+	var lists []func() []string // by position
+	repeats := false            // the last one
 	for _, word := range usage {
 		what, all := strings.CutSuffix(strings.Trim(word, "[]"), "...")
-		switch what {
-		case "AGENT":
-			list = a.agentNames
-		case "NAME":
-			list = a.bottleNames
-		case "IMAGE":
-			list = a.imageNames
-		case "FILE", "CONTEXT":
+		switch {
+		case what == "AGENT":
+			lists = append(lists, a.agentNames)
+		case what == "NAME":
+			lists = append(lists, a.bottleNames)
+		case what == "IMAGE":
+			lists = append(lists, a.imageNames)
+		case strings.HasSuffix(what, "@PRESET"):
+			lists = append(lists, presetNames)
+		case what == "FILE", what == "CONTEXT":
 			return nil
 		default:
 			continue
 		}
 		repeats = all
-		break
 	}
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if list == nil || len(args) > 0 && !repeats {
+		n := len(args)
+		if repeats {
+			n = min(n, len(lists)-1)
+		}
+		if n >= len(lists) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		found := slices.DeleteFunc(a.quietly(list), func(name string) bool { return slices.Contains(args, name) })
+		found := slices.DeleteFunc(a.quietly(lists[n]), func(name string) bool { return slices.Contains(args, name) })
 		return found, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// presetNames returns the presets. A host cannot be completed.
+func presetNames() []string {
+	var out []string
+	for _, p := range egress.Presets() {
+		out = append(out, p.Name)
+	}
+	return out
 }
 
 // quietly calls a query without output, because the shell prints what a completion

@@ -15,7 +15,7 @@ import (
 
 func (a *app) denyCommand() *cobra.Command {
 	return a.policyCommand(policyVerb{
-		use: "deny NAME HOST[:PORT]", short: "Block a host for a running bottle",
+		use: "deny NAME HOST[:PORT]|@PRESET", short: "Block a host for a running bottle",
 		change: (*bottle.Engine).Deny, save: manifest.SaveDeny, done: textDenied, already: textDeniedAlready,
 	})
 }

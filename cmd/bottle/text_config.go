@@ -68,13 +68,7 @@ func printDescription(w io.Writer, d manifest.Description) {
 	}
 	row("command", command)
 	row("variables", orNone(variables(d.Env)))
-	row("allowed hosts", orNone(d.Egress.Allow))
-	if len(d.Egress.Deny) > 0 {
-		row("denied hosts", strings.Join(d.Egress.Deny, ", "))
-	}
-	if len(d.Egress.AllowPrivate) > 0 {
-		row("private networks allowed", strings.Join(d.Egress.AllowPrivate, ", "))
-	}
+	policyRows(row, d.Egress)
 	row("prompt", prompt(d.PromptBytes))
 	row("skills", orNone(d.Skills))
 	sshRows(row, d.SSH)

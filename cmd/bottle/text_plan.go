@@ -44,13 +44,7 @@ func printPlan(w io.Writer, p *plan.Plan) error {
 	row("network", fmt.Sprintf("internal %s to the proxy only; proxy on %s (%s)", p.Network.Internal, p.Network.Bridge, p.Network.Egress))
 	row("host changes", orNone(p.Network.Changes))
 	row("proxy", proxyText(p.Proxy))
-	row("allowed hosts", orNone(p.Egress.Allow))
-	if len(p.Egress.Deny) > 0 {
-		row("denied hosts", strings.Join(p.Egress.Deny, ", "))
-	}
-	if len(p.Egress.AllowPrivate) > 0 {
-		row("private networks allowed", strings.Join(p.Egress.AllowPrivate, ", "))
-	}
+	policyRows(row, p.Egress)
 	row("variables", orNone(plannedVariables(p)))
 	if questions := p.Questions(); len(questions) > 0 {
 		row("questions", strings.Join(questionTexts(questions), ", "))

@@ -49,7 +49,9 @@ func fullPlan() *plan.Plan {
 			{Name: "API_KEY", Source: manifest.SourcePrompt, Ask: "API key"},
 			{Name: "KEY", Source: manifest.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
 		},
-		Egress:  manifest.Egress{Allow: []string{"*.github.com", "api.anthropic.com"}, AllowPrivate: []string{"10.1.0.0/16"}},
+		Egress: manifest.Egress{
+			Allow: []string{"@npm", "*.github.com", "api.anthropic.com"}, Deny: []string{"@github-read", "registry.yarnpkg.com"}, AllowPrivate: []string{"10.1.0.0/16"},
+		}.Expand(),
 		Proxy:   plan.Proxy{Kind: "builtin"},
 		Network: plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
 		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
