@@ -75,7 +75,7 @@ func (p *packer) entry(h *tar.Header) error {
 }
 
 func (p *packer) addDir(e *treeEntry, h *tar.Header) error {
-	f, err := openBeneath(p.tree.root, e.name, unix.O_DIRECTORY)
+	f, err := openDirectory(p.tree.root, e.name)
 	if changedSince(err) {
 		p.notice(e.name + " is not included: it was removed during packing")
 		return nil

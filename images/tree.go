@@ -52,16 +52,16 @@ type treeEntry struct {
 // is followed in any component of the path, and nothing outside can be reached.
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
-func openBeneath(root *os.File, name string, flags uint64) (*os.File, error) {
-	fd, err := openFD(root, name, flags)
+func openDirectory(root *os.File, name string) (*os.File, error) {
+	fd, err := openFD(root, name, unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// openFD is openBeneath without an os.File, which would cost several more system
-// calls.
+// openFD opens a file beneath root. It returns no os.File, which would cost several
+// more system calls.
 func openFD(root *os.File, name string, flags uint64) (int, error) {
 	how := &unix.OpenHow{Flags: flags | unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: beneath}
 	for {
@@ -227,7 +227,7 @@ func (t *tree) excluded(name string, parent patternmatcher.MatchInfo) (bool, pat
 }
 
 func (t *tree) descend(ctx context.Context, e treeEntry, at *os.File, base string, info patternmatcher.MatchInfo, held []treeEntry) error {
-	sub, err := openBeneath(at, base, unix.O_DIRECTORY)
+	sub, err := openDirectory(at, base)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

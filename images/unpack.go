@@ -77,7 +77,7 @@ func (u *unpacker) enter(dir string) error {
 	if u.dir != nil && u.dir.Name() == dir {
 		return nil
 	}
-	next, err := openBeneath(u.root, dir, unix.O_DIRECTORY)
+	next, err := openDirectory(u.root, dir)
 	if err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func (u *unpacker) setMetadata(base string) error {
 	if len(h.PAXRecords) == 0 {
 		return nil
 	}
-	dir, err := openBeneath(u.dir, base, unix.O_DIRECTORY)
+	dir, err := openDirectory(u.dir, base)
 	if err != nil {
 		return err
 	}
