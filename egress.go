@@ -11,6 +11,7 @@ import (
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/proxy"
+	"github.com/bot-bottle/bottle/runtime"
 )
 
 // Allow adds an entry to the policy of a running bottle: host, *.name, host:port or a
@@ -26,10 +27,13 @@ func (e *Engine) Deny(ctx context.Context, name, entry string) (proxy.PolicyChan
 	return e.proxies.Deny(ctx, name, entry)
 }
 
+// LimitError is a limit that a task has reached.
+type LimitError = runtime.LimitError
+
 // WatchProxy restarts a bottle's proxy whenever it exits, until ctx ends or the bottle is
-// removed. restarted is called each time, with the error if the proxy could not be
-// started.
-func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func(error)) {
+// removed. restarted is called each time, with the limits that the proxy had reached when
+// it exited, and the error if it could not be started.
+func (e *Engine) WatchProxy(ctx context.Context, name string, restarted func([]*LimitError, error)) {
 	e.proxies.Watch(ctx, name, restarted)
 }
 

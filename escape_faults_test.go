@@ -119,7 +119,7 @@ func (s *escapeSuite) watchAll(names []string) (stop func()) {
 	var watching sync.WaitGroup
 	for _, name := range names {
 		watching.Go(func() {
-			s.e.WatchProxy(ctx, name, func(err error) { s.t.Logf("restarted the proxy of %s: %v", name, err) })
+			s.e.WatchProxy(ctx, name, func(_ []*runtime.LimitError, err error) { s.t.Logf("restarted the proxy of %s: %v", name, err) })
 		})
 	}
 	return sync.OnceFunc(func() {

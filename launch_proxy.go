@@ -150,12 +150,13 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
 		Args: initialState(l.plan).Command(), Mounts: mounts,
-		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
+		CPUs: proxyCPUs(l.plan.Limits.CPUs), Memory: l.plan.Proxy.Memory,
 		Logger: l.e.cfg.Program, LogFile: l.e.proxies.LogFile(name),
 		Labels: l.labels(runtime.RoleProxy),
 	}
 	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
-		cfg.Memory, cfg.Env = egress.PipelockMemory, []string{egress.PipelockEnv}
+		cfg.Memory = max(cfg.Memory, egress.PipelockMemory)
+		cfg.Env = []string{egress.PipelockEnv(cfg.Memory)}
 	}
 	task, err := l.e.rt.CreateProxy(ctx, cfg)
 	if err != nil {

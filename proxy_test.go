@@ -170,8 +170,8 @@ func TestProxyImageRuns(t *testing.T) {
 	if got := proxyMemory(t, e, b.Name); got != strconv.FormatInt(egress.PipelockMemory, 10) {
 		t.Errorf("memory limit: %s", got)
 	}
-	if env := proxyFile(t, e, b.Name, "environ"); !strings.Contains("\x00"+env, "\x00"+egress.PipelockEnv+"\x00") {
-		t.Errorf("no %s in the environment %q", egress.PipelockEnv, env)
+	if env := proxyFile(t, e, b.Name, "environ"); !strings.Contains("\x00"+env, "\x00"+egress.PipelockEnv(egress.PipelockMemory)+"\x00") {
+		t.Errorf("no %s in the environment %q", egress.PipelockEnv(egress.PipelockMemory), env)
 	}
 	mounts := proxyFile(t, e, b.Name, "mounts")
 	for _, at := range []string{" / ", " /config ", " /etc/resolv.conf ", " /etc/hosts "} {

@@ -18,6 +18,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/runtime"
 )
 
 // requestLoop requests a host from the proxy without pause, also without a proxy, until
@@ -92,7 +93,7 @@ func watch(t *testing.T, e *Engine, name string) (restarted <-chan error) {
 	restarts, ended := make(chan error, 10), make(chan struct{})
 	go func() {
 		defer close(ended)
-		e.WatchProxy(ctx, name, func(err error) { restarts <- err })
+		e.WatchProxy(ctx, name, func(_ []*runtime.LimitError, err error) { restarts <- err })
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	return restarts
@@ -283,14 +284,14 @@ func TestProxyStaysDown(t *testing.T) {
 	if err := e.proxies.MarkRemoving(t.Context(), b.Name); err != nil {
 		t.Fatal(err)
 	}
-	e.WatchProxy(t.Context(), b.Name, func(err error) { t.Errorf("restarted: %v", err) })
+	e.WatchProxy(t.Context(), b.Name, func(_ []*runtime.LimitError, err error) { t.Errorf("restarted: %v", err) })
 	if err := os.Remove(filepath.Join(e.dir(b.Name), "removing")); err != nil {
 		t.Fatal(err)
 	}
-	if started, err := e.proxies.Restart(t.Context(), b.Name); !started || err != nil {
+	if started, _, err := e.proxies.Restart(t.Context(), b.Name); !started || err != nil {
 		t.Fatal(started, err)
 	}
-	if started, err := e.proxies.Restart(t.Context(), b.Name); started || err != nil {
+	if started, _, err := e.proxies.Restart(t.Context(), b.Name); started || err != nil {
 		t.Errorf("a running proxy was restarted: %v, %v", started, err)
 	}
 	if out, code := output(t, e, b.Name, "curl", "-sS", "-m", "5", "https://allowed.test/"); code == 0 || !strings.Contains(out, "403") {

@@ -41,6 +41,21 @@ func KeepLog(path string, stop <-chan os.Signal, streams ...io.Reader) error {
 	return errors.Join(append(errs, k.file.Close())...)
 }
 
+// LogProxyEnd appends a line about the end of a proxy to its log at path. It must be
+// called while the proxy is not running. The line is not counted towards the size of the
+// file by a KeepLog that has it open, so the caller must bound the number of calls.
+func LogProxyEnd(path, reason string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open proxy log: %w", err)
+	}
+	newLogger(f).log(line{Event: EventProxyLimit, Target: proxyTarget, Reason: reason})
+	return f.Close()
+}
+
+// proxyTarget is the target of an entry that is about the proxy itself.
+const proxyTarget = "(the proxy)"
+
 // logFile is a log file that is rotated when it reaches its maximum size.
 type logFile struct {
 	path    string

@@ -23,6 +23,8 @@ const (
 	// The built-in proxy logs a plain request before it is sent, and its end.
 	EventForwardOpen  = "forward_open"
 	EventForwardClose = "forward_close"
+	// EventProxyLimit is logged by whoever restarts a proxy that a limit has ended.
+	EventProxyLimit = "proxy_limit"
 )
 
 // line is one line of the log. Pointer fields are written even if they are zero.
@@ -86,7 +88,7 @@ func (l *logger) log(ln line) {
 
 func level(event string) string {
 	switch event {
-	case EventBlocked, EventSNIMismatch, EventWouldBlock:
+	case EventBlocked, EventSNIMismatch, EventWouldBlock, EventProxyLimit:
 		return "warn"
 	case EventError:
 		return "error"

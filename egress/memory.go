@@ -32,9 +32,12 @@ const (
 	// maxLookups limits concurrent DNS lookups, each with answers of up to 64 KiB.
 	maxLookups = 64
 	// memoryLimit makes the garbage collector work harder as the process gets
-	// near it. The proxy's cgroup has 256 MiB.
+	// near it.
 	memoryLimit = 96 << 20
 )
+
+// BuiltinMemory is the least memory limit of the built-in proxy's task, in bytes.
+const BuiltinMemory int64 = 256 << 20
 
 // memory is the budget, and the bounds of what is not charged to it.
 type memory struct {

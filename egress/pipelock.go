@@ -21,10 +21,8 @@ const (
 const (
 	// PipelockMaxResponse is the size that pipelock cuts plain HTTP responses to, in MB.
 	PipelockMaxResponse = 32
-	// PipelockMemory is the memory limit of pipelock's task, in bytes.
+	// PipelockMemory is the least memory limit of pipelock's task, in bytes.
 	PipelockMemory int64 = 768 << 20
-	// PipelockEnv is a variable for pipelock's process.
-	PipelockEnv = "GOMEMLIMIT=512MiB"
 )
 
 // nothingAllowed replaces an empty allowlist, which pipelock rejects: a name that
@@ -179,4 +177,10 @@ func prefixTexts(prefixes []netip.Prefix) []string {
 		texts = append(texts, prefix.String())
 	}
 	return sortedUnique(texts)
+}
+
+// PipelockEnv returns the variable for pipelock's process under a memory limit: its
+// garbage collector works harder from two thirds of it on.
+func PipelockEnv(memory int64) string {
+	return fmt.Sprintf("GOMEMLIMIT=%d", memory/3*2)
 }

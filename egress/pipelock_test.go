@@ -79,9 +79,9 @@ func TestPipelockMemory(t *testing.T) {
 	if need := int64(observed) * PipelockMaxResponse / 32; need > PipelockMemory*9/10 {
 		t.Errorf("two responses of %d MB need %d bytes, and the limit is %d", PipelockMaxResponse, need, PipelockMemory)
 	}
-	limit, err := units.RAMInBytes(strings.TrimPrefix(PipelockEnv, "GOMEMLIMIT="))
+	limit, err := units.RAMInBytes(strings.TrimPrefix(PipelockEnv(PipelockMemory), "GOMEMLIMIT="))
 	if err != nil || limit > PipelockMemory*3/4 {
-		t.Errorf("%s leaves no room below %d bytes (%v)", PipelockEnv, PipelockMemory, err)
+		t.Errorf("%s leaves no room below %d bytes (%v)", PipelockEnv(PipelockMemory), PipelockMemory, err)
 	}
 	rendered, err := Policy{}.Render("2.3.0")
 	if err != nil {

@@ -124,7 +124,7 @@ var knownEvents = map[string]bool{
 	EventStartup: true, EventShutdown: true, EventReload: true, eventAgentListener: true,
 	EventTunnelOpen: true, EventTunnelClose: true, EventBlocked: true,
 	EventForward: true, EventForwardOpen: true, EventForwardClose: true,
-	EventSNIMismatch: true, EventError: true, EventWouldBlock: true,
+	EventSNIMismatch: true, EventError: true, EventWouldBlock: true, EventProxyLimit: true,
 	eventAllowed: true, eventInterceptHTTP: true, eventWSOpen: true, eventWSClose: true, eventWSBlocked: true,
 	eventKillSwitchDeny: true, eventAirlockDeny: true, eventHeaderDLP: true, eventBodyDLP: true,
 }

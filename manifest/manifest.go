@@ -59,6 +59,7 @@ type Proxy struct {
 	Image string // pipelock's, as written
 	// Version is that of pipelock in Image; empty: the one in its tag.
 	Version string
+	Memory  int64 // limit in bytes; 0: the proxy's default
 }
 
 // Agent is a command that runs in a bottle, with its prompt and skills.

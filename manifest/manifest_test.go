@@ -174,7 +174,7 @@ func TestGoodManifest(t *testing.T) {
 					Deny:         []string{"gist.github.com", "*.no.github.com"},
 					AllowPrivate: []string{"10.1.2.0/24", "intranet.example"},
 				},
-				Proxy: Proxy{Kind: ProxyPipelock, Image: "registry.example/pipelock:mine", Version: "2.3.0"},
+				Proxy: Proxy{Kind: ProxyPipelock, Image: "registry.example/pipelock:mine", Version: "2.3.0", Memory: 1 << 30},
 				SSH: []SSHHost{
 					{Host: "work", HostName: "git.example.com", User: "git", Port: 2222, IdentityFile: "~/.ssh/id_work", Mode: SSHCopy, PubkeyAuthentication: PubkeyHostBound},
 					{Host: "git.example.com", HostName: "git.example.com", Port: 22, Mode: SSHAgent, PubkeyAuthentication: PubkeyUnbound, HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd"},

@@ -261,6 +261,7 @@ func (d *decoder) proxy(n *yaml.Node) Proxy {
 				d.fail(n, "", "%s", err)
 			}
 		},
+		"memory": func(n *yaml.Node) { p.Memory = d.size(n, "memory") },
 	})
 	if p.Version != "" && p.Image == "" {
 		d.fail(n, "add an image, or remove the version", "unexpected version without an image")

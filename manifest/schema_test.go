@@ -43,6 +43,7 @@ var notInSchema = []struct{ file, message, reason string }{
 	{"laughs_lists.yaml", ``, "a schema would walk all expanded aliases"},
 	{"limits.yaml", `: invalid pids: expected a whole number .* got a number with a fraction or an exponent`, "to a schema 1e3 is an integer"},
 	{"limits.yaml", `: invalid memory "[0-9]+[A-Za-z]+": expected a size`, "the bounds depend on the unit in the text"},
+	{"proxy.yaml", `: invalid memory "1MiB": expected a size`, "the bounds depend on the unit in the text"},
 	{"tag.yaml", ``, "JSON has no tags"},
 	{"tag_int.yaml", ``, "JSON has no tags"},
 }

@@ -104,6 +104,8 @@ type Proxy struct {
 	Pinned  bool   `json:"pinned,omitempty"`
 	// Pull: the image is missing and will be pulled; its digest is known if Pinned.
 	Pull bool `json:"pull,omitempty"`
+	// Memory is the memory limit in the manifest, in bytes; 0: the default.
+	Memory int64 `json:"memory_bytes,omitempty"`
 }
 
 // Network describes the networks of a bottle.

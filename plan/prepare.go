@@ -116,6 +116,7 @@ func (p *preparation) run(ctx context.Context) error {
 
 func (p *preparation) runtimeAndProxy() {
 	p.plan.Runtime, p.plan.Proxy.Kind, p.plan.Learn = DefaultRuntime, manifest.DefaultProxy, p.spec.Learn
+	p.plan.Proxy.Memory = p.bottle.Proxy.Memory
 	if p.bottle.Proxy.Kind != "" {
 		p.plan.Proxy.Kind = p.bottle.Proxy.Kind
 	}

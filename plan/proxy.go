@@ -22,6 +22,9 @@ const useBuiltin = "choose the built-in proxy with --proxy builtin"
 // proxy resolves the proxy that enforces the policy. There is no fallback to another
 // proxy.
 func (p *preparation) proxy(ctx context.Context) error {
+	if err := checkProxyMemory(p.plan.Proxy); err != nil {
+		return err
+	}
 	switch p.plan.Proxy.Kind {
 	case manifest.ProxyBuiltin:
 		return nil
@@ -32,6 +35,22 @@ func (p *preparation) proxy(ctx context.Context) error {
 		return p.pipelock(ctx)
 	}
 	return &hint.Error{Err: fmt.Errorf("unknown proxy %q", p.plan.Proxy.Kind), Hint: "choose --proxy pipelock or --proxy builtin"}
+}
+
+// checkProxyMemory refuses a limit below the default, with which an agent could end its
+// proxy: the bounds of what a proxy buffers fit the default.
+func checkProxyMemory(p Proxy) error {
+	least := egress.BuiltinMemory
+	if p.Kind == manifest.ProxyPipelock {
+		least = egress.PipelockMemory
+	}
+	if p.Memory == 0 || p.Memory >= least {
+		return nil
+	}
+	return &hint.Error{
+		Err:  fmt.Errorf("invalid memory of the proxy: %d MiB (min %d MiB for %s)", p.Memory>>20, least>>20, p.Kind),
+		Hint: "raise or remove proxy.memory in the manifest",
+	}
 }
 
 func (p *preparation) pipelock(ctx context.Context) error {

@@ -41,6 +41,17 @@ func TestPrepareProxyKind(t *testing.T) {
 	s.bad(`unknown proxy "squid"`, "--proxy pipelock or --proxy builtin")
 }
 
+func TestPrepareProxyMemory(t *testing.T) {
+	if got := newPipelockScene(t, "proxy: {memory: 1GiB}").good().Proxy; got.Memory != 1<<30 {
+		t.Errorf("pipelock: %+v", got)
+	}
+	if got := newPipelockScene(t, "proxy: {kind: builtin, memory: 256MiB}").good().Proxy; got.Memory != 256<<20 {
+		t.Errorf("built-in: %+v", got)
+	}
+	newPipelockScene(t, "proxy: {memory: 512MiB}").bad("invalid memory of the proxy: 512 MiB (min 768 MiB for pipelock)", "proxy.memory")
+	newPipelockScene(t, "proxy: {kind: builtin, memory: 255MiB}").bad("invalid memory of the proxy: 255 MiB (min 256 MiB for builtin)", "proxy.memory")
+}
+
 func TestPreparePipelock(t *testing.T) {
 	s := newPipelockScene(t, "")
 	delete(s.host.images, pipelockRef)

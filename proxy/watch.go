@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/netns"
@@ -32,13 +33,13 @@ const (
 // a growing delay if it keeps exiting. The proxy reads the same policy files again
 // before it listens, and the packet filter of its namespace stays in place: without a
 // proxy the agent reaches nothing. Watch returns when ctx ends or the bottle is
-// removed or being removed. restarted is called after each attempt, with the error if
-// the proxy could not be started.
+// removed or being removed. restarted is called after each attempt, with the limits that
+// the proxy had reached when it exited and the error if it could not be started.
 //
 // Every process attached to a bottle may watch its proxy; a lock lets one of them
 // act. Without a watcher an exited proxy stays down, and the agent has no egress,
 // until the next session starts.
-func (m *Manager) Watch(ctx context.Context, name string, restarted func(error)) {
+func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*runtime.LimitError, error)) {
 	delay := time.Duration(0)
 	for {
 		start := time.Now()
@@ -54,37 +55,55 @@ func (m *Manager) Watch(ctx context.Context, name string, restarted func(error))
 			return
 		case <-time.After(delay):
 		}
-		started, err := m.Restart(ctx, name)
-		if errors.Is(err, runtime.ErrNotRunning) || ctx.Err() != nil {
+		started, reached, err := m.Restart(ctx, name)
+		if errors.Is(err, runtime.ErrNotRunning) {
 			return
 		}
-		if started || err != nil {
-			restarted(err)
+		if started || err != nil && ctx.Err() == nil {
+			restarted(reached, err)
+		}
+		if ctx.Err() != nil {
+			return
 		}
 		delay = min(max(2*delay, minRestartDelay), maxRestartDelay)
 	}
 }
 
-// Restart starts the proxy unless it is running, and reports whether it did. The error
-// wraps runtime.ErrNotRunning if the bottle is removed or being removed.
-func (m *Manager) Restart(ctx context.Context, name string) (started bool, err error) {
+// Restart starts the proxy unless it is running, and reports whether it did, and which
+// limits the old one had reached. It logs these. The error wraps runtime.ErrNotRunning if
+// the bottle is removed or being removed.
+func (m *Manager) Restart(ctx context.Context, name string) (started bool, reached []*runtime.LimitError, err error) {
 	unlock, err := m.lock(ctx, name)
+	ctx = context.WithoutCancel(ctx) // what is begun is ended: a session that ends must not leave half a proxy
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	defer unlock()
 	if m.Removing(name) {
-		return false, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
+		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
-	task, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.program, m.LogFile(name))
+	task, reached, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.program, m.LogFile(name))
+	for _, l := range reached {
+		if lerr := egress.LogProxyEnd(m.LogFile(name), limitReason(l)); lerr != nil {
+			m.logger.Warn("cannot log the end of the proxy", "bottle", name, "error", lerr)
+		}
+	}
 	if task == nil {
-		return false, err
+		return false, reached, err
 	}
 	if err := m.Start(ctx, name, task); err != nil {
-		return false, fmt.Errorf("restart proxy of %s: %w", name, err)
+		return false, reached, fmt.Errorf("restart proxy of %s: %w", name, err)
 	}
 	m.logger.Info("proxy restarted", "bottle", name)
-	return true, nil
+	return true, reached, nil
+}
+
+// limitReason describes a limit that a proxy has reached in its log.
+func limitReason(l *runtime.LimitError) string {
+	if l.Limit == runtime.LimitMemory {
+		return fmt.Sprintf("limit of %d MiB of memory reached (proxy.memory in the manifest raises it)", l.Value>>20)
+	}
+	return l.Error()
 }
 
 // Start starts the proxy's task and returns when its health endpoint has answered.

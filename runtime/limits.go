@@ -94,19 +94,23 @@ func (c *Client) cgroupCounter(id, controller, file, key string) int64 {
 
 // limitsSince returns the limits reached after the events in before were counted.
 func (c *Client) limitsSince(ctx context.Context, id string, spec *specs.Spec, before limitEvents) ([]*LimitError, error) {
-	var reached []*LimitError
-	now := c.limitEvents(id)
+	reached := cgroupLimits(spec, c.limitEvents(id), before)
+	full, err := c.diskFull(ctx, id, spec)
+	if full {
+		reached = append(reached, &LimitError{LimitDisk, diskLimit(spec)})
+	}
+	return reached, err
+}
+
+// cgroupLimits returns the limits of the cgroup that were reached between two counts.
+func cgroupLimits(spec *specs.Spec, now, before limitEvents) (reached []*LimitError) {
 	if now.oomKills > before.oomKills {
 		reached = append(reached, &LimitError{LimitMemory, memoryLimit(spec)})
 	}
 	if now.noPids > before.noPids {
 		reached = append(reached, &LimitError{LimitPids, pidsLimit(spec)})
 	}
-	full, err := c.diskFull(ctx, id, spec)
-	if full {
-		reached = append(reached, &LimitError{LimitDisk, diskLimit(spec)})
-	}
-	return reached, err
+	return reached
 }
 
 // diskFull reports whether the writable layer of a runsc task is full. gVisor keeps

@@ -123,33 +123,35 @@ func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) erro
 
 // RecreateProxy creates a new task, not yet started, in a proxy's existing
 // container, with the same root, mounts and namespaces. It removes the old task
-// first. If the old task is running, it returns nil. The error wraps ErrNotRunning
-// if there is no such container.
-func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) (*Task, error) {
+// first, and returns the limits that it had reached. If the old task is running, it
+// returns nil. The error wraps ErrNotRunning if there is no such container.
+func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) (*Task, []*LimitError, error) {
 	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
 	cont, err := c.ctrd.LoadContainer(ctx, id)
 	if errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("load container %s: %w", id, ErrNotRunning)
+		return nil, nil, fmt.Errorf("load container %s: %w", id, ErrNotRunning)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load container %s: %w", id, err)
+		return nil, nil, fmt.Errorf("load container %s: %w", id, err)
 	}
 	if old, err := taskOf(ctx, cont); err == nil {
 		if st, err := statusOf(ctx, old); err == nil && st.Status == containerd.Running {
-			return nil, nil
+			return nil, nil, nil
 		}
 	}
 	spec, err := cont.Spec(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read spec of %s: %w", id, err)
+		return nil, nil, fmt.Errorf("read spec of %s: %w", id, err)
 	}
+	// Its counters are removed with the task. A proxy writes nothing to a disk.
+	reached := cgroupLimits(spec, c.limitEvents(id), limitEvents{})
 	if err := c.removeTask(ctx, id); err != nil {
-		return nil, err
+		return nil, reached, err
 	}
 	t, err := c.createTask(ctx, id, spec, proxyIO(logger, logFile))
 	if err != nil {
-		return nil, errors.Join(err, c.removeTask(ctx, id))
+		return nil, reached, errors.Join(err, c.removeTask(ctx, id))
 	}
-	return t, nil
+	return t, reached, nil
 }

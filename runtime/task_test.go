@@ -105,7 +105,7 @@ func TestProxyLogger(t *testing.T) {
 	must(t, syscall.Kill(task.PID(), syscall.SIGKILL))
 	<-task.Exited()
 	must(t, os.Remove(cfg.LogFile))
-	if task, err = c.RecreateProxy(ctx(t), task.ID, cfg.Logger, cfg.LogFile); err != nil {
+	if task, _, err = c.RecreateProxy(ctx(t), task.ID, cfg.Logger, cfg.LogFile); err != nil {
 		t.Fatal(err)
 	}
 	must(t, task.Start(ctx(t)))

@@ -70,6 +70,7 @@ var planKeys = map[string]struct {
 	"bottles.proxy.kind":    {value: "builtin", want: []string{"builtin\n"}},
 	"bottles.proxy.image":   {value: "theirs/pipelock:2.3.0", want: []string{"theirs/pipelock:2.3.0@" + keyTestDigest, "WARNING", "not an official release of pipelock"}},
 	"bottles.proxy.version": {value: "2.2.0", need: "image: theirs/pipelock:2.3.0", want: []string{"pipelock 2.2.0"}},
+	"bottles.proxy.memory":  {value: "999MiB", want: []string{"memory 999 MiB"}},
 
 	"bottles.ssh.Host":                 {none: "required: shown with the other keys of its entry"},
 	"bottles.ssh.HostName":             {value: "real.test", want: []string{"work: real.test:22"}},

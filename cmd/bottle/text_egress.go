@@ -40,6 +40,8 @@ const (
 	textSaved          = "Saved to %s."
 	textSavedAlready   = "%s already says so."
 	textRestarted      = "The egress proxy of %s ended and was restarted; its open connections were closed."
+	textProxyLimit     = "The egress proxy of %s reached its limit of %s."
+	hintProxyMemory    = "hint: raise proxy.memory in the manifest"
 	textNoRestart      = "The egress proxy of %s ended and cannot be restarted, so the bottle reaches no host: %s"
 	textLearnAsks      = "--learn allows every public host and needs somebody to watch"
 	hintLearnAsks      = "omit --yes and --no-input, and run bottle on a terminal"
@@ -312,8 +314,16 @@ func refusalTitle(name string, e egress.Entry) string {
 	return text
 }
 
-// proxyText formats the proxy and its image.
+// proxyText formats the proxy, its image and its memory limit, if the manifest sets it.
 func proxyText(p plan.Proxy) string {
+	text := proxyImageText(p)
+	if p.Memory > 0 {
+		text += ", memory " + size(p.Memory)
+	}
+	return text
+}
+
+func proxyImageText(p plan.Proxy) string {
 	if p.Image == "" {
 		return p.Kind
 	}

@@ -4,9 +4,8 @@ import (
 	"context"
 	"time"
 
-	"github.com/bot-bottle/bottle/egress"
-
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/egress"
 )
 
 // showRefusals returns a function that shows new refusals in the terminal's title
@@ -31,9 +30,13 @@ func (a *app) watchProxy(e *bottle.Engine, name string) func() {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
 	times, done := 0, make(chan struct{})
 	var failed error
+	limits := map[bottle.LimitError]bool{}
 	go func() {
 		defer close(done)
-		e.WatchProxy(ctx, name, func(err error) {
+		e.WatchProxy(ctx, name, func(reached []*bottle.LimitError, err error) {
+			for _, l := range reached {
+				limits[*l] = true
+			}
 			if failed = err; err == nil {
 				times++
 			}
@@ -44,6 +47,12 @@ func (a *app) watchProxy(e *bottle.Engine, name string) func() {
 		<-done
 		if times > 0 {
 			a.note(textRestarted, name)
+		}
+		for l := range limits {
+			a.note(textProxyLimit, name, limitText(string(l.Limit), l.Value))
+			if l.Limit == "memory" {
+				a.note(hintProxyMemory)
+			}
 		}
 		if failed != nil {
 			a.note(textNoRestart, name, oneLine(failed.Error()))

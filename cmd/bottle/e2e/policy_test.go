@@ -100,12 +100,7 @@ func TestProxyKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Each session restarts it: `bottle run` must do so before another session starts.
-	for limit, now := time.Now().Add(longest), first; now == first || now == 0; now = proxyPID(t, l.name) {
-		if time.Now().After(limit) {
-			t.Fatal("there is no new proxy")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	awaitNewProxy(t, l.name, first)
 	limit := time.Now().Add(longest) // it may not listen yet
 	for u.exec(l.name, "curl", "-sS", "-m", "10", "-o", "/dev/null", "https://allowed.test/").code != 0 {
 		if time.Now().After(limit) {
