@@ -44,6 +44,13 @@ func (e *Engine) EgressLog(ctx context.Context, name string, since time.Time, fo
 	return e.proxies.Log(ctx, name, since, follow)
 }
 
+// SampleEgress yields new entries of the egress log of a bottle, but not all of them if
+// there are many: it is for a display next to a session, which must not let the agent use
+// CPU time on the host. It ends with ctx or the bottle.
+func (e *Engine) SampleEgress(ctx context.Context, name string) iter.Seq2[egress.Entry, error] {
+	return e.proxies.Sample(ctx, name, time.Second)
+}
+
 // EgressSummary aggregates the egress log of a bottle by host and port, from since on,
 // refused destinations first.
 func (e *Engine) EgressSummary(ctx context.Context, name string, since time.Time) ([]egress.HostSummary, error) {

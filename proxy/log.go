@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
@@ -48,6 +49,42 @@ func (m *Manager) StartVersion(ctx context.Context, name string) string {
 		}
 	}
 	return ""
+}
+
+// Sample yields new entries of the logs of a bottle's proxy and ssh agent, as
+// egress.SampleLog does, until ctx ends, the bottle is removed or the caller stops.
+func (m *Manager) Sample(ctx context.Context, name string, pause time.Duration) iter.Seq2[egress.Entry, error] {
+	return func(yield func(egress.Entry, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		type item struct {
+			entry egress.Entry
+			err   error
+		}
+		items := make(chan item)
+		var wg sync.WaitGroup
+		for _, path := range []string{m.LogFile(name), m.SSHLogFile(name)} {
+			wg.Go(func() {
+				for entry, err := range egress.SampleLog(ctx, path, pause) {
+					select {
+					case items <- item{entry, err}:
+					case <-ctx.Done():
+						return
+					}
+				}
+			})
+		}
+		go func() { wg.Wait(); close(items) }()
+		defer func() {
+			cancel()
+			for range items { //nolint:revive // wait for the readers
+			}
+		}()
+		for i := range items {
+			if !yield(i.entry, i.err) {
+				return
+			}
+		}
+	}
 }
 
 // Summary aggregates the egress log of a bottle by host and port, from since on,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/egress"
@@ -12,7 +11,7 @@ import (
 // until its context ends.
 func (a *app) showRefusals(e *bottle.Engine, name string) func(context.Context, *screen) {
 	return func(ctx context.Context, s *screen) {
-		for entry, err := range e.EgressLog(ctx, name, time.Now(), true) {
+		for entry, err := range e.SampleEgress(ctx, name) {
 			if err != nil {
 				return // bottle egress reports it
 			}
