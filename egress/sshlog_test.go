@@ -217,13 +217,19 @@ func TestMergeEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range MergeLogs(t.Context(), true, path, path+".none") {
+	for _, err := range MergeLogs(t.Context(), true, path, path+".none") {
+		if err != nil {
+			t.Error(err)
+		}
 		break
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	n := 0
-	for range MergeLogs(ctx, true, path, path+".none") {
+	for _, err := range MergeLogs(ctx, true, path, path+".none") {
+		if err != nil {
+			t.Error(err)
+		}
 		if n++; n == 3 {
 			cancel()
 		}

@@ -76,8 +76,7 @@ func (m *Manager) Sample(ctx context.Context, name string, pause time.Duration) 
 		go func() { wg.Wait(); close(items) }()
 		defer func() {
 			cancel()
-			for range items { //nolint:revive // wait for the readers
-			}
+			wg.Wait()
 		}()
 		for i := range items {
 			if !yield(i.entry, i.err) {
