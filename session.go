@@ -19,6 +19,7 @@ type SessionConfig struct {
 	Command  []string
 	Env      []provision.Variable // override the bottle's
 	Dir      string               // empty: the image's working directory
+	User     string               // "name", "uid" or "uid:gid"; empty: the agent's
 	Terminal bool
 	Width    uint16 // of the terminal, in cells
 	Height   uint16
@@ -55,18 +56,20 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 	}
 	guest := filepath.Join(e.dir(name), "guest")
 	s := &Session{}
-	files := []string{provision.GuestEnv}
-	if len(cfg.Env) > 0 {
-		inside, err := s.storeEnv(guest, cfg.Env)
+	var user *runtime.User
+	if cfg.User != "" {
+		u, err := e.rt.User(ctx, name, cfg.User)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, inside)
-	} else if isEmpty(filepath.Join(guest, "env")) {
-		files = nil
+		user = &u
+	}
+	files, err := s.environment(guest, cfg.Env, user)
+	if err != nil {
+		return nil, err
 	}
 	rs, err := start(ctx, runtime.SessionConfig{
-		Args: guestArgs(files, workDir(guest), cfg), Terminal: cfg.Terminal,
+		Args: guestArgs(files, workDir(guest), cfg), User: user, Terminal: cfg.Terminal,
 		Env: terminalEnv(cfg), Width: cfg.Width, Height: cfg.Height,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
 	})
@@ -75,6 +78,38 @@ func (e *Engine) exec(ctx context.Context, name string, cfg SessionConfig,
 	}
 	s.Session = rs
 	return s, nil
+}
+
+// environment returns the files, in the sandbox, with the variables of a session. Another
+// user than the agent's cannot read the bottle's own file and gets a copy.
+func (s *Session) environment(guest string, vars []provision.Variable, user *runtime.User) ([]string, error) {
+	bottles := filepath.Join(guest, "env")
+	fi, err := os.Stat(bottles)
+	if err != nil {
+		return nil, fmt.Errorf("read environment: %w: %w", ErrNotRunning, err)
+	}
+	owner := fi.Sys().(*syscall.Stat_t)
+	data := provision.EnvFile(vars)
+	var files []string
+	switch {
+	case user != nil && user.UID != owner.Uid:
+		shared, err := os.ReadFile(bottles)
+		if err != nil {
+			return nil, fmt.Errorf("read environment: %w", err)
+		}
+		data = append(shared, data...)
+		owner.Uid, owner.Gid = user.UID, user.GID
+	case fi.Size() > 0:
+		files = []string{provision.GuestEnv}
+	}
+	if len(data) == 0 {
+		return files, nil
+	}
+	inside, err := s.storeEnv(guest, data, int(owner.Uid), int(owner.Gid))
+	if err != nil {
+		return nil, err
+	}
+	return append(files, inside), nil
 }
 
 // guestArgs returns the arguments that run a command through the guest program. It
@@ -118,18 +153,13 @@ func terminalEnv(cfg SessionConfig) []string {
 	return env
 }
 
-// storeEnv writes the session's own variables to a file with the owner of the bottle's
-// variables, and returns its path in the sandbox.
-func (s *Session) storeEnv(guest string, vars []provision.Variable) (string, error) {
-	fi, err := os.Stat(filepath.Join(guest, "env"))
-	if err != nil {
-		return "", fmt.Errorf("store session environment: %w: %w", ErrNotRunning, err)
-	}
-	owner := fi.Sys().(*syscall.Stat_t)
+// storeEnv writes a session's own variables to a file of its user, and returns its path
+// in the sandbox.
+func (s *Session) storeEnv(guest string, data []byte, uid, gid int) (string, error) {
 	name := "env-" + rand.Text()
 	s.envFile = filepath.Join(guest, name)
-	f := provision.GuestFile{Mode: 0o400, Data: provision.EnvFile(vars), Private: true}
-	if err := writeGuestFile(s.envFile, f, int(owner.Uid), int(owner.Gid)); err != nil {
+	f := provision.GuestFile{Mode: 0o400, Data: data, Private: true}
+	if err := writeGuestFile(s.envFile, f, uid, gid); err != nil {
 		return "", fmt.Errorf("store session environment: %w", err)
 	}
 	return provision.GuestDir + "/" + name, nil
@@ -150,11 +180,6 @@ func (s *Session) Wait() (int, error) {
 		err = fmt.Errorf("remove session environment: %w", ferr)
 	}
 	return code, err
-}
-
-func isEmpty(file string) bool {
-	fi, err := os.Stat(file)
-	return err == nil && fi.Size() == 0
 }
 
 // Exec starts a process in this bottle: by default the agent's command.

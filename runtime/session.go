@@ -27,6 +27,7 @@ var ErrNotRunning = errors.New("bottle is not running")
 type SessionConfig struct {
 	Args     []string
 	Env      []string // NAME=VALUE, overrides the container's; not secret
+	User     *User    // nil: the agent's
 	Terminal bool
 	Width    uint16 // of the terminal, in cells; 0: unknown
 	Height   uint16
@@ -118,7 +119,7 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, spec *specs.Spe
 	s := &Session{c: c, task: task, spec: spec, dir: dir, out: newOutputMonitor(), before: c.limitEvents(task.ID())}
 	cfg.Stdout, cfg.Stderr = s.wrapOutput("stdout", cfg.Stdout), s.wrapOutput("stderr", cfg.Stderr)
 	stdin := newStdinReader(cfg.Stdin)
-	proc, err := task.Exec(ctx, id, process(spec.Process, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
+	proc, err := task.Exec(ctx, id, process(runtimeOf(spec), spec.Process, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
 		stdin.cancel()
 		return nil, errors.Join(fmt.Errorf("exec in %s: %w", task.ID(), err), os.RemoveAll(dir))
@@ -156,10 +157,13 @@ func (s *Session) wrapOutput(name string, w io.Writer) io.Writer {
 	return s.out.wrap(name, w)
 }
 
-func process(base *specs.Process, cfg SessionConfig) *specs.Process {
+func process(runtime string, base *specs.Process, cfg SessionConfig) *specs.Process {
 	p := *base
 	p.Args = cfg.Args
-	p.Env = mergeEnv(base.Env, cfg.Env, "/")
+	if cfg.User != nil {
+		setUser(&p, runtime, *cfg.User)
+	}
+	p.Env = mergeEnv(p.Env, cfg.Env, "/")
 	p.Terminal = cfg.Terminal
 	if cfg.Terminal && cfg.Width > 0 {
 		p.ConsoleSize = &specs.Box{Width: uint(cfg.Width), Height: uint(cfg.Height)}

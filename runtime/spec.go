@@ -291,6 +291,14 @@ const annotationSandbox = "io.kubernetes.cri.container-type"
 
 func isRunsc(s *specs.Spec) bool { return s.Annotations[annotationSandbox] != "" }
 
+// runtimeOf returns the runtime of an agent's spec.
+func runtimeOf(s *specs.Spec) string {
+	if isRunsc(s) {
+		return RuntimeRunsc
+	}
+	return RuntimeRunc
+}
+
 // cgroupRoot is where the cgroup file systems are mounted.
 const cgroupRoot = "/sys/fs/cgroup"
 

@@ -8,68 +8,99 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/plan"
 )
 
+// execFlags are the flags of the commands that run something in a running bottle.
+type execFlags struct {
+	env                     envFlags
+	tty, noTTY, interactive bool
+	dir, user               string
+}
+
+func (f *execFlags) register(fs *pflag.FlagSet) {
+	f.env.register(fs)
+	fs.StringVarP(&f.dir, "workdir", "w", "", "working directory in the bottle")
+	fs.StringVarP(&f.user, "user", "u", "", "user in the bottle: NAME or UID, optionally with :GROUP (default: the agent's)")
+	fs.BoolVarP(&f.tty, "tty", "t", false, "allocate a terminal (default: if standard input and output are terminals)")
+	fs.BoolVarP(&f.noTTY, "no-tty", "T", false, "do not allocate a terminal")
+	fs.BoolVarP(&f.interactive, "interactive", "i", true, "forward standard input (always on)")
+}
+
 func (a *app) execCommand() *cobra.Command {
-	var env envFlags
-	var tty, noTTY, interactive bool
-	var dir string
+	var f execFlags
 	cmd := &cobra.Command{
-		Use:   "exec [flags] NAME [--] COMMAND [ARG...]",
-		Short: "Run a command in a running bottle",
+		Use:     "exec [flags] NAME [--] COMMAND [ARG...]",
+		Short:   "Run a command in a running bottle",
+		Example: textExecExample,
 		Args: func(_ *cobra.Command, args []string) error {
 			_, _, err := nameAndCommand(args)
 			return err
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
-			defer catchBrokenPipes()()
 			name, command, err := nameAndCommand(args)
 			if err != nil {
 				return err
 			}
-			c := caller.Current()
-			files, err := env.read(a, c)
-			if err != nil {
-				return err
-			}
-			vars, err := plan.ResolveEnv(c, files, env.env, func(path string) ([]plan.EnvArg, error) { return a.readPipe(c, path) })
-			if err != nil {
-				return err
-			}
-			return a.withEngine(func(e *bottle.Engine) error {
-				name, err := e.Resolve(a.ctx, name)
-				if err != nil {
-					return err
-				}
-				defer a.watchProxy(e, name)()
-				cfg := bottle.SessionConfig{Command: command, Env: vars, Dir: dir, Terminal: a.wantsTerminal(tty, noTTY)}
-				began := time.Now()
-				err = a.attach(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
-					return e.Exec(ctx, name, cfg)
-				}, cfg, a.showRefusals(e, name))
-				if _, ok := a.terminal(); ok && cfg.Terminal {
-					// As in run, an unreadable log is not an error.
-					if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
-						a.showSessionRefused(name, hosts)
-					}
-				}
-				return err
-			})
+			return a.exec(name, command, f)
 		},
 	}
-	fs := cmd.Flags()
-	fs.SetInterspersed(false)
-	env.register(fs)
-	fs.StringVarP(&dir, "workdir", "w", "", "working directory in the bottle")
-	fs.BoolVarP(&tty, "tty", "t", false, "allocate a terminal (default: if standard input and output are terminals)")
-	fs.BoolVarP(&noTTY, "no-tty", "T", false, "do not allocate a terminal")
-	fs.BoolVarP(&interactive, "interactive", "i", true, "forward standard input (always on)")
+	cmd.Flags().SetInterspersed(false)
+	f.register(cmd.Flags())
 	return cmd
+}
+
+// shell runs the best shell of an image as a login shell.
+var shell = []string{"sh", "-c", "command -v bash >/dev/null && exec bash -l; exec sh -l"}
+
+func (a *app) shellCommand() *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use:   "shell NAME",
+		Short: "Open a shell in a running bottle",
+		Args:  oneName,
+		RunE:  func(_ *cobra.Command, args []string) error { return a.exec(args[0], shell, f) },
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+// exec runs a command in a running bottle and returns its exit code as an exitError.
+func (a *app) exec(name string, command []string, f execFlags) error {
+	disableCoreDumps()
+	defer catchBrokenPipes()()
+	c := caller.Current()
+	files, err := f.env.read(a, c)
+	if err != nil {
+		return err
+	}
+	vars, err := plan.ResolveEnv(c, files, f.env.env, func(path string) ([]plan.EnvArg, error) { return a.readPipe(c, path) })
+	if err != nil {
+		return err
+	}
+	return a.withEngine(func(e *bottle.Engine) error {
+		name, err := e.Resolve(a.ctx, name)
+		if err != nil {
+			return err
+		}
+		defer a.watchProxy(e, name)()
+		cfg := bottle.SessionConfig{Command: command, Env: vars, Dir: f.dir, User: f.user, Terminal: a.wantsTerminal(f.tty, f.noTTY)}
+		began := time.Now()
+		err = a.attach(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+			return e.Exec(ctx, name, cfg)
+		}, cfg, a.showRefusals(e, name))
+		if _, ok := a.terminal(); ok && cfg.Terminal {
+			// As in run, an unreadable log is not an error.
+			if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
+				a.showSessionRefused(name, hosts)
+			}
+		}
+		return err
+	})
 }
 
 // nameAndCommand splits arguments into a bottle's name and a command, with an

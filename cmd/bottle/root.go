@@ -95,6 +95,7 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.namespace, "namespace", "", "containerd namespace (CONTAINERD_NAMESPACE; default "+bottle.DefaultNamespace+")")
 	f.StringVar(&a.manifest, "manifest", "", "manifest file (default: bottle.yaml in this directory or above, then in ~/.config/bottle)")
 	f.BoolVar(&a.debug, "debug", false, "log to standard error")
+	root.AddCommand(a.shellCommand(), a.stopCommand(), a.inspectCommand(), a.versionCommand())
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	root.AddCommand(a.cpCommand())

@@ -35,6 +35,12 @@ everything at the end. Arguments after -- are appended to the agent's command.`
   sudo bottle run impl --yes -e LOG_LEVEL=debug -- -p "fix the failing test"
   sudo bottle run impl --dry-run --json`
 
+	textExecExample = `  sudo bottle exec impl git log --oneline
+  sudo bottle exec -u root -w /workspace impl sh`
+	textStopLong = `Stop the agents of bottles: their processes get SIGTERM, and what is left after the
+timeout is killed. The bottle stays, with its files, until bottle rm. If bottle run
+waits for the agent, it then removes the bottle.`
+
 	textUnknownCommand = "unknown command %q for %q"
 	textUnexpectedArg  = "unexpected argument %q"
 	textNoAgent        = "missing agent name"
@@ -46,6 +52,18 @@ everything at the end. Arguments after -- are appended to the agent's command.`
 	textNoTerminal     = "cannot ask for %s: no terminal"
 	textRemoveFailed   = "remove %s: %w"
 
+	textNoName      = "missing bottle name"
+	textStopTimeout = "invalid timeout %d"
+	textStopKilled  = "%s did not end within %d seconds and was killed."
+	textFormatFlag  = "print each bottle as json or with a Go template, such as '{{.Name}}'"
+	textBadFormat   = "invalid format: %s"
+	textBadFilter   = "invalid filter %q"
+
+	hintName         = "%s NAME"
+	hintStopTimeout  = "the timeout is in seconds, 0 kills immediately"
+	hintBadFormat    = "json, or a Go template with fields as in the JSON output of bottle inspect, such as '{{.Name}} {{.Status}}'"
+	hintBadFilter    = "KEY=VALUE, where KEY is one of %s"
+	hintBadPattern   = "VALUE is a shell pattern: * and ? match any characters, [a-z] a range"
 	hintHelp         = "%s --help shows the usage"
 	hintDidYouMean   = "did you mean %s?"
 	hintRun          = "bottle run AGENT"

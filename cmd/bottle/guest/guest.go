@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -60,32 +59,6 @@ func Run(args []string) (code int, ok bool) {
 		return filetree.Command(args[1:], os.Stdin, os.Stdout, os.Stderr), true
 	}
 	return 0, false
-}
-
-// guestInit is PID 1. It reaps orphaned processes and runs until it is signalled.
-// Sessions are separate execs, and the sandbox ends when PID 1 exits. It needs no
-// file of the image.
-func guestInit() int {
-	sig := make(chan os.Signal, 8)
-	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT)
-	for {
-		reap()
-		if s := <-sig; s != syscall.SIGCHLD {
-			return exitSignal + int(s.(syscall.Signal))
-		}
-	}
-}
-
-func reap() {
-	for {
-		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if pid <= 0 {
-			return
-		}
-	}
 }
 
 // guestExec applies the options and executes the command. The environment file
