@@ -20,53 +20,63 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// SaveAllow adds an entry to a bottle's egress.allow in a manifest. The rest of the text,
-// including comments, does not change. It returns false if the entry is already present.
-// The file is read and written with the caller's rights.
-func SaveAllow(c caller.Caller, manifest, bottleName, entry string) (bool, error) {
+// Edit is a change of a manifest's text.
+type Edit struct{ Before, After []byte }
+
+// Changed reports whether the edit changed anything.
+func (e Edit) Changed() bool { return !bytes.Equal(e.Before, e.After) }
+
+// SaveAllow adds an entry to a bottle's egress.allow in a manifest, unless it is already
+// present. The rest of the text, including comments, does not change. The file is read
+// and written with the caller's rights.
+func SaveAllow(c caller.Caller, manifest, bottleName, entry string) (Edit, error) {
 	parsed, err := egress.ParseListEntry(entry)
 	if err != nil {
-		return false, err
+		return Edit{}, err
 	}
 	return saveManifest(c, manifest, bottleName, parsed, addToManifest)
 }
 
-// SaveDeny removes the entries of a host from a bottle's egress.allow in a manifest, as
-// SaveAllow adds one. It returns false if there is none.
-func SaveDeny(c caller.Caller, manifest, bottleName, entry string) (bool, error) {
+// SaveDeny removes the entries of a host from a bottle's egress.allow in a manifest, if
+// there are any, as SaveAllow adds one.
+func SaveDeny(c caller.Caller, manifest, bottleName, entry string) (Edit, error) {
 	parsed, err := egress.ParseListEntry(entry)
 	if err != nil {
-		return false, err
+		return Edit{}, err
 	}
 	return saveManifest(c, manifest, bottleName, parsed, dropFromManifest)
 }
 
 type manifestEdit func(file, bottleName string, data []byte, entry egress.ListEntry) ([]byte, error)
 
-func saveManifest(c caller.Caller, path, bottleName string, entry egress.ListEntry, edit manifestEdit) (bool, error) {
+func saveManifest(c caller.Caller, path, bottleName string, entry egress.ListEntry, edit manifestEdit) (Edit, error) {
 	path, err := c.EvalSymlinks(path)
 	if err != nil {
-		return false, fmt.Errorf("update manifest: %w", err)
+		return Edit{}, fmt.Errorf("update manifest: %w", err)
 	}
 	data, err := c.ReadRegular(path, maxManifest+1)
 	if err != nil {
-		return false, fmt.Errorf("update manifest: %w", err)
+		return Edit{}, fmt.Errorf("update manifest: %w", err)
 	}
 	changed, err := edit(path, bottleName, data, entry)
-	if err != nil || bytes.Equal(changed, data) {
-		return false, err
+	if err != nil {
+		return Edit{}, err
+	}
+	done := Edit{data, changed}
+	if !done.Changed() {
+		return done, nil
 	}
 	err = c.Do(func() error { return atomicfile.Replace(path, changed) })
 	if errors.Is(err, fs.ErrPermission) {
-		return false, &hint.Error{
+		return Edit{}, &hint.Error{
 			Err:  fmt.Errorf("update manifest: %w", err),
 			Hint: "edit it as its owner, or make the file and its directory yours",
 		}
 	}
 	if err != nil {
-		return false, fmt.Errorf("update manifest: %w", err)
+		return Edit{}, fmt.Errorf("update manifest: %w", err)
 	}
-	return true, nil
+	return done, nil
 }
 
 // byHand returns the error for a text that cannot be edited safely.

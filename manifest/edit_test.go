@@ -44,6 +44,16 @@ bottles:
 agents: {x: {bottle: lines}}
 `
 
+func saveAllow(path, bottle, entry string) (bool, error) {
+	edit, err := SaveAllow(testCaller, path, bottle, entry)
+	return edit.Changed(), err
+}
+
+func saveDeny(path, bottle, entry string) (bool, error) {
+	edit, err := SaveDeny(testCaller, path, bottle, entry)
+	return edit.Changed(), err
+}
+
 // TestSaveAllow checks that each edit changes the expected lines and no other byte.
 func TestSaveAllow(t *testing.T) {
 	for _, c := range []struct{ bottle, entry, old, new string }{
@@ -63,7 +73,7 @@ func TestSaveAllow(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := strings.Replace(editedManifest, c.old, c.new, 1)
-		changed, err := SaveAllow(testCaller, path, c.bottle, c.entry)
+		changed, err := saveAllow(path, c.bottle, c.entry)
 		if err != nil || changed != (want != editedManifest) {
 			t.Errorf("%s: %v, %v", c.bottle, changed, err)
 			continue
@@ -79,7 +89,7 @@ func TestSaveAllow(t *testing.T) {
 			continue
 		}
 		// Removing the entry restores the text, except for keys that were empty or missing.
-		if changed, err := SaveDeny(testCaller, path, c.bottle, c.entry); err != nil || !changed {
+		if changed, err := saveDeny(path, c.bottle, c.entry); err != nil || !changed {
 			t.Errorf("%s: remove it again: %v, %v", c.bottle, changed, err)
 		}
 		got, err = os.ReadFile(path)
@@ -103,7 +113,7 @@ func TestSaveDeny(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := strings.Replace(editedManifest, c.old, c.new, 1)
-		if changed, err := SaveDeny(testCaller, path, c.bottle, c.entry); err != nil || changed != (want != editedManifest) {
+		if changed, err := saveDeny(path, c.bottle, c.entry); err != nil || changed != (want != editedManifest) {
 			t.Errorf("%s %s: %v, %v", c.bottle, c.entry, changed, err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
@@ -125,17 +135,17 @@ func TestSaveDenyList(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := strings.Replace(editedManifest, c.old, c.new, 1)
-		if changed, err := SaveDeny(testCaller, path, c.bottle, c.entry); err != nil || !changed {
+		if changed, err := saveDeny(path, c.bottle, c.entry); err != nil || !changed {
 			t.Errorf("%s %s: %v, %v", c.bottle, c.entry, changed, err)
 			continue
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
 			t.Errorf("%s %s: %v\n%s", c.bottle, c.entry, err, got)
 		}
-		if changed, err := SaveDeny(testCaller, path, c.bottle, c.entry); err != nil || changed {
+		if changed, err := saveDeny(path, c.bottle, c.entry); err != nil || changed {
 			t.Errorf("%s %s again: %v, %v", c.bottle, c.entry, changed, err)
 		}
-		if changed, err := SaveAllow(testCaller, path, c.bottle, c.entry); err != nil || !changed {
+		if changed, err := saveAllow(path, c.bottle, c.entry); err != nil || !changed {
 			t.Errorf("%s %s: allow again: %v, %v", c.bottle, c.entry, changed, err)
 		}
 		text, err := os.ReadFile(path)
@@ -175,7 +185,7 @@ func TestSaveJSON(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if changed, err := SaveAllow(testCaller, path, c.bottle, "new.example"); err != nil || !changed {
+		if changed, err := saveAllow(path, c.bottle, "new.example"); err != nil || !changed {
 			t.Errorf("%s: %v, %v", c.bottle, changed, err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != strings.Replace(text, c.old, c.new, 1) {
@@ -195,7 +205,7 @@ func TestSaveByHand(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := SaveAllow(testCaller, path, "b", "new.example")
+		_, err := saveAllow(path, "b", "new.example")
 		if err == nil || !strings.Contains(hint.Of(err), "add new.example under bottles, b, egress, allow by hand") {
 			t.Errorf("%s: %v, hint %q", name, err, hint.Of(err))
 		}

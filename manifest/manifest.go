@@ -11,6 +11,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/nearest"
+	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/sshagent"
 )
 
@@ -20,6 +21,9 @@ type Manifest struct {
 	Path    string
 	Bottles map[string]*Bottle
 	Agents  map[string]*Agent
+	// Text is the file's content, if the manifest was read by Load. It may contain
+	// values that are not to be printed.
+	Text secret.Value
 }
 
 // Bottle is an environment for agents.
@@ -114,11 +118,26 @@ func Find(c caller.Caller) (string, error) {
 // Load reads a manifest with the caller's rights and validates it. The error reports all
 // problems, each with file, line and column.
 func Load(path string, c caller.Caller) (*Manifest, error) {
+	data, err := Read(path, c)
+	if err != nil {
+		return nil, err
+	}
+	m, err := Parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	m.Text = secret.New(string(data))
+	return m, nil
+}
+
+// Read reads a manifest with the caller's rights. It is not validated; of a file that is
+// too large for a manifest only a part is read.
+func Read(path string, c caller.Caller) ([]byte, error) {
 	data, err := c.ReadRegular(path, maxManifest+1)
 	if err != nil {
 		return nil, &hint.Error{Err: fmt.Errorf("read manifest: %w", err), Hint: "choose an existing file with --manifest"}
 	}
-	return Parse(path, data)
+	return data, nil
 }
 
 // Lookup returns an agent and its bottle.

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -135,7 +136,10 @@ func loadGood(t *testing.T, name string) *Manifest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.Path = ""
+	if data, err := os.ReadFile(m.Path); err != nil || m.Text.Reveal() != string(data) {
+		t.Errorf("%s: text %q, %v", name, m.Text.Reveal(), err)
+	}
+	m.Path, m.Text = "", secret.Value{}
 	for _, b := range m.Bottles {
 		for i := range b.Env {
 			if b.Env[i].At.line == 0 {

@@ -17,8 +17,10 @@ import (
 // Spec is the request of one run: the command line and the caller's environment,
 // unresolved.
 type Spec struct {
-	Agent        string   // the agent's name in the manifest
-	ManifestPath string   // --manifest; empty: search for it
+	Agent        string // the agent's name in the manifest
+	ManifestPath string // --manifest; empty: search for it
+	// Loaded is the manifest if it has been read; nil: Prepare finds and reads it.
+	Loaded       *manifest.Manifest
 	Name         string   // --name; empty: CLAUDE_BOTTLE_CONTAINER, else derived from the agent
 	Runtime      string   // --runtime; empty: DefaultRuntime
 	Proxy        string   // --proxy; empty: the manifest's, else DefaultProxy

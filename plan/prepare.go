@@ -42,7 +42,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 	p := &preparation{
 		spec: s, host: h, agent: agent, bottle: bottle,
 		plan: &Plan{
-			Agent: s.Agent, Bottle: agent.Bottle, Manifest: m.Path, Created: time.Now(),
+			Agent: s.Agent, Bottle: agent.Bottle, Manifest: s.Caller.Abs(m.Path), Created: time.Now(),
 			Egress: bottle.Egress.Expand(),
 			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
@@ -58,6 +58,9 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 
 // Manifest finds, reads and validates the manifest.
 func (s Spec) Manifest() (*manifest.Manifest, error) {
+	if s.Loaded != nil {
+		return s.Loaded, nil
+	}
 	path := s.ManifestPath
 	if path == "" {
 		var err error

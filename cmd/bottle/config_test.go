@@ -20,6 +20,7 @@ import (
 func inDir(t *testing.T, dir string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	t.Chdir(dir)
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	var out, errs bytes.Buffer
 	code = run(t.Context(), args, strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), code

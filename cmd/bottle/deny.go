@@ -24,7 +24,7 @@ func (a *app) denyCommand() *cobra.Command {
 type policyVerb struct {
 	use, short    string
 	change        func(e *bottle.Engine, ctx context.Context, name, entry string) (proxy.PolicyChange, error)
-	save          func(c caller.Caller, manifest, bottleName, entry string) (changed bool, err error)
+	save          func(c caller.Caller, manifest, bottleName, entry string) (manifest.Edit, error)
 	done, already string
 }
 
@@ -89,11 +89,13 @@ func (a *app) saveForAgent(v policyVerb, agent, entry string, none error) error 
 }
 
 func (a *app) savePolicy(v policyVerb, manifest, bottleName, entry string) error {
-	saved, err := v.save(caller.Current(), manifest, bottleName, entry)
+	c := caller.Current()
+	edit, err := v.save(c, manifest, bottleName, entry)
 	if err != nil {
 		return err
 	}
-	if saved {
+	if edit.Changed() {
+		a.saved(c, manifest, edit)
 		a.note(textSaved, manifest)
 	} else {
 		a.note(textSavedAlready, manifest)

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/trust"
 	"github.com/bot-bottle/bottle/manifest"
 )
 
@@ -14,10 +15,12 @@ func (a *app) initCommand() *cobra.Command {
 		Long:  textInitLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			path, err := manifest.WriteStarter(a.manifest, caller.Current())
+			c := caller.Current()
+			path, err := manifest.WriteStarter(a.manifest, c)
 			if err != nil {
 				return err
 			}
+			a.noteFailure(trust.Of(c).Approve(c.Abs(path), string(manifest.Starter)))
 			a.note(textInitDone, visible(path))
 			return nil
 		},

@@ -178,10 +178,10 @@ func planOf(t *testing.T, path []string, keys string) string {
 		t.Fatalf("%s: %v", bottle+agent, err)
 	}
 	a, stdout, stderr := newApp()
-	if err := a.showPlan(p, false); err != nil {
+	if err := a.showPlan(p, &approval{}, false); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.showPlan(p, true); err != nil {
+	if err := a.showPlan(p, &approval{}, true); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(stderr.String()+stdout.String(), "hunter2") {

@@ -100,7 +100,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	root.AddCommand(a.cpCommand())
 	root.AddCommand(a.allowCommand(), a.denyCommand(), a.presetsCommand())
-	root.AddCommand(a.initCommand(), a.configCommand())
+	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
 	root.AddCommand(a.doctorCommand(), a.manCommand())
 	a.addCompletions(root)

@@ -24,6 +24,8 @@ type runFlags struct {
 	noTTY                           bool
 	env                             envFlags
 	token                           bool
+	trust                           bool
+	approval                        *approval // of the manifest
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -44,6 +46,9 @@ func (a *app) runCommand() *cobra.Command {
 			if cmd.Flags().Changed(flagToken) {
 				f.spec.ForwardToken = &f.token
 			}
+			if err := a.loadManifest(&f); err != nil {
+				return err
+			}
 			var err error
 			if f.spec.EnvFiles, err = f.env.read(a, f.spec.Caller); err != nil {
 				return err
@@ -59,6 +64,7 @@ func (a *app) runCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.BoolVarP(&f.yes, "yes", "y", false, "start without confirmation")
+	fs.BoolVar(&f.trust, "trust", false, "use a manifest that is not approved (see bottle trust), without approving it")
 	fs.BoolVar(&f.spec.NoInput, "no-input", false, "fail instead of asking a question")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the plan and stop")
 	fs.BoolVar(&f.json, "json", false, "print the plan as JSON on standard output")
@@ -95,6 +101,19 @@ func agentAndArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// loadManifest reads the manifest of a run and requires its approval.
+func (a *app) loadManifest(f *runFlags) (err error) {
+	if f.spec.Loaded, err = f.spec.Manifest(); err != nil {
+		return err
+	}
+	f.approval = approvalOf(f.spec.Loaded, f.spec.Caller)
+	if f.dryRun {
+		a.noteFailure(f.approval.err)
+		return nil
+	}
+	return a.requireApproval(*f)
+}
+
 // preparePlan prepares and prints the plan of a run.
 func (a *app) preparePlan(h plan.Host, f runFlags) (*plan.Plan, error) {
 	if _, ok := a.terminal(); f.spec.Learn && (f.yes || f.spec.NoInput || !ok) {
@@ -104,7 +123,7 @@ func (a *app) preparePlan(h plan.Host, f runFlags) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p, a.showPlan(p, f.json)
+	return p, a.showPlan(p, f.approval, f.json)
 }
 
 func (a *app) run(e *bottle.Engine, f runFlags) error {
@@ -112,13 +131,8 @@ func (a *app) run(e *bottle.Engine, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	if !f.yes {
-		if f.spec.NoInput {
-			return withHint(errors.New(textConfirm), hintConfirm)
-		}
-		if err := a.confirm(textStart); err != nil {
-			return err
-		}
+	if err := a.confirmStart(f); err != nil {
+		return err
 	}
 	if err := a.readPipes(plan); err != nil {
 		return err

@@ -16,20 +16,25 @@ import (
 
 // showPlan prints the plan: as text on standard error, because standard output
 // belongs to the agent, or as JSON on standard output.
-func (a *app) showPlan(p *plan.Plan, asJSON bool) error {
+func (a *app) showPlan(p *plan.Plan, manifest *approval, asJSON bool) error {
 	if asJSON {
-		return a.printJSON(p)
+		return a.printJSON(struct {
+			*plan.Plan
+			Approval approvalStatus `json:"manifest_approval"`
+		}{p, manifest.status()})
 	}
-	return printPlan(a.stderr, p)
+	return printPlan(a.stderr, p, approvalText(manifest))
 }
 
-func printPlan(w io.Writer, p *plan.Plan) error {
+// printPlan prints a plan, and what is known of its manifest's approval.
+func printPlan(w io.Writer, p *plan.Plan, approval string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	// The manifest may be untrusted: no control character may hide a part of the plan.
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
 	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
 	row("bottle", fmt.Sprintf("%s (%s)", p.Bottle, p.Manifest))
+	row("manifest", approval)
 	row("image", image(p))
 	if p.Build != nil {
 		row("build", plannedBuild(p.Build))

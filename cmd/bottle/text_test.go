@@ -69,7 +69,7 @@ func TestPrintPlan(t *testing.T) {
 		Proxy: plan.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
 	}
 	for _, p := range []*plan.Plan{fullPlan(), bare} {
-		if err := printPlan(&got, p); err != nil {
+		if err := printPlan(&got, p, "approved on 2026-01-02"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,11 +93,11 @@ func TestPrintPlan(t *testing.T) {
 
 func TestShowPlan(t *testing.T) {
 	a, stdout, stderr := newApp()
-	if err := a.showPlan(fullPlan(), false); err != nil || stdout.Len() != 0 || stderr.Len() == 0 {
+	if err := a.showPlan(fullPlan(), &approval{}, false); err != nil || stdout.Len() != 0 || stderr.Len() == 0 {
 		t.Errorf("as text: %v, stdout %q", err, stdout)
 	}
 	a, stdout, stderr = newApp()
-	if err := a.showPlan(fullPlan(), true); err != nil || stderr.Len() != 0 || !strings.HasPrefix(stdout.String(), "{\n") {
+	if err := a.showPlan(fullPlan(), &approval{}, true); err != nil || stderr.Len() != 0 || !strings.HasPrefix(stdout.String(), "{\n") {
 		t.Errorf("as JSON: %v, stderr %q", err, stderr)
 	}
 	if strings.Contains(stdout.String(), "hunter2") {
@@ -128,8 +128,8 @@ func TestNoControlCharacters(t *testing.T) {
 	entry := egress.Entry{Event: "blocked", Target: hostile + ":443", Method: hostile, Reason: hostile, SNI: hostile, Rule: hostile}
 	hosts := []egress.HostSummary{{Destination: hostile, Refused: 1}}
 	for name, print := range map[string]func(*app) error{
-		"plan":        func(a *app) error { return a.showPlan(p, false) },
-		"plan's JSON": func(a *app) error { return a.showPlan(p, true) },
+		"plan":        func(a *app) error { return a.showPlan(p, &approval{}, false) },
+		"plan's JSON": func(a *app) error { return a.showPlan(p, &approval{}, true) },
 		"config": func(a *app) error {
 			return printDescriptions(a.stdout, []manifest.Description{{Agent: "x", Image: hostile, Skills: []string{hostile}}})
 		},
@@ -176,7 +176,7 @@ func TestNoControlCharacters(t *testing.T) {
 }
 
 func TestPrintPlanWriteError(t *testing.T) {
-	if err := printPlan(brokenWriter{}, fullPlan()); !errors.Is(err, errBroken) {
+	if err := printPlan(brokenWriter{}, fullPlan(), ""); !errors.Is(err, errBroken) {
 		t.Errorf("got %v", err)
 	}
 }

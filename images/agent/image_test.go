@@ -167,7 +167,7 @@ func (s *scene) bottle(args ...string) (stdout string, err error) {
 
 func (s *scene) run(agent string, args ...string) string {
 	s.t.Helper()
-	out, err := s.bottle(append([]string{"run", agent, "--proxy", "builtin", "--yes", "--"}, args...)...)
+	out, err := s.bottle(append([]string{"run", agent, "--proxy", "builtin", "--yes", "--trust", "--"}, args...)...)
 	if err != nil {
 		s.t.Fatal(err)
 	}

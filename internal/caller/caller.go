@@ -47,13 +47,21 @@ func (c Caller) Path(written, dir string) string {
 	return filepath.Join(dir, written)
 }
 
+// Abs returns a path as the system calls resolve it: unlike in Path, ~ is a name.
+func (c Caller) Abs(path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(c.WorkDir, path)
+}
+
 // ReadPrivate reads a file that contains a secret. As bottle runs as root, and a
 // manifest may come from somebody else, the caller must own the file and nobody else
 // may be able to read it.
 func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	f, err := c.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("missing file %s", path)
+		return nil, missing{path}
 	}
 	if errors.Is(err, os.ErrPermission) {
 		return nil, &hint.Error{Err: fmt.Errorf("cannot read %s: permission denied", path), Hint: "name a file that belongs to you"}
@@ -80,6 +88,12 @@ func (c Caller) ReadPrivate(path string, limit int64) ([]byte, error) {
 	}
 	return io.ReadAll(io.LimitReader(f, limit))
 }
+
+// missing is os.ErrNotExist with the text of bottle's other errors.
+type missing struct{ path string }
+
+func (m missing) Error() string        { return "missing file " + m.path }
+func (m missing) Is(target error) bool { return target == os.ErrNotExist }
 
 // DockerConfigDir returns the directory in which `docker login` stores credentials,
 // or an empty string if it is unknown.

@@ -55,7 +55,7 @@ func start(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(config), 0o600))
-	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), labtest.Program(t), "run", "wait", "--proxy", "builtin", "--yes", "--name", bottleName)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), labtest.Program(t), "run", "wait", "--proxy", "builtin", "--yes", "--trust", "--name", bottleName)
 	cmd.Dir = dir
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -35,8 +35,8 @@ func TestCallersFiles(t *testing.T) {
 	u := newUser(t)
 	u.write("bottle.yaml", sharedManifest)
 	u.mkdirs("home/.claude/skills/review", "below")
-	ada := u.asSudoer().with("SUDO_HOME=" + filepath.Join(u.dir, "home"))
-	root := u.with("HOME="+filepath.Join(u.dir, "home"), "SUDO_UID=")
+	ada := u.asSudoer().with("SUDO_HOME="+filepath.Join(u.dir, "home"), "XDG_STATE_HOME=")
+	root := u.with("HOME="+filepath.Join(u.dir, "home"), "SUDO_UID=", "XDG_STATE_HOME="+t.TempDir())
 	// From here on, new files are root's.
 	u.write("victim.env", "A=1\n")
 	u.write("home/.claude/skills/review/SKILL.md", "text")

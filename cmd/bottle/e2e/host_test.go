@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,12 +49,15 @@ agents:
 // longest bounds any one command of a test.
 const longest = 3 * time.Minute
 
-// user runs bottle in a directory with a manifest.
+// user runs bottle in a directory with a manifest, which bottle is told to trust
+// unless the test is about that.
 type user struct {
 	t     *testing.T
 	dir   string
 	env   []string // over the test's own
 	stdin io.Reader
+	// untrusting: no --trust is added to bottle run.
+	untrusting bool
 }
 
 func newUser(t *testing.T) user {
@@ -84,9 +88,12 @@ func (u user) command(args ...string) *exec.Cmd {
 	// The end of the test does not interrupt a teardown.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.t.Context()), longest)
 	u.t.Cleanup(cancel)
+	if i := slices.Index(args, "run"); i >= 0 && !u.untrusting {
+		args = slices.Insert(slices.Clone(args), i+1, "--trust")
+	}
 	cmd := exec.CommandContext(ctx, labtest.Program(u.t), args...)
 	cmd.Dir = u.dir
-	cmd.Env = append(os.Environ(), u.env...)
+	cmd.Env = append(append(os.Environ(), "XDG_STATE_HOME="+filepath.Join(u.dir, ".state")), u.env...)
 	cmd.Stdin = u.stdin
 	return cmd
 }

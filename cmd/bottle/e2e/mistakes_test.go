@@ -121,7 +121,7 @@ func TestNotRoot(t *testing.T) {
 }
 
 // asNobody is a command of an unprivileged user: it runs a copy of the program in a
-// directory that everybody can enter.
+// directory with a manifest that everybody can read.
 func (u user) asNobody(args ...string) *exec.Cmd {
 	t := u.t
 	t.Helper()
@@ -142,7 +142,11 @@ func (u user) asNobody(args ...string) *exec.Cmd {
 	if err := os.WriteFile(cmd.Path, program, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(manifest), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	cmd.Dir = dir
+	cmd.Env = append(cmd.Env, "XDG_STATE_HOME="+filepath.Join(dir, "state"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	return cmd
 }

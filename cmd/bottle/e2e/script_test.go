@@ -70,7 +70,7 @@ func (s scriptSessions) start(ts *testscript.TestScript, neg bool, args []string
 	log, err := os.Create(ts.MkAbs(args[0] + ".log"))
 	ts.Check(err)
 	ts.Defer(func() { _ = log.Close() })
-	cmd := exec.Command("bottle", "run", "wait", "--proxy", "builtin", "--yes", "--name", "claude-bottle-"+args[0])
+	cmd := exec.Command("bottle", "run", "wait", "--proxy", "builtin", "--yes", "--trust", "--name", "claude-bottle-"+args[0])
 	cmd.Path, err = exec.LookPath(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "bottle"))
 	ts.Check(err)
 	cmd.Dir, cmd.Env, cmd.Stderr, cmd.Err = ts.MkAbs("."), append(os.Environ(), "HOME="+ts.Getenv("HOME")), log, nil

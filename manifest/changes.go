@@ -1,0 +1,95 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// Changes lists the settings in which a manifest differs from an earlier one, by their
+// keys. "+" marks a setting that was added and "-" one that was removed; of an agent or
+// a bottle that was added or removed only the name is listed. The list is empty if only
+// comments or the layout differ.
+func Changes(before, after *Manifest) []string {
+	var out []string
+	out = append(out, changes("agents.", before.Agents, after.Agents, (*Agent).settings)...)
+	return append(out, changes("bottles.", before.Bottles, after.Bottles, (*Bottle).settings)...)
+}
+
+// changes compares the agents or the bottles of two manifests.
+func changes[T any](prefix string, before, after map[string]T, settings func(T) map[string]any) []string {
+	names := maps.Clone(before)
+	maps.Copy(names, after)
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		old, was := before[name]
+		now, is := after[name]
+		switch {
+		case !was:
+			out = append(out, "+"+prefix+name)
+		case !is:
+			out = append(out, "-"+prefix+name)
+		default:
+			out = append(out, differences(prefix+name+".", settings(old), settings(now))...)
+		}
+	}
+	return out
+}
+
+func differences(prefix string, old, now map[string]any) []string {
+	keys := maps.Clone(old)
+	maps.Copy(keys, now)
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		before, was := old[key]
+		after, is := now[key]
+		switch {
+		case !was:
+			out = append(out, "+"+prefix+key)
+		case !is:
+			out = append(out, "-"+prefix+key)
+		case !reflect.DeepEqual(before, after):
+			out = append(out, prefix+key)
+		}
+	}
+	return out
+}
+
+// settings returns the settings that are not empty, by their keys.
+func (a *Agent) settings() map[string]any {
+	return notEmpty(map[string]any{"bottle": a.Bottle, "command": a.Command, "prompt": a.Prompt, "skills": a.Skills})
+}
+
+// settings returns the settings that are not empty, by their keys. Variables and ssh
+// hosts are settings of their own.
+func (b *Bottle) settings() map[string]any {
+	out := map[string]any{
+		"image": b.Image, "proxy": b.Proxy, "git": b.Git, "limits": b.Limits,
+		"egress.allow": b.Egress.Allow, "egress.deny": b.Egress.Deny, "egress.allow_private": b.Egress.AllowPrivate,
+	}
+	if build := b.Build; build != nil {
+		out["build"] = true // an empty build is one
+		maps.Copy(out, map[string]any{
+			"build.context": build.Context, "build.dockerfile": build.Dockerfile, "build.target": build.Target,
+			"build.args": build.Args, "build.secrets": build.Secrets,
+		})
+	}
+	for _, v := range b.Env {
+		v.At = position{} // a setting that has moved is the same
+		out["env."+v.Name] = v
+	}
+	for _, h := range b.SSH {
+		out[fmt.Sprintf("ssh %s", h.Host)] = h
+	}
+	return notEmpty(out)
+}
+
+// notEmpty removes the settings that have no value.
+func notEmpty(settings map[string]any) map[string]any {
+	maps.DeleteFunc(settings, func(_ string, value any) bool {
+		v := reflect.ValueOf(value)
+		return v.IsZero() || (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.Len() == 0
+	})
+	return settings
+}
