@@ -86,7 +86,7 @@ func (s *secretScene) start() {
 	t := s.t
 	t.Helper()
 	s.bottle = s.u.onTerminal(80, 24, "run", "it", "--proxy", "builtin", "--yes", "--debug", "--name", s.name)
-	s.out = s.bottle.until("The key: ")
+	s.out = s.bottle.until(`"The key"): `)
 	s.bottle.types(s.secrets["asked"] + "\n")
 	s.out += s.bottle.until("ready\r\n")
 	// The shell counts characters, of which é is one.
