@@ -15,7 +15,7 @@ PACKAGES ?= ./...
 # Packages whose tests need neither root nor the test host, except the tests that
 # match FAST_SKIP: they create files of other users.
 FAST_PACKAGES ?= ./cmd/bottle ./cmd/bottle/guest ./cni-conf ./egress ./internal/atomicfile ./internal/caller \
-	./internal/filelock ./internal/filetree ./internal/names ./internal/scratch ./internal/secret/... ./internal/shareddir ./internal/trust \
+	./internal/filelock ./internal/filetree ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/shareddir ./internal/trust \
 	./manifest ./plan ./provision \
 	./scripts/bench/egress ./scripts/lab.d/enter ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestReplaceKeepsAttributes)$$
