@@ -22,6 +22,20 @@ type Change struct {
 	Old, New filetree.Entry
 }
 
+// Status returns the letter that git status uses: A, M, D, or T if the file's type has
+// changed.
+func (c Change) Status() string {
+	switch {
+	case c.Old.Kind == filetree.Missing:
+		return "A"
+	case c.New.Kind == filetree.Missing:
+		return "D"
+	case c.Old.Kind != c.New.Kind:
+		return "T"
+	}
+	return "M"
+}
+
 // Work is the work of an agent: a Base, and the bottle that has a copy of it.
 type Work struct {
 	Base   *Base
@@ -78,7 +92,7 @@ type comparison struct {
 }
 
 // maxNew bounds the number of new files that are held in memory, ignored ones included.
-const maxNew = 2_000_000
+const maxNew = 1_000_000
 
 func (c *comparison) list(ctx context.Context) error {
 	base := c.work.Base
@@ -190,7 +204,7 @@ func (c *comparison) dropIgnoredOf(ctx context.Context, repo Repo) error {
 			continue
 		}
 		if r, ok := c.work.Base.repoOf(ch.Name); ok && r.Path == repo.Path {
-			name := within(repo.Path, ch.Name)
+			name := "./" + within(repo.Path, ch.Name) // ":(glob)x" would be a pattern
 			if ch.New.Kind == filetree.Dir {
 				name += "/" // patterns can be for directories only
 			}

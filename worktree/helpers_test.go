@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// exec_ returns a command with the user's environment.
-func exec_(f *fixture, dir, name string, args ...string) *exec.Cmd {
+// userCommand returns a command with the user's environment.
+func userCommand(f *fixture, dir, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + f.caller.Home, "LC_ALL=C"}
 	return cmd

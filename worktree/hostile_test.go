@@ -144,7 +144,7 @@ twice) tree=$(printf "$(eval "echo \"$1\"")" | git mktree); tree=$({ git cat-fil
 commit) git update-ref HEAD $(printf "$(eval "echo \"$1\"")" | git hash-object -w -t commit --literally --stdin); exit;;
 esac
 git update-ref HEAD $(git -c user.name=a -c user.email=a commit-tree -p HEAD -m evil $tree)`
-			cmd := exec_(f, f.target, "bash", "-c", script, "bash", c.tree, c.kind)
+			cmd := userCommand(f, f.target, "bash", "-c", script, "bash", c.tree, c.kind)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
@@ -310,7 +310,7 @@ func TestLies(t *testing.T) {
 			before := tree(t, around)
 			w := f.work(b)
 			w.Inside, w.Limits.Time, w.Limits.Listing = c.liar(b), 30*time.Second, 64<<20
-			if c.want == ErrTimeout {
+			if errors.Is(c.want, ErrTimeout) {
 				w.Limits.Time = 300 * time.Millisecond
 			}
 			done, err := w.Apply(context.Background(), false)

@@ -37,6 +37,16 @@ func TestIgnored(t *testing.T) {
 	same(t, "changes", strings.Join(names, " "), "project project/.gitignore project/keep.o x.o")
 }
 
+// TestNotIgnored: of files that may hold credentials, those that are not copied are left
+// out.
+func TestNotIgnored(t *testing.T) {
+	f := newFixture(t)
+	all := []string{".env", ".git/config", "sub/.git/config", "x.o", "binary"}
+	same(t, "plain", strings.Join(NotIgnored(context.Background(), f.caller, f.dir, all), " "), ".env x.o binary")
+	f.commit(f.dir, content)
+	same(t, "repository", strings.Join(NotIgnored(context.Background(), f.caller, f.dir, all), " "), ".env binary")
+}
+
 // TestLeftOut: what .bottleignore lists is not copied. git does not take it for deleted,
 // and it stays on the way back.
 func TestLeftOut(t *testing.T) {

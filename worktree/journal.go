@@ -27,9 +27,9 @@ const (
 // in part or not at all.
 type step struct {
 	Kind   string `json:"kind"`
-	Name   string `json:"name"`
+	Name   string `json:"-"`
 	N      int    `json:"n"`
-	Target string `json:"target,omitempty"` // of a link
+	Target string `json:"-"` // of a link
 	// Optional removals leave a directory that is not empty: it has files of the user's.
 	Optional bool `json:"optional,omitempty"`
 }
@@ -101,9 +101,38 @@ func (s step) undo(root *filetree.Root, stage string) error {
 	return nil
 }
 
+// storedStep is a step in a file. JSON strings would lose what is not UTF-8.
+type storedStep struct {
+	step
+	NameBytes   []byte `json:"name"`
+	TargetBytes []byte `json:"target,omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (j journal) MarshalJSON() ([]byte, error) {
+	stored := []storedStep{}
+	for _, s := range j.Steps {
+		stored = append(stored, storedStep{s, []byte(s.Name), []byte(s.Target)})
+	}
+	return json.Marshal(stored)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (j *journal) UnmarshalJSON(data []byte) error {
+	var stored []storedStep
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return err
+	}
+	for _, s := range stored {
+		s.Name, s.Target = string(s.NameBytes), string(s.TargetBytes)
+		j.Steps = append(j.Steps, s.step)
+	}
+	return nil
+}
+
 // journal lists the steps of an apply. It is stored in the stage before the first one.
 type journal struct {
-	Steps []step `json:"steps"`
+	Steps []step
 }
 
 const journalFile = "/journal"

@@ -165,6 +165,9 @@ func agent(f *fixture, dir string, isGit bool) {
 		f.git(dir, "-c", "user.name=agent", "-c", "user.email=agent@example.test", "commit", "--quiet", "-m", "work of the agent", "--", "committed.txt", "bin")
 	}
 	f.write(dir, "uncommitted.txt", "not committed\n")
+	f.write(dir, ":(glob)x", "magic\n")
+	f.write(dir, "-x", "an option\n")
+	f.write(dir, "\xff\xfe", "not UTF-8\n")
 	f.write(dir, "build/agent", "ignored\n")
 	f.write(dir, "untracked.txt", "new, and changed\n")
 	f.must(os.Chmod(filepath.Join(dir, "untracked.txt"), 0o755))

@@ -3,6 +3,7 @@ package worktree
 import (
 	"archive/tar"
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/moby/patternmatcher"
 
@@ -33,8 +35,9 @@ type Source struct {
 	Ignored bool
 	// Notice receives a sentence about what is left out; it may be nil.
 	Notice func(string)
-	// Progress receives the number of bytes that were copied; it may be nil.
-	Progress func(done int64)
+	// Progress receives the number of bytes that were copied, and of those that are known
+	// to be copied; it may be nil.
+	Progress func(done, total int64)
 }
 
 // ErrUnreadable means that the user has no permission to read a part of the directory.
@@ -54,7 +57,7 @@ func Pack(ctx context.Context, src Source, w io.Writer) (*Base, error) {
 		src.Notice = func(string) {}
 	}
 	if src.Progress == nil {
-		src.Progress = func(int64) {}
+		src.Progress = func(int64, int64) {}
 	}
 	p := &packer{
 		ctx: ctx, src: src, tar: tar.NewWriter(w),
@@ -67,6 +70,44 @@ func Pack(ctx context.Context, src Source, w io.Writer) (*Base, error) {
 		return nil, err
 	}
 	return p.base, p.tar.Close()
+}
+
+// WorkDir returns the directory in the bottle that will correspond to the source's.
+func WorkDir(ctx context.Context, src Source) (string, error) {
+	src.Notice = func(string) {} // Copy reports it
+	p := &packer{ctx: ctx, src: src, base: &Base{Top: src.Dir, Target: src.Target}}
+	if err := p.findRepository(); err != nil {
+		return "", err
+	}
+	return p.base.WorkDir(), nil
+}
+
+// NotIgnored returns the given files of a directory without those that Copy leaves out:
+// git's own, and those that git ignores. If git cannot say, it returns all of them.
+func NotIgnored(ctx context.Context, c caller.Caller, dir string, files []string) []string {
+	g, err := newGit(c, dir)
+	if err != nil {
+		return files
+	}
+	files = slices.DeleteFunc(slices.Clone(files), func(name string) bool {
+		return name == ".git" || strings.HasPrefix(name, ".git/") || strings.Contains(name, "/.git/")
+	})
+	if len(files) == 0 {
+		return files
+	}
+	var asked []string
+	for _, name := range files {
+		asked = append(asked, "./"+name) // ":(glob)x" would be a pattern
+	}
+	var out bytes.Buffer
+	if err := g.run(ctx, names(asked), &out, "check-ignore", "--stdin", "-z"); err != nil {
+		return files // also if none is ignored
+	}
+	ignored := map[string]bool{}
+	for name := range fields(out.Bytes()) {
+		ignored[filepath.Clean(name)] = true
+	}
+	return slices.DeleteFunc(files, func(name string) bool { return ignored[name] })
 }
 
 // Copy packs the directory and unpacks it in the directory to, which is empty and not yet
@@ -119,11 +160,21 @@ type packer struct {
 	nested []string // directories with repositories that are still to be scanned
 	denied []string
 	done   int64
+	total  int64
+}
+
+// count reports progress.
+func (p *packer) count(n int64) {
+	p.done += n
+	p.src.Progress(p.done, max(p.total, p.done))
 }
 
 func (p *packer) pack() error {
 	if err := p.findRepository(); err != nil {
 		return err
+	}
+	if !utf8.ValidString(p.base.Top + p.base.Prefix) {
+		return errNotText
 	}
 	if err := p.asUser(p.open); err != nil {
 		return err
@@ -185,6 +236,9 @@ func (p *packer) findRepository() (err error) {
 	p.base.Top, p.base.Prefix, p.repos = top, prefix, []*repository{r}
 	return nil
 }
+
+// errNotText is returned for a path that a Base cannot store.
+var errNotText = errors.New("its path is not valid UTF-8")
 
 func (p *packer) open() (err error) {
 	dir, err := os.Open(filepath.Join(p.base.Top, p.base.Prefix))
@@ -294,6 +348,9 @@ func (p *packer) enter(at string) (r *repository, ok bool, err error) {
 		return nil, true, nil
 	case err != nil:
 		return nil, false, fmt.Errorf("examine the git repository %s: %w", at, err)
+	case !utf8.ValidString(at):
+		p.src.Notice(at + " is copied without its git repository: " + errNotText.Error())
+		return nil, true, nil
 	}
 	for _, other := range p.repos {
 		if other.common == r.common {
@@ -327,7 +384,7 @@ func (p *packer) scanRepository(at string, r *repository) error {
 	})
 }
 
-// visit adds one file. It returns filetree.SkipDir for a directory that is not entered.
+// visit adds one file. It returns filetree.ErrSkipDir for a directory that is not entered.
 func (p *packer) visit(e filetree.Entry, at string, r *repository) error {
 	if e.Name == at && e.Kind == filetree.Dir {
 		p.add(at)
@@ -362,16 +419,17 @@ func (p *packer) visit(e filetree.Entry, at string, r *repository) error {
 		}
 		if inside.Kind != filetree.Missing {
 			p.nested = append(p.nested, e.Name)
-			return filetree.SkipDir
+			return filetree.ErrSkipDir
 		}
 	}
 	p.add(e.Name)
+	p.total += e.Size
 	return nil
 }
 
 func leave(e filetree.Entry) error {
 	if e.Kind == filetree.Dir {
-		return filetree.SkipDir
+		return filetree.ErrSkipDir
 	}
 	return nil
 }
@@ -441,8 +499,7 @@ func (p *packer) packFiles() error {
 		}
 		if e.Kind == filetree.File {
 			e.Sum = string(h.Sum(nil))
-			p.done += e.Size
-			p.src.Progress(p.done)
+			p.count(e.Size)
 		}
 		p.base.Entries[name] = e
 	}

@@ -272,8 +272,7 @@ func (w *gitWriter) write(name string, r io.Reader, size, mode int64) error {
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", name, err)
 	}
-	w.done += n
-	w.src.Progress(w.done)
+	w.count(n)
 	return nil
 }
 

@@ -232,8 +232,8 @@ func (r *Root) OpenFile(name string) (*os.File, Entry, error) {
 
 var errNotRegular = errors.New("not a regular file")
 
-// SkipDir is returned by the function that Walk calls to omit a directory's content.
-var SkipDir = errors.New("skip this directory")
+// ErrSkipDir is returned by the function that Walk calls to omit a directory's content.
+var ErrSkipDir = errors.New("skip this directory")
 
 // Walk calls fn for every file below name, which comes first, in the order of names. A
 // directory that cannot be read or that is nested too deeply is passed as an Other.
@@ -273,7 +273,7 @@ func walk(at int, base string, e Entry, depth int, fn func(Entry) error) error {
 	dir := os.NewFile(uintptr(fd), e.Name)
 	defer func() { _ = dir.Close() }() // read only
 	if err := fn(e); err != nil {
-		if errors.Is(err, SkipDir) {
+		if errors.Is(err, ErrSkipDir) {
 			return nil
 		}
 		return err

@@ -132,7 +132,7 @@ func List(r *Root, w io.Writer) error {
 			return err
 		}
 		if e.Kind == Dir && (e.Name == ".git" || strings.HasSuffix(e.Name, "/.git")) {
-			return SkipDir
+			return ErrSkipDir
 		}
 		return nil
 	})

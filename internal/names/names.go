@@ -116,3 +116,6 @@ func Hostname(name string) string {
 
 // Proxy returns the identifier of a bottle's proxy container.
 func Proxy(name string) string { return name + ProxySuffix }
+
+// Short returns a bottle's name without the prefix.
+func Short(name string) string { return strings.TrimPrefix(name, Prefix) }
