@@ -16,15 +16,19 @@ import (
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/worktree"
 )
 
 // createGuestDir creates the directory that is mounted at provision.GuestDir.
-func (l *launch) createGuestDir(context.Context) error {
+func (l *launch) createGuestDir(ctx context.Context) error {
 	dir := filepath.Join(l.dir, "guest")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return fmt.Errorf("create guest directory: %w", err)
 	}
 	if err := l.writeGuestProgram(); err != nil {
+		return err
+	}
+	if err := l.describeCopy(ctx); err != nil {
 		return err
 	}
 	uid, gid := int(l.rootfs.User.UID), int(l.rootfs.User.GID)
@@ -41,6 +45,20 @@ func provisionImage(r *runtime.RootFS) provision.Image {
 	return provision.Image{
 		Home: r.Home(), UserHome: r.User.Home, WorkDir: r.WorkDir(), Env: r.Config().Env, UID: r.User.UID,
 	}
+}
+
+// describeCopy records what the image's copy of the working directory contains, so that
+// the agent's work can be brought back.
+func (l *launch) describeCopy(ctx context.Context) error {
+	p := l.plan
+	if p.Dir == "" {
+		return nil
+	}
+	base, err := worktree.Describe(ctx, worktree.Source{Dir: p.Dir, Target: p.Target, Caller: p.Caller()})
+	if err != nil {
+		return err
+	}
+	return base.Save(l.e.stateDir(p.Name))
 }
 
 // writeGuestFile creates a file or directory. A private file gets its owner before it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"syscall"
 	"time"
 
@@ -20,6 +21,8 @@ type (
 	WorkChange = worktree.Change
 	// FetchedWork is what was fetched from one repository.
 	FetchedWork = worktree.Fetched
+	// WorkSummary counts what an agent has done.
+	WorkSummary = worktree.Summary
 )
 
 // DefaultWorkLimits are the defaults of WorkLimits.
@@ -71,27 +74,80 @@ type WorkOptions struct {
 	Notice func(string) // receives sentences about what is left out; may be nil
 }
 
-// CopyOut copies a file or a directory of a running bottle to the host, as docker cp
-// does: see worktree.Work.CopyOut.
+// CopyOut copies a file or a directory of a bottle to the host, as docker cp does: see
+// worktree.Work.CopyOut.
 func (e *Engine) CopyOut(ctx context.Context, name, path, dest string, o WorkOptions) error {
 	return e.withWork(ctx, name, o, func(w *worktree.Work) error { return w.CopyOut(ctx, path, dest) })
 }
 
-// CopyIn copies a file or a directory of the host into a running bottle.
+// CopyIn copies a file or a directory of the host into a bottle.
 func (e *Engine) CopyIn(ctx context.Context, name, source, path string, o WorkOptions) error {
 	return e.withWork(ctx, name, o, func(w *worktree.Work) error { return w.CopyIn(ctx, source, path) })
 }
 
-// withWork calls fn with access to a bottle.
+// DiffWork writes what the agent has changed in its copy of a directory: see
+// worktree.Work.Diff.
+func (e *Engine) DiffWork(ctx context.Context, name string, out io.Writer, stat bool, o WorkOptions) error {
+	return e.withCopy(ctx, name, o, func(w *worktree.Work) error {
+		_, err := w.Diff(ctx, out, stat, false)
+		return err
+	})
+}
+
+// ApplyWork changes the user's files as the agent has changed its copy: see
+// worktree.Work.Apply.
+func (e *Engine) ApplyWork(ctx context.Context, name string, dryRun bool, o WorkOptions) (changes []WorkChange, err error) {
+	err = e.withCopy(ctx, name, o, func(w *worktree.Work) error {
+		changes, err = w.Apply(ctx, dryRun)
+		return err
+	})
+	return changes, err
+}
+
+// FetchWork brings the agent's commits, and its uncommitted work as one more commit, to a
+// branch of the user's repository: see worktree.Work.Fetch.
+func (e *Engine) FetchWork(ctx context.Context, name, branch string, o WorkOptions) (list []FetchedWork, err error) {
+	err = e.withCopy(ctx, name, o, func(w *worktree.Work) error {
+		list, err = w.Fetch(ctx, name, branch)
+		return err
+	})
+	return list, err
+}
+
+// SummarizeWork counts the agent's commits and changed files.
+func (e *Engine) SummarizeWork(ctx context.Context, name string, o WorkOptions) (s WorkSummary, err error) {
+	err = e.withCopy(ctx, name, o, func(w *worktree.Work) error {
+		s, err = w.Summary(ctx)
+		return err
+	})
+	return s, err
+}
+
+// withCopy calls fn with access to a bottle that has a copy of a directory.
+func (e *Engine) withCopy(ctx context.Context, name string, o WorkOptions, fn func(*worktree.Work) error) error {
+	base, err := worktree.Load(e.stateDir(name))
+	if errors.Is(err, worktree.ErrNoBase) {
+		return &hint.Error{Err: fmt.Errorf("%s %w", name, err), Hint: "run an agent with --cwd, or copy single files with bottle cp"}
+	}
+	if err != nil {
+		return err
+	}
+	return e.withWork(ctx, name, o, func(w *worktree.Work) error {
+		w.Base = base
+		return fn(w)
+	})
+}
+
+// withWork calls fn with access to the files of a running bottle.
 func (e *Engine) withWork(ctx context.Context, name string, o WorkOptions, fn func(*worktree.Work) error) error {
 	running, err := e.Running(ctx, name)
 	if err != nil {
 		return err
 	}
+	inside := execInside(func(ctx context.Context, cfg SessionConfig) (*Session, error) { return e.Exec(ctx, name, cfg) })
 	if !running {
 		return &hint.Error{Err: fmt.Errorf("%w: %s", ErrNotRunning, name), Hint: "bottle list shows the running bottles"}
 	}
-	inside := execInside(func(ctx context.Context, cfg SessionConfig) (*Session, error) { return e.Exec(ctx, name, cfg) })
 	return workHint(fn(&worktree.Work{Inside: inside, Caller: o.Caller, Limits: o.Limits, Notice: o.Notice}))
 }
 

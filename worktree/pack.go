@@ -145,7 +145,23 @@ func Copy(ctx context.Context, src Source, to string, uid, gid int) (*Base, erro
 	return base, nil
 }
 
+// Describe returns the Base of a copy that something else makes of the directory: as it
+// is, with its .git directory and everything else but what the ignore files list. Only a
+// repository whose .git directory is in the directory itself is a usable one there.
+func Describe(ctx context.Context, src Source) (*Base, error) {
+	src.Ignored, src.Notice, src.Progress = true, func(string) {}, func(int64, int64) {}
+	p := &packer{
+		ctx: ctx, src: src, asIs: true, tar: tar.NewWriter(io.Discard),
+		base: &Base{Top: src.Dir, Target: src.Target, Time: time.Now(), Entries: map[string]filetree.Entry{}},
+	}
+	if err := p.pack(); err != nil {
+		return nil, fmt.Errorf("describe %s: %w", src.Dir, err)
+	}
+	return p.base, nil
+}
+
 type packer struct {
+	asIs bool // for Describe
 	ctx  context.Context
 	src  Source
 	tar  *tar.Writer
@@ -187,6 +203,10 @@ func (p *packer) pack() error {
 		return err
 	}
 	for _, r := range p.repos {
+		if p.asIs {
+			p.base.Repos = append(p.base.Repos, r.Repo)
+			continue
+		}
 		if err := p.packRepository(r); err != nil {
 			return fmt.Errorf("copy git repository %s: %w", r.git.dir, err)
 		}
@@ -205,8 +225,11 @@ func (p *packer) findRepository() (err error) {
 	if err != nil {
 		return err
 	}
+	if p.asIs && p.asUser(func() error { return checkGitDir(p.src.Dir) }) != nil {
+		return nil
+	}
 	r, top, err := discover(p.ctx, p.git)
-	if errors.Is(err, errNotRepository) {
+	if errors.Is(err, errNotRepository) || p.asIs && (errors.Is(err, ErrOwner) || top != p.src.Dir) {
 		if failed, ok := errors.AsType[*gitError](err); ok {
 			p.src.Notice("the directory is copied without its git repository: " + failed.Error())
 		}
@@ -235,6 +258,15 @@ func (p *packer) findRepository() (err error) {
 	}
 	p.base.Top, p.base.Prefix, p.repos = top, prefix, []*repository{r}
 	return nil
+}
+
+// checkGitDir reports an error unless dir has a .git directory of its own.
+func checkGitDir(dir string) error {
+	fi, err := os.Lstat(filepath.Join(dir, ".git"))
+	if err == nil && !fi.IsDir() {
+		err = errNotRepository
+	}
+	return err
 }
 
 // errNotText is returned for a path that a Base cannot store.
@@ -410,7 +442,7 @@ func (p *packer) visit(e filetree.Entry, at string, r *repository) error {
 	case filetree.Other:
 		return p.omit(e)
 	case filetree.Dir:
-		if p.git == nil {
+		if p.git == nil || p.asIs {
 			break
 		}
 		inside, err := p.root.Lstat(filepath.Join(e.Name, ".git"))

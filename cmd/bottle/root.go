@@ -98,7 +98,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.shellCommand(), a.stopCommand(), a.inspectCommand(), a.versionCommand())
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
-	root.AddCommand(a.cpCommand())
+	root.AddCommand(a.cpCommand(), a.diffCommand(), a.fetchCommand(), a.applyCommand())
 	root.AddCommand(a.allowCommand(), a.denyCommand(), a.presetsCommand())
 	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())

@@ -60,3 +60,35 @@ func TestCp(t *testing.T) {
 		})
 	}
 }
+
+// TestApply brings the work of a running agent back: as a patch, as a dry run and into the
+// user's files, and refuses a conflict.
+func TestApply(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t).with("CLAUDE_BOTTLE_DERIVED_IMAGE=bottle-e2e:apply")
+	t.Cleanup(func() { u.bottle("rmi", "bottle-e2e:apply") })
+	u.write("file", "original\n")
+	name := "claude-bottle-apply"
+	l := begin(t, u.command("run", "wait", "--name", name, "--cwd", "--proxy", "builtin", "--yes", "-q"), name)
+	u.bottle("apply", "apply").want(t, 0, "")
+	u.exec(name, "sh", "-c", "echo edited >file; echo new >new").want(t, 0, "")
+	if r := u.bottle("diff", "apply"); r.code != 0 || !strings.Contains(r.stdout, "-original\n+edited\n") {
+		t.Errorf("diff: exit %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := u.bottle("diff", "apply", "--stat"); r.code != 0 || !strings.Contains(r.stdout, "2 files changed") {
+		t.Errorf("diff --stat: exit %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	oneLine(t, u.bottle("fetch", "apply"), "not a git repository", "bottle apply")
+	u.bottle("apply", "apply", "--dry-run").want(t, 0, "M file\nA new\n")
+	u.write("file", "mine\n")
+	oneLine(t, u.bottle("apply", "apply"), "conflict: file", "bottle cp")
+	u.write("file", "original\n")
+	u.bottle("apply", "apply").want(t, 0, "M file\nA new\n")
+	if data, err := os.ReadFile(filepath.Join(u.dir, "file")); err != nil || string(data) != "edited\n" {
+		t.Errorf("the user's file: %q, %v", data, err)
+	}
+	if code := l.end(); code != 0 {
+		t.Errorf("exit %d\n%s", code, l.errs)
+	}
+	oneLine(t, u.bottle("apply", "apply"), "no such bottle")
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bot-bottle/bottle"
+)
+
+func (a *app) applyCommand() *cobra.Command {
+	var size sizeFlag
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:     "apply NAME",
+		Short:   "Change your files as an agent has changed its copy",
+		Long:    textApplyLong,
+		Example: textApplyExample,
+		Args:    oneBottle("apply"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.withBottle(args[0], func(e *bottle.Engine, name string) error {
+				changes, err := e.ApplyWork(a.ctx, name, dryRun, a.workOptions(size))
+				if err != nil {
+					return err
+				}
+				return a.printChanges(changes)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be changed and stop")
+	size.register(cmd)
+	return cmd
+}
+
+// printChanges prints one line for each file, as git status does.
+func (a *app) printChanges(changes []bottle.WorkChange) error {
+	if len(changes) == 0 {
+		a.note(textNothingApplied)
+	}
+	for _, c := range changes {
+		if _, err := fmt.Fprintf(a.stdout, "%s %s\n", c.Status(), visible(c.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
