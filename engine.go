@@ -160,6 +160,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	rt, err := runtime.Connect(ctx, runtime.Config{
 		Address: cfg.Address, Namespace: cfg.Namespace, Snapshotter: cfg.Snapshotter,
 		RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.StateDir, cfg.Namespace), Log: cfg.Log,
+		Shim: cfg.Program,
 	})
 	if err != nil {
 		return nil, connectHint(err)
@@ -277,6 +278,10 @@ func (e *Engine) Runtime(ctx context.Context, name string) error {
 	e.removeEmpty()
 	return err
 }
+
+// ShimWarning returns, after Runtime, why agents under runsc would not survive that
+// containerd stops; nil if they do.
+func (e *Engine) ShimWarning() error { return e.rt.CheckShim() }
 
 // Version returns containerd's version.
 func (e *Engine) Version(ctx context.Context) (string, error) {

@@ -137,6 +137,11 @@ func (d *checks) runtime(ctx context.Context, e *bottle.Engine, name string) {
 		d.fail(name, err, "install "+name+" and its shim again")
 		return
 	}
+	if err := e.ShimWarning(); err != nil && name == runtime.RuntimeRunsc {
+		d.report(name, LevelWarn, "install bottle where containerd can run it, for example in /usr/local/bin",
+			"%s; its shim answers, but agents are lost when containerd stops: it cannot run bottle as their shim: %v", version, err)
+		return
+	}
 	d.report(name, LevelOK, "", "%s; its shim answers", version)
 }
 

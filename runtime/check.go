@@ -8,8 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
-
-	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 )
 
 // Errors of CheckRuntime.
@@ -38,15 +36,33 @@ func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
 	if _, err := exec.LookPath("runsc"); err != nil {
 		return ErrNoRunsc
 	}
-	conf := filepath.Join(dir, "runsc.toml")
-	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), 0); err != nil {
+	shim, opts, err := c.runtimeOptions(ctx, name, dir, 0)
+	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(conf) }()
-	return c.checkShim(ctx, shimRunsc, &runtimeoptions.Options{
-		TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf,
-	})
+	defer func() { _ = os.Remove(filepath.Join(dir, runscConfig)) }()
+	return c.checkShim(ctx, shim, opts)
 }
+
+// runscShim returns containerd's name of the runtime for agents under runsc: the path of
+// Config.Shim if containerd can run it.
+func (c *Client) runscShim(ctx context.Context, opts any) string {
+	c.shimOnce.Do(func() {
+		c.shim = shimRunsc
+		if c.cfg.Shim == "" {
+			c.shimErr = errors.New("no program is configured")
+			return
+		}
+		if c.shimErr = c.checkShim(ctx, c.cfg.Shim, opts); c.shimErr == nil {
+			c.shim = c.cfg.Shim
+		}
+	})
+	return c.shim
+}
+
+// CheckShim reports, after CheckRuntime, why agents under runsc do not survive that
+// containerd stops: containerd cannot run Config.Shim. Otherwise it returns nil.
+func (c *Client) CheckShim() error { return c.shimErr }
 
 func checkRuntimeName(name string) error {
 	if name != RuntimeRunsc && name != RuntimeRunc {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,12 +25,17 @@ var (
 
 // Config selects a containerd and how it is used.
 type Config struct {
-	Address     string       // absolute path of containerd's gRPC socket
-	Namespace   string       // containerd namespace that holds bottles and images
-	Snapshotter string       // empty: overlayfs
-	RunDir      string       // on tmpfs; holds one directory per bottle
-	StateDir    string       // holds one directory per bottle with the log of its proxy
-	Log         *slog.Logger // nil: silent
+	Address     string // absolute path of containerd's gRPC socket
+	Namespace   string // containerd namespace that holds bottles and images
+	Snapshotter string // empty: overlayfs
+	RunDir      string // on tmpfs; holds one directory per bottle
+	StateDir    string // holds one directory per bottle with the log of its proxy
+	// Shim is the absolute path of a program that containerd runs as the shim of agents
+	// under runsc: one that executes gVisor's shim without TTRPC_ADDRESS. Empty, or if
+	// containerd cannot run it: gVisor's shim itself, with which an agent is lost if an
+	// event occurs while containerd is stopped.
+	Shim string
+	Log  *slog.Logger // nil: silent
 }
 
 // Client is a connection to one containerd namespace.
@@ -37,6 +43,10 @@ type Client struct {
 	cfg  Config
 	ctrd *containerd.Client
 	log  *slog.Logger
+
+	shimOnce sync.Once
+	shim     string // containerd's name of the runtime for agents under runsc
+	shimErr  error  // why it is not Config.Shim
 }
 
 // dialTimeout bounds the wait for a containerd that accepts connections but does

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -54,7 +55,7 @@ func TestMain(m *testing.M) {
 			"`scripts/lab up`, then `scripts/lab exec -- go test ./runtime`")
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	os.Exit(labtest.Main(m))
 }
 
 // guest is PID 1 of an agent ("init") or of a proxy ("proxy"), which reaps children
@@ -95,12 +96,20 @@ func guest(args []string) int {
 // connect returns a client with its own run directory.
 func connect(t *testing.T) *runtime.Client {
 	t.Helper()
+	return connectWith(t, labtest.Program(t))
+}
+
+// connectWith is connect with another program as the shim.
+func connectWith(t *testing.T, shim string) *runtime.Client {
+	t.Helper()
 	dir, err := os.MkdirTemp("/run", "bottle-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	c, err := runtime.Connect(ctx(t), config(dir))
+	cfg := config(dir)
+	cfg.Shim = shim
+	c, err := runtime.Connect(ctx(t), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

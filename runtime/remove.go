@@ -81,7 +81,7 @@ func (c *Client) preventCreate(id string) error {
 // remove removes the container first from containerd, then from the host. It keeps the
 // container's record until everything else is gone.
 func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) error {
-	socketDirs, err := shimSocketDirs() // while the shim is running
+	socketDirs, err := c.shimSocketDirs() // while the shim is running
 	if err != nil {
 		return err
 	}

@@ -29,11 +29,11 @@ func (c *Client) shimSocketName(id string) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(filepath.Join(c.cfg.Address, c.cfg.Namespace, id))))
 }
 
-// shimSocketDirs returns the directories that contain shims' sockets: the default, which
-// runsc's shim always uses, and those of the running shims, because containerd does not
-// report its own configuration.
-func shimSocketDirs() ([]string, error) {
-	dirs := []string{filepath.Join(defaults.DefaultStateDir, "s")}
+// shimSocketDirs returns the directories that may contain shims' sockets: the default,
+// which runsc's shim always uses, its counterpart next to containerd's own socket, and
+// those of the running shims. Containerd does not report its configuration.
+func (c *Client) shimSocketDirs() ([]string, error) {
+	dirs := []string{filepath.Join(defaults.DefaultStateDir, "s"), filepath.Join(filepath.Dir(c.cfg.Address), "s")}
 	f, err := os.Open("/proc/net/unix")
 	if err != nil {
 		return nil, fmt.Errorf("list sockets: %w", err)

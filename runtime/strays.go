@@ -143,7 +143,7 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 		return "", false
 	case program == "runc":
 		return c.idOfRoot(option(args, "--root")), false
-	case strings.HasPrefix(program, "containerd-shim-"):
+	case strings.HasPrefix(program, "containerd-shim-"), args[0] == c.cfg.Shim && option(args, "-id") != "":
 		if option(args, "-namespace") == c.cfg.Namespace && sameFile(option(args, "-address"), c.cfg.Address) {
 			return option(args, "-id"), true
 		}

@@ -113,7 +113,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 			c.log.Warn("undo create", "snapshot", r.key, "error", uerr)
 		}
 	}()
-	runtime, opts, err := c.runtimeOptions(cfg.Runtime, c.Dir(cfg.Name), cfg.Disk)
+	runtime, opts, err := c.runtimeOptions(ctx, cfg.Runtime, c.Dir(cfg.Name), cfg.Disk)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 
 // CreateProxy creates the proxy's container and task, not yet started.
 func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error) {
-	runtime, opts, err := c.runtimeOptions(RuntimeRunc, cfg.Dir, 0)
+	runtime, opts, err := c.runtimeOptions(ctx, RuntimeRunc, cfg.Dir, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func (c *Client) createRecord(ctx context.Context, rec containers.Container, run
 
 // runtimeOptions puts all state of the runtime into dir, so that it is removed
 // with the bottle.
-func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, error) {
+func (c *Client) runtimeOptions(ctx context.Context, name, dir string, disk int64) (string, any, error) {
 	if err := checkRuntimeName(name); err != nil {
 		return "", nil, err
 	}
@@ -229,7 +229,8 @@ func (c *Client) runtimeOptions(name, dir string, disk int64) (string, any, erro
 	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), disk); err != nil {
 		return "", nil, err
 	}
-	return shimRunsc, &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}, nil
+	opts := &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}
+	return c.runscShim(ctx, opts), opts, nil
 }
 
 // runscConfig is the name of runsc's configuration in a bottle's directory.

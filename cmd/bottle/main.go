@@ -19,6 +19,9 @@ func program() int {
 	if code, ok := guest.Run(os.Args[1:]); ok {
 		return code
 	}
+	if isShimCall(os.Args[1:]) {
+		return execShim(os.Args[1:], os.Stderr)
+	}
 	ctx, stop := notifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

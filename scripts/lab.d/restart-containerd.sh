@@ -1,13 +1,14 @@
 #!/bin/bash
 # Stops and starts the lab's containerd. Its tasks keep running under their
 # shims. Run it inside the lab:
-# scripts/lab exec -- scripts/lab.d/restart-containerd.sh [stop|start]
+# scripts/lab exec -- scripts/lab.d/restart-containerd.sh [stop|kill|start]
 set -euo pipefail
 
+# stop SIGNAL
 stop() {
   local pid try
   pid=$(</run/lab/containerd.pid)
-  kill -TERM "$pid"
+  kill "-$1" "$pid"
   # The lab's init, its parent, reaps it.
   for ((try = 0; try < 400; try++)); do
     [ -e "/proc/$pid" ] || return 0
@@ -32,8 +33,9 @@ start() {
 }
 
 case ${1:-both} in
-  stop) stop ;;
+  stop) stop TERM ;;
+  kill) stop KILL ;;
   start) start ;;
-  both) stop; start ;;
-  *) echo "unknown argument $1 (expected stop, start or none)" >&2; exit 2 ;;
+  both) stop TERM; start ;;
+  *) echo "unknown argument $1 (expected stop, kill, start or none)" >&2; exit 2 ;;
 esac
