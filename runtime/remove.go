@@ -85,6 +85,10 @@ func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) err
 	if err != nil {
 		return err
 	}
+	bundles, err := c.bundles(id)
+	if err != nil {
+		return err
+	}
 	ours, err := c.ownsContainer(ctx, id)
 	if err != nil {
 		return err
@@ -107,6 +111,9 @@ func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) err
 		return err
 	}
 	if err := c.removeCgroups(ctx, id); err != nil {
+		return err
+	}
+	if err := c.removeBundles(ctx, id, bundles); err != nil {
 		return err
 	}
 	if err := unmount.Below(filepath.Join(c.Dir(id), "runsc")); err != nil {

@@ -27,15 +27,16 @@ import (
 type stray struct {
 	pid    int
 	fd     int  // pidfd
-	helper bool // a shim or logger, which ends by itself when its task is gone
+	helper bool // a shim, logger or removal, which ends by itself when its task is gone
 }
 
 const (
 	// strayInterval is the interval of searches for strays.
 	strayInterval = 10 * time.Millisecond
-	// helperGrace is how long a shim or logger may take to end by itself. A killed
-	// shim leaves its socket, and a killed logger loses the proxy's last lines.
-	helperGrace = 3 * time.Second
+	// helperGrace is how long a shim, logger or removal may take to end by itself. A
+	// killed shim leaves its socket, a killed logger loses the proxy's last lines, and
+	// containerd keeps the files of a container whose removal by the shim was killed.
+	helperGrace = 5 * time.Second
 	// strayTimeout bounds the wait for killed processes.
 	strayTimeout = 20 * time.Second
 	// quietTime is for how long nothing may appear after an interrupted launch. By
@@ -138,11 +139,11 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 	program := filepath.Base(args[0])
 	switch {
 	case strings.HasPrefix(program, "runsc"):
-		return c.idOfRoot(option(args, "--root")), false
+		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
 	case !sameFile(fmt.Sprintf("/proc/%d/ns/pid", pid), "/proc/self/ns/pid"):
 		return "", false
 	case program == "runc":
-		return c.idOfRoot(option(args, "--root")), false
+		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
 	case strings.HasPrefix(program, "containerd-shim-"), args[0] == c.cfg.Shim && option(args, "-id") != "":
 		if option(args, "-namespace") == c.cfg.Namespace && sameFile(option(args, "-address"), c.cfg.Address) {
 			return option(args, "-id"), true

@@ -55,7 +55,7 @@ func List(dir string) ([]string, error) {
 		if len(fields) < 5 {
 			continue
 		}
-		if p := unescape(fields[4]); p == dir || strings.HasPrefix(p, dir+"/") {
+		if p := unescape(fields[4]); p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/") {
 			points = append(points, p)
 		}
 	}
