@@ -226,7 +226,7 @@ func (p *packer) findRepository() (err error) {
 		return err
 	}
 	if p.asIs && p.asUser(func() error { return checkGitDir(p.src.Dir) }) != nil {
-		return nil
+		return nil //nolint:nilerr // not a repository of its own: it is copied as files
 	}
 	r, top, err := discover(p.ctx, p.git)
 	if errors.Is(err, errNotRepository) || p.asIs && (errors.Is(err, ErrOwner) || top != p.src.Dir) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ type visibleWriter struct {
 }
 
 func (v *visibleWriter) Write(p []byte) (int, error) {
-	text := append(v.held, p...)
+	text := slices.Concat(v.held, p)
 	end := bytes.LastIndexByte(text, '\n') + 1
 	v.held = bytes.Clone(text[end:])
 	for line := range strings.Lines(string(text[:end])) {

@@ -28,7 +28,7 @@ func parseFormat(format string) (formatter, error) {
 			data, err := json.Marshal(v)
 			return string(data), err
 		},
-		"join": func(list []string, sep string) string { return strings.Join(list, sep) },
+		"join": strings.Join,
 	}).Parse(format)
 	if err != nil {
 		return nil, withHint(fmt.Errorf(textBadFormat, cleanTemplateError(err)), hintBadFormat)
