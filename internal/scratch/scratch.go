@@ -66,7 +66,8 @@ func remove(path string) error {
 
 // Abandoned returns the paths of the scratch directories in parent whose processes have
 // ended, or end within the given time: a killed process holds its locks until the kernel
-// has ended it.
+// has ended it. Without a wait there is no waiter either, which would get the lock for a
+// moment when it becomes free.
 func Abandoned(ctx context.Context, parent string, wait time.Duration) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -81,7 +82,7 @@ func Abandoned(ctx context.Context, parent string, wait time.Duration) ([]string
 			continue
 		}
 		f, err := tryLock(path)
-		if f == nil && err == nil {
+		if f == nil && err == nil && wait > 0 {
 			var l *filelock.Lock
 			if l, err = filelock.Open(ctx, path, nil); err == nil {
 				out = append(out, path)
