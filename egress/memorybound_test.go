@@ -151,9 +151,13 @@ func (p *proxyProcess) attack(t *testing.T, n int, text, then string, answers in
 			t.Fatalf("%d of %d connections have a response, want %d", len(done), n, answers)
 		}
 	}
-	for deadline := time.Now().Add(waitTimeout); unread(t, portOf(p.addr)) > 0; {
+	left, deadline := unread(t, portOf(p.addr)), time.Now().Add(waitTimeout)
+	for left > 0 {
 		if time.Now().After(deadline) {
-			t.Fatalf("the proxy does not read %d bytes", unread(t, portOf(p.addr)))
+			t.Fatalf("the proxy does not read %d bytes", left)
+		}
+		if now := unread(t, portOf(p.addr)); now != left {
+			left, deadline = now, time.Now().Add(waitTimeout) // it reads
 		}
 		time.Sleep(10 * time.Millisecond) // another process's reads cannot be awaited
 	}
