@@ -12,48 +12,43 @@ import (
 // a bottle that was added or removed only the name is listed. The list is empty if only
 // comments or the layout differ.
 func Changes(before, after *Manifest) []string {
-	var out []string
-	out = append(out, changes("agents.", before.Agents, after.Agents, (*Agent).settings)...)
-	return append(out, changes("bottles.", before.Bottles, after.Bottles, (*Bottle).settings)...)
+	return slices.Concat(
+		differences("agents.", before.Agents, after.Agents, settingsOf((*Agent).settings)),
+		differences("bottles.", before.Bottles, after.Bottles, settingsOf((*Bottle).settings)),
+	)
 }
 
-// changes compares the agents or the bottles of two manifests.
-func changes[T any](prefix string, before, after map[string]T, settings func(T) map[string]any) []string {
-	names := maps.Clone(before)
-	maps.Copy(names, after)
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		old, was := before[name]
-		now, is := after[name]
-		switch {
-		case !was:
-			out = append(out, "+"+prefix+name)
-		case !is:
-			out = append(out, "-"+prefix+name)
-		default:
-			out = append(out, differences(prefix+name+".", settings(old), settings(now))...)
-		}
-	}
-	return out
-}
-
-func differences(prefix string, old, now map[string]any) []string {
-	keys := maps.Clone(old)
-	maps.Copy(keys, now)
+// differences compares two mappings. Values that both have are compared by both, which
+// gets the prefixed key.
+func differences[T any](prefix string, before, after map[string]T, both func(key string, old, now T) []string) []string {
+	keys := maps.Clone(before)
+	maps.Copy(keys, after)
 	var out []string
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
-		before, was := old[key]
-		after, is := now[key]
+		old, was := before[key]
+		now, is := after[key]
 		switch {
 		case !was:
 			out = append(out, "+"+prefix+key)
 		case !is:
 			out = append(out, "-"+prefix+key)
-		case !reflect.DeepEqual(before, after):
-			out = append(out, prefix+key)
+		default:
+			out = append(out, both(prefix+key, old, now)...)
 		}
 	}
 	return out
+}
+
+// settingsOf compares the settings of two agents or two bottles.
+func settingsOf[T any](settings func(T) map[string]any) func(key string, old, now T) []string {
+	return func(key string, old, now T) []string {
+		return differences(key+".", settings(old), settings(now), func(key string, old, now any) []string {
+			if reflect.DeepEqual(old, now) {
+				return nil
+			}
+			return []string{key}
+		})
+	}
 }
 
 // settings returns the settings that are not empty, by their keys.
