@@ -35,7 +35,7 @@ func TestPresets(t *testing.T) {
 	if !slices.Equal(names, sortedUnique(slices.Clone(names))) {
 		t.Errorf("the names are not sorted and unique: %q", names)
 	}
-	for _, name := range []string{"@crates", "@debian", "@github-read", "@go", "@npm", "@pypi"} {
+	for _, name := range []string{"@alpine", "@debian", "@github", "@github-read", "@ubuntu"} {
 		if !slices.Contains(names, name) {
 			t.Errorf("no preset %s", name)
 		}
@@ -58,26 +58,26 @@ func TestPresets(t *testing.T) {
 }
 
 func TestParseListEntry(t *testing.T) {
-	e, err := ParseListEntry("@npm")
-	if err != nil || e.String() != "@npm" || len(e.Rules) != 2 || e.Rules[0] != (Rule{Host: "registry.npmjs.org"}) {
-		t.Errorf("@npm: %+v, %v", e, err)
+	e, err := ParseListEntry("@debian")
+	if err != nil || e.String() != "@debian" || len(e.Rules) != 2 || e.Rules[0] != (Rule{Host: "deb.debian.org"}) {
+		t.Errorf("@debian: %+v, %v", e, err)
 	}
-	if each := e.Each(); len(each) != 2 || each[1].String() != "registry.yarnpkg.com" || each[1].Preset != "" {
-		t.Errorf("each of @npm: %+v", each)
+	if each := e.Each(); len(each) != 2 || each[1].String() != "security.debian.org" || each[1].Preset != "" {
+		t.Errorf("each of @debian: %+v", each)
 	}
 	e, err = ParseListEntry("A.Example:8443")
 	if err != nil || e.String() != "a.example:8443" || len(e.Each()) != 1 {
 		t.Errorf("a destination: %+v, %v", e, err)
 	}
 	for entry, want := range map[string][2]string{
-		"@nmp":        {`unknown preset "@nmp"`, `did you mean "@npm"? known presets: @alpine, @crates, `},
-		"@NPM":        {`unknown preset "@NPM"`, `did you mean "@npm"?`},
-		"@githubread": {`unknown preset "@githubread"`, `did you mean "@github-read"?`},
-		"@frobnicate": {`unknown preset "@frobnicate"`, `known presets: @alpine, `},
-		"@":           {`invalid egress entry "@": expected only a host: found '@'`, ""},
-		"@npm:443":    {`invalid egress entry "@npm:443": expected only a host: found '@'`, ""},
-		"@npm.test":   {`invalid egress entry "@npm.test": expected only a host: found '@'`, ""},
-		"me@npm":      {`invalid egress entry "me@npm": expected only a host: found '@'`, ""},
+		"@debain":      {`unknown preset "@debain"`, `did you mean "@debian"? known presets: @alpine, @debian, `},
+		"@DEBIAN":      {`unknown preset "@DEBIAN"`, `did you mean "@debian"?`},
+		"@githubread":  {`unknown preset "@githubread"`, `did you mean "@github-read"?`},
+		"@frobnicate":  {`unknown preset "@frobnicate"`, `known presets: @alpine, `},
+		"@":            {`invalid egress entry "@": expected only a host: found '@'`, ""},
+		"@debian:443":  {`invalid egress entry "@debian:443": expected only a host: found '@'`, ""},
+		"@debian.test": {`invalid egress entry "@debian.test": expected only a host: found '@'`, ""},
+		"me@debian":    {`invalid egress entry "me@debian": expected only a host: found '@'`, ""},
 	} {
 		_, err := ParseListEntry(entry)
 		if err == nil || err.Error() != want[0] {
@@ -89,7 +89,7 @@ func TestParseListEntry(t *testing.T) {
 		}
 	}
 	// Lists without presets do not accept them.
-	for _, e := range []Entries{{SSH: []string{"@npm"}}, {AllowPrivate: []string{"@npm"}}} {
+	for _, e := range []Entries{{SSH: []string{"@debian"}}, {AllowPrivate: []string{"@debian"}}} {
 		if _, err := e.Policy(); err == nil {
 			t.Errorf("%+v is accepted", e)
 		}
@@ -97,8 +97,8 @@ func TestParseListEntry(t *testing.T) {
 }
 
 func TestExpand(t *testing.T) {
-	got := Expand([]string{"z.example", "@npm", "registry.npmjs.org", "*.a.example:8443", "@npm", "@unknown"})
-	want := []string{"*.a.example:8443", "@unknown", "registry.npmjs.org", "registry.yarnpkg.com", "z.example"}
+	got := Expand([]string{"z.example", "@debian", "deb.debian.org", "*.a.example:8443", "@debian", "@unknown"})
+	want := []string{"*.a.example:8443", "@unknown", "deb.debian.org", "security.debian.org", "z.example"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -106,7 +106,7 @@ func TestExpand(t *testing.T) {
 		t.Errorf("nothing: %#v", got)
 	}
 	// The expanded lists are the same policy.
-	e := Entries{Allow: []string{"@npm", "@pypi", "x.example:1"}, Deny: []string{"pypi.org", "@crates"}}
+	e := Entries{Allow: []string{"@debian", "@ubuntu", "x.example:1"}, Deny: []string{"archive.ubuntu.com", "@alpine"}}
 	raw, err := e.Policy()
 	if err != nil {
 		t.Fatal(err)
@@ -123,13 +123,13 @@ func TestPresetPrecedence(t *testing.T) {
 		entries          Entries
 		allowed, refused string // hosts
 	}{
-		{Entries{Allow: []string{"@npm"}}, "registry.npmjs.org registry.yarnpkg.com", "npmjs.org a.registry.npmjs.org pypi.org"},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"registry.yarnpkg.com"}}, "registry.npmjs.org", "registry.yarnpkg.com"},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"@npm"}}, "", "registry.npmjs.org registry.yarnpkg.com"},
-		{Entries{Allow: []string{"*.npmjs.org", "other.example"}, Deny: []string{"@npm"}}, "www.npmjs.org other.example", "registry.npmjs.org"},
+		{Entries{Allow: []string{"@debian"}}, "deb.debian.org security.debian.org", "debian.org a.deb.debian.org archive.ubuntu.com"},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"security.debian.org"}}, "deb.debian.org", "security.debian.org"},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"@debian"}}, "", "deb.debian.org security.debian.org"},
+		{Entries{Allow: []string{"*.deb.debian.org", "other.example"}, Deny: []string{"@debian"}}, "www.deb.debian.org other.example", "deb.debian.org"},
 		{Entries{Allow: []string{"@github"}, Deny: []string{"@github-read"}}, "api.github.com uploads.github.com", "github.com codeload.github.com"},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"*.npmjs.org"}}, "registry.yarnpkg.com", "registry.npmjs.org"},
-		{Entries{Deny: []string{"@npm"}}, "", "registry.npmjs.org"},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"*.deb.debian.org"}}, "security.debian.org", "deb.debian.org"},
+		{Entries{Deny: []string{"@debian"}}, "", "deb.debian.org"},
 	} {
 		p, err := tc.entries.Policy()
 		if err != nil {
@@ -162,24 +162,24 @@ func TestChangeWithPresets(t *testing.T) {
 		want    string // as changeText
 		err     string
 	}{
-		{Entries{}, Entries.Allowing, "@npm", "+@npm", ""},
-		{Entries{Allow: []string{"@npm"}}, Entries.Allowing, "@npm", "", ""},
-		{Entries{Allow: []string{"@npm"}}, Entries.Allowing, "registry.npmjs.org", "", ""},
-		{Entries{Allow: []string{"registry.npmjs.org"}}, Entries.Allowing, "@npm", "+@npm", ""},
+		{Entries{}, Entries.Allowing, "@debian", "+@debian", ""},
+		{Entries{Allow: []string{"@debian"}}, Entries.Allowing, "@debian", "", ""},
+		{Entries{Allow: []string{"@debian"}}, Entries.Allowing, "deb.debian.org", "", ""},
+		{Entries{Allow: []string{"deb.debian.org"}}, Entries.Allowing, "@debian", "+@debian", ""},
 		{Entries{Allow: []string{"@github"}}, Entries.Allowing, "@github-read", "", ""},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"@npm"}}, Entries.Allowing, "@npm", "?@npm", ""},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"registry.npmjs.org"}}, Entries.Allowing, "@npm", "?registry.npmjs.org", ""},
-		{Entries{Deny: []string{"@npm"}}, Entries.Allowing, "registry.npmjs.org", "", "registry.npmjs.org is denied by the entry @npm"},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"@debian"}}, Entries.Allowing, "@debian", "?@debian", ""},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"deb.debian.org"}}, Entries.Allowing, "@debian", "?deb.debian.org", ""},
+		{Entries{Deny: []string{"@debian"}}, Entries.Allowing, "deb.debian.org", "", "deb.debian.org is denied by the entry @debian"},
 		{Entries{Deny: []string{"@github"}}, Entries.Allowing, "@github-read", "", "codeload.github.com is denied by the entry @github"},
-		{Entries{Deny: []string{"*.npmjs.org"}}, Entries.Allowing, "@npm", "", "registry.npmjs.org is denied by the entry *.npmjs.org"},
+		{Entries{Deny: []string{"*.deb.debian.org"}}, Entries.Allowing, "@debian", "", "deb.debian.org is denied by the entry *.deb.debian.org"},
 
-		{Entries{Allow: []string{"@npm"}}, Entries.Denying, "@npm", "-@npm", ""},
-		{Entries{Allow: []string{"@npm", "a.example"}}, Entries.Denying, "registry.npmjs.org", "!registry.npmjs.org", ""},
-		{Entries{Allow: []string{"registry.npmjs.org"}}, Entries.Denying, "@npm", "-registry.npmjs.org", ""},
-		{Entries{Allow: []string{"@npm", "*.npmjs.org"}}, Entries.Denying, "@npm", "-@npm !@npm", ""},
+		{Entries{Allow: []string{"@debian"}}, Entries.Denying, "@debian", "-@debian", ""},
+		{Entries{Allow: []string{"@debian", "a.example"}}, Entries.Denying, "deb.debian.org", "!deb.debian.org", ""},
+		{Entries{Allow: []string{"deb.debian.org"}}, Entries.Denying, "@debian", "-deb.debian.org", ""},
+		{Entries{Allow: []string{"@debian", "*.deb.debian.org"}}, Entries.Denying, "@debian", "-@debian !@debian", ""},
 		{Entries{Allow: []string{"@github"}}, Entries.Denying, "@github-read", "!@github-read", ""},
-		{Entries{Allow: []string{"a.example"}}, Entries.Denying, "@npm", "", ""},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"@npm"}}, Entries.Denying, "registry.npmjs.org", "", ""},
+		{Entries{Allow: []string{"a.example"}}, Entries.Denying, "@debian", "", ""},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"@debian"}}, Entries.Denying, "deb.debian.org", "", ""},
 	} {
 		entry, err := ParseListEntry(tc.entry)
 		if err != nil {
@@ -208,14 +208,14 @@ func TestPresetProblems(t *testing.T) {
 		entries Entries
 		want    string
 	}{
-		{Entries{Allow: []string{"@npm"}}, ""},
+		{Entries{Allow: []string{"@debian"}}, ""},
 		// Exceptions from a preset are its use, and what is left of it works.
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"registry.yarnpkg.com"}}, ""},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"@npm"}}, `allow entry "@npm": always refused: denied by the entry @npm`},
-		{Entries{Allow: []string{"@npm"}, Deny: []string{"*.npmjs.org", "*.yarnpkg.com"}}, `allow entry "@npm": always refused: denied by the entry *.npmjs.org`},
-		{Entries{Allow: []string{"registry.npmjs.org", "x.example"}, Deny: []string{"@npm"}}, `allow entry "registry.npmjs.org": always refused: denied by the entry @npm`},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"security.debian.org"}}, ""},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"@debian"}}, `allow entry "@debian": always refused: denied by the entry @debian`},
+		{Entries{Allow: []string{"@debian"}, Deny: []string{"*.deb.debian.org", "*.security.debian.org"}}, `allow entry "@debian": always refused: denied by the entry *.deb.debian.org`},
+		{Entries{Allow: []string{"deb.debian.org", "x.example"}, Deny: []string{"@debian"}}, `allow entry "deb.debian.org": always refused: denied by the entry @debian`},
 		{Entries{Allow: []string{"@github"}, Deny: []string{"@github-read"}}, ""},
-		{Entries{Allow: []string{"a.example"}, Deny: []string{"@npm"}}, `deny entry "@npm": has no effect: no entry allows one of its hosts`},
+		{Entries{Allow: []string{"a.example"}, Deny: []string{"@debian"}}, `deny entry "@debian": has no effect: no entry allows one of its hosts`},
 	} {
 		var got []string
 		for _, p := range tc.entries.Problems() {
@@ -231,18 +231,18 @@ func TestPresetProblems(t *testing.T) {
 // tries to connect to the others, where nothing listens.
 func TestProxyPresets(t *testing.T) {
 	dns := fakeDNS{}
-	for _, host := range []string{"registry.npmjs.org.", "registry.yarnpkg.com.", "www.npmjs.org."} {
+	for _, host := range []string{"deb.debian.org.", "security.debian.org.", "www.deb.debian.org."} {
 		dns[host] = []string{"127.0.0.1"}
 	}
-	p := startProxy(t, Config{Resolver: dns, Entries: Entries{Allow: []string{"@npm"}, Deny: []string{"registry.yarnpkg.com"}}})
+	p := startProxy(t, Config{Resolver: dns, Entries: Entries{Allow: []string{"@debian"}, Deny: []string{"security.debian.org"}}})
 	for target, want := range map[string]struct {
 		status int
 		reason string
 	}{
-		"registry.npmjs.org:443":   {http.StatusBadGateway, ""},
-		"registry.npmjs.org:8443":  {http.StatusForbidden, "port not in allowlist: registry.npmjs.org:8443"},
-		"www.npmjs.org:443":        {http.StatusForbidden, "domain not in allowlist: www.npmjs.org"},
-		"registry.yarnpkg.com:443": {http.StatusForbidden, "denied by the entry registry.yarnpkg.com: registry.yarnpkg.com:443"},
+		"deb.debian.org:443":      {http.StatusBadGateway, ""},
+		"deb.debian.org:8443":     {http.StatusForbidden, "port not in allowlist: deb.debian.org:8443"},
+		"www.deb.debian.org:443":  {http.StatusForbidden, "domain not in allowlist: www.deb.debian.org"},
+		"security.debian.org:443": {http.StatusForbidden, "denied by the entry security.debian.org: security.debian.org:443"},
 	} {
 		res, body, _ := p.raw(t, http.MethodConnect, "CONNECT "+target+" HTTP/1.1\r\n\r\n")
 		if res.StatusCode != want.status || !strings.Contains(body, want.reason) {

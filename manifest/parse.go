@@ -219,7 +219,7 @@ func (d *decoder) rules(n *yaml.Node, what string) []string {
 			// The text before it may be a password, which must not be shown.
 			fix := "write only the host"
 			if strings.HasPrefix(s, "@") {
-				fix = `write only the host, or the name of a preset, as in "@npm"`
+				fix = `write only the host, or the name of a preset, as in "@debian"`
 			}
 			d.fail(item, fix, "invalid %s entry: contains an @", what)
 			return

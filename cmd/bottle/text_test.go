@@ -50,7 +50,7 @@ func fullPlan() *plan.Plan {
 			{Name: "KEY", Source: manifest.SourceFile, From: "/home/me/.key", Secret: secret.New("hunter2")},
 		},
 		Egress: manifest.Egress{
-			Allow: []string{"@npm", "*.github.com", "api.anthropic.com"}, Deny: []string{"@github-read", "registry.yarnpkg.com"}, AllowPrivate: []string{"10.1.0.0/16"},
+			Allow: []string{"@github", "*.github.com", "api.anthropic.com"}, Deny: []string{"@debian", "uploads.github.com"}, AllowPrivate: []string{"10.1.0.0/16"},
 		}.Expand(),
 		Proxy:   plan.Proxy{Kind: "builtin"},
 		Network: plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},

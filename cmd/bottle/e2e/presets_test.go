@@ -44,23 +44,23 @@ func TestPresets(t *testing.T) {
 			t.Errorf("the manifest, %v:\n%s", err, text)
 		}
 	}
-	check("registry.npmjs.org", notAllowed) // the control
-	change("allow", "presets", "@npm", "--save")
-	saved(`"*.wild.test"]`, `"*.wild.test", "@npm"]`)
-	check("registry.npmjs.org", looked)
-	check("registry.yarnpkg.com", looked)
-	check("pypi.org", notAllowed)
+	check("deb.debian.org", notAllowed) // the control
+	change("allow", "presets", "@debian", "--save")
+	saved(`"*.wild.test"]`, `"*.wild.test", "@debian"]`)
+	check("deb.debian.org", looked)
+	check("security.debian.org", looked)
+	check("archive.ubuntu.com", notAllowed)
 
-	change("deny", "presets", "registry.yarnpkg.com")
-	check("registry.npmjs.org", looked)
-	check("registry.yarnpkg.com", notAllowed)
-	change("allow", "presets", "*.npmjs.org")
-	change("deny", "presets", "@npm", "--save")
+	change("deny", "presets", "security.debian.org")
+	check("deb.debian.org", looked)
+	check("security.debian.org", notAllowed)
+	change("allow", "presets", "*.deb.debian.org")
+	change("deny", "presets", "@debian", "--save")
 	saved(`"*.wild.test"]`, `"*.wild.test"]`)
-	check("registry.npmjs.org", denied)
-	check("www.npmjs.org", looked)
+	check("deb.debian.org", denied)
+	check("www.deb.debian.org", looked)
 
-	if r := u.bottle("allow", "presets", "@nmp"); r.code != 125 || !strings.Contains(r.stderr, `unknown preset "@nmp"`) || !strings.Contains(r.stderr, `did you mean "@npm"?`) {
+	if r := u.bottle("allow", "presets", "@debain"); r.code != 125 || !strings.Contains(r.stderr, `unknown preset "@debain"`) || !strings.Contains(r.stderr, `did you mean "@debian"?`) {
 		t.Errorf("an unknown preset: exit %d\n%s", r.code, r.stderr)
 	}
 }
