@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -78,10 +79,11 @@ func acquire(ctx context.Context, waiting func(), open func() (*os.File, error))
 			return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 		}
 		l := &Lock{f}
-		if l.current() {
+		current, err := l.current()
+		if current {
 			return l, nil
 		}
-		if err := l.Release(); err != nil {
+		if err := errors.Join(err, l.Release()); err != nil {
 			return nil, err
 		}
 	}
@@ -115,13 +117,16 @@ func flock(f *os.File, how int) error {
 }
 
 // current reports whether the lock's path still names the locked file.
-func (l *Lock) current() bool {
+func (l *Lock) current() (bool, error) {
 	locked, err := l.f.Stat()
 	if err != nil {
-		return false
+		return false, err
 	}
 	named, err := os.Stat(l.f.Name())
-	return err == nil && os.SameFile(locked, named)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(locked, named), err
 }
 
 // Share makes programs started until stop is called inherit the lock. If this process

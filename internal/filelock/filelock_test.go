@@ -122,8 +122,8 @@ func TestRemovedWhileWaiting(t *testing.T) {
 				t.Fatalf("error %v, want %v", r.err, tt.want)
 			}
 			if r.l != nil {
-				if !r.l.current() {
-					t.Error("got a lock on a removed file")
+				if current, err := r.l.current(); !current || err != nil {
+					t.Errorf("got a lock on a removed file: %v", err)
 				}
 				if err := r.l.Release(); err != nil {
 					t.Error(err)
