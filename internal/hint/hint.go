@@ -1,4 +1,4 @@
-// Package hint provides errors that carry a suggested fix, and lists of errors that
+// Package hint provides errors with a suggested fix, and lists of errors that
 // are reported together. Commands print the hint on a line of its own.
 package hint
 
