@@ -25,6 +25,11 @@ const (
 	maxSlug       = maxName - len(Prefix) - len("-99")
 )
 
+// Unusable must not be in a bottle's name, in its namespace or in the path of its
+// directory: `runsc exec --detach` starts itself without the arguments that contain this
+// (gVisor runsc/cmd/exec.go, execChildAndWait), and so without the name of the sandbox.
+const Unusable = "detach"
+
 // Slug converts an agent name to its part of a bottle name: lower case, with a dash for
 // each sequence of characters that are not ASCII letters or digits.
 func Slug(agent string) (string, error) {
@@ -86,10 +91,15 @@ func CheckPinned(name string, taken map[string]bool) error {
 			Err:  fmt.Errorf("bottle name %q is too long: %d characters (max %d)", name, len(name), maxName),
 			Hint: "choose a shorter name with --name or CLAUDE_BOTTLE_CONTAINER",
 		}
-	case !identifier.MatchString(name), strings.HasSuffix(name, ProxySuffix):
+	case !identifier.MatchString(name), strings.HasSuffix(name, ProxySuffix), strings.HasSuffix(name, WorkSuffix):
 		return &hint.Error{
 			Err:  fmt.Errorf("invalid bottle name %q", name),
-			Hint: "use letters and digits, with single dots, dashes and underscores between them, and no " + ProxySuffix + " at the end",
+			Hint: "use letters and digits, with single dots, dashes and underscores between them, and neither " + ProxySuffix + " nor " + WorkSuffix + " at the end",
+		}
+	case Owner(name) != 0:
+		return &hint.Error{
+			Err:  fmt.Errorf("invalid bottle name %q: the end is reserved for the owners of bottles", name),
+			Hint: "choose a name that does not end with a dot, a u and a number",
 		}
 	case taken[name], taken[name+ProxySuffix]:
 		return &hint.Error{
@@ -106,16 +116,24 @@ const Prefix = "claude-bottle-"
 // maxHostname is Linux's limit on a host name, in bytes (uname(2)).
 const maxHostname = 64
 
-// Hostname returns the host name of a bottle: its name, shortened to the kernel's limit.
+// Hostname returns the host name of a bottle: its name without the owner, shortened to the kernel's limit.
 func Hostname(name string) string {
+	name = Bare(name)
 	if len(name) > maxHostname {
 		return name[:maxHostname]
 	}
 	return name
 }
 
+// WorkSuffix is appended to a bottle's name to form the container ID of the sandbox over
+// its workspace while the bottle is not running. It is not longer than ProxySuffix.
+const WorkSuffix = ".work"
+
+// Work returns the container ID of the sandbox over a bottle's workspace.
+func Work(name string) string { return name + WorkSuffix }
+
 // Proxy returns the identifier of a bottle's proxy container.
 func Proxy(name string) string { return name + ProxySuffix }
 
-// Short returns a bottle's name without the prefix.
-func Short(name string) string { return strings.TrimPrefix(name, Prefix) }
+// Short returns a bottle's name without the prefix and the owner.
+func Short(name string) string { return strings.TrimPrefix(Bare(name), Prefix) }

@@ -122,3 +122,14 @@ func TestCheckPinnedTaken(t *testing.T) {
 		}
 	}
 }
+
+// TestNameThatRunscDrops: `runsc exec` starts itself without arguments that contain a
+// word.
+func TestNameThatRunscDrops(t *testing.T) {
+	for name, ok := range map[string]bool{"claude-bottle-detach": false, "my-detached-2": false, "claude-bottle-det": true, "claude-bottle-Detach": true} {
+		err := CheckID(name, 1000)
+		if (err == nil) != ok || !ok && hint.Of(err) == "" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
