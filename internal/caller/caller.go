@@ -29,6 +29,15 @@ type Caller struct {
 	Environ []string
 }
 
+// Owner returns the user ID that bottles and images of the caller belong to. It is 0,
+// root, also in a process that is not root's: nobody shares its access.
+func (c Caller) Owner() int {
+	if os.Geteuid() != 0 {
+		return 0
+	}
+	return c.UID
+}
+
 // User returns the caller for package asuser, which reads files with the caller's
 // rights.
 func (c Caller) User() asuser.User { return asuser.User{UID: c.UID, GID: c.GID, Groups: c.Groups} }
