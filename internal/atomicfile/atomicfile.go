@@ -17,6 +17,11 @@ func Write(path string, data []byte, perm os.FileMode) error {
 	return write(path, data, func(f *os.File) error { return f.Chmod(perm.Perm()) })
 }
 
+// WriteFor is Write for a file that belongs to a user and their group of the same number.
+func WriteFor(path string, data []byte, perm os.FileMode, uid int) error {
+	return write(path, data, func(f *os.File) error { return errors.Join(f.Chmod(perm.Perm()), f.Chown(uid, uid)) })
+}
+
 // Replace is Write for an existing file, whose permissions and owner it keeps.
 func Replace(path string, data []byte) error {
 	fi, err := os.Stat(path)

@@ -132,3 +132,15 @@ func checkOnlyFile(t *testing.T, dir string) {
 		t.Errorf("directory contains %v, want only one file", entries)
 	}
 }
+
+// A file for another user never exists with another owner or mode under its name.
+func TestWriteFor(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := WriteFor(path, []byte("x"), 0o400, os.Getuid()); err != nil {
+		t.Fatal(err)
+	}
+	fi := checkFile(t, path, "x", 0o400)
+	if st := fi.Sys().(*syscall.Stat_t); int(st.Uid) != os.Getuid() {
+		t.Errorf("the owner is %d", st.Uid)
+	}
+}
