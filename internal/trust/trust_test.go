@@ -85,7 +85,7 @@ func TestApprovalsAreBounded(t *testing.T) {
 }
 
 // TestForeignRecords: a file that others can write, that belongs to another path or
-// that is not a record is no approval.
+// that is not a record is not an approval.
 func TestForeignRecords(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(file string) error
