@@ -1,0 +1,39 @@
+package sessionproto
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"testing"
+)
+
+func TestRead(t *testing.T) {
+	r := bytes.NewReader(append(Frame(KindStdout, []byte("text")), Frame(KindEOF, nil)...))
+	if kind, data, err := Read(r); kind != KindStdout || string(data) != "text" || err != nil {
+		t.Errorf("%c %q %v", kind, data, err)
+	}
+	if kind, data, err := Read(r); kind != KindEOF || len(data) != 0 || err != nil {
+		t.Errorf("%c %q %v", kind, data, err)
+	}
+	if _, _, err := Read(r); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v", err)
+	}
+	whole := Frame(KindStdout, []byte("text"))
+	for n := 1; n < len(whole); n++ {
+		if _, _, err := Read(bytes.NewReader(whole[:n])); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("after %d bytes: %v", n, err)
+		}
+	}
+}
+
+// FuzzRead: a frame is read as it was written, and nothing larger than MaxFrame.
+func FuzzRead(f *testing.F) {
+	f.Add(Frame(KindStdout, []byte("text")))
+	f.Add([]byte("o\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		kind, data, err := Read(bytes.NewReader(in))
+		if err == nil && (len(data) > MaxFrame || !bytes.HasPrefix(in, Frame(kind, data))) {
+			t.Errorf("%c %q of %q", kind, data, in)
+		}
+	})
+}
