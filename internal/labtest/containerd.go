@@ -7,6 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +29,15 @@ var settings = regexp.MustCompile(`(?m)^(root|state|address|socket_dir) = "([^"]
 // and the mount point of the file system.
 func SmallContainerd(t testing.TB, size int64) (address, disk string) {
 	t.Helper()
+	return ContainerdOn(t, func(disk string) error {
+		return unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", size))
+	})
+}
+
+// ContainerdOn is SmallContainerd with its store on a file system that the given function
+// mounts.
+func ContainerdOn(t testing.TB, mount func(disk string) error) (address, disk string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "small-") // the paths of sockets must be short
 	if err != nil {
 		t.Fatal(err)
@@ -35,12 +47,12 @@ func SmallContainerd(t testing.TB, size int64) (address, disk string) {
 	if err := os.Mkdir(disk, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
-		t.Fatalf("mount tmpfs: %v", err)
+	if err := mount(disk); err != nil {
+		t.Fatalf("mount the disk of a containerd: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(disk, 0); err != nil {
-			t.Errorf("unmount tmpfs: %v", err)
+			t.Errorf("unmount the disk of a containerd: %v", err)
 		}
 	})
 	hostConfig, err := os.ReadFile(filepath.Join(os.Getenv("LAB_STATE"), "containerd.toml"))
@@ -92,4 +104,24 @@ func runContainerd(t testing.TB, file, address string) {
 		text, _ := os.ReadFile(log.Name())
 		t.Fatalf("the second containerd does not respond: %v\n%s", err, text)
 	}
+}
+
+// FreezeContainerd stops the test host's containerd with SIGSTOP until resume is called or
+// the test ends.
+func FreezeContainerd(t testing.TB) (resume func()) {
+	t.Helper()
+	text, err := os.ReadFile("/run/lab/containerd.pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	resume = sync.OnceFunc(func() { _ = unix.Kill(pid, unix.SIGCONT) }) // its end fails other calls
+	t.Cleanup(resume)
+	return resume
 }

@@ -55,10 +55,11 @@ func buildProgram() (err error) {
 		return fmt.Errorf("find the module's directory: %w", err)
 	}
 	command := filepath.Join(strings.TrimSpace(string(root)), "cmd", "bottle")
-	// The same steps as in `make build`: first the guest program, which bottle
-	// embeds. Static, because the proxy's root file system holds nothing else.
+	// The same steps as in `make build`: first the programs that bottle embeds. Static,
+	// because the proxy's root file system holds nothing else.
 	for _, b := range [][2]string{
 		{filepath.Join(command, "embedded", "guest-"+runtime.GOARCH), "./guest/program"},
+		{filepath.Join(command, "embedded", "proxy-"+runtime.GOARCH), "../../cmd/bottle/proxyprogram"},
 		{filepath.Join(dir, "bottle"), "."},
 	} {
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b[0], b[1])
@@ -81,6 +82,7 @@ type WorldEvent struct {
 	Host  string `json:"host"`
 	Path  string `json:"path"`
 	Name  string `json:"name"`
+	Text  string `json:"text"`
 }
 
 // World returns a function that returns the traffic that has reached the world's

@@ -14,15 +14,18 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
 // TB is the part of testing.TB that the check uses.
 type TB interface {
 	Helper()
+	Name() string
 	Fatalf(format string, args ...any)
 	Errorf(format string, args ...any)
 	Cleanup(func())
@@ -44,12 +47,34 @@ func Check(t TB) {
 	if err != nil {
 		t.Fatalf("read the state of the host: %v", err)
 	}
+	checked.Store(t.Name(), true)
 	t.Cleanup(func() {
 		t.Helper()
+		checked.Delete(t.Name())
 		if diff := waitUnchanged(before, settleTimeout); diff != "" {
 			t.Errorf("the test changed the host:\n%s", diff)
 		}
 	})
+}
+
+// checked contains the names of the tests that are being checked.
+var checked sync.Map
+
+// CheckOnce is Check for helpers of tests: it does nothing if the test, or one that it is
+// a part of, is being checked. A test that is not may leave something that only a later
+// test reports.
+func CheckOnce(t TB) {
+	t.Helper()
+	for name, more := t.Name(), true; more; {
+		if _, ok := checked.Load(name); ok {
+			return
+		}
+		i := strings.LastIndex(name, "/")
+		if more = i >= 0; more {
+			name = name[:i]
+		}
+	}
+	Check(t)
 }
 
 // waitUnchanged waits until the host is in state before. It returns the
@@ -144,23 +169,54 @@ func processes() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	var pids []int
 	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
+		if pid, err := strconv.Atoi(d.Name()); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
 		}
-		args := commandLine(pid)
-		if args == "" || related(pid) {
-			continue
-		}
-		if strings.HasPrefix(args, "containerd --config ") {
+	}
+	var out []string
+	for pid, args := range commandLines(pids) {
+		switch {
+		case related(pid):
+		case strings.HasPrefix(args, "containerd --config "):
 			out = append(out, args) // without the pid: a test may restart it
-			continue
+		default:
+			out = append(out, fmt.Sprintf("%d %s", pid, args))
 		}
-		out = append(out, fmt.Sprintf("%d %s", pid, args))
 	}
 	return out, nil
+}
+
+// executing bounds the wait for a process that has no arguments while it executes another
+// program. The processes of a gVisor sandbox that run the agent's code never have any.
+const executing = time.Second
+
+// noArguments describes a process without arguments.
+const noArguments = "(no arguments)"
+
+// commandLines returns the arguments of processes, without those that have exited and
+// kernel threads. It waits for all that are executing another program together: a
+// bottle has about ten processes that never have arguments.
+func commandLines(pids []int) map[int]string {
+	out := map[int]string{}
+	for end := time.Now().Add(executing); ; time.Sleep(time.Millisecond) {
+		var pending []int
+		for _, pid := range pids {
+			switch args := commandLine(pid); args {
+			case "":
+				delete(out, pid)
+			case noArguments:
+				pending = append(pending, pid)
+				out[pid] = args
+			default:
+				out[pid] = args
+			}
+		}
+		if pids = pending; len(pids) == 0 || time.Now().After(end) {
+			return out
+		}
+	}
 }
 
 // commandLine returns the arguments of a process, and "" for a process that has
@@ -168,24 +224,21 @@ func processes() ([]string, error) {
 // also empty for a moment while it executes another program: only the flags and the
 // state in proc_pid_stat(5) distinguish these cases.
 func commandLine(pid int) string {
-	for range 1000 {
-		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil {
-			return ""
-		}
-		if len(args) > 0 {
-			return strings.TrimSpace(string(bytes.ReplaceAll(args, []byte{0}, []byte(" "))))
-		}
-		fields, err := stat(pid)
-		if err != nil || fields[statState] == "Z" || fields[statState] == "X" {
-			return ""
-		}
-		if flags, err := strconv.ParseUint(fields[statFlags], 10, 64); err != nil || flags&kernelThread != 0 {
-			return ""
-		}
-		time.Sleep(time.Millisecond)
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return ""
 	}
-	return "(no arguments)"
+	if len(args) > 0 {
+		return strings.TrimSpace(string(bytes.ReplaceAll(args, []byte{0}, []byte(" "))))
+	}
+	fields, err := stat(pid)
+	if err != nil || fields[statState] == "Z" || fields[statState] == "X" {
+		return ""
+	}
+	if flags, err := strconv.ParseUint(fields[statFlags], 10, 64); err != nil || flags&kernelThread != 0 {
+		return ""
+	}
+	return noArguments
 }
 
 // Fields of /proc/PID/stat, counted from the one after the name, and the flag
@@ -274,7 +327,12 @@ func files() ([]string, error) {
 		return nil, err
 	}
 	state, err := walk("/var/lib/bottle", false)
-	return append(run, state...), err
+	if err != nil {
+		return nil, err
+	}
+	// What containerd keeps of a task on disk, next to the bundle in /run.
+	bundles, err := filepath.Glob(filepath.Join(os.Getenv("LAB_DISK"), "containerd/io.containerd.runtime.v2.task/*/*"))
+	return slices.Concat(run, state, bundles), err
 }
 
 // loopDevices lists the files of this test host that loop devices use. Their paths
@@ -296,7 +354,7 @@ func loopDevices() ([]string, error) {
 
 // ignored matches directories that containerd and its shims create with the
 // first task of a namespace and keep, and those of the test host.
-var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|containerd/fifo|containerd/runc|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
+var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|containerd/fifo|containerd/runc(/[^/]+)?|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
 
 // walk lists the files below root, across mount points. It ignores files that
 // are removed while it runs.

@@ -1,8 +1,10 @@
 package leakcheck
 
 import (
+	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -15,9 +17,14 @@ func TestSnapshot(t *testing.T) {
 	sh(t, dir, "ctr run --rm --runtime io.containerd.runc.v2 docker.io/library/bottle-demo:latest leakcheck true")
 	for _, c := range []struct{ kind, create, remove string }{
 		{"file", "touch /run/leakcheck-test", "rm /run/leakcheck-test"},
+		// What a killed bottle left: directories of a runtime, of containerd and of bottle itself.
+		{"file", "mkdir -p /run/bottle/leakcheck-test/runsc/x", "rm -r /run/bottle"},
+		{"file", "mkdir -p $LAB_DISK/containerd/io.containerd.runtime.v2.task/$CONTAINERD_NAMESPACE/x", "rm -r $LAB_DISK/containerd/io.containerd.runtime.v2.task/$CONTAINERD_NAMESPACE/x"},
+		{"file", "mkdir -p /run/bottle/.scratch-x", "rm -r /run/bottle"},
 		{"mount", "mkdir mnt; mount -t tmpfs tmpfs mnt", "umount mnt"},
 		{"cgroup", "mkdir /sys/fs/cgroup/leakcheck-test", "rmdir /sys/fs/cgroup/leakcheck-test"},
 		{"loop device", "truncate -s 1M $CONTAINERD_NAMESPACE; losetup --find $CONTAINERD_NAMESPACE", "losetup --detach $(losetup --noheadings --output NAME --associated $CONTAINERD_NAMESPACE)"},
+		// Its parent is the host's init.
 		{"process", "setsid --fork sh -c 'echo $$ >pid; exec sleep 600' >/dev/null 2>&1; until [ -s pid ]; do :; done", "kill $(cat pid)"},
 		{"network namespace", "touch net; unshare --net=net true", "umount net"},
 		{"link", "ip link add leakcheck type bridge", "ip link delete leakcheck"},
@@ -67,4 +74,48 @@ func sh(t *testing.T, dir, script string) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", script, err, strings.TrimSpace(string(out)))
 	}
+}
+
+// recorder is a test whose errors are recorded.
+type recorder struct {
+	name     string
+	errors   []string
+	cleanups []func()
+}
+
+func (r *recorder) Helper()                        {}
+func (r *recorder) Name() string                   { return r.name }
+func (r *recorder) Fatalf(format string, a ...any) { panic(fmt.Sprintf(format, a...)) }
+func (r *recorder) Errorf(format string, a ...any) {
+	r.errors = append(r.errors, fmt.Sprintf(format, a...))
+}
+func (r *recorder) Cleanup(f func()) { r.cleanups = append(r.cleanups, f) }
+
+func (r *recorder) end() {
+	for _, f := range slices.Backward(r.cleanups) {
+		f()
+	}
+}
+
+// TestCheckOnce: a test is checked once, and its parts with it. The next test of the same
+// name is checked again.
+func TestCheckOnce(t *testing.T) {
+	for range 2 {
+		outer, part := &recorder{name: "TestX"}, &recorder{name: "TestX/part/detail"}
+		CheckOnce(outer)
+		CheckOnce(outer)
+		CheckOnce(part)
+		if len(outer.cleanups) != 1 || len(part.cleanups) != 0 {
+			t.Errorf("%d checks of a test, %d of its part", len(outer.cleanups), len(part.cleanups))
+		}
+		outer.end()
+	}
+	alone, other := &recorder{name: "TestX/part"}, &recorder{name: "TestXY"}
+	CheckOnce(alone)
+	CheckOnce(other)
+	if len(alone.cleanups) != 1 || len(other.cleanups) != 1 {
+		t.Errorf("%d and %d checks of tests that nothing contains", len(alone.cleanups), len(other.cleanups))
+	}
+	alone.end()
+	other.end()
 }
