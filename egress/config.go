@@ -32,6 +32,9 @@ type Config struct {
 	// its addresses, are refused with a reason of their own. One that is not a
 	// valid host is ignored: no request can be for it.
 	SelfNames []string `json:"self_names,omitempty"`
+	// Inject is where the secrets are that are inserted into requests; nil: there are none.
+	// Only the values of the secrets change in a reload.
+	Inject *Inject `json:"inject,omitempty"`
 	// HeaderTimeout limits the time to read a request's header, or the first
 	// TLS record in a tunnel. Default 10s.
 	HeaderTimeout Duration `json:"header_timeout,omitempty"`

@@ -39,6 +39,10 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		server: s, target: target, rule: verdict.Rule, ssh: verdict.SSH, learn: e.learn && !verdict.SSH,
 		client: client, upstream: upstream, early: early, start: time.Now(),
 	}
+	if s.injector != nil && s.injector.Terminates(target.String()) {
+		s.tunnels.Go(func() { s.terminate(ctx, t) })
+		return
+	}
 	// Not in this goroutine: it would keep the request, and the HTTP server's
 	// buffers, as long as the tunnel is open.
 	s.tunnels.Go(func() { s.run(ctx, t) })
@@ -82,13 +86,19 @@ func (s *Server) run(ctx context.Context, t *tunnel) {
 }
 
 func (s *Server) serveTunnel(ctx context.Context, t *tunnel) *watchedConn {
+	ctx, end := s.beginTunnel(ctx)
+	defer end()
+	return t.serve(ctx)
+}
+
+// beginTunnel counts a tunnel until end is called, and bounds its lifetime.
+func (s *Server) beginTunnel(ctx context.Context) (bounded context.Context, end func()) {
 	s.open.Add(1)
 	s.conns.Add(1)
-	defer func() {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.tunnel, errTunnelAge)
+	return ctx, func() {
+		cancel()
 		s.open.Add(-1)
 		s.conns.Add(-1)
-	}()
-	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.tunnel, errTunnelAge)
-	defer cancel()
-	return t.serve(ctx)
+	}
 }

@@ -9,8 +9,8 @@ import (
 // scannerDeny is the Scanner of what a deny entry refuses.
 const scannerDeny = "denylist"
 
-// refuseAddrs refuses a name that resolves to a denied address, so that a name
-// is no way around the deny list. As for special addresses, one is enough.
+// refuseAddrs refuses a name that resolves to a denied address, because a
+// name must not get around the deny list. As for special addresses, one is enough.
 func (p Policy) refuseAddrs(host string, addrs []netip.Addr, port int) *refusalError {
 	for _, addr := range addrs {
 		if entry := p.denied(addr.String(), true, port); entry != "" {

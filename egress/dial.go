@@ -64,7 +64,7 @@ type dialer struct {
 
 func newDialer(p Policy, r Resolver, timeout time.Duration) *dialer {
 	if r == nil {
-		r = &net.Resolver{PreferGo: true}
+		r = newResolver((&net.Dialer{}).DialContext)
 	}
 	return &dialer{
 		resolver: r, timeout: timeout, privateNames: p.PrivateNames, policy: p,

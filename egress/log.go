@@ -23,6 +23,10 @@ const (
 	// The built-in proxy logs a plain request before it is sent, and its end.
 	EventForwardOpen  = "forward_open"
 	EventForwardClose = "forward_close"
+	// EventRequest is a request in a terminated tunnel, logged at its end, and EventEcho a
+	// response to one that had a secret, which was replaced.
+	EventRequest = "https_request"
+	EventEcho    = "secret_echo"
 	// EventProxyLimit is logged by whoever restarts a proxy that a limit has ended.
 	EventProxyLimit = "proxy_limit"
 )
@@ -46,6 +50,8 @@ type line struct {
 	Listen      string   `json:"listen,omitempty"`
 	Mode        string   `json:"mode,omitempty"`
 	Allow       []string `json:"allow,omitempty"`
+	// Secrets are the names of the secrets that were inserted, misused or echoed.
+	Secrets []string `json:"secrets,omitempty"`
 }
 
 // Limits of client-controlled text in a line, in bytes before escaping.

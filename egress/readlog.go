@@ -33,6 +33,8 @@ type Entry struct {
 	RequestID string `json:"request_id,omitempty"`
 	// Version is the proxy's own, in the line of its start.
 	Version string `json:"version,omitempty"`
+	// Secrets are the names of the secrets that a request used or misused.
+	Secrets []string `json:"secrets,omitempty"`
 	// SSH is the signature that the entry is about, if it is of the ssh agent's log.
 	SSH *Signature `json:"ssh,omitempty"`
 }
@@ -115,6 +117,7 @@ func parseEntry(text []byte) (Entry, bool) {
 
 		RequestID: bounded(textOf(keys["request_id"]), maxLogText),
 		Version:   textOf(keys["version"]),
+		Secrets:   textsOf(keys["secrets"]),
 	}
 	if e.Event == "" {
 		return Entry{}, false

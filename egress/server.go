@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/bot-bottle/bottle/egress/inject"
 )
 
 // Server is the built-in proxy, created by [New]. It serves until the context
@@ -33,6 +35,8 @@ type Server struct {
 	selfNames []string
 	listen    atomic.Pointer[netip.AddrPort]
 	inner     *innerListener // for plain HTTP in tunnels
+	// injector serves tunnels to hosts with secrets; nil: there are none.
+	injector *inject.Injector
 }
 
 // enforcer is a policy with the components that enforce it. It is replaced
@@ -60,6 +64,9 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 		return nil, err
 	}
 	s.current.Store(e)
+	if s.injector, err = s.newInjector(cfg.Inject); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -70,6 +77,9 @@ func (s *Server) Reload(cfg Config) error {
 	s.reload.Lock()
 	defer s.reload.Unlock()
 	e, err := s.newEnforcer(cfg)
+	if err == nil {
+		err = s.reloadSecrets(cfg.Inject)
+	}
 	if err != nil {
 		return err
 	}

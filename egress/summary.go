@@ -16,6 +16,7 @@ const (
 	VerdictLearned = "learned" // allowed only because a policy is being learned
 	VerdictFailed  = "failed"  // allowed, but could not be reached
 	VerdictClosed  = "closed"  // the end of an allowed tunnel
+	VerdictSent    = "sent"    // a request in an allowed tunnel that is terminated
 	VerdictNoted   = "noted"   // neither allowed nor refused, or an unknown event
 )
 
@@ -27,6 +28,8 @@ func (e Entry) Verdict() string {
 		return VerdictAllowed
 	case EventTunnelClose, EventForwardClose, eventWSClose:
 		return VerdictClosed
+	case EventRequest:
+		return VerdictSent
 	case EventWouldBlock:
 		return VerdictLearned
 	case EventBlocked, EventSNIMismatch, eventWSBlocked, eventKillSwitchDeny, eventAirlockDeny, EventSSHRefused:

@@ -22,6 +22,9 @@ var (
 	errStalled    = errors.New("receiver accepted no data for the idle timeout")
 )
 
+// established is the response to a CONNECT that is allowed.
+const established = "HTTP/1.1 200 Connection established\r\n\r\n"
+
 // tunnel is one CONNECT: a client and an upstream connection, relayed.
 type tunnel struct {
 	server *Server
@@ -55,7 +58,7 @@ func (t *tunnel) serve(ctx context.Context) (plain *watchedConn) {
 		}
 	}()
 	defer t.hello.release()
-	if _, err := io.WriteString(t.client, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(t.client, established); err != nil {
 		t.logFailure(ctx, err)
 		return nil
 	}
