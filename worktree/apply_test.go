@@ -234,6 +234,28 @@ func TestBranches(t *testing.T) {
 	}
 }
 
+// TestInterruptedFetch: a fetch removes the temporary repositories that killed ones have
+// left, but not those of fetches in progress.
+func TestInterruptedFetch(t *testing.T) {
+	f := newFixture(t)
+	f.commit(f.dir, content)
+	b := f.copyIn(f.dir)
+	agent(f, f.target, true)
+	used, remove, err := f.work(b).quarantineDir(filepath.Join(f.dir, ".git"))
+	f.must(err)
+	left := filepath.Join(f.dir, ".git", quarantinePrefix+"X")
+	f.write(left, "objects/pack/x", "x")
+	_, err = f.work(b).Fetch(context.Background(), "impl", "bottle/impl")
+	f.must(err)
+	if found, _ := filepath.Glob(filepath.Join(f.dir, ".git/bottle-*")); len(found) != 1 || found[0] != used {
+		t.Errorf("%v, want %s only", found, used)
+	}
+	f.must(remove())
+	if found, _ := filepath.Glob(filepath.Join(f.dir, ".git/bottle-*")); len(found) > 0 {
+		t.Errorf("left behind: %v", found)
+	}
+}
+
 // TestFetchWithoutGit: neither a plain directory nor an image without git can be fetched
 // from, and both errors say what to do.
 func TestFetchWithoutGit(t *testing.T) {

@@ -59,10 +59,14 @@ func (w *Work) asUser(fn func() error) error { return asuser.Run(w.Caller.User()
 
 // Changes compares the copy with what was copied in. Repositories' own files are not
 // compared, and new files that git ignores are left out. The changes are ordered by name.
-func (w *Work) Changes(ctx context.Context) ([]Change, error) {
+func (w *Work) Changes(ctx context.Context) ([]Change, error) { return w.compare(ctx, false) }
+
+// compare is Changes. With trustTimes, a file of the same size and time of modification
+// counts as unchanged without being read, as git does. An agent can set that time.
+func (w *Work) compare(ctx context.Context, trustTimes bool) ([]Change, error) {
 	ctx, cancel := w.Limits.context(ctx)
 	defer cancel()
-	c := &comparison{work: w, seen: map[string]bool{}}
+	c := &comparison{work: w, trustTimes: trustTimes, seen: map[string]bool{}}
 	if err := c.list(ctx); err != nil {
 		return nil, fmt.Errorf("list the bottle's files: %w", err)
 	}
@@ -85,10 +89,11 @@ func (w *Work) Changes(ctx context.Context) ([]Change, error) {
 }
 
 type comparison struct {
-	work    *Work
-	seen    map[string]bool // names of the Base
-	same    []string        // with the same kind and size: the content must be compared
-	changes []Change
+	work       *Work
+	trustTimes bool
+	seen       map[string]bool // names of the Base
+	same       []string        // with the same kind and size: the content must be compared
+	changes    []Change
 }
 
 // maxNew bounds the number of new files that are held in memory, ignored ones included.
@@ -113,7 +118,11 @@ func (c *comparison) list(ctx context.Context) error {
 				return filetree.ErrFormat
 			}
 			c.seen[e.Name] = true
-			if old.Kind == filetree.File && e.Kind == filetree.File && old.Size == e.Size {
+			sameSize := old.Kind == filetree.File && e.Kind == filetree.File && old.Size == e.Size
+			if sameSize && c.trustTimes && old.MTime == e.MTime && old.Mode&0o777 == e.Mode&0o777 {
+				return nil
+			}
+			if sameSize {
 				c.same = append(c.same, e.Name)
 			} else if !equal(old, e) {
 				c.changes = append(c.changes, Change{e.Name, old, e})

@@ -3,11 +3,9 @@ package worktree
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -72,11 +70,16 @@ type snapshot struct {
 }
 
 // snapshotScript commits the uncommitted work without touching the agent's branches, index
-// or files. It runs in the bottle, and so does whatever the agent's configuration starts.
+// or files. It runs in the bottle, and so does whatever the agent's configuration starts,
+// such as filters. Hooks are off: one that reads its input would never end.
 //
 //	$1 directory  $2 commit that was copied in, or "-"  $3 message
 //	$4 path of a repository inside, $5 its commit, and so on
 const snapshotScript = `set -eu
+exec </dev/null
+n=${GIT_CONFIG_COUNT:-0}
+export "GIT_CONFIG_KEY_$n=core.hooksPath" "GIT_CONFIG_VALUE_$n=/dev/null"
+export "GIT_CONFIG_KEY_$((n + 1))=core.fsmonitor" "GIT_CONFIG_VALUE_$((n + 1))=false" "GIT_CONFIG_COUNT=$((n + 2))"
 commit() {
 	git var GIT_COMMITTER_IDENT >/dev/null 2>&1 ||
 		export GIT_COMMITTER_NAME=bottle GIT_COMMITTER_EMAIL=bottle@localhost GIT_AUTHOR_NAME=bottle GIT_AUTHOR_EMAIL=bottle@localhost
@@ -295,38 +298,6 @@ func restore(ctx context.Context, user *git, record, last string) error {
 	}
 	_, err := user.output(ctx, args...)
 	return err
-}
-
-// quarantine creates a repository that borrows the objects of the user's and receives the
-// bottle's. It is inside the user's .git directory, where there is space for a fetch.
-func (w *Work) quarantine(ctx context.Context, user *git, here *repository) (*git, func() error, error) {
-	format, err := user.line(ctx, "rev-parse", "--show-object-format")
-	if err != nil {
-		return nil, nil, err
-	}
-	dir := filepath.Join(here.common, "bottle-fetch-"+rand.Text())
-	remove := func() error { return w.asUser(func() error { return os.RemoveAll(dir) }) }
-	if err := w.asUser(func() error { return os.Mkdir(dir, 0o700) }); err != nil {
-		return nil, nil, fmt.Errorf("create temporary repository: %w", err)
-	}
-	q := user.in(dir)
-	q.config = []string{"core.alternateRefsCommand=:"}
-	if _, err := q.output(ctx, "init", "--quiet", "--bare", "--template=", "--object-format="+format, dir); err != nil {
-		return nil, nil, errors.Join(err, remove())
-	}
-	err = w.asUser(func() error {
-		if shallow, err := os.ReadFile(filepath.Join(here.common, "shallow")); err == nil {
-			if err := os.WriteFile(filepath.Join(dir, "shallow"), shallow, 0o600); err != nil {
-				return err
-			}
-		}
-		return os.WriteFile(filepath.Join(dir, "objects/info/alternates"), []byte(filepath.Join(here.common, "objects")+"\n"), 0o600)
-	})
-	if err != nil {
-		return nil, nil, errors.Join(err, remove())
-	}
-	q.env = append(q.env, "GIT_DIR="+dir)
-	return q, remove, nil
 }
 
 // receive stores and verifies the bottle's commits.

@@ -27,11 +27,11 @@ git rev-list --count HEAD $2
 `
 
 // Summary counts the agent's commits and changed files. An image without git has no
-// commits.
+// commits. Files whose size and time of modification are unchanged are not read.
 func (w *Work) Summary(ctx context.Context) (Summary, error) {
 	ctx, cancel := w.Limits.context(ctx)
 	defer cancel()
-	changes, err := w.Changes(ctx)
+	changes, err := w.compare(ctx, true)
 	if err != nil {
 		return Summary{}, err
 	}
