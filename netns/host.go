@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -107,6 +108,25 @@ func bridgePorts(bridge string) ([]netlink.Link, error) {
 		}
 	}
 	return out, nil
+}
+
+// pluginPort matches the names that CNI's bridge plugin gives to ports (containernetworking
+// plugins, pkg/ip).
+var pluginPort = regexp.MustCompile(`^veth[0-9a-f]{8}$`)
+
+// deleteUnnamedPorts deletes the ports that got no alias, because an attachment was
+// interrupted between the plugin and isolate. The caller holds the network lock, as every
+// attachment does. The kernel deletes such a port too, some time after its namespace; until
+// then it would look like a port of a bottle.
+func deleteUnnamedPorts(bridge string) error {
+	ports, err := bridgePorts(bridge)
+	errs := []error{err}
+	for _, l := range ports {
+		if l.Attrs().Alias == "" && pluginPort.MatchString(l.Attrs().Name) {
+			errs = append(errs, deleteLink(l.Attrs().Name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // deletePorts deletes the ports of the bottles for which match returns true.

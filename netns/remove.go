@@ -122,7 +122,7 @@ func (m *Manager) reconcile(conf *cniconf.List) error {
 		return err
 	}
 	leases, ferr := m.freeStale(leases)
-	derr := deletePorts(conf.Bridge, func(id string) bool { return !m.exists(id) })
+	derr := errors.Join(deleteUnnamedPorts(conf.Bridge), deletePorts(conf.Bridge, func(id string) bool { return !m.exists(id) }))
 	ports, err := bridgePorts(conf.Bridge)
 	if err := errors.Join(ferr, derr, err); err != nil {
 		return err

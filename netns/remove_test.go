@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -114,5 +115,28 @@ func TestRunDirRemoved(t *testing.T) {
 	if err := errors.Join(errs...); err != nil {
 		t.Error(err)
 	}
+	checkUnchanged(t, before)
+}
+
+// TestUnnamedPort: an attachment that was interrupted has left a port without alias, whose
+// namespace still exists. The last removal does not mistake it for a port of a bottle.
+func TestUnnamedPort(t *testing.T) {
+	before := hostState(t)
+	dir := makeBottleDir(t, "one")
+	m := newManager(t)
+	if _, err := attach(ctx(t), m, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"link", "add", "veth0a1b2c3d", "type", "veth", "peer", "name", "unnamed"}, {"link", "set", "veth0a1b2c3d", "master", "bottle0"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, out)
+		}
+	}
+	if err := m.Remove(ctx(t), dir); err != nil {
+		t.Fatal(err)
+	}
+	removeBottleDir(t, dir)
 	checkUnchanged(t, before)
 }
