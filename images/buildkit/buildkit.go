@@ -46,6 +46,11 @@ type Config struct {
 	// Unpack validates and unpacks a built image, by its name in the store of the
 	// given connection.
 	Unpack func(ctx context.Context, store *containerd.Client, ref string) error
+	// Owner is the user whose images are seen and named, see package imageowner.
+	Owner int
+	// StepProxy serves the proxy that is the only way out of RUN steps and of downloads, on
+	// a listener until the context ends. Nil: they use this process's network.
+	StepProxy func(context.Context, net.Listener) error
 	// Wait is called once if another build has locked the state directory.
 	Wait func()
 	Log  *slog.Logger
@@ -85,7 +90,8 @@ type Request struct {
 	Out           io.Writer
 	QuietIfCached bool
 
-	buildkitd bool // a daemon builds
+	buildkitd    bool // a daemon builds
+	entitlements []string
 }
 
 // Secret is a value for RUN --mount=type=secret,id=ID. It is read when a step uses it
@@ -138,7 +144,7 @@ func Build(ctx context.Context, cfg Config, req Request) (Result, error) {
 	if err == nil {
 		err = s.limit(ctx, res.Executed)
 	} else if gerr := s.discardFailed(ctx, start, diskFull(err)); gerr != nil {
-		cfg.Log.Warn("remove the remains of a failed build", "error", gerr)
+		cfg.Log.Warn("remove the leftovers of a failed build", "error", gerr)
 	}
 	return res, explain(errors.Join(err, s.close(ctx)))
 }
@@ -150,6 +156,10 @@ func (s *session) build(ctx context.Context, req Request) (res Result, err error
 	before, err := targets(ctx, s.store, req.Names)
 	if err != nil {
 		return Result{}, err
+	}
+	req.entitlements = s.cfg.entitlements()
+	if s.cfg.StepProxy != nil {
+		req.Args = proxyArgs(req.Args)
 	}
 	if res, err = solve(ctx, s.client, req, s.cfg.exporter(req)); err != nil {
 		return Result{}, err

@@ -9,9 +9,7 @@ import (
 )
 
 // ownNetwork runs RUN steps in this process's network, as if the user had run the
-// step's command on the host: the host's resolvers, mirrors and proxies apply, and
-// nothing has to be cleaned up. BuildKit's own providers create bridges, firewall
-// rules and sysctl settings.
+// step's command on the host: the host's resolvers, mirrors and proxies apply.
 //
 // As a consequence a step can reach whatever the host can reach, including services
 // on the host's loopback and abstract Unix sockets. A Dockerfile must be trusted like

@@ -9,14 +9,16 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/moby/buildkit/client"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/bot-bottle/bottle/internal/imageowner"
 )
 
 // buildRemote builds with the buildkitd at Host and imports the image into
 // containerd's store, which the daemon need not share.
 func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
 	c.quiet()
-	req.buildkitd = true
-	store, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
+	req.buildkitd, req.entitlements = true, []string{"network.host"}
+	store, err := imageowner.New(c.Address, c.Owner, func() bool { return false }, containerd.WithDefaultNamespace(c.Namespace))
 	if err != nil {
 		return Result{}, connectError(c.Address, err)
 	}

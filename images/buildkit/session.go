@@ -47,6 +47,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/bot-bottle/bottle/internal/imageowner"
 )
 
 // session is a BuildKit instance for one call.
@@ -136,7 +138,7 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 func (s *session) push(fn func(context.Context) error) { s.undo = append(s.undo, fn) }
 
 func (s *session) connect(namespace string) (*containerd.Client, error) {
-	c, err := containerd.New(s.cfg.Address, containerd.WithDefaultNamespace(namespace), containerd.WithTimeout(10*time.Second))
+	c, err := imageowner.New(s.cfg.Address, s.cfg.Owner, func() bool { return false }, containerd.WithDefaultNamespace(namespace), containerd.WithTimeout(10*time.Second))
 	if err != nil {
 		return nil, connectError(s.cfg.Address, err)
 	}
@@ -172,10 +174,11 @@ func (c Config) workerOpt(st *state, store, steps *containerd.Client, lm *leaseu
 	if err != nil {
 		return base.WorkerOpt{}, fmt.Errorf("open build cache %s: %w", root, err)
 	}
-	nets := map[pb.NetMode]network.Provider{
-		pb.NetMode_UNSET: ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
-		pb.NetMode_HOST:  ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())},
-		pb.NetMode_NONE:  network.NewNoneProvider(),
+	own := ownNetwork{fmt.Sprintf("/proc/%d/ns/net", os.Getpid())}
+	nets := map[pb.NetMode]network.Provider{pb.NetMode_UNSET: own, pb.NetMode_HOST: own, pb.NetMode_NONE: network.NewNoneProvider()}
+	if c.StepProxy != nil {
+		nets[pb.NetMode_UNSET] = proxiedNetwork{c.StepProxy}
+		delete(nets, pb.NetMode_HOST)
 	}
 	cs := containerdsnapshot.NewContentStore(list.content(store.ContentStore()), c.Namespace)
 	return base.WorkerOpt{
@@ -237,6 +240,13 @@ func collect(lm *leaseutil.Manager) func(context.Context) (gc.Stats, error) {
 
 // start runs BuildKit's controller and connects to it in memory.
 func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) error {
+	n, err := s.sourcesNetwork()
+	if err != nil {
+		return errors.Join(err, opt.MetadataStore.Close())
+	}
+	if err := s.confineGit(n, s.cfg.Owner); err != nil {
+		return errors.Join(err, opt.MetadataStore.Close())
+	}
 	type opened struct {
 		databases
 		err error
@@ -255,11 +265,16 @@ func (s *session) start(ctx context.Context, st *state, opt base.WorkerOpt) erro
 		return errors.Join(dbs.err, w.Close())
 	}
 	s.worker = w
+	if n != nil {
+		if err := proxyDownloads(w, n); err != nil {
+			return errors.Join(err, w.Close(), dbs.close())
+		}
+	}
 	wc := &worker.Controller{}
 	if err := wc.Add(w); err != nil {
 		return errors.Join(err, w.Close(), dbs.close())
 	}
-	controller, err := newController(wc, w, dbs.databases)
+	controller, err := newController(wc, w, dbs.databases, s.cfg.entitlements())
 	if err != nil {
 		return errors.Join(fmt.Errorf("start BuildKit: %w", err), w.Close(), dbs.close())
 	}
@@ -330,7 +345,16 @@ func (d databases) close() error {
 	return errors.Join(d.links.Close(), d.history.Close())
 }
 
-func newController(wc *worker.Controller, w *base.Worker, dbs databases) (*control.Controller, error) {
+// entitlements are what a build may request: RUN --network=host, if that is what its
+// steps have anyway.
+func (c Config) entitlements() []string {
+	if c.StepProxy != nil {
+		return nil
+	}
+	return []string{"network.host"}
+}
+
+func newController(wc *worker.Controller, w *base.Worker, dbs databases, entitlements []string) (*control.Controller, error) {
 	sessions, err := bksession.NewManager()
 	if err != nil {
 		return nil, err
@@ -347,8 +371,7 @@ func newController(wc *worker.Controller, w *base.Worker, dbs databases) (*contr
 			"gateway.v0":    gw,
 		},
 		CacheManager: solver.NewCacheManager(context.Background(), "local", dbs.links, worker.NewCacheResultStorage(wc)),
-		// RUN --network=host is what steps have anyway.
-		Entitlements: []string{"network.host"},
+		Entitlements: entitlements,
 		HistoryDB:    dbs.history, HistoryConfig: &bkconfig.HistoryConfig{MaxEntries: &none},
 		CacheStore: dbs.links, LeaseManager: w.LeaseManager(), ContentStore: w.ContentStore(), GarbageCollect: w.GarbageCollect,
 	})

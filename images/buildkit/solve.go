@@ -112,7 +112,7 @@ func (in *inputs) solveOpt() (client.SolveOpt, error) {
 	}
 	return client.SolveOpt{
 		Frontend: "dockerfile.v0", FrontendAttrs: attrs, LocalMounts: mounts,
-		AllowedEntitlements: []string{"network.host"}, Session: session,
+		AllowedEntitlements: r.entitlements, Session: session,
 	}, nil
 }
 

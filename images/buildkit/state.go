@@ -20,8 +20,9 @@ import (
 	"github.com/bot-bottle/bottle/internal/filelock"
 )
 
-// state is the state directory of one containerd socket and namespace, locked by this
-// build.
+// state is the state directory of one containerd socket, namespace and owner, locked by
+// this build. With a shared cache a user could have another user's build take a step's
+// result from it.
 //
 //	lock     locked while a build runs; the kernel releases it if the process dies
 //	id       random; identifies the directory's leases in containerd
@@ -32,8 +33,7 @@ import (
 type state struct {
 	dir, id  string
 	lock     *filelock.Lock
-	tmpdir   string // previous TMPDIR
-	hadTmp   bool
+	restore  []func() error // the process's environment, last changed first
 	prepared bool
 	crashed  time.Time // when an earlier build that left something started; zero: none
 	unclean  bool      // this build leaves something
@@ -45,7 +45,11 @@ func (c Config) stateDir() string {
 	if real, err := filepath.EvalSymlinks(socket); err == nil {
 		socket = real
 	}
-	sum := sha256.Sum256([]byte(socket + "\x00" + c.Namespace + "\x00" + c.Snapshotter))
+	key := socket + "\x00" + c.Namespace + "\x00" + c.Snapshotter
+	if c.Owner != 0 {
+		key += "\x00" + strconv.Itoa(c.Owner)
+	}
+	sum := sha256.Sum256([]byte(key))
 	return filepath.Join(c.StateDir, hex.EncodeToString(sum[:6]))
 }
 
@@ -86,9 +90,20 @@ func (s *state) prepare() error {
 	}
 	// BuildKit mounts steps' file systems and secrets in the process's temporary
 	// directory. In the state directory they can be found after a crash.
-	s.tmpdir, s.hadTmp = os.LookupEnv("TMPDIR")
 	s.prepared = true
-	return os.Setenv("TMPDIR", s.tmp())
+	return s.setenv("TMPDIR", s.tmp())
+}
+
+// setenv sets a variable of this process until close.
+func (s *state) setenv(name, value string) error {
+	before, had := os.LookupEnv(name)
+	s.restore = append([]func() error{func() error {
+		if had {
+			return os.Setenv(name, before)
+		}
+		return os.Unsetenv(name)
+	}}, s.restore...)
+	return os.Setenv(name, value)
 }
 
 // remove deletes the state directory. The lock is still held.
@@ -184,10 +199,8 @@ func (s *state) close() error {
 		if !s.unclean {
 			err = errors.Join(err, os.Remove(filepath.Join(s.dir, "unclean")))
 		}
-		if s.hadTmp {
-			err = errors.Join(err, os.Setenv("TMPDIR", s.tmpdir))
-		} else {
-			err = errors.Join(err, os.Unsetenv("TMPDIR"))
+		for _, fn := range s.restore {
+			err = errors.Join(err, fn())
 		}
 	}
 	if s.discard {
