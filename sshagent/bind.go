@@ -9,7 +9,7 @@ import (
 )
 
 // sessionBind is the extension with which OpenSSH's client (since 8.9) names the
-// session that a connection to the agent is used for. It carries the server's
+// session that a connection to the agent is used for. It contains the server's
 // signature as proof (OpenSSH, PROTOCOL.agent, section 1).
 const sessionBind = "session-bind@openssh.com"
 
