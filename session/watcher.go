@@ -1,0 +1,55 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// watcherFile is locked by the process that watches a detached bottle, and contains its
+// process ID.
+const watcherFile = "watcher"
+
+// BeWatcher records this process as the one that watches a detached bottle. The lock ends
+// with the process.
+func (m *Manager) BeWatcher(name string) error {
+	f, err := os.OpenFile(m.file(name, watcherFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("record the watcher of %s: %w", name, err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		_, err = fmt.Fprintln(f, os.Getpid())
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("record the watcher of %s: %w", name, err), f.Close())
+	}
+	watching = append(watching, f)
+	return nil
+}
+
+// watching are files that stay open until the process ends.
+var watching []*os.File
+
+// Watcher returns the process ID of the process that watches a detached bottle; 0 if there
+// is none.
+func (m *Manager) Watcher(name string) int {
+	f, err := os.Open(m.file(name, watcherFile))
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0
+	}
+	data, err := os.ReadFile(f.Name())
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(data))) // empty just before it is written
+	return pid
+}
