@@ -1,5 +1,5 @@
 // Package guest implements the program that bottle runs inside a sandbox: PID 1,
-// and the helper that starts every session. The agent can read it, and its size
+// and the helper that starts every proto. The agent can read it, and its size
 // delays every session, so it is built as a separate small program
 // (cmd/bottle/guest/program) that is embedded in bottle. A bottle binary built
 // without it runs itself instead. Of this module the package imports only
@@ -37,6 +37,8 @@ const Program = "/.bottle/init"
 //
 //   - init runs PID 1
 //   - exec [OPTION VALUE]... -- COMMAND starts a session
+//   - session [OPTION VALUE]... -- COMMAND starts the session that PID 1 holds
+//   - attach connects to PID 1
 //   - agent SOCKET runs the inner end of the ssh agent relay
 //   - connect PROXY HOST PORT is ssh's ProxyCommand
 //   - files COMMAND... lists, packs and unpacks files for bottle on the host
@@ -51,6 +53,10 @@ func Run(args []string) (code int, ok bool) {
 		return guestInit(), true
 	case "exec":
 		return guestExec(args[1:]), true
+	case "session":
+		return guestSession(args[1:]), true
+	case "attach":
+		return guestAttach(), true
 	case "agent":
 		return guestRelay(args[1:]), true
 	case "connect":
@@ -62,7 +68,7 @@ func Run(args []string) (code int, ok bool) {
 }
 
 // guestExec applies the options and executes the command. The environment file
-// carries variables that must not pass through containerd.
+// contains variables that must not pass through containerd.
 func guestExec(args []string) int {
 	for len(args) > 1 && args[0] != "--" {
 		if err := guestOption(args[0], args[1]); err != nil {
@@ -78,21 +84,37 @@ func guestExec(args []string) int {
 		fmt.Fprintln(os.Stderr, "bottle: missing command")
 		return exitBottle
 	}
-	excludeFromCores()
-	setTerminal()
+	prepareCommand()
 	command := args[1:]
-	if err := approveKey(); err != nil {
-		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer Claude Code's question
-	}
 	path, err := lookCommand(command[0])
+	if err == nil && onTerminal() {
+		var code int
+		if code, err = supervise(path, command); err == nil {
+			return code
+		}
+	}
 	if err == nil {
 		err = syscall.Exec(path, command, os.Environ())
 	}
 	fmt.Fprintf(os.Stderr, "bottle: run %s: %v\n", command[0], err)
+	return codeOf(err)
+}
+
+// codeOf returns the exit code for a command that cannot be run.
+func codeOf(err error) int {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
 		return exitNotFound
 	}
 	return exitNotExecutable
+}
+
+// prepareCommand prepares this process, or its environment, for a session's command.
+func prepareCommand() {
+	excludeFromCores()
+	setTerminal()
+	if err := approveKey(); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer Claude Code's question
+	}
 }
 
 // excludeFromCores keeps secret variables out of core dumps under runc.

@@ -7,29 +7,43 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	proto "github.com/bot-bottle/bottle/internal/sessionproto"
 )
 
-// guestInit is PID 1. It reaps orphaned processes and runs until it is signalled. The
-// sandbox ends when PID 1 exits. It needs no file of the image.
+// guestInit is PID 1. It reaps orphaned processes, holds the session, if there is one, and
+// runs until it is signalled. The sandbox ends when PID 1 exits. It needs no file of the
+// image.
 func guestInit() int {
+	excludeFromCores() // inherited by the session
 	sig := make(chan os.Signal, 8)
 	signal.Notify(sig, syscall.SIGCHLD, syscall.SIGTERM, syscall.SIGINT)
+	h := newHolder()
+	// Without the directory, for example in a bottle of another version, there is no
+	// session to hold, and a client reports that it cannot connect.
+	if l, err := listenSession(proto.Socket); err == nil {
+		go h.serve(l)
+	}
 	for {
-		reap()
+		h.reap()
 		if s := <-sig; s != syscall.SIGCHLD {
-			terminate()
+			h.terminate()
 			return exitSignal + int(s.(syscall.Signal))
 		}
 	}
 }
 
-func reap() {
+// reap handles all changes of children's states.
+func (h *holder) reap() {
 	for {
-		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
-		if errors.Is(err, syscall.EINTR) {
-			continue
+		h.mu.Lock()
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WUNTRACED, nil)
+		if pid > 0 {
+			h.child(pid, status)
 		}
-		if pid <= 0 {
+		h.mu.Unlock()
+		if pid <= 0 && !errors.Is(err, syscall.EINTR) {
 			return
 		}
 	}
@@ -42,13 +56,13 @@ const terminateInterval = 20 * time.Millisecond
 // terminate asks all processes to end, and returns when they have. A stopped process gets
 // the request when it continues. There is no deadline: whoever stops the sandbox kills it
 // after one.
-func terminate() {
+func (h *holder) terminate() {
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGCONT} {
 		_ = syscall.Kill(-1, s) // all but PID 1 (kill(2)); fails if there are none
 	}
 	for !alone() {
 		time.Sleep(terminateInterval)
-		reap()
+		h.reap()
 	}
 }
 
