@@ -4,7 +4,7 @@
 // A user describes bottles and agents in a manifest (package manifest). A [plan.Spec]
 // is the request of one run. [plan.Prepare] resolves it against the manifest and the
 // host to a [plan.Plan] with every name, image, variable and allowed host; it creates
-// nothing and reports all mistakes. [Engine.ProvideImages] builds and pulls the images
+// nothing and reports all mistakes. Provide of [Engine.Images] builds and pulls the images
 // that the plan lacks. [Engine.Launch] creates a [Bottle] from the plan: two network
 // namespaces, an agent's task under gVisor in one, and an egress proxy's task in the
 // other, which is the only way out. [Bottle.Exec] runs a session in it.

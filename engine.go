@@ -4,24 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/bot-bottle/bottle/agentwork"
+	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/hint"
-	"github.com/bot-bottle/bottle/internal/scratch"
-	"github.com/bot-bottle/bottle/internal/shareddir"
+	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/program"
 	"github.com/bot-bottle/bottle/netns"
-	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/policy"
 	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
+	"github.com/bot-bottle/bottle/teardown"
+	"github.com/bot-bottle/bottle/workspace"
 )
 
 // Defaults of Config.
@@ -56,12 +59,25 @@ type Config struct {
 	HostsDir string
 	// Progress receives the progress of images being pulled, pushed or created, and
 	// Notice what was left out of one, and warnings of a launch; both may be nil.
-	Progress func(ImageProgress)
+	Progress func(supply.Progress)
 	Notice   func(string)
-	// Guest is the program that runs in the sandbox as PID 1 and starts every session
-	// (cmd/bottle/guest); empty: Program is used, which starts more slowly.
-	Guest []byte
+	// Guest opens the program that runs in the sandbox as PID 1 and starts every session
+	// (cmd/bottle/guest); nil: Program is used, which starts more slowly.
+	Guest func() (io.ReadCloser, error)
+	// ProxyProgram opens the program that is the built-in proxy, and the logger of either
+	// proxy (cmd/bottle/proxyprogram); nil: Program is used, which needs more memory.
+	ProxyProgram func() (io.ReadCloser, error)
+	// Owner is the user whose bottles and images are seen; 0: root, who sees all.
+	Owner int
+	// Rules bound what the caller may request; nil: nothing is bound.
+	Rules *policy.Rules
+	// Audit receives what bottles are started for whom; nil: nothing is written.
+	Audit *audit.Log
 	Log   *slog.Logger
+}
+
+func (c Config) guestProgram() program.Program {
+	return program.Program{Open: c.Guest, Bottle: c.Program}
 }
 
 // ConfigFromEnv reads bottle's environment variables and those of the tools of
@@ -84,9 +100,24 @@ func ConfigFromEnv(getenv func(string) string) Config {
 
 		HostsDir:     getenv("BOTTLE_HOSTS_DIR"),
 		BuildkitHost: getenv("BUILDKIT_HOST"),
-		BuildCache:   DefaultBuildCache,
+		BuildCache:   supply.DefaultBuildCache,
 	}
 }
+
+// ErrNoContainerd is the error of Open if nothing responds at the socket.
+var ErrNoContainerd = runtime.ErrNoContainerd
+
+// Images returns the configuration of package images/supply.
+func (c Config) Images() supply.Config {
+	return supply.Config{
+		Address: c.Address, Namespace: c.Namespace, Snapshotter: c.Snapshotter, StateDir: c.StateDir, HostsDir: c.HostsDir,
+		BuildkitHost: c.BuildkitHost, BuildCache: c.BuildCache, Progress: c.Progress, Notice: c.Notice, Owner: c.Owner, Rules: c.Rules, Log: c.Log,
+	}
+}
+
+// workspacesDir contains the workspaces, by namespace, in the state directory. The name
+// of a containerd namespace never begins with a dot.
+const workspacesDir = ".workspaces"
 
 // Engine manages the bottles of one host. It has no state of its own: the existing
 // bottles are read from containerd's labels and from names.
@@ -97,6 +128,11 @@ type Engine struct {
 	net     *netns.Manager
 	proxies *proxy.Manager
 	log     *slog.Logger
+
+	sessions   *session.Manager
+	workspaces *workspace.Store
+	work       *agentwork.Manager
+	teardown   *teardown.Manager
 
 	hooks testHooks
 }
@@ -129,6 +165,8 @@ func checkNamespace(name string) error {
 	switch {
 	case name == "net":
 		reason = "it is reserved"
+	case strings.Contains(name, names.Unusable):
+		reason = fmt.Sprintf("gVisor can run nothing in a namespace with %q in its name", names.Unusable)
 	case len(name) > maxNamespace:
 		reason = fmt.Sprintf("too long: %d characters (max %d)", len(name), maxNamespace)
 	case !namespacePattern.MatchString(name):
@@ -150,6 +188,12 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err := checkNamespace(cfg.Namespace); err != nil {
 		return nil, err
 	}
+	if strings.Contains(cfg.RunDir, names.Unusable) {
+		return nil, &hint.Error{
+			Err:  fmt.Errorf("invalid run directory %s: gVisor can run nothing in a directory with %q in its path", cfg.RunDir, names.Unusable),
+			Hint: "choose another one with BOTTLE_RUN_DIR",
+		}
+	}
 	if cfg.Program == "" {
 		program, err := os.Executable()
 		if err != nil {
@@ -160,25 +204,44 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	rt, err := runtime.Connect(ctx, runtime.Config{
 		Address: cfg.Address, Namespace: cfg.Namespace, Snapshotter: cfg.Snapshotter,
 		RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.StateDir, cfg.Namespace), Log: cfg.Log,
-		Shim: cfg.Program,
+		Shim: cfg.Program, Owner: cfg.Owner, MayRemoveShared: cfg.Rules.Unbound,
 	})
 	if err != nil {
 		return nil, connectHint(err)
 	}
-	net, err := netns.New(netns.Config{
-		RunDir: cfg.RunDir, PluginDirs: filepath.SplitList(cfg.CNIPath), ConfDir: cfg.CNIConf, Log: cfg.Log,
-	})
+	net, err := cfg.network()
 	if err != nil {
 		return nil, errors.Join(err, rt.Close())
 	}
-	return &Engine{
-		cfg: cfg, rt: rt, net: net, log: cfg.Log,
-		proxies: proxy.New(proxy.Config{
-			Runtime: rt, Network: net, Program: cfg.Program, Log: cfg.Log,
-			StateDir: filepath.Join(cfg.StateDir, cfg.Namespace),
-		}),
-		images: images.New(rt.Containerd(), cfg.Namespace, cfg.Snapshotter),
-	}, nil
+	proxies := proxy.New(proxy.Config{
+		Runtime: rt, Network: net, Program: cfg.Program, Log: cfg.Log, Rules: cfg.Rules,
+		StateDir: filepath.Join(cfg.StateDir, cfg.Namespace),
+	})
+	e := &Engine{
+		cfg: cfg, rt: rt, net: net, log: cfg.Log, proxies: proxies,
+		workspaces: workspace.New(filepath.Join(cfg.StateDir, workspacesDir, cfg.Namespace)),
+		images:     images.New(rt.Containerd(), cfg.Namespace, cfg.Snapshotter),
+		sessions:   session.New(rt, cfg.Log),
+	}
+	e.teardown = teardown.New(teardown.Config{
+		Runtime: rt, Network: net, Proxies: proxies, Workspaces: e.workspaces, RunDir: cfg.RunDir, StateDir: cfg.StateDir, Log: cfg.Log,
+		At: func(point string) { e.hooks.at(point) },
+		Removed: func(name string, err error) error {
+			if strings.HasSuffix(name, names.WorkSuffix) { // a sandbox over the workspace of a bottle that does not run
+				return err
+			}
+			return auditEnd(cfg.Audit, name, "removed", err)
+		},
+	})
+	e.work = agentwork.New(agentwork.Config{
+		Visible: cfg.mayRemove,
+		Runtime: rt, Workspaces: e.workspaces, Images: e.Images(), Teardown: e.teardown, Program: cfg.guestProgram(), StateDir: cfg.StateDir,
+		States: func(ctx context.Context) (map[string]string, error) {
+			list, err := e.listBottles(ctx, true)
+			return states(list), err
+		},
+	})
+	return e, nil
 }
 
 func connectHint(err error) error {
@@ -191,6 +254,14 @@ func connectHint(err error) error {
 	return err
 }
 
+// Explain adds a hint to an error whose cause is a containerd that does not answer.
+func (e *Engine) Explain(err error) error {
+	if !runtime.NoAnswer(err) || hint.Of(err) != "" {
+		return err
+	}
+	return &hint.Error{Err: err, Hint: "check containerd (systemctl status containerd, journalctl -u containerd), then remove what is left with bottle cleanup"}
+}
+
 // Close closes the connection to containerd. Running bottles continue to run.
 func (e *Engine) Close() error { return e.rt.Close() }
 
@@ -201,174 +272,31 @@ func (e *Engine) Namespace() string { return e.cfg.Namespace }
 func (e *Engine) dir(name string) string { return e.rt.Dir(name) }
 
 // stateDir returns the bottle's directory on disk.
-func (e *Engine) stateDir(name string) string {
-	return filepath.Join(e.cfg.StateDir, e.cfg.Namespace, name)
-}
+func (e *Engine) stateDir(name string) string { return e.teardown.StateDir(name) }
 
-// Taken returns every name that a new bottle cannot have: those of the namespace's
-// containers, and of directories and processes that a bottle left behind.
-func (e *Engine) Taken(ctx context.Context) (map[string]bool, error) {
-	taken, err := e.rt.IDs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	dirs, err := bottleDirs(e.dir(""))
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range dirs {
-		taken[d] = true
-	}
-	strays, err := e.rt.Strays()
-	if err != nil {
-		return nil, err
-	}
-	for name := range strays {
-		taken[name] = true
-	}
-	return taken, nil
-}
-
-// bottleDirs returns the names of the bottles that have a directory in dir.
-func bottleDirs(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list bottles' directories: %w", err)
-	}
-	var names []string
-	for _, d := range entries {
-		if d.IsDir() && !strings.HasPrefix(d.Name(), ".") {
-			names = append(names, d.Name())
+// Images returns the images of the namespace.
+func (e *Engine) Images() *supply.Images {
+	return supply.New(e.cfg.Images(), e.images, func(ctx context.Context) (map[string][]string, error) {
+		bottles, err := e.List(ctx, true)
+		if err != nil {
+			return nil, err
 		}
-	}
-	return names, nil
-}
-
-// Image describes an image in containerd's store.
-func (e *Engine) Image(ctx context.Context, ref string) (plan.ImageInfo, error) {
-	img, err := e.images.Lookup(ctx, ref)
-	if errors.Is(err, images.ErrMissing) || errors.Is(err, images.ErrIncomplete) { // both are pulled
-		return plan.ImageInfo{}, fmt.Errorf("%w: %w", plan.ErrImageMissing, err)
-	}
-	if err != nil {
-		return plan.ImageInfo{}, err
-	}
-	return plan.ImageInfo{
-		Ref: img.Ref, Digest: img.Digest, Platform: img.Platform, User: img.Config.User,
-		WorkDir: img.Config.WorkingDir, Env: img.Config.Env, Entrypoint: img.Config.Entrypoint, Cmd: img.Config.Cmd,
-		Labels: img.Config.Labels,
-	}, nil
-}
-
-// Runtime checks that a task can run under the named runtime: that its program and its
-// shim exist and answer. It works in a directory on tmpfs, which it removes.
-func (e *Engine) Runtime(ctx context.Context, name string) error {
-	if err := e.makeRunDir(); err != nil {
-		return err
-	}
-	dir, err := scratch.New(ctx, e.dir(""))
-	if err != nil {
-		return err
-	}
-	err = RuntimeHint(e.rt.CheckRuntime(ctx, name, dir.Path))
-	err = errors.Join(err, dir.Close())
-	e.removeEmpty()
-	return err
-}
-
-// ShimWarning returns, after Runtime, why agents under runsc would not survive that
-// containerd stops; nil if they do.
-func (e *Engine) ShimWarning() error { return e.rt.CheckShim() }
-
-// Version returns containerd's version.
-func (e *Engine) Version(ctx context.Context) (string, error) {
-	v, err := e.rt.Containerd().Version(ctx)
-	return v.Version, err
-}
-
-// RuntimeHint adds a hint to an error about a missing runtime.
-func RuntimeHint(err error) error {
-	switch {
-	case errors.Is(err, runtime.ErrNoRunsc):
-		return &hint.Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or use --runtime runc, which gives up gVisor's isolation"}
-	case errors.Is(err, runtime.ErrNoRunc):
-		return &hint.Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
-	case errors.Is(err, runtime.ErrNoShim):
-		return &hint.Error{Err: err, Hint: "install the shim where containerd's own PATH finds it (usually /usr/local/bin)"}
-	}
-	return err
-}
-
-// makeRunDir creates the run directory and checks that it is on tmpfs: it will contain
-// secrets, which must not be written to disk.
-func (e *Engine) makeRunDir() error {
-	if err := shareddir.MkdirAll(e.dir(""), 0o700); err != nil {
-		return runDirHint(fmt.Errorf("create run directory: %w", err))
-	}
-	var st unix.Statfs_t
-	err := unix.Statfs(e.cfg.RunDir, &st)
-	if errors.Is(err, unix.ENOENT) { // removed meanwhile with the last bottle
-		err = unix.Statfs(filepath.Dir(e.cfg.RunDir), &st)
-	}
-	if err != nil {
-		return fmt.Errorf("check run directory %s: %w", e.cfg.RunDir, err)
-	}
-	if st.Type != unix.TMPFS_MAGIC && st.Type != unix.RAMFS_MAGIC {
-		return &hint.Error{
-			Err:  fmt.Errorf("run directory %s is not on tmpfs", e.cfg.RunDir),
-			Hint: "set BOTTLE_RUN_DIR to a directory on tmpfs, or mount one: mount -t tmpfs -o mode=700 tmpfs " + e.cfg.RunDir,
+		users := map[string][]string{}
+		for _, b := range bottles {
+			users[b.Image] = append(users[b.Image], b.Name)
 		}
-	}
-	return nil
+		return users, nil
+	})
 }
 
-func runDirHint(err error) error {
-	if errors.Is(err, os.ErrPermission) {
-		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
-	}
-	return err
-}
+// Work accesses the work of the engine's agents: it copies files, shows, applies and
+// fetches changes, and lists and discards what is kept of bottles that are gone.
+func (e *Engine) Work() *agentwork.Manager { return e.work }
 
-// Network describes the networks that a launch would create on this host.
-func (e *Engine) Network(ctx context.Context) (plan.Network, error) {
-	info, err := e.net.Check(ctx)
-	if err != nil {
-		return plan.Network{}, withFixes(err)
-	}
-	return plan.Network{
-		Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge,
-		Changes: append([]string{}, slices.Sorted(slices.Values(sentences(info.Changes)))...), Warnings: sentences(info.Warnings),
-	}, nil
-}
+// Proxies controls the proxies of the engine's bottles: it changes their policies, reads
+// their logs, and watches them.
+func (e *Engine) Proxies() *proxy.Manager { return e.proxies }
 
-func sentences(findings []netns.Finding) []string {
-	var out []string
-	for _, f := range findings {
-		out = append(out, f.String())
-	}
-	return out
-}
-
-// withFixes adds its fix as a hint to each problem joined in err.
-func withFixes(err error) error {
-	var all hint.Problems
-	for _, m := range hint.Split(err) {
-		if p, ok := errors.AsType[*netns.Problem](m); ok {
-			m = &hint.Error{Err: m, Hint: p.Fix}
-		}
-		all = append(all, m)
-	}
-	return all.Err()
-}
-
-// removeTimeout bounds a removal, which runs on a context of its own. It allows for a
-// task that is killed, then forcibly deleted, then killed again (runtime, killTimeout).
-const removeTimeout = 2 * time.Minute
-
-// detached returns a context for cleanup that is not cancelled with ctx.
-func detached(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+func (c Config) network() (*netns.Manager, error) {
+	return netns.New(netns.Config{RunDir: c.RunDir, PluginDirs: filepath.SplitList(c.CNIPath), ConfDir: c.CNIConf, Log: c.Log})
 }

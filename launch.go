@@ -3,47 +3,44 @@ package bottle
 import (
 	"context"
 	"errors"
-	"os"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/timing"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/sshagent"
+	"github.com/bot-bottle/bottle/teardown"
 )
-
-// Bottle is a live bottle: an agent task, a proxy task and their networks.
-type Bottle struct {
-	Name string
-	// Timings are those of the launch, the session and the removal.
-	Timings *Timings
-
-	e     *Engine
-	self  identity
-	plan  *plan.Plan
-	relay *sshRelay
-	agent *runtime.Task
-}
 
 // Launch creates the bottle of a plan and returns when the agent's sandbox is running
 // and the proxy is healthy. After an error nothing is left of it; the error is that of
 // the step that failed first. If the name has been taken since the plan was made, the
 // next free name is used, unless the name is pinned. Launch does not change the plan.
-// A Pending plan needs ProvideImages first, and one with EnvPipes Plan.ReadPipes.
+// A Pending plan needs Images().Provide first, and one with EnvPipes or Commands
+// Plan.ReadPipes and Plan.RunCommands.
 func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 	switch {
 	case plan.Pending():
 		return nil, errors.New("cannot launch: the plan's images were not provided")
 	case len(plan.EnvPipes) > 0:
 		return nil, errors.New("cannot launch: the plan's pipes were not read")
+	case plan.Commands():
+		return nil, errors.New("cannot launch: the plan's commands were not run")
+	}
+	injection, err := newInjection(plan)
+	if err != nil {
+		return nil, err
 	}
 	p := *plan
-	timings := &Timings{}
+	timings := &timing.Timings{}
 	for {
 		l := &launch{
-			e: e, plan: &p, dir: e.dir(p.Name), timings: timings,
+			e: e, plan: &p, dir: e.dir(p.Name), timings: timings, injection: injection,
 			namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
 		}
 		b, err := l.run(ctx)
@@ -56,9 +53,12 @@ func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 			return nil, terr
 		}
 		taken[p.Name] = true
-		if p.Name, err = names.Free(p.Agent, taken); err != nil {
+		owner := e.cfg.Owner
+		name, err := names.Free(p.Agent, names.VisibleNames(taken, owner))
+		if err != nil {
 			return nil, err
 		}
+		p.Name = names.ID(name, owner)
 	}
 }
 
@@ -67,10 +67,10 @@ type launch struct {
 	e       *Engine
 	plan    *plan.Plan
 	dir     string
-	self    identity // set by claim
-	timings *Timings
-	undo    undo
-	lock    *os.File // launchFile
+	claim   *teardown.Claim // nil until the name is claimed
+	timings *timing.Timings
+	// injection is nil if no secret is injected.
+	injection *injection
 
 	// Closed when the namespaces exist; when the internal segment is verified on the
 	// agent's side; when all networks are verified.
@@ -79,7 +79,8 @@ type launch struct {
 	pair         *netns.Pair
 	rootfs       *runtime.RootFS
 	guestProgram string // on the host
-	relay        *sshRelay
+	workDir      string // of all sessions, in the workspace; empty: the image's
+	relay        *sshagent.Forwarding
 	hold         *filelock.Lock // on the derived image's name
 	// proxyRoot is the proxy's; nil for the built-in one.
 	proxyRoot *runtime.RootFS
@@ -87,20 +88,42 @@ type launch struct {
 }
 
 func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
-	defer l.timings.begin("launch")()
-	defer l.unlock()
+	defer l.timings.Begin("launch")()
+	defer func() { l.claim.Unlock() }()
 	defer func() {
 		if err == nil {
 			return
 		}
+		if ctx.Err() == nil && !errors.Is(err, runtime.ErrTaken) {
+			err = l.e.teardown.ExplainFull(err) // before the undo frees the space
+		}
+		l.relay.Close()
+		if l.claim == nil {
+			return
+		}
 		// The user gets the first error; errors of the undo are only logged.
-		if uerr := l.undoAll(ctx); uerr != nil {
+		if uerr := l.claim.Abort(ctx); uerr != nil {
 			l.e.log.Error("undo launch", "bottle", l.plan.Name, "error", uerr)
 		}
 	}()
-	if err := l.step(ctx, "claim name", l.claim); err != nil {
+	err = l.step(ctx, "claim name", func(ctx context.Context) (err error) {
+		l.claim, err = l.e.teardown.Claim(ctx, l.plan.Name)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
+	if err := l.checkQuota(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.auditStart(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = auditEnd(l.e.cfg.Audit, l.plan.Name, "failed", err)
+		}
+	}()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.createNetwork(gctx) })
 	g.Go(func() error { return l.startAgent(gctx) })
@@ -112,10 +135,10 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := l.launched(); err != nil {
+	if err := l.claim.Complete(); err != nil {
 		return nil, err
 	}
-	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.self, plan: l.plan, relay: l.relay, agent: l.agent}, nil
+	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.claim.Identity(), plan: l.plan, relay: l.relay, agent: l.agent}, nil
 }
 
 // step runs and times one step of the launch, unless the launch has already failed.
@@ -130,10 +153,12 @@ func (l *launch) step(ctx context.Context, name string, fn func(context.Context)
 	if err := hook(name, false); err != nil {
 		return err
 	}
-	if err := l.owned(); err != nil {
-		return err
+	if l.claim != nil {
+		if err := l.claim.Check(); err != nil {
+			return err
+		}
 	}
-	end := l.timings.begin(name)
+	end := l.timings.Begin(name)
 	err := fn(ctx)
 	end()
 	if err != nil {
@@ -157,7 +182,6 @@ func (l *launch) createNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.net.Remove(ctx, l.dir) })
 	err = l.step(ctx, "create namespaces", func(ctx context.Context) (err error) {
 		l.pair, err = l.e.net.Create(ctx, l.dir)
 		return err
@@ -200,6 +224,6 @@ func (l *launch) labels(role string) map[string]string {
 	return map[string]string{
 		runtime.LabelName: p.Name, runtime.LabelRole: role, runtime.LabelAgent: p.Agent,
 		runtime.LabelImage: p.Image, runtime.LabelRuntime: p.Runtime, runtime.LabelProxy: p.Proxy.Kind,
-		runtime.LabelID: l.self.id,
+		runtime.LabelID: l.claim.Identity().ID, runtime.LabelOwner: strconv.Itoa(names.Owner(p.Name)),
 	}
 }

@@ -1,115 +1,62 @@
 package bottle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io"
+	"io/fs"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/bot-bottle/bottle/agentwork"
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/images"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
+	"github.com/bot-bottle/bottle/sshagent"
 	"github.com/bot-bottle/bottle/worktree"
 )
 
 // createGuestDir creates the directory that is mounted at provision.GuestDir.
 func (l *launch) createGuestDir(ctx context.Context) error {
-	dir := filepath.Join(l.dir, "guest")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return fmt.Errorf("create guest directory: %w", err)
-	}
-	if err := l.writeGuestProgram(); err != nil {
+	program, err := l.e.cfg.guestProgram().Write(l.e.stateDir(l.plan.Name), "guest")
+	if err != nil {
 		return err
 	}
+	l.guestProgram = program
 	if err := l.describeCopy(ctx); err != nil {
 		return err
 	}
-	uid, gid := int(l.rootfs.User.UID), int(l.rootfs.User.GID)
-	for _, f := range l.plan.Provisions().GuestFiles(provisionImage(l.rootfs)) {
-		if err := writeGuestFile(filepath.Join(dir, f.Name), f, uid, gid); err != nil {
-			return fmt.Errorf("create guest directory: %w", err)
-		}
-	}
-	return nil
-}
-
-// provisionImage returns the properties of an image that provisioning depends on.
-func provisionImage(r *runtime.RootFS) provision.Image {
-	return provision.Image{
-		Home: r.Home(), UserHome: r.User.Home, WorkDir: r.WorkDir(), Env: r.Config().Env, UID: r.User.UID,
-	}
+	files := l.provisions().GuestFiles(session.Image(l.rootfs))
+	return session.CreateGuestDir(l.dir, files, l.rootfs.User)
 }
 
 // describeCopy records what the image's copy of the working directory contains, so that
-// the agent's work can be brought back.
+// the agent's work can be brought back while the bottle is running.
 func (l *launch) describeCopy(ctx context.Context) error {
-	p := l.plan
-	if p.Dir == "" {
+	if l.plan.BaseRef == "" {
 		return nil
 	}
-	base, err := worktree.Describe(ctx, worktree.Source{Dir: p.Dir, Target: p.Target, Caller: p.Caller()})
+	base, err := worktree.Describe(ctx, l.source())
 	if err != nil {
 		return err
 	}
-	return base.Save(l.e.stateDir(p.Name))
+	return base.Save(l.e.stateDir(l.plan.Name))
 }
 
-// writeGuestFile creates a file or directory. A private file gets its owner before it
-// gets its content.
-func writeGuestFile(name string, f provision.GuestFile, uid, gid int) (err error) {
-	if f.Mode.IsDir() {
-		return os.Mkdir(name, f.Mode.Perm())
+func (l *launch) mounts() []runtime.Mount {
+	mounts := session.Mounts(l.dir, l.guestProgram)
+	if l.plan.Workspace != nil {
+		mounts = append(mounts, agentwork.Bind(l.e.teardown.WorkMount(l.plan.Name), l.plan.Target))
 	}
-	out, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.Mode)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if f.Private {
-		if err := out.Chown(uid, gid); err != nil {
-			return err
-		}
-	}
-	_, err = out.Write(f.Data)
-	return err
-}
-
-// writeGuestProgram writes the guest program to disk. It cannot be in /run, which some
-// distributions (Debian) mount noexec: gVisor cannot execute such a file either, because
-// it maps it with the host's mmap(2). If the state directory is mounted noexec as well,
-// bottle's own executable is used.
-func (l *launch) writeGuestProgram() error {
-	l.guestProgram = l.e.cfg.Program
-	if len(l.e.cfg.Guest) == 0 {
-		return nil
-	}
-	dir := l.e.stateDir(l.plan.Name)
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("check %s: %w", dir, err)
-	}
-	if st.Flags&unix.ST_NOEXEC != 0 {
-		return nil
-	}
-	l.guestProgram = filepath.Join(dir, "guest")
-	if err := os.WriteFile(l.guestProgram, l.e.cfg.Guest, 0o755); err != nil {
-		return fmt.Errorf("write guest program: %w", err)
-	}
-	return nil
-}
-
-func (l *launch) guestMounts() []runtime.Mount {
-	return []runtime.Mount{
-		{Source: filepath.Join(l.dir, "guest"), Target: provision.GuestDir},
-		{Source: l.guestProgram, Target: provision.GuestInit},
-	}
+	return mounts
 }
 
 // prepareImage derives the image with the working directory, if requested, and unpacks
@@ -117,12 +64,30 @@ func (l *launch) guestMounts() []runtime.Mount {
 // keeps this launch's image until a snapshot refers to it.
 func (l *launch) prepareImage(ctx context.Context) error {
 	p := l.plan
-	if p.Dir != "" {
+	if p.BaseRef != "" {
 		if err := l.derive(ctx); err != nil {
 			return err
 		}
 	}
-	return registryHint(p.Image, l.e.images.Unpack(ctx, p.Image))
+	if err := l.e.Images().Unpack(ctx, p.Image); err != nil {
+		return err
+	}
+	return l.checkImage(ctx)
+}
+
+// checkImage checks the image again, if the administrator's policy names digests: a name
+// may refer to another image since the plan was made.
+func (l *launch) checkImage(ctx context.Context) error {
+	p := l.plan
+	if p.Policy == nil {
+		return nil
+	}
+	ref := cmp.Or(p.BaseRef, p.Image)
+	info, err := l.e.Image(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return p.CheckImage(ref, info.Digest)
 }
 
 func (l *launch) derive(ctx context.Context) (err error) {
@@ -138,15 +103,22 @@ func (l *launch) derive(ctx context.Context) (err error) {
 		},
 		Notice: l.e.cfg.Notice, Progress: l.e.cfg.Progress,
 	})
+	if errors.Is(err, images.ErrNoSpace) {
+		return &hint.Error{Err: err, Hint: "free space: remove images with bottle rmi, or exclude files in .bottleignore"}
+	}
+	return supply.Hint(p.BaseRef, copyHint(err))
+}
+
+// copyHint adds a hint to an error about a directory that is copied.
+func copyHint(err error) error {
 	switch {
+	case hint.Of(err) != "":
 	case errors.Is(err, images.ErrUnreadable):
 		return &hint.Error{Err: err, Hint: "change its permissions, or exclude it in .bottleignore"}
 	case errors.Is(err, images.ErrIgnoreLink):
 		return &hint.Error{Err: err, Hint: "replace the link with a file, or with a link to a file in the directory"}
-	case errors.Is(err, images.ErrNoSpace):
-		return &hint.Error{Err: err, Hint: "free space: remove images with bottle rmi, or exclude files in .bottleignore"}
 	}
-	return registryHint(p.BaseRef, err)
+	return err
 }
 
 // releaseImage releases the lock on the derived image's name.
@@ -167,6 +139,11 @@ func (l *launch) startAgent(ctx context.Context) error {
 		return err
 	}
 	l.releaseImage()
+	if l.plan.Workspace != nil {
+		if err := l.step(ctx, "prepare workspace", l.prepareWorkspace); err != nil {
+			return err
+		}
+	}
 	if err := l.step(ctx, "write guest files", l.createGuestDir); err != nil {
 		return err
 	}
@@ -185,6 +162,11 @@ func (l *launch) startAgent(ctx context.Context) error {
 	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
+	if l.plan.Workspace != nil {
+		if err := l.recordWorkspace(ctx); err != nil {
+			return err
+		}
+	}
 	err = l.step(ctx, "start agent", func(ctx context.Context) error {
 		if err := l.agent.Start(ctx); err != nil {
 			return err
@@ -194,7 +176,7 @@ func (l *launch) startAgent(ctx context.Context) error {
 		}
 		return l.agent.HardenHostProcesses()
 	})
-	if err != nil || len(provision.SSHKeys(l.plan.Provisions().SSH)) == 0 {
+	if err != nil || len(provision.SSHKeys(l.provisions().SSH)) == 0 {
 		return err
 	}
 	return l.step(ctx, "start ssh agent", l.startRelay)
@@ -202,8 +184,17 @@ func (l *launch) startAgent(ctx context.Context) error {
 
 func (l *launch) prepareRootFS(ctx context.Context) (err error) {
 	name := l.plan.Name
+	if err := l.findWorkDir(ctx); err != nil {
+		return err
+	}
 	l.rootfs, err = l.e.rt.PrepareRootFS(ctx, name, l.plan.Image, func(r *runtime.RootFS) ([]runtime.File, error) {
-		files := l.plan.Provisions().RootFiles(provisionImage(r))
+		if l.workDir != "" {
+			r.SetWorkDir(l.workDir)
+		}
+		files := l.provisions().RootFiles(session.Image(r))
+		if l.plan.Workspace != nil {
+			files = append(files, rootfile.File{Path: l.plan.Target, Mode: fs.ModeDir | 0o755, MountPoint: true})
+		}
 		if l.plan.Runtime == runtime.RuntimeRunc {
 			files = append(files, runtime.PrivateGroup())
 		}
@@ -212,7 +203,7 @@ func (l *launch) prepareRootFS(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.rootfs.Remove(ctx) })
+	l.claim.Own(l.rootfs.Remove)
 	return nil
 }
 
@@ -220,7 +211,7 @@ func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	p := l.plan
 	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
 		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: names.Hostname(p.Name),
-		Env: l.plan.Provisions().Environ(provisionImage(l.rootfs)), Mounts: l.guestMounts(),
+		Env: l.provisions().Environ(session.Image(l.rootfs)), Mounts: l.mounts(),
 		Tmpfs: []string{provision.GuestRun}, Init: []string{provision.GuestInit, "init"},
 		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids, Disk: p.Limits.Disk,
 		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.hooks.addCaps,
@@ -228,6 +219,44 @@ func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, p.Name) })
 	return task, nil
+}
+
+// startRelay starts the ssh agent: its socket is in the sandbox, and it runs in this
+// process.
+func (l *launch) startRelay(ctx context.Context) error {
+	log, err := egress.OpenSSHLog(l.e.proxies.SSHLogFile(l.plan.Name))
+	if err != nil {
+		return fmt.Errorf("start ssh agent relay: %w", err)
+	}
+	agent := sshagent.New(provision.SSHKeys(l.provisions().SSH), l.e.log, func(e sshagent.Event) error {
+		if err := l.auditSignature(e); err != nil {
+			return err
+		}
+		return logSignature(log, e)
+	})
+	listen := func(stdin io.Reader, stdout, stderr io.Writer) (func() (int, error), error) {
+		s, err := l.e.rt.Exec(ctx, l.plan.Name, runtime.SessionConfig{
+			Args: []string{provision.GuestInit, "agent", provision.GuestSSHSocket}, Stdin: stdin, Stdout: stdout, Stderr: stderr,
+		})
+		if err != nil {
+			return nil, err
+		}
+		return s.Wait, nil
+	}
+	l.relay, err = agent.Forward(ctx, listen, func() { _ = log.Close() }) // each line is written when it is logged
+	return err
+}
+
+// logSignature logs a signature that a process in the sandbox has requested. The agent
+// does not give a signature that cannot be logged.
+func logSignature(log *egress.SSHLog, e sshagent.Event) error {
+	s := egress.Signature{Host: e.Host, HostKey: e.HostKey, User: e.User, Key: e.Key, HostBound: e.HostBound}
+	switch {
+	case e.Granted:
+		return log.Granted(s)
+	case e.Unbound:
+		return log.Refused(s, egress.ScannerSSHUnbound, e.Reason)
+	}
+	return log.Refused(s, egress.ScannerSSH, e.Reason)
 }

@@ -1,22 +1,23 @@
 package bottle
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
-	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/program"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -80,17 +81,13 @@ func (l *launch) checkProxyVersion(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// proxyHint adds a hint to an error about a proxy from an image. Bottle does not choose
-// another proxy itself.
+// proxyHint adds a hint to an error about a proxy from an image, unless the proxy is not
+// the cause: of a taken name, or of a launch that failed elsewhere.
 func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
-	// The proxy is not the cause of a taken name, nor of a launch that failed elsewhere.
-	if err == nil || p.Kind != manifest.ProxyPipelock || ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
+	if ctx.Err() != nil || errors.Is(err, runtime.ErrTaken) {
 		return err
 	}
-	return &hint.Error{
-		Err:  fmt.Errorf("proxy %s: %w", p.Image, err),
-		Hint: "set a working pipelock image under proxy: in the manifest, or use --proxy builtin",
-	}
+	return p.Hint(err)
 }
 
 // writeProxyFiles creates the built-in proxy's read-only root, which contains only mount
@@ -111,6 +108,13 @@ func (l *launch) writeProxyFiles(context.Context) error {
 			return fmt.Errorf("write proxy files: %w", err)
 		}
 	}
+	small := program.Program{Open: l.e.cfg.ProxyProgram, Bottle: l.e.cfg.Program}
+	if _, err := small.Write(l.e.stateDir(l.plan.Name), proxy.ProgramName); err != nil {
+		return err
+	}
+	if err := l.writeSecrets(); err != nil {
+		return err
+	}
 	return l.e.proxies.Store(l.plan.Name, initialState(l.plan))
 }
 
@@ -125,7 +129,7 @@ func (l *launch) prepareProxyRoot(ctx context.Context) error {
 	if p.Digest != "" && info.Digest != p.Digest {
 		return fmt.Errorf("proxy image %s has changed: got %s, planned %s", p.Image, info.Digest, p.Digest)
 	}
-	if err := registryHint(p.Image, l.e.images.Unpack(ctx, p.Image)); err != nil {
+	if err := l.e.Images().Unpack(ctx, p.Image); err != nil {
 		return err
 	}
 	id := names.Proxy(l.plan.Name)
@@ -133,7 +137,7 @@ func (l *launch) prepareProxyRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.proxyRoot.Remove(ctx) })
+	l.claim.Own(l.proxyRoot.Remove)
 	return nil
 }
 
@@ -145,13 +149,13 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 		{Source: filepath.Join(dir, "hosts"), Target: "/etc/hosts"},
 	}
 	if l.proxyRoot == nil {
-		mounts = append(mounts, runtime.Mount{Source: l.e.cfg.Program, Target: "/bottle"})
+		mounts = append(mounts, runtime.Mount{Source: l.e.proxies.Program(name), Target: "/bottle"})
 	}
 	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
 		Args: initialState(l.plan).Command(), Mounts: mounts,
 		CPUs: proxyCPUs(l.plan.Limits.CPUs), Memory: l.plan.Proxy.Memory,
-		Logger: l.e.cfg.Program, LogFile: l.e.proxies.LogFile(name),
+		Logger: l.e.proxies.Program(name), LogFile: l.e.proxies.LogFile(name),
 		Labels: l.labels(runtime.RoleProxy),
 	}
 	if l.plan.Proxy.Kind == manifest.ProxyPipelock {
@@ -162,7 +166,6 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.undo.push(func(ctx context.Context) error { return l.e.rt.Remove(ctx, names.Proxy(name)) })
 	return task, nil
 }
 
@@ -191,7 +194,7 @@ func (l *launch) openDestinations(ctx context.Context) error {
 // writeResolvConf writes the proxy's resolv.conf with the host's resolvers, and returns
 // them.
 func (l *launch) writeResolvConf() ([]netip.Addr, error) {
-	servers, _ := HostResolvers()
+	servers, _ := netns.HostResolvers()
 	var text strings.Builder
 	for _, s := range servers {
 		fmt.Fprintf(&text, "nameserver %s\n", s)
@@ -203,43 +206,11 @@ func (l *launch) writeResolvConf() ([]netip.Addr, error) {
 	return servers, nil
 }
 
-// HostResolvers returns the host's name servers that a proxy can reach, and the file
-// they were read from. A proxy cannot reach a stub on a loopback address: instead, the
-// upstream servers of systemd-resolved are used.
-func HostResolvers() (servers []netip.Addr, file string) {
-	for _, file = range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
-		if servers = readResolvers(file); len(servers) > 0 {
-			return servers, file
-		}
-	}
-	return nil, ""
-}
-
-// readResolvers returns the IPv4 name servers of a resolv.conf, without loopback
-// addresses. The egress network has no IPv6.
-func readResolvers(file string) []netip.Addr {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = f.Close() }()
-	var out []netip.Addr
-	for s := bufio.NewScanner(f); s.Scan(); {
-		fields := strings.Fields(s.Text())
-		if len(fields) < 2 || fields[0] != "nameserver" {
-			continue
-		}
-		if a, err := netip.ParseAddr(fields[1]); err == nil && a.Is4() && !a.IsLoopback() {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
 // initialState returns the state of a plan's proxy at launch.
 func initialState(p *plan.Plan) proxy.State {
 	return proxy.State{
 		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.Entries(),
 		Manifest: p.Manifest, Bottle: p.Bottle, Hostname: names.Hostname(p.Name),
+		Inject: slices.ContainsFunc(p.Env, func(v provision.Variable) bool { return len(v.Inject) > 0 }),
 	}
 }

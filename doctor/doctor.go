@@ -54,6 +54,7 @@ func Run(ctx context.Context, cfg bottle.Config, spec plan.Spec) []Finding {
 	d.network(ctx)
 	d.cgroups()
 	d.disk()
+	d.workspaces(ctx, e)
 	d.resolvers()
 	d.proxyImages(ctx, e, spec)
 	return d.found
@@ -126,7 +127,7 @@ func (d *checks) runtime(ctx context.Context, e *bottle.Engine, name string) {
 		if name == runtime.RuntimeRunc {
 			missing = runtime.ErrNoRunc
 		}
-		d.fail(name, bottle.RuntimeHint(fmt.Errorf("%w: %w", missing, err)), "")
+		d.fail(name, runtime.Hint(fmt.Errorf("%w: %w", missing, err)), "")
 		return
 	}
 	if e == nil {
@@ -367,7 +368,7 @@ func mountOf(dir string) string {
 func gib(n uint64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
 
 func (d *checks) resolvers() {
-	if servers, file := bottle.HostResolvers(); len(servers) > 0 {
+	if servers, file := netns.HostResolvers(); len(servers) > 0 {
 		d.report("resolver", LevelOK, "", "%s from %s", servers[0], file)
 		return
 	}

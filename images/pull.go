@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bot-bottle/bottle/internal/imageowner"
 )
 
 // Pull fetches an image, named by its normalised reference, from its registry and
@@ -77,7 +79,7 @@ func (s *Store) fetch(ctx context.Context, ref string, r Remote) (*checkedImage,
 		checked <- err
 	}()
 	host := platforms.DefaultSpec()
-	to := transferimage.NewStore(ref, transferimage.WithPlatforms(host), transferimage.WithUnpack(host, s.snapshotter))
+	to := transferimage.NewStore(imageowner.OwnName(s.ctrd.ImageService(), ref), transferimage.WithPlatforms(host), transferimage.WithUnpack(host, s.snapshotter))
 	err := s.transfer(ctx, ref, r, func(d ocispec.Descriptor) { target <- d },
 		func(reg *registry.OCIRegistry) (any, any) { return reg, to })
 	close(fetched)

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/bot-bottle/bottle/internal/imageowner"
 )
 
 // Push uploads an image, named by its normalised reference, to its registry and
@@ -45,7 +47,11 @@ func (s *Store) Push(ctx context.Context, ref string, r Remote) (digest.Digest, 
 }
 
 func (s *Store) push(ctx context.Context, ref, from string, r Remote) error {
-	return s.transfer(ctx, ref, r, nil, func(reg *registry.OCIRegistry) (any, any) { return image.NewStore(from), reg })
+	stored, err := imageowner.Stored(ctx, s.ctrd.ImageService(), from)
+	if err != nil {
+		return err
+	}
+	return s.transfer(ctx, ref, r, nil, func(reg *registry.OCIRegistry) (any, any) { return image.NewStore(stored), reg })
 }
 
 // pushable returns what can be pushed: the image's target if it is complete in the

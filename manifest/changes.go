@@ -53,7 +53,7 @@ func settingsOf[T any](settings func(T) map[string]any) func(key string, old, no
 
 // settings returns the settings that are not empty, by their keys.
 func (a *Agent) settings() map[string]any {
-	return notEmpty(map[string]any{"bottle": a.Bottle, "command": a.Command, "prompt": a.Prompt, "skills": a.Skills})
+	return notEmpty(map[string]any{"kind": a.Kind, "unattended": a.Unattended, "bottle": a.Bottle, "command": a.Command, "prompt": a.Prompt, "skills": a.Skills})
 }
 
 // settings returns the settings that are not empty, by their keys. Variables and ssh
@@ -68,6 +68,7 @@ func (b *Bottle) settings() map[string]any {
 		maps.Copy(out, map[string]any{
 			"build.context": build.Context, "build.dockerfile": build.Dockerfile, "build.target": build.Target,
 			"build.args": build.Args, "build.secrets": build.Secrets,
+			"build.network": build.HostNetwork, "build.egress": build.Allow,
 		})
 	}
 	for _, v := range b.Env {

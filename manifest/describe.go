@@ -14,6 +14,9 @@ import (
 // contains no values of variables.
 type Description struct {
 	Agent        string            `json:"agent"`
+	Kind         string            `json:"kind,omitempty"`
+	KindHosts    []string          `json:"kind_hosts,omitempty"` // those that the kind adds to the policy
+	Unattended   bool              `json:"unattended,omitempty"`
 	Bottle       string            `json:"bottle"`
 	Image        string            `json:"image"` // normalised
 	Build        *BuildDescription `json:"build,omitempty"`
@@ -34,6 +37,12 @@ type EnvDescription struct {
 	Source string `json:"source"`         // one of the Source constants
 	From   string `json:"from,omitempty"` // the caller's variable, or the file
 	Ask    string `json:"ask,omitempty"`  // the question of a "prompt" variable
+	// Command is that of a "command" variable.
+	Command []string `json:"command,omitempty"`
+	// Inject are the hosts whose requests get the value, and As the parts of these
+	// requests; empty: the agent gets the value.
+	Inject []string `json:"inject,omitempty"`
+	As     []string `json:"as,omitempty"`
 }
 
 // Sources of variables in a manifest. Only the value of a literal may be stored.
@@ -42,6 +51,7 @@ const (
 	SourceForwarded = "forwarded" // a variable of the caller
 	SourcePrompt    = "prompt"    // asked at launch
 	SourceFile      = "file"      // a file of the caller
+	SourceCommand   = "command"   // printed by a command at launch
 )
 
 // BuildDescription is a build without the values of its arguments.
@@ -51,6 +61,10 @@ type BuildDescription struct {
 	Target     string   `json:"target,omitempty"`
 	Args       []string `json:"args"`    // names
 	Secrets    []string `json:"secrets"` // names
+	// HostNetwork: steps use the host's network. Allow is what they reach otherwise; nil:
+	// all public hosts.
+	HostNetwork bool     `json:"host_network,omitempty"`
+	Allow       []string `json:"allow,omitempty"`
 }
 
 // Describe returns the description of one agent or, without a name, of all agents sorted
@@ -78,8 +92,10 @@ func (m *Manifest) Describe(agent string, c caller.Caller) ([]Description, error
 func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (Description, error) {
 	dir := filepath.Dir(m.Path)
 	image := b.Image
+	policy, kindHosts := a.Egress(b, nil)
+	kind := a.KindOf()
 	if image == "" {
-		image = DefaultImage
+		image = kind.DefaultImage()
 	}
 	ref, err := imageref.Normalize(image)
 	if err != nil {
@@ -87,8 +103,9 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	}
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, PromptBytes: len(a.Prompt),
-		Command: append([]string{}, a.Command...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
-		Egress: b.Egress.Expand(),
+		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended,
+		Command: append([]string{}, kind.InMode(a.CommandOfKind(), a.Unattended)...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
+		Egress: policy.Expand(),
 		Limits: b.Limits.OrDefault(),
 	}
 	for _, v := range b.Env {
@@ -102,6 +119,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	}
 	if s := b.Build; s != nil {
 		d.Build = &BuildDescription{
+			HostNetwork: s.HostNetwork, Allow: s.Allow,
 			Context: c.Path(s.Context, dir), Dockerfile: s.Dockerfile, Target: s.Target,
 			Args: sortedKeys(s.Args), Secrets: sortedKeys(s.Secrets),
 		}
@@ -110,11 +128,21 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 }
 
 func (v Variable) describe(c caller.Caller, dir string) EnvDescription {
+	d := v.describeSource(c, dir)
+	if v.Inject != nil {
+		d.Inject, d.As = v.Inject.Hosts, v.Inject.As
+	}
+	return d
+}
+
+func (v Variable) describeSource(c caller.Caller, dir string) EnvDescription {
 	switch {
 	case v.Literal != nil:
 		return EnvDescription{Name: v.Name, Source: SourceLiteral}
 	case v.Prompt != "":
 		return EnvDescription{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt}
+	case len(v.Command) > 0:
+		return EnvDescription{Name: v.Name, Source: SourceCommand, Command: v.Command}
 	case v.File != "":
 		return EnvDescription{Name: v.Name, Source: SourceFile, From: c.Path(v.File, dir)}
 	}
@@ -131,6 +159,9 @@ func (l Limits) OrDefault() Limits {
 	}
 	if l.Disk == 0 {
 		l.Disk = defaultDisk
+	}
+	if l.Workspace == 0 {
+		l.Workspace = defaultWorkspace
 	}
 	return l
 }

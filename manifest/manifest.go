@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -44,18 +45,44 @@ type Build struct {
 	Context, Dockerfile, Target string
 	Args                        map[string]string
 	Secrets                     map[string]string
+	// HostNetwork: steps use the host's network. Otherwise their only way out is a proxy
+	// that allows what Allow lists, or all public hosts if it is nil.
+	HostNetwork bool
+	Allow       []string
 }
 
-// Variable is an environment variable in a manifest. Exactly one of Literal, From, Prompt
-// and File is set and determines where the value comes from.
+// Variable is an environment variable in a manifest. Exactly one of Literal, From, Prompt,
+// File and Command is set and determines where the value comes from.
 type Variable struct {
 	Name    string
 	Literal *string
-	From    string // a variable of the caller; Name if the manifest sets none
-	Prompt  string // the question to ask at launch
-	File    string // as written
-	At      position
+	From    string   // a variable of the caller; Name if the manifest sets none
+	Prompt  string   // the question to ask at launch
+	File    string   // as written
+	Command []string // a program of the host, with arguments, that prints the value
+	// Inject says where the value may go, so that the agent gets a placeholder for it;
+	// nil: not stated.
+	Inject *Injection
+	At     position
 }
+
+// Injection says which requests get the value of a variable in place of its placeholder.
+type Injection struct {
+	// Hosts are DNS names, each with an optional port (443); empty: the agent gets the
+	// value itself.
+	Hosts []string
+	// As are the parts of a request: InHeaders, InQuery, InBody or names of headers;
+	// empty: InHeaders.
+	As []string
+}
+
+// Parts of a request in which a placeholder is replaced. InHeaders are those that servers
+// do not usually store or send back.
+const (
+	InHeaders = "headers"
+	InQuery   = "query"
+	InBody    = "body"
+)
 
 // Proxy selects the proxy that enforces the egress policy; empty: the defaults.
 type Proxy struct {
@@ -68,10 +95,51 @@ type Proxy struct {
 
 // Agent is a command that runs in a bottle, with its prompt and skills.
 type Agent struct {
-	Bottle  string
-	Command []string // empty: the image's
-	Prompt  string
-	Skills  []string
+	// Kind is one of package agents; empty: none is named.
+	Kind   string
+	Bottle string
+	// Command is the program and its arguments; empty: the kind's, or else the image's.
+	Command []string
+	// Unattended: the agent acts without asking.
+	Unattended bool
+	Prompt     string
+	Skills     []string
+}
+
+// KindOf returns the kind of the agent: the one that is named, or else the
+// one whose program the command runs, or else the default.
+func (a *Agent) KindOf() *agents.Kind {
+	if a.Kind != "" {
+		return agents.Get(a.Kind)
+	}
+	if k := agents.OfCommand(a.Command); k != nil {
+		return k
+	}
+	return agents.Get(agents.Default)
+}
+
+// Egress returns the policy of the agent in its bottle: the bottle's, with the hosts of
+// the kind that is named, which it also returns. set reports variables that are set in
+// addition to the bottle's; nil: none.
+func (a *Agent) Egress(b *Bottle, set func(variable string) bool) (policy Egress, kindHosts []string) {
+	policy = b.Egress
+	if a.Kind == "" {
+		return policy, nil
+	}
+	kindHosts = agents.Get(a.Kind).HostsWith(func(name string) bool {
+		return set != nil && set(name) || slices.ContainsFunc(b.Env, func(v Variable) bool { return v.Name == name })
+	})
+	policy.Allow = slices.Concat(policy.Allow, kindHosts)
+	return policy, kindHosts
+}
+
+// CommandOfKind returns the agent's command, or that of the kind that is named; nil: the
+// image's.
+func (a *Agent) CommandOfKind() []string {
+	if len(a.Command) == 0 && a.Kind != "" {
+		return agents.Get(a.Kind).Command
+	}
+	return a.Command
 }
 
 // maxManifest bounds a manifest's size, in bytes.
@@ -211,6 +279,8 @@ type Limits struct {
 	// Disk bounds the growth of the agent's root file system, in bytes. It is not
 	// enforced under runc.
 	Disk int64 `json:"disk_bytes"`
+	// Workspace bounds the files of a workspace, in bytes.
+	Workspace int64 `json:"workspace_bytes"`
 }
 
 // Egress is the egress policy in the notation of the manifest.
@@ -253,12 +323,13 @@ const (
 
 // Defaults of a manifest.
 const (
-	DefaultImage = "claude-bottle:latest"
 	DefaultProxy = ProxyPipelock
 
 	defaultMemory = 4 << 30 // bytes
 	defaultPids   = 4096
 	defaultDisk   = 20 << 30 // bytes
+
+	defaultWorkspace = 10 << 30 // bytes
 )
 
 // Sorted returns the policy with each list sorted and without duplicates.

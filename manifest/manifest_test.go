@@ -172,6 +172,12 @@ func TestGoodManifest(t *testing.T) {
 					{Name: "NPM_TOKEN", From: "WORK_NPM_TOKEN"},
 					{Name: "API_KEY", Prompt: "API key"},
 					{Name: "DEPLOY_KEY", File: "~/.deploy"},
+					{Name: "PASSWORD", Command: []string{"pass", "show", "a b"}},
+					{Name: "GH_TOKEN", From: "MINE", Inject: &Injection{
+						Hosts: []string{"api.github.com:443", "git.example.com:8443"}, As: []string{"headers", "X-Token", "query", "body"},
+					}},
+					{Name: "OPENAI_API_KEY", From: "OPENAI_API_KEY", Inject: &Injection{Hosts: []string{"api.openai.com:443"}}},
+					{Name: "SESSION", File: "~/.session", Inject: &Injection{}},
 				},
 				Egress: Egress{
 					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7", "dev.example:3000-3010"},
@@ -189,7 +195,7 @@ func TestGoodManifest(t *testing.T) {
 		},
 		Agents: map[string]*Agent{
 			"impl": {
-				Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
+				Kind: "claude", Unattended: true, Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
 				Prompt: "You are …\nTwice.\n", Skills: []string{"review", "write tests"},
 			},
 			"Second One": {Bottle: "bare"},

@@ -13,6 +13,7 @@ import (
 	"github.com/docker/go-units"
 	"go.yaml.in/yaml/v4"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/names"
@@ -127,6 +128,7 @@ func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
 
 func (d *decoder) build(n *yaml.Node) *Build {
 	b := &Build{Args: map[string]string{}, Secrets: map[string]string{}}
+	var egress *yaml.Node
 	pairs := func(what string, out map[string]string) func(*yaml.Node) {
 		return func(n *yaml.Node) {
 			d.entries(n, what, func(key, value *yaml.Node) {
@@ -140,7 +142,19 @@ func (d *decoder) build(n *yaml.Node) *Build {
 		"target":     d.setName(&b.Target, "target"),
 		"args":       pairs("args", b.Args),
 		"secrets":    pairs("secrets", b.Secrets),
+		"network": func(n *yaml.Node) {
+			b.HostNetwork = d.oneOf(n, "network", "host", "proxy") == "host"
+		},
+		"egress": func(n *yaml.Node) {
+			egress, b.Allow = n, []string{}
+			d.mapping(n, "egress of a build", map[string]func(*yaml.Node){
+				"allow": func(n *yaml.Node) { b.Allow = append(b.Allow, d.rules(n, "allow")...) },
+			})
+		},
 	})
+	if b.HostNetwork && b.Allow != nil {
+		d.fail(egress, "remove one of them: the host's network has no policy", "unexpected egress with network: host")
+	}
 	return b
 }
 
@@ -175,7 +189,23 @@ func (d *decoder) variable(n *yaml.Node, v *Variable) bool {
 		return ok
 	}
 	before := len(d.problems)
-	fields := map[string]func(*yaml.Node){
+	fields := d.variableFields(v)
+	for i := 0; i < len(target.Content); i += 2 {
+		// An unknown key is likely the value itself, which must not be shown.
+		if key := target.Content[i]; fields[key.Value] == nil && nearest.Of(key.Value, sortedKeys(fields)) == "" {
+			d.fail(key, fmt.Sprintf("known keys: %s; write a plain value as %s: value", strings.Join(sortedKeys(fields), ", "), v.Name), "unknown key in %s", v.Name)
+			return false
+		}
+	}
+	d.mapping(n, v.Name, fields)
+	if len(d.problems) > before {
+		return false
+	}
+	return d.checkVariable(n, target, v)
+}
+
+func (d *decoder) variableFields(v *Variable) map[string]func(*yaml.Node) {
+	return map[string]func(*yaml.Node){
 		"from": func(n *yaml.Node) {
 			d.setName(&v.From, "from")(n)
 			if v.From != "" && !ValidEnvName(v.From) {
@@ -184,23 +214,123 @@ func (d *decoder) variable(n *yaml.Node, v *Variable) bool {
 		},
 		"prompt": d.setName(&v.Prompt, "prompt"),
 		"file":   d.setName(&v.File, "file"),
+		"command": func(n *yaml.Node) {
+			d.items(n, "command", func(item *yaml.Node) {
+				if s, ok := d.name(item, "command argument"); ok {
+					v.Command = append(v.Command, s)
+				}
+			})
+			if list := d.follow(n); list.Kind == yaml.SequenceNode && len(list.Content) == 0 {
+				d.fail(n, "name the program, such as [pass, show, x]", "invalid command: empty")
+			}
+		},
+		"inject": func(n *yaml.Node) { d.inject(n, d.injection(v)) },
+		"as":     func(n *yaml.Node) { d.injectAs(n, d.injection(v)) },
 	}
+}
+
+func (d *decoder) injection(v *Variable) *Injection {
+	if v.Inject == nil {
+		v.Inject = &Injection{}
+	}
+	return v.Inject
+}
+
+// checkVariable checks which keys of a variable are set together.
+func (d *decoder) checkVariable(n, target *yaml.Node, v *Variable) bool {
+	sources, inject := 0, (*yaml.Node)(nil)
+	as := false
 	for i := 0; i < len(target.Content); i += 2 {
-		// An unknown key is likely the value itself, which must not be shown.
-		if key := target.Content[i]; fields[key.Value] == nil && nearest.Of(key.Value, sortedKeys(fields)) == "" {
-			d.fail(key, fmt.Sprintf("known keys: file, from, prompt; write a plain value as %s: value", v.Name), "unknown key in %s", v.Name)
-			return false
+		switch target.Content[i].Value {
+		case "inject":
+			inject = target.Content[i+1]
+		case "as":
+			as = true
+		default:
+			sources++
 		}
 	}
-	d.mapping(n, v.Name, fields)
-	if len(d.problems) > before {
+	switch {
+	case sources > 1 || sources == 0 && inject == nil:
+		d.fail(n, "", "invalid %s: expected exactly one of from, prompt, file and command", v.Name)
 		return false
-	}
-	if len(target.Content) != 2 {
-		d.fail(n, "", "invalid %s: expected exactly one of from, prompt and file", v.Name)
+	case as && inject == nil:
+		d.fail(n, "name the hosts in inject, such as inject: [api.example.com]", "invalid %s: as without inject", v.Name)
 		return false
+	case as && len(v.Inject.Hosts) == 0:
+		d.fail(inject, "remove as, or name the hosts in inject", "invalid inject in %s: false, with as", v.Name)
+		return false
+	case sources == 0:
+		v.From = v.Name
 	}
 	return true
+}
+
+// injectHint explains inject.
+const injectHint = "expected false or DNS names with an optional port, such as [api.example.com]"
+
+// inject reads the hosts that a variable is for, or false.
+func (d *decoder) inject(n *yaml.Node, out *Injection) {
+	target := d.follow(n)
+	if target.Kind == yaml.ScalarNode && target.Tag == "!!bool" && target.Value == "false" {
+		return
+	}
+	if target.Kind != yaml.SequenceNode || len(target.Content) == 0 {
+		d.fail(n, injectHint, "invalid inject: got %s", kindOrEmptyList(target))
+		return
+	}
+	d.items(n, "inject", func(item *yaml.Node) {
+		s, ok := d.name(item, "inject entry")
+		if !ok {
+			return
+		}
+		host, err := egress.ParseHost(s)
+		switch {
+		case strings.Contains(s, "@"):
+			// The text before it may be a password, which must not be shown.
+			d.fail(item, injectHint, "invalid inject entry: contains an @")
+		case err != nil:
+			d.fail(item, injectHint, "invalid inject entry: %v", err)
+		case slices.Contains(out.Hosts, host):
+			d.fail(n, "remove one of them", "duplicate inject entry %s", quoted(host))
+		default:
+			out.Hosts = append(out.Hosts, host)
+		}
+	})
+}
+
+func kindOrEmptyList(n *yaml.Node) string {
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		return "an empty list"
+	}
+	return kind(n)
+}
+
+// injectAs reads the parts of a request in which a value is inserted.
+func (d *decoder) injectAs(n *yaml.Node, out *Injection) {
+	const fix = "expected headers, query, body or names of headers, such as [Authorization]"
+	target := d.follow(n)
+	if target.Kind == yaml.SequenceNode && len(target.Content) == 0 {
+		d.fail(n, fix, "invalid as: got an empty list")
+		return
+	}
+	d.items(n, "as", func(item *yaml.Node) {
+		s, ok := d.name(item, "as entry")
+		switch {
+		case !ok:
+		case strings.ContainsFunc(s, notInToken):
+			d.fail(item, fix, "invalid as entry %s", quoted(s))
+		default:
+			out.As = append(out.As, s)
+		}
+	})
+}
+
+// notInToken reports whether a character cannot be part of a header's name (RFC 9110,
+// section 5.6.2).
+func notInToken(r rune) bool {
+	const token = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	return !strings.ContainsRune(token, r)
 }
 
 // rules reads entries of the egress policy, which package egress validates.
@@ -261,7 +391,7 @@ func (d *decoder) proxy(n *yaml.Node) Proxy {
 				d.fail(n, "", "%s", err)
 			}
 		},
-		"memory": func(n *yaml.Node) { p.Memory = d.size(n, "memory") },
+		"memory": func(n *yaml.Node) { p.Memory = d.size(n, "memory", maxMemory, "1PiB") },
 	})
 	if p.Version != "" && p.Image == "" {
 		d.fail(n, "add an image, or remove the version", "unexpected version without an image")
@@ -368,16 +498,19 @@ func (d *decoder) git(n *yaml.Node) *Git {
 const (
 	minMemory = 64 << 20
 	maxMemory = 1 << 50
-	minPids   = 16
-	maxPids   = 1 << 22 // the kernel's PID_MAX_LIMIT
-	maxCPUs   = 4096
+	// A workspace is a file, whose size ext4 limits to 16 TiB.
+	maxWorkspace = 8 << 40
+	minPids      = 16
+	maxPids      = 1 << 22 // the kernel's PID_MAX_LIMIT
+	maxCPUs      = 4096
 )
 
 func (d *decoder) limits(n *yaml.Node) Limits {
 	var l Limits
 	d.mapping(n, "limits", map[string]func(*yaml.Node){
-		"memory": func(n *yaml.Node) { l.Memory = d.size(n, "memory") },
-		"disk":   func(n *yaml.Node) { l.Disk = d.size(n, "disk") },
+		"memory":    func(n *yaml.Node) { l.Memory = d.size(n, "memory", maxMemory, "1PiB") },
+		"disk":      func(n *yaml.Node) { l.Disk = d.size(n, "disk", maxMemory, "1PiB") },
+		"workspace": func(n *yaml.Node) { l.Workspace = d.size(n, "workspace", maxWorkspace, "8TiB") },
 		"cpus": func(n *yaml.Node) {
 			s, ok := d.text(n, "cpus", true)
 			if !ok {
@@ -394,14 +527,15 @@ func (d *decoder) limits(n *yaml.Node) Limits {
 	return l
 }
 
-func (d *decoder) size(n *yaml.Node, what string) int64 {
+// size decodes a size of at least minMemory and at most most, which limit names.
+func (d *decoder) size(n *yaml.Node, what string, most int64, limit string) int64 {
 	s, ok := d.text(n, what, true)
 	if !ok {
 		return 0
 	}
 	v, err := units.RAMInBytes(s)
-	if err != nil || v < minMemory || v > maxMemory {
-		d.fail(n, "", "invalid %s %s: expected a size from 64MiB to 1PiB, such as 512MiB or 4GiB", what, quoted(s))
+	if err != nil || v < minMemory || v > most {
+		d.fail(n, "", "invalid %s %s: expected a size from 64MiB to %s, such as 512MiB or 4GiB", what, quoted(s), limit)
 	}
 	return v
 }
@@ -415,6 +549,7 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 		d.fail(key, hint.Of(err), "%s", err)
 	}
 	named := d.follow(n).Kind != yaml.MappingNode // which is reported instead
+	var command *yaml.Node
 	d.mapping(n, what, map[string]func(*yaml.Node){
 		"bottle": func(n *yaml.Node) {
 			named = true
@@ -422,7 +557,10 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 				d.unknownBottle(n, a.Bottle, m)
 			}
 		},
+		"kind":       func(n *yaml.Node) { a.Kind = d.kind(n) },
+		"unattended": func(n *yaml.Node) { a.Unattended = d.boolean(n, "unattended") },
 		"command": func(n *yaml.Node) {
+			command = n
 			d.items(n, "command", func(item *yaml.Node) {
 				if s, ok := d.text(item, "command argument", true); ok {
 					a.Command = append(a.Command, s)
@@ -435,10 +573,44 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 		"prompt": func(n *yaml.Node) { a.Prompt, _ = d.text(n, "prompt", false) },
 		"skills": func(n *yaml.Node) { a.Skills = d.skills(n) },
 	})
+	switch {
+	case !a.Unattended:
+	case a.Kind == "":
+		d.fail(key, "add kind: with the kind of the agent", "missing kind in %s, which is unattended", what)
+	case len(a.Command) > 0 && !agents.Get(a.Kind).Runs(a.Command):
+		d.fail(command, "remove command, or unattended", "unexpected command: %s cannot be made unattended in it", agents.Get(a.Kind).Title)
+	}
 	if !named {
 		d.fail(key, "add bottle: with the name of a bottle", "missing bottle in %s", what)
 	}
 	return a
+}
+
+// kind reads the name of a kind of agents.
+func (d *decoder) kind(n *yaml.Node) string {
+	name, ok := d.name(n, "kind")
+	if !ok {
+		return ""
+	}
+	if _, ok := agents.Lookup(name); ok {
+		return name
+	}
+	fix := "known kinds: " + strings.Join(agents.Names(), ", ")
+	if near := nearest.Of(name, agents.Names()); near != "" {
+		fix = fmt.Sprintf("did you mean %q? %s", near, fix)
+	}
+	d.fail(n, fix, "unknown kind %s", quoted(name))
+	return ""
+}
+
+// boolean reads true or false.
+func (d *decoder) boolean(n *yaml.Node, what string) bool {
+	target := d.follow(n)
+	if target.Kind != yaml.ScalarNode || target.Tag != "!!bool" {
+		d.fail(n, "", "invalid %s: expected true or false", what)
+		return false
+	}
+	return strings.EqualFold(target.Value, "true")
 }
 
 func (d *decoder) unknownBottle(n *yaml.Node, name string, m *Manifest) {
@@ -459,7 +631,7 @@ func (d *decoder) skills(n *yaml.Node) []string {
 	d.items(n, "skills", func(item *yaml.Node) {
 		s, ok := d.name(item, "skills entry")
 		if ok && (strings.ContainsAny(s, `/\`) || strings.HasPrefix(s, ".")) {
-			d.fail(item, "use the name of a directory in ~/.claude/skills, without / and without a leading dot", "invalid skill name %s", quoted(s))
+			d.fail(item, "use the name of a skill's directory, without / and without a leading dot", "invalid skill name %s", quoted(s))
 			return
 		}
 		out = append(out, s)

@@ -27,6 +27,8 @@ var notInSchema = []struct{ file, message, reason string }{
 	{"*", `: empty manifest`, "the text is not a document"},
 	{"*", `: (unexpected (tab|character|control character|second document)|unknown anchor|invalid UTF-8|manifest is larger)`, "the text is not a valid document"},
 	{"*", `: duplicate key `, "a validator sees only the last of two equal keys"},
+	{"*", `: unknown kind "`, "the kinds are files of package agents"},
+	{"*", `: unexpected command: .* cannot be made unattended in it`, "a schema does not know the programs of kinds"},
 	{"*", `: unknown bottle "`, "a schema cannot relate a value to the keys of another mapping"},
 	{"*", `: duplicate ssh Host `, "a schema compares only complete list items"},
 	{"*", `: unsupported merge key <<`, "a YAML library resolves the merge before validation"},
@@ -357,7 +359,7 @@ func TestStarter(t *testing.T) {
 		}
 	}
 	m, _ := Parse("bottle.yaml", complete)
-	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 5 || len(b.Egress.Allow) != 4 || len(b.SSH) != 1 || b.Git == nil {
+	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 7 || len(b.Egress.Allow) != 4 || len(b.SSH) != 1 || b.Git == nil {
 		t.Errorf("missing settings: %+v", b)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/images/agent"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
@@ -33,12 +34,25 @@ type Build struct {
 	Target     string            `json:"target,omitempty"`
 	Args       map[string]string `json:"args,omitempty"`
 	Secrets    []BuildSecret     `json:"secrets,omitempty"` // sorted by ID
+	// HostNetwork: steps use the host's network. Allow lists what they reach through
+	// their proxy otherwise; nil: all public hosts.
+	HostNetwork bool     `json:"host_network,omitempty"`
+	Allow       []string `json:"allow,omitempty"`
+
+	// Kind is that of the agent in a default image.
+	Kind string `json:"kind,omitempty"`
 
 	labels map[string]string
 }
 
-// defaultRef is DefaultImage, normalised.
-const defaultRef = "docker.io/library/" + manifest.DefaultImage
+// defaultRef returns the default image of the agent's kind, normalised; empty if there
+// is none.
+func (p *preparation) defaultRef() string {
+	if p.plan.kind.Image == nil {
+		return ""
+	}
+	return "docker.io/library/" + p.plan.kind.DefaultImage()
+}
 
 // imageOrBuild looks up an image and decides whether it is built first. For an image
 // that will be built it returns what is known before the build.
@@ -51,8 +65,8 @@ func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest
 	switch {
 	case fromManifest && p.bottle.Build != nil:
 		return info, p.planOwnBuild(ref, missing)
-	case ref == defaultRef && (missing || outdated(info, defaultBuild(p.bottle).Args)):
-		return ImageInfo{Ref: ref, User: agent.User, Cmd: []string{agent.Command}}, p.planDefaultBuild(ref, missing)
+	case ref == p.defaultRef() && (missing || outdated(info, p.plan.kind, defaultBuild(p.bottle).Args)):
+		return ImageInfo{Ref: ref, User: agent.User, Cmd: p.plan.kind.Command}, p.planDefaultBuild(ref, missing)
 	}
 	return info, err
 }
@@ -60,9 +74,9 @@ func (p *preparation) imageOrBuild(ctx context.Context, ref string, fromManifest
 // outdated reports whether an image was built from another version of bottle's
 // Dockerfile, or with other arguments. An image without the label was not built by
 // bottle and is never replaced.
-func outdated(info ImageInfo, args map[string]string) bool {
+func outdated(info ImageInfo, k *agents.Kind, args map[string]string) bool {
 	hash := info.Labels[agent.Label]
-	return hash != "" && hash != agent.Hash(args)
+	return hash != "" && hash != agent.Hash(k, args)
 }
 
 // defaultBuild returns the bottle's build settings for the default image, whose
@@ -82,7 +96,9 @@ func (p *preparation) planDefaultBuild(ref string, missing bool) (err error) {
 	cfg := defaultBuild(p.bottle)
 	b := &Build{
 		Image: ref, Reason: reason, Default: true,
-		Args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(cfg.Args)},
+		Kind:        p.plan.kind.Name,
+		HostNetwork: cfg.HostNetwork, Allow: cfg.Allow,
+		Args: maps.Clone(cfg.Args), labels: map[string]string{agent.Label: agent.Hash(p.plan.kind, cfg.Args)},
 	}
 	p.plan.Build = b
 	return p.buildSecrets(b, cfg)
@@ -103,7 +119,7 @@ func (p *preparation) buildSecrets(b *Build, cfg manifest.Build) error {
 // run: a build without changes takes a tenth of a second.
 func (p *preparation) planOwnBuild(ref string, missing bool) error {
 	cfg, dir := p.bottle.Build, filepath.Dir(p.plan.Manifest)
-	b := &Build{Image: ref, Reason: BuildInputs, Target: cfg.Target}
+	b := &Build{Image: ref, Reason: BuildInputs, Target: cfg.Target, HostNetwork: cfg.HostNetwork, Allow: cfg.Allow}
 	if missing {
 		b.Reason = BuildMissing
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/images/agent"
 )
 
@@ -17,7 +18,7 @@ func TestPlanDefaultBuild(t *testing.T) {
 		reason  string
 	}{
 		"missing":         {missing: true, reason: BuildMissing},
-		"current":         {labels: map[string]string{agent.Label: agent.Hash(nil)}},
+		"current":         {labels: map[string]string{agent.Label: agent.Hash(claude, nil)}},
 		"older":           {labels: map[string]string{agent.Label: "older"}, reason: BuildChanged},
 		"somebody's own":  {},
 		"with own labels": {labels: map[string]string{"maintainer": "A Person"}},
@@ -39,10 +40,10 @@ func TestPlanDefaultBuild(t *testing.T) {
 			if b == nil || b.Reason != c.reason || !b.Default || b.Image != defaultRef {
 				t.Fatalf("%+v", b)
 			}
-			if b.Labels()[agent.Label] != agent.Hash(nil) || b.Context != "" || b.Dockerfile != "" {
+			if b.Labels()[agent.Label] != agent.Hash(claude, nil) || b.Context != "" || b.Dockerfile != "" {
 				t.Errorf("wrong build: %+v", b)
 			}
-			if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) {
+			if plan.User != agent.User || !slices.Equal(plan.Command, claude.Command) {
 				t.Errorf("user %s and command %q", plan.User, plan.Command)
 			}
 		})
@@ -57,7 +58,7 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 	s.env["NPMRC"] = "registry"
 	for reason, images := range map[string]map[string]ImageInfo{
 		BuildMissing: {},
-		BuildChanged: {defaultRef: {Labels: map[string]string{agent.Label: agent.Hash(map[string]string{"BASE": "mine:2"})}}},
+		BuildChanged: {defaultRef: {Labels: map[string]string{agent.Label: agent.Hash(claude, map[string]string{"BASE": "mine:2"})}}},
 	} {
 		s.host.images = images
 		b := s.good().Build
@@ -71,7 +72,7 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 		if sources.ID != "sources" || sources.From != s.path("work/list") || sources.Value.Reveal() != "deb" {
 			t.Errorf("%s: secret %s from %s", reason, sources.ID, sources.From)
 		}
-		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.Labels(), Cmd: []string{agent.Command}}}
+		s.host.images = map[string]ImageInfo{defaultRef: {Labels: b.Labels(), Cmd: claude.Command}}
 		if b := s.good().Build; b != nil {
 			t.Errorf("an up-to-date image is rebuilt: %+v", b)
 		}
@@ -81,13 +82,22 @@ func TestPlanDefaultBuildArgs(t *testing.T) {
 	s.bad("build secret npmrc", "NPMRC is not set")
 }
 
-// TestAgentDockerfile compares the program's constants about the image with its
-// Dockerfile.
+// TestAgentDockerfile checks user, command and arguments in the Dockerfile of each kind.
 func TestAgentDockerfile(t *testing.T) {
-	text := string(agent.Dockerfile())
-	for _, line := range []string{"\nUSER " + agent.User + "\n", "\nCMD [\"" + agent.Command + "\"]\n"} {
-		if !strings.Contains(text, line) {
-			t.Errorf("missing line in the Dockerfile: %q", line)
+	for _, name := range agents.Names() {
+		k := agents.Get(name)
+		if k.Image == nil {
+			continue
+		}
+		text := string(agent.Dockerfile(k))
+		lines := []string{"\nUSER " + agent.User + "\n", "\nCMD [\"" + k.Program() + "\"]\n", k.Image.Install}
+		for _, arg := range k.Image.Args {
+			lines = append(lines, "\nARG "+arg+"\n")
+		}
+		for _, line := range lines {
+			if !strings.Contains(text, line) {
+				t.Errorf("%s: missing in the Dockerfile: %q", name, line)
+			}
 		}
 	}
 }
@@ -181,7 +191,7 @@ func TestPlanOwnBuildErrors(t *testing.T) {
 // without --cwd, and that user and command come from the base.
 func TestPlanBuildCwd(t *testing.T) {
 	s := newScene(t, "", "")
-	s.spec.Cwd = true
+	s.spec.CwdImage = true
 	for reason, images := range map[string]map[string]ImageInfo{
 		BuildMissing: {},
 		BuildChanged: {defaultRef: {Labels: map[string]string{agent.Label: "older"}}},
@@ -191,13 +201,13 @@ func TestPlanBuildCwd(t *testing.T) {
 		if b := plan.Build; b == nil || b.Image != defaultRef || b.Reason != reason || plan.BaseRef != defaultRef || plan.Image == defaultRef {
 			t.Errorf("%s: builds %+v for %s on %s", reason, plan.Build, plan.Image, plan.BaseRef)
 		}
-		if plan.User != agent.User || !slices.Equal(plan.Command, []string{agent.Command}) || plan.ImageCommand {
+		if plan.User != agent.User || !slices.Equal(plan.Command, claude.Command) || plan.ImageCommand {
 			t.Errorf("%s: user %s and command %q", reason, plan.User, plan.Command)
 		}
 	}
 	s = newScene(t, "image: mine, build: {}", "")
 	s.write("work/Dockerfile", "FROM scratch\n", 0o644)
-	s.spec.Cwd = true
+	s.spec.CwdImage = true
 	plan := s.good()
 	const mine = "docker.io/library/mine:latest"
 	if b := plan.Build; b == nil || b.Image != mine || b.Reason != BuildMissing || plan.BaseRef != mine || plan.Pull != "" {

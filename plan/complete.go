@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -21,11 +22,14 @@ func (p *Plan) Pending() bool { return p.Build != nil || p.Pull != "" || p.Proxy
 func (p *Plan) WithImages(agent ImageInfo, proxy *ImageInfo) (*Plan, error) {
 	done := *p
 	done.Build, done.Pull, done.Proxy.Pull = nil, "", false
-	done.User = agent.User
+	done.User, done.ImageDigest = agent.User, agent.Digest
 	if proxy != nil {
 		done.Proxy.Digest = proxy.Digest
 	}
-	return &done, done.setCommand(agent)
+	if err := errors.Join(done.setCommand(agent), done.checkImages()); err != nil {
+		return nil, err
+	}
+	return &done, nil
 }
 
 // setCommand sets the agent's command: the manifest's, or else the image's, followed
@@ -41,7 +45,8 @@ func (p *Plan) setCommand(info ImageInfo) error {
 			Hint: "set command for the agent in the manifest",
 		}
 	}
-	command, err := provision.PromptOption(slices.Concat(command, p.args), p.Prompt)
+	command = p.kind.InMode(slices.Concat(command, p.args), p.Unattended)
+	command, err := provision.PromptOption(p.kind, command, p.Prompt)
 	if err != nil {
 		return hint.Wrap(err, fmt.Sprintf("agent %q", p.Agent))
 	}

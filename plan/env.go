@@ -9,6 +9,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/logins"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
@@ -21,9 +22,9 @@ const (
 	agentToken  = "CLAUDE_CODE_OAUTH_TOKEN"
 )
 
-// maxVariable bounds NAME=VALUE and its NUL, in bytes: Linux's MAX_ARG_STRLEN
+// MaxVariable bounds NAME=VALUE and its NUL, in bytes: Linux's MAX_ARG_STRLEN
 // (execve(2)).
-const maxVariable = 128 << 10
+const MaxVariable = 128 << 10
 
 // envInput is what an agent's variables are resolved from.
 type envInput struct {
@@ -34,6 +35,11 @@ type envInput struct {
 	files    []EnvArg
 	flags    []EnvArg
 	token    bool // forward Claude Code's token from callerToken
+	// login is the stored login of the agent, used if none of the variables of logins
+	// is given; nil: there is none.
+	login  *logins.Login
+	logins []string
+	inject injectRules
 }
 
 // pipes are the pipes among the files.
@@ -117,6 +123,9 @@ func (r *envResolver) resolve() ([]provision.Variable, error) {
 	if r.in.token && !r.has(agentToken) {
 		r.source(agentToken, func() { r.forward(agentToken, callerToken) })
 	}
+	if l := r.in.login; l != nil && !slices.ContainsFunc(r.in.logins, r.has) {
+		r.source(l.Variable, r.setLogin)
+	}
 	given := len(r.problems)
 	for _, s := range r.sources {
 		s.lookUp()
@@ -126,8 +135,8 @@ func (r *envResolver) resolve() ([]provision.Variable, error) {
 		r.problems = r.problems[:given]
 	}
 	for _, v := range r.vars {
-		if n := len(v.Name) + len(v.Literal) + len(v.Secret.Reveal()) + 2; n > maxVariable {
-			r.problems.Add(fmt.Errorf("value of %s too long: %d bytes with its name (max %d)", v.Name, n, maxVariable))
+		if n := len(v.Name) + len(v.Literal) + len(v.Secret.Reveal()) + 2; n > MaxVariable {
+			r.problems.Add(fmt.Errorf("value of %s too long: %d bytes with its name (max %d)", v.Name, n, MaxVariable))
 		}
 	}
 	return r.vars, r.problems.Err()
@@ -148,7 +157,7 @@ func (r *envResolver) source(name string, lookUp func()) {
 	r.sources = append(r.sources, s)
 }
 
-func (r *envResolver) set(v provision.Variable) { r.vars = append(r.vars, v) }
+func (r *envResolver) set(v provision.Variable) { r.vars = append(r.vars, r.in.inject.apply(v)) }
 
 func (r *envResolver) fromManifest(v manifest.Variable) {
 	switch {
@@ -163,6 +172,8 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 			return
 		}
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourcePrompt, Ask: v.Prompt})
+	case len(v.Command) > 0:
+		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceCommand, Command: v.Command})
 	case v.File != "":
 		path := r.in.caller.Path(v.File, filepath.Dir(r.in.manifest))
 		value, err := r.readFile(path)
@@ -171,9 +182,23 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 			return
 		}
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceFile, From: path, Secret: secret.New(value)})
+	case r.usesLogin(v):
+		r.setLogin()
 	default:
 		r.forward(v.Name, v.From)
 	}
+}
+
+// usesLogin reports whether a variable that only says where its value goes has the value
+// of the stored login.
+func (r *envResolver) usesLogin(v manifest.Variable) bool {
+	_, given := r.in.caller.Getenv(v.Name)
+	return r.in.login != nil && r.in.login.Variable == v.Name && v.Inject != nil && v.From == v.Name && !given
+}
+
+func (r *envResolver) setLogin() {
+	l := r.in.login
+	r.set(provision.Variable{Name: l.Variable, Source: provision.SourceLogin, From: l.Path, Secret: l.Value})
 }
 
 func (r *envResolver) fromArg(a EnvArg) {
@@ -210,7 +235,7 @@ func (r *envResolver) reportUnset() {
 	if len(r.unset) > 1 {
 		fix = "set and export them"
 	}
-	if _, sudo := r.in.caller.Getenv("SUDO_UID"); sudo {
+	if underSudo(r.in.caller) {
 		fix = fmt.Sprintf("sudo clears the environment: run sudo --preserve-env=%s bottle …, or pass --env-file a file on tmpfs", strings.Join(r.unset, ","))
 	}
 	r.problems.Add(&hint.Error{
@@ -219,14 +244,25 @@ func (r *envResolver) reportUnset() {
 	})
 }
 
+// underSudo reports whether the caller ran bottle with sudo, which clears the environment.
+func underSudo(c caller.Caller) bool {
+	_, ok := c.Getenv("SUDO_UID")
+	return ok
+}
+
 // readFile reads a secret and removes a line break at its end.
 func (r *envResolver) readFile(path string) (string, error) {
-	data, err := r.in.caller.ReadPrivate(path, maxVariable)
+	data, err := r.in.caller.ReadPrivate(path, MaxVariable)
 	if err != nil {
 		return "", err
 	}
+	return OneValue(path, data)
+}
+
+// OneValue returns a value without a line break at its end.
+func OneValue(from string, data []byte) (string, error) {
 	if bytes.IndexByte(data, 0) >= 0 {
-		return "", fmt.Errorf("%s contains a NUL byte, which a variable cannot contain", path)
+		return "", fmt.Errorf("%s contains a NUL byte, which a variable cannot contain", from)
 	}
 	value, broken := strings.CutSuffix(string(data), "\n")
 	if broken {

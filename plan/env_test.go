@@ -141,11 +141,11 @@ func TestEnvTokenNamed(t *testing.T) {
 
 func TestEnvTooLong(t *testing.T) {
 	s := newScene(t, "", "")
-	fits := strings.Repeat("x", maxVariable-len("A=")-1)
+	fits := strings.Repeat("x", MaxVariable-len("A=")-1)
 	s.spec.Env = []string{"A=" + fits}
 	s.good()
 	s.spec.Env = []string{"A=" + fits + "x"}
-	s.bad("value of A too long", fmt.Sprint(maxVariable+1))
+	s.bad("value of A too long", fmt.Sprint(MaxVariable+1))
 }
 
 func TestEnvFileErrors(t *testing.T) {
@@ -157,7 +157,7 @@ func TestEnvFileErrors(t *testing.T) {
 		"group":  {"hunter2", 0o640, []string{"is readable by others (mode 0640)", "chmod 600"}},
 		"others": {"hunter2", 0o604, []string{"mode 0604", "chmod 600"}},
 		"nul":    {"hunter2\x00", 0o600, []string{"NUL"}},
-		"large":  {strings.Repeat("hunter2", maxVariable/7+1), 0o600, []string{"larger than 131072 bytes"}},
+		"large":  {strings.Repeat("hunter2", MaxVariable/7+1), 0o600, []string{"larger than 131072 bytes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, "env: {KEY: {file: ~/.key}}", "")

@@ -33,4 +33,7 @@ type Host interface {
 	Runtime(ctx context.Context, name string) error
 	// Network describes the networks that a launch would create.
 	Network(ctx context.Context) (Network, error)
+	// Workspace checks that workspaces of at most size bytes can be created, and returns
+	// warnings.
+	Workspace(ctx context.Context, size int64) ([]string, error)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/provision"
+	"github.com/bot-bottle/bottle/worktree"
 )
 
 // Pull policies: when an image is pulled before it runs.
@@ -25,7 +26,7 @@ const (
 // PullPolicies are the values of Spec.Pull.
 var PullPolicies = []string{PullAlways, PullMissing, PullNever}
 
-// DefaultCwdTarget is the path of the working directory in a derived image.
+// DefaultCwdTarget is where the copy of the working directory is in a bottle.
 const DefaultCwdTarget = "/workspace"
 
 // lookUp finds the image to run, or its base. If the image must be built or pulled
@@ -39,7 +40,7 @@ func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 		return info, false, &hint.Error{Err: fmt.Errorf("unknown pull policy %q", policy), Hint: "choose --pull " + strings.Join(PullPolicies, ", ")}
 	}
 	// The default image, and those with build settings, are built here.
-	pullable := ref != defaultRef && (p.bottle.Build == nil || !fromManifest)
+	pullable := ref != p.defaultRef() && (p.bottle.Build == nil || !fromManifest)
 	if policy == PullAlways && pullable {
 		p.plan.Pull = ref
 		return info, false, nil
@@ -55,8 +56,16 @@ func (p *preparation) lookUp(ctx context.Context, ref string, fromManifest bool)
 	return info, true, nil
 }
 
-// cwd plans the image that contains the working directory.
+// cwd plans the copy of the working directory.
 func (p *preparation) cwd() (err error) {
+	if r := p.spec.Resume; r != nil {
+		p.plan.Dir, p.plan.Target = r.Dir, r.Target
+		return nil
+	}
+	if p.spec.Cwd && p.spec.CwdImage {
+		return &hint.Error{Err: errors.New("--cwd and --cwd-image exclude each other"), Hint: "use --cwd, which keeps the agent's work"}
+	}
+	p.plan.CwdIgnored = p.spec.Cwd && p.spec.CwdIgnored
 	if p.plan.Target, err = cwdTarget(p.spec.CwdTarget); err != nil {
 		return err
 	}
@@ -75,7 +84,7 @@ const credentialsTimeout = 2 * time.Second
 // credentials finds the files with credentials that --cwd would copy. It leaves errors
 // to the copying, which reports them with their remedy.
 func (p *preparation) credentials(ctx context.Context) error {
-	if !p.spec.Cwd {
+	if !p.spec.Cwd && !p.spec.CwdImage {
 		return nil
 	}
 	dir, err := filepath.EvalSymlinks(p.spec.Caller.WorkDir)
@@ -86,6 +95,9 @@ func (p *preparation) credentials(ctx context.Context) error {
 	defer cancel()
 	p.plan.CredentialFiles, err = images.CredentialFiles(ctx, dir, p.spec.Caller.User())
 	p.plan.CredentialsUnknown = errors.Is(err, context.DeadlineExceeded)
+	if err == nil && p.spec.Cwd && !p.spec.CwdIgnored {
+		p.plan.CredentialFiles = worktree.NotIgnored(ctx, p.spec.Caller, dir, p.plan.CredentialFiles)
+	}
 	slices.Sort(p.plan.CredentialFiles)
 	return nil
 }

@@ -36,9 +36,9 @@ func TestPreparePull(t *testing.T) {
 			if got.Pull != c.pull || got.Image != mine || got.ImageCommand {
 				t.Errorf("pulls %q for %q", got.Pull, got.Image)
 			}
-			s.spec.Cwd = true
+			s.spec.CwdImage = true
 			if got := s.good(); got.Pull != c.pull || got.BaseRef != mine {
-				t.Errorf("with --cwd: pulls %q for base %q", got.Pull, got.BaseRef)
+				t.Errorf("with --cwd-image: pulls %q for base %q", got.Pull, got.BaseRef)
 			}
 		})
 	}
@@ -76,7 +76,7 @@ func TestPreparePullCommand(t *testing.T) {
 
 func TestPrepareCwd(t *testing.T) {
 	s := newScene(t, "", "")
-	s.spec.Cwd = true
+	s.spec.CwdImage = true
 	work := s.spec.Caller.WorkDir
 	real, err := filepath.EvalSymlinks(work)
 	if err != nil {
@@ -141,7 +141,7 @@ func TestPrepareCwdCredentials(t *testing.T) {
 func TestPrepareCwdCredentialsTimeout(t *testing.T) {
 	s := newScene(t, "", "")
 	s.spec.Cwd = true
-	p := &preparation{spec: s.spec, plan: &Plan{}}
+	p := &preparation{spec: s.spec, plan: &Plan{kind: claude, Login: "KEY"}}
 	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
 	if err := p.credentials(ctx); err != nil || !p.plan.CredentialsUnknown {

@@ -6,11 +6,13 @@ package plan
 import (
 	"time"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/policy"
 	"github.com/bot-bottle/bottle/provision"
 )
 
@@ -25,8 +27,11 @@ type Spec struct {
 	Runtime      string   // --runtime; empty: DefaultRuntime
 	Proxy        string   // --proxy; empty: the manifest's, else DefaultProxy
 	Learn        bool     // --learn: allow everything and log what the policy would refuse
-	Cwd          bool     // --cwd: run an image that contains the working directory
-	CwdTarget    string   // --cwd-target: its path in that image; empty: DefaultCwdTarget
+	Cwd          bool     // --cwd: copy the working directory to a workspace
+	CwdImage     bool     // --cwd-image: run on an image with a copy of the working directory
+	CwdIgnored   bool     // --cwd-ignored: copy files that git ignores, too
+	Resume       *Resume  // use the workspace of a stopped bottle
+	CwdTarget    string   // --cwd-target: where the copy is in the bottle; empty: DefaultCwdTarget
 	CwdForce     bool     // --cwd-force: allow a home directory
 	Pull         string   // --pull: one of PullPolicies; empty: PullMissing
 	Env          []string // -e NAME or NAME=VALUE, in order
@@ -34,6 +39,8 @@ type Spec struct {
 	ForwardToken *bool    // CLAUDE_BOTTLE_OAUTH_TOKEN; nil: if it is set
 	Args         []string // after --: appended to the agent's command
 	NoInput      bool     // ask no questions
+	// Rules are the administrator's policy for the caller; nil: nothing is bound.
+	Rules *policy.Rules
 	// Caller is the invoking user and their working directory.
 	Caller caller.Caller
 }
@@ -45,21 +52,35 @@ type Plan struct {
 	Bottle   string `json:"bottle"`
 	Manifest string `json:"manifest"`
 	Name     string `json:"name"`
+	// Kind is the agent's kind, if the manifest names it. KindHosts are the hosts that
+	// it adds to the policy.
+	Kind      string   `json:"kind,omitempty"`
+	KindHosts []string `json:"kind_hosts,omitempty"`
+	// Unattended: the agent acts without asking.
+	Unattended bool `json:"unattended,omitempty"`
+	// Login is the variable with the agent's login; empty: none is known.
+	Login string `json:"login,omitempty"`
 	// Pinned: the user chose the name, so that no other is used if it is taken.
 	Pinned  bool   `json:"pinned"`
 	Image   string `json:"image"`          // normalised reference of the image to run
-	BaseRef string `json:"base,omitempty"` // with --cwd: the image that Image is derived from
+	BaseRef string `json:"base,omitempty"` // with --cwd-image: the image that Image is derived from
+	// ImageDigest is that of Image, or BaseRef; empty: unknown before a pull or a build.
+	ImageDigest string `json:"image_digest,omitempty"`
 	// Build is the image that is built first; nil: none.
 	Build *Build `json:"build,omitempty"`
-	// Pull is the image that is pulled first: Image, or BaseRef. Dir is copied to
-	// Image at Target, both absolute, with --cwd.
+	// Pull is the image that is pulled first: Image, or BaseRef. With --cwd Dir is copied
+	// to Target in a workspace, with --cwd-image to Target in Image; both are absolute.
 	Pull   string `json:"pull,omitempty"`
 	Dir    string `json:"directory,omitempty"`
 	Target string `json:"target,omitempty"`
+	// CwdIgnored: files that git ignores are copied, too.
+	CwdIgnored bool `json:"cwd_ignored,omitempty"`
 	// CredentialFiles are files in Dir that are known to hold credentials, relative to
 	// it. CredentialsUnknown: there was no time to look for all of them.
 	CredentialFiles    []string `json:"credential_files,omitempty"`
 	CredentialsUnknown bool     `json:"credentials_unknown,omitempty"`
+	// Workspace is storage that outlives the bottle; nil: none.
+	Workspace *Workspace `json:"workspace,omitempty"`
 
 	User    string   `json:"user"`    // the image's; empty: root, or unknown before the pull
 	Runtime string   `json:"runtime"` // "runsc" or "runc"
@@ -81,6 +102,8 @@ type Plan struct {
 	Skills      []string           `json:"skills"`
 	SSH         []manifest.SSHHost `json:"ssh"`
 	Git         *manifest.Git      `json:"git,omitempty"`
+	// Policy is the administrator's policy that bounds the run; nil: none.
+	Policy *Policy `json:"policy,omitempty"`
 	// Warnings are sentences that the preflight shows last, one per line.
 	Warnings []string  `json:"warnings"`
 	Created  time.Time `json:"-"`
@@ -91,8 +114,19 @@ type Plan struct {
 	env     envInput
 	entries egress.Entries
 	policy  egress.Policy // of entries
-	command []string      // the manifest's; empty: the image's
-	args    []string      // appended to the command
+	rules   *policy.Rules
+	command []string     // the manifest's or the kind's; empty: the image's
+	kind    *agents.Kind // named, or assumed from the command
+	args    []string     // appended to the command
+
+	manifestSum string
+}
+
+// Policy is the administrator's policy of a run, and what it has changed of the request.
+type Policy struct {
+	Path   string         `json:"path"`
+	SHA256 string         `json:"sha256"`
+	Bounds []policy.Bound `json:"bounds"`
 }
 
 // Proxy describes the proxy that enforces the policy.
@@ -110,6 +144,14 @@ type Proxy struct {
 	Memory int64 `json:"memory_bytes,omitempty"`
 }
 
+// Workspace describes the storage of the agent's files.
+type Workspace struct {
+	Size int64 `json:"size_bytes"` // the maximum
+	// Existing: the workspace of the bottle's name is used as it is, and nothing is
+	// copied.
+	Existing bool `json:"existing,omitempty"`
+}
+
 // Network describes the networks of a bottle.
 type Network struct {
 	Internal string `json:"internal"` // the segment between agent and proxy, CIDR
@@ -125,9 +167,14 @@ type Network struct {
 // Provisions returns the files and variables for the agent.
 func (p *Plan) Provisions() provision.Agent {
 	return provision.Agent{
+		Kind: p.kind, Unattended: p.Unattended,
 		Hostname: names.Hostname(p.Name), Variables: p.Env, Prompt: p.Prompt, Skills: p.skills, Git: p.Git, SSH: p.ssh,
 	}
 }
+
+// ManifestSHA256 returns the hash of the manifest's text in hexadecimal; empty: the
+// manifest was not read from a file.
+func (p *Plan) ManifestSHA256() string { return p.manifestSum }
 
 // Caller returns the user who invoked bottle.
 func (p *Plan) Caller() caller.Caller { return p.caller }

@@ -11,11 +11,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
+	"github.com/bot-bottle/bottle/internal/logins"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/trust"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/policy"
 	"github.com/bot-bottle/bottle/provision"
 )
 
@@ -43,11 +47,18 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		spec: s, host: h, agent: agent, bottle: bottle,
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: s.Caller.Abs(m.Path), Created: time.Now(),
-			Egress: bottle.Egress.Expand(),
+			Kind: agent.Kind, Unattended: agent.Unattended, kind: agent.KindOf(), command: agent.CommandOfKind(),
 			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
 		},
 	}
+	if text := m.Text.Reveal(); text != "" {
+		p.plan.manifestSum = trust.Sum(text)
+	}
+	p.stored, p.storedErr = p.readLogin()
+	p.requested, p.plan.KindHosts = agent.Egress(bottle, p.names)
+	p.plan.Egress = p.requested.Expand()
+	p.applyPolicy()
 	p.plan.entries = entriesOf(p.plan.Egress, bottle.SSH)
 	p.plan.policy, p.policyErr = p.plan.entries.Policy()
 	if err := p.run(ctx); err != nil {
@@ -86,11 +97,21 @@ type preparation struct {
 	agent  *manifest.Agent
 	bottle *manifest.Bottle
 	plan   *Plan
+	// stored is the stored login of the agent; nil: none.
+	stored    *logins.Login
+	storedErr error
+	// requested is the policy of the bottle and its agent's kind.
+	requested manifest.Egress
 	// policyErr is the error of the plan's policy, which is parsed once.
 	policyErr error
 
-	gitWarning    string
-	skillWarnings []string
+	limitBounds []policy.Bound
+
+	gitWarning        string
+	skillWarnings     []string
+	workspaceWarnings []string
+	// imageLogsIn: the image sets a variable with the agent's login.
+	imageLogsIn bool
 }
 
 // run prepares the parts of the plan concurrently, because some of them query the host.
@@ -98,7 +119,7 @@ type preparation struct {
 func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
 	parts := []func(context.Context) error{
-		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits, p.credentials,
+		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits, p.credentials, p.workspace,
 	}
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
@@ -113,6 +134,9 @@ func (p *preparation) run(ctx context.Context) error {
 	for _, err := range errs {
 		problems.Add(err)
 	}
+	p.login()
+	problems.Add(p.checkInject())
+	problems.Add(p.checkPolicy())
 	p.warn()
 	return problems.Err()
 }
@@ -122,6 +146,9 @@ func (p *preparation) runtimeAndProxy() {
 	p.plan.Proxy.Memory = p.bottle.Proxy.Memory
 	if p.bottle.Proxy.Kind != "" {
 		p.plan.Proxy.Kind = p.bottle.Proxy.Kind
+	}
+	if p.spec.Resume != nil {
+		p.plan.Runtime = p.spec.Resume.Runtime
 	}
 	if p.spec.Runtime != "" {
 		p.plan.Runtime = p.spec.Runtime
@@ -136,16 +163,31 @@ func (p *preparation) name(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	owner := p.spec.Caller.Owner()
+	taken = names.VisibleNames(taken, owner)
+	if r := p.spec.Resume; r != nil { // the stopped bottle has the name, and is counted
+		p.plan.Name, p.plan.Pinned = r.Name, true
+		return nil
+	}
+	if err := p.spec.Rules.Bottles(1 + names.CountBottles(taken)); err != nil {
+		return err
+	}
 	name := p.spec.Name
 	if name == "" {
 		name = p.spec.getenv("CLAUDE_BOTTLE_CONTAINER")
 	}
 	if name != "" {
-		p.plan.Name, p.plan.Pinned = name, true
-		return names.CheckPinned(name, taken)
+		p.plan.Name, p.plan.Pinned = names.ID(name, owner), true
+		if err := names.CheckPinned(name, taken); err != nil {
+			return err
+		}
+		return names.CheckID(name, owner)
 	}
-	p.plan.Name, err = names.Free(p.spec.Agent, taken)
-	return err
+	if name, err = names.Free(p.spec.Agent, taken); err != nil {
+		return err
+	}
+	p.plan.Name = names.ID(name, owner)
+	return names.CheckID(name, owner)
 }
 
 // image decides on the image and the command.
@@ -155,29 +197,43 @@ func (p *preparation) image(ctx context.Context) error {
 		base, source = p.bottle.Image, "the manifest"
 	}
 	if base == "" {
-		base, source = manifest.DefaultImage, "the default"
+		if p.plan.kind.Image == nil {
+			return &hint.Error{
+				Err:  fmt.Errorf("missing image of bottle %q: bottle cannot build one with %s", p.agent.Bottle, p.plan.kind.Title),
+				Hint: "set image, or image and build, in the bottle",
+			}
+		}
+		base, source = p.plan.kind.DefaultImage(), "the default"
 	}
 	ref, err := imageref.Normalize(base)
 	if err != nil {
 		return fmt.Errorf("image %q from %s: %w", base, source, err)
 	}
 	looked := ref
-	if p.spec.Cwd {
+	if p.spec.CwdImage {
 		p.plan.BaseRef = ref
 		if ref, err = p.derived(); err != nil {
 			return err
 		}
+	}
+	if p.spec.Cwd || p.spec.CwdImage || p.spec.Resume != nil {
 		if err := p.cwd(); err != nil {
 			return err
 		}
 	}
 	p.plan.Image, p.plan.caller = ref, p.spec.Caller
-	p.plan.command, p.plan.args = p.agent.Command, p.spec.Args
+	p.plan.args = p.spec.Args
 	info, known, err := p.lookUp(ctx, looked, source == "the manifest")
 	if err != nil {
 		return err
 	}
 	p.plan.User = info.User
+	if known {
+		p.plan.ImageDigest = info.Digest
+	}
+	p.imageLogsIn = len(p.plan.kind.Given(func(name string) bool {
+		return slices.ContainsFunc(info.Env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+	})) > 0
 	if b := p.plan.Build; b != nil && !b.Default && b.Reason == BuildMissing {
 		known = false
 	}
@@ -256,19 +312,51 @@ func (p *preparation) env(context.Context) (err error) {
 		caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest,
 		listed: p.bottle.Env, files: p.spec.EnvFiles, flags: parseEnvFlags(p.spec.Env), token: p.spec.getenv(callerToken) != "",
 	}
+	if p.plan.kind.Name != agents.Default {
+		in.token = false
+	}
 	if p.spec.ForwardToken != nil {
 		in.token = *p.spec.ForwardToken
 	}
+	in.login, in.logins = p.stored, p.plan.kind.Variables()
+	in.inject = p.injectRules()
 	if p.plan.EnvPipes = in.pipes(); len(p.plan.EnvPipes) > 0 {
 		p.plan.env = in
 	}
 	p.plan.Env, err = in.resolve()
+	if err == nil && (p.storedErr != nil && !slices.ContainsFunc(p.plan.Env, func(v provision.Variable) bool { return slices.Contains(in.logins, v.Name) })) {
+		err = p.storedErr
+	}
 	return err
 }
 
-func (p *preparation) limits(context.Context) error {
-	p.plan.Limits = p.bottle.Limits.OrDefault()
-	return nil
+// readLogin reads the login that bottle login has stored for the agent, if it is known
+// to be of its kind.
+func (p *preparation) readLogin() (*logins.Login, error) {
+	if p.plan.Kind == "" && !p.plan.kind.Runs(p.agent.Command) {
+		return nil, nil
+	}
+	return logins.Read(p.spec.Caller, p.plan.kind.Name)
+}
+
+// names reports whether the command line or the stored login names a variable.
+func (p *preparation) names(variable string) bool {
+	return p.stored != nil && p.stored.Variable == variable || slices.ContainsFunc(slices.Concat(p.spec.EnvFiles, parseEnvFlags(p.spec.Env)), func(a EnvArg) bool { return a.Name == variable })
+}
+
+// login finds the variable with the agent's login.
+func (p *preparation) login() {
+	for _, l := range p.plan.kind.Logins {
+		if slices.ContainsFunc(p.plan.Env, func(v provision.Variable) bool { return v.Name == l.Variable }) {
+			p.plan.Login = l.Variable
+			return
+		}
+	}
+}
+
+func (p *preparation) limits(context.Context) (err error) {
+	p.plan.Limits, p.limitBounds, err = p.spec.Rules.Limits(p.bottle.Limits, p.bottle.Limits.OrDefault())
+	return err
 }
 
 func (p *preparation) warn() {
@@ -277,7 +365,11 @@ func (p *preparation) warn() {
 	if plan.Runtime == Runc {
 		warn("runtime runc: the agent shares the host's kernel, without gVisor's isolation; its disk use has no limit; host users with the user ID of the agent can send it signals")
 	}
-	for _, w := range entryWarnings(entriesOf(p.bottle.Egress.Sorted(), p.bottle.SSH)) {
+	if plan.Build != nil && plan.Build.HostNetwork {
+		warn("network: host: the steps of the build reach the host's loopback interface, its abstract sockets and its local networks")
+	}
+	p.warnLogin(warn)
+	for _, w := range entryWarnings(entriesOf(p.requested.Sorted(), p.bottle.SSH)) {
 		warn("%s", w)
 	}
 	if plan.CredentialsUnknown {
@@ -287,7 +379,7 @@ func (p *preparation) warn() {
 		warn("--cwd copies %s: exclude what the agent does not need in .bottleignore", credentialsText(plan.CredentialFiles))
 	}
 	p.warnProxy(warn)
-	for _, w := range plan.Network.Warnings {
+	for _, w := range append(plan.Network.Warnings, p.workspaceWarnings...) {
 		warn("%s", w)
 	}
 	if p.gitWarning != "" {
@@ -298,8 +390,33 @@ func (p *preparation) warn() {
 	}
 }
 
+// warnLogin warns if the agent gets no login. The image may contain one, so it is not
+// an error.
+func (p *preparation) warnLogin(warn func(format string, args ...any)) {
+	k := p.plan.kind
+	if p.plan.Login != "" || len(k.Logins) == 0 || len(p.plan.EnvPipes) > 0 || p.imageLogsIn {
+		return
+	}
+	if p.plan.Kind == "" && !k.Runs(p.agent.Command) {
+		return // the kind is not known to be right
+	}
+	sudo := ""
+	if underSudo(p.spec.Caller) {
+		sudo = "; sudo clears the environment, see sudo --preserve-env=" + p.callerVariable()
+	}
+	warn("%s gets no login: run bottle login %s, or pass %s to the bottle%s", k.Title, k.Name, strings.Join(k.Variables(), " or "), sudo)
+}
+
+// callerVariable is the caller's variable with the usual login of the agent.
+func (p *preparation) callerVariable() string {
+	if name := p.plan.kind.Logins[0].Variable; name != agentToken {
+		return name
+	}
+	return callerToken
+}
+
 func (p *preparation) skills(context.Context) error {
-	s, err := provision.ReadSkills(p.spec.Caller, p.agent.Skills)
+	s, err := provision.ReadSkills(p.spec.Caller, p.plan.kind, p.agent.Skills)
 	p.plan.Skills, p.plan.skills, p.skillWarnings = s.Names, s.Files, s.Warnings
 	return err
 }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,12 +32,17 @@ func TestPrepareDefaults(t *testing.T) {
 	got.entries, got.policy = egress.Entries{}, egress.Policy{} // tested by TestPreparePolicyAndLimits
 	want := &Plan{
 		Agent: "impl", Bottle: "dev", Manifest: s.path("work/bottle.yaml"), Name: "claude-bottle-impl",
-		Image: defaultRef, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []provision.Variable{},
+		Image: defaultRef, kind: claude, User: "node", Runtime: "runsc", Command: []string{"claude"}, Env: []provision.Variable{},
 		Egress: manifest.Egress{Allow: []string{}, Deny: []string{}, AllowPrivate: []string{}}, Proxy: Proxy{Kind: "builtin"},
 		Network: Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: s.host.warnings},
-		Limits:  manifest.Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30}, Skills: []string{}, SSH: []manifest.SSHHost{},
+		Limits:  manifest.Limits{Memory: 4 << 30, Pids: 4096, Disk: 20 << 30, Workspace: 10 << 30}, Skills: []string{}, SSH: []manifest.SSHHost{},
 		Warnings: []string{"the host is odd"}, Created: got.Created,
 	}
+	text, err := os.ReadFile(want.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.manifestSum = fmt.Sprintf("%x", sha256.Sum256(text))
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
@@ -107,7 +113,7 @@ func TestPrepareImage(t *testing.T) {
 				base = c.image
 			}
 			s.host.images = map[string]ImageInfo{base: {}}
-			s.env["CLAUDE_BOTTLE_IMAGE"], s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"], s.spec.Cwd = c.env, c.derived, c.cwd
+			s.env["CLAUDE_BOTTLE_IMAGE"], s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"], s.spec.CwdImage = c.env, c.derived, c.cwd
 			if got := s.good(); got.Image != c.image || got.BaseRef != c.base {
 				t.Errorf("got %s of %q, want %s of %q", got.Image, got.BaseRef, c.image, c.base)
 			}
@@ -122,7 +128,7 @@ func TestPrepareImageErrors(t *testing.T) {
 	if _, err := s.prepare(); !errors.Is(err, ErrImageMissing) {
 		t.Errorf("%v is not ErrImageMissing", err)
 	}
-	s.spec.Cwd = true
+	s.spec.CwdImage = true
 	s.bad("missing image mine:latest", "bottle pull mine:latest")
 	s.env["CLAUDE_BOTTLE_DERIVED_IMAGE"] = "Bad"
 	s.bad(`derived image "Bad"`)
@@ -176,7 +182,7 @@ func TestPrepareRuntimeAndProxy(t *testing.T) {
 }
 
 func TestPreparePolicyAndLimits(t *testing.T) {
-	s := newScene(t, `egress: {allow: [b.example, a.example, b.example], allow_private: [10.1.0.0/16]}, limits: {memory: 1GiB, cpus: 2, pids: 64, disk: 3GiB}`, "")
+	s := newScene(t, `egress: {allow: [b.example, a.example, b.example], allow_private: [10.1.0.0/16]}, limits: {memory: 1GiB, cpus: 2, pids: 64, disk: 3GiB, workspace: 5GiB}`, "")
 	got := s.good()
 	if !slices.Equal(got.Egress.Allow, []string{"a.example", "b.example"}) || !slices.Equal(got.Egress.AllowPrivate, []string{"10.1.0.0/16"}) {
 		t.Errorf("got %+v", got.Egress)
@@ -184,7 +190,7 @@ func TestPreparePolicyAndLimits(t *testing.T) {
 	if policy, err := got.Entries().Policy(); err != nil || !reflect.DeepEqual(policy, got.policy) || !slices.Equal(got.Entries().Allow, got.Egress.Allow) {
 		t.Errorf("entries %+v, policy %+v, %v", got.Entries(), got.policy, err)
 	}
-	if got.Limits != (manifest.Limits{Memory: 1 << 30, CPUs: 2, Pids: 64, Disk: 3 << 30}) {
+	if got.Limits != (manifest.Limits{Memory: 1 << 30, CPUs: 2, Pids: 64, Disk: 3 << 30, Workspace: 5 << 30}) {
 		t.Errorf("got %+v", got.Limits)
 	}
 }

@@ -198,11 +198,12 @@ func isPipelockRelease(named reference.Named) bool {
 
 // PipelockConfig renders pipelock's configuration for an agent's policy.
 func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
-	_, b, err := m.Lookup(agent)
+	a, b, err := m.Lookup(agent)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := entriesOf(b.Egress, b.SSH).Policy()
+	requested, _ := a.Egress(b, nil)
+	policy, err := entriesOf(requested, b.SSH).Policy()
 	if err != nil {
 		return nil, fmt.Errorf("egress: %w", err)
 	}
@@ -211,4 +212,16 @@ func PipelockConfig(m *manifest.Manifest, agent string) ([]byte, error) {
 		return nil, err
 	}
 	return policy.Render(version.String())
+}
+
+// Hint adds a hint to an error about a proxy from an image. Bottle does not choose another
+// proxy itself.
+func (p Proxy) Hint(err error) error {
+	if err == nil || p.Kind != manifest.ProxyPipelock {
+		return err
+	}
+	return &hint.Error{
+		Err:  fmt.Errorf("proxy %s: %w", p.Image, err),
+		Hint: "set a working pipelock image under proxy: in the manifest, or use --proxy builtin",
+	}
 }

@@ -11,17 +11,23 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/manifest"
 )
+
+// claude is the default kind, and defaultRef its image.
+var claude = agents.Get(agents.Default)
+
+const defaultRef = "docker.io/library/claude-bottle:latest"
 
 // fakeHost returns fixed answers. The real implementation is tested with containerd.
 type fakeHost struct {
 	taken                         map[string]bool
 	images                        map[string]ImageInfo
 	takenErr, runtimeErr, network error
-	warnings                      []string
+	warnings, workspace           []string
 }
 
 func (h *fakeHost) Taken(context.Context) (map[string]bool, error) { return h.taken, h.takenErr }
@@ -39,6 +45,8 @@ func (h *fakeHost) Runtime(context.Context, string) error { return h.runtimeErr 
 func (h *fakeHost) Network(context.Context) (Network, error) {
 	return Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: h.warnings}, h.network
 }
+
+func (h *fakeHost) Workspace(context.Context, int64) ([]string, error) { return h.workspace, nil }
 
 // scene is a caller with a home and a working directory, a manifest and a host.
 type scene struct {

@@ -46,12 +46,9 @@ func TestGitConfig(t *testing.T) {
 }
 
 func TestClaudeFiles(t *testing.T) {
-	files := claudeFiles(claudePlaces("/home/x"), "/workspace")
+	files := Agent{}.kindFiles(Image{WorkDir: "/workspace"}, "/home/x")
 	if files[0].Path != "/home/x/.claude.json" || files[1].Path != "/home/x/.claude/settings.json" {
 		t.Errorf("paths %s and %s", files[0].Path, files[1].Path)
-	}
-	if at := claudeConfigDir("/c"); at != (places{"/c/.claude.json", "/c/settings.json", "/c/skills"}) {
-		t.Errorf("with CLAUDE_CONFIG_DIR: %+v", at)
 	}
 	for name, c := range map[string]struct {
 		file      int

@@ -1,6 +1,6 @@
 // Package provision decides which files and environment variables an agent finds in
-// its bottle: its prompt, skills, git identity, ssh configuration and Claude Code's
-// settings. It computes them from a plan and the image alone and writes nothing.
+// its bottle: its prompt, skills, git identity, ssh configuration and the settings of
+// its kind. It computes them from a plan and the image alone and writes nothing.
 //
 // Everything is in place before the agent starts, in one of two places. What may be
 // stored on disk becomes a file of the agent's root file system. Secrets, and all other
@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
@@ -34,12 +35,17 @@ const WorkDirFile = "workdir"
 
 // Agent is what a plan says about the files and variables of its agent.
 type Agent struct {
-	Hostname  string
-	Variables []Variable
-	Prompt    string
-	Skills    []rootfile.File // paths begin with the skill's name
-	Git       *manifest.Git   // nil: no identity
-	SSH       []SSHAccess
+	// Kind is the coding agent that the files are for; nil: the default.
+	Kind *agents.Kind
+	// Unattended: the agent acts without asking.
+	Unattended bool
+	Hostname   string
+	Variables  []Variable
+	Prompt     string
+	Skills     []rootfile.File // paths begin with the skill's name
+	Git        *manifest.Git   // nil: no identity
+	SSH        []SSHAccess
+	Trust      Trust
 }
 
 // Image is what provisioning needs to know about the agent's image.
@@ -66,17 +72,14 @@ func (a Agent) RootFiles(img Image) []rootfile.File {
 	if dir, ok := a.setting(img, "HOME"); ok {
 		home = dir
 	}
-	claude := claudePlaces(home)
-	if dir, ok := a.setting(img, "CLAUDE_CONFIG_DIR"); ok {
-		claude = claudeConfigDir(dir)
-	}
 	return slices.Concat(
 		[]rootfile.File{{Path: GuestDir, Mode: fs.ModeDir | 0o755, MountPoint: true}},
 		etcFiles(a.Hostname),
-		skillFiles(claude.skills, a.Skills),
+		skillFiles(a.place(img, home, a.kind().Skills), a.Skills),
 		gitFiles(home, a.Git),
-		claudeFiles(claude, img.WorkDir),
+		a.kindFiles(img, home),
 		sshFiles(img.UserHome),
+		a.trustFiles(img),
 	)
 }
 
@@ -90,7 +93,7 @@ func (a Agent) Environ(img Image) []string {
 		"https_proxy=" + proxy, "http_proxy=" + proxy, "no_proxy=" + direct,
 	}
 	env = append(env, promptEnv(a.Prompt)...)
-	defaults := append(proxyDefaults(), claudeEnv(img.UID)...)
+	defaults := slices.Concat(proxyDefaults(), a.kindEnv(img.UID), a.trustEnv(img))
 	if len(SSHKeys(a.SSH)) > 0 {
 		defaults = append(defaults, "SSH_AUTH_SOCK="+GuestSSHSocket)
 	}
@@ -147,6 +150,9 @@ func (a Agent) GuestFiles(img Image) []GuestFile {
 	if a.Prompt != "" {
 		files = append(files, GuestFile{Name: path.Base(PromptFile), Mode: 0o600, Data: []byte(a.Prompt), Private: true})
 	}
+	if len(a.Trust.CA) > 0 {
+		files = append(files, GuestFile{Name: path.Base(GuestCA), Mode: 0o644, Data: a.Trust.CA})
+	}
 	return append(files, sshGuestFiles(a.SSH)...)
 }
 
@@ -178,6 +184,11 @@ func (a Agent) setting(img Image, name string) (string, bool) {
 
 // sets reports whether the manifest, the command line or the image sets a variable.
 func (a Agent) sets(img Image, name string) bool {
-	return slices.ContainsFunc(a.Variables, func(v Variable) bool { return v.Name == name }) ||
+	return a.has(name) ||
 		slices.ContainsFunc(img.Env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+}
+
+// has reports whether the agent has a variable of its own, in addition to the image's.
+func (a Agent) has(name string) bool {
+	return slices.ContainsFunc(a.Variables, func(v Variable) bool { return v.Name == name })
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/rootfile"
@@ -35,23 +36,28 @@ type Skills struct {
 	Warnings []string
 }
 
-// ReadSkills reads skills by name from the invoking user's ~/.claude/skills, with the
-// rights of that user. The error reports all skills that cannot be read.
-func ReadSkills(c caller.Caller, list []string) (Skills, error) {
+// ReadSkills reads skills by name from the invoking user's directory of the kind's
+// skills, such as ~/.claude/skills, with the rights of that user. The error reports all
+// skills that cannot be read.
+func ReadSkills(c caller.Caller, k *agents.Kind, list []string) (Skills, error) {
 	out := Skills{Names: []string{}}
 	var problems hint.Problems
+	dir, ok := SkillsDir(k, c.Home)
+	if !ok && len(list) > 0 {
+		return out, &hint.Error{Err: fmt.Errorf("unexpected skills: %s has none", k.Title), Hint: "remove skills from the agent"}
+	}
 	for _, name := range list {
 		if slices.Contains(out.Names, name) {
 			continue
 		}
-		dir := filepath.Join(c.Home, ".claude", "skills", name)
+		dir := filepath.Join(dir, name)
 		s := skill{name: name}
 		if err := c.Do(func() error { return s.read(dir) }); err != nil {
 			problems.Add(err)
 			continue
 		}
 		if !slices.ContainsFunc(s.files, func(f rootfile.File) bool { return strings.EqualFold(f.Path, name+"/SKILL.md") }) {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: Claude Code will ignore it", name, dir))
+			out.Warnings = append(out.Warnings, fmt.Sprintf("skill '%s' has no SKILL.md in %s: %s will ignore it", name, dir, k.Title))
 		}
 		out.Names = append(out.Names, name)
 		out.Files = append(out.Files, s.files...)

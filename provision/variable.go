@@ -7,12 +7,12 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 )
 
-// Sources of a variable's value on the command line, in addition to those of a
-// manifest.
+// Sources of a variable's value in addition to those of a manifest.
 const (
 	SourceArgument   = "command line"    // -e NAME=VALUE
 	SourceEnvFile    = "env file"        // --env-file
 	SourceDescriptor = "file descriptor" // --env-from-fd
+	SourceLogin      = "login"           // stored by bottle login; From is the file
 )
 
 // Variable is one variable of an agent's environment.
@@ -24,10 +24,18 @@ type Variable struct {
 	From   string `json:"from,omitempty"`
 	// Ask is the question of a "prompt" variable.
 	Ask string `json:"ask,omitempty"`
+	// Command prints the value of a "command" variable.
+	Command []string `json:"command,omitempty"`
 	// Literal is the value of a literal. It is written in the manifest and not a secret.
 	Literal string `json:"literal,omitempty"`
 	// Secret is the value of any other source.
 	Secret secret.Value `json:"-"`
+	// Inject are the hosts, with ports, whose requests get the value; the agent gets a
+	// placeholder. Empty: the agent gets the value. As are the parts of the requests.
+	Inject []string `json:"inject,omitempty"`
+	As     []string `json:"as,omitempty"`
+	// InjectKind: Inject is the default of the agent's kind.
+	InjectKind bool `json:"inject_kind,omitempty"`
 }
 
 // isSecret reports whether the value must not be stored, which holds for all but literals.

@@ -51,9 +51,13 @@ func (m *Manager) StartVersion(ctx context.Context, name string) string {
 	return ""
 }
 
-// Sample yields new entries of the logs of a bottle's proxy and ssh agent, as
-// egress.SampleLog does, until ctx ends, the bottle is removed or the caller stops.
-func (m *Manager) Sample(ctx context.Context, name string, pause time.Duration) iter.Seq2[egress.Entry, error] {
+// samplePause is the pause between two reads of Sample.
+const samplePause = time.Second
+
+// Sample yields new entries of the logs of a bottle's proxy and ssh agent, but not all of
+// them if there are many (egress.SampleLog): it is for a display next to a session, which
+// must not let the agent use CPU time on the host. It ends with ctx or the bottle.
+func (m *Manager) Sample(ctx context.Context, name string) iter.Seq2[egress.Entry, error] {
 	return func(yield func(egress.Entry, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		type item struct {
@@ -64,7 +68,7 @@ func (m *Manager) Sample(ctx context.Context, name string, pause time.Duration) 
 		var wg sync.WaitGroup
 		for _, path := range []string{m.LogFile(name), m.SSHLogFile(name)} {
 			wg.Go(func() {
-				for entry, err := range egress.SampleLog(ctx, path, pause) {
+				for entry, err := range egress.SampleLog(ctx, path, samplePause) {
 					select {
 					case items <- item{entry, err}:
 					case <-ctx.Done():

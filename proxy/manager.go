@@ -14,6 +14,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/policy"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -23,6 +24,8 @@ type Config struct {
 	Network *netns.Manager
 	Program string // bottle's own executable, which writes the log of a restarted proxy
 	Log     *slog.Logger
+	// Rules bound what the caller may allow; nil: nothing is bound.
+	Rules *policy.Rules
 	// StateDir is the directory on disk that contains one directory for each bottle.
 	StateDir string
 }
@@ -34,6 +37,7 @@ type Manager struct {
 	program  string
 	stateDir string
 	logger   *slog.Logger
+	rules    *policy.Rules
 
 	// StartTimeout bounds how long a proxy may take to answer its health check.
 	// New sets 30 seconds.
@@ -43,7 +47,7 @@ type Manager struct {
 // New returns a Manager of a containerd namespace's proxies.
 func New(cfg Config) *Manager {
 	return &Manager{
-		rt: cfg.Runtime, net: cfg.Network, program: cfg.Program, stateDir: cfg.StateDir, logger: cfg.Log,
+		rt: cfg.Runtime, net: cfg.Network, program: cfg.Program, stateDir: cfg.StateDir, logger: cfg.Log, rules: cfg.Rules,
 		StartTimeout: 30 * time.Second,
 	}
 }
@@ -54,6 +58,19 @@ func (m *Manager) bottleDir(name string) string { return m.rt.Dir(name) }
 // the proxy as a directory, so that the proxy sees a replaced file.
 func (m *Manager) Dir(name string) string { return filepath.Join(m.bottleDir(name), "proxy") }
 
+// ProgramName is the name of the program of a bottle's proxy in its state directory.
+const ProgramName = "proxy"
+
+// Program returns the path of the program that is a bottle's built-in proxy, and the
+// logger of either proxy: one of its own, or bottle's.
+func (m *Manager) Program(name string) string {
+	own := filepath.Join(m.stateDir, name, ProgramName)
+	if _, err := os.Stat(own); err != nil {
+		return m.program
+	}
+	return own
+}
+
 // configFile returns the path of the proxy's configuration.
 func (m *Manager) configFile(name string, s State) string {
 	return filepath.Join(m.Dir(name), "config", s.configFile())
@@ -63,7 +80,7 @@ func (m *Manager) configFile(name string, s State) string {
 // of the bottle. The error wraps runtime.ErrNotRunning if the bottle's directory does
 // not exist.
 func (m *Manager) lock(ctx context.Context, name string) (unlock func(), err error) {
-	l, err := filelock.Create(ctx, filepath.Join(m.bottleDir(name), "proxy.lock"), nil)
+	l, err := filelock.Create(ctx, filepath.Join(m.bottleDir(name), lockFile), nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("lock %s: %w", name, runtime.ErrNotRunning)
 	}
@@ -73,10 +90,28 @@ func (m *Manager) lock(ctx context.Context, name string) (unlock func(), err err
 	return func() { _ = l.Release() }, nil // closing the file cannot fail in a way that matters
 }
 
-// removingFile marks a bottle that is being removed, in which nothing is started any
-// more. It is removed with the bottle's directory.
+// Files in a bottle's directory. The mark of a bottle that is being removed, in which
+// nothing is started any more, exists under another name before, because a removal must
+// also succeed in a full run directory.
+const (
+	lockFile    = "proxy.lock"
+	noMarkFile  = "not-removing"
+	removedMark = "removing"
+)
+
+// Reserve creates the files in a new bottle's directory without which MarkRemoving would
+// need space.
+func Reserve(dir string) error {
+	for _, name := range []string{lockFile, noMarkFile} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *Manager) removingFile(name string) string {
-	return filepath.Join(m.bottleDir(name), "removing")
+	return filepath.Join(m.bottleDir(name), removedMark)
 }
 
 // MarkRemoving waits for a running change or restart of the proxy and prevents later
@@ -90,6 +125,14 @@ func (m *Manager) MarkRemoving(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
+	err = os.Rename(filepath.Join(m.bottleDir(name), noMarkFile), m.removingFile(name))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if m.Removing(name) {
+		return nil
+	}
+	// An earlier version of bottle has launched it.
 	return os.WriteFile(m.removingFile(name), nil, 0o600)
 }
 

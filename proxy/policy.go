@@ -38,6 +38,9 @@ type PolicyChange struct {
 // the name of a preset, which adds its hosts. It returns when the proxy enforces the new
 // policy for new connections. After an error the old policy is in force.
 func (m *Manager) Allow(ctx context.Context, name, entry string) (PolicyChange, error) {
+	if err := m.rules.Egress(egress.Entries{Allow: []string{entry}}, false); err != nil {
+		return PolicyChange{}, err
+	}
 	return m.changeEach(ctx, name, entry, func(entries egress.Entries, one egress.ListEntry) (egress.Entries, egress.Change, error) {
 		left, change, err := entries.Allowing(one)
 		if err == nil && len(change.Added.Allow) > 0 {

@@ -22,6 +22,8 @@ type State struct {
 	Entries egress.Entries `json:"entries"`
 	// Hostname is the sandbox's: requests for it need no proxy.
 	Hostname string `json:"hostname,omitempty"`
+	// Inject: the proxy inserts the secrets that StoreSecrets has written.
+	Inject bool `json:"inject,omitempty"`
 	// Manifest and Bottle say where the entries came from.
 	Manifest string `json:"manifest"`
 	Bottle   string `json:"bottle"`
@@ -44,6 +46,9 @@ func (s State) config() ([]byte, error) {
 		return policy.Render(s.Version)
 	}
 	config := egress.Config{Listen: segment.ProxyAddrPort().String(), Entries: s.Entries, Learn: s.Learn}
+	if s.Inject {
+		config.Inject = &egress.Inject{Secrets: "/config/" + secretsFile, Roots: "/config/" + rootsFile}
+	}
 	if s.Hostname != "" {
 		config.SelfNames = []string{s.Hostname}
 	}

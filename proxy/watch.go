@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -29,6 +30,9 @@ const (
 	restartReset = time.Minute
 )
 
+// LimitError is a limit that a task has reached.
+type LimitError = runtime.LimitError
+
 // Watch restarts a bottle's proxy whenever it exits: immediately the first time, with
 // a growing delay if it keeps exiting. The proxy reads the same policy files again
 // before it listens, and the packet filter of its namespace stays in place: without a
@@ -39,7 +43,12 @@ const (
 // Every process attached to a bottle may watch its proxy; a lock lets one of them
 // act. Without a watcher an exited proxy stays down, and the agent has no egress,
 // until the next session starts.
-func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*runtime.LimitError, error)) {
+func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*LimitError, error)) {
+	// A later bottle of the name is another watcher's.
+	bottle, err := os.Stat(m.bottleDir(name))
+	if err != nil {
+		return
+	}
 	delay := time.Duration(0)
 	for {
 		start := time.Now()
@@ -55,7 +64,7 @@ func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*runt
 			return
 		case <-time.After(delay):
 		}
-		started, reached, err := m.Restart(ctx, name)
+		started, reached, err := m.restart(ctx, name, bottle)
 		if errors.Is(err, runtime.ErrNotRunning) {
 			return
 		}
@@ -72,17 +81,30 @@ func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*runt
 // Restart starts the proxy unless it is running, and reports whether it did, and which
 // limits the old one had reached. It logs these. The error wraps runtime.ErrNotRunning if
 // the bottle is removed or being removed.
-func (m *Manager) Restart(ctx context.Context, name string) (started bool, reached []*runtime.LimitError, err error) {
+func (m *Manager) Restart(ctx context.Context, name string) (started bool, reached []*LimitError, err error) {
+	bottle, err := os.Stat(m.bottleDir(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = runtime.ErrNotRunning
+	}
+	if err != nil {
+		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, err)
+	}
+	return m.restart(ctx, name, bottle)
+}
+
+// restart is Restart for the bottle that has the given directory.
+func (m *Manager) restart(ctx context.Context, name string, bottle fs.FileInfo) (started bool, reached []*LimitError, err error) {
 	unlock, err := m.lock(ctx, name)
 	ctx = context.WithoutCancel(ctx) // what is begun is ended: a session that ends must not leave half a proxy
 	if err != nil {
 		return false, nil, err
 	}
 	defer unlock()
-	if m.Removing(name) {
+	// A bottle is removed only by a process that has had this lock.
+	if now, err := os.Stat(m.bottleDir(name)); err != nil || !os.SameFile(now, bottle) || m.Removing(name) {
 		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
-	task, reached, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.program, m.LogFile(name))
+	task, reached, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.Program(name), m.LogFile(name))
 	for _, l := range reached {
 		if lerr := egress.LogProxyEnd(m.LogFile(name), limitReason(l)); lerr != nil {
 			m.logger.Warn("cannot log the end of the proxy", "bottle", name, "error", lerr)
@@ -99,7 +121,7 @@ func (m *Manager) Restart(ctx context.Context, name string) (started bool, reach
 }
 
 // limitReason describes a limit that a proxy has reached in its log.
-func limitReason(l *runtime.LimitError) string {
+func limitReason(l *LimitError) string {
 	if l.Limit == runtime.LimitMemory {
 		return fmt.Sprintf("limit of %d MiB of memory reached (proxy.memory in the manifest raises it)", l.Value>>20)
 	}

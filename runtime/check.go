@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // Errors of CheckRuntime.
@@ -36,11 +38,14 @@ func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
 	if _, err := exec.LookPath("runsc"); err != nil {
 		return ErrNoRunsc
 	}
-	shim, opts, err := c.runtimeOptions(ctx, name, dir, 0)
+	shim, opts, err := c.runtimeOptions(ctx, name, dir, runscOptions{})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(filepath.Join(dir, runscConfig)) }()
+	if shim == c.cfg.Shim {
+		return nil // runscShim has checked it
+	}
 	return c.checkShim(ctx, shim, opts)
 }
 
@@ -82,4 +87,17 @@ func (c *Client) checkShim(ctx context.Context, shim string, opts any) error {
 		return fmt.Errorf("%w %s: %w", ErrNoShim, shim, err)
 	}
 	return nil
+}
+
+// Hint adds a hint to an error about a missing runtime.
+func Hint(err error) error {
+	switch {
+	case errors.Is(err, ErrNoRunsc):
+		return &hint.Error{Err: err, Hint: "install gVisor's runsc and containerd-shim-runsc-v1 into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or use --runtime runc, which gives up gVisor's isolation"}
+	case errors.Is(err, ErrNoRunc):
+		return &hint.Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
+	case errors.Is(err, ErrNoShim):
+		return &hint.Error{Err: err, Hint: "install the shim where containerd's own PATH finds it (usually /usr/local/bin)"}
+	}
+	return err
 }

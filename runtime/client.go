@@ -15,6 +15,8 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+
+	"github.com/bot-bottle/bottle/internal/imageowner"
 )
 
 // Errors of Connect that callers distinguish.
@@ -36,6 +38,9 @@ type Config struct {
 	// event occurs while containerd is stopped.
 	Shim string
 	Log  *slog.Logger // nil: silent
+	// Owner is the user whose images are seen, see package imageowner.
+	Owner           int
+	MayRemoveShared func() bool
 }
 
 // Client is a connection to one containerd namespace.
@@ -68,8 +73,9 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	if err := probe(ctx, cfg.Address); err != nil {
 		return nil, err
 	}
-	ctrd, err := containerd.New(cfg.Address,
-		containerd.WithDefaultNamespace(cfg.Namespace), containerd.WithTimeout(dialTimeout))
+	ctrd, err := imageowner.New(cfg.Address, cfg.Owner, cfg.MayRemoveShared,
+		containerd.WithDefaultNamespace(cfg.Namespace), containerd.WithTimeout(dialTimeout),
+		containerd.WithExtraDialOpts(dialOptions()))
 	if err != nil {
 		return nil, fmt.Errorf("%w at %s: %w", ErrNoContainerd, cfg.Address, err)
 	}

@@ -28,11 +28,21 @@ type outputMonitor struct {
 	bytes   int64     // bytes written
 	last    time.Time // of the last start or end of a write
 
-	failed chan struct{} // closed after the first failed write
-	err    error         // of that write
+	started chan struct{} // closed when the start has succeeded or failed
+	unused  bool          // the start has failed; set before started is closed
+	failed  chan struct{} // closed after the first failed write
+	err     error         // of that write
 }
 
-func newOutputMonitor() *outputMonitor { return &outputMonitor{failed: make(chan struct{})} }
+func newOutputMonitor() *outputMonitor {
+	return &outputMonitor{started: make(chan struct{}), failed: make(chan struct{})}
+}
+
+// start lets output pass, or discards it if the start of the process has failed.
+func (m *outputMonitor) start(err error) {
+	m.unused = err != nil
+	close(m.started)
+}
 
 // wrap returns a writer that passes writes to the stream called name on to w and
 // records them.
@@ -50,9 +60,12 @@ type monitoredWriter struct {
 }
 
 // Write discards everything after a failed write: if nobody read the pipe any more,
-// the process would wait for a reader and its end would never be noticed.
+// the process would wait for a reader and its end would never be noticed. For the same
+// reason it discards what a process writes whose start is reported as failed, for example
+// because containerd was killed: its output may not have a reader yet.
 func (w *monitoredWriter) Write(p []byte) (int, error) {
-	if w.m.failure() != nil {
+	<-w.m.started
+	if w.m.unused || w.m.failure() != nil {
 		return len(p), nil //nolint:nilerr // the failure was reported when it happened
 	}
 	w.m.record(1, 0)

@@ -40,7 +40,7 @@ func (c *Client) Facts(ctx context.Context, id string) (Facts, error) {
 	}
 	f := Facts{
 		UID: s.Process.User.UID, GID: s.Process.User.GID, Hostname: s.Hostname, Env: s.Process.Env, Mounts: []string{},
-		Limits: Limits{Memory: memoryLimit(s), CPUs: cpuLimit(s), Pids: pidsLimit(s), Disk: diskLimit(s)},
+		Limits: limitsOf(s),
 	}
 	for _, m := range s.Mounts {
 		if m.Type == "bind" {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/rootfile"
 )
 
@@ -16,9 +17,14 @@ import (
 type File = rootfile.File
 
 func (r *RootFS) writeFile(root *os.Root, f File) error {
-	name, err := resolveInRoot(root, f.Path, f.Mode.IsDir())
+	name, err := resolveInRoot(root, f.Path, f.Mode.IsDir() || f.Existing)
 	if err != nil {
 		return err
+	}
+	if f.Existing {
+		if _, err := root.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 	}
 	uid, gid := int(r.User.UID), int(r.User.GID)
 	if f.Root {
@@ -32,6 +38,9 @@ func (r *RootFS) writeFile(root *os.Root, f File) error {
 	}
 	if err := mkdirAll(root, path.Dir(name), 0o755, uid, gid); err != nil {
 		return err
+	}
+	if f.Link != "" {
+		return writeLink(root, name, f.Link, uid, gid)
 	}
 	if f.Edit != nil {
 		old, err := readExisting(root, name)
@@ -53,6 +62,22 @@ func (r *RootFS) writeFile(root *os.Root, f File) error {
 		return err
 	}
 	return root.Chmod(name, f.Mode) // the umask may have cleared bits
+}
+
+// writeLink creates a symbolic link where the image has nothing: replacing a file of the
+// image would lose it.
+func writeLink(root *os.Root, name, target string, uid, gid int) error {
+	err := root.Symlink(target, name)
+	if errors.Is(err, fs.ErrExist) {
+		return &hint.Error{
+			Err:  errors.New("the image has such a file"),
+			Hint: "remove the prompt from the manifest, or the file from the image",
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return root.Lchown(name, uid, gid)
 }
 
 // maxEditSize bounds a file of the image that is edited, in bytes.

@@ -15,6 +15,7 @@ const (
 	LabelImage   = "bottle.image"   // the requested image
 	LabelRuntime = "bottle.runtime" // "runsc" or "runc"
 	LabelID      = "bottle.id"      // random, on everything that one launch or one RootFS has created
+	LabelOwner   = "bottle.owner"   // user ID of the user whose bottle it is
 	LabelProxy   = "bottle.proxy"   // kind of the proxy
 	LabelUser    = "bottle.user"    // uid:gid[,gid…]:home of the agent's user
 )
@@ -23,6 +24,7 @@ const (
 const (
 	RoleAgent = "agent"
 	RoleProxy = "proxy"
+	RoleWork  = "work" // a sandbox without a network, over the workspace of a stopped bottle
 )
 
 // ProxySuffix is appended to a bottle's name to form the proxy's container ID. A
@@ -37,4 +39,12 @@ type Container struct {
 	Created time.Time
 	Status  string // "running", "stopped", "created", "paused", "none" without a task, or "unknown"
 	PID     uint32 // of the task; 0 without one
+}
+
+// Alive reports whether the container's task is running, or may be.
+func (c Container) Alive() bool { return Alive(c.Status) }
+
+// Alive reports whether a task with the status is running, or may be.
+func Alive(status string) bool {
+	return status == "running" || status == "paused" || status == "unknown"
 }

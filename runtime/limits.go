@@ -2,13 +2,11 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -113,29 +111,14 @@ func cgroupLimits(spec *specs.Spec, now, before limitEvents) (reached []*LimitEr
 	return reached
 }
 
-// diskFull reports whether the writable layer of a runsc task is full. gVisor keeps
-// it in a file in the root file system, which occupies as much space as is in use.
+// diskFull reports whether the writable layer of a runsc task is full.
 func (c *Client) diskFull(ctx context.Context, id string, spec *specs.Spec) (bool, error) {
 	limit := diskLimit(spec)
 	if limit == 0 {
 		return false, nil
 	}
-	mounts, err := c.ctrd.SnapshotService(c.cfg.Snapshotter).Mounts(ctx, id)
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("get mounts of %s: %w", id, err)
-	}
-	fi, err := os.Stat(filepath.Join(writableDir(mounts), ".gvisor.filestore."+id))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("get disk usage of %s: %w", id, err)
-	}
-	const block = 512 // unit of st_blocks (stat(2))
-	return fi.Sys().(*syscall.Stat_t).Blocks*block >= limit, nil
+	used, err := c.diskUsage(ctx, id, spec)
+	return used >= limit, err
 }
 
 // writableDir returns the directory that receives the writes to a snapshot.

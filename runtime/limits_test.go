@@ -122,7 +122,7 @@ func TestLimitsInside(t *testing.T) {
 }
 
 // TestMemoryLimitExceeded: a session whose agent exceeds its memory limit ends with 137
-// and reports the limit. Under runsc the whole sandbox is killed.
+// and reports the limit. Under runsc the complete sandbox is killed.
 func TestMemoryLimitExceeded(t *testing.T) {
 	for _, terminal := range []bool{false, true} {
 		t.Run(fmt.Sprintf("terminal %v", terminal), func(t *testing.T) {

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -35,9 +36,12 @@ func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
 	return ids, nil
 }
 
-// List returns the containers that have bottle's labels or whose ID starts with
-// prefix, with the state of their tasks.
-func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
+// isOurs reports whether a container is bottle's, and not one of another tool's with a
+// similar name.
+func isOurs(r containers.Container) bool { return r.Labels[LabelName] != "" }
+
+// List returns bottle's containers, with the state of their tasks.
+func (c *Client) List(ctx context.Context) ([]Container, error) {
 	all, err := c.records(ctx)
 	if err != nil {
 		return nil, err
@@ -48,7 +52,7 @@ func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
 	}
 	var out []Container
 	for _, r := range all {
-		if r.Labels[LabelName] == "" && !strings.HasPrefix(r.ID, prefix) {
+		if !isOurs(r) {
 			continue
 		}
 		s, ok := states[r.ID]
@@ -64,10 +68,16 @@ func (c *Client) List(ctx context.Context, prefix string) ([]Container, error) {
 	return out, nil
 }
 
+// Alive reports whether the agent of a bottle is running, or may be.
+func (c *Client) Alive(ctx context.Context, name string) (bool, error) {
+	list, err := c.List(ctx)
+	return slices.ContainsFunc(list, func(c Container) bool { return c.ID == name && c.Alive() }), err
+}
+
 func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
 	all, err := c.ctrd.ContainerService().List(c.withNamespace(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", errdefs.Resolve(err))
+		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	return all, nil
 }

@@ -39,6 +39,23 @@ func (c *Client) RemoveInterrupted(ctx context.Context, id string) error {
 	return c.removeAll(ctx, id, quietTime)
 }
 
+// RemoveLaunched is Remove for a container that has the label LabelID of a launch. It
+// leaves another container of that name alone. A container's record is created before, and
+// removed after, everything else that belongs to it.
+func (c *Client) RemoveLaunched(ctx context.Context, id, launch string) error {
+	rec, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), id)
+	if unavailable(err) && c.waitServing(ctx) {
+		rec, err = c.ctrd.ContainerService().Get(c.withNamespace(ctx), id)
+	}
+	if errdefs.IsNotFound(err) || err == nil && rec.Labels[LabelID] != launch {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("load container %s: %w", id, err)
+	}
+	return c.Remove(ctx, id)
+}
+
 func (c *Client) removeAll(ctx context.Context, id string, quiet time.Duration) error {
 	unlock, done, err := c.lockRemoval(ctx, id)
 	if err != nil || done {
@@ -90,6 +107,9 @@ func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) err
 		return err
 	}
 	ours, err := c.ownsContainer(ctx, id)
+	if errors.Is(err, errForeign) {
+		return c.RemoveSnapshot(ctx, id)
+	}
 	if err != nil {
 		return err
 	}
@@ -138,7 +158,12 @@ func (c *Client) removeOwn(ctx context.Context, rec containers.Container) error 
 	return c.RemoveInterrupted(ctx, rec.ID)
 }
 
-// ownsContainer reports whether there is a container id and it is bottle's.
+// errForeign is the error of a container that is not bottle's. Whatever has its name is
+// not bottle's either, except the snapshot of a launch that lost the name to it.
+var errForeign = errors.New("container is not bottle's")
+
+// ownsContainer reports whether there is a container id. If it is not bottle's the error is
+// errForeign.
 func (c *Client) ownsContainer(ctx context.Context, id string) (bool, error) {
 	rec, err := c.ctrd.ContainerService().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
@@ -147,7 +172,10 @@ func (c *Client) ownsContainer(ctx context.Context, id string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("load container %s: %w", id, err)
 	}
-	return rec.Labels[LabelName] != "", nil
+	if !isOurs(rec) {
+		return false, errForeign
+	}
+	return true, nil
 }
 
 // removeTask calls containerd's task service directly. The client's Task type
@@ -160,11 +188,25 @@ func (c *Client) removeTask(ctx context.Context, id string) error {
 	}
 	// The shim may no longer control its sandbox, or may itself be stuck.
 	serr := c.endStrays(ctx, id, 0)
-	if err = c.killAndDelete(ctx, id); err == nil || errdefs.IsNotFound(err) {
-		return serr
+	// Containerd notices the end of a shim by itself, and removes its task. Until then
+	// calls fail in several ways.
+	for end := time.Now().Add(deadShimTimeout); ; {
+		if err = c.killAndDelete(ctx, id); err == nil || errdefs.IsNotFound(err) {
+			return serr
+		}
+		if time.Now().After(end) || ctx.Err() != nil {
+			return errors.Join(fmt.Errorf("kill task %s: %w", id, err), serr)
+		}
+		select {
+		case <-time.After(statusInterval):
+		case <-ctx.Done():
+		}
 	}
-	return errors.Join(fmt.Errorf("kill task %s: %w", id, err), serr)
 }
+
+// deadShimTimeout bounds the wait for containerd to remove the task of a shim that has
+// ended.
+const deadShimTimeout = 10 * time.Second
 
 func (c *Client) killAndDelete(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)

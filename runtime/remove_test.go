@@ -236,7 +236,7 @@ func TestCreateFails(t *testing.T) {
 
 func wantListed(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig, status string) {
 	t.Helper()
-	list, err := c.List(ctx(t), "claude-bottle-")
+	list, err := c.List(ctx(t))
 	if err != nil {
 		t.Fatal(err)
 	}

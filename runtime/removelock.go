@@ -17,6 +17,19 @@ import (
 // removes the shim's bundle, but the shim refuses to shut down. So processes that
 // remove the same container take turns.
 
+// ReserveLocks creates the lock files of a new bottle's containers in its directory, so that
+// a removal needs no space.
+func ReserveLocks(dir, name string) error {
+	for _, id := range []string{name, name + ProxySuffix} {
+		if err := os.WriteFile(filepath.Join(dir, removalLock(id)), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removalLock(id string) string { return id + ".remove.lock" }
+
 // lockInterval is the interval of attempts to take the lock.
 const lockInterval = 10 * time.Millisecond
 
@@ -24,7 +37,7 @@ const lockInterval = 10 * time.Millisecond
 // done reports that another process has removed the bottle meanwhile: its directory,
 // which holds the lock file, is removed last, and the name may be in use again.
 func (c *Client) lockRemoval(ctx context.Context, id string) (unlock func(), done bool, err error) {
-	file := filepath.Join(c.Dir(strings.TrimSuffix(id, ProxySuffix)), id+".remove.lock")
+	file := filepath.Join(c.Dir(strings.TrimSuffix(id, ProxySuffix)), removalLock(id))
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
 		return func() {}, false, nil // only leftovers of a crash have no directory

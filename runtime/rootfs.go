@@ -182,6 +182,9 @@ func (r *RootFS) makeDir(root *os.Root, dir string, mode fs.FileMode, uid, gid i
 // start there: see agentSpec.
 func (r *RootFS) WorkDir() string { return path.Clean("/" + r.conf.WorkingDir) }
 
+// SetWorkDir replaces the image's working directory.
+func (r *RootFS) SetWorkDir(dir string) { r.conf.WorkingDir = dir }
+
 // Home returns the HOME of the agent's processes: the image's variable or, without
 // one, the home directory in its passwd file.
 func (r *RootFS) Home() string {

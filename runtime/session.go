@@ -13,9 +13,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/fifo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -121,15 +123,19 @@ func (c *Client) exec(ctx context.Context, task containerd.Task, spec *specs.Spe
 	stdin := newStdinReader(cfg.Stdin)
 	proc, err := task.Exec(ctx, id, process(runtimeOf(spec), spec.Process, cfg), cio.NewCreator(cfg.io(stdin, dir)...))
 	if err != nil {
+		s.out.start(err)
 		stdin.cancel()
 		return nil, errors.Join(fmt.Errorf("exec in %s: %w", task.ID(), err), os.RemoveAll(dir))
 	}
 	s.proc, s.stdin = proc, stdin
 	stdin.pipe = proc.IO().Config().Stdin
-	stdin.close = func() { _ = proc.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser) }
+	stdin.close = func() { c.closeStdin(c.withNamespace(stdin.ctx), proc) }
 	if s.exit, err = c.waitExit(context.WithoutCancel(ctx), proc); err == nil {
-		err = proc.Start(ctx)
+		// Not proc.Start, which after an error waits for the end of the output.
+		_, err = c.ctrd.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: task.ID(), ExecID: id})
+		err = errgrpc.ToNative(err)
 	}
+	s.out.start(err)
 	if err != nil {
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 		defer cancel()
@@ -227,6 +233,18 @@ func (s *stdinReader) finish() {
 		s.close()
 		_ = w.Close() // nothing was written to it
 	}()
+}
+
+// closeStdin has the shim close a process's input. It tries again if containerd is
+// unavailable: a process whose input seems to go on may wait for its end forever.
+func (c *Client) closeStdin(ctx context.Context, proc containerd.Process) {
+	err := proc.CloseIO(ctx, containerd.WithStdinCloser)
+	for unavailable(err) && c.waitServing(ctx) {
+		err = proc.CloseIO(ctx, containerd.WithStdinCloser)
+	}
+	if err != nil && !errdefs.IsNotFound(err) && ctx.Err() == nil {
+		c.log.Warn("close the input of a session", "error", err)
+	}
 }
 
 // removeTimeout bounds the removal of an exec, which a surviving child process can

@@ -97,10 +97,38 @@ func userTmpfs(target string, u User) specs.Mount {
 // getMountNameAndOptions).
 var tmpOnRootFS = specs.Mount{Destination: "/tmp", Type: "rootfs", Source: "rootfs"}
 
+// sharedHints returns the annotations by which gVisor recognizes mounts that something
+// else changes (gVisor runsc/boot/mount_hints.go). With an exclusive mount all others
+// need them, because runsc's configuration makes every mount exclusive (writeRunscConfig):
+// the annotation for an exclusive mount would also put an overlay on it, and nothing that
+// the agent writes would reach the host.
+func sharedHints(mounts []Mount) map[string]string {
+	hints := map[string]string{}
+	if !hasExclusive(mounts) {
+		return hints
+	}
+	for i, m := range mounts {
+		if !m.Exclusive {
+			prefix := fmt.Sprintf("dev.gvisor.spec.mount.m%d.", i)
+			hints[prefix+"source"], hints[prefix+"type"], hints[prefix+"share"] = m.Source, "bind", "shared"
+		}
+	}
+	return hints
+}
+
+func hasExclusive(mounts []Mount) bool {
+	return slices.ContainsFunc(mounts, func(m Mount) bool { return m.Exclusive })
+}
+
 func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 	s := baseSpec(cgroup, cfg.NetNS, cfg.Hostname)
 	for _, m := range cfg.Mounts {
-		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
+		b := bind(m.Source, m.Target, m.Writable)
+		if m.Exclusive {
+			// gVisor would write back the access times that it has cached.
+			b.Options = append(b.Options, "noatime")
+		}
+		s.Mounts = append(s.Mounts, b)
 	}
 	for _, target := range cfg.Tmpfs {
 		s.Mounts = append(s.Mounts, userTmpfs(target, r.User))
@@ -127,11 +155,10 @@ func agentSpec(cfg AgentConfig, r *RootFS, cgroup string) *specs.Spec {
 		// ID, including those of other bottles and of the host.
 		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(cfg.Pids), Soft: uint64(cfg.Pids)})
 		s.Mounts = append(s.Mounts, tmpOnRootFS)
-		s.Annotations = map[string]string{
-			// Without it runsc's shim gives the container no stdio, and create never
-			// returns (gVisor pkg/shim/v1/utils).
-			annotationSandbox: "sandbox",
-		}
+		s.Annotations = sharedHints(cfg.Mounts)
+		// Without it runsc's shim gives the container no stdio, and create never returns
+		// (gVisor pkg/shim/v1/utils).
+		s.Annotations[annotationSandbox] = "sandbox"
 		if cfg.Disk > 0 {
 			s.Annotations[annotationDisk] = strconv.FormatInt(cfg.Disk, 10)
 		}
@@ -255,7 +282,7 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
 	}
 	s.Process.Cwd = "/"
-	s.Process.User = specs.User{UID: proxyUID, GID: proxyUID}
+	s.Process.User = specs.User{UID: ProxyUID, GID: ProxyUID}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
 	setLimits(s, cmp.Or(cfg.Memory, proxyMemory), cfg.CPUs, proxyPids)
 	score := proxyScore
@@ -279,9 +306,11 @@ const (
 	proxyScore   = 100
 )
 
+// ProxyUID is the user and group of the proxy's process.
+const ProxyUID = 65534
+
 // The proxy's own limits.
 const (
-	proxyUID          = 65534
 	proxyMemory int64 = 256 << 20
 	proxyPids   int64 = 512
 )

@@ -295,14 +295,22 @@ func (c *Client) removeCgroups(ctx context.Context, id string) error {
 
 // Strays returns the names of bottles that have processes or cgroups on this host, with
 // a description of each, whether containerd knows them or not.
-func (c *Client) Strays() (map[string][]string, error) {
+func (c *Client) Strays(ctx context.Context) (map[string][]string, error) {
+	records, err := c.records(ctx)
+	if err != nil {
+		return nil, err
+	}
+	foreign := map[string]bool{}
+	for _, r := range records {
+		foreign[r.ID] = !isOurs(r)
+	}
 	pids, err := processIDs()
 	if err != nil {
 		return nil, err
 	}
 	out := map[string][]string{}
 	for _, pid := range pids {
-		if id, _ := c.ownerOf(pid); id != "" && !isZombie(pid) {
+		if id, _ := c.ownerOf(pid); id != "" && !foreign[id] && !isZombie(pid) {
 			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // it may have ended
 			name := strings.TrimSuffix(id, ProxySuffix)
 			out[name] = append(out[name], fmt.Sprintf("%d (%s)", pid, bytes.TrimSpace(comm)))
@@ -315,7 +323,7 @@ func (c *Client) Strays() (map[string][]string, error) {
 		}
 		for _, dir := range dirs {
 			id := strings.TrimPrefix("/"+filepath.Base(dir), c.cgroupPath(""))
-			if identifiers.Validate(id) != nil {
+			if identifiers.Validate(id) != nil || foreign[id] {
 				continue
 			}
 			name := strings.TrimSuffix(strings.TrimSuffix(id, loggerSuffix), ProxySuffix)

@@ -76,6 +76,23 @@ func TestAgentSurvivesContainerd(t *testing.T) {
 	}
 }
 
+// TestEndOfInputSurvives: the input of a session ends while containerd is dead. The
+// process sees that when containerd is back.
+func TestEndOfInputSurvives(t *testing.T) {
+	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
+		started(t, c, cfg)
+		s := converse(t, c, cfg.Name)
+		s.say(t, "before")
+		containerdService(t, "kill")
+		must(t, s.keyboard.Close())
+		time.Sleep(time.Second) // the end is passed on meanwhile; no event shows it
+		containerdService(t, "start")
+		if code, err := wait(t, s.Session); code != 0 || err != nil {
+			t.Errorf("exit %d, %v", code, err)
+		}
+	})
+}
+
 // waitGone waits until the shim must have noticed the end of a session: it has then
 // panicked if it cannot send the event. There is no event to wait for.
 func waitGone(t *testing.T, c conversation) {

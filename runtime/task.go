@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -35,6 +33,10 @@ var ErrTaken = errors.New("name already in use")
 type Mount struct {
 	Source, Target string
 	Writable       bool
+	// Exclusive means that nothing else changes the files while the container exists.
+	// gVisor then caches names and attributes; contents remain in the host's cache, so
+	// that they survive the sandbox.
+	Exclusive bool
 }
 
 // AgentConfig describes an agent's task. It must not contain secrets.
@@ -113,7 +115,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 			c.log.Warn("undo create", "snapshot", r.key, "error", uerr)
 		}
 	}()
-	runtime, opts, err := c.runtimeOptions(ctx, cfg.Runtime, c.Dir(cfg.Name), cfg.Disk)
+	runtime, opts, err := c.runtimeOptions(ctx, cfg.Runtime, c.Dir(cfg.Name), c.agentOptions(ctx, cfg))
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +128,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 
 // CreateProxy creates the proxy's container and task, not yet started.
 func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error) {
-	runtime, opts, err := c.runtimeOptions(ctx, RuntimeRunc, cfg.Dir, 0)
+	runtime, opts, err := c.runtimeOptions(ctx, RuntimeRunc, cfg.Dir, runscOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +220,7 @@ func (c *Client) createRecord(ctx context.Context, rec containers.Container, run
 
 // runtimeOptions puts all state of the runtime into dir, so that it is removed
 // with the bottle.
-func (c *Client) runtimeOptions(ctx context.Context, name, dir string, disk int64) (string, any, error) {
+func (c *Client) runtimeOptions(ctx context.Context, name, dir string, o runscOptions) (string, any, error) {
 	if err := checkRuntimeName(name); err != nil {
 		return "", nil, err
 	}
@@ -226,7 +228,7 @@ func (c *Client) runtimeOptions(ctx context.Context, name, dir string, disk int6
 		return shimRunc, &runcopts.Options{Root: filepath.Join(dir, "runc")}, nil
 	}
 	conf := filepath.Join(dir, runscConfig)
-	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), disk); err != nil {
+	if err := writeRunscConfig(conf, filepath.Join(dir, "runsc"), o); err != nil {
 		return "", nil, err
 	}
 	opts := &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}
@@ -235,25 +237,6 @@ func (c *Client) runtimeOptions(ctx context.Context, name, dir string, disk int6
 
 // runscConfig is the name of runsc's configuration in a bottle's directory.
 const runscConfig = "runsc.toml"
-
-// writeRunscConfig writes runsc's configuration. gVisor stores the agent's writes in
-// a file in the root file system's directory, which is its default, limited to disk
-// bytes (0: no limit), and shows as many CPUs as the agent may use, but at least two
-// (gVisor runsc/sandbox, CPUNumFromQuota).
-func writeRunscConfig(file, root string, disk int64) error {
-	bin, err := exec.LookPath("runsc")
-	if err != nil {
-		return fmt.Errorf("find runsc: %w", err)
-	}
-	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\n", bin, root)
-	if disk > 0 {
-		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", disk)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("write runsc configuration: %w", err)
-	}
-	return nil
-}
 
 // Start starts a created task.
 func (t *Task) Start(ctx context.Context) error {

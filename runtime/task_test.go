@@ -226,6 +226,7 @@ func TestRootFS(t *testing.T) {
 			{Path: "/home/agent/own", Mode: fs.ModeDir | 0o700},
 			{Path: "/home/agent", Mode: fs.ModeDir | 0o711}, // exists
 			{Path: "/etc/shells", Mode: 0o600, Edit: func(old []byte) ([]byte, error) { return append([]byte("mine\n"), old...), nil }},
+			{Path: "/home/agent/.config/link", Mode: fs.ModeSymlink, Link: "deep/file"},
 			{Path: "/etc/none", Mode: 0o600, Edit: func(old []byte) ([]byte, error) { return fmt.Append(nil, old == nil), nil }},
 		}
 		r, err := c.PrepareRootFS(ctx(t), cfg.Name, image, withFiles(files...))
@@ -246,9 +247,9 @@ func TestRootFS(t *testing.T) {
 		if err := task.Start(ctx(t)); err != nil {
 			t.Fatal(err)
 		}
-		got := script(t, c, cfg.Name, "cd /home/agent; stat -c '%n %U %a %s' /etc/resolv.conf ; stat -c '%n %U %a' .config/deep; stat -c '%n %U %a %s' .config/deep/file /etc/mtab; cat .config/deep/file; stat -c ' %n %U %a' own /home/agent /etc/shells; head -n 2 /etc/shells; cat /etc/none")
+		got := script(t, c, cfg.Name, "cd /home/agent; stat -c '%n %U %a %s' /etc/resolv.conf ; stat -c '%n %U %a' .config/deep; stat -c '%n %U %a %s' .config/deep/file /etc/mtab; cat .config/deep/file; stat -c ' %n %U %a' own /home/agent /etc/shells; head -n 2 /etc/shells; cat /etc/none; readlink .config/link; cat .config/link; stat -c ' %U' .config/link")
 		want := "/etc/resolv.conf root 644 7\n.config/deep agent 755\n.config/deep/file agent 600 4\n/etc/mtab root 666 5\nmine" +
-			" own agent 700\n /home/agent agent 755\n /etc/shells agent 600\nmine\n# /etc/shells: valid login shells\ntrue"
+			" own agent 700\n /home/agent agent 755\n /etc/shells agent 600\nmine\n# /etc/shells: valid login shells\ntruedeep/file\nmine agent"
 		if got != want {
 			t.Errorf("in the bottle:\n%s\nwant\n%s", got, want)
 		}
@@ -275,9 +276,10 @@ func TestRootFSFails(t *testing.T) {
 	for _, f := range []runtime.File{
 		{Path: "/etc", Edit: func([]byte) ([]byte, error) { return nil, nil }},
 		{Path: "/etc/passwd", Edit: func([]byte) ([]byte, error) { return nil, errors.New("no") }},
+		{Path: "/etc/passwd", Mode: fs.ModeSymlink, Link: "/etc/shells"},
 	} {
 		if _, err := c.PrepareRootFS(ctx(t), name, image, withFiles(f)); err == nil {
-			t.Errorf("editing %s succeeds", f.Path)
+			t.Errorf("replacing %s succeeds", f.Path)
 		}
 	}
 	wantGone(t, c, name)

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/agentwork"
 )
 
 func (a *app) applyCommand() *cobra.Command {
@@ -19,7 +20,7 @@ func (a *app) applyCommand() *cobra.Command {
 		Args:    oneBottle("apply"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withBottle(args[0], func(e *bottle.Engine, name string) error {
-				changes, err := e.ApplyWork(a.ctx, name, dryRun, a.workOptions(size))
+				changes, err := e.Work().Apply(a.ctx, name, dryRun, a.workOptions(size))
 				if err != nil {
 					return err
 				}
@@ -33,7 +34,7 @@ func (a *app) applyCommand() *cobra.Command {
 }
 
 // printChanges prints one line for each file, as git status does.
-func (a *app) printChanges(changes []bottle.WorkChange) error {
+func (a *app) printChanges(changes []agentwork.Change) error {
 	if len(changes) == 0 {
 		a.note(textNothingApplied)
 	}

@@ -15,15 +15,18 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/caller"
 )
 
 type buildFlags struct {
-	request               bottle.BuildRequest
+	request               supply.Request
 	args, labels, secrets []string
 	contexts, ssh         []string
 	cacheSize             string
 	quiet, prune          bool
+	network               string
+	allow                 []string
 }
 
 func (a *app) buildCommand() *cobra.Command {
@@ -53,7 +56,9 @@ func (a *app) buildCommand() *cobra.Command {
 	fs.StringVar(&f.request.Platform, "platform", "", "build for another platform, such as linux/arm64")
 	fs.BoolVar(&f.request.NoCache, "no-cache", false, "run every step again")
 	fs.BoolVar(&f.request.Pull, "pull", false, "look for newer base images in registries")
-	fs.StringVar(&f.request.Progress, "progress", "auto", "progress output: "+strings.Join(bottle.BuildProgress, ", "))
+	fs.StringVar(&f.request.Progress, "progress", "auto", "progress output: "+strings.Join(supply.BuildProgress, ", "))
+	fs.StringVar(&f.network, "network", "proxy", "network of RUN steps: proxy, or host")
+	fs.StringArrayVar(&f.allow, "allow", nil, "a host, or @PRESET, that RUN steps reach; can be repeated (default: all public hosts)")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "do not show progress")
 	fs.StringVar(&f.cacheSize, "cache-size", "", "limit of the build cache, such as 5GB; 0 keeps none (BOTTLE_BUILD_CACHE; default 20GB)")
 	fs.BoolVar(&f.prune, "prune", false, "remove the build cache and stop")
@@ -69,6 +74,9 @@ func (a *app) build(f buildFlags, args []string) error {
 		return err
 	}
 	req := f.request
+	if req.Network, err = a.buildNetwork(f); err != nil {
+		return err
+	}
 	if err := a.buildFiles(&req, args[0]); err != nil {
 		return err
 	}
@@ -90,20 +98,39 @@ func (a *app) build(f buildFlags, args []string) error {
 	if f.quiet {
 		req.Progress = "quiet"
 	}
-	if !slices.Contains(bottle.BuildProgress, req.Progress) {
-		return withHint(fmt.Errorf(textBuildProgress, req.Progress), hintBuildProgress, strings.Join(bottle.BuildProgress, ", "))
+	if !slices.Contains(supply.BuildProgress, req.Progress) {
+		return withHint(fmt.Errorf(textBuildProgress, req.Progress), hintBuildProgress, strings.Join(supply.BuildProgress, ", "))
+	}
+	for _, s := range req.Secrets {
+		if err := a.auditBuildSecret("", strings.Join(req.Names, " "), s.ID); err != nil {
+			return err
+		}
 	}
 	req.Out = a.stderr
-	res, err := bottle.Build(a.ctx, cfg, caller.Current(), req, func() { a.note(textBuildWaits) })
+	res, err := supply.Build(a.ctx, cfg.Images(), caller.Current(), req, func() { a.note(textBuildWaits) })
 	if err != nil {
 		return err
 	}
 	return a.printBuilt(res)
 }
 
+// buildNetwork returns the network of a build's steps.
+func (a *app) buildNetwork(f buildFlags) (supply.Network, error) {
+	n := supply.Network{Host: f.network == "host", Allow: f.allow}
+	switch {
+	case f.network != "host" && f.network != "proxy":
+		return n, withHint(fmt.Errorf(textBuildNetwork, f.network), hintBuildNetwork)
+	case n.Host && n.Allow != nil:
+		return n, withHint(errors.New(textBuildAllow), hintBuildAllow)
+	case n.Host:
+		a.note(textBuildHostNet)
+	}
+	return n, nil
+}
+
 // buildFiles sets context and Dockerfile. As in docker, "-" is standard input: for the
 // context it is a tar archive or a Dockerfile that needs no context.
-func (a *app) buildFiles(req *bottle.BuildRequest, context string) error {
+func (a *app) buildFiles(req *supply.Request, context string) error {
 	req.Context = context
 	switch {
 	case context == "-" && req.Dockerfile == "-":
@@ -121,15 +148,15 @@ func (a *app) buildFiles(req *bottle.BuildRequest, context string) error {
 	return nil
 }
 
-func (a *app) buildStdin(req *bottle.BuildRequest) error {
+func (a *app) buildStdin(req *supply.Request) error {
 	req.Context = ""
-	in := bufio.NewReaderSize(a.stdin, bottle.ArchiveHeader)
-	header, err := in.Peek(bottle.ArchiveHeader)
+	in := bufio.NewReaderSize(a.stdin, supply.ArchiveHeader)
+	header, err := in.Peek(supply.ArchiveHeader)
 	if err != nil && !errors.Is(err, io.EOF) { // a Dockerfile may be shorter
 		return fmt.Errorf("read standard input: %w", err)
 	}
 	switch {
-	case bottle.IsArchive(header):
+	case supply.IsArchive(header):
 		req.Tar = in
 		if req.Dockerfile == "" {
 			req.Dockerfile = "Dockerfile"
@@ -141,7 +168,7 @@ func (a *app) buildStdin(req *bottle.BuildRequest) error {
 	return buildText(req, in)
 }
 
-func buildText(req *bottle.BuildRequest, in io.Reader) (err error) {
+func buildText(req *supply.Request, in io.Reader) (err error) {
 	req.Dockerfile = "-"
 	if req.Text, err = io.ReadAll(io.LimitReader(in, maxDockerfile+1)); err != nil {
 		return fmt.Errorf("read the Dockerfile from standard input: %w", err)
@@ -159,7 +186,11 @@ func (a *app) pruneBuilds(args []string) error {
 	if len(args) > 0 {
 		return errors.New(textBuildPruneArgs)
 	}
-	freed, err := bottle.PruneBuilds(a.ctx, a.config(), func() { a.note(textBuildWaits) })
+	cfg, err := a.config()
+	if err != nil {
+		return err
+	}
+	freed, err := supply.Prune(a.ctx, cfg.Images(), func() { a.note(textBuildWaits) })
 	if err != nil {
 		return err
 	}
@@ -170,7 +201,10 @@ func (a *app) pruneBuilds(args []string) error {
 // buildConfig returns the configuration with the limit of the build cache. The
 // flag overrides the environment.
 func (a *app) buildConfig(cacheSize string) (bottle.Config, error) {
-	cfg := a.config()
+	cfg, err := a.config()
+	if err != nil {
+		return cfg, err
+	}
 	if cacheSize == "" {
 		cacheSize = os.Getenv("BOTTLE_BUILD_CACHE")
 	}
@@ -230,14 +264,14 @@ func buildLabels(list []string) (map[string]string, error) {
 
 // buildSecrets parses docker's syntax: id=ID,src=FILE or id=ID,env=NAME; id=ID
 // alone reads the variable of that name.
-func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
-	var out []bottle.BuildSecret
+func buildSecrets(list []string) ([]supply.Secret, error) {
+	var out []supply.Secret
 	for _, text := range list {
 		fields, err := csv.NewReader(strings.NewReader(text)).Read()
 		if err != nil {
 			return nil, withHint(errors.New(textBuildSecret), hintBuildSecret)
 		}
-		var s bottle.BuildSecret
+		var s supply.Secret
 		env := ""
 		for _, f := range fields {
 			key, value, _ := strings.Cut(f, "=")
@@ -273,8 +307,8 @@ func buildSecrets(list []string) ([]bottle.BuildSecret, error) {
 
 // buildSSH accepts docker's forms with an agent's socket: default, ID or ID=SOCKET.
 // Without a socket it is SSH_AUTH_SOCK's.
-func buildSSH(list []string) ([]bottle.BuildSSHAgent, error) {
-	var out []bottle.BuildSSHAgent
+func buildSSH(list []string) ([]supply.SSHAgent, error) {
+	var out []supply.SSHAgent
 	for _, text := range list {
 		id, socket, _ := strings.Cut(text, "=")
 		if id == "" || strings.Contains(text, ",") {
@@ -286,7 +320,7 @@ func buildSSH(list []string) ([]bottle.BuildSSHAgent, error) {
 		if socket == "" {
 			return nil, withHint(fmt.Errorf(textBuildSSHUnset, id), hintBuildSSHUnset)
 		}
-		out = append(out, bottle.BuildSSHAgent{ID: id, Socket: socket})
+		out = append(out, supply.SSHAgent{ID: id, Socket: socket})
 	}
 	return out, nil
 }

@@ -11,7 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
@@ -21,7 +23,7 @@ import (
 const completionTimeout = 2 * time.Second
 
 // addCompletions sets the shell completion of a command and those below it. The
-// placeholders in its usage decide what its arguments are: AGENT, NAME, IMAGE, a host
+// placeholders in its usage decide what its arguments are: KIND, AGENT, NAME, IMAGE, a host
 // or @PRESET, or FILE and CONTEXT, which the shell completes itself.
 func (a *app) addCompletions(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
@@ -31,7 +33,7 @@ func (a *app) addCompletions(cmd *cobra.Command) {
 		"pull":     plan.PullPolicies,
 		"runtime":  {plan.Runsc, plan.Runc},
 		"proxy":    {manifest.ProxyPipelock, manifest.ProxyBuiltin},
-		"progress": bottle.BuildProgress,
+		"progress": supply.BuildProgress,
 	} {
 		if f := cmd.Flags().Lookup(flag); f != nil && f.Value.Type() == "string" {
 			_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails if it is registered already
@@ -49,6 +51,8 @@ func (a *app) completeArgs(usage []string) cobra.CompletionFunc {
 	for _, word := range usage {
 		what, all := strings.CutSuffix(strings.Trim(word, "[]"), "...")
 		switch {
+		case what == "KIND":
+			lists = append(lists, agents.Names)
 		case what == "AGENT":
 			lists = append(lists, a.agentNames)
 		case what == "NAME":
@@ -132,7 +136,7 @@ func (a *app) bottleNames() []string {
 func (a *app) imageNames() []string {
 	var out []string
 	_ = a.withEngine(func(e *bottle.Engine) error {
-		list, err := e.Images(a.ctx)
+		list, err := e.Images().List(a.ctx)
 		for _, i := range list {
 			out = append(out, i.Name)
 		}

@@ -50,7 +50,7 @@ func (a *app) configCheckCommand() *cobra.Command {
 }
 
 func (a *app) configShowCommand() *cobra.Command {
-	var asJSON, pipelock bool
+	var asJSON, pipelock, origin bool
 	cmd := &cobra.Command{
 		Use:   "show [AGENT]",
 		Short: "Show agents and their bottles with defaults filled in and secrets hidden",
@@ -62,6 +62,12 @@ func (a *app) configShowCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
+			if origin {
+				if len(args) > 0 {
+					return fmt.Errorf(textUnexpectedArg, args[0])
+				}
+				return a.showOrigins(asJSON)
+			}
 			m, c, err := a.readManifest()
 			if err != nil {
 				return err
@@ -84,7 +90,9 @@ func (a *app) configShowCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a list of objects as JSON")
+	cmd.Flags().BoolVar(&origin, "origin", false, "show bottle's own settings instead, and where each comes from")
 	cmd.Flags().BoolVar(&pipelock, "pipelock", false, "print only pipelock's configuration for the agent's policy")
+	cmd.MarkFlagsMutuallyExclusive("origin", "pipelock")
 	return cmd
 }
 

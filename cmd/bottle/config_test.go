@@ -155,7 +155,7 @@ func TestConfigShow(t *testing.T) {
   skills                    review
   ssh host                  work: work:22, any user, host key from known_hosts, signs with DIR/id
   git                       A <a@b>
-  limits                    memory 4 GiB, disk 20 GiB, 4096 processes, 2 CPUs
+  limits                    memory 4 GiB, disk 20 GiB, workspace 10 GiB, 4096 processes, 2 CPUs
 
 agent other
   bottle         bare (DIR/bottle.yaml)
@@ -166,7 +166,7 @@ agent other
   prompt         none
   skills         none
   ssh hosts      none
-  limits         memory 4 GiB, disk 20 GiB, 4096 processes
+  limits         memory 4 GiB, disk 20 GiB, workspace 10 GiB, 4096 processes
 `, "DIR", dir)
 	if code != 0 || errs != "" || out != want {
 		t.Errorf("exit %d, %q\ngot\n%s\nwant\n%s", code, errs, out, want)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/agentwork"
 	"github.com/bot-bottle/bottle/internal/caller"
 )
 
@@ -46,9 +47,9 @@ func (a *app) cp(e *bottle.Engine, c cpRequest, size sizeFlag) error {
 		local = o.Caller.WorkDir + "/" + local
 	}
 	if c.out {
-		return e.CopyOut(a.ctx, name, c.path, local, o)
+		return e.Work().CopyOut(a.ctx, name, c.path, local, o)
 	}
-	return e.CopyIn(a.ctx, name, local, c.path, o)
+	return e.Work().CopyIn(a.ctx, name, local, c.path, o)
 }
 
 // cpRequest is a copy between a path of the host and one of a bottle.
@@ -90,7 +91,7 @@ func fromRoot(path string) string { return "/" + strings.TrimLeft(path, "/") }
 type sizeFlag int64
 
 func (s *sizeFlag) register(cmd *cobra.Command) {
-	*s = sizeFlag(bottle.DefaultWorkLimits.Bytes)
+	*s = sizeFlag(agentwork.DefaultLimits.Bytes)
 	cmd.Flags().Var(s, "max-size", "copy at most this much")
 }
 
@@ -111,8 +112,8 @@ func (s *sizeFlag) Set(text string) error {
 func (s *sizeFlag) Type() string { return "size" }
 
 // workOptions are the options of all commands that exchange files with a bottle.
-func (a *app) workOptions(size sizeFlag) bottle.WorkOptions {
-	limits := bottle.DefaultWorkLimits
+func (a *app) workOptions(size sizeFlag) agentwork.Options {
+	limits := agentwork.DefaultLimits
 	limits.Bytes = int64(size)
-	return bottle.WorkOptions{Caller: caller.Current(), Limits: limits, Notice: func(text string) { a.note("%s", text) }}
+	return agentwork.Options{Caller: caller.Current(), Limits: limits, Notice: func(text string) { a.note("%s", text) }}
 }

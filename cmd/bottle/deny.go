@@ -15,15 +15,17 @@ import (
 
 func (a *app) denyCommand() *cobra.Command {
 	return a.policyCommand(policyVerb{
-		use: "deny NAME HOST[:PORT]|@PRESET", short: "Block a host for a running bottle",
-		change: (*bottle.Engine).Deny, save: manifest.SaveDeny, done: textDenied, already: textDeniedAlready,
+		action: "deny",
+		use:    "deny NAME HOST[:PORT]|@PRESET", short: "Block a host for a running bottle",
+		change: (*proxy.Manager).Deny, save: manifest.SaveDeny, done: textDenied, already: textDeniedAlready,
 	})
 }
 
 // policyVerb holds the differences between allow and deny.
 type policyVerb struct {
+	action        string // in the audit log
 	use, short    string
-	change        func(e *bottle.Engine, ctx context.Context, name, entry string) (proxy.PolicyChange, error)
+	change        func(m *proxy.Manager, ctx context.Context, name, entry string) (proxy.PolicyChange, error)
 	save          func(c caller.Caller, manifest, bottleName, entry string) (manifest.Edit, error)
 	done, already string
 }
@@ -57,7 +59,7 @@ func (a *app) policyCommand(v policyVerb) *cobra.Command {
 }
 
 func (a *app) changePolicy(e *bottle.Engine, v policyVerb, name, entry string, save bool) error {
-	change, err := v.change(e, a.ctx, name, entry)
+	change, err := a.auditedChange(e, v, name, entry)
 	if err != nil {
 		return err
 	}

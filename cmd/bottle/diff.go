@@ -27,7 +27,7 @@ func (a *app) diffCommand() *cobra.Command {
 				if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 					out = &visibleWriter{w: a.stdout}
 				}
-				return e.DiffWork(a.ctx, name, out, stat, a.workOptions(size))
+				return e.Work().Diff(a.ctx, name, out, stat, a.workOptions(size))
 			})
 		},
 	}

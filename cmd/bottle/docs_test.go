@@ -115,3 +115,64 @@ func TestDocumentedVariables(t *testing.T) {
 		}
 	}
 }
+
+var (
+	comparedRow  = regexp.MustCompile("(?m)^\\| (`[^|]+) \\|([^|]+)\\|([^|]+)\\|([^|]*)\\|$")
+	comparedWord = regexp.MustCompile("`([^`]+)`")
+)
+
+// TestComparison: docs/commands.md compares each command, and each of its flags, with
+// docker's and nerdctl's, and nothing else.
+func TestComparison(t *testing.T) {
+	compared := map[string]bool{}
+	for _, row := range comparedRow.FindAllStringSubmatch(docSections(t, "../../docs/commands.md")["Compared with docker and nerdctl"], -1) {
+		words := comparedWord.FindAllStringSubmatch(row[1], -1)
+		keys := []string{words[0][1]} // the command
+		if len(words) > 1 {
+			keys = nil
+			for _, w := range words[1:] {
+				keys = append(keys, words[0][1]+" "+w[1])
+			}
+		}
+		for _, key := range keys {
+			if compared[key] {
+				t.Errorf("%s is compared twice", key)
+			}
+			compared[key] = true
+		}
+		for i, cell := range row[2:4] {
+			if strings.TrimSpace(cell) == "" {
+				t.Errorf("%s: nothing is said of %s", row[1], []string{"docker", "nerdctl"}[i])
+			}
+		}
+	}
+	want := map[string]bool{"completion": true} // cobra's own
+	root := (&app{}).rootCommand()
+	var visit func(*cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			name := strings.TrimPrefix(sub.CommandPath(), "bottle ")
+			switch {
+			case sub.Hidden || sub.Name() == "help":
+			case sub.HasSubCommands():
+				visit(sub)
+			default:
+				want[name] = true
+				for _, flag := range flagNames(sub.LocalNonPersistentFlags()) {
+					want[name+" "+flag] = true
+				}
+			}
+		}
+	}
+	visit(root)
+	for key := range want {
+		if !compared[key] {
+			t.Errorf("docs/commands.md does not compare %s", key)
+		}
+	}
+	for key := range compared {
+		if !want[key] {
+			t.Errorf("docs/commands.md compares %s, which does not exist", key)
+		}
+	}
+}

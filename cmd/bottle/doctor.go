@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
@@ -10,25 +13,45 @@ import (
 )
 
 func (a *app) doctorCommand() *cobra.Command {
-	var asJSON, refresh bool
+	var asJSON, refresh, hardening bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that this host can run bottles and suggest fixes",
 		Long:  textDoctorLong,
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
 			if refresh {
-				if err := bottle.Refresh(a.ctx, a.config()); err != nil {
+				if err := bottle.Refresh(a.ctx, cfg); err != nil {
 					return err
 				}
 			}
-			return a.doctor(doctor.Run(a.ctx, a.config(), plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
+			if hardening {
+				return a.hardening(cfg, asJSON)
+			}
+			return a.doctor(doctor.Run(a.ctx, cfg, plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&refresh, "refresh", false, "first write the firewall rules of running bottles again")
+	cmd.Flags().BoolVar(&hardening, "hardening", false, "check only what docs/hardening.md asks of a host with several users")
+	cmd.MarkFlagsMutuallyExclusive("hardening", "refresh")
 	return cmd
 }
+
+func (a *app) hardening(cfg bottle.Config, asJSON bool) error {
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find executable: %w", err)
+	}
+	return a.doctor(doctor.Hardening(cfg, a.systemDir(), program, sudoersFile), asJSON)
+}
+
+// sudoersFile is that of sudoers(5).
+const sudoersFile = "/etc/sudoers"
 
 // doctor prints the findings. The exit code is 1 if one is a fail.
 func (a *app) doctor(found []doctor.Finding, asJSON bool) error {

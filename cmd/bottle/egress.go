@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/egress"
 )
 
 func (a *app) egressCommand() *cobra.Command {
@@ -35,7 +33,7 @@ func (a *app) egressCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.showEgress(e.EgressLog(a.ctx, name, start, follow), denied, asJSON)
+				return a.showEgress(e.Proxies().Log(a.ctx, name, start, follow), denied, asJSON)
 			})
 		},
 	}
@@ -46,33 +44,15 @@ func (a *app) egressCommand() *cobra.Command {
 	return cmd
 }
 
-// Descriptors that containerd's shim passes to a logging program: the task's
-// standard output and error, and one to close when it is ready to read.
-const (
-	logStdout = 3
-	logStderr = 4
-	logReady  = 5
-)
-
 // proxyLogCommand is the logging program of a proxy's shim.
 func (a *app) proxyLogCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "proxy-log FILE",
-		Short:  "Write an egress proxy's log",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			// The shim sends SIGTERM when the task is deleted. What the task wrote
-			// before must still be read.
-			stop := make(chan os.Signal, 1)
-			signal.Notify(stop, syscall.SIGTERM)
-			defer signal.Stop(stop)
-			out, errs := os.NewFile(logStdout, "stdout"), os.NewFile(logStderr, "stderr")
-			if err := os.NewFile(logReady, "ready").Close(); err != nil {
-				return err
-			}
-			return bottle.KeepProxyLog(args[0], stop, out, errs)
-		},
+		Use:     "proxy-log FILE",
+		Short:   "Write an egress proxy's log",
+		Hidden:  true,
+		Args:    cobra.ExactArgs(1),
+		PreRunE: refuseInternal,
+		RunE:    func(_ *cobra.Command, args []string) error { return egress.RunLogger(args[0]) },
 	}
 }
 
@@ -80,21 +60,13 @@ func (a *app) proxyLogCommand() *cobra.Command {
 func (a *app) proxyCommand() *cobra.Command {
 	var config string
 	cmd := &cobra.Command{
-		Use:    "proxy --config FILE",
-		Short:  "Run the built-in egress proxy",
-		Hidden: true,
-		Args:   noArgs,
+		Use:     "proxy --config FILE",
+		Short:   "Run the built-in egress proxy",
+		Hidden:  true,
+		Args:    noArgs,
+		PreRunE: refuseInternal,
 		RunE: func(*cobra.Command, []string) error {
-			// When the log's reader is gone, a write to standard output ends the
-			// process (os/signal, "SIGPIPE"): no request passes unlogged, and the
-			// watcher restarts the proxy with a new log.
-			hup := make(chan os.Signal, 1)
-			signal.Notify(hup, syscall.SIGHUP)
-			defer signal.Stop(hup)
-			// SIGHUP reloads the policy here and must not end the process.
-			ctx, stop := signal.NotifyContext(context.WithoutCancel(a.ctx), syscall.SIGINT, syscall.SIGTERM)
-			defer stop()
-			return bottle.RunProxy(ctx, config, hup, a.stdout, a.stderr)
+			return egress.Run(context.WithoutCancel(a.ctx), config, a.stdout, a.stderr)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/config/proxy.json", "the proxy's configuration")

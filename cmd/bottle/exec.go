@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // execFlags are the flags of the commands that run something in a running bottle.
@@ -88,14 +89,14 @@ func (a *app) exec(name string, command []string, f execFlags) error {
 			return err
 		}
 		defer a.watchProxy(e, name)()
-		cfg := bottle.SessionConfig{Command: command, Env: vars, Dir: f.dir, User: f.user, Terminal: a.wantsTerminal(f.tty, f.noTTY)}
+		cfg := session.Config{Command: command, Env: vars, Dir: f.dir, User: f.user, Terminal: a.wantsTerminal(f.tty, f.noTTY)}
 		began := time.Now()
-		err = a.attach(func(ctx context.Context, cfg bottle.SessionConfig) (*bottle.Session, error) {
+		err = a.attach(func(ctx context.Context, cfg session.Config) (process, error) {
 			return e.Exec(ctx, name, cfg)
 		}, cfg, a.showRefusals(e, name))
 		if _, ok := a.terminal(); ok && cfg.Terminal {
 			// As in run, an unreadable log is not an error.
-			if hosts, serr := e.EgressSummary(context.WithoutCancel(a.ctx), name, began); serr == nil {
+			if hosts, serr := e.Proxies().Summary(context.WithoutCancel(a.ctx), name, began); serr == nil {
 				a.showSessionRefused(name, hosts)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/agentwork"
 	"github.com/bot-bottle/bottle/internal/names"
 )
 
@@ -31,11 +32,11 @@ func (a *app) fetchCommand() *cobra.Command {
 }
 
 // fetchWork fetches an agent's work and reports what was fetched.
-func (a *app) fetchWork(e *bottle.Engine, name, branch string, o bottle.WorkOptions) error {
+func (a *app) fetchWork(e *bottle.Engine, name, branch string, o agentwork.Options) error {
 	if branch == "" {
 		branch = "bottle/" + names.Short(name)
 	}
-	list, err := e.FetchWork(a.ctx, name, branch, o)
+	list, err := e.Work().Fetch(a.ctx, name, branch, o)
 	for _, f := range list {
 		a.note("%s", fetchedText(f))
 	}
@@ -48,7 +49,7 @@ func (a *app) fetchWork(e *bottle.Engine, name, branch string, o bottle.WorkOpti
 	return nil
 }
 
-func fetchedText(f bottle.FetchedWork) string {
+func fetchedText(f agentwork.Fetched) string {
 	where := ""
 	if f.Repo != "." {
 		where = " in " + f.Repo

@@ -14,7 +14,7 @@ func (a *app) imagesCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
-				list, err := e.Images(a.ctx)
+				list, err := e.Images().List(a.ctx)
 				if err != nil {
 					return err
 				}

@@ -2,19 +2,18 @@ package main
 
 import (
 	"fmt"
-
-	"github.com/bot-bottle/bottle"
 )
 
 const (
 	textLimitReached = "The bottle's limit of %s was reached."
-	hintLimitReached = "hint: raise limits.%s in the manifest"
+	hintRaiseLimit   = "raise limits.%s in the manifest"
+	hintLimitReached = "hint: " + hintRaiseLimit
 	textKilled       = "The bottle was removed, or its sandbox was killed."
 )
 
 // reportEnd reports why a session ended, if it was not its command's own end. A nil
 // session is one that has not ended.
-func (a *app) reportEnd(s *bottle.Session) {
+func (a *app) reportEnd(s process) {
 	if s == nil {
 		return
 	}

@@ -5,10 +5,12 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/agentwork"
 	"github.com/bot-bottle/bottle/internal/names"
 )
 
@@ -37,6 +39,14 @@ func (a *app) listCommand() *cobra.Command {
 					return err
 				}
 				list = slices.DeleteFunc(list, func(s bottle.Status) bool { return !keep.match(s) })
+				if !quiet {
+					o := a.workOptions(sizeFlag(agentwork.DefaultLimits.Bytes))
+					o.Notice, o.Limits.Time = nil, listTime
+					e.SummarizeAll(a.ctx, list, o)
+				}
+				for i := range list {
+					list[i].Name = shownName(list[i].Name)
+				}
 				switch {
 				case asJSON:
 					return a.printJSON(list)
@@ -51,13 +61,16 @@ func (a *app) listCommand() *cobra.Command {
 	}
 	fs := cmd.Flags()
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
-	fs.BoolVarP(&all, "all", "a", false, "include bottles whose agent does not run")
+	fs.BoolVarP(&all, "all", "a", false, "include bottles whose agent does not run, and kept work")
 	fs.BoolVarP(&quiet, "quiet", "q", false, "print names only")
 	fs.StringArrayVarP(&filters, "filter", "f", nil, "show only bottles for which KEY=VALUE is true: "+strings.Join(filterKeys, ", "))
 	fs.StringVar(&format, "format", "", textFormatFlag)
 	cmd.MarkFlagsMutuallyExclusive("json", "quiet", "format")
 	return cmd
 }
+
+// listTime bounds the count of running agents' work.
+const listTime = 3 * time.Second
 
 // filterKeys are the keys of --filter.
 var filterKeys = []string{"agent", "image", "name", "proxy", "runtime", "status"}
@@ -87,7 +100,7 @@ func (f filters) has(key string) bool { return len(f[key]) > 0 }
 // a state also without its details.
 func (f filters) match(s bottle.Status) bool {
 	values := map[string][]string{
-		"agent": {s.Agent}, "image": {s.Image}, "name": {s.Name, strings.TrimPrefix(s.Name, names.Prefix)}, "proxy": {s.Proxy},
+		"agent": {s.Agent}, "image": {s.Image}, "name": {s.Name, shownName(s.Name), strings.TrimPrefix(shownName(s.Name), names.Prefix)}, "proxy": {s.Proxy},
 		"runtime": {s.Runtime}, "status": {s.Status, firstField(s.Status)},
 	}
 	for key, patterns := range f {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -20,6 +21,11 @@ func program() int {
 		return code
 	}
 	if isShimCall(os.Args[1:]) {
+		if err := shimAllowed(); err != nil {
+			a := &app{ctx: context.Background(), stderr: os.Stderr, command: "shim"}
+			_, _ = fmt.Fprintln(os.Stderr, "bottle:", a.auditRefusals(err))
+			return exitBottle
+		}
 		return execShim(os.Args[1:], os.Stderr)
 	}
 	ctx, stop := notifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

@@ -39,10 +39,14 @@ var planKeys = map[string]struct {
 	"bottles": {none: "its bottles are shown by their own keys"},
 	"agents":  {none: "its agents are shown by their own keys"},
 
-	"agents.bottle":  {none: "required: every plan shows it, and the test compares with a plan without the key"},
-	"agents.command": {value: `[run, "a b"]`, want: []string{`impl: run "a b"`}},
-	"agents.prompt":  {value: "do it", want: []string{"prompt", "5 bytes"}},
-	"agents.skills":  {value: "[review]", want: []string{"review"}},
+	"agents.bottle": {none: "required: every plan shows it, and the test compares with a plan without the key"},
+	"agents.kind": {value: "codex", want: []string{
+		"kind", "codex (OpenAI Codex)", "impl: codex\n", "hosts of codex", "bottle-codex:latest", "login", "WARNING", "OpenAI Codex gets no login", "api.openai.com",
+	}},
+	"agents.unattended": {value: "true", need: "kind: codex", want: []string{"unattended", "impl: codex --dangerously-bypass-approvals-and-sandbox"}},
+	"agents.command":    {value: `[run, "a b"]`, want: []string{`impl: run "a b"`}},
+	"agents.prompt":     {value: "do it", want: []string{"prompt", "5 bytes"}},
+	"agents.skills":     {value: "[review]", want: []string{"review"}},
 
 	"bottles.image":  {value: "there:1", want: []string{"docker.io/library/there:1"}},
 	"bottles.build":  {none: "shown by its keys"},
@@ -53,15 +57,22 @@ var planKeys = map[string]struct {
 	"bottles.git":    {none: "shown by its keys"},
 	"bottles.limits": {none: "shown by its keys"},
 
-	"bottles.build.context":    {value: "other", want: []string{"Dockerfile in DIR/other", "RUN steps use the host's network"}},
-	"bottles.build.dockerfile": {value: "D", want: []string{"DIR/D in DIR"}},
-	"bottles.build.target":     {value: "stage", need: "dockerfile: D", want: []string{"target stage"}},
-	"bottles.build.args":       {value: "{ARG: val}", need: "dockerfile: D", want: []string{`ARG="val"`}},
-	"bottles.build.secrets":    {value: `{one: secret, two: "env:TOKEN"}`, need: "dockerfile: D", want: []string{"one from DIR/secret, two from the variable TOKEN"}},
+	"bottles.build.context":      {value: "other", want: []string{"Dockerfile in DIR/other", "RUN steps reach all public hosts"}},
+	"bottles.build.dockerfile":   {value: "D", want: []string{"DIR/D in DIR"}},
+	"bottles.build.target":       {value: "stage", need: "dockerfile: D", want: []string{"target stage"}},
+	"bottles.build.args":         {value: "{ARG: val}", need: "dockerfile: D", want: []string{`ARG="val"`}},
+	"bottles.build.network":      {value: "host", need: "dockerfile: D", want: []string{"RUN steps use the host's network", "WARNING", "the steps of the build reach the host's loopback interface"}},
+	"bottles.build.egress":       {value: "{allow: [steps.test]}", need: "dockerfile: D", want: []string{"RUN steps reach steps.test"}},
+	"bottles.build.egress.allow": {none: "shown with the mapping that contains it"},
+	"bottles.build.secrets":      {value: `{one: secret, two: "env:TOKEN"}`, need: "dockerfile: D", want: []string{"one from DIR/secret, two from the variable TOKEN"}},
 
-	"bottles.env.from":   {value: "TOKEN", want: []string{"VAR (forwarded from TOKEN)"}},
-	"bottles.env.prompt": {value: "Key?", want: []string{`VAR (the manifest asks: "Key?")`}},
-	"bottles.env.file":   {value: "secret", want: []string{"VAR (file from DIR/secret)"}},
+	"bottles.env.from":    {value: "TOKEN", want: []string{"VAR (forwarded from TOKEN)"}},
+	"bottles.env.prompt":  {value: "Key?", want: []string{`VAR (the manifest asks: "Key?")`}},
+	"bottles.env.command": {value: `[pass, show, "a b"]`, want: []string{`VAR (command: pass show "a b")`}},
+	"bottles.env.file":    {value: "secret", want: []string{"VAR (file from DIR/secret)"}},
+
+	"bottles.env.inject": {value: "[api.test]", need: `from: TOKEN`, want: []string{"VAR (forwarded from TOKEN; placeholder, inserted for api.test:443)"}},
+	"bottles.env.as":     {value: "[query]", need: `from: TOKEN, inject: [api.test]`, want: []string{"inserted for api.test:443 as query"}},
 
 	"bottles.egress.allow":         {value: "[allowed.test]", want: []string{"allowed hosts", "allowed.test"}},
 	"bottles.egress.deny":          {value: "[denied.test]", want: []string{"denied hosts", "denied.test"}},
@@ -84,10 +95,11 @@ var planKeys = map[string]struct {
 	"bottles.git.name":  {value: "A Person", need: "email: a@b.test", want: []string{"A Person <a@b.test>"}},
 	"bottles.git.email": {value: "a@b.test", need: "name: A Person", want: []string{"A Person <a@b.test>"}},
 
-	"bottles.limits.memory": {value: "77MiB", want: []string{"memory 77 MiB"}},
-	"bottles.limits.disk":   {value: "88MiB", want: []string{"disk 88 MiB"}},
-	"bottles.limits.cpus":   {value: "0.75", want: []string{"0.75 CPUs"}},
-	"bottles.limits.pids":   {value: "321", want: []string{"321 processes"}},
+	"bottles.limits.memory":    {value: "77MiB", want: []string{"memory 77 MiB"}},
+	"bottles.limits.disk":      {value: "88MiB", want: []string{"disk 88 MiB"}},
+	"bottles.limits.workspace": {value: "99MiB", want: []string{"workspace 99 MiB"}},
+	"bottles.limits.cpus":      {value: "0.75", want: []string{"0.75 CPUs"}},
+	"bottles.limits.pids":      {value: "321", want: []string{"321 processes"}},
 }
 
 // TestPlanShowsEveryKey: the manifest may be someone else's, so whatever it can say has
@@ -130,7 +142,7 @@ func joinKeys(keys ...string) string {
 
 // quoteYAML quotes text that is not a flow collection.
 func quoteYAML(s string) string {
-	if strings.ContainsAny(s[:1], "[{0123456789") {
+	if s == "true" || strings.ContainsAny(s[:1], "[{0123456789") {
 		return s
 	}
 	return fmt.Sprintf("%q", s)
@@ -149,6 +161,9 @@ func planOf(t *testing.T, path []string, keys string) string {
 		bottle = "ssh: [{" + joinKeys("Host: work", keys) + "}]"
 	case path[1] == "env" && keys != "":
 		bottle = "env: {VAR: {" + keys + "}}"
+		if strings.Contains(keys, "inject") {
+			bottle += ", egress: {allow: [api.test]}, proxy: {kind: builtin}"
+		}
 	case path[1] == "build" && keys != "":
 		bottle = "image: built:1, build: {" + keys + "}"
 	case keys != "":

@@ -8,11 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/docker/go-units"
 	"golang.org/x/term"
 
-	"github.com/docker/go-units"
-
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/images/supply"
 )
 
 // progressView shows the progress of a pull, a push or a derived image. On a
@@ -24,7 +23,7 @@ type progressView struct {
 	width, height int
 
 	mu    sync.Mutex
-	parts map[string]bottle.ImageProgress
+	parts map[string]supply.Progress
 	order []string
 	drawn int // lines on the screen
 	last  time.Time
@@ -52,11 +51,11 @@ func (a *app) newProgress() *progressView {
 }
 
 // update records the progress of one part.
-func (v *progressView) update(p bottle.ImageProgress) {
+func (v *progressView) update(p supply.Progress) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.parts == nil {
-		v.parts, v.ended = map[string]bottle.ImageProgress{}, map[string]bool{}
+		v.parts, v.ended = map[string]supply.Progress{}, map[string]bool{}
 	}
 	if _, ok := v.parts[p.ID]; !ok {
 		v.order = append(v.order, p.ID)
@@ -132,7 +131,7 @@ func (v *progressView) lines() []string {
 // barWidth is the width of a bar, in columns.
 const barWidth = 24
 
-func (v *progressView) line(p bottle.ImageProgress) string {
+func (v *progressView) line(p supply.Progress) string {
 	filled := barWidth
 	if p.Total > 0 {
 		filled = int(barWidth * min(p.Done, p.Total) / p.Total)
@@ -144,8 +143,8 @@ func (v *progressView) line(p bottle.ImageProgress) string {
 		units.HumanSize(float64(p.Done)), units.HumanSize(float64(p.Total)), p.State)
 }
 
-func ended(p bottle.ImageProgress) bool {
-	return p.State == bottle.ImageDone || p.State == bottle.ImageExists
+func ended(p supply.Progress) bool {
+	return p.State == supply.Done || p.State == supply.Exists
 }
 
 // partName is a layer's digest as docker shortens it, or a directory's name.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/images/supply"
 )
 
 // shown returns the output of a view for a pull of n layers of 2 MB each, half of
@@ -15,12 +15,12 @@ func shown(v *progressView, n int) string {
 	v.out = func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
 	id := func(i int) string { return fmt.Sprintf("sha256:%012x%052x", i, 0) }
 	for i := range n {
-		v.update(bottle.ImageProgress{ID: id(i), State: bottle.ImageWaiting, Total: 2e6})
-		v.update(bottle.ImageProgress{ID: id(i), State: bottle.ImageActive, Done: 1e6, Total: 2e6})
+		v.update(supply.Progress{ID: id(i), State: supply.Waiting, Total: 2e6})
+		v.update(supply.Progress{ID: id(i), State: supply.Active, Done: 1e6, Total: 2e6})
 	}
 	for i := range n / 2 {
 		for range 2 {
-			v.update(bottle.ImageProgress{ID: id(i), State: bottle.ImageDone, Done: 2e6, Total: 2e6})
+			v.update(supply.Progress{ID: id(i), State: supply.Done, Done: 2e6, Total: 2e6})
 		}
 	}
 	v.end()

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/caller"
 )
 
@@ -15,7 +16,7 @@ func (a *app) pullCommand() *cobra.Command {
 		Use:   "pull IMAGE",
 		Short: "Pull an image from its registry into containerd's store",
 		Long:  textPullLong,
-	}, (*bottle.Engine).Pull)
+	}, (*supply.Images).Pull)
 }
 
 func (a *app) pushCommand() *cobra.Command {
@@ -23,11 +24,11 @@ func (a *app) pushCommand() *cobra.Command {
 		Use:   "push IMAGE",
 		Short: "Push an image from containerd's store to its registry",
 		Long:  textPushLong,
-	}, (*bottle.Engine).Push)
+	}, (*supply.Images).Push)
 }
 
 // registryCommand adds flags and the action to a command that transfers one image.
-func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, context.Context, string, caller.Caller) (string, error)) *cobra.Command {
+func (a *app) registryCommand(cmd *cobra.Command, transfer func(*supply.Images, context.Context, string, caller.Caller) (string, error)) *cobra.Command {
 	var quiet bool
 	cmd.Args = oneImage
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print nothing but errors")
@@ -35,7 +36,7 @@ func (a *app) registryCommand(cmd *cobra.Command, transfer func(*bottle.Engine, 
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		a.quiet = quiet
 		return a.withEngine(func(e *bottle.Engine) error {
-			ref, err := transfer(e, a.ctx, args[0], caller.Current())
+			ref, err := transfer(e.Images(), a.ctx, args[0], caller.Current())
 			a.endProgress()
 			if err != nil || quiet {
 				return err

@@ -10,7 +10,7 @@ import (
 )
 
 func (a *app) rmCommand() *cobra.Command {
-	var force bool
+	var force, discard bool
 	cmd := &cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Remove bottles",
@@ -25,17 +25,18 @@ func (a *app) rmCommand() *cobra.Command {
 			return a.withEngine(func(e *bottle.Engine) error {
 				var errs []error
 				for _, name := range args {
-					errs = append(errs, a.rm(e, name, force))
+					errs = append(errs, a.rm(e, name, force, discard))
 				}
 				return errors.Join(errs...)
 			})
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove a bottle whose agent is running")
+	cmd.Flags().BoolVar(&discard, "discard", false, "also remove work that was not fetched")
 	return cmd
 }
 
-func (a *app) rm(e *bottle.Engine, name string, force bool) error {
+func (a *app) rm(e *bottle.Engine, name string, force, discard bool) error {
 	found, err := e.Find(a.ctx, name)
 	if err != nil {
 		return err
@@ -46,13 +47,26 @@ func (a *app) rm(e *bottle.Engine, name string, force bool) error {
 			return err
 		}
 		if running {
-			return withHint(fmt.Errorf(textRmRunning, found.Name), hintRmRunning, found.Name)
+			return withHint(fmt.Errorf(textRmRunning, shownName(found.Name)), hintRmRunning, shownName(found.Name))
+		}
+	}
+	if !discard {
+		if err := a.checkUnfetched(e, found.Name); err != nil {
+			return err
 		}
 	}
 	found.Launching = false // cleanup leaves such a bottle; here the user has named it
 	if err := e.RemoveLeftovers(a.ctx, []bottle.Leftovers{found}); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(a.stdout, found.Name)
+	if !discard { // the agent may have worked until now
+		if err := a.checkUnfetched(e, found.Name); err != nil {
+			return err
+		}
+	}
+	if err := a.discardWork(e, found.Name); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(a.stdout, shownName(found.Name))
 	return err
 }

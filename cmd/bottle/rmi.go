@@ -27,7 +27,7 @@ func (a *app) rmiCommand() *cobra.Command {
 func (a *app) rmi(e *bottle.Engine, names []string, force bool) error {
 	var errs []error
 	for _, name := range names {
-		ref, err := e.RemoveImage(a.ctx, name, force)
+		ref, err := e.Images().Remove(a.ctx, name, force)
 		if err == nil {
 			err = a.printRef(ref)
 		}

@@ -5,14 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/plan"
 )
 
@@ -33,6 +33,13 @@ type app struct {
 	debug, quiet                 bool
 	progress                     *progressView
 	pipeTimeout                  time.Duration // of a pipe of --env-file; 0: the default
+
+	command string     // in the audit log
+	audit   *audit.Log // nil: none, or not opened yet
+
+	// sys is read once, from policyDir; empty: policy.Dir.
+	sys       *system
+	policyDir string
 
 	// withHost calls fn with the host that a dry run plans for.
 	withHost func(fn func(plan.Host) error) error
@@ -57,7 +64,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func (a *app) execute(args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
-	err := root.ExecuteContext(a.ctx)
+	err := a.auditRefusals(root.ExecuteContext(a.ctx))
 	var code exitError
 	switch {
 	case err == nil:
@@ -86,6 +93,9 @@ func (a *app) rootCommand() *cobra.Command {
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		a.command = strings.TrimPrefix(cmd.CommandPath(), root.Name()+" ")
+	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -95,14 +105,14 @@ func (a *app) rootCommand() *cobra.Command {
 	f.StringVar(&a.namespace, "namespace", "", "containerd namespace (CONTAINERD_NAMESPACE; default "+bottle.DefaultNamespace+")")
 	f.StringVar(&a.manifest, "manifest", "", "manifest file (default: bottle.yaml in this directory or above, then in ~/.config/bottle)")
 	f.BoolVar(&a.debug, "debug", false, "log to standard error")
-	root.AddCommand(a.shellCommand(), a.stopCommand(), a.inspectCommand(), a.versionCommand())
+	root.AddCommand(a.attachCommand(), a.logsCommand(), a.waitCommand(), a.startCommand(), a.statsCommand(), a.shellCommand(), a.stopCommand(), a.inspectCommand(), a.versionCommand())
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
 	root.AddCommand(a.cpCommand(), a.diffCommand(), a.fetchCommand(), a.applyCommand())
-	root.AddCommand(a.allowCommand(), a.denyCommand(), a.presetsCommand())
-	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand())
+	root.AddCommand(a.allowCommand(), a.denyCommand(), a.presetsCommand(), a.secretCommand())
+	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand(), a.loginCommand(), a.policyFileCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
-	root.AddCommand(a.doctorCommand(), a.manCommand())
+	root.AddCommand(a.setupCommand(), a.doctorCommand(), a.manCommand())
 	a.addCompletions(root)
 	return root
 }
@@ -110,32 +120,6 @@ func (a *app) rootCommand() *cobra.Command {
 // flagError adds a hint to an error of the flag parser.
 func flagError(cmd *cobra.Command, err error) error {
 	return withHint(err, hintHelp, cmd.CommandPath())
-}
-
-// config returns the configuration: flags override the environment.
-func (a *app) config() bottle.Config {
-	cfg := bottle.ConfigFromEnv(os.Getenv)
-	cfg.Guest = guestProgram()
-	if a.address != "" {
-		cfg.Address = a.address
-	}
-	if a.namespace != "" {
-		cfg.Namespace = a.namespace
-	}
-	if a.hostsDir != "" {
-		cfg.HostsDir = a.hostsDir
-	}
-	if !a.quiet {
-		a.progress = a.newProgress()
-		cfg.Progress = a.progress.update
-	}
-	cfg.Notice = func(text string) { a.note("%s", visible(text)) }
-	level := slog.LevelWarn
-	if a.debug {
-		level = slog.LevelDebug
-	}
-	cfg.Log = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
-	return cfg
 }
 
 // endProgress draws the final state of the progress view.
@@ -147,9 +131,13 @@ func (a *app) endProgress() {
 
 // withEngine calls fn with a connection to containerd and closes it afterwards.
 func (a *app) withEngine(fn func(*bottle.Engine) error) error {
-	e, err := bottle.Open(a.ctx, a.config())
+	cfg, err := a.config()
 	if err != nil {
 		return err
 	}
-	return errors.Join(fn(e), e.Close())
+	e, err := bottle.Open(a.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(e.Explain(fn(e)), e.Close())
 }

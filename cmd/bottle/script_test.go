@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 // scriptProgram is bottle with a fake host for dry runs.
 func scriptProgram() int {
 	a := &app{ctx: context.Background(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	a.policyDir = os.Getenv("TEST_POLICY_DIR")
 	a.withHost = func(fn func(plan.Host) error) error { return fn(fakeHost{}) }
 	return a.execute(os.Args[1:])
 }
@@ -42,6 +43,8 @@ func (fakeHost) Runtime(context.Context, string) error { return nil }
 func (fakeHost) Network(context.Context) (plan.Network, error) {
 	return plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0"}, nil
 }
+
+func (fakeHost) Workspace(context.Context, int64) ([]string, error) { return nil, nil }
 
 // TestScripts runs bottle as testdata/script describes. The scripts need neither
 // root nor containerd.

@@ -30,9 +30,9 @@ func (a *app) stopCommand() *cobra.Command {
 					return err
 				}
 				if killed && seconds > 0 {
-					a.note(textStopKilled, name, seconds)
+					a.note(textStopKilled, shownName(name), seconds)
 				}
-				_, err = fmt.Fprintln(a.stdout, name)
+				_, err = fmt.Fprintln(a.stdout, shownName(name))
 				return err
 			})
 		},

@@ -15,7 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/termmodes"
+	"github.com/bot-bottle/bottle/proxy"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // terminal returns standard input's descriptor if standard input and standard
@@ -40,7 +42,7 @@ const startTimeout = time.Minute
 // attach connects the caller to a session until it ends and returns its exit code
 // as an exitError. On a terminal, notices runs until its context ends and may show
 // text in the terminal's title.
-func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.Session, error), cfg bottle.SessionConfig, notices func(context.Context, *screen)) error {
+func (a *app) attach(start func(context.Context, session.Config) (process, error), cfg session.Config, notices func(context.Context, *screen)) error {
 	// From here on, signals go to the session and do not end the program. This
 	// includes the start, during which the session may already write output.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), startTimeout)
@@ -50,12 +52,12 @@ func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
 	defer signal.Stop(sigs)
 
-	var ended *bottle.Session
+	var ended process
 	defer func() { a.reportEnd(ended) }() // when the terminal is the user's again
 
 	cfg.Stdin, cfg.Stdout, cfg.Stderr = a.stdin, a.stdout, a.stderr
-	fd, raw := a.terminal()
-	raw = raw && cfg.Terminal
+	fd, interactive := a.terminal()
+	raw := interactive && cfg.Terminal
 	if raw {
 		cfg.Width, cfg.Height = terminalSize(fd)
 		// Raw: the terminal inside has already processed the agent's output, and
@@ -68,6 +70,18 @@ func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.
 		var stop func()
 		cfg.Stdout, stop = a.withNotices(notices)
 		defer stop()
+		// The session may end in the middle of its drawing, or be left.
+		modes := termmodes.New()
+		cfg.Stdout = &modeWriter{cfg.Stdout, modes}
+		defer func() { _, _ = io.WriteString(a.stdout, modes.Restore()) }()
+	}
+	if interactive {
+		in, err := newInput(a.stdin.(*os.File))
+		if err != nil {
+			return err
+		}
+		cfg.Stdin = in
+		defer func() { _ = in.stop() }() // before the terminal's mode is restored
 	}
 	s, err := start(ctx, cfg)
 	if err != nil {
@@ -91,6 +105,27 @@ func (a *app) attach(start func(context.Context, bottle.SessionConfig) (*bottle.
 		return exitError(code)
 	}
 	return nil
+}
+
+// process is a session that the caller is connected to.
+type process interface {
+	Wait() (int, error)
+	Signal(context.Context, syscall.Signal) error
+	Resize(ctx context.Context, width, height uint16) error
+	Killed() bool
+	LimitsReached() []*proxy.LimitError
+}
+
+// modeWriter follows the output to know which modes of the terminal it has changed.
+type modeWriter struct {
+	io.Writer
+	modes *termmodes.Tracker
+}
+
+func (w *modeWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	_, _ = w.modes.Write(p[:n])
+	return n, err
 }
 
 // withNotices returns the output for a session and runs notices until stop is
@@ -123,7 +158,7 @@ const (
 // follow forwards signals and terminal sizes until the session has ended. An agent
 // that ignores SIGTERM or SIGHUP cannot delay the end: after the grace period the
 // removal of the bottle ends the session.
-func (a *app) follow(s *bottle.Session, resize func(context.Context), sigs <-chan os.Signal) (code int, ended bool, err error) {
+func (a *app) follow(s process, resize func(context.Context), sigs <-chan os.Signal) (code int, ended bool, err error) {
 	type result struct {
 		code int
 		err  error

@@ -22,6 +22,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/timing"
 )
 
 const (
@@ -37,9 +38,15 @@ everything at the end. Arguments after -- are appended to the agent's command.`
 
 	textExecExample = `  sudo bottle exec impl git log --oneline
   sudo bottle exec -u root -w /workspace impl sh`
+	textAttachLong = `Rejoin the session of a bottle that was started with bottle run -d or --keep: its screen
+is drawn again. Several clients may be attached; the size of the last one counts. The
+detach keys, or the end of the terminal, leave the session running.`
 	textStopLong = `Stop the agents of bottles: their processes get SIGTERM, and what is left after the
 timeout is killed. The bottle stays, with its files, until bottle rm. If bottle run
 waits for the agent, it then removes the bottle.`
+
+	textInternalCommand = "%s is only for containerd's shims"
+	textShimCommand     = "the shim is only for containerd"
 
 	textUnknownCommand = "unknown command %q for %q"
 	textUnexpectedArg  = "unexpected argument %q"
@@ -52,12 +59,30 @@ waits for the agent, it then removes the bottle.`
 	textNoTerminal     = "cannot ask for %s: no terminal"
 	textRemoveFailed   = "remove %s: %w"
 
-	textNoName      = "missing bottle name"
-	textStopTimeout = "invalid timeout %d"
-	textStopKilled  = "%s did not end within %d seconds and was killed."
-	textFormatFlag  = "print each bottle as json or with a Go template, such as '{{.Name}}'"
-	textBadFormat   = "invalid format: %s"
-	textBadFilter   = "invalid filter %q"
+	textStartLong = `Run the agent of a stopped bottle again, in a new sandbox with the same workspace, under
+the same name. Its agent must still be in the manifest. What the agent has changed outside
+the workspace is lost. As with bottle run, the plan is shown first.`
+	textNoWorkspace   = "%s has no workspace"
+	hintNoWorkspace   = "only a bottle of bottle run --cwd can be started again"
+	hintStart         = "bottle start NAME"
+	hintStartRunning  = "bottle attach %s rejoins its session"
+	textDetachKeys    = "keys that leave the session, as docker's"
+	textDetachedRun   = "%s runs in the background. bottle attach %s rejoins it."
+	textDetached      = "Detached: %s continues. bottle attach %s rejoins it."
+	textSessionKilled = "the session of %s has ended: %s"
+	textSessionEnded  = "the session of %s has ended with exit code %d"
+	textNeedsTerminal = "%s has a terminal, and standard input or output is not one"
+	textBadKeys       = "invalid detach keys %q"
+	hintSessionKilled = "bottle rm %s removes the bottle"
+	hintSessionEnded  = "bottle logs %s shows its output"
+	hintNeedsTerminal = "run bottle on a terminal, or see bottle logs -f %s"
+	hintBadKeys       = "a list of letters or ctrl-LETTER, such as ctrl-p,ctrl-q"
+	textNoName        = "missing bottle name"
+	textStopTimeout   = "invalid timeout %d"
+	textStopKilled    = "%s did not end within %d seconds and was killed."
+	textFormatFlag    = "print each bottle as json or with a Go template, such as '{{.Name}}'"
+	textBadFormat     = "invalid format: %s"
+	textBadFilter     = "invalid filter %q"
 
 	hintName         = "%s NAME"
 	hintStopTimeout  = "the timeout is in seconds, 0 kills immediately"
@@ -194,15 +219,28 @@ func (a *app) printList(list []bottle.Status) error {
 		a.note(textNoBottles)
 		return nil
 	}
-	t := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
-	_, _ = fmt.Fprintln(t, "NAME\tAGENT\tIMAGE\tRUNTIME\tSTATUS\tAGE")
+	t := tabwriter.NewWriter(wrapped(a.stdout), 0, 0, 3, ' ', 0)
+	worked := slices.ContainsFunc(list, func(s bottle.Status) bool { return s.Work != nil })
+	header := "NAME\tAGENT\tIMAGE\tRUNTIME\tSTATUS\tAGE"
+	if worked {
+		header += "\tWORK"
+	}
+	_, _ = fmt.Fprintln(t, header)
 	for _, s := range list {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", visible(s.Name), visible(s.Agent), visible(s.Image), visible(s.Runtime), visible(s.Status), age(time.Since(s.Created)))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s", visible(s.Name), visible(s.Agent), visible(s.Image), visible(s.Runtime), visible(s.Status), age(time.Since(s.Created)))
+		switch {
+		case s.Work != nil:
+			_, _ = fmt.Fprintf(t, "\t%s", summaryText(s.Work.Summary, s.Work.Used, s.Work.Unfetched))
+		case worked:
+			_, _ = fmt.Fprint(t, "\tnone")
+		}
+		_, _ = fmt.Fprintln(t)
 	}
 	return t.Flush()
 }
 
 func age(d time.Duration) string {
+	d = max(d, 0) // the clock was set back
 	switch {
 	case d < time.Minute:
 		return fmt.Sprintf("%ds", int(d.Seconds()))
@@ -214,17 +252,17 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-func (a *app) printLeftovers(remains []bottle.Leftovers) {
-	if len(remains) == 0 {
+func (a *app) printLeftovers(leftovers []bottle.Leftovers) {
+	if len(leftovers) == 0 {
 		a.note(textNothingLeft)
 		return
 	}
-	for _, r := range remains {
+	for _, r := range leftovers {
 		if r.Launching {
-			a.note(textLaunching, r.Name)
+			a.note(textLaunching, shownName(r.Name))
 			continue
 		}
-		a.note("%s", r.Name)
+		a.note("%s", shownName(r.Name))
 		for _, group := range []struct {
 			kind  string
 			items []string
@@ -246,7 +284,7 @@ func visible(s string) string {
 	}, s)
 }
 
-func (a *app) printTimings(steps []bottle.StepTime) {
+func (a *app) printTimings(steps []timing.StepTime) {
 	t := tabwriter.NewWriter(a.stderr, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(t, "start ms\ttook ms\t step")
 	for _, s := range steps {

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/plan"
 )
 
@@ -17,14 +17,21 @@ full Dockerfile syntax is supported. Neither docker nor buildkitd is needed; if
 BUILDKIT_HOST is set, that buildkitd builds instead. The image's digest is printed on
 standard output.
 
-RUN steps use the host's network, including its loopback interface: build only what
-you would run. RUN --network=none has no network.`
+The only way out of RUN steps is a proxy, which allows all public hosts, or those that
+--allow names. Its address is in the usual variables, such as HTTP_PROXY. With
+--network host steps use the host's network, including its loopback interface: build
+only what you would run. RUN --network=none has no network.`
 	textBuildExample = `  sudo bottle build -t my-agent:1 .
   sudo bottle build -t my-agent:1 --target dev --build-arg VERSION=2 --secret id=npmrc,src=$HOME/.npmrc .
   sudo bottle build -t my-agent:1 --ssh default=$SSH_AUTH_SOCK .
   git archive HEAD | sudo bottle build -t my-agent:1 -f docker/Dockerfile -
   sudo bottle build --prune`
 
+	textBuildNetwork     = "invalid --network %q"
+	hintBuildNetwork     = "choose --network proxy or --network host"
+	textBuildAllow       = "--allow has no effect with --network host"
+	hintBuildAllow       = "remove one of them"
+	textBuildHostNet     = "WARNING: RUN steps use the host's network: they reach its loopback interface, its abstract sockets and its local networks"
 	textBuildArgs        = "expected exactly one build context"
 	hintBuildArgs        = "bottle build -t NAME CONTEXT, where CONTEXT is a directory or a URL"
 	textBuildPruneArgs   = "--prune takes no build context"
@@ -54,7 +61,7 @@ you would run. RUN --network=none has no network.`
 )
 
 // printBuilt prints the image's digest.
-func (a *app) printBuilt(res bottle.BuildResult) error {
+func (a *app) printBuilt(res supply.Result) error {
 	_, err := fmt.Fprintln(a.stdout, res.Digest)
 	return err
 }
@@ -83,7 +90,7 @@ func plannedBuild(b *plan.Build) string {
 	if b.Target != "" {
 		line += ", target " + visible(b.Target)
 	}
-	return line + "; RUN steps use the host's network"
+	return line + "; " + stepsText(b)
 }
 
 // buildSecretSources describes where the secrets of a build come from.
@@ -96,4 +103,17 @@ func buildSecretSources(secrets []plan.BuildSecret) []string {
 		}
 	}
 	return out
+}
+
+// stepsText describes the network of a build's steps.
+func stepsText(b *plan.Build) string {
+	switch {
+	case b.HostNetwork:
+		return "RUN steps use the host's network"
+	case b.Allow == nil:
+		return "RUN steps reach all public hosts"
+	case len(b.Allow) == 0:
+		return "RUN steps reach no host"
+	}
+	return "RUN steps reach " + visible(strings.Join(b.Allow, ", "))
 }

@@ -10,6 +10,9 @@ import (
 )
 
 const (
+	textUsersMaySet = "users_may_set in %s has no effect"
+	hintUsersMaySet = "remove it; root sets it in %s"
+
 	textInitLong = `Write a bottle.yaml with a comment for each key into the current directory, or to
 the path given with --manifest. An existing manifest is never overwritten.`
 	textInitDone = "Wrote %s. Edit it, then run bottle config check."
@@ -44,7 +47,7 @@ func printDescriptions(w io.Writer, list []manifest.Description) error {
 		_, err := fmt.Fprintln(w, textNoAgents)
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(w), 0, 0, 2, ' ', 0)
 	for i, d := range list {
 		if i > 0 {
 			_, _ = fmt.Fprintln(t)
@@ -57,6 +60,7 @@ func printDescriptions(w io.Writer, list []manifest.Description) error {
 func printDescription(w io.Writer, d manifest.Description) {
 	row := func(name, value string) { _, _ = fmt.Fprintf(w, "  %s\t%s\n", name, visible(value)) }
 	_, _ = fmt.Fprintf(w, "agent %s\n", d.Agent)
+	kindRows(row, d.Kind, d.KindHosts, d.Unattended)
 	row("bottle", fmt.Sprintf("%s (%s)", d.Bottle, d.ManifestPath))
 	row("image", d.Image)
 	if b := d.Build; b != nil {
@@ -79,10 +83,14 @@ func printDescription(w io.Writer, d manifest.Description) {
 }
 
 func buildLine(b *manifest.BuildDescription) string {
+	network := ""
+	if b.HostNetwork {
+		network = "host"
+	}
 	parts := []string{b.Context}
 	for _, p := range []struct{ name, value string }{
 		{"dockerfile", b.Dockerfile}, {"target", b.Target},
-		{"args", strings.Join(b.Args, ", ")}, {"secrets", strings.Join(b.Secrets, ", ")},
+		{"args", strings.Join(b.Args, ", ")}, {"secrets", strings.Join(b.Secrets, ", ")}, {"network", network}, {"egress", strings.Join(b.Allow, ", ")},
 	} {
 		if p.value != "" {
 			parts = append(parts, p.name+" "+p.value)

@@ -49,6 +49,7 @@ const (
 	textLearnedByHand  = "The policy would have refused some of these requests. To allow them, add this to %s by hand (%v):"
 	textUnbound        = "PubkeyAuthentication: unbound in the ssh entry permits it, and lets whoever holds that host's private key log in as you wherever your key is accepted"
 	textMoreHosts      = "and %d more"
+	textSecrets        = "with %s"
 	textNoPipelock     = "expected exactly one agent name"
 	hintNoPipelock     = "bottle config show AGENT --pipelock"
 )
@@ -123,10 +124,13 @@ func egressReason(e egress.Entry) string {
 	case why == "":
 		why = e.Rule
 	}
+	if e.Verdict() == egress.VerdictSent && len(e.Secrets) > 0 {
+		why = fmt.Sprintf(textSecrets, strings.Join(e.Secrets, ", "))
+	}
 	if e.URL == "" {
 		return why
 	}
-	if verdict := e.Verdict(); e.Status > 0 && (verdict == egress.VerdictAllowed || verdict == egress.VerdictClosed) {
+	if verdict := e.Verdict(); e.Status > 0 && (verdict == egress.VerdictAllowed || verdict == egress.VerdictClosed || verdict == egress.VerdictSent) {
 		return strings.TrimSpace(fmt.Sprintf("%s  %s  %d", why, e.URL, e.Status))
 	}
 	return strings.TrimSpace(why + "  " + e.URL)
@@ -186,7 +190,7 @@ func (a *app) showSummary(agent string, hosts []egress.HostSummary) {
 	if len(hosts) == 0 {
 		return
 	}
-	t := tabwriter.NewWriter(a.stderr, 0, 0, 3, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(a.stderr), 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(t, "HOST\tREQUESTS\tBYTES\tREFUSED")
 	for i, h := range hosts {
 		if i == maxSummary {
@@ -284,6 +288,8 @@ var refusals = map[string]string{
 	"denylist":  "denied by the policy",
 	"self":      "the sandbox itself, which needs no proxy",
 	"host":      "HTTP request for another host than its tunnel",
+	// A placeholder that is not replaced there.
+	egress.ScannerInject: "a secret that is not for this host or this part of a request",
 	// Checks of the ssh agent.
 	egress.ScannerSSH:        "signature refused by the ssh agent",
 	egress.ScannerSSHUnbound: "the login does not name the host's key",

@@ -8,7 +8,7 @@ import (
 
 	"github.com/docker/go-units"
 
-	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/plan"
 )
 
@@ -35,12 +35,12 @@ func (a *app) printRef(ref string) error {
 	return err
 }
 
-func (a *app) printImages(list []bottle.ImageStatus) error {
+func (a *app) printImages(list []supply.Status) error {
 	if len(list) == 0 {
 		a.note(textNoImages)
 		return nil
 	}
-	t := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(a.stdout), 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(t, "NAME\tDIGEST\tSIZE\tAGE\tUSED BY")
 	for _, i := range list {
 		used := strings.Join(i.UsedBy, ", ")

@@ -9,9 +9,17 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/bot-bottle/bottle/agents"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
+)
+
+const (
+	textKind       = "%s (%s)"
+	textUnattended = "the agent acts without asking"
+	textInject     = "placeholder, inserted for %s"
 )
 
 // showPlan prints the plan: as text on standard error, because standard output
@@ -28,11 +36,15 @@ func (a *app) showPlan(p *plan.Plan, manifest *approval, asJSON bool) error {
 
 // printPlan prints a plan, and what is known of its manifest's approval.
 func printPlan(w io.Writer, p *plan.Plan, approval string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(w), 0, 0, 2, ' ', 0)
 	// The manifest may be untrusted: no control character may hide a part of the plan.
 	row := func(name, value string) { _, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(value)) }
-	_, _ = fmt.Fprintf(t, "bottle %s\n", p.Name)
+	_, _ = fmt.Fprintf(t, "bottle %s\n", names.Bare(p.Name))
 	row("agent", fmt.Sprintf("%s: %s", p.Agent, planCommand(p)))
+	kindRows(row, p.Kind, p.KindHosts, p.Unattended)
+	if p.Kind != "" {
+		row("login", orNone(nonEmpty(p.Login)))
+	}
 	row("bottle", fmt.Sprintf("%s (%s)", p.Bottle, p.Manifest))
 	row("manifest", approval)
 	row("image", image(p))
@@ -61,10 +73,43 @@ func printPlan(w io.Writer, p *plan.Plan, approval string) error {
 		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
 	}
 	row("limits", limits(p.Limits))
+	if p.Workspace != nil {
+		ignored := ""
+		if p.CwdIgnored {
+			ignored = ", with files that git ignores"
+		}
+		if p.Workspace.Existing {
+			row("workspace", fmt.Sprintf("the existing copy of %s at %s, up to %s, kept at the end", p.Dir, p.Target, size(p.Workspace.Size)))
+		} else {
+			row("workspace", fmt.Sprintf("copy of %s at %s%s, up to %s, kept at the end", p.Dir, p.Target, ignored, size(p.Workspace.Size)))
+		}
+	}
+	if p.Policy != nil {
+		row("policy", policyText(p.Policy))
+	}
 	for _, warning := range p.Warnings {
 		row("WARNING", warning)
 	}
 	return t.Flush()
+}
+
+// kindRows shows what the kind of an agent stands for.
+func kindRows(row func(name, value string), kind string, hosts []string, unattended bool) {
+	if kind == "" {
+		return
+	}
+	row("kind", fmt.Sprintf(textKind, kind, agents.Get(kind).Title))
+	row("hosts of "+kind, orNone(hosts))
+	if unattended {
+		row("unattended", textUnattended)
+	}
+}
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
 }
 
 // commandLine quotes arguments that could be read as several arguments or as a line
@@ -93,16 +138,31 @@ func orNone(list []string) string {
 func variables(env []manifest.EnvDescription) []string {
 	var out []string
 	for _, v := range env {
+		text := v.Source
 		switch {
 		case v.Source == manifest.SourceLiteral:
 			out = append(out, v.Name)
+			continue
+		case v.Source == manifest.SourceCommand:
+			text = fmt.Sprintf("%s: %s", v.Source, commandLine(v.Command))
 		case v.From != "" && v.From != v.Name:
-			out = append(out, fmt.Sprintf("%s (%s from %s)", v.Name, v.Source, v.From))
-		default:
-			out = append(out, fmt.Sprintf("%s (%s)", v.Name, v.Source))
+			text = fmt.Sprintf("%s from %s", v.Source, v.From)
 		}
+		if len(v.Inject) > 0 {
+			text += "; " + injectText(v.Inject, v.As)
+		}
+		out = append(out, fmt.Sprintf("%s (%s)", v.Name, text))
 	}
 	return out
+}
+
+// injectText describes where a secret that the agent does not get is inserted.
+func injectText(hosts, as []string) string {
+	text := fmt.Sprintf(textInject, strings.Join(hosts, ", "))
+	if len(as) > 0 {
+		text += " as " + strings.Join(as, ", ")
+	}
+	return text
 }
 
 // plannedVariables lists the variables, and the pipes that are not read yet.
@@ -122,7 +182,9 @@ func plannedEnv(env []provision.Variable) []string {
 			out = append(out, v.Name+"="+quoteShort(v.Literal))
 			continue
 		}
-		out = append(out, variables([]manifest.EnvDescription{{Name: v.Name, Source: v.Source, From: v.From}})...)
+		out = append(out, variables([]manifest.EnvDescription{{
+			Name: v.Name, Source: v.Source, From: v.From, Command: v.Command, Inject: v.Inject, As: v.As,
+		}})...)
 	}
 	return out
 }
@@ -207,7 +269,7 @@ func sshRows(row func(name, value string), hosts []manifest.SSHHost) {
 }
 
 func limits(l manifest.Limits) string {
-	s := fmt.Sprintf("memory %s, disk %s, %d processes", size(l.Memory), size(l.Disk), l.Pids)
+	s := fmt.Sprintf("memory %s, disk %s, workspace %s, %d processes", size(l.Memory), size(l.Disk), size(l.Workspace), l.Pids)
 	if l.CPUs > 0 {
 		s += fmt.Sprintf(", %g CPUs", l.CPUs)
 	}

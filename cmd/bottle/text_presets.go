@@ -23,7 +23,7 @@ statistics of the host, such as its number of downloads.`
 )
 
 func printPresets(w io.Writer, list []egress.Preset) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(w), 0, 0, 2, ' ', 0)
 	for i, p := range list {
 		if i > 0 {
 			_, _ = fmt.Fprintln(t)

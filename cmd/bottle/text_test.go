@@ -12,16 +12,15 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/bot-bottle/bottle/egress"
-
-	"github.com/bot-bottle/bottle/doctor"
-	"github.com/bot-bottle/bottle/plan"
-	"github.com/bot-bottle/bottle/provision"
-
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/doctor"
+	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -34,10 +33,10 @@ func newApp() (a *app, stdout, stderr *bytes.Buffer) {
 
 func fullPlan() *plan.Plan {
 	return &plan.Plan{
-		Agent: "impl", Bottle: "dev", Manifest: "/home/me/work/bottle.yaml", Name: "claude-bottle-impl",
+		Agent: "impl", Bottle: "dev", Manifest: "/home/me/src/bottle.yaml", Name: "claude-bottle-impl",
 		Image: "docker.io/library/claude-bottle:latest", Runtime: "runc",
 		Build: &plan.Build{
-			Reason: plan.BuildInputs, Context: "/home/me/work", Dockerfile: "/home/me/work/D", Target: "dev", Args: map[string]string{"B": "2", "A": ""},
+			Reason: plan.BuildInputs, Context: "/home/me/src", Dockerfile: "/home/me/src/D", Target: "dev", Args: map[string]string{"B": "2", "A": ""},
 			Secrets: []plan.BuildSecret{{ID: "npm", From: "/home/me/.npmrc", Value: secret.New("hunter2")}, {ID: "token", From: "env:TOKEN", Value: secret.New("hunter2")}},
 		},
 		Command: []string{"claude", "--model=x", "", "fix the test", "a\n  allowed hosts  none\x1b[2K", "it's", "é"},
@@ -54,11 +53,12 @@ func fullPlan() *plan.Plan {
 		}.Expand(),
 		Proxy:   plan.Proxy{Kind: "builtin"},
 		Network: plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Changes: []string{"net.ipv4.ip_forward is turned on"}},
-		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30},
+		Limits:  manifest.Limits{Memory: 4 << 30, CPUs: 1.5, Pids: 4096, Disk: 20 << 30, Workspace: 10 << 30},
 		Prompt:  "hunter2", PromptBytes: 7, Skills: []string{"review", "test"},
 		SSH:      []manifest.SSHHost{{Host: "work", HostName: "git.example.com", Port: 2222, User: "git", HostKey: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMXzLOKiMaFavzePnIti3zo3Ccxii84yQm7sMFRspFsd", IdentityFile: "/k", Mode: manifest.SSHAgent}, {Host: "old", HostName: "old.test", Port: 22, IdentityFile: "/k", PubkeyAuthentication: manifest.PubkeyUnbound}, {Host: "gh", HostName: "github.com", Port: 22, IdentityFile: "/k", Forge: "github.com"}},
 		Git:      &manifest.Git{Name: "A Person", Email: "a@example.com"},
 		Warnings: []string{"runtime runc: less is kept apart", "the host is odd"},
+		Dir:      "/home/me/project", Target: "/workspace", Workspace: &plan.Workspace{Size: 10 << 30},
 	}
 }
 
@@ -66,7 +66,7 @@ func TestPrintPlan(t *testing.T) {
 	var got bytes.Buffer
 	bare := &plan.Plan{
 		Agent: "a", Bottle: "b", Manifest: "/m.json", Name: "n", Image: "i", Runtime: "runsc", Command: []string{"c"}, BaseRef: "docker.io/library/base:1", Dir: "/home/me/work", Target: "/workspace", Pull: "docker.io/library/base:1",
-		Proxy: plan.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30},
+		Proxy: plan.Proxy{Kind: "builtin"}, Limits: manifest.Limits{Memory: 64<<20 + 1, Pids: 16, Disk: 1 << 30, Workspace: 1 << 30},
 	}
 	for _, p := range []*plan.Plan{fullPlan(), bare} {
 		if err := printPlan(&got, p, "approved on 2026-01-02"); err != nil {
@@ -137,7 +137,7 @@ func TestNoControlCharacters(t *testing.T) {
 			return a.printList([]bottle.Status{{Name: hostile, Agent: hostile, Image: hostile, Status: hostile}})
 		},
 		"images": func(a *app) error {
-			return a.printImages([]bottle.ImageStatus{{Name: hostile, UsedBy: []string{hostile}}})
+			return a.printImages([]supply.Status{{Name: hostile, UsedBy: []string{hostile}}})
 		},
 		"egress":        func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, false) },
 		"egress's JSON": func(a *app) error { return a.showEgress(logOf([]egress.Entry{entry}, nil), false, true) },
@@ -258,6 +258,9 @@ func TestAgeAndSize(t *testing.T) {
 		if got := age(d); got != want {
 			t.Errorf("age(%s) = %s, want %s", d, got, want)
 		}
+	}
+	if got := age(-time.Hour); got != "0s" {
+		t.Errorf("age of what was created before the clock was set back: %s", got)
 	}
 	for want, n := range map[string]int64{"1 GiB": 1 << 30, "1536 MiB": 3 << 29, "64 MiB": 64 << 20, "100 bytes": 100, "0 bytes": 0} {
 		if got := size(n); got != want {

@@ -60,7 +60,7 @@ func approvalText(p *approval) string {
 // printManifest prints the agents of a manifest as config show does, with what that
 // hides or leaves to a run: literal values, build arguments and secrets, and the proxy.
 func printManifest(w io.Writer, m *manifest.Manifest, list []manifest.Description) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(w), 0, 0, 2, ' ', 0)
 	row := func(name string, values []string) {
 		if len(values) > 0 {
 			_, _ = fmt.Fprintf(t, "  %s\t%s\n", name, visible(strings.Join(values, ", ")))
@@ -93,7 +93,7 @@ func (a *app) printApprovals(rows []approvalRow) error {
 		a.note(textNoApprovals)
 		return nil
 	}
-	t := tabwriter.NewWriter(a.stdout, 0, 0, 3, ' ', 0)
+	t := tabwriter.NewWriter(wrapped(a.stdout), 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(t, "PATH\tSHA256\tAPPROVED\tCURRENT")
 	for _, r := range rows {
 		current := "no"

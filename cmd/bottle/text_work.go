@@ -1,7 +1,35 @@
 package main
 
+import (
+	"strings"
+
+	"github.com/bot-bottle/bottle/agentwork"
+	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/names"
+)
+
 const (
+	textWork        = "The work of %s: %s."
+	textWorkKept    = "It is kept."
+	hintWorkFetch   = "  fetch it:   bottle fetch %[1]s, bottle apply %[1]s, or bottle cp %[1]s:%[2]s DIRECTORY"
+	hintWorkApply   = "  fetch it:   bottle apply %[1]s, or bottle cp %[1]s:%[2]s DIRECTORY"
+	hintWorkRemove  = "  remove it:  bottle rm %s"
+	hintWorkDiscard = "  remove it:  bottle rm --discard %s"
+	textEndGit      = "Fetch it, apply it to your files, keep it or discard it? [f/a/K/d] "
+	textEndPlain    = "Apply it to your files, keep it or discard it? [a/K/d] "
+	textNeedsCwd    = "--%s needs --cwd"
+	textNeedsCopy   = "--%s needs --cwd or --cwd-image"
+	hintNeedsCwd    = "--cwd gives the agent a copy of the working directory"
+
+	textUnfetched = "%s has work that was not fetched (%s on disk)"
+	hintUnfetched = "bottle fetch %[1]s or bottle cp %[1]s:%[2]s DIRECTORY gets it, --discard removes it"
+
+	textKept        = "Work of bottles, which is kept:"
+	textKeptRemoved = "Work of bottles, which is removed, too:"
+	textKeptHint    = "bottle rm --discard NAME removes one of them, bottle cleanup --discard all of them."
+
 	textCpLong = `Copy a file or a directory between the host and a bottle, as docker cp does.
+Of a bottle that does not run, only the workspace can be copied.
 Paths in the bottle are relative to its root. A directory is copied with its name into
 an existing directory, and to a new name otherwise; of SOURCE/. only the content is
 copied.
@@ -35,3 +63,56 @@ git directories are refused.`
 	textCpArgs = "expected a path of the host and one of a bottle"
 	hintCp     = "bottle cp NAME:PATH DEST, or bottle cp SOURCE NAME:PATH; a path of the host that contains a colon begins with ./"
 )
+
+// shortName returns a bottle's name without the prefix of all bottles' names.
+func shortName(name string) string { return strings.TrimPrefix(shownName(name), names.Prefix) }
+
+// shownName returns a bottle's name as the caller writes it: root sees the owners of
+// other users' bottles.
+func shownName(id string) string {
+	if name, ok := names.Visible(id, caller.Current().Owner()); ok {
+		return name
+	}
+	return id
+}
+
+func summaryOf(k agentwork.Kept) *agentwork.Summary {
+	if k.Summary == nil {
+		return nil
+	}
+	return &agentwork.Summary{Commits: k.Summary.Commits, Files: k.Summary.Files}
+}
+
+// summaryText describes the work of a bottle.
+func summaryText(s *agentwork.Summary, used int64, unfetched bool) string {
+	var parts []string
+	if s != nil && s.Commits > 0 {
+		parts = append(parts, count(s.Commits, "commit"))
+	}
+	if s != nil {
+		parts = append(parts, count(s.Files, "file"))
+	}
+	parts = append(parts, size(used))
+	if unfetched {
+		parts = append(parts, "not fetched")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// printKept lists the work of bottles. Without discard it is not removed.
+func (a *app) printKept(kept []agentwork.Kept, discard bool) {
+	if len(kept) == 0 {
+		return
+	}
+	if discard {
+		a.note(textKeptRemoved)
+	} else {
+		a.note(textKept)
+	}
+	for _, k := range kept {
+		a.note("  %s  %s  from %s", k.Name, summaryText(summaryOf(k), k.Used, k.Unfetched), visible(k.Source))
+	}
+	if !discard {
+		a.note(textKeptHint)
+	}
+}

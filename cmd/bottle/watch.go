@@ -5,19 +5,39 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/proxy"
 )
 
 // showRefusals returns a function that shows new refusals in the terminal's title
 // until its context ends.
 func (a *app) showRefusals(e *bottle.Engine, name string) func(context.Context, *screen) {
 	return func(ctx context.Context, s *screen) {
-		for entry, err := range e.SampleEgress(ctx, name) {
+		for entry, err := range e.Proxies().Sample(ctx, name) {
 			if err != nil {
 				return // bottle egress reports it
 			}
 			if entry.Verdict() == egress.VerdictRefused {
 				s.show(refusalTitle(name, entry))
 			}
+		}
+	}
+}
+
+// watchSecrets renews injected secrets whose files change, until the returned function is
+// called, which reports the files that could not be used.
+func (a *app) watchSecrets(b *bottle.Bottle) func() {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
+	done := make(chan struct{})
+	failed := map[string]error{}
+	go func() {
+		defer close(done)
+		b.WatchSecrets(ctx, func(variable string, err error) { failed[variable] = err })
+	}()
+	return func() {
+		cancel()
+		<-done
+		for variable, err := range failed {
+			a.note(textNotRenewed, variable, oneLine(err.Error()))
 		}
 	}
 }
@@ -29,10 +49,10 @@ func (a *app) watchProxy(e *bottle.Engine, name string) func() {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
 	times, done := 0, make(chan struct{})
 	var failed error
-	limits := map[bottle.LimitError]bool{}
+	limits := map[proxy.LimitError]bool{}
 	go func() {
 		defer close(done)
-		e.WatchProxy(ctx, name, func(reached []*bottle.LimitError, err error) {
+		e.Proxies().Watch(ctx, name, func(reached []*proxy.LimitError, err error) {
 			for _, l := range reached {
 				limits[*l] = true
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
+	"github.com/bot-bottle/bottle/session"
 )
 
 const benchManifest = `version: 1
@@ -43,8 +44,11 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	if cfg.Program, err = compare.Program(); err != nil {
 		return nil, err
 	}
-	if cfg.Guest, err = os.ReadFile(filepath.Join("cmd", "bottle", "embedded", "guest-"+runtime.GOARCH)); err != nil {
-		return nil, fmt.Errorf("read the guest program: %w (make build)", err)
+	if cfg.Guest, err = embedded("guest"); err != nil {
+		return nil, err
+	}
+	if cfg.ProxyProgram, err = embedded("proxy"); err != nil {
+		return nil, err
 	}
 	e, err := bottle.Open(ctx, cfg)
 	if err != nil {
@@ -87,7 +91,7 @@ func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
 
 // firstExec runs the first exec to its end.
 func firstExec(ctx context.Context, b *bottle.Bottle) error {
-	s, err := b.Exec(ctx, bottle.SessionConfig{Stdout: io.Discard, Stderr: io.Discard})
+	s, err := b.Exec(ctx, session.Config{Stdout: io.Discard, Stderr: io.Discard})
 	if err != nil {
 		return err
 	}
@@ -96,4 +100,13 @@ func firstExec(ctx context.Context, b *bottle.Bottle) error {
 		err = fmt.Errorf("first exec: exit code %d", code)
 	}
 	return err
+}
+
+// embedded opens a program that the bottle binary contains.
+func embedded(name string) (func() (io.ReadCloser, error), error) {
+	file := filepath.Join("cmd", "bottle", "embedded", name+"-"+runtime.GOARCH)
+	if _, err := os.Stat(file); err != nil {
+		return nil, fmt.Errorf("find the %s program: %w (make build)", name, err)
+	}
+	return func() (io.ReadCloser, error) { return os.Open(file) }, nil
 }

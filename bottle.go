@@ -1,0 +1,59 @@
+package bottle
+
+import (
+	"context"
+
+	"github.com/bot-bottle/bottle/internal/timing"
+	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
+	"github.com/bot-bottle/bottle/sshagent"
+	"github.com/bot-bottle/bottle/teardown"
+)
+
+// Bottle is a live bottle: an agent task, a proxy task and their networks.
+type Bottle struct {
+	Name string
+	// Timings are those of the launch, the session and the removal.
+	Timings *timing.Timings
+
+	e     *Engine
+	self  teardown.Identity
+	plan  *plan.Plan
+	relay *sshagent.Forwarding
+	agent *runtime.Task
+}
+
+// Exec starts a process in this bottle: by default the agent's command.
+func (b *Bottle) Exec(ctx context.Context, cfg session.Config) (*session.Session, error) {
+	if len(cfg.Command) == 0 {
+		cfg.Command = b.plan.Command
+	}
+	defer b.Timings.Begin("start session")()
+	if err := b.e.AuditSession(b.Name, "exec", cfg); err != nil {
+		return nil, err
+	}
+	return session.Start(ctx, b.e.rt, b.Name, cfg, b.agent.Exec)
+}
+
+// Exec starts a process in a running bottle. The caller must call Wait.
+func (e *Engine) Exec(ctx context.Context, name string, cfg session.Config) (*session.Session, error) {
+	if err := e.AuditSession(name, "exec", cfg); err != nil {
+		return nil, err
+	}
+	return session.Exec(ctx, e.rt, name, cfg)
+}
+
+// Sessions manages the held sessions of the engine's bottles.
+func (e *Engine) Sessions() *session.Manager { return e.sessions }
+
+// Settle is Engine.Settle for this bottle, and never for a later one of its name.
+func (b *Bottle) Settle(ctx context.Context) error { return b.e.settle(ctx, b.self) }
+
+// Remove removes the bottle: agent and proxy, networks, directories. It succeeds if
+// another process has removed it.
+func (b *Bottle) Remove(ctx context.Context) error {
+	b.relay.Close()
+	defer b.relay.Wait()
+	return b.e.teardown.Remove(ctx, b.self, b.Timings)
+}

@@ -1,0 +1,127 @@
+package bottle
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/bot-bottle/bottle/egress/inject"
+	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/provision"
+)
+
+// injection is what a bottle has whose proxy inserts secrets: the proxy gets the values
+// and the authority's key, and the agent gets placeholders and the certificate.
+type injection struct {
+	ca      *inject.CA
+	secrets []inject.Secret
+	roots   []byte
+}
+
+// newInjection creates an authority and placeholders for the secrets of a plan. It returns
+// nil if none is injected.
+func newInjection(p *plan.Plan) (*injection, error) {
+	in := &injection{}
+	for _, v := range p.Env {
+		if len(v.Inject) > 0 {
+			in.secrets = append(in.secrets, injectedSecret(v))
+		}
+	}
+	if len(in.secrets) == 0 {
+		return nil, nil
+	}
+	if p.Proxy.Kind != manifest.ProxyBuiltin {
+		return nil, fmt.Errorf("cannot inject %s: %s does not insert secrets", in.secrets[0].Name, p.Proxy.Kind)
+	}
+	hosts, err := inject.Hosts(in.secrets)
+	if err != nil {
+		return nil, err
+	}
+	if in.ca, err = inject.NewCA(hosts); err != nil {
+		return nil, err
+	}
+	// The proxy would report an invalid value, too, but only after it has started.
+	if err := inject.Check(in.ca, in.secrets); err != nil {
+		return nil, &hint.Error{Err: fmt.Errorf("cannot inject secrets: %w", err), Hint: "correct the value, or give it to the agent with inject: false"}
+	}
+	in.roots, err = hostRoots(provision.SystemBundles())
+	return in, err
+}
+
+func injectedSecret(v provision.Variable) inject.Secret {
+	s := inject.Secret{Name: v.Name, Value: v.Secret, Placeholder: inject.Placeholder(v.Secret.Reveal()), Hosts: v.Inject}
+	for _, part := range v.As {
+		switch part {
+		case manifest.InQuery:
+			s.Query = true
+		case manifest.InBody:
+			s.Body = true
+		case manifest.InHeaders: // all of them
+		default:
+			s.Headers = append(s.Headers, part)
+		}
+	}
+	if slices.Contains(v.As, manifest.InHeaders) {
+		s.Headers = nil
+	} else {
+		s.NoHeaders = len(v.As) > 0 && len(s.Headers) == 0
+	}
+	return s
+}
+
+// hostRoots reads the host's certificate authorities, which verify the hosts that get
+// secrets. The image's would not do: whoever made it would decide who gets them.
+func hostRoots(paths []string) ([]byte, error) {
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the host's certificate authorities: %w", err)
+		}
+		if x509.NewCertPool().AppendCertsFromPEM(data) {
+			return data, nil
+		}
+	}
+	return nil, &hint.Error{
+		Err:  fmt.Errorf("cannot inject secrets: missing certificate authorities of the host (searched for %s)", strings.Join(paths, ", ")),
+		Hint: "install the package ca-certificates on the host",
+	}
+}
+
+// provisions returns the files and variables for the agent, with placeholders.
+func (l *launch) provisions() provision.Agent {
+	a := l.plan.Provisions()
+	if l.injection == nil {
+		return a
+	}
+	a.Trust = provision.Trust{CA: l.injection.ca.CertPEM(), Roots: l.injection.roots}
+	a.Variables = slices.Clone(a.Variables)
+	for i, v := range a.Variables {
+		at := slices.IndexFunc(l.injection.secrets, func(s inject.Secret) bool { return s.Name == v.Name })
+		if len(v.Inject) > 0 && at >= 0 {
+			a.Variables[i].Secret = secret.New(l.injection.secrets[at].Placeholder)
+		}
+	}
+	return a
+}
+
+// writeSecrets gives the proxy its secrets.
+func (l *launch) writeSecrets() error {
+	if l.injection == nil {
+		return nil
+	}
+	data, err := inject.Encode(l.injection.ca, l.injection.secrets)
+	if err != nil {
+		return err
+	}
+	return l.e.proxies.StoreSecrets(l.plan.Name, data, l.injection.roots)
+}

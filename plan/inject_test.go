@@ -1,0 +1,73 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bot-bottle/bottle/manifest"
+)
+
+func TestInject(t *testing.T) {
+	s := newScene(t, `env: {A: {from: WORK, inject: [api.test, "x.test:8443"], as: [query]}, B: {from: WORK, inject: false}, C: {from: WORK}}, egress: {allow: [api.test, "x.test:8443"]}`, "")
+	s.env["WORK"] = "hunter2-work"
+	s.spec.Proxy = manifest.ProxyBuiltin
+	s.spec.Env = []string{"A=hunter2-given"} // another value, for the same hosts
+	p := s.good()
+	v := variables(p)
+	if a := v["A"]; !slices.Equal(a.Inject, []string{"api.test:443", "x.test:8443"}) || !slices.Equal(a.As, []string{"query"}) || a.InjectKind || a.Secret.Reveal() != "hunter2-given" {
+		t.Errorf("A: %+v", a)
+	}
+	if len(v["B"].Inject)+len(v["C"].Inject) > 0 {
+		t.Errorf("B and C: %+v, %+v", v["B"], v["C"])
+	}
+	s.spec.Proxy = manifest.ProxyPipelock
+	s.bad("cannot inject A: pipelock does not insert secrets", "--proxy builtin")
+}
+
+func TestInjectNeedsAllow(t *testing.T) {
+	for host, allowed := range map[string]bool{"api.test": false, "api.test:8443": true, "sub.w.test": true, "x.test": true, "x.test:80": false, "no.test": false} {
+		s := newScene(t, `env: {A: {from: WORK, inject: ["`+host+`"]}}, egress: {allow: ["api.test:8443", "*.w.test", "x.test:443", no.test], deny: [no.test]}`, "")
+		s.env["WORK"] = "hunter2-work"
+		s.spec.Proxy = manifest.ProxyBuiltin
+		if allowed {
+			s.good()
+			continue
+		}
+		s.bad("bottle.yaml:3:", "cannot inject A for "+host, ": not allowed by egress", "egress.allow")
+	}
+}
+
+// TestInjectKind: the login of a known kind is injected, unless it may go elsewhere or the
+// manifest says otherwise.
+func TestInjectKind(t *testing.T) {
+	for _, c := range []struct {
+		name, bottle, agent, proxy, want string
+		flags                            []string
+	}{
+		{name: "default", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", want: "api.anthropic.com:443"},
+		{name: "by its command", bottle: "env: {ANTHROPIC_API_KEY: }, egress: {allow: [api.anthropic.com]}", agent: "command: [claude]", want: "api.anthropic.com:443"},
+		{name: "another program", bottle: "env: {ANTHROPIC_API_KEY: }, egress: {allow: [api.anthropic.com]}", agent: "command: [sh]"},
+		{name: "pipelock", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", proxy: manifest.ProxyPipelock},
+		{name: "off", bottle: "env: {ANTHROPIC_API_KEY: {inject: false, from: ANTHROPIC_API_KEY}}", agent: "kind: claude"},
+		{name: "another address", bottle: "env: {ANTHROPIC_API_KEY: , ANTHROPIC_BASE_URL: x}", agent: "kind: claude"},
+		{name: "another address on the command line", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", flags: []string{"ANTHROPIC_BASE_URL=x"}},
+		{name: "denied", bottle: "env: {ANTHROPIC_API_KEY: }, egress: {deny: [api.anthropic.com]}", agent: "kind: claude"},
+		{name: "literal", bottle: "env: {ANTHROPIC_API_KEY: text}", agent: "kind: claude"},
+		{name: "on the command line", agent: "kind: claude", flags: []string{"ANTHROPIC_API_KEY"}, want: "api.anthropic.com:443"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newScene(t, c.bottle, c.agent)
+			s.env["ANTHROPIC_API_KEY"] = "hunter2"
+			s.spec.Env = c.flags
+			s.spec.Proxy = manifest.ProxyBuiltin
+			if c.proxy != "" {
+				s.spec.Proxy = c.proxy
+			}
+			v := variables(s.good())["ANTHROPIC_API_KEY"]
+			if got := strings.Join(v.Inject, " "); got != c.want || v.InjectKind != (c.want != "") {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/bot-bottle/bottle/egress/inject"
+	"github.com/bot-bottle/bottle/internal/atomicfile"
+	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/runtime"
+)
+
+// Files of a proxy that inserts secrets, next to its configuration.
+const (
+	secretsFile = "secrets.json"
+	rootsFile   = "roots.pem"
+)
+
+func (m *Manager) configDir(name string) string { return filepath.Join(m.Dir(name), "config") }
+
+// StoreSecrets writes the secrets of a proxy that inserts them, encoded by package inject,
+// and the authorities that may sign for their hosts. Only the proxy's user can read the
+// secrets; the bottle's directory is on tmpfs.
+func (m *Manager) StoreSecrets(name string, secrets, roots []byte) error {
+	if err := os.WriteFile(filepath.Join(m.configDir(name), rootsFile), roots, 0o644); err != nil {
+		return fmt.Errorf("write certificate authorities: %w", err)
+	}
+	return m.writeSecrets(name, secrets)
+}
+
+// writeSecrets replaces the file of secrets.
+func (m *Manager) writeSecrets(name string, data []byte) error {
+	if err := atomicfile.WriteFor(filepath.Join(m.configDir(name), secretsFile), data, 0o400, runtime.ProxyUID); err != nil {
+		return fmt.Errorf("write secrets of the proxy: %w", err)
+	}
+	return nil
+}
+
+// SetSecret replaces the value of a secret that a bottle's proxy injects, and returns when
+// requests that begin then get the new one. Source is one of package policy. After an error
+// the old value is in force.
+func (m *Manager) SetSecret(ctx context.Context, name, variable, source string, value secret.Value) error {
+	if err := m.rules.Secret(source, variable); err != nil {
+		return err
+	}
+	unlock, err := m.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	old, changed, err := m.changedSecrets(name, variable, value)
+	if err != nil {
+		return err
+	}
+	if err := m.applySecrets(ctx, name, changed); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		return errors.Join(fmt.Errorf("set %s of %s: %w", variable, name, err), m.applySecrets(undo, name, old))
+	}
+	return nil
+}
+
+// changedSecrets returns the file of secrets, and how it is with another value.
+func (m *Manager) changedSecrets(name, variable string, value secret.Value) (old, changed []byte, err error) {
+	state, err := m.Load(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !state.Inject {
+		return nil, nil, noSecret(name, variable, nil)
+	}
+	if old, err = os.ReadFile(filepath.Join(m.configDir(name), secretsFile)); err != nil {
+		return nil, nil, fmt.Errorf("read secrets of the proxy: %w", err)
+	}
+	ca, secrets, err := inject.Decode(old)
+	if err != nil {
+		return nil, nil, err
+	}
+	i := slices.IndexFunc(secrets, func(s inject.Secret) bool { return s.Name == variable })
+	if i < 0 {
+		return nil, nil, noSecret(name, variable, secrets)
+	}
+	secrets[i].Value = value
+	// The proxy would refuse an invalid value, too, but with all that it reads.
+	if err := inject.Check(ca, secrets); err != nil {
+		return nil, nil, err
+	}
+	changed, err = inject.Encode(ca, secrets)
+	return old, changed, err
+}
+
+func noSecret(name, variable string, known []inject.Secret) error {
+	fix := "name the hosts that get the variable with inject in the manifest, and run the agent again"
+	if len(known) > 0 {
+		var names []string
+		for _, s := range known {
+			names = append(names, s.Name)
+		}
+		fix = "injected variables: " + strings.Join(names, ", ")
+	}
+	return &hint.Error{Err: fmt.Errorf("%s of %s is not injected", variable, name), Hint: fix}
+}
+
+// applySecrets puts a file of secrets into force. A proxy that is not running reads it when
+// it starts.
+func (m *Manager) applySecrets(ctx context.Context, name string, data []byte) error {
+	wait, err := m.prepareReload(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer wait.close()
+	if err := m.writeSecrets(name, data); err != nil {
+		return err
+	}
+	return m.reload(wait, name)
+}

@@ -1,0 +1,96 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+)
+
+// runscOptions are the settings of runsc that differ between containers.
+type runscOptions struct {
+	// Disk limits the agent's writes to its root file system, in bytes; 0: no limit. gVisor
+	// stores them in a file in the root file system's directory, which is its default.
+	disk int64
+	// Exclusive makes gVisor cache names and attributes of all mounts that have no other
+	// annotation (sharedHints).
+	exclusive bool
+	// Dentries is the number of files whose names and attributes it caches; 0: its default.
+	dentries uint64
+}
+
+// agentOptions returns the settings for an agent's container.
+func (c *Client) agentOptions(ctx context.Context, cfg AgentConfig) runscOptions {
+	o := runscOptions{disk: cfg.Disk, exclusive: hasExclusive(cfg.Mounts)}
+	if o.exclusive {
+		o.dentries = cachedDentries(c.maxFiles(ctx), cfg.Memory)
+	}
+	return o
+}
+
+// writeRunscConfig writes runsc's configuration. gVisor shows as many CPUs as the agent may
+// use, but at least two (gVisor runsc/sandbox, CPUNumFromQuota).
+func writeRunscConfig(file, root string, o runscOptions) error {
+	bin, err := exec.LookPath("runsc")
+	if err != nil {
+		return fmt.Errorf("find runsc: %w", err)
+	}
+	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\n", bin, root)
+	if o.disk > 0 {
+		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", o.disk)
+	}
+	if o.exclusive {
+		text += "file-access-mounts = \"exclusive\"\n"
+	}
+	if o.dentries > 0 {
+		text += fmt.Sprintf("dcache = \"%d\"\n", o.dentries)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("write runsc configuration: %w", err)
+	}
+	return nil
+}
+
+const (
+	// gVisor's default for each mount (pkg/sentry/fsimpl/gofer), of which one command in a
+	// repository of usual size leaves nothing.
+	minDentries = 1000
+	maxDentries = 32768
+	// The sandbox has at most four descriptors of a cached file open: for its name, for
+	// reading, for writing and for mappings. A third of them must remain for other uses:
+	// without descriptors it can do nothing.
+	filesPerDentry = 6
+	// The memory of an entry, with the host's own of what it holds open, is charged to the
+	// agent's limit. It is about 4 KiB; 1/32 of the limit is used at most.
+	memoryPerDentry = 128 << 10
+)
+
+// cachedDentries returns how many files gVisor caches for an agent with a memory limit, in
+// a process that can open a number of files. 0: its default, which is per mount.
+func cachedDentries(files uint64, memory int64) uint64 {
+	n := min(files/filesPerDentry, uint64(max(memory, 0))/memoryPerDentry, maxDentries)
+	if n <= minDentries {
+		return 0
+	}
+	return n
+}
+
+// maxFiles returns how many files a sandbox can open: its processes inherit containerd's
+// limit, and as Go programs raise the soft one to the hard one. 0: not known.
+func (c *Client) maxFiles(ctx context.Context) uint64 {
+	var own unix.Stat_t
+	var limit unix.Rlimit
+	server, err := c.ctrd.IntrospectionService().Server(ctx)
+	if err == nil {
+		err = unix.Stat("/proc/self/ns/pid", &own)
+	}
+	if err != nil || own.Ino != server.Pidns { // its process ID means nothing here
+		return 0
+	}
+	if err := unix.Prlimit(int(server.Pid), unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		return 0
+	}
+	return limit.Max
+}
