@@ -1,6 +1,9 @@
 package bottle
 
-import "fmt"
+import (
+	"fmt"
+	"path/filepath"
+)
 
 // Places of controls. A control makes the same attempt with the same program, but
 // without the protection.
@@ -57,6 +60,7 @@ type place struct {
 	comm      string // its command
 	netns     string // the host's network namespace, as its link in /proc reads
 	guestFile string // a file that is mounted read-only into the bottle
+	work      string // the workspace, or on the host what is copied into it
 	onHost    bool
 }
 
@@ -260,6 +264,10 @@ func files(p place) []escape {
 		e("the host's file", "open", prober, canary, "read", canaryText),
 		e("the host's file through PID 1's root", "open", prober, "/proc/1/root"+canary, "read", canaryText),
 		e("the host's file through parent directories", "open", prober, "/../../../../.."+canary, "read", canaryText),
+		e("the host's file through a link in the workspace", "open", prober, p.work+"/absolute", "read", canaryText),
+		e("the host's file through a relative link in the workspace", "open", prober, p.work+"/relative", "read", canaryText),
+		e("the host's file through a directory of the workspace", "open", prober, p.work+"/run/"+filepath.Base(canary), "read", canaryText),
+		e("loop devices", "open", prober, "/dev/loop-control", "read"),
 		e("containerd's socket", "unix", prober, "/run/lab/containerd.sock"),
 		e("write to bottle's directory", "write", prober, p.guestFile),
 		e("/proc/sys/kernel/core_pattern", "open", prober, "/proc/sys/kernel/core_pattern", "write"),
@@ -269,6 +277,7 @@ func files(p place) []escape {
 		e("write access to /sys", "open", prober, "/sys/class/net/"+p.link+"/mtu", "write"),
 		e("memory device", "mknod", prober, "c", "1", "1"),
 		e("disk device", "mknod", prober, "b", "8", "0"),
+		e("loop device", "mknod", prober, "b", "7", "0"),
 		e("mount of proc", "mount", prober, "proc", "proc", ""),
 		e("mount of sysfs", "mount", prober, "sysfs", "sysfs", ""),
 		e("mount of the cgroups", "mount", prober, "cgroup2", "cgroup2", ""),

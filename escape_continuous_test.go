@@ -14,6 +14,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // While the suite breaks something, probers repeat attempts continuously. They keep
@@ -148,7 +149,7 @@ func (p *continuousProber) awaitRounds(t *testing.T) error {
 	for end := time.Now().Add(roundsTimeout); !p.lost; time.Sleep(100 * time.Millisecond) {
 		last, err = p.results()
 		switch {
-		case errors.Is(err, ErrNotRunning):
+		case errors.Is(err, session.ErrNotRunning):
 			p.lost = true
 			t.Logf("the prober in %s ended with its agent: %v", p.where, err)
 			return nil

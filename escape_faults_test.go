@@ -105,7 +105,7 @@ func (s *escapeSuite) launchWithVictim(k agentKind) string {
 // changePolicy changes the policy of a running bottle.
 func (s *escapeSuite) changePolicy(name string) {
 	s.t.Helper()
-	for _, change := range []func(context.Context, string, string) (proxy.PolicyChange, error){s.e.Allow, s.e.Deny} {
+	for _, change := range []func(context.Context, string, string) (proxy.PolicyChange, error){s.e.proxies.Allow, s.e.proxies.Deny} {
 		if _, err := change(s.t.Context(), name, "new.test:8443"); err != nil {
 			s.t.Error(err)
 		}
@@ -119,7 +119,7 @@ func (s *escapeSuite) watchAll(names []string) (stop func()) {
 	var watching sync.WaitGroup
 	for _, name := range names {
 		watching.Go(func() {
-			s.e.WatchProxy(ctx, name, func(_ []*runtime.LimitError, err error) { s.t.Logf("restarted the proxy of %s: %v", name, err) })
+			s.e.proxies.Watch(ctx, name, func(_ []*runtime.LimitError, err error) { s.t.Logf("restarted the proxy of %s: %v", name, err) })
 		})
 	}
 	return sync.OnceFunc(func() {
@@ -157,7 +157,7 @@ func (s *escapeSuite) waitRestored(what string, names []string) {
 
 func (s *escapeSuite) killProxy(name string) {
 	s.t.Helper()
-	all, err := s.e.rt.List(s.t.Context(), name)
+	all, err := s.e.rt.List(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,7 +19,9 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // arrivals counts the traffic that arrived at the suite's victims.
@@ -103,6 +106,7 @@ type escapeSuite struct {
 	probe     string // program of the prober
 	other     *Bottle
 	openProxy string // address of an open proxy on the host
+	work      string // directory on the host that is copied into workspaces
 }
 
 const escapeManifest = `
@@ -148,6 +152,7 @@ func newEscapeSuite(t *testing.T) *escapeSuite {
 		go s.arrivals.accept(hostVictim, l)
 	}
 	s.write(canary, canaryText)
+	s.work = s.workDir()
 	t.Cleanup(func() { _ = os.Remove(canary) })
 	s.openProxy = serveOpenProxy(t, "", "127.0.0.1:0")
 	// The other bottle uses runc, so that a victim can listen in its agent's
@@ -199,13 +204,47 @@ func (s *escapeSuite) command(name string, args ...string) string {
 	return string(out)
 }
 
+// workDir creates a directory with links that lead out.
+func (s *escapeSuite) workDir() string {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	s.write(filepath.Join(dir, "own"), canaryText)
+	up := strings.Repeat("../", 20)
+	for name, to := range map[string]string{"absolute": canary, "relative": up + canary[1:], "run": up + "run"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // launch launches a bottle whose agent is root and has additional capabilities.
 func (s *escapeSuite) launch(runtimeName string, caps []string) *Bottle {
 	s.t.Helper()
-	e := *s.e
-	setHooks(&e, testHooks{addCaps: caps})
 	spec := testSpec(s.t, escapeManifest)
 	spec.Runtime = runtimeName
+	return s.launchSpec(spec, caps)
+}
+
+// launchWork is launch with a workspace.
+func (s *escapeSuite) launchWork(runtimeName string, caps []string) *Bottle {
+	s.t.Helper()
+	spec := testSpec(s.t, escapeManifest)
+	spec.ManifestPath = filepath.Join(spec.Caller.WorkDir, "bottle.yaml")
+	spec.Runtime, spec.Cwd, spec.Caller.WorkDir = runtimeName, true, s.work
+	b := s.launchSpec(spec, caps)
+	s.t.Cleanup(func() {
+		if err := errors.Join(s.e.Remove(context.WithoutCancel(s.t.Context()), b.Name), discard(s.e, b.Name)); err != nil {
+			s.t.Error(err)
+		}
+	})
+	return b
+}
+
+func (s *escapeSuite) launchSpec(spec plan.Spec, caps []string) *Bottle {
+	s.t.Helper()
+	e := *s.e
+	setHooks(&e, testHooks{addCaps: caps})
 	b, err := e.Launch(s.t.Context(), prepare(s.t, &e, spec))
 	if err != nil {
 		s.t.Fatal(err)
@@ -269,10 +308,11 @@ func (s *escapeSuite) place(name string, onHost bool) place {
 	}
 	p := place{
 		link: "eth0", hostLL: s.linkLocal(), proxy: s.egressAddress(name), other: s.egressAddress(s.other.Name),
-		pid: strconv.Itoa(os.Getpid()), comm: strings.TrimSpace(string(comm)), netns: ns, guestFile: "/.bottle/init", onHost: onHost,
+		pid: strconv.Itoa(os.Getpid()), comm: strings.TrimSpace(string(comm)), netns: ns, guestFile: "/.bottle/init",
+		work: plan.DefaultCwdTarget, onHost: onHost,
 	}
 	if onHost {
-		p.link, p.guestFile = "uplink", filepath.Join(s.t.TempDir(), "written")
+		p.link, p.guestFile, p.work = "uplink", filepath.Join(s.t.TempDir(), "written"), s.work
 	}
 	return p
 }
@@ -319,7 +359,7 @@ func (s *escapeSuite) inside(name, proxy string, list []escape) []probeResult {
 // probeIn runs the prober in a bottle and returns its output.
 func (s *escapeSuite) probeIn(name string, stdin []byte, args ...string) ([]byte, error) {
 	var out, errs bytes.Buffer
-	session, err := s.e.Exec(context.WithoutCancel(s.t.Context()), name, SessionConfig{
+	session, err := s.e.Exec(context.WithoutCancel(s.t.Context()), name, session.Config{
 		Command: append([]string{"/probe"}, args...), Stdin: bytes.NewReader(stdin), Stdout: &out, Stderr: &errs,
 	})
 	if err != nil {

@@ -16,11 +16,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bot-bottle/bottle/internal/segment"
-
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // slowest bounds the response time of other bottles and the host during an
@@ -102,7 +102,7 @@ func (s *escapeSuite) overload(name string, o overload) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 40*time.Second)
 	defer cancel()
 	out := &tailBuffer{}
-	session, err := s.e.Exec(ctx, name, SessionConfig{Command: append([]string{"/probe"}, o.args...), Stdout: out, Stderr: io.Discard})
+	session, err := s.e.Exec(ctx, name, session.Config{Command: append([]string{"/probe"}, o.args...), Stdout: out, Stderr: io.Discard})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func (s *escapeSuite) checkOthers() {
 func (s *escapeSuite) exec(name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 2*slowest)
 	defer cancel()
-	session, err := s.e.Exec(ctx, name, SessionConfig{Command: []string{"/probe", "output", "0"}, Stdout: io.Discard, Stderr: io.Discard})
+	session, err := s.e.Exec(ctx, name, session.Config{Command: []string{"/probe", "output", "0"}, Stdout: io.Discard, Stderr: io.Discard})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/netns"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -36,16 +37,31 @@ func TestEscape(t *testing.T) {
 		for _, caps := range [][]string{nil, privileges} {
 			t.Run(fmt.Sprintf("%s with %d additional capabilities", runtimeName, len(caps)), func(t *testing.T) {
 				in := s.with(t)
-				b := in.launch(runtimeName, caps)
-				in.arrivals.listen(t, proxyVictim, netns.ProxyPath(in.e.dir(b.Name)))
-				in.expectConfined(b.Name)
-				// Again, with the routes and addresses that the first run added.
-				in.expectConfined(b.Name)
-				in.checkCanary()
+				in.expectConfinedTwice(in.launch(runtimeName, caps))
 			})
 		}
+		t.Run(runtimeName+" with additional capabilities and a workspace", func(t *testing.T) {
+			in := s.with(t)
+			b := in.launchWork(runtimeName, privileges)
+			// Its own file is there, so the links are, too.
+			own := escape{kind: "open", args: []string{plan.DefaultCwdTarget + "/own", "read", canaryText}}
+			if r := in.inside(b.Name, "", []escape{own}); len(r) != 1 || !r[0].Reached {
+				t.Errorf("the workspace's own file: %+v", r)
+			}
+			in.expectConfinedTwice(b)
+		})
 	}
 	t.Run("controls", func(t *testing.T) { s.with(t).controls() })
+}
+
+// expectConfinedTwice makes every attempt, and again with the routes and addresses that
+// the first run added.
+func (s *escapeSuite) expectConfinedTwice(b *Bottle) {
+	s.t.Helper()
+	s.arrivals.listen(s.t, proxyVictim, netns.ProxyPath(s.e.dir(b.Name)))
+	s.expectConfined(b.Name)
+	s.expectConfined(b.Name)
+	s.checkCanary()
 }
 
 // with returns the suite for a subtest.

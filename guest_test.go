@@ -1,6 +1,8 @@
 package bottle
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	goruntime "runtime"
@@ -31,7 +33,7 @@ func TestNoExec(t *testing.T) {
 			t.Run(name+" state noexec "+strconv.FormatBool(noexec), func(t *testing.T) {
 				leakcheck.Check(t)
 				e := openEngine(t, func(cfg *Config) {
-					cfg.Guest = guest
+					cfg.Guest = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(guest)), nil }
 					if noexec {
 						cfg.StateDir = noExecDir(t)
 					}

@@ -2,12 +2,14 @@ package bottle
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"testing"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // A removal must not touch a bottle that was launched under the name after the removal
@@ -46,7 +48,7 @@ func wantComplete(t *testing.T, b *Bottle) {
 			t.Error(err)
 		}
 	}
-	if now, err := b.e.identify(b.Name); err != nil || !now.is(b.self) {
+	if now, err := b.e.teardown.Identify(b.Name); err != nil || !now.Is(b.self) {
 		t.Errorf("identity of the new bottle: %v", err)
 	}
 	keys, err := b.e.rt.Snapshots(t.Context())
@@ -165,6 +167,25 @@ func TestLaunchReplaced(t *testing.T) {
 	}
 }
 
+// TestClaimReplaced removes a bottle when its name has just been claimed, and launches
+// another one under it. The first launch fails and leaves the new bottle alone.
+func TestClaimReplaced(t *testing.T) {
+	leakcheck.Check(t)
+	e, other := openEngine(t), openEngine(t)
+	p := pinnedPlan(t, e)
+	var second *Bottle
+	defer setHooks(e, testHooks{removal: func(point string) {
+		if point == "claimed" {
+			second = replaced(t, other, p)
+		}
+	}})()
+	if b, err := e.Launch(t.Context(), p); err == nil {
+		t.Errorf("%s was launched twice", b.Name)
+	}
+	wantComplete(t, second)
+	remove(t, second)
+}
+
 // oneByOne returns a hook that lets one step of a launch run at a time, until it has
 // called fn before or after one of them.
 func oneByOne(step string, after bool, fn func()) func(string, bool) error {
@@ -190,4 +211,24 @@ func oneByOne(step string, after bool, fn func()) func(string, bool) error {
 		}
 		return nil
 	}
+}
+
+// TestSettleReplaced: who waits for the end of a bottle's session, to stop its sandbox,
+// leaves a later bottle of the name alone.
+func TestSettleReplaced(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	p := pinnedPlan(t, e)
+	b := mustLaunch(t, e, p)
+	settled := make(chan error, 1)
+	go func() { settled <- b.Settle(t.Context()) }()
+	later := replaced(t, e, p)
+	if err := <-settled; !errors.Is(err, session.ErrNotRunning) && !errors.Is(err, session.ErrNone) {
+		t.Errorf("waiting for a bottle that is replaced: %v", err)
+	}
+	if err := b.Settle(t.Context()); !errors.Is(err, session.ErrNotRunning) {
+		t.Errorf("after it was replaced: %v", err)
+	}
+	wantComplete(t, later)
+	remove(t, later)
 }

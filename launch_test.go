@@ -47,7 +47,14 @@ func launchSteps(t *testing.T, e *Engine, plan *plan.Plan) []string {
 func TestFaults(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
-	plan := prepare(t, e, testSpec(t, simpleManifest))
+	spec := testSpec(t, strings.Replace(simpleManifest, "LOG_LEVEL: debug", "LOG_LEVEL: debug, TOKEN: {inject: [allowed.test]}", 1))
+	spec.Caller.Getenv = func(name string) (string, bool) {
+		if name == "TOKEN" {
+			return "a secret of some length", true
+		}
+		return "", false
+	}
+	plan := prepare(t, e, spec)
 	steps := launchSteps(t, e, plan)
 	if len(steps) < 12 {
 		t.Fatalf("only %d steps: %v", len(steps), steps)

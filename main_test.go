@@ -12,9 +12,15 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
 )
 
-func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
+func TestMain(m *testing.M) {
+	if fault := os.Getenv(faultEnv); fault != "" {
+		os.Exit(faultChild(fault))
+	}
+	os.Exit(labtest.Main(m))
+}
 
 // openEngine connects to the test host's containerd, with the changes to its
 // configuration.
@@ -85,7 +91,7 @@ func prepare(t *testing.T, e *Engine, s plan.Spec) *plan.Plan {
 func output(t *testing.T, e *Engine, name string, command ...string) (string, int) {
 	t.Helper()
 	var out strings.Builder
-	s, err := e.Exec(context.WithoutCancel(t.Context()), name, SessionConfig{Command: command, Stdout: &out, Stderr: &out})
+	s, err := e.Exec(context.WithoutCancel(t.Context()), name, session.Config{Command: command, Stdout: &out, Stderr: &out})
 	if err != nil {
 		t.Fatal(err)
 	}

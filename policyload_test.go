@@ -9,6 +9,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/proxy"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // streams runs slow and large downloads, each through its own tunnel. It prints what
@@ -28,7 +29,7 @@ func TestPolicyUnderLoad(t *testing.T) {
 	b := launchSimple(t, e)
 	seen := labtest.World(t)
 	var streamed bytes.Buffer
-	s, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, SessionConfig{Command: []string{"bash", "-c", streams}, Stdout: &streamed, Stderr: &streamed})
+	s, err := e.Exec(context.WithoutCancel(t.Context()), b.Name, session.Config{Command: []string{"bash", "-c", streams}, Stdout: &streamed, Stderr: &streamed})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func TestPolicyUnderLoad(t *testing.T) {
 			change func(context.Context, string, string) (proxy.PolicyChange, error)
 			host   string
 			want   string
-		}{{e.Deny, "allowed.test", ""}, {e.Allow, "refused.test", ""}, {e.Deny, "refused.test", "403"}, {e.Allow, "allowed.test", "200"}} {
+		}{{e.proxies.Deny, "allowed.test", ""}, {e.proxies.Allow, "refused.test", ""}, {e.proxies.Deny, "refused.test", "403"}, {e.proxies.Allow, "allowed.test", "200"}} {
 			done, err := c.change(t.Context(), b.Name, c.host)
 			if err != nil || !done.Changed {
 				t.Fatalf("change %d: %+v, %v", changes, done, err)

@@ -10,10 +10,10 @@ import (
 	goruntime "runtime"
 	"testing"
 
-	"github.com/bot-bottle/bottle/sshagent"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/sshagent"
 )
 
 // TestSSHFaults fails the start of the ssh agent's relay, before and after it runs:
@@ -78,7 +78,7 @@ agents:
 	}
 	remove(t, b)
 	select {
-	case <-b.relay.done:
+	case <-b.relay.Done():
 	default:
 		t.Error("the relay is still running after the removal")
 	}

@@ -193,14 +193,14 @@ func TestProxyImageRuns(t *testing.T) {
 	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
 		t.Errorf("host outside the policy: %q", got)
 	}
-	change, err := e.Allow(t.Context(), b.Name, "REFUSED.test:443")
+	change, err := e.proxies.Allow(t.Context(), b.Name, "REFUSED.test:443")
 	if err != nil || !change.Changed || change.Entries[0] != "refused.test:443" {
 		t.Fatalf("Allow = %+v, %v", change, err)
 	}
 	if got := connect("refused.test:443"); !strings.Contains(got, "200") {
 		t.Errorf("newly allowed host: %q", got)
 	}
-	if change, err := e.Deny(t.Context(), b.Name, "refused.test"); err != nil || !change.Changed {
+	if change, err := e.proxies.Deny(t.Context(), b.Name, "refused.test"); err != nil || !change.Changed {
 		t.Fatalf("Deny = %+v, %v", change, err)
 	}
 	if got := connect("refused.test:443"); !strings.Contains(got, "403") {
@@ -209,11 +209,11 @@ func TestProxyImageRuns(t *testing.T) {
 	// Ports are not part of pipelock's configuration, so it is not reloaded: it would
 	// ignore a reload so soon after another one.
 	for _, port := range []string{"8443", "8444"} {
-		if change, err := e.Allow(t.Context(), b.Name, "allowed.test:"+port); err != nil || !change.Changed {
+		if change, err := e.proxies.Allow(t.Context(), b.Name, "allowed.test:"+port); err != nil || !change.Changed {
 			t.Fatalf("Allow of port %s = %+v, %v", port, change, err)
 		}
 	}
-	hosts, err := e.EgressSummary(t.Context(), b.Name, time.Time{})
+	hosts, err := e.proxies.Summary(t.Context(), b.Name, time.Time{})
 	if err != nil || len(hosts) < 2 || hosts[0].Destination != "refused.test:443" || hosts[0].Refused != 2 {
 		t.Errorf("the summary is %+v, %v", hosts, err)
 	}
@@ -254,7 +254,7 @@ func proxyMemory(t *testing.T, e *Engine, name string) string {
 
 func proxyPID(t *testing.T, e *Engine, name string) int {
 	t.Helper()
-	list, err := e.rt.List(t.Context(), name)
+	list, err := e.rt.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
 )
 
 // requestLoop requests a host from the proxy without pause, also without a proxy, until
@@ -34,7 +35,7 @@ echo "$ok $no $other $down"`
 
 // requester is a session that runs requestLoop.
 type requester struct {
-	*Session
+	*session.Session
 	out bytes.Buffer
 }
 
@@ -42,7 +43,7 @@ func startRequests(t *testing.T, e *Engine, name, host string) *requester {
 	t.Helper()
 	h := &requester{}
 	var err error
-	h.Session, err = e.Exec(context.WithoutCancel(t.Context()), name, SessionConfig{
+	h.Session, err = e.Exec(context.WithoutCancel(t.Context()), name, session.Config{
 		Command: []string{"bash", "-c", fmt.Sprintf(requestLoop, host)}, Stdout: &h.out, Stderr: &h.out,
 	})
 	if err != nil {
@@ -93,7 +94,7 @@ func watch(t *testing.T, e *Engine, name string) (restarted <-chan error) {
 	restarts, ended := make(chan error, 10), make(chan struct{})
 	go func() {
 		defer close(ended)
-		e.WatchProxy(ctx, name, func(_ []*runtime.LimitError, err error) { restarts <- err })
+		e.proxies.Watch(ctx, name, func(_ []*runtime.LimitError, err error) { restarts <- err })
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	return restarts
@@ -112,10 +113,10 @@ func TestProxyRestarts(t *testing.T) {
 	restarted := watch(t, e, b.Name)
 	// The manifest allows what is refused from here on, and refuses what is allowed.
 	const victim, served = "allowed.test", "refused.test"
-	if _, err := e.Deny(t.Context(), b.Name, victim); err != nil {
+	if _, err := e.proxies.Deny(t.Context(), b.Name, victim); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Allow(t.Context(), b.Name, served); err != nil {
+	if _, err := e.proxies.Allow(t.Context(), b.Name, served); err != nil {
 		t.Fatal(err)
 	}
 	seen := labtest.World(t)
@@ -168,7 +169,7 @@ func TestProxyRestarts(t *testing.T) {
 	t.Logf("%d requests refused, %d allowed, %d without a proxy, %d restarts", no, ok, down+down2, kills)
 
 	// The control: the victim receives such a request if it is allowed.
-	if _, err := e.Allow(t.Context(), b.Name, victim); err != nil {
+	if _, err := e.proxies.Allow(t.Context(), b.Name, victim); err != nil {
 		t.Fatal(err)
 	}
 	if out, code := output(t, e, b.Name, "curl", "-sS", "-o", "/dev/null", "http://"+victim+"/"); code != 0 {
@@ -224,7 +225,7 @@ func TestProxyLogKilled(t *testing.T) {
 		t.Errorf("after the restart: exit %d: %s", code, out)
 	}
 	var urls []string
-	for entry, err := range e.EgressLog(t.Context(), b.Name, time.Time{}, false) {
+	for entry, err := range e.proxies.Log(t.Context(), b.Name, time.Time{}, false) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -278,13 +279,13 @@ func TestProxyStaysDown(t *testing.T) {
 		t.Errorf("answered without a proxy: %s", out)
 	}
 	// A policy changed now is in force from the next start on.
-	if _, err := e.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
+	if _, err := e.proxies.Deny(t.Context(), b.Name, "allowed.test"); err != nil {
 		t.Error(err)
 	}
 	if err := e.proxies.MarkRemoving(t.Context(), b.Name); err != nil {
 		t.Fatal(err)
 	}
-	e.WatchProxy(t.Context(), b.Name, func(_ []*runtime.LimitError, err error) { t.Errorf("restarted: %v", err) })
+	e.proxies.Watch(t.Context(), b.Name, func(_ []*runtime.LimitError, err error) { t.Errorf("restarted: %v", err) })
 	if err := os.Remove(filepath.Join(e.dir(b.Name), "removing")); err != nil {
 		t.Fatal(err)
 	}
