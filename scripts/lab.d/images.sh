@@ -1,9 +1,11 @@
-# Sourced by scripts/lab. Builds the lab's images in the cache and imports them:
+# Sourced by scripts/lab. Builds the lab's images in the cache and imports them, and a
+# root file system with sudo (not if --minimal):
 #   bottle-demo:latest    busybox and the demo's client
 #   claude-bottle:latest  Debian with the packages that an agent needs (not if --minimal)
 #   claude-bottle:claude  the same with Claude Code (--with-claude)
 #   bottle-base:latest    plain Debian, base of the default image (--with-base)
 #   bottle-clients:latest  see clients.sh (--with-clients)
+#   bottle-agents:latest   see agents.sh (--with-agents)
 # The name of an archive contains a hash of its inputs, so a change produces a
 # new archive.
 # shellcheck shell=bash
@@ -12,6 +14,9 @@ CA_DIR=$LAB_CACHE/ca
 DEBIAN_PACKAGES=bash,git,ca-certificates,openssh-client,curl,iproute2,procps
 DEBIAN_LAYER=$LAB_CACHE/debian-$(printf %s "$DEBIAN_PACKAGES 1" | sha256sum | cut -c1-12).tar
 BASE_LAYER=$LAB_CACHE/debian-base-1.tar
+# Of users who have only sudo and bottle.
+SUDO_PACKAGES=sudo,git,openssh-client
+SUDO_ROOT=$LAB_CACHE/sudo-$(printf %s "$SUDO_PACKAGES 1" | sha256sum | cut -c1-12)
 CLAUDE_PACKAGE=@anthropic-ai/claude-code
 CLAUDE_ARCH=x64
 [ "$(dpkg --print-architecture)" != arm64 ] || CLAUDE_ARCH=arm64
@@ -27,6 +32,7 @@ images_build() {
   [ -n "$MINIMAL" ] || debian_image claude-bottle:latest "$DEBIAN_LAYER"
   [ -z "$WITH_BASE" ] || base_image
   [ -z "$WITH_CLAUDE" ] || debian_image claude-bottle:claude "$DEBIAN_LAYER" "$CLAUDE_LAYER"
+  [ -z "$WITH_AGENTS" ] || agents_image
   [ -z "$WITH_CLIENTS" ] || debian_image bottle-clients:latest "$CLIENTS_LAYER"
   # Checkouts share the cache, so an archive is removed only if none used it lately.
   touch "${ARCHIVES[@]}"
@@ -101,11 +107,12 @@ debian_mirror() {
     awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1, $2; exit }'
 }
 
-# debian_root LAYER WHAT [PACKAGE,...] installs this machine's Debian release in
-# LAYER.root.
+# debian_root LAYER WHAT [PACKAGE,... [SUITE]] installs a Debian release in LAYER.root:
+# SUITE, or else this machine's.
 debian_root() {
   local url suite root=$1.root
   read -r url suite < <(debian_mirror) || die "apt's sources list no Debian mirror for this machine's release"
+  suite=${4:-$suite}
   partial_root "$1"
   # In a new mount namespace: an interrupted debootstrap leaves /proc mounted.
   step "building $2 ($suite)" "$1.log" unshare --mount --propagation private \
@@ -132,6 +139,12 @@ base_layer() {
   [ ! -e "$BASE_LAYER" ] || return 0
   debian_root "$BASE_LAYER" 'the base layer'
   pack_root "$BASE_LAYER"
+}
+
+sudo_root() {
+  [ ! -d "$SUDO_ROOT" ] || return 0
+  debian_root "$SUDO_ROOT" 'the root file system with sudo' "$SUDO_PACKAGES"
+  mv -T "$SUDO_ROOT.root" "$SUDO_ROOT"
 }
 
 base_image() {

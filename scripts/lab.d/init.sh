@@ -95,6 +95,9 @@ mount_files() {
   printf '127.0.0.1\tlocalhost labhost\n::1\tlocalhost\n' >/etc/hosts
   echo labhost >/etc/hostname
   echo labhost >/proc/sys/kernel/hostname
+  # The host trusts the world's certificates.
+  mkdir -p /etc/ssl/certs
+  cat "$LAB_CA_DIR/ca.pem" >>/etc/ssl/certs/ca-certificates.crt
   # The users of the world's sshd (world, startSSH): its privilege separation
   # user, the owner of the repositories, and another user. None has a password.
   mkdir -p /run/sshd
@@ -103,6 +106,10 @@ mount_files() {
   echo 'labother:x:64024:64023::/nonexistent:/usr/bin/git-shell' >>/etc/passwd
   echo 'labgit:x:64023:' >>/etc/group
   printf '%s:*:20000:0:99999:7:::\n' labgit labother >>/etc/shadow
+  # For users of sudo, whose variables bottle does not follow.
+  mkdir -p /etc/bottle
+  sed -n -e 's|^CONTAINERD_ADDRESS=|address: |p' -e 's|^CONTAINERD_NAMESPACE=|namespace: |p' -e 's|^CNI_PATH=|cni_path: |p' \
+    -e '1i version: 1' "$LAB_DIR/env" >/etc/bottle/config.yaml
   mkdir -p "$LAB_DISK" /var/lib/bottle
   mount --move $own/disk "$LAB_DISK"
   mount --bind "$LAB_DISK/bottle" /var/lib/bottle

@@ -43,9 +43,12 @@ install_debian() {
   [ -z "$MINIMAL" ] || return 0
   install_sshd
   debian_layer
+  sudo_root
   [ -z "$WITH_BASE" ] || base_layer
+  [ -z "$WITH_HOSTS" ] || host_layers
   [ -z "$WITH_CLAUDE" ] || claude_layer
   [ -z "$WITH_CLIENTS" ] || clients_layer
+  [ -z "$WITH_AGENTS" ] || agents_layers
 }
 
 # install_go builds what is written in Go.
@@ -75,7 +78,7 @@ find_go() {
 install_packages() {
   local missing=() entry entries=(runc:runc nft:nftables ip:iproute2 unshare:util-linux)
   [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client rpm:rpm)
-  [ -z "$WITH_CLAUDE$WITH_CLIENTS" ] || entries+=(npm:npm)
+  [ -z "$WITH_CLAUDE$WITH_CLIENTS$WITH_AGENTS" ] || entries+=(npm:npm)
   for entry in "${entries[@]}"; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
   done

@@ -1,10 +1,10 @@
 // Command mirror lets image builds on the test host download packages, and
-// nothing else. It listens on loopback in the lab's network namespace and forwards
+// nothing else. It listens on an address of the lab's outside world and forwards
 // requests to the Debian mirrors and the npm registry that the machine is
 // configured to use. The builds verify the downloads: apt by signatures, npm
 // packages by the hash in the Dockerfile.
 //
-//	mirror --netns /proc/PID/ns/net --sources FILE --npm URL --out DIR
+//	mirror --netns FILE --listen ADDRESS --sources FILE --npm URL --out DIR
 //
 // FILE is an apt sources.list. The mirror writes a sources.list and an npmrc with
 // its own addresses to DIR and, once it is ready, the file `addresses`: the random
@@ -45,6 +45,7 @@ func main() {
 func run(args []string) error {
 	flags := pflag.NewFlagSet("mirror", pflag.ContinueOnError)
 	netns := flags.String("netns", "", "network namespace to listen in (default: the current one)")
+	listen := flags.String("listen", "127.0.0.1:0", "address and port to listen on; port 0: any")
 	sources := flags.String("sources", "", "apt's sources, one `deb URI SUITE COMPONENT` per line")
 	npm := flags.String("npm", "", "URL of the npm registry")
 	out := flags.String("out", "", "directory for the files with the mirror's addresses")
@@ -53,7 +54,7 @@ func run(args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	l, err := listenIn(*netns)
+	l, err := listenIn(*netns, *listen)
 	if err != nil {
 		return fmt.Errorf("listen in %s: %w", *netns, err)
 	}
@@ -85,11 +86,11 @@ func run(args []string) error {
 	return nil
 }
 
-// listenIn listens on loopback in the namespace. Outgoing connections still use
+// listenIn listens on the address in the namespace. Outgoing connections still use
 // the process's own namespace.
-func listenIn(netns string) (net.Listener, error) {
+func listenIn(netns, address string) (net.Listener, error) {
 	if netns == "" {
-		return net.Listen("tcp", "127.0.0.1:0")
+		return net.Listen("tcp", address)
 	}
 	type result struct {
 		l   net.Listener
@@ -108,7 +109,7 @@ func listenIn(netns string) (net.Listener, error) {
 			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
 				return nil, err
 			}
-			return net.Listen("tcp", "127.0.0.1:0")
+			return net.Listen("tcp", address)
 		}()
 		done <- result{l, err}
 	}()

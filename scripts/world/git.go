@@ -31,7 +31,7 @@ func (w *world) startGit() error {
 	}
 	backend.Stderr = w.stderr.Writer()
 	for _, s := range gitSites {
-		if err := w.serveHTTP(netip.AddrPortFrom(s.addr, 443), true, "git", withLength(backend)); err != nil {
+		if err := w.serveHTTP(netip.AddrPortFrom(s.addr, 443), true, "git", withAuth(withLength(backend))); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 var (
 	addrDNS      = netip.MustParseAddr("198.51.101.53")
 	addrMessages = netip.MustParseAddr("198.51.101.14")
+	addrAPIs     = netip.MustParseAddr("198.51.101.17")
 	addrPrivate  = netip.MustParseAddr("10.99.0.10")
 	addrMetadata = netip.MustParseAddr("169.254.169.254")
 	addrFlip     = netip.MustParseAddr("198.51.101.10")
@@ -37,6 +38,13 @@ var webSites = []site{
 	{"meta.test", addrMetadata, false},
 	{"v6.test", netip.MustParseAddr("2001:db8:77::10"), true},
 	{"private6.test", netip.MustParseAddr("fd00:99::10"), true},
+}
+
+// apiNames are the hosts of agents' APIs other than the Messages API.
+var apiNames = []string{
+	"api.openai.com", "chatgpt.com", "auth.openai.com", "generativelanguage.googleapis.com",
+	"dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com", "api.github.com", "api.githubcopilot.com",
+	"models.opencode.ai", "opencode.ai", "ampcode.com", "api.cline.bot",
 }
 
 // gitSites serve git over HTTPS.
@@ -102,6 +110,9 @@ func newZone() map[string][]netip.Addr {
 		"wild.test.evil.com":    {addrVictim},
 		"xn--llowed-2nf.test":   {addrVictim}, // allowed.test with a Cyrillic a
 	}
+	for _, name := range apiNames {
+		names[name] = []netip.Addr{addrAPIs}
+	}
 	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		names[s.name] = []netip.Addr{s.addr}
 	}
@@ -110,7 +121,7 @@ func newZone() map[string][]netip.Addr {
 
 // addresses returns the addresses of all servers, sorted and without duplicates.
 func addresses() []netip.Addr {
-	all := append([]netip.Addr{addrDNS, addrMessages}, victims...)
+	all := append([]netip.Addr{addrDNS, addrMessages, addrAPIs}, victims...)
 	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		all = append(all, s.addr)
 	}

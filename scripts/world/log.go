@@ -14,7 +14,7 @@ type event struct {
 	Time time.Time `json:"time"`
 	// Event is accept (a TCP connection), data (received on a connection to a
 	// victim; logged when it ends), datagram, query (DNS), request (HTTP), packet
-	// (seen on a link, see watchLinks) or notice.
+	// (seen on a link, see watchLinks), api (a request to apis.go) or notice.
 	Event string `json:"event"`
 	// Proto is dns, http, https, git, messages or victim; for a packet tcp, udp,
 	// icmp and so on.
@@ -28,7 +28,7 @@ type event struct {
 	SNI    string `json:"sni,omitempty"`
 
 	Name string `json:"name,omitempty"`
-	// Type of a DNS query or an ICMP message.
+	// Type of a DNS query, an ICMP message, or the credential of a request to an API.
 	Type string `json:"type,omitempty"`
 	// Transport of a DNS query: udp or tcp.
 	Transport string   `json:"transport,omitempty"`

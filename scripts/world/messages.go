@@ -43,7 +43,9 @@ type summary struct {
 	Query string `json:"query,omitempty"`
 	// Auth is the kind of credential, never the credential itself: x-api-key,
 	// bearer, both joined by +, or none.
-	Auth       string `json:"auth"`
+	Auth string `json:"auth"`
+	// Key is the SHA-256 of the credential, in hexadecimal.
+	Key        string `json:"key"`
 	Model      string `json:"model,omitempty"`
 	Messages   int    `json:"messages"`
 	Tools      int    `json:"tools"`
@@ -164,7 +166,7 @@ func (a *messagesAPI) record(r *http.Request, req request, n int, answer string)
 	_, isResult := req.lastUser().toolResult()
 	line, err := json.Marshal(summary{
 		Time: time.Now().UTC(), N: n, Path: r.URL.Path, Query: r.URL.RawQuery, Auth: authKind(r.Header),
-		Model: req.Model, Messages: len(req.Messages), Tools: len(req.Tools), Stream: req.Stream,
+		Key: keyHash(credential(r)), Model: req.Model, Messages: len(req.Messages), Tools: len(req.Tools), Stream: req.Stream,
 		ToolResult: isResult, Answer: answer,
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) (err error) {
 
 func (w *world) start() error {
 	for _, start := range []func() error{
-		w.watchLinks, w.startDNS, w.startWeb, w.startGit, w.startMessages, w.startVictims, w.startSSH,
+		w.watchLinks, w.startDNS, w.startWeb, w.startGit, w.startMessages, w.startAPIs, w.startVictims, w.startSSH,
 	} {
 		if err := start(); err != nil {
 			return err

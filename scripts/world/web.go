@@ -12,7 +12,7 @@ import (
 
 func (w *world) startWeb() error {
 	for _, s := range webSites {
-		handler := webHandler(s.name)
+		handler := withAuth(webHandler(s.name))
 		if err := w.serveHTTP(netip.AddrPortFrom(s.addr, 80), false, "http", handler); err != nil {
 			return err
 		}
