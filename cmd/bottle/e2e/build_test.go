@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"net/http"
 	"net/http/httptest"
@@ -107,7 +108,7 @@ func TestCwdBuilds(t *testing.T) {
 	for _, base := range []string{"one\n", "two\n"} {
 		u.dockerfile("FROM bottle-demo:latest\nCOPY --chmod=0644 given /given\nUSER 1000:1000\nCMD [\"cat\", \"/given\"]\n")
 		u.write("img/given", base)
-		u.bottle("run", "image", "--cwd", "--proxy", "builtin", "--yes", "--", "outside").want(t, 0, base+"outside\n")
+		u.bottle("run", "image", "--cwd-image", "--proxy", "builtin", "--yes", "--", "outside").want(t, 0, base+"outside\n")
 	}
 }
 
@@ -246,11 +247,20 @@ func TestBuildContexts(t *testing.T) {
 	server := httptest.NewServer(http.FileServer(http.Dir(served)))
 	defer server.Close()
 	for _, at := range []string{"/context.tar", "/context.git", "/context.git#main"} {
-		r := u.bottle("build", "-q", server.URL+at)
+		r := u.bottle("build", "-q", "--network", "host", server.URL+at) // on the host's loopback interface
 		if r.code != 0 {
 			t.Errorf("%s: exit %d\n%s", at, r.code, r.stderr)
 		}
 	}
+	if r := u.bottle("build", "-q", server.URL+"/context.tar"); r.code != 125 || !strings.Contains(r.stderr, "The build's proxy refused "+server.URL+"/context.tar") {
+		t.Errorf("loopback without the host's network: exit %d\n%s", r.code, r.stderr)
+	}
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	oneLine(t, u.with("SSH_AUTH_SOCK="+serveAgent(t, key)).bottle("build", "-q", "--ssh", "default", "ssh://git@ssh.allowed.test/demo.git"),
+		"transport 'ssh' not allowed", "use https")
 	if r := u.bottle("build", "-q", server.URL+"/none.git"); r.code != 125 || !strings.Contains(r.stderr, "none.git") {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
 	}

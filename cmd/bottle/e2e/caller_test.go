@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +29,43 @@ func (u user) asSudoer() user {
 	if err != nil {
 		u.t.Fatal(err)
 	}
-	return u.with(fmt.Sprintf("SUDO_UID=%d", uid), fmt.Sprintf("SUDO_GID=%d", uid))
+	ada := u.with(fmt.Sprintf("SUDO_UID=%d", uid), fmt.Sprintf("SUDO_GID=%d", uid))
+	for _, kv := range u.env {
+		if dir, ok := strings.CutPrefix(kv, "BOTTLE_STATE_DIR="); ok {
+			configureHost(u.t, "state_dir: "+dir)
+			u.t.Cleanup(func() { ada.bottle("build", "--prune").want(u.t, 0, "") }) // her own cache
+		}
+	}
+	u.t.Cleanup(func() { // her own names
+		list, err := exec.Command("ctr", "images", "ls", "-q").Output()
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		for _, name := range strings.Fields(string(list)) {
+			if strings.HasPrefix(name, fmt.Sprintf("bottle.u%d/", uid)) {
+				ctr(u.t, "images", "rm", "--sync", name)
+			}
+		}
+	})
+	return ada
+}
+
+// configureHost adds a line to the system configuration until the test ends.
+func configureHost(t *testing.T, line string) {
+	t.Helper()
+	const file = "/etc/bottle/config.yaml"
+	before, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, append(slices.Clone(before), line+"\n"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(file, before, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func (u user) chmod(path string, mode fs.FileMode) {
@@ -49,7 +87,7 @@ func TestCallersRights(t *testing.T) {
 	ada := u.asSudoer()
 	u.write("img/victim", "another user's\n") // root's, 0600
 	victim := filepath.Join(u.dir, "img/victim")
-	run := []string{"run", "sh", "--proxy", "builtin", "--yes", "-q", "--cwd", "--", "-c", "cat img/victim"}
+	run := []string{"run", "sh", "--proxy", "builtin", "--yes", "-q", "--cwd-image", "--", "-c", "cat img/victim"}
 	build := []string{"build", "-q", "-t", "e2e-caller:build", "img"}
 	removeImage(t, "e2e-caller:build")
 
@@ -60,7 +98,7 @@ func TestCallersRights(t *testing.T) {
 	}
 	cwd := ada.bottle(run...)
 	if cwd.code != 125 || cwd.stdout != "" || !strings.Contains(cwd.stderr, "no permission to read: img/victim") || !strings.Contains(cwd.stderr, ".bottleignore") {
-		t.Errorf("--cwd: exit %d, %q\n%s", cwd.code, cwd.stdout, cwd.stderr)
+		t.Errorf("--cwd-image: exit %d, %q\n%s", cwd.code, cwd.stdout, cwd.stderr)
 	}
 	shadow := ada.bottle("build", "-q", "-f", "img/Dockerfile", "/etc")
 	if shadow.code != 125 || !strings.Contains(shadow.stderr, "no permission to read: /etc/") {

@@ -12,6 +12,8 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bot-bottle/bottle/doctor"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
@@ -44,10 +46,18 @@ func TestDoctorGoodHost(t *testing.T) {
 	leakcheck.Check(t)
 	u := newUser(t)
 	found := u.doctor(t, 0)
+	workspaces := "ext4 on loop devices"
+	var st unix.Statfs_t
+	if err := unix.Statfs("/var/lib", &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Bavail*uint64(st.Bsize) < 10<<30 { //nolint:gosec // positive
+		workspaces = "the workspace may grow to 10240 MiB" // a disk that is too small for one is a warning
+	}
 	for check, want := range map[string]string{
 		"root": "as root", "containerd": "2.", "runsc": "runsc version", "runc": "runc version", "gVisor": "a sandbox runs on platform systrap",
 		"CNI plugins": "found in", "egress subnet": "10.210.0.0/16 is free", "kernel": "nftables work", "cgroups": "version",
-		"forwarding": "ip_forward", "firewall": "no rule of the host", "disk": "GiB free", "tmpfs": "is on tmpfs", "resolver": "198.51.101.53",
+		"forwarding": "ip_forward", "firewall": "no rule of the host", "disk": "GiB free", "workspaces": workspaces, "tmpfs": "is on tmpfs", "resolver": "198.51.101.53",
 	} {
 		if f, ok := found[check]; !ok || f.Level == doctor.LevelFail || !strings.Contains(f.Detail, want) {
 			t.Errorf("%s: %+v, want %q", check, f, want)
@@ -71,6 +81,24 @@ func TestDoctorNotRoot(t *testing.T) {
 		if f := found[check]; f.Level != doctor.LevelWarn || f.Detail != "not checked: needs root" || f.Fix != "sudo bottle doctor" {
 			t.Errorf("%s: %+v", check, f)
 		}
+	}
+}
+
+// TestDoctorStockShim: where containerd cannot run bottle's program as the agents' shim,
+// doctor warns and says what is lost. The control is a host where it can.
+func TestDoctorStockShim(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	if f := u.doctor(t, 0)["runsc"]; f.Level != doctor.LevelOK {
+		t.Errorf("control: %+v", f)
+	}
+	dir := t.TempDir()
+	// Containerd does not see what this mount namespace contains.
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec", `mount -t tmpfs tmpfs "$1"; cp "$2" "$1"; "$1"/bottle doctor --json`, "sh", dir, labtest.Program(t))
+	cmd.Dir = u.dir
+	f := findings(t, 0, cmd)["runsc"]
+	if f.Level != doctor.LevelWarn || !strings.Contains(f.Detail, "agents are lost when containerd stops") || !strings.Contains(f.Fix, "where containerd can run it") {
+		t.Errorf("got %+v; want a warning", f)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/labtest"
+	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
 func TestMain(m *testing.M) { os.Exit(labtest.Main(m)) }
@@ -49,7 +50,7 @@ agents:
 // longest bounds any one command of a test.
 const longest = 3 * time.Minute
 
-// user runs bottle in a directory with a manifest, which bottle is told to trust
+// user runs bottle in a directory with a manifest, which bottle trusts
 // unless the test is about that.
 type user struct {
 	t     *testing.T
@@ -60,8 +61,10 @@ type user struct {
 	untrusting bool
 }
 
+// newUser returns a user. The test is checked for what it leaves on the host.
 func newUser(t *testing.T) user {
 	t.Helper()
+	leakcheck.CheckOnce(t)
 	u := user{t: t, dir: t.TempDir()}
 	u.write("bottle.yaml", manifest)
 	return u
@@ -84,10 +87,14 @@ func (u user) says(stdin string) user {
 	return u
 }
 
-func (u user) command(args ...string) *exec.Cmd {
+// command returns a command of bottle's. If it hangs, the test fails and the command is
+// ended with the stacks of its goroutines on standard error. It must end before the test.
+func (u user) command(args ...string) *exec.Cmd { return u.commandFor(longest, args...) }
+
+// commandFor is command for one that may take longer.
+func (u user) commandFor(limit time.Duration, args ...string) *exec.Cmd {
 	// The end of the test does not interrupt a teardown.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.t.Context()), longest)
-	u.t.Cleanup(cancel)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.t.Context()), limit)
 	if i := slices.Index(args, "run"); i >= 0 && !u.untrusting {
 		args = slices.Insert(slices.Clone(args), i+1, "--trust")
 	}
@@ -95,7 +102,46 @@ func (u user) command(args ...string) *exec.Cmd {
 	cmd.Dir = u.dir
 	cmd.Env = append(append(os.Environ(), "XDG_STATE_HOME="+filepath.Join(u.dir, ".state")), u.env...)
 	cmd.Stdin = u.stdin
+	reportHang(u.t, cmd, limit)
+	u.t.Cleanup(func() {
+		defer cancel()
+		if cmd.Process != nil && cmd.ProcessState == nil && !ended(cmd.Process.Pid) {
+			u.t.Errorf("bottle %s is running at the end of the test", strings.Join(args, " "))
+			_ = abort(cmd.Process)
+		}
+	})
 	return cmd
+}
+
+// reportHang makes the end of a command's context an error of the test.
+func reportHang(t *testing.T, cmd *exec.Cmd, limit time.Duration) {
+	cmd.Cancel = func() error {
+		if ended(cmd.Process.Pid) {
+			return os.ErrProcessDone
+		}
+		t.Errorf("bottle %s hangs: still running after %s", strings.Join(cmd.Args[1:], " "), limit)
+		return abort(cmd.Process)
+	}
+	// For the stacks, and for pipes that children of the command hold.
+	cmd.WaitDelay = 10 * time.Second
+}
+
+// abort ends a Go program with the stacks of all its goroutines. Bottle forwards SIGQUIT
+// to its session.
+func abort(p *os.Process) error { return p.Signal(syscall.SIGABRT) }
+
+// ended reports whether a process has ended, waited for or not.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || bytes.Contains(stat, []byte(") Z "))
+}
+
+// logStacks shows the stacks of a command that was aborted.
+func logStacks(t *testing.T, stderr string) {
+	t.Helper()
+	if _, stacks, ok := strings.Cut(stderr, "SIGABRT: abort"); ok {
+		t.Logf("the stacks of the command:%s", stacks)
+	}
 }
 
 type result struct {
@@ -115,8 +161,9 @@ func finish(t *testing.T, cmd *exec.Cmd) result {
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
-		t.Fatal(err)
+		t.Fatalf("%v; standard error:\n%s", err, &errs)
 	}
+	logStacks(t, errs.String())
 	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
@@ -198,14 +245,12 @@ func (l *live) wait() int {
 	if err := l.cmd.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		l.t.Error(err)
 	}
+	logStacks(l.t, l.errs.String())
 	return l.cmd.ProcessState.ExitCode()
 }
 
 // gone reports whether bottle's process has ended, waited for or not.
-func (l *live) gone() bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", l.cmd.Process.Pid))
-	return err != nil || bytes.Contains(stat, []byte(") Z "))
-}
+func (l *live) gone() bool { return ended(l.cmd.Process.Pid) }
 
 func (l *live) signal(s syscall.Signal) {
 	l.t.Helper()

@@ -109,7 +109,7 @@ func TestCwd(t *testing.T) {
 	u = u.with("CLAUDE_BOTTLE_DERIVED_IMAGE=" + name)
 	t.Cleanup(func() { u.bottle("rmi", name) })
 	run := func(args ...string) result {
-		return u.bottle(append([]string{"run", "sh", "--proxy", "builtin", "--yes", "--cwd"}, args...)...)
+		return u.bottle(append([]string{"run", "sh", "--proxy", "builtin", "--yes", "--cwd-image"}, args...)...)
 	}
 	run("--", "-c", "cat hello; pwd; echo inside >hello && cat hello").want(t, 0, "outside\n/workspace\ninside\n")
 	run("--", "-c", "cat hello").want(t, 0, "outside\n")

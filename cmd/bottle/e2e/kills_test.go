@@ -103,15 +103,7 @@ func TestLaunchingIsNoLeftover(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	launching := fmt.Sprintf("/run/bottle/%s/%s/launching", os.Getenv("CONTAINERD_NAMESPACE"), name)
-	for {
-		if _, err := os.Stat(launching); err == nil {
-			break
-		}
-		if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
-			t.Fatal("the launch was never seen")
-		}
-	}
+	awaitClaim(t, cmd, name)
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -35,3 +35,32 @@ agents:
 		})
 	}
 }
+
+// TestLimitsReported: the end of a session names the limit of disk or processes that it
+// reached, its value and the key that raises it. The exit code is the command's own.
+func TestLimitsReported(t *testing.T) {
+	for _, tt := range []struct{ runtime, limits, command, want string }{
+		{"runsc", "disk: 64MiB", "dd if=/dev/zero of=/tmp/x bs=1M count=200", "64 MiB of disk was reached.\nhint: raise limits.disk in the manifest"},
+		{"runc", "pids: 32", "for i in $(seq 100); do sleep 20 & done", "32 processes was reached.\nhint: raise limits.pids in the manifest"},
+	} {
+		t.Run(tt.limits, func(t *testing.T) {
+			leakcheck.Check(t)
+			u := newUser(t)
+			u.write("bottle.yaml", `version: 1
+bottles:
+  dev: {image: "bottle-demo:latest", limits: {`+tt.limits+`}}
+agents:
+  sh: {bottle: dev, command: [sh, -c]}
+`)
+			run := func(command string) result {
+				return u.bottle("run", "sh", "--proxy", "builtin", "--yes", "--runtime", tt.runtime, "--", command+"; exit 7")
+			}
+			if r := run(tt.command); r.code == 0 || r.code == 125 || !strings.Contains(r.stderr, "The bottle's limit of "+tt.want+"\n") {
+				t.Errorf("exit %d, %q", r.code, r.stderr)
+			}
+			if r := run("true"); r.code != 7 || strings.Contains(r.stderr, "limit of") {
+				t.Errorf("control: exit %d, %q", r.code, r.stderr)
+			}
+		})
+	}
+}

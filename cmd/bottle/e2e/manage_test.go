@@ -149,7 +149,7 @@ func TestPlan(t *testing.T) {
 	var plan struct {
 		Agent, Bottle, Name, Image, Runtime string
 		Command                             []string
-		Env                                 []map[string]string
+		Env                                 []map[string]any
 		Egress                              struct{ Allow []string }
 		Network                             struct{ Internal, Egress, Bridge string }
 	}
@@ -162,7 +162,7 @@ func TestPlan(t *testing.T) {
 		t.Errorf("plan: %+v", plan)
 	}
 	text := u.bottle("run", "claude", "--proxy", "builtin", "--dry-run")
-	for _, want := range []string{"claude-bottle-claude", "runsc", "api.anthropic.com", "ANTHROPIC_API_KEY (forwarded from TEST_KEY)", "memory 4 GiB"} {
+	for _, want := range []string{"claude-bottle-claude", "runsc", "api.anthropic.com", "ANTHROPIC_API_KEY (forwarded from TEST_KEY; placeholder, inserted for api.anthropic.com:443)", "memory 4 GiB"} {
 		if !strings.Contains(text.stderr, want) {
 			t.Errorf("no %q in the plan:\n%s", want, text.stderr)
 		}

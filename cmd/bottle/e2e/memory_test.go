@@ -84,7 +84,7 @@ func (s *search) guestMemory(pid int) (found []find, files int) {
 	return found, files
 }
 
-// written reads the parts of a file that are no holes.
+// written reads the parts of a file that are not holes.
 func (s *search) written(place string, f *os.File) (found []find) {
 	s.t.Helper()
 	for at := int64(0); ; {

@@ -68,9 +68,10 @@ func endsSoon(t *testing.T, cmd *exec.Cmd) (code int, stderr string) {
 	case <-done:
 	case <-time.After(outputTimeout):
 		t.Errorf("%v has not ended within %s", cmd.Args[1:], outputTimeout)
-		_ = cmd.Process.Kill()
+		_ = abort(cmd.Process)
 		<-done
 	}
+	logStacks(t, errs.String())
 	return cmd.ProcessState.ExitCode(), errs.String()
 }
 

@@ -21,7 +21,7 @@ bottles:
   claude:
     image: claude-bottle:claude
     env:
-      ANTHROPIC_API_KEY: {from: TEST_KEY}
+      ANTHROPIC_API_KEY: {from: TEST_KEY, inject: false} # the key itself must not reach the disk
       CLAUDE_CODE_MAX_RETRIES: 0
       FROM_MANIFEST: said there
     egress: {allow: [api.anthropic.com]}
@@ -417,4 +417,34 @@ func (x *terminal) sees(text string) string {
 		}
 	}
 	return plain(string(seen))
+}
+
+// TestClaudeIsRejoined draws Claude Code's screen, types into it, suspends it, leaves it by
+// keys and by the death of the client, and finds it again on another terminal.
+func TestClaudeIsRejoined(t *testing.T) {
+	leakcheck.Check(t)
+	u := owner(t).with("TERM=xterm-256color")
+	const name = "claude-bottle-rejoined"
+	x := u.onTerminal(100, 40, "run", "claude", "--keep", "--proxy", "builtin", "--yes", "--name", name)
+	x.seesPrompt()
+	x.types("\x1a")
+	x.sees("a session cannot be suspended")
+	x.types("\x10\x11")
+	x.sees("Detached: " + name)
+	if code := x.wait(); code != 0 {
+		t.Errorf("detached: exit %d", code)
+	}
+	x = u.onTerminal(120, 45, "attach", name)
+	x.sees("typed immediately")
+	x.types(" and later")
+	x.sees("and later")
+	if err := x.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = x.cmd.Wait()
+	x = u.onTerminal(90, 35, "attach", name)
+	x.sees("typed immediately and later")
+	x.leaves()
+	u.bottle("wait", name).want(t, 0, "0\n")
+	u.bottle("rm", name).want(t, 0, name+"\n")
 }

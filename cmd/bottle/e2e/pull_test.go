@@ -134,11 +134,8 @@ func TestEscapingImage(t *testing.T) {
 	u.dockerfile("FROM bottle-e2e:escaping\nRUN true\n")
 	oneLine(t, u.bottle("build", "-q", "-t", "bottle-e2e:on-escaping", "img"), "Dockerfile:2", says[0], says[1])
 	u = u.with("CLAUDE_BOTTLE_IMAGE="+local, "CLAUDE_BOTTLE_DERIVED_IMAGE=bottle-e2e:escaping-cwd")
-	for _, cwd := range []string{"--cwd=false", "--cwd"} {
-		res := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "-q", cwd)
-		_, last, _ := strings.Cut(res.stderr, "\nbottle: ") // the plan comes before
-		res.stderr = "bottle: " + last
-		oneLine(t, res, says...)
+	for _, cwd := range []string{"--cwd-image=false", "--cwd-image"} {
+		oneLine(t, u.bottle("run", "sh", "--proxy", "builtin", "--yes", "-q", cwd), says...)
 	}
 }
 
@@ -161,7 +158,7 @@ func TestCwdNotices(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(u.dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	res := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "--cwd", "-q", "--", "-c", `ls -A | wc -l; cat a*; readlink link; test ! -e device && test ! -e socket`)
+	res := u.bottle("run", "sh", "--proxy", "builtin", "--yes", "--cwd-image", "-q", "--", "-c", `ls -A | wc -l; cat a*; readlink link; test ! -e device && test ! -e socket`)
 	res.want(t, 0, "5\ntext\n/etc/passwd\n") // a name holds a line break
 	for _, want := range []string{"socket is not included: it is a socket", "device is not included: it is a device", "git will not work inside the bottle"} {
 		if strings.Count(res.stderr, want) != 1 {

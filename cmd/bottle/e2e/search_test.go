@@ -131,7 +131,7 @@ func (s *search) everywhere(texts map[string]string) []find {
 	return slices.Compact(found)
 }
 
-// roots are the folders that anything of bottle, containerd or the test host
+// roots are the directories that anything of bottle, containerd or the test host
 // writes to. None is in another.
 func (s *search) roots() []string {
 	state := "/var/lib/bottle"

@@ -63,6 +63,24 @@ func TestStandardInput(t *testing.T) {
 	u.says(string(big)).exec(l.name, "true").want(t, 0, "")
 }
 
+// TestBinaryInput passes 100 MB of binary input through a session in the foreground, and
+// back.
+func TestBinaryInput(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	big := make([]byte, 100<<20)
+	_, _ = rand.Read(big)
+	for _, rt := range []string{"runsc", "runc"} {
+		r := u.says(string(big)).bottle("run", "sh", "--proxy", "builtin", "--yes", "--runtime", rt, "--", "-c", "tee /dev/stderr; exit 6")
+		if r.code != 6 || r.stdout != string(big) {
+			t.Errorf("%s: exit %d, %d bytes, equal: %v", rt, r.code, len(r.stdout), r.stdout == string(big))
+		}
+		if !strings.Contains(r.stderr, string(big)) {
+			t.Errorf("%s: standard error of %d bytes has not all of them", rt, len(r.stderr))
+		}
+	}
+}
+
 func TestVariables(t *testing.T) {
 	leakcheck.Check(t)
 	const value = "two\nlines, \"quotes\", 'more', a=b, grün €"
@@ -146,4 +164,19 @@ func TestOtherRuntime(t *testing.T) {
 	if !strings.Contains(r.stderr, "WARNING") || !strings.Contains(r.stderr, "without gVisor's isolation") {
 		t.Errorf("no warning:\n%s", r.stderr)
 	}
+}
+
+// TestAbort: a command that hangs in a test is ended with the stacks of its goroutines,
+// also while it has a session. What it leaves is removed as after any other crash.
+func TestAbort(t *testing.T) {
+	u := newUser(t)
+	l := u.start("claude-bottle-aborted")
+	if err := abort(l.cmd.Process); err != nil {
+		t.Fatal(err)
+	}
+	l.wait()
+	if !strings.Contains(l.errs.String(), "SIGABRT: abort") || !strings.Contains(l.errs.String(), "main.(*app).attach") {
+		t.Errorf("no stacks in\n%s", l.errs)
+	}
+	u.bottle("cleanup", "--yes").want(t, 0, "")
 }

@@ -129,12 +129,18 @@ func TestStopped(t *testing.T) {
 
 func TestVersion(t *testing.T) {
 	u := newUser(t)
-	var v struct{ Version, Go, Containerd string }
+	var v struct{ Version, Go, Containerd, Runsc, Runc, CNI, Kernel string }
 	if err := json.Unmarshal([]byte(u.bottle("version", "--json").stdout), &v); err != nil || v.Version == "" || v.Containerd == "" {
 		t.Errorf("%+v, %v", v, err)
 	}
+	if !strings.HasPrefix(v.Runsc, "runsc version ") || !strings.HasPrefix(v.Runc, "runc version ") || !strings.HasPrefix(v.CNI, "CNI bridge plugin") || v.Kernel == "" {
+		t.Errorf("%+v", v)
+	}
+	if r := u.with("PATH=/nowhere", "CNI_PATH=/nowhere").bottle("version"); r.code != 0 || !strings.Contains(r.stdout, "runsc        missing\n") {
+		t.Errorf("without programs: exit %d, %s%s", r.code, r.stdout, r.stderr)
+	}
 	r := u.bottle("--address", "/nowhere", "version")
-	if r.code != 0 || !strings.Contains(r.stdout, "containerd  unknown (cannot connect to containerd at /nowhere: ") {
+	if r.code != 0 || !strings.Contains(r.stdout, "containerd   unknown (cannot connect to containerd at /nowhere: ") {
 		t.Errorf("without containerd: exit %d, %s%s", r.code, r.stdout, r.stderr)
 	}
 }

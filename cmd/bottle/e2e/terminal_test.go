@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,7 +79,7 @@ func (x *terminal) types(text string) {
 func (x *terminal) until(text string) string {
 	x.t.Helper()
 	var seen strings.Builder
-	limit := time.After(longest)
+	limit := time.After(longest + 10*time.Second) // a command that hangs is aborted before
 	for !strings.HasSuffix(seen.String(), text) {
 		select {
 		case b, ok := <-x.out:
@@ -171,6 +172,49 @@ func TestTerminalKilled(t *testing.T) {
 	}
 	if code := x.wait(); code != 143 {
 		t.Errorf("exit %d; want 143", code)
+	}
+}
+
+// TestScreenRestored ends sessions that have set every screen mode, in every way but the
+// agent's exit and the detach keys, which TestDetach has: the modes are reset and the
+// terminal's settings restored.
+func TestScreenRestored(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t).with("TERM=xterm-256color")
+	const name = "claude-bottle-full"
+	ends := map[string]func(x *terminal){
+		"SIGTERM": func(x *terminal) {
+			if err := x.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"sandbox killed": func(*terminal) {
+			pid, err := strconv.Atoi(strings.TrimSpace(u.bottle("inspect", name, "--format", "{{.PID}}").stdout))
+			if err != nil || pid <= 1 {
+				t.Fatalf("process %d, %v", pid, err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"memory limit": func(x *terminal) { x.types("hog\r") },
+		"stop":         func(*terminal) { u.bottle("stop", "-t", "1", name).want(t, 0, name+"\n") },
+		"removed":      func(*terminal) { u.bottle("rm", "-f", name).want(t, 0, name+"\n") },
+	}
+	u.write("bottle.yaml", strings.Replace(manifest, "  dev:\n", "  dev:\n    limits: {memory: 128MiB}\n", 1))
+	for how, end := range ends {
+		for _, flags := range [][]string{nil, {"--keep"}} {
+			t.Run(how+strings.Join(flags, ""), func(t *testing.T) {
+				x := u.onTerminal(100, 30, append(append([]string{"run", "sh", "--proxy", "builtin", "--yes", "--name", name}, flags...), "--", "-c", strings.Replace(fullScreen, "do :; done", "do [ \"$line\" != hog ] || exec tail /dev/zero; done", 1))...)
+				x.until("\x1b[5;1Hready") // the plan shows the command, too
+				end(x)
+				x.until(restored)
+				if code := x.wait(); code == 0 {
+					t.Error("exit 0")
+				}
+				u.bottle("cleanup", "--yes")
+			})
+		}
 	}
 }
 

@@ -65,8 +65,7 @@ func TestCp(t *testing.T) {
 // user's files, and refuses a conflict.
 func TestApply(t *testing.T) {
 	leakcheck.Check(t)
-	u := newUser(t).with("CLAUDE_BOTTLE_DERIVED_IMAGE=bottle-e2e:apply")
-	t.Cleanup(func() { u.bottle("rmi", "bottle-e2e:apply") })
+	u := newUser(t)
 	u.write("file", "original\n")
 	name := "claude-bottle-apply"
 	l := begin(t, u.command("run", "wait", "--name", name, "--cwd", "--proxy", "builtin", "--yes", "-q"), name)
@@ -90,5 +89,10 @@ func TestApply(t *testing.T) {
 	if code := l.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, l.errs)
 	}
+	// The work outlives the bottle.
+	if r := u.bottle("apply", "apply"); r.code != 0 || !strings.Contains(r.stderr, "have all changes") {
+		t.Errorf("apply after the end: exit %d\n%s", r.code, r.stderr)
+	}
+	u.bottle("rm", "--discard", "apply").want(t, 0, name+"\n")
 	oneLine(t, u.bottle("apply", "apply"), "no such bottle")
 }
