@@ -35,6 +35,8 @@ check_deb() {
   local target=$work/target-$2 page
   mkdir -p "$target/var/lib/dpkg"/{info,updates}
   touch "$target/var/lib/dpkg/status"
+  copy_programs "$target" sh rmdir rm # dpkg runs the package's script in the root
+  mkdir "$target/dev" && touch "$target/dev/null"
   (cd "$target" && find . -type f | sort) >"$work/before"
   dpkg --root="$target" --force-architecture --force-depends --install "$1" >"$work/log" 2>&1 || die "install $1: $(cat "$work/log")"
   while read -r page; do
@@ -47,8 +49,23 @@ check_deb() {
     done
   fi
   find "$target/usr" ! -type l -perm /022 | grep . && die "$1: files that others can write"
+  mkdir -p "$target/var/lib/bottle" # as after the first bottle
   dpkg --root="$target" --purge bottle >"$work/log" 2>&1 || die "purge $1: $(cat "$work/log")"
   [ ! -e "$target/usr/bin/bottle" ] && [ -z "$(find "$target" -name '*bottle*')" ] || die "$1: the purge has left $(find "$target" -name '*bottle*')"
+}
+
+# copy_programs ROOT PROGRAM...: copies programs of this host, with their libraries.
+copy_programs() {
+  local target=$1 program file
+  shift
+  for program; do
+    program=$(command -v "$program")
+    for file in "$program" $(ldd "$program" | grep -o '/[^ )]*'); do
+      mkdir -p "$target$(dirname "$file")"
+      cp -L "$file" "$target$file"
+    done
+  done
+  [ -e "$target/bin/sh" ] || { mkdir -p "$target/bin" && cp -L "$target$(command -v sh)" "$target/bin/sh"; }
 }
 
 rpm_arch() { case $1 in amd64) echo x86_64 ;; arm64) echo aarch64 ;; *) echo "$1" ;; esac; }
