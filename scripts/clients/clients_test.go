@@ -47,16 +47,26 @@ agents:
   wait: {bottle: clients, command: [sh, -c, "echo ready; cat"]}
 `
 
+// injectConfig has the same clients use hosts that the proxy terminates TLS for, with
+// bottle's own settings for their authorities. CA is for programs that need one.
+var injectConfig = strings.NewReplacer(
+	"      NODE_EXTRA_CA_CERTS: /usr/local/share/ca-certificates/lab.crt\n", "",
+	"      DENO_CERT: /usr/local/share/ca-certificates/lab.crt\n", "",
+	"CA: /usr/local/share/ca-certificates/lab.crt", `CA: /.bottle/ca.pem
+      TOKEN: {from: CLIENTS_TOKEN, inject: ["allowed.test:8443", git.allowed.test]}`,
+).Replace(config)
+
 // longest limits one client's time, on a busy machine.
 const longest = 4 * time.Minute
 
 // start launches the bottle, and ends it with the test.
-func start(t *testing.T) {
+func start(t *testing.T, config string) {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(config), 0o600))
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), labtest.Program(t), "run", "wait", "--proxy", "builtin", "--yes", "--trust", "--name", bottleName)
 	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CLIENTS_TOKEN="+token)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	in, err := cmd.StdinPipe()
@@ -138,8 +148,24 @@ func inImage() []client {
 func TestClients(t *testing.T) {
 	leakcheck.Check(t)
 	serve(t)
-	start(t)
-	for _, c := range inImage() {
+	start(t, config)
+	runClients(t, inImage())
+}
+
+// TestInjectedClients has each client fetch the same from hosts with an injected secret,
+// which it can only if it trusts the bottle's authority.
+func TestInjectedClients(t *testing.T) {
+	leakcheck.Check(t)
+	serve(t)
+	start(t, injectConfig)
+	runClients(t, slices.DeleteFunc(append(inImage(), inserted...), func(c client) bool {
+		return tools != nil && !slices.Contains(tools, c.tool)
+	}))
+}
+
+func runClients(t *testing.T, clients []client) {
+	t.Helper()
+	for _, c := range clients {
 		t.Run(c.tool+" "+c.what, func(t *testing.T) {
 			began := time.Now()
 			if c.needs != "" || c.defaults != "" {

@@ -33,7 +33,9 @@ const (
 // serve starts the server of packages in the world's network namespace.
 func serve(t *testing.T) {
 	t.Helper()
-	handler := packages(t)
+	handler := http.NewServeMux()
+	handler.Handle("/", packages(t))
+	handler.HandleFunc(keyPath, serveKey)
 	cert := certificate(t)
 	start := func(port string, config *tls.Config) {
 		var l net.Listener
