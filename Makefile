@@ -14,13 +14,13 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PACKAGES ?= ./...
 # Packages whose tests need neither root nor the test host, except the tests that
 # match FAST_SKIP: they create files of other users.
-FAST_PACKAGES ?= ./cmd/bottle ./cmd/bottle/guest ./cni-conf ./egress ./internal/atomicfile ./internal/caller \
-	./internal/filelock ./internal/filetree ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/shareddir ./internal/trust \
-	./manifest ./plan ./provision \
-	./scripts/bench/egress ./scripts/lab.d/enter ./sshagent
-FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestReplaceKeepsAttributes)$$
+FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cni-conf ./egress ./egress/inject ./internal/atomicfile ./internal/caller \
+	./internal/filelock ./internal/filetree ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
+	./manifest ./plan ./policy ./provision \
+	./scripts/bench/egress ./scripts/lab.d/enter ./setup ./sshagent
+FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestOutputOfAnother|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.
-TESTFLAGS ?= -count=1 -p 1 -timeout 20m
+TESTFLAGS ?= -count=1 -p 1 -timeout 30m
 
 .PHONY: help
 help: ## list the targets
@@ -34,19 +34,42 @@ build: export GIT_CONFIG_VALUE_0 := $(CURDIR)
 .PHONY: build
 build: ## build bin/bottle, a static binary
 	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/embedded/guest-$$(go env GOARCH) ./cmd/bottle/guest/program
+	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/embedded/proxy-$$(go env GOARCH) ./cmd/bottle/proxyprogram
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test
 test: ## run all tests on the test host, then test the test host and the packages (root)
-	scripts/lab up --with-bottle --with-claude --with-base
+	scripts/lab up --with-bottle --with-claude --with-agents --with-base
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
 	scripts/dist --check
+	$(MAKE) --no-print-directory readme
+
+.PHONY: readme
+readme: ## run README's commands on Debian servers, with the package of `make dist` (root)
+	scripts/lab up --with-bottle --with-claude --with-hosts
+	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) -tags readme ./scripts/readme
 
 .PHONY: test-fast
 test-fast: ## run the tests that need neither root nor the test host
 	@echo 'covers $(FAST_PACKAGES), except $(FAST_SKIP); `sudo make test` runs all tests'
 	go test -skip '$(FAST_SKIP)' $(FAST_PACKAGES)
+
+.PHONY: test-race
+test-race: export CGO_ENABLED := 1
+test-race: ## run the tests of test-fast with the race detector (needs gcc)
+	go test -race -skip '$(FAST_SKIP)' $(FAST_PACKAGES)
+
+.PHONY: test-faults
+test-faults: ## let every process and system call fail in a life of a bottle (root; two hours)
+	scripts/lab up --with-bottle
+	trap 'scripts/lab down' EXIT; BOTTLE_TEST_FAULTS=all scripts/lab exec -- go test -count=1 -timeout 2h -v -run '^(TestFaultRun|TestKilledWhileSaving|TestWorkKinds|TestManyWorkFiles)$$' . \
+		&& BOTTLE_TEST_FAULTS=all scripts/lab exec -- go test -count=1 -timeout 2h -v -run '^(TestRandomKills|TestManyBottles)$$' ./cmd/bottle/e2e
+
+.PHONY: test-chaos
+test-chaos: ## start, use and end bottles at random for ten minutes (root)
+	scripts/lab up --with-bottle
+	trap 'scripts/lab down' EXIT; BOTTLE_TEST_CHAOS=10m scripts/lab exec -- go test -count=1 -timeout 30m -v -run '^TestChaos$$' ./cmd/bottle/e2e
 
 .PHONY: test-lab
 test-lab: ## test the test host itself: isolation, restart, cleanup (root)
@@ -89,7 +112,7 @@ lint: ## check the sources
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet ./...
 	go run $(GOLANGCI_LINT) run ./...
-	for script in scripts/lab scripts/lab.d/*.sh scripts/demo scripts/agent-image scripts/bench/run; do bash -n $$script; done
+	for script in scripts/lab scripts/lab.d/*.sh scripts/demo scripts/agent-image scripts/bench/run scripts/bench/workspace scripts/dist scripts/readme/boot; do bash -n $$script; done
 
 .PHONY: clean
 clean: ## remove the results of `build`
