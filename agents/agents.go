@@ -11,6 +11,7 @@ import (
 	"embed"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -200,13 +201,32 @@ func OfCommand(command []string) *Kind {
 	if len(command) == 0 {
 		return nil
 	}
-	for _, name := range names() {
-		if k := Get(name); k.Runs(command) {
-			return k
-		}
+	name, ok := programs()[path.Base(command[0])]
+	if !ok {
+		return nil
 	}
-	return nil
+	return Get(name)
 }
+
+// programs returns the kind of each program. It decodes one line of each file, because
+// every run of bottle needs this and few need more than one kind.
+var programs = sync.OnceValue(func() map[string]string {
+	out := map[string]string{}
+	for _, name := range names() {
+		data, err := files.ReadFile(name + ".yaml")
+		if err != nil {
+			panic(err)
+		}
+		var k struct{ Command []string }
+		if err := yaml.Unmarshal(commandLine.Find(data), &k); err != nil || len(k.Command) == 0 {
+			panic("agents/" + name + ".yaml: the command is not on one line") // a test reads all files
+		}
+		out[path.Base(k.Command[0])] = name
+	}
+	return out
+})
+
+var commandLine = regexp.MustCompile(`(?m)^command:.*$`)
 
 // Program is the name of the agent's program.
 func (k *Kind) Program() string { return path.Base(k.Command[0]) }

@@ -162,3 +162,27 @@ func TestOfCommand(t *testing.T) {
 		}
 	}
 }
+
+// TestOfCommandParsesOne finds each kind by its program, and reads no other kind's file completely.
+func TestOfCommandParsesOne(t *testing.T) {
+	for _, name := range Names() {
+		mu.Lock()
+		clear(known)
+		mu.Unlock()
+		k := OfCommand([]string{"/usr/local/bin/" + name, "-x"})
+		if k == nil || k.Name != name || !k.Runs([]string{name}) {
+			t.Errorf("%s: found %+v", name, k)
+		}
+		if len(known) != 1 {
+			t.Errorf("%s: parsed %d kinds", name, len(known))
+		}
+	}
+	if len(programs()) != len(Names()) {
+		t.Errorf("%d programs of %d kinds", len(programs()), len(Names()))
+	}
+	for name, kind := range programs() {
+		if got := Get(kind).Program(); got != name {
+			t.Errorf("kind %s: program %s, found by %s", kind, got, name)
+		}
+	}
+}
