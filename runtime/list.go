@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sync/errgroup"
 )
 
 // IDs returns the IDs of all containers in the namespace, bottle's or not, and the
@@ -40,38 +41,52 @@ func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
 // similar name.
 func isOurs(r containers.Container) bool { return r.Labels[LabelName] != "" }
 
-// List returns bottle's containers, with the state of their tasks.
+// List returns bottle's containers, with the state of their tasks. It makes one call of
+// containerd, and one for each task that does not run.
 func (c *Client) List(ctx context.Context) ([]Container, error) {
 	all, err := c.records(ctx)
 	if err != nil {
 		return nil, err
 	}
-	states, err := c.taskStates(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []Container
-	for _, r := range all {
-		if !isOurs(r) {
+	all = slices.DeleteFunc(all, func(r containers.Container) bool { return !isOurs(r) })
+	out := make([]Container, len(all))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(stateQueries)
+	for i, r := range all {
+		out[i] = Container{ID: r.ID, Role: r.Labels[LabelRole], Labels: r.Labels, Created: r.CreatedAt}
+		if s, ok := c.hostState(r); ok {
+			out[i].Status, out[i].PID = s.status, s.pid
 			continue
 		}
-		s, ok := states[r.ID]
-		if !ok {
-			if s, err = c.taskState(ctx, r.ID); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, Container{
-			ID: r.ID, Role: r.Labels[LabelRole], Labels: r.Labels, Created: r.CreatedAt, Status: s.status, PID: s.pid,
+		g.Go(func() error {
+			s, err := c.taskState(ctx, r.ID)
+			out[i].Status, out[i].PID = s.status, s.pid
+			return err
 		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
 
+// stateQueries bounds concurrent queries of tasks' states, for each of which a shim may
+// start a program.
+const stateQueries = 4
+
 // Alive reports whether the agent of a bottle is running, or may be.
 func (c *Client) Alive(ctx context.Context, name string) (bool, error) {
-	list, err := c.List(ctx)
-	return slices.ContainsFunc(list, func(c Container) bool { return c.ID == name && c.Alive() }), err
+	r, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), name)
+	switch {
+	case errdefs.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("get container %s: %w", name, err)
+	case !isOurs(r):
+		return false, nil
+	}
+	s, err := c.taskState(ctx, name)
+	return Alive(s.status), err
 }
 
 func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
@@ -93,25 +108,11 @@ type taskState struct {
 	pid    uint32
 }
 
-// taskStates returns the states of all tasks with a single call.
-func (c *Client) taskStates(ctx context.Context) (map[string]taskState, error) {
-	resp, err := c.ctrd.TaskService().List(c.withNamespace(ctx), &tasks.ListTasksRequest{})
-	if err != nil {
-		return nil, fmt.Errorf("list tasks: %w", err)
-	}
-	out := make(map[string]taskState, len(resp.Tasks))
-	for _, t := range resp.Tasks {
-		out[t.ID] = stateOf(t)
-	}
-	return out, nil
-}
-
 func stateOf(p *task.Process) taskState {
 	return taskState{status: strings.ToLower(p.Status.String()), pid: p.Pid}
 }
 
-// taskState returns the state of one task. Containerd omits a task from its list
-// if there is none, but also if the shim was slow to report its state.
+// taskState returns the state of one task, from containerd.
 func (c *Client) taskState(ctx context.Context, id string) (taskState, error) {
 	resp, err := retryTimeouts(c.withNamespace(ctx), func(ctx context.Context) (*tasks.GetResponse, error) {
 		resp, err := c.ctrd.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})

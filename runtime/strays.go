@@ -197,12 +197,8 @@ func sameFile(a, b string) bool {
 }
 
 func isZombie(pid int) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	return len(fields) == 0 || string(fields[0]) == "Z"
+	_, ok := processOf(pid)
+	return !ok
 }
 
 // processIDs returns the IDs of all processes.

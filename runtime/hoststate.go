@@ -1,0 +1,129 @@
+package runtime
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/containers"
+)
+
+// Containerd asks the shim of every task for its state, one after the other, and gVisor's
+// shim runs a program to answer. A list of bottles instead reads what the runtimes have
+// recorded in the bottles' directories, and checks it against the kernel's processes, as
+// the runtimes themselves do. It asks containerd about the rest: tasks that have ended,
+// whose end only the shim knows, and whatever is not as expected.
+
+// hostState returns the state of a container whose first process and shim exist. ok is
+// false if one of them does not, or if that cannot be decided.
+func (c *Client) hostState(r containers.Container) (s taskState, ok bool) {
+	s, parent, ok := c.runscState(r.ID)
+	if r.Runtime.Name == shimRunc {
+		s, parent, ok = c.runcState(r.ID)
+	}
+	if !ok {
+		return taskState{}, false
+	}
+	// Without its shim, containerd has no task.
+	if owner, helper := c.ownerOf(parent); owner != r.ID || !helper {
+		return taskState{}, false
+	}
+	return s, true
+}
+
+// runscState reads gVisor's record of a container (gVisor runsc/container, StateFile). It
+// is written without a temporary file, so it can be incomplete.
+func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
+	var record struct {
+		Status  string
+		Sandbox struct{ Pid int }
+	}
+	name := fmt.Sprintf("%s_sandbox:%s.state", id, id)
+	if !readRecord(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, name), &record) {
+		return taskState{}, 0, false
+	}
+	pid := record.Sandbox.Pid
+	if !slices.Contains([]string{"created", "running", "paused"}, record.Status) {
+		return taskState{}, 0, false
+	}
+	p, ok := processOf(pid)
+	// Another process may have the number of a sandbox that has ended.
+	if owner, helper := c.ownerOf(pid); !ok || owner != id || helper {
+		return taskState{}, 0, false
+	}
+	return taskState{status: record.Status, pid: uint32(pid)}, p.parent, true
+}
+
+// runcState reads runc's record of a container and decides as runc does (libcontainer,
+// Container.currentStatus).
+func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
+	var record struct {
+		Pid   int    `json:"init_process_pid"`
+		Start uint64 `json:"init_process_start"`
+	}
+	root := filepath.Join(c.Dir(id), "runc")
+	if name, proxy := strings.CutSuffix(id, ProxySuffix); proxy {
+		root = filepath.Join(c.Dir(name), "proxy", "runc")
+	}
+	dir := filepath.Join(root, c.cfg.Namespace, id)
+	if !readRecord(filepath.Join(dir, "state.json"), &record) {
+		return taskState{}, 0, false
+	}
+	p, ok := processOf(record.Pid)
+	if !ok || p.start != record.Start {
+		return taskState{}, 0, false
+	}
+	s = taskState{status: "running", pid: uint32(record.Pid)}
+	if _, err := os.Lstat(filepath.Join(dir, "exec.fifo")); err == nil {
+		s.status = "created"
+	}
+	if c.frozen(id) {
+		s.status = "paused"
+	}
+	return s, p.parent, true
+}
+
+// frozen reports whether a container's cgroup is frozen, under cgroup version 1 or 2.
+func (c *Client) frozen(id string) bool {
+	group := c.cgroupPath(id)
+	state, _ := os.ReadFile(filepath.Join(cgroupRoot, "freezer", group, "freezer.state")) // it exists under version 1
+	freeze, _ := os.ReadFile(filepath.Join(cgroupRoot, group, "cgroup.freeze"))
+	state = bytes.TrimSpace(state)
+	return len(state) > 0 && string(state) != "THAWED" || string(bytes.TrimSpace(freeze)) == "1"
+}
+
+func readRecord(path string, record any) bool {
+	data, err := os.ReadFile(path)
+	return err == nil && json.Unmarshal(data, record) == nil
+}
+
+// hostProcess is a process as /proc/PID/stat describes it.
+type hostProcess struct {
+	parent int
+	start  uint64 // in clock ticks after the boot
+}
+
+// processOf returns a process that has not ended.
+func processOf(pid int) (hostProcess, bool) {
+	if pid <= 0 {
+		return hostProcess{}, false
+	}
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return hostProcess{}, false
+	}
+	// After the name, in parentheses: the state, the parent, and as the 20th the start
+	// (proc_pid_stat(5)).
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	if len(fields) < 20 || slices.Contains([]string{"Z", "X", "x"}, string(fields[0])) {
+		return hostProcess{}, false
+	}
+	parent, perr := strconv.Atoi(string(fields[1]))
+	start, serr := strconv.ParseUint(string(fields[19]), 10, 64)
+	return hostProcess{parent: parent, start: start}, perr == nil && serr == nil
+}
