@@ -154,20 +154,13 @@ func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
 	return l.Name, err
 }
 
-// Find is Resolve with everything that belongs to the bottle.
+// Find is Resolve for a removal. It costs the same for any number of bottles, unless no
+// bottle of the name has a directory on tmpfs. FindLeftovers describes what belongs to it.
 func (e *Engine) Find(ctx context.Context, name string) (Leftovers, error) {
-	leftovers, err := e.teardown.Find(ctx, 0)
-	if err != nil {
-		return Leftovers{}, err
-	}
 	// A user of sudo finds only what has an identifier of theirs.
 	wanted := []string{names.ID(name, e.cfg.Owner), names.ID(names.Prefix+name, e.cfg.Owner)}
-	for _, want := range wanted {
-		for _, l := range leftovers {
-			if l.Name == want {
-				return l, nil
-			}
-		}
+	if l, ok, err := e.teardown.FindFirst(ctx, wanted); ok || err != nil {
+		return l, err
 	}
 	for _, want := range wanted {
 		if _, err := e.workspaces.Load(want); err == nil {

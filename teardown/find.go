@@ -109,6 +109,79 @@ func (m *Manager) Find(ctx context.Context, wait time.Duration) ([]Leftovers, er
 	return out, nil
 }
 
+// FindFirst is Find for the first of the given names that something belongs to; ok reports
+// whether there is one. It costs the same for any number of bottles if a bottle with a
+// directory on tmpfs has the name. Then the lists of what belongs to it are empty.
+func (m *Manager) FindFirst(ctx context.Context, wanted []string) (l Leftovers, ok bool, err error) {
+	for i, name := range wanted {
+		bottle, err := m.withDir(name)
+		if err != nil {
+			return Leftovers{}, false, err
+		}
+		if bottle.dir == nil {
+			continue
+		}
+		if left, err := m.occupied(ctx, wanted[:i]); err != nil || left {
+			if err != nil {
+				return Leftovers{}, false, err
+			}
+			break // a complete search finds it
+		}
+		l := Leftovers{Name: name, Containers: []string{}, Networks: []string{}, Files: []string{}, Processes: []string{}, self: bottle}
+		l.Launching, err = m.launching(ctx, name, 0)
+		return l, err == nil, err
+	}
+	found, err := m.Find(ctx, 0)
+	if err != nil {
+		return Leftovers{}, false, err
+	}
+	for _, name := range wanted {
+		for _, l := range found {
+			if l.Name == name {
+				return l, true, nil
+			}
+		}
+	}
+	return Leftovers{}, false, nil
+}
+
+// withDir identifies the bottle that has a name, which a user has entered, and a directory
+// on tmpfs; without one the identity has no directory.
+func (m *Manager) withDir(name string) (Identity, error) {
+	if isBottleDir(name) && filepath.Base(name) == name {
+		if fi, err := os.Lstat(m.dir(name)); err == nil && fi.IsDir() {
+			return m.Identify(name)
+		}
+	}
+	return Identity{Name: name}, nil
+}
+
+// occupied reports whether something belongs to one of the names, of which none has a
+// directory on tmpfs. Processes are not searched for: a removal removes the directory last.
+func (m *Manager) occupied(ctx context.Context, wanted []string) (bool, error) {
+	if len(wanted) == 0 {
+		return false, nil
+	}
+	ids, err := m.rt.IDs(ctx)
+	if err != nil {
+		return false, err
+	}
+	incomplete, err := m.work.Incomplete()
+	if err != nil {
+		return false, err
+	}
+	stateDirs, err := bottleDirs(m.StateDir(""))
+	if err != nil {
+		return false, err
+	}
+	for _, name := range wanted {
+		if ids[name] || ids[names.Proxy(name)] || slices.Contains(incomplete, name) || slices.Contains(stateDirs, name) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // findOnHost finds what neither containerd nor a directory shows: processes, cgroups,
 // mounts, and the scratch directories of dead processes.
 func (m *Manager) findOnHost(ctx context.Context, wait time.Duration, of func(name string) *Leftovers) error {

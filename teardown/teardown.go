@@ -118,12 +118,16 @@ func bottleDirs(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, d := range entries {
-		if d.IsDir() && !strings.HasPrefix(d.Name(), ".") {
+		if d.IsDir() && isBottleDir(d.Name()) {
 			names = append(names, d.Name())
 		}
 	}
 	return names, nil
 }
+
+// isBottleDir reports whether a directory of the name is a bottle's, and not one that a
+// launch or a removal uses.
+func isBottleDir(name string) bool { return name != "" && !strings.HasPrefix(name, ".") }
 
 // MakeRunDir creates the run directory and checks that it is on tmpfs: it will contain
 // secrets, which must not be written to disk.
