@@ -66,6 +66,10 @@ var ErrNone = workspace.ErrNotFound
 // Workspace returns the workspace of a bottle. The files of a running bottle are
 // compared with those that were copied. The error wraps ErrNone.
 func (m *Manager) Workspace(ctx context.Context, name string) (Kept, error) {
+	// Most bottles have none, and this is called at the end of each.
+	if _, err := m.workspaces.Load(name); err != nil {
+		return Kept{}, err
+	}
 	states, err := m.states(ctx)
 	if err != nil {
 		return Kept{}, err
