@@ -276,11 +276,16 @@ func (p *preparation) runtime(ctx context.Context) error {
 	if !slices.Contains(known, p.plan.Runtime) {
 		return &hint.Error{Err: fmt.Errorf("unknown runtime %q", p.plan.Runtime), Hint: "choose --runtime " + strings.Join(known, " or ")}
 	}
-	err := p.host.Runtime(ctx, p.plan.Runtime)
-	if err == nil && p.plan.Runtime != Runc {
-		err = p.host.Runtime(ctx, Runc) // the proxy's
+	if p.plan.Runtime == Runc {
+		return p.host.Runtime(ctx, Runc)
 	}
-	return err
+	// The proxy's, too. Each check starts programs.
+	var proxy error
+	var wg sync.WaitGroup
+	wg.Go(func() { proxy = p.host.Runtime(ctx, Runc) })
+	agent := p.host.Runtime(ctx, p.plan.Runtime)
+	wg.Wait()
+	return cmp.Or(agent, proxy)
 }
 
 func (p *preparation) network(ctx context.Context) (err error) {

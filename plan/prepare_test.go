@@ -48,6 +48,32 @@ func TestPrepareDefaults(t *testing.T) {
 	}
 }
 
+// TestPrepareRuntimes: the runtimes of agent and proxy are checked at the same time, and
+// the agent's error precedes. Runc is checked once if the agent runs under it.
+func TestPrepareRuntimes(t *testing.T) {
+	s := newScene(t, "", "")
+	asked := make(chan string, 2)
+	other := map[string]chan struct{}{Runsc: make(chan struct{}), Runc: make(chan struct{})}
+	s.host.runtime = func(name string) error {
+		asked <- name
+		close(other[name])
+		for _, c := range other {
+			<-c // until the other one is asked too
+		}
+		return fmt.Errorf("no %s", name)
+	}
+	s.bad("no runsc")
+	if got := []string{<-asked, <-asked}; !slices.Contains(got, Runsc) || !slices.Contains(got, Runc) {
+		t.Errorf("checked %q", got)
+	}
+	s.spec.Runtime = Runc
+	s.host.runtime = func(name string) error { asked <- name; return nil }
+	s.good()
+	if len(asked) != 1 || <-asked != Runc {
+		t.Error("runc was not checked once")
+	}
+}
+
 func TestPrepareManifest(t *testing.T) {
 	s := newScene(t, "", "")
 	s.spec.Agent = "imp"

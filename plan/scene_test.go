@@ -28,6 +28,7 @@ type fakeHost struct {
 	images                        map[string]ImageInfo
 	takenErr, runtimeErr, network error
 	warnings, workspace           []string
+	runtime                       func(name string) error // replaces runtimeErr
 }
 
 func (h *fakeHost) Taken(context.Context) (map[string]bool, error) { return h.taken, h.takenErr }
@@ -40,7 +41,12 @@ func (h *fakeHost) Image(_ context.Context, ref string) (ImageInfo, error) {
 	return info, nil
 }
 
-func (h *fakeHost) Runtime(context.Context, string) error { return h.runtimeErr }
+func (h *fakeHost) Runtime(_ context.Context, name string) error {
+	if h.runtime != nil {
+		return h.runtime(name)
+	}
+	return h.runtimeErr
+}
 
 func (h *fakeHost) Network(context.Context) (Network, error) {
 	return Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0", Warnings: h.warnings}, h.network
