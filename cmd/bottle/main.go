@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/bot-bottle/bottle/cmd/bottle/guest"
+	"github.com/bot-bottle/bottle/cmd/bottle/shim"
 )
 
 func main() { os.Exit(program()) }
@@ -20,13 +21,14 @@ func program() int {
 	if code, ok := guest.Run(os.Args[1:]); ok {
 		return code
 	}
-	if isShimCall(os.Args[1:]) {
+	if shim.IsCall(os.Args[1:]) { // and package shim has not acted on it
 		if err := shimAllowed(); err != nil {
 			a := &app{ctx: context.Background(), stderr: os.Stderr, command: "shim"}
 			_, _ = fmt.Fprintln(os.Stderr, "bottle:", a.auditRefusals(err))
 			return exitBottle
 		}
-		return execShim(os.Args[1:], os.Stderr)
+		_, _ = fmt.Fprintln(os.Stderr, "bottle:", shim.Exec(os.Args[1:]))
+		return exitBottle
 	}
 	ctx, stop := notifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
