@@ -102,8 +102,12 @@ func (m *Manager) checkOverlap(conf *cniconf.List) error {
 }
 
 // checkKernel creates what a launch creates, in a namespace that ends with the
-// function.
+// function. The kernel takes tens of milliseconds for that, which are saved while the host
+// has what a running bottle has created.
 func checkKernel(confs *cniconf.Networks) error {
+	if inUse, err := inUse(confs.Egress.Bridge); inUse || err != nil {
+		return err
+	}
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("create network namespace: %w", err)
@@ -135,4 +139,18 @@ func checkKernel(confs *cniconf.Networks) error {
 		}
 	}
 	return nil
+}
+
+// inUse reports whether the host has the bridge and the table of running bottles.
+func inUse(name string) (bool, error) {
+	l, err := linkByName(name)
+	if err != nil {
+		return false, err
+	}
+	if bridge, ok := l.(*netlink.Bridge); !ok || bridge == nil {
+		return false, nil
+	}
+	shape, err := tableShape()
+	// Where the kernel lacks nftables, the error of the complete check says so.
+	return err == nil && len(shape) > 0, nil
 }
