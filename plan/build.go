@@ -144,6 +144,9 @@ func (p *preparation) planOwnBuild(ref string, missing bool) error {
 // NAME for "env:NAME".
 func (p *preparation) buildSecret(id, from, dir string) (BuildSecret, error) {
 	s := BuildSecret{ID: id, From: from}
+	if p.spec.NamesOnly {
+		return s, nil
+	}
 	if name, ok := strings.CutPrefix(from, SecretFromEnv); ok {
 		value, set := p.spec.Caller.Getenv(name)
 		if !set {

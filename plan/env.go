@@ -28,13 +28,15 @@ const MaxVariable = 128 << 10
 
 // envInput is what an agent's variables are resolved from.
 type envInput struct {
-	caller   caller.Caller
-	noInput  bool
-	manifest string              // path
-	listed   []manifest.Variable // in the manifest
-	files    []EnvArg
-	flags    []EnvArg
-	token    bool // forward Claude Code's token from callerToken
+	caller  caller.Caller
+	noInput bool
+	// namesOnly: no value is read.
+	namesOnly bool
+	manifest  string              // path
+	listed    []manifest.Variable // in the manifest
+	files     []EnvArg
+	flags     []EnvArg
+	token     bool // forward Claude Code's token from callerToken
 	// login is the stored login of the agent, used if none of the variables of logins
 	// is given; nil: there is none.
 	login  *logins.Login
@@ -157,7 +159,12 @@ func (r *envResolver) source(name string, lookUp func()) {
 	r.sources = append(r.sources, s)
 }
 
-func (r *envResolver) set(v provision.Variable) { r.vars = append(r.vars, r.in.inject.apply(v)) }
+func (r *envResolver) set(v provision.Variable) {
+	if r.in.namesOnly {
+		v.Secret = secret.Value{}
+	}
+	r.vars = append(r.vars, r.in.inject.apply(v))
+}
 
 func (r *envResolver) fromManifest(v manifest.Variable) {
 	switch {
@@ -176,6 +183,10 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceCommand, Command: v.Command})
 	case v.File != "":
 		path := r.in.caller.Path(v.File, filepath.Dir(r.in.manifest))
+		if r.in.namesOnly {
+			r.set(provision.Variable{Name: v.Name, Source: manifest.SourceFile, From: path})
+			return
+		}
 		value, err := r.readFile(path)
 		if err != nil {
 			r.problems.Add(fmt.Errorf("%s: %s: %w", v.At, v.Name, err))
@@ -220,7 +231,7 @@ func (r *envResolver) forward(name, from string) {
 		value, ok = r.in.caller.Getenv(from)
 	}
 	switch {
-	case ok:
+	case ok || r.in.namesOnly:
 		r.set(provision.Variable{Name: name, Source: manifest.SourceForwarded, From: from, Secret: secret.New(value)})
 	case !slices.Contains(r.unset, from):
 		r.unset = append(r.unset, from)

@@ -216,3 +216,27 @@ func TestPlanHidesSecrets(t *testing.T) {
 		secrettest.CheckHidden(t, name, v, value)
 	}
 }
+
+// With NamesOnly neither values nor their sources are needed, and no value is read.
+func TestNamesOnly(t *testing.T) {
+	s := newScene(t, `env: {A: {from: UNSET}, B: {from: SET}, C: {file: none}, D: {prompt: "Which?"}, E: {command: [none]}, F: text},
+    build: {secrets: {npm: "env:UNSET", key: none}}`, "")
+	s.env["SET"] = "hunter2"
+	s.spec.NamesOnly, s.host.images = true, nil
+	p := s.good()
+	for i, want := range []string{"A forwarded UNSET", "B forwarded SET", "C file " + s.path("work/none"), "D prompt ", "E command ", "F literal "} {
+		v := p.Env[i]
+		if got := v.Name + " " + v.Source + " " + v.From; got != want || v.Secret.Reveal() != "" {
+			t.Errorf("got %q with the value %q, want %q", got, v.Secret.Reveal(), want)
+		}
+	}
+	for _, b := range p.Build.Secrets {
+		if b.Value.Reveal() != "" {
+			t.Errorf("the value of %s was read", b.ID)
+		}
+	}
+	s.spec.NamesOnly = false
+	if _, err := s.prepare(); err == nil {
+		t.Error("control: the values are there")
+	}
+}

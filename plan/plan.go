@@ -39,6 +39,9 @@ type Spec struct {
 	ForwardToken *bool    // CLAUDE_BOTTLE_OAUTH_TOKEN; nil: if it is set
 	Args         []string // after --: appended to the agent's command
 	NoInput      bool     // ask no questions
+	// NamesOnly: only the names of variables and build secrets are needed, as for another
+	// host's use of the plan. No value is read, and none needs to be there.
+	NamesOnly bool
 	// Rules are the administrator's policy for the caller; nil: nothing is bound.
 	Rules *policy.Rules
 	// Caller is the invoking user and their working directory.

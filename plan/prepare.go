@@ -314,7 +314,7 @@ func (p *Plan) Entries() egress.Entries { return p.entries }
 
 func (p *preparation) env(context.Context) (err error) {
 	in := envInput{
-		caller: p.spec.Caller, noInput: p.spec.NoInput, manifest: p.plan.Manifest,
+		caller: p.spec.Caller, noInput: p.spec.NoInput, namesOnly: p.spec.NamesOnly, manifest: p.plan.Manifest,
 		listed: p.bottle.Env, files: p.spec.EnvFiles, flags: parseEnvFlags(p.spec.Env), token: p.spec.getenv(callerToken) != "",
 	}
 	if p.plan.kind.Name != agents.Default {
