@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -77,7 +78,10 @@ const maxConfig = 4 << 20
 // LoadConfig reads and validates a configuration file. Unknown keys and data
 // after the object are errors. Errors contain the file name, and the line where
 // it is known.
-func LoadConfig(path string) (Config, error) {
+func LoadConfig(path string) (Config, error) { return loadConfig(path, "") }
+
+// loadConfig replaces the file's listen address, unless listen is empty.
+func loadConfig(path, listen string) (Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("open proxy configuration: %w", err)
@@ -87,14 +91,16 @@ func LoadConfig(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("read proxy configuration %s: %w", path, err)
 	}
-	cfg, err := parseConfig(data)
+	cfg, err := parseConfigFor(data, listen)
 	if err != nil {
 		return Config{}, fmt.Errorf("proxy configuration %s: %w", path, err)
 	}
 	return cfg, nil
 }
 
-func parseConfig(data []byte) (Config, error) {
+func parseConfig(data []byte) (Config, error) { return parseConfigFor(data, "") }
+
+func parseConfigFor(data []byte, listen string) (Config, error) {
 	if len(data) > maxConfig {
 		return Config{}, fmt.Errorf("too large (max %d bytes)", maxConfig)
 	}
@@ -107,6 +113,7 @@ func parseConfig(data []byte) (Config, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return Config{}, fmt.Errorf("line %d: unexpected data after the object", lineAt(data, dec.InputOffset()))
 	}
+	cfg.Listen = cmp.Or(listen, cfg.Listen)
 	if err := checkListen(cfg.Listen); err != nil {
 		return Config{}, err
 	}

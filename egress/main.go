@@ -10,13 +10,13 @@ import (
 )
 
 // Main runs the built-in proxy with the configuration in configPath until ctx
-// ends. The log goes to stdout; its startup line is written once clients can
+// ends. Listen replaces the address that it listens on, unless it is empty. The log goes to stdout; its startup line is written once clients can
 // connect. Each value received from reload (for example SIGHUP) rereads the
 // file. If that fails, the error is logged and printed to stderr, and the
 // current policy stays in force. Changes of the listen address and of limits
 // take effect at the next start.
-func Main(ctx context.Context, configPath string, reload <-chan os.Signal, stdout, stderr io.Writer) error {
-	cfg, err := LoadConfig(configPath)
+func Main(ctx context.Context, configPath, listen string, reload <-chan os.Signal, stdout, stderr io.Writer) error {
+	cfg, err := loadConfig(configPath, listen)
 	if err != nil {
 		return err
 	}
@@ -24,6 +24,7 @@ func Main(ctx context.Context, configPath string, reload <-chan os.Signal, stdou
 	if err != nil {
 		return err
 	}
+	s.listenOn = listen
 	return s.main(ctx, cfg.Listen, configPath, reload, stderr)
 }
 
@@ -53,7 +54,7 @@ func (s *Server) main(ctx context.Context, listen, configPath string, reload <-c
 }
 
 func (s *Server) reloadFile(path string, stderr io.Writer) {
-	cfg, err := LoadConfig(path)
+	cfg, err := loadConfig(path, s.listenOn)
 	if err == nil {
 		err = s.Reload(cfg)
 	}

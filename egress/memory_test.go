@@ -25,8 +25,8 @@ func tinyLines(size int) string {
 }
 
 // unboundedMain is Main without the bounds of the proxy's memory.
-func unboundedMain(ctx context.Context, config string, reload <-chan os.Signal, stdout, stderr io.Writer) error {
-	cfg, err := LoadConfig(config)
+func unboundedMain(ctx context.Context, config, listen string, reload <-chan os.Signal, stdout, stderr io.Writer) error {
+	cfg, err := loadConfig(config, listen)
 	if err != nil {
 		return err
 	}

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run runs the proxy as the process of a task: SIGHUP reloads its policy, SIGINT and
+// Run runs the proxy as the process of a task, as Main does: SIGHUP reloads its policy, SIGINT and
 // SIGTERM end it. When the log's reader is gone, a write to standard output ends the
 // process (os/signal, "SIGPIPE"): no request passes unlogged, and the watcher restarts the
 // proxy with a new log.
-func Run(ctx context.Context, configPath string, stdout, stderr io.Writer) error {
+func Run(ctx context.Context, configPath, listen string, stdout, stderr io.Writer) error {
 	// Secrets to insert must not get into a core dump, nor be read by another process of
 	// the same user. Without an effect the proxy works as well.
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
@@ -24,7 +24,7 @@ func Run(ctx context.Context, configPath string, stdout, stderr io.Writer) error
 	defer signal.Stop(hup)
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return Main(ctx, configPath, hup, stdout, stderr)
+	return Main(ctx, configPath, listen, hup, stdout, stderr)
 }
 
 // Descriptors that containerd's shim passes to a logging program: the task's

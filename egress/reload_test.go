@@ -41,7 +41,7 @@ func proxyMain(config string) int {
 	if os.Getenv(proxyUnboundedEnv) != "" {
 		run = unboundedMain
 	}
-	if err := run(ctx, config, hup, os.Stdout, os.Stderr); err != nil {
+	if err := run(ctx, config, "", hup, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

@@ -31,6 +31,8 @@ type Server struct {
 	reload  sync.Mutex
 	memory  *memory
 	lookups chan struct{}
+	// listenOn replaces the configuration's address; may be empty.
+	listenOn string
 	// selfNames are host names of the sandbox, normalized.
 	selfNames []string
 	listen    atomic.Pointer[netip.AddrPort]

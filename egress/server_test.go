@@ -150,7 +150,7 @@ func TestMainLifecycle(t *testing.T) {
 	log := newEventLog()
 	var stderr bytes.Buffer
 	ended := make(chan error, 1)
-	go func() { ended <- Main(ctx, path, reload, log, &stderr) }()
+	go func() { ended <- Main(ctx, path, "", reload, log, &stderr) }()
 	log.waitEvent(t, EventStartup)
 	p := &testProxy{addr: addr, log: log}
 	p.wantStatus(t, "127.0.0.1:1", http.StatusForbidden)
@@ -178,6 +178,44 @@ func TestMainLifecycle(t *testing.T) {
 	}
 }
 
+// The caller's address replaces the file's, which may have none, also in a reload.
+func TestMainListen(t *testing.T) {
+	checkGoroutines(t)
+	path := filepath.Join(t.TempDir(), "proxy.json")
+	write := func(text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := listen(t)
+	addr := l.Addr().String()
+	_ = l.Close()
+	write(`{"allow": []}`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if err := Main(ctx, path, "", nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "listen") {
+		t.Errorf("without any address: %v", err)
+	}
+	if err := Main(ctx, path, "0.0.0.0:1", nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "unspecified") {
+		t.Errorf("on the unspecified address: %v", err)
+	}
+	reload := make(chan os.Signal, 1)
+	log := newEventLog()
+	ended := make(chan error, 1)
+	go func() { ended <- Main(ctx, path, addr, reload, log, io.Discard) }()
+	log.waitEvent(t, EventStartup)
+	p := &testProxy{addr: addr, log: log}
+	p.wantStatus(t, "127.0.0.1:1", http.StatusForbidden)
+	write(`{"allow": ["127.0.0.1:1"], "allow_private": ["127.0.0.1"]}`)
+	reload <- syscall.SIGHUP
+	log.waitEvent(t, EventReload)
+	p.wantStatus(t, "127.0.0.1:1", http.StatusBadGateway)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Main: %v", err)
+	}
+}
+
 func TestMainCannotListen(t *testing.T) {
 	l := listen(t)
 	path := filepath.Join(t.TempDir(), "proxy.json")
@@ -185,7 +223,7 @@ func TestMainCannotListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stdout bytes.Buffer
-	err := Main(t.Context(), path, nil, &stdout, io.Discard)
+	err := Main(t.Context(), path, "", nil, &stdout, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "address already in use") || stdout.Len() > 0 {
 		t.Errorf("%v; stdout %q", err, &stdout)
 	}

@@ -58,7 +58,7 @@ func (a *app) proxyLogCommand() *cobra.Command {
 
 // proxyCommand runs the built-in proxy, as a bottle's proxy task.
 func (a *app) proxyCommand() *cobra.Command {
-	var config string
+	var config, listen string
 	cmd := &cobra.Command{
 		Use:     "proxy --config FILE",
 		Short:   "Run the built-in egress proxy",
@@ -66,9 +66,10 @@ func (a *app) proxyCommand() *cobra.Command {
 		Args:    noArgs,
 		PreRunE: refuseInternal,
 		RunE: func(*cobra.Command, []string) error {
-			return egress.Run(context.WithoutCancel(a.ctx), config, a.stdout, a.stderr)
+			return egress.Run(context.WithoutCancel(a.ctx), config, listen, a.stdout, a.stderr)
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "/config/proxy.json", "the proxy's configuration")
+	cmd.Flags().StringVar(&listen, "listen", "", "where it listens, instead of the configuration's address")
 	return cmd
 }

@@ -22,7 +22,7 @@ func main() {
 func run(args []string) error {
 	switch {
 	case len(args) == 3 && args[0] == "proxy" && args[1] == "--config":
-		return egress.Run(context.Background(), args[2], os.Stdout, os.Stderr)
+		return egress.Run(context.Background(), args[2], "", os.Stdout, os.Stderr)
 	case len(args) == 2 && args[0] == "proxy-log":
 		return egress.RunLogger(args[1])
 	}
