@@ -8,6 +8,7 @@
 package provision
 
 import (
+	"cmp"
 	"io/fs"
 	"path"
 	"path/filepath"
@@ -46,6 +47,9 @@ type Agent struct {
 	Git        *manifest.Git   // nil: no identity
 	SSH        []SSHAccess
 	Trust      Trust
+	// Address and ProxyHost are the agent's own address and its proxy's, or the text by
+	// which variables refer to them; empty: those of the internal segment.
+	Address, ProxyHost string
 }
 
 // Image is what provisioning needs to know about the agent's image.
@@ -68,18 +72,26 @@ type GuestFile struct {
 
 // RootFiles returns the files of the agent's root file system.
 func (a Agent) RootFiles(img Image) []rootfile.File {
+	return slices.Concat(
+		[]rootfile.File{{Path: GuestDir, Mode: fs.ModeDir | 0o755, MountPoint: true}},
+		etcFiles(a.Hostname),
+		a.HomeFiles(img),
+		sshFiles(img.UserHome),
+		a.trustFiles(img),
+	)
+}
+
+// HomeFiles returns those that the agent's user can write: its skills, and the settings
+// of git and of its kind.
+func (a Agent) HomeFiles(img Image) []rootfile.File {
 	home := img.Home
 	if dir, ok := a.setting(img, "HOME"); ok {
 		home = dir
 	}
 	return slices.Concat(
-		[]rootfile.File{{Path: GuestDir, Mode: fs.ModeDir | 0o755, MountPoint: true}},
-		etcFiles(a.Hostname),
 		skillFiles(a.place(img, home, a.kind().Skills), a.Skills),
 		gitFiles(home, a.Git),
 		a.kindFiles(img, home),
-		sshFiles(img.UserHome),
-		a.trustFiles(img),
 	)
 }
 
@@ -87,13 +99,13 @@ func (a Agent) RootFiles(img Image) []rootfile.File {
 // proxy's address, defaults and literal values. The manifest, the command line and
 // the image override the defaults.
 func (a Agent) Environ(img Image) []string {
-	proxy, direct := segment.ProxyURL(), a.direct()
+	proxy, direct := a.proxyURL(), a.direct()
 	env := []string{
 		"HTTPS_PROXY=" + proxy, "HTTP_PROXY=" + proxy, "NO_PROXY=" + direct,
 		"https_proxy=" + proxy, "http_proxy=" + proxy, "no_proxy=" + direct,
 	}
 	env = append(env, promptEnv(a.Prompt)...)
-	defaults := slices.Concat(proxyDefaults(), a.kindEnv(img.UID), a.trustEnv(img))
+	defaults := slices.Concat(a.proxyDefaults(), a.kindEnv(img.UID), a.trustEnv(img))
 	if len(SSHKeys(a.SSH)) > 0 {
 		defaults = append(defaults, "SSH_AUTH_SOCK="+GuestSSHSocket)
 	}
@@ -104,24 +116,30 @@ func (a Agent) Environ(img Image) []string {
 		}
 	}
 	for _, v := range a.Variables {
-		if !v.isSecret() {
+		if !v.IsSecret() {
 			env = append(env, v.Name+"="+v.Literal)
 		}
 	}
 	return env
 }
 
+func (a Agent) proxyHost() string { return cmp.Or(a.ProxyHost, segment.Proxy.Addr().String()) }
+
+func (a Agent) proxyURL() string {
+	return "http://" + a.proxyHost() + ":" + strconv.Itoa(segment.ProxyPort)
+}
+
 // direct returns the sandbox's own names and addresses, for NO_PROXY. They are plain
 // addresses, because many clients read neither ranges nor brackets.
 func (a Agent) direct() string {
-	return strings.Join([]string{"localhost", "127.0.0.1", "127.0.1.1", "::1", "0.0.0.0", segment.Agent.Addr().String(), a.Hostname}, ",")
+	return strings.Join([]string{"localhost", "127.0.0.1", "127.0.1.1", "::1", "0.0.0.0", cmp.Or(a.Address, segment.Agent.Addr().String()), a.Hostname}, ",")
 }
 
 // proxyDefaults returns the variables of clients that do not read HTTP_PROXY: Node's
 // fetch, Yarn from version 2 on, Maven and Gradle. Java's default for hosts without a
 // proxy (http.nonProxyHosts) has the loopback addresses; an option would replace it.
-func proxyDefaults() []string {
-	proxy, host, port := segment.ProxyURL(), segment.Proxy.Addr().String(), strconv.Itoa(segment.ProxyPort)
+func (a Agent) proxyDefaults() []string {
+	proxy, host, port := a.proxyURL(), a.proxyHost(), strconv.Itoa(segment.ProxyPort)
 	java := "-Dhttp.proxyHost=" + host + " -Dhttp.proxyPort=" + port +
 		" -Dhttps.proxyHost=" + host + " -Dhttps.proxyPort=" + port +
 		// Maven 3.9's own transport reads the options above only with this one.
@@ -137,7 +155,7 @@ func proxyDefaults() []string {
 func (a Agent) GuestFiles(img Image) []GuestFile {
 	var secrets []Variable
 	for _, v := range a.Variables {
-		if v.isSecret() {
+		if v.IsSecret() {
 			secrets = append(secrets, v)
 		}
 	}
@@ -170,7 +188,7 @@ func etcFiles(hostname string) []rootfile.File {
 // image, if it is an absolute path.
 func (a Agent) setting(img Image, name string) (string, bool) {
 	for _, v := range a.Variables {
-		if v.Name == name && !v.isSecret() {
+		if v.Name == name && !v.IsSecret() {
 			return v.Literal, filepath.IsAbs(v.Literal)
 		}
 	}

@@ -38,12 +38,12 @@ type Variable struct {
 	InjectKind bool `json:"inject_kind,omitempty"`
 }
 
-// isSecret reports whether the value must not be stored, which holds for all but literals.
-func (v Variable) isSecret() bool { return v.Source != manifest.SourceLiteral }
+// IsSecret reports whether the value must not be stored, which holds for all but literals.
+func (v Variable) IsSecret() bool { return v.Source != manifest.SourceLiteral }
 
 // value returns the value, secret or not.
 func (v Variable) value() string {
-	if v.isSecret() {
+	if v.IsSecret() {
 		return v.Secret.Reveal()
 	}
 	return v.Literal
