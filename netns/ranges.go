@@ -64,3 +64,6 @@ func adjoins(a, b addrRange) bool {
 	next := a.last.Next() // invalid after 255.255.255.255
 	return !next.IsValid() || b.first.Compare(next) <= 0
 }
+
+// Special returns the IPv4 networks that are not public.
+func Special() []netip.Prefix { return slices.Clone(special) }
