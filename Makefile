@@ -16,7 +16,7 @@ PACKAGES ?= ./...
 # match FAST_SKIP: they create files of other users.
 FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/inject ./internal/atomicfile ./internal/caller \
 	./internal/filelock ./internal/filetree ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
-	./manifest ./plan ./policy ./provision \
+	./kubernetes ./manifest ./plan ./policy ./provision \
 	./scripts/bench/egress ./scripts/lab.d/enter ./setup ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestOutputOfAnother|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.
@@ -94,6 +94,10 @@ clients: ## run package managers and other clients behind the proxy (root; takes
 dist: ## build .deb, .rpm and tar archives for amd64 and arm64 in dist/
 	scripts/dist
 
+.PHONY: image
+image: ## build bottle's own image for Kubernetes, for amd64 and arm64, in dist/
+	scripts/image
+
 .PHONY: bench
 bench: ## compare bottle's speed with alternatives, on the test host (root)
 	scripts/lab up --with-bottle --with-buildkitd
@@ -112,7 +116,7 @@ lint: ## check the sources
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet ./...
 	go run $(GOLANGCI_LINT) run ./...
-	for script in scripts/lab scripts/lab.d/*.sh scripts/demo scripts/agent-image scripts/bench/run scripts/bench/workspace scripts/dist scripts/readme/boot; do bash -n $$script; done
+	for script in scripts/lab scripts/lab.d/*.sh scripts/demo scripts/agent-image scripts/bench/run scripts/bench/workspace scripts/dist scripts/image scripts/readme/boot; do bash -n $$script; done
 
 .PHONY: clean
 clean: ## remove the results of `build`

@@ -113,6 +113,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand(), a.loginCommand(), a.policyFileCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
 	root.AddCommand(a.setupCommand(), a.doctorCommand(), a.manCommand())
+	root.AddCommand(a.exportCommand())
+	root.AddCommand(a.kubernetesCommands()...)
 	a.addCompletions(root)
 	return root
 }
