@@ -43,6 +43,7 @@ test: ## run all tests on the test host, then test the test host and the package
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	scripts/lab.d/selftest.sh
 	scripts/dist --check
+	scripts/image --check
 	$(MAKE) --no-print-directory readme
 
 .PHONY: readme

@@ -24,6 +24,15 @@ func refuseInternal(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
+// refuseOutsidePod rejects a call of a command that only the pods of an export make, by a
+// user whom sudo lets run bottle.
+func refuseOutsidePod(cmd *cobra.Command, args []string) error {
+	if refuseInternal(cmd, args) != nil {
+		return internalCall(fmt.Sprintf(textPodCommand, cmd.CommandPath()))
+	}
+	return nil
+}
+
 // internalCall is the refusal of such a call.
 type internalCall string
 

@@ -11,14 +11,16 @@ import (
 )
 
 // TestInternalCalls: a user of sudo cannot make the calls that containerd and its shims
-// make, which write files, serve a proxy and execute a shim as root. The control is the
-// same for root.
+// make, nor those of pods, which write files, serve a proxy and execute a shim as root. The
+// control is the same for root.
 func TestInternalCalls(t *testing.T) {
 	u := newUser(t)
 	ada := u.asSudoer()
 	victim := filepath.Join(t.TempDir(), "victim")
 	config := filepath.Join(u.dir, "proxy.json")
 	u.write("proxy.json", `{"listen": "not an address"}`)
+	u.write("agent.json", "{}")
+	guest := t.TempDir()
 	for name, c := range map[string]struct {
 		args     []string
 		refused  string
@@ -29,6 +31,13 @@ func TestInternalCalls(t *testing.T) {
 			return !errors.Is(err, fs.ErrNotExist)
 		}},
 		"proxy": {[]string{"proxy", "--config", config}, "bottle proxy is only for containerd's shims", func(r result) bool {
+			return strings.Contains(r.stderr, "not an address")
+		}},
+		"files": {[]string{"k8s-files", "--from", u.dir, "--to", guest}, "bottle k8s-files is only for the pods of bottle export kubernetes", func(result) bool {
+			_, err := os.Stat(filepath.Join(guest, "bottle"))
+			return !errors.Is(err, fs.ErrNotExist)
+		}},
+		"walls": {[]string{"k8s-walls", "--proxy", "not an address"}, "bottle k8s-walls is only for the pods of bottle export kubernetes", func(r result) bool {
 			return strings.Contains(r.stderr, "not an address")
 		}},
 		"shim": {[]string{"-info"}, "the shim is only for containerd", func(r result) bool { return strings.Contains(r.stdout, "io.containerd.runsc") }},
