@@ -30,6 +30,9 @@ type Options struct {
 	// Image is bottle's own; empty: bottle:Version below Prefix.
 	Image   string
 	Version string // of bottle
+	// Sandbox makes the agent a Sandbox of kubernetes-sigs/agent-sandbox, whose controller
+	// makes the pod.
+	Sandbox bool
 	// NoWalls leaves the init container out that needs CAP_NET_ADMIN.
 	NoWalls bool
 	// Except are networks that the proxy must not reach, in addition to all that are not

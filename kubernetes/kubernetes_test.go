@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -219,6 +221,45 @@ func TestTypes(t *testing.T) {
 				t.Errorf("%s: the agent's policy does not select its pod", tc.name)
 			}
 		}
+	}
+}
+
+// TestSandbox: the Sandbox has the pod's labels and spec, and is all that differs.
+func TestSandbox(t *testing.T) {
+	opt := cases[0].opt
+	pod := exported(t, read(t, "claude.yaml"), opt)
+	opt.Sandbox = true
+	out := exported(t, read(t, "claude.yaml"), opt)
+	i := strings.LastIndex(out, "\n---\n")
+	if rest := strings.LastIndex(pod, "\n---\n"); out[:i] != pod[:rest] {
+		t.Error("the other objects differ")
+	}
+	var got struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Metadata   struct {
+			Name      string            `json:"name"`
+			Namespace string            `json:"namespace"`
+			Labels    map[string]string `json:"labels"`
+		} `json:"metadata"`
+		Spec struct {
+			PodTemplate struct {
+				Metadata struct {
+					Labels map[string]string `json:"labels"`
+				} `json:"metadata"`
+				Spec corev1.PodSpec `json:"spec"`
+			} `json:"podTemplate"`
+		} `json:"spec"`
+	}
+	if err := k8syaml.UnmarshalStrict([]byte(out[i+5:]), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := decode(t, pod).pod
+	if got.APIVersion != "agents.x-k8s.io/v1beta1" || got.Kind != "Sandbox" || got.Metadata.Name != "agent" || got.Metadata.Namespace != want.Namespace {
+		t.Errorf("%s %s %s", got.APIVersion, got.Kind, got.Metadata.Name)
+	}
+	if !reflect.DeepEqual(got.Spec.PodTemplate.Spec, want.Spec) || !maps.Equal(got.Spec.PodTemplate.Metadata.Labels, want.Labels) {
+		t.Errorf("the pod differs: %+v", got.Spec.PodTemplate)
 	}
 }
 

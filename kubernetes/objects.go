@@ -205,7 +205,7 @@ func quantity(bytes int64) string {
 	return strconv.FormatInt(bytes, 10)
 }
 
-// agent returns the agent's pod. Its init containers run in this order: the files, which
+// agent returns the agent's pod, or the Sandbox of it. Its init containers run in this order: the files, which
 // need no network, the walls, and the gate, which verifies what encloses the pod.
 func (e *export) agent() object {
 	p := e.plan
@@ -238,7 +238,7 @@ func (e *export) agent() object {
 	for _, arg := range p.Command {
 		command = append(command, literal(arg))
 	}
-	return object{APIVersion: "v1", Kind: "Pod", Metadata: e.meta(agentName, agentName), Spec: podSpec{
+	spec := podSpec{
 		RuntimeClass: runtimeName, Hostname: p.Provisions().Hostname, ServiceAccount: "bottle", ServiceLinks: true,
 		RestartPolicy: "Never",
 		// The proxy resolves names.
@@ -257,7 +257,13 @@ func (e *export) agent() object {
 			// What must not be on a disk.
 			{Name: "run", EmptyDir: &emptyDir{Medium: "Memory", Size: "16Mi"}},
 		},
-	}}
+	}
+	if e.opt.Sandbox {
+		return object{APIVersion: "agents.x-k8s.io/v1beta1", Kind: "Sandbox", Metadata: e.meta(agentName, agentName), Spec: sandboxSpec{
+			Template: podTemplate{Metadata: metadata{Labels: e.labels(agentName)}, Spec: spec},
+		}}
+	}
+	return object{APIVersion: "v1", Kind: "Pod", Metadata: e.meta(agentName, agentName), Spec: spec}
 }
 
 // literal escapes a text in which kubelet would expand variables.

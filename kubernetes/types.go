@@ -69,6 +69,11 @@ type podSpec struct {
 	Volumes        []volume    `yaml:"volumes,omitempty"`
 }
 
+// sandboxSpec is the spec of kubernetes-sigs/agent-sandbox's kind Sandbox.
+type sandboxSpec struct {
+	Template podTemplate `yaml:"podTemplate"`
+}
+
 type dnsConfig struct {
 	Nameservers []string    `yaml:"nameservers,omitempty"`
 	Options     []dnsOption `yaml:"options,omitempty"`

@@ -59,6 +59,7 @@ func (a *app) exportKubernetesCommand() *cobra.Command {
 	fs.StringVar(&opt.Image, "bottle-image", "", "bottle's own image (default bottle:VERSION below --image-prefix)")
 	fs.StringArrayVar(&opt.Except, "except", nil, "an IPv4 network that the proxy must not reach, such as that of nodes with public addresses")
 	fs.BoolVar(&opt.NoWalls, "no-walls", false, "leave the walls out, which need CAP_NET_ADMIN: only the cluster's NetworkPolicy encloses the agent")
+	fs.BoolVar(&opt.Sandbox, "sandbox", false, "make the agent a Sandbox of kubernetes-sigs/agent-sandbox instead of a Pod")
 	fs.StringVar(&proxy, "proxy", "", "pipelock or builtin (default: the manifest's, or pipelock)")
 	// Flags of bottle run that users will try: their absence has a reason and a replacement.
 	fs.BoolVar(&cwd, "cwd", false, "")
@@ -122,7 +123,7 @@ func (a *app) kubernetesCommands() []*cobra.Command {
 	var from, to, proxy string
 	var gate kubernetes.Gate
 	files := &cobra.Command{
-		Use: "k8s-files", Short: "Copy an agent's files and programs", Hidden: true, Args: noArgs, PreRunE: refuseInternal,
+		Use: "k8s-files", Short: "Copy an agent's files and programs", Hidden: true, Args: noArgs, PreRunE: refuseOutsidePod,
 		RunE: func(*cobra.Command, []string) error {
 			own, err := os.Executable()
 			if err != nil {
@@ -134,18 +135,18 @@ func (a *app) kubernetesCommands() []*cobra.Command {
 	files.Flags().StringVar(&from, "from", "/config", "where the ConfigMap is mounted")
 	files.Flags().StringVar(&to, "to", provision.GuestDir, "the agent's guest directory")
 	walls := &cobra.Command{
-		Use: "k8s-walls", Short: "Leave a pod's network only the proxy", Hidden: true, Args: noArgs, PreRunE: refuseInternal,
+		Use: "k8s-walls", Short: "Leave a pod's network only the proxy", Hidden: true, Args: noArgs, PreRunE: refuseOutsidePod,
 		RunE: func(*cobra.Command, []string) error { return kubernetes.Wall(proxy) },
 	}
 	walls.Flags().StringVar(&proxy, "proxy", "", "the proxy's IPv4 address")
 	wait := &cobra.Command{
-		Use: "k8s-gate", Short: "Wait until only the proxy can be reached", Hidden: true, Args: noArgs, PreRunE: refuseInternal,
+		Use: "k8s-gate", Short: "Wait until only the proxy can be reached", Hidden: true, Args: noArgs, PreRunE: refuseOutsidePod,
 		RunE: func(*cobra.Command, []string) error { return gate.Wait(a.ctx, a.stdout) },
 	}
 	wait.Flags().StringVar(&gate.Proxy, "proxy", "", "the proxy's address and port")
 	wait.Flags().StringArrayVar(&gate.Closed, "closed", nil, "an address and port that must not be reached")
 	start := &cobra.Command{
-		Use: "k8s-start -- COMMAND...", Short: "Start an agent", Hidden: true, Args: cobra.MinimumNArgs(1), PreRunE: refuseInternal,
+		Use: "k8s-start -- COMMAND...", Short: "Start an agent", Hidden: true, Args: cobra.MinimumNArgs(1), PreRunE: refuseOutsidePod,
 		RunE: func(_ *cobra.Command, args []string) error { return kubernetes.Start(provision.GuestDir, args) },
 	}
 	return []*cobra.Command{files, walls, wait, start}
