@@ -30,7 +30,7 @@ func (b *Bottle) Exec(ctx context.Context, cfg session.Config) (*session.Session
 		cfg.Command = b.plan.Command
 	}
 	defer b.Timings.Begin("start session")()
-	if err := b.e.AuditSession(b.Name, "exec", cfg); err != nil {
+	if err := b.e.beforeExec(b.Name, cfg); err != nil {
 		return nil, err
 	}
 	return session.Start(ctx, b.e.rt, b.Name, cfg, b.agent.Exec)
@@ -38,10 +38,19 @@ func (b *Bottle) Exec(ctx context.Context, cfg session.Config) (*session.Session
 
 // Exec starts a process in a running bottle. The caller must call Wait.
 func (e *Engine) Exec(ctx context.Context, name string, cfg session.Config) (*session.Session, error) {
-	if err := e.AuditSession(name, "exec", cfg); err != nil {
+	if err := e.beforeExec(name, cfg); err != nil {
 		return nil, err
 	}
 	return session.Exec(ctx, e.rt, name, cfg)
+}
+
+// beforeExec checks that a session does not bring in what the bottle's proxy keeps out, and
+// writes the session to the audit log.
+func (e *Engine) beforeExec(name string, cfg session.Config) error {
+	if err := e.proxies.CheckGiven(name, cfg.Env); err != nil {
+		return err
+	}
+	return e.AuditSession(name, "exec", cfg)
 }
 
 // Sessions manages the held sessions of the engine's bottles.

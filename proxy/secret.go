@@ -13,6 +13,8 @@ import (
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
+	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
@@ -68,17 +70,7 @@ func (m *Manager) SetSecret(ctx context.Context, name, variable, source string, 
 
 // changedSecrets returns the file of secrets, and how it is with another value.
 func (m *Manager) changedSecrets(name, variable string, value secret.Value) (old, changed []byte, err error) {
-	state, err := m.Load(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !state.Inject {
-		return nil, nil, noSecret(name, variable, nil)
-	}
-	if old, err = os.ReadFile(filepath.Join(m.configDir(name), secretsFile)); err != nil {
-		return nil, nil, fmt.Errorf("read secrets of the proxy: %w", err)
-	}
-	ca, secrets, err := inject.Decode(old)
+	old, ca, secrets, err := m.readSecrets(name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -93,6 +85,45 @@ func (m *Manager) changedSecrets(name, variable string, value secret.Value) (old
 	}
 	changed, err = inject.Encode(ca, secrets)
 	return old, changed, err
+}
+
+// readSecrets reads and decodes a proxy's file of secrets. It returns no secrets for a
+// bottle without injection.
+func (m *Manager) readSecrets(name string) (data []byte, ca *inject.CA, secrets []inject.Secret, err error) {
+	state, err := m.Load(name)
+	if err != nil || !state.Inject {
+		return nil, nil, nil, err
+	}
+	if data, err = os.ReadFile(filepath.Join(m.configDir(name), secretsFile)); err != nil {
+		return nil, nil, nil, fmt.Errorf("read secrets of the proxy: %w", err)
+	}
+	ca, secrets, err = inject.Decode(data)
+	return data, ca, secrets, err
+}
+
+// CheckGiven reports an error if one of a session's variables is injected by the bottle's
+// proxy, because the agent would get its value. What is written on the command line is given
+// on purpose, and as open as there.
+func (m *Manager) CheckGiven(name string, vars []provision.Variable) error {
+	vars = slices.DeleteFunc(slices.Clone(vars), func(v provision.Variable) bool {
+		return v.Source == manifest.SourceLiteral || v.Source == provision.SourceArgument
+	})
+	if len(vars) == 0 {
+		return nil
+	}
+	_, _, secrets, err := m.readSecrets(name)
+	if err != nil {
+		return err
+	}
+	for _, v := range vars {
+		if slices.ContainsFunc(secrets, func(s inject.Secret) bool { return s.Name == v.Name }) {
+			return &hint.Error{
+				Err:  fmt.Errorf("%s of %s is injected: its agent must not get the value", v.Name, name),
+				Hint: fmt.Sprintf("leave %s out: the session has its placeholder. `bottle secret set` changes the value", v.Name),
+			}
+		}
+	}
+	return nil
 }
 
 func noSecret(name, variable string, known []inject.Secret) error {

@@ -416,6 +416,13 @@ func TestSecretSet(t *testing.T) {
 		}
 	}
 	s.want("after mistakes", request(s.mine), "hello from allowed.test")
+	// A session does not bring the value in, unless it is written on the command line.
+	given := s.u.with("GH_TOKEN="+s.mine).bottle("exec", "-e", "GH_TOKEN", s.name, "env")
+	if given.code != 125 || !strings.Contains(given.stderr, "GH_TOKEN of "+s.name+" is injected") || strings.Contains(given.stdout, s.mine) {
+		t.Errorf("exec -e GH_TOKEN: exit %d\n%s%s", given.code, given.stdout, given.stderr)
+	}
+	given = s.u.with("FREE="+s.gave).bottle("exec", "-e", "FREE", "-e", "GH_TOKEN=literal", s.name, "sh", "-c", `echo "$FREE $GH_TOKEN"`)
+	given.want(t, 0, s.gave+" literal\n")
 	r := s.u.says(renewed+"\n").bottle("secret", "set", s.name, "GH_TOKEN")
 	if r.code != 0 || r.stderr != "Requests of "+s.name+" now get the new GH_TOKEN.\n" {
 		t.Errorf("exit %d\n%s", r.code, r.stderr)
