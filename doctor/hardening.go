@@ -159,6 +159,12 @@ func (d *checks) programs(program string) {
 			missing = append(missing, name)
 		}
 	}
+	// Without these, parts of bottle do not work, which they report themselves.
+	for _, name := range []string{"git", "mkfs.ext4", "nsenter"} {
+		if path, err := exec.LookPath(name); err == nil {
+			paths = append(paths, path)
+		}
+	}
 	if !d.executables(check, paths) {
 		return
 	}

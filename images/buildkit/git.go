@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/hint"
 )
 
 // BuildKit fetches git repositories by running git found in PATH, as this process's user
@@ -47,7 +49,7 @@ func (s *session) confineGit(n *stepNamespace, uid int) error {
 	if n != nil {
 		nsenter, err := exec.LookPath("nsenter")
 		if err != nil {
-			return fmt.Errorf("confine git: %w", err)
+			return &hint.Error{Err: fmt.Errorf("confine git: %w", err), Hint: "install the package util-linux on the host"}
 		}
 		text = fmt.Sprintf(gitProxied, stepProxy, quote(nsenter), n.path(), quote(git))
 	}
