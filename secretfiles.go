@@ -2,56 +2,86 @@ package bottle
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/policy"
+	"github.com/bot-bottle/bottle/provision"
 )
 
-// secretInterval is how often the files of injected secrets are read. They are small, and
-// a notification would not be sent for every file system.
-const secretInterval = 2 * time.Second
+const (
+	// secretInterval is how often the files of injected secrets are read. They are small,
+	// and a notification would not be sent for every file system.
+	secretInterval = 2 * time.Second
+	// retryInterval is how often a command is run that has failed to renew a secret.
+	retryInterval = 30 * time.Second
+)
 
 // WatchSecrets gives the bottle's proxy the new values of injected secrets whose files
-// change, until ctx ends. failed is called once for each variable whose file can no longer
-// be used, and again after it could be; until then requests get the last value.
+// change, or whose commands have to be run again because the value expires, until ctx ends.
+// failed is called once for each variable that can no longer be renewed, and again after it
+// could be; until then requests get the last value. It is called by one goroutine at a time.
 func (b *Bottle) WatchSecrets(ctx context.Context, failed func(variable string, err error)) {
-	files := b.plan.InjectedFiles()
-	if len(files) == 0 {
-		return
-	}
-	known, broken := map[string]secret.Value{}, map[string]bool{}
-	for _, v := range files {
-		known[v.Name] = v.Secret
-	}
-	for tick := time.NewTicker(secretInterval); ; {
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		case <-tick.C:
-		}
-		for _, v := range files {
-			value, err := b.plan.Reread(v)
-			if err == nil && value.Reveal() != known[v.Name].Reveal() {
-				if err = b.renew(ctx, v.Name, value); err == nil {
-					known[v.Name] = value
-				}
-			}
-			if err != nil && !broken[v.Name] && ctx.Err() == nil {
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	var mu sync.Mutex
+	for _, v := range b.plan.Renewable() {
+		watchers.Go(func() {
+			b.watchSecret(ctx, v, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
 				failed(v.Name, err)
-			}
-			broken[v.Name] = err != nil
-		}
+			})
+		})
 	}
 }
 
-// renew replaces a secret that was read from a file. It is written to the audit log first.
-func (b *Bottle) renew(ctx context.Context, variable string, value secret.Value) error {
-	err := b.e.cfg.Audit.Write(audit.Event{Kind: audit.SecretUse, Bottle: b.Name, Secret: variable, Source: policy.SecretFile})
+func (b *Bottle) watchSecret(ctx context.Context, v provision.Variable, failed func(error)) {
+	known, broken := v.Secret, false
+	next := b.plan.RenewAt(v)
+	tick := time.NewTicker(secretInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		// Compared as times of day, which go on while the host is suspended.
+		if time.Now().Round(0).Before(next) {
+			continue
+		}
+		value, renewed, err := b.plan.Renew(ctx, v)
+		if err == nil && value.Reveal() != known.Reveal() {
+			if err = b.renew(ctx, v, value); err == nil {
+				known = value
+			}
+		}
+		switch {
+		case err == nil:
+			next = renewed
+		case v.Source == manifest.SourceCommand:
+			next = time.Now().Round(0).Add(retryInterval)
+		}
+		if err != nil && !broken && ctx.Err() == nil {
+			failed(err)
+		}
+		broken = err != nil
+	}
+}
+
+// renew replaces a secret. It is written to the audit log first.
+func (b *Bottle) renew(ctx context.Context, v provision.Variable, value secret.Value) error {
+	source := policy.SecretFile
+	if v.Source == manifest.SourceCommand {
+		source = policy.SecretCommand
+	}
+	err := b.e.cfg.Audit.Write(audit.Event{Kind: audit.SecretUse, Bottle: b.Name, Secret: v.Name, Source: source})
 	if err != nil {
 		return err
 	}
-	return b.e.proxies.SetSecret(ctx, b.Name, variable, policy.SecretFile, value)
+	return b.e.proxies.SetSecret(ctx, b.Name, v.Name, source, value)
 }

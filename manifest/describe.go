@@ -39,6 +39,8 @@ type EnvDescription struct {
 	Ask    string `json:"ask,omitempty"`  // the question of a "prompt" variable
 	// Command is that of a "command" variable.
 	Command []string `json:"command,omitempty"`
+	// TTL is after how many seconds the command is run again, at the latest; 0: never.
+	TTL int64 `json:"ttl_seconds,omitempty"`
 	// Inject are the hosts whose requests get the value, and As the parts of these
 	// requests; empty: the agent gets the value.
 	Inject []string `json:"inject,omitempty"`
@@ -142,7 +144,7 @@ func (v Variable) describeSource(c caller.Caller, dir string) EnvDescription {
 	case v.Prompt != "":
 		return EnvDescription{Name: v.Name, Source: SourcePrompt, Ask: v.Prompt}
 	case len(v.Command) > 0:
-		return EnvDescription{Name: v.Name, Source: SourceCommand, Command: v.Command}
+		return EnvDescription{Name: v.Name, Source: SourceCommand, Command: v.Command, TTL: int64(v.TTL.Seconds())}
 	case v.File != "":
 		return EnvDescription{Name: v.Name, Source: SourceFile, From: c.Path(v.File, dir)}
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
@@ -63,7 +64,10 @@ type Variable struct {
 	// Inject says where the value may go, so that the agent gets a placeholder for it;
 	// nil: not stated.
 	Inject *Injection
-	At     position
+	// TTL is how long the value of Command is valid, unless it says so itself: the
+	// command is run again before. 0: the value does not expire.
+	TTL time.Duration
+	At  position
 }
 
 // Injection says which requests get the value of a variable in place of its placeholder.

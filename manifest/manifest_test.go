@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
@@ -177,6 +178,7 @@ func TestGoodManifest(t *testing.T) {
 						Hosts: []string{"api.github.com:443", "git.example.com:8443"}, As: []string{"headers", "X-Token", "query", "body"},
 					}},
 					{Name: "OPENAI_API_KEY", From: "OPENAI_API_KEY", Inject: &Injection{Hosts: []string{"api.openai.com:443"}}},
+					{Name: "ROTATING", Command: []string{"token", "--json"}, TTL: 50 * time.Minute, Inject: &Injection{Hosts: []string{"api.github.com:443"}}},
 					{Name: "SESSION", File: "~/.session", Inject: &Injection{}},
 				},
 				Egress: Egress{

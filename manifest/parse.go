@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/docker/go-units"
@@ -224,6 +226,7 @@ func (d *decoder) variableFields(v *Variable) map[string]func(*yaml.Node) {
 				d.fail(n, "name the program, such as [pass, show, x]", "invalid command: empty")
 			}
 		},
+		"ttl":    func(n *yaml.Node) { v.TTL = d.ttl(n) },
 		"inject": func(n *yaml.Node) { d.inject(n, d.injection(v)) },
 		"as":     func(n *yaml.Node) { d.injectAs(n, d.injection(v)) },
 	}
@@ -239,13 +242,15 @@ func (d *decoder) injection(v *Variable) *Injection {
 // checkVariable checks which keys of a variable are set together.
 func (d *decoder) checkVariable(n, target *yaml.Node, v *Variable) bool {
 	sources, inject := 0, (*yaml.Node)(nil)
-	as := false
+	as, ttl := false, false
 	for i := 0; i < len(target.Content); i += 2 {
 		switch target.Content[i].Value {
 		case "inject":
 			inject = target.Content[i+1]
 		case "as":
 			as = true
+		case "ttl":
+			ttl = true
 		default:
 			sources++
 		}
@@ -260,10 +265,37 @@ func (d *decoder) checkVariable(n, target *yaml.Node, v *Variable) bool {
 	case as && len(v.Inject.Hosts) == 0:
 		d.fail(inject, "remove as, or name the hosts in inject", "invalid inject in %s: false, with as", v.Name)
 		return false
+	case ttl && len(v.Command) == 0:
+		d.fail(n, "remove ttl, or name a command that prints the value", "invalid %s: ttl without command", v.Name)
+		return false
+	case ttl && (v.Inject == nil || len(v.Inject.Hosts) == 0):
+		d.fail(n, "name the hosts in inject: a value that the agent holds cannot be renewed", "invalid %s: ttl without inject", v.Name)
+		return false
 	case sources == 0:
 		v.From = v.Name
 	}
 	return true
+}
+
+// Bounds of a ttl, in its units. A shorter one would keep the host busy.
+var (
+	ttlText  = regexp.MustCompile(`^([1-9][0-9]{0,2})([mh])$`)
+	ttlUnits = map[string]time.Duration{"m": time.Minute, "h": time.Hour}
+)
+
+// ttl reads how long a value is valid.
+func (d *decoder) ttl(n *yaml.Node) time.Duration {
+	s, ok := d.name(n, "ttl")
+	if !ok {
+		return 0
+	}
+	m := ttlText.FindStringSubmatch(s)
+	if m == nil {
+		d.fail(n, "", "invalid ttl %q: expected minutes or hours, such as 50m or 12h", s)
+		return 0
+	}
+	count, _ := strconv.Atoi(m[1]) // as the expression has it
+	return time.Duration(count) * ttlUnits[m[2]]
 }
 
 // injectHint explains inject.

@@ -359,7 +359,7 @@ func TestStarter(t *testing.T) {
 		}
 	}
 	m, _ := Parse("bottle.yaml", complete)
-	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 7 || len(b.Egress.Allow) != 4 || len(b.SSH) != 1 || b.Git == nil {
+	if b := m.Bottles["dev"]; b.Build == nil || len(b.Env) != 8 || len(b.Egress.Allow) != 4 || len(b.SSH) != 1 || b.Git == nil {
 		t.Errorf("missing settings: %+v", b)
 	}
 }

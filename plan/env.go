@@ -180,7 +180,7 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 		}
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourcePrompt, Ask: v.Prompt})
 	case len(v.Command) > 0:
-		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceCommand, Command: v.Command})
+		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceCommand, Command: v.Command, TTL: int64(v.TTL.Seconds())})
 	case v.File != "":
 		path := r.in.caller.Path(v.File, filepath.Dir(r.in.manifest))
 		if r.in.namesOnly {

@@ -1,11 +1,13 @@
 package plan
 
 import (
+	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/images/agent"
@@ -195,6 +197,26 @@ func TestRunCommands(t *testing.T) {
 	if want := (map[string]string{"A": "hunter2", "B": s.spec.Caller.Home, "C": "given"}); !maps.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	if out := renewed(t, "printf", "50m", "token"); out.value != "token" || out.in != 40*time.Minute {
+		t.Errorf("%+v", out)
+	}
+	if out := renewed(t, "echo", "50m", `{"token": "of json"}`); out.value != "of json" || out.in != 40*time.Minute {
+		t.Errorf("%+v", out)
+	}
+	expiry := time.Now().Add(10 * time.Hour).UTC().Format(time.RFC3339)
+	if out := renewed(t, "echo", "50m", `{"token": "of json", "expires_at": "`+expiry+`", "more": 1}`); out.value != "of json" || out.in != 8*time.Hour {
+		t.Errorf("%+v", out)
+	}
+	for text, want := range map[string]string{
+		`{"token": "hunter2", "expires_at": "2020-01-02T15:04:05Z"}`: "A: echo printed a value that has expired",
+		`{"token": "hunter2", "expires_at": "soon"}`:                 "A: echo printed invalid JSON",
+		`{"token": "hunter2"`:                                        "A: echo printed invalid JSON",
+		`{"secret": "hunter2"}`:                                      "A: echo printed no token",
+	} {
+		if out := renewed(t, "echo", "1h", text); out.err == nil || !strings.Contains(out.err.Error(), want) || strings.Contains(out.err.Error(), "hunter2") {
+			t.Errorf("%s: %+v", text, out)
+		}
+	}
 	s = newScene(t, `env: {A: {command: ["true"]}, B: {command: ["false"]}, D: {command: [no-such-program]}}`, "command: [sh]")
 	err := s.good().RunCommands(t.Context(), io.Discard)
 	for _, want := range []string{"A: true printed nothing", "B: false: exit status 1", `D: unknown program "no-such-program"`} {
@@ -202,4 +224,25 @@ func TestRunCommands(t *testing.T) {
 			t.Errorf("no %q in %v", want, err)
 		}
 	}
+}
+
+// renewal is the value of a command with a ttl, and when it is to be renewed.
+type renewal struct {
+	value string
+	in    time.Duration // rounded to minutes
+	err   error
+}
+
+func renewed(t *testing.T, program, ttl, text string) renewal {
+	t.Helper()
+	s := newScene(t, fmt.Sprintf("env: {A: {command: [%s, %q], ttl: %s, inject: [api.test]}}, egress: {allow: [api.test]}", program, text, ttl), "command: [sh]")
+	s.spec.Proxy = manifest.ProxyBuiltin
+	p := s.good()
+	out := renewal{err: p.RunCommands(t.Context(), io.Discard)}
+	v := p.Renewable()
+	if len(v) != 1 {
+		t.Fatalf("renewable: %+v", v)
+	}
+	out.value, out.in = v[0].Secret.Reveal(), time.Until(p.RenewAt(v[0])).Round(time.Minute)
+	return out
 }

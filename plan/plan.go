@@ -111,16 +111,18 @@ type Plan struct {
 	Warnings []string  `json:"warnings"`
 	Created  time.Time `json:"-"`
 
-	skills  []rootfile.File       // paths begin with the skill's name
-	ssh     []provision.SSHAccess // of each entry of SSH
-	caller  caller.Caller
-	env     envInput
-	entries egress.Entries
-	policy  egress.Policy // of entries
-	rules   *policy.Rules
-	command []string     // the manifest's or the kind's; empty: the image's
-	kind    *agents.Kind // named, or assumed from the command
-	args    []string     // appended to the command
+	skills []rootfile.File       // paths begin with the skill's name
+	ssh    []provision.SSHAccess // of each entry of SSH
+	caller caller.Caller
+	// renewals is when the values of commands are to be replaced, by variable.
+	renewals map[string]time.Time
+	env      envInput
+	entries  egress.Entries
+	policy   egress.Policy // of entries
+	rules    *policy.Rules
+	command  []string     // the manifest's or the kind's; empty: the image's
+	kind     *agents.Kind // named, or assumed from the command
+	args     []string     // appended to the command
 
 	manifestSum string
 }

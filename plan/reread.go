@@ -1,29 +1,41 @@
 package plan
 
 import (
+	"context"
+	"io"
+	"time"
+
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// InjectedFiles returns the injected variables whose values are in files, which may change
-// while the bottle runs.
-func (p *Plan) InjectedFiles() []provision.Variable {
+// Renewable returns the injected variables whose values can change while the bottle runs:
+// those in files, and those of commands that expire.
+func (p *Plan) Renewable() []provision.Variable {
 	var out []provision.Variable
 	for _, v := range p.Env {
-		if v.Source == manifest.SourceFile && len(v.Inject) > 0 {
+		if len(v.Inject) > 0 && (v.Source == manifest.SourceFile || v.TTL > 0) {
 			out = append(out, v)
 		}
 	}
 	return out
 }
 
-// Reread reads the file of a variable again, with the caller's rights.
-func (p *Plan) Reread(v provision.Variable) (secret.Value, error) {
+// RenewAt returns when the value that RunCommands has got for a variable is to be replaced;
+// zero for the variables of files, which change at any time.
+func (p *Plan) RenewAt(v provision.Variable) time.Time { return p.renewals[v.Name] }
+
+// Renew reads the file of a variable again, or runs its command, with the caller's rights.
+// next is when the new value is to be replaced, as in RenewAt.
+func (p *Plan) Renew(ctx context.Context, v provision.Variable) (value secret.Value, next time.Time, err error) {
+	if v.Source == manifest.SourceCommand {
+		return p.runCommand(ctx, v, io.Discard)
+	}
 	data, err := p.caller.ReadPrivate(v.From, MaxVariable)
 	if err != nil {
-		return secret.Value{}, err
+		return value, next, err
 	}
-	value, err := OneValue(v.From, data)
-	return secret.New(value), err
+	text, err := OneValue(v.From, data)
+	return secret.New(text), next, err
 }

@@ -26,6 +26,9 @@ type Variable struct {
 	Ask string `json:"ask,omitempty"`
 	// Command prints the value of a "command" variable.
 	Command []string `json:"command,omitempty"`
+	// TTL is for how many seconds the value of Command is valid, unless it says so itself;
+	// 0: it does not expire.
+	TTL int64 `json:"ttl_seconds,omitempty"`
 	// Literal is the value of a literal. It is written in the manifest and not a secret.
 	Literal string `json:"literal,omitempty"`
 	// Secret is the value of any other source.

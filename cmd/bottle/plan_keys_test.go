@@ -69,6 +69,7 @@ var planKeys = map[string]struct {
 	"bottles.env.from":    {value: "TOKEN", want: []string{"VAR (forwarded from TOKEN)"}},
 	"bottles.env.prompt":  {value: "Key?", want: []string{`VAR (the manifest asks: "Key?")`}},
 	"bottles.env.command": {value: `[pass, show, "a b"]`, want: []string{`VAR (command: pass show "a b")`}},
+	"bottles.env.ttl":     {value: "50m", need: `command: [pass], inject: [api.test]`, want: []string{"VAR (command: pass, run again within 50m; placeholder"}},
 	"bottles.env.file":    {value: "secret", want: []string{"VAR (file from DIR/secret)"}},
 
 	"bottles.env.inject": {value: "[api.test]", need: `from: TOKEN`, want: []string{"VAR (forwarded from TOKEN; placeholder, inserted for api.test:443)"}},

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/names"
@@ -145,6 +146,9 @@ func variables(env []manifest.EnvDescription) []string {
 			continue
 		case v.Source == manifest.SourceCommand:
 			text = fmt.Sprintf("%s: %s", v.Source, commandLine(v.Command))
+			if v.TTL > 0 {
+				text += fmt.Sprintf(textRunAgain, ttlText(v.TTL))
+			}
 		case v.From != "" && v.From != v.Name:
 			text = fmt.Sprintf("%s from %s", v.Source, v.From)
 		}
@@ -154,6 +158,15 @@ func variables(env []manifest.EnvDescription) []string {
 		out = append(out, fmt.Sprintf("%s (%s)", v.Name, text))
 	}
 	return out
+}
+
+// ttlText formats seconds as a manifest does: 50m or 12h.
+func ttlText(seconds int64) string {
+	text := strings.TrimSuffix((time.Duration(seconds) * time.Second).String(), "0s")
+	if strings.Contains(text, "h") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // injectText describes where a secret that the agent does not get is inserted.
@@ -183,7 +196,7 @@ func plannedEnv(env []provision.Variable) []string {
 			continue
 		}
 		out = append(out, variables([]manifest.EnvDescription{{
-			Name: v.Name, Source: v.Source, From: v.From, Command: v.Command, Inject: v.Inject, As: v.As,
+			Name: v.Name, Source: v.Source, From: v.From, Command: v.Command, TTL: v.TTL, Inject: v.Inject, As: v.As,
 		}})...)
 	}
 	return out

@@ -8,6 +8,7 @@ placeholder, and requests that begin when the command returns get the new value.
 values are still replaced in responses.`
 	textSecretExample = `  bottle secret set impl GH_TOKEN
   gh auth token | bottle secret set impl GH_TOKEN`
+	textRunAgain   = ", run again within %s"
 	textNotRenewed = "The secret %s could not be renewed: %s"
 	textSecretArgs = "expected a bottle name and a variable"
 	textSecretSet  = "Requests of %[2]s now get the new %[1]s."

@@ -496,6 +496,46 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
+// TestSecretCommand: a command with a ttl runs again before its value expires, as the caller
+// and also for a detached bottle. While it fails, the last value stays in force.
+func TestSecretCommand(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	u.write("bottle.yaml", strings.ReplaceAll(injectManifest, "{from: MINE, ", "{command: ["+filepath.Join(u.dir, "helper")+"], ttl: 1h, "))
+	u = u.with("OLD=x", "OTHERS="+newToken("tok-", 44))
+	helper := func(script string) {
+		t.Helper()
+		u.write("helper.new", "#!/bin/sh\n"+script)
+		if err := os.Chmod(filepath.Join(u.dir, "helper.new"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(u.dir, "helper.new"), filepath.Join(u.dir, "helper")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The first value expires soon, the others do not.
+	first, second := newToken("ghp_", 36), newToken("ghp_", 36)
+	once := filepath.Join(u.dir, "once")
+	helper(`if [ -e ` + once + ` ]; then echo ` + second + `; else
+  touch ` + once + `; printf '{"token": "` + first + `", "expires_at": "%s"}' "$(date -u -d '+20 seconds' +%Y-%m-%dT%H:%M:%SZ)"; fi
+`)
+	name := "claude-bottle-expiring"
+	u.bottle("run", "sleep", "-d", "--proxy", "builtin", "--yes", "--name", name).want(t, 0, name+"\n")
+	for _, value := range []string{first, second} {
+		script := `for i in $(seq 600); do curl -sSf -H "Authorization: Bearer $GH_TOKEN" https://allowed.test/auth/` + hashOf(value) + `/ 2>/dev/null && exit; sleep 0.1; done`
+		if r := u.exec(name, "bash", "-c", script); r.stdout != "hello from allowed.test\n" {
+			t.Errorf("%q\n%s", r.stdout, r.stderr)
+		}
+	}
+	u.bottle("rm", "-f", name)
+
+	helper("echo '{\"token\": 7}'\n")
+	r := u.bottle("run", "sleep", "-d", "--proxy", "builtin", "--yes", "--name", name)
+	if r.code != 125 || !strings.Contains(r.stderr, "printed invalid JSON\nhint: expected the value, or") {
+		t.Errorf("exit %d\n%s", r.code, r.stderr)
+	}
+}
+
 // TestInjectMistakes: what cannot be injected is an error before anything starts.
 func TestInjectMistakes(t *testing.T) {
 	leakcheck.Check(t)
