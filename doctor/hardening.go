@@ -12,6 +12,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/audit"
+	"github.com/bot-bottle/bottle/internal/confine"
 	"github.com/bot-bottle/bottle/policy"
 )
 
@@ -30,6 +31,7 @@ func Hardening(cfg bottle.Config, dir, program, sudoers string) []Finding {
 	d.private("state directory", cfg.StateDir)
 	d.socket(cfg.Address)
 	d.programs(program)
+	d.landlock()
 	d.plugins()
 	d.roots("network configuration", cfg.CNIConf)
 	if cfg.HostsDir != "" {
@@ -125,6 +127,16 @@ func (d *checks) roots(check, path string) {
 		return
 	}
 	d.report(check, LevelOK, "", "only root can change %s", path)
+}
+
+// landlock checks whether the kernel can confine the processes of bottles.
+func (d *checks) landlock() {
+	const check = "Landlock"
+	if v := confine.ABI(); v > 0 {
+		d.report(check, LevelOK, "", "version %d confines proxies and their loggers to their files", v)
+		return
+	}
+	d.report(check, LevelWarn, "use a kernel with landlock among its security modules (the parameter lsm=)", "the kernel does not confine proxies and their loggers to their files")
 }
 
 // socket checks who may talk to containerd: they are root.

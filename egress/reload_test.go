@@ -29,6 +29,13 @@ func TestMain(m *testing.M) {
 	if config := os.Getenv(proxyConfigEnv); config != "" {
 		os.Exit(proxyMain(config))
 	}
+	if os.Getenv(processVariable) != "" {
+		if err := runProcess(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
