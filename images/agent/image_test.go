@@ -86,6 +86,7 @@ func TestAgentImage(t *testing.T) {
 		t.Errorf("an outdated image became %s, want %s", again.Digest, built.Digest)
 	}
 
+	s.goModules()
 	addresses := s.mirrors()
 	if at := s.find(built, addresses); len(at) > 0 {
 		t.Errorf("the image contains addresses of mirrors:\n%s", strings.Join(at, "\n"))
@@ -188,11 +189,60 @@ func (s *scene) want(out string, lines []string) {
 	}
 }
 
-func (s *scene) build(dockerfile, name string) {
+func (s *scene) build(dockerfile, name string, args ...string) {
+	s.t.Helper()
+	if err := s.tryBuild(dockerfile, name, args...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *scene) tryBuild(dockerfile, name string, args ...string) error {
 	s.t.Helper()
 	s.write("Dockerfile", dockerfile)
-	if _, err := s.bottle("build", "-t", name, "--secret", "id=sources,src="+filepath.Join(os.Getenv("LAB_MIRROR"), "sources.list"), s.dir); err != nil {
-		s.t.Fatal(err)
+	mirror := os.Getenv("LAB_MIRROR")
+	_, err := s.bottle(append([]string{
+		"build", "-t", name, "--secret", "id=sources,src=" + mirror + "/sources.list", "--secret", "id=goproxy,src=" + mirror + "/goproxy", s.dir,
+	}, args...)...)
+	return err
+}
+
+// goModules downloads a module of this project's in a build's step, whose proxy lets it
+// through, and checks it with its go.sum. The control is a proxy that does not.
+func (s *scene) goModules() {
+	s.t.Helper()
+	const module = "golang.org/x/sync"
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	s.must(err)
+	goroot := strings.TrimSpace(string(root))
+	s.must(os.Mkdir(filepath.Join(s.dir, "go"), 0o700))
+	for _, name := range []string{"bin/go", "go.env", "VERSION"} {
+		data, err := os.ReadFile(filepath.Join(goroot, name))
+		s.must(err)
+		s.must(os.WriteFile(filepath.Join(s.dir, "go", filepath.Base(name)), data, 0o700))
+	}
+	sums, err := os.ReadFile("../../go.sum")
+	s.must(err)
+	var mine, version string
+	for line := range strings.Lines(string(sums)) {
+		if fields := strings.Fields(line); fields[0] == module {
+			mine += line
+			version = strings.TrimSuffix(fields[1], "/go.mod")
+		}
+	}
+	s.write("go.sum", mine)
+	s.write("go.mod", "module test\n\ngo 1.24\n\nrequire "+module+" "+version+"\n")
+	const dockerfile = `FROM ` + base + `
+USER root
+COPY go /usr/local/go/
+COPY go.mod go.sum /src/
+WORKDIR /src
+RUN --mount=type=secret,id=goproxy mkdir /usr/local/go/bin && mv /usr/local/go/go /usr/local/go/bin/go && \
+  export GOPROXY=$(cat /run/secrets/goproxy) GOFLAGS=-mod=mod GOTOOLCHAIN=local GOROOT=/usr/local/go GOMODCACHE=/modules GOCACHE=/tmp HOME=/tmp && \
+  /usr/local/go/bin/go mod download -x && /usr/local/go/bin/go mod verify && test -d /modules/` + module + `@*
+`
+	s.build(dockerfile, "go-modules:latest")
+	if err := s.tryBuild(strings.Replace(dockerfile, "mod verify", "mod verify #", 1), "go-modules:refused", "--allow", "other.test"); err == nil || !strings.Contains(err.Error(), "Forbidden") {
+		s.t.Errorf("a proxy that does not allow the mirror: %v", err)
 	}
 }
 

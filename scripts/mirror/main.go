@@ -1,13 +1,13 @@
 // Command mirror lets image builds on the test host download packages, and
 // nothing else. It listens on an address of the lab's outside world and forwards
-// requests to the Debian mirrors and the npm registry that the machine is
-// configured to use. The builds verify the downloads: apt by signatures, npm
-// packages by the hash in the Dockerfile.
+// requests to the Debian mirrors, the npm registry and the Go module proxy that the
+// machine is configured to use. The builds verify the downloads: apt by signatures, npm
+// packages by the hash in the Dockerfile, Go modules by their go.sum.
 //
-//	mirror --netns FILE --listen ADDRESS --sources FILE --npm URL --out DIR
+//	mirror --netns FILE --listen ADDRESS --sources FILE --npm URL --go GOPROXY --out DIR
 //
-// FILE is an apt sources.list. The mirror writes a sources.list and an npmrc with
-// its own addresses to DIR and, once it is ready, the file `addresses`: the random
+// FILE is an apt sources.list. The mirror writes a sources.list, an npmrc and a goproxy
+// with its own addresses to DIR and, once it is ready, the file `addresses`: the random
 // word that is part of each of its addresses, then the addresses of the Debian
 // mirrors, one per line.
 package main
@@ -48,6 +48,7 @@ func run(args []string) error {
 	listen := flags.String("listen", "127.0.0.1:0", "address and port to listen on; port 0: any")
 	sources := flags.String("sources", "", "apt's sources, one `deb URI SUITE COMPONENT` per line")
 	npm := flags.String("npm", "", "URL of the npm registry")
+	goproxy := flags.String("go", "", "value of GOPROXY, whose first URL is served")
 	out := flags.String("out", "", "directory for the files with the mirror's addresses")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -70,7 +71,11 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{"sources.list": list, "npmrc": []byte("registry=" + registry + "\n")} {
+	modules, err := m.add(firstURL(*goproxy), false)
+	if err != nil {
+		return fmt.Errorf("GOPROXY: %w", err)
+	}
+	for name, data := range map[string][]byte{"sources.list": list, "npmrc": []byte("registry=" + registry + "\n"), "goproxy": []byte(modules)} {
 		if err := os.WriteFile(filepath.Join(*out, name), data, 0o600); err != nil {
 			return err
 		}
@@ -84,6 +89,16 @@ func run(args []string) error {
 		return err
 	}
 	return nil
+}
+
+// firstURL returns the first URL of a list as in GOPROXY ("go help goproxy").
+func firstURL(list string) string {
+	for _, entry := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == '|' }) {
+		if strings.Contains(entry, "://") {
+			return entry
+		}
+	}
+	return ""
 }
 
 // listenIn listens on the address in the namespace. Outgoing connections still use
