@@ -54,7 +54,7 @@ func Run(ctx context.Context, cfg bottle.Config, spec plan.Spec) []Finding {
 	d.network(ctx)
 	d.cgroups()
 	d.disk()
-	d.workspaces(ctx, e)
+	d.workspaces(ctx, e, spec)
 	d.resolvers()
 	d.proxyImages(ctx, e, spec)
 	return d.found

@@ -66,6 +66,11 @@ func TestDoctorGoodHost(t *testing.T) {
 	if r := u.bottle("doctor"); r.code != 0 || !strings.Contains(r.stdout, "ok    containerd") || strings.Contains(r.stdout, "fail") {
 		t.Errorf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	// The manifest's largest workspace counts.
+	u.write("bottle.yaml", "version: 1\nbottles: {a: {limits: {workspace: 8TiB}}, b: {}}\nagents: {x: {bottle: b}}\n")
+	if f := u.doctor(t, 0)["workspaces"]; f.Level != doctor.LevelWarn || !strings.Contains(f.Detail, "the workspace may grow to") {
+		t.Errorf("a large workspace: %+v", f)
+	}
 }
 
 // TestDoctorNotRoot checks that doctor reports what a user without root cannot check,
