@@ -136,14 +136,22 @@ func readEnvFile(open func() (*os.File, error)) (string, error) {
 	return string(data), nil
 }
 
-// descriptor takes ownership of a file that the caller left open. The descriptors
-// that the Go runtime opens may have such a number, but are of other types.
+// descriptor takes ownership of a file that the caller left open. This process may have
+// opened one with such a number itself, but only with close-on-exec, which no descriptor
+// has that came through execve(2).
 func descriptor(fd int) (*os.File, error) {
 	var st unix.Stat_t
 	if fd == 1 || fd == 2 {
 		return nil, withHint(fmt.Errorf(textFDOutput, fd), hintFDOutput)
 	}
-	if err := unix.Fstat(fd, &st); err != nil {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil || flags&unix.FD_CLOEXEC != 0 {
+		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
+	}
+	if mode, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || mode&unix.O_ACCMODE == unix.O_WRONLY || mode&unix.O_PATH != 0 {
 		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
 	}
 	switch st.Mode & unix.S_IFMT {

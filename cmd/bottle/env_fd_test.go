@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -53,5 +54,38 @@ func TestDescriptorZeroStaysOpen(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestDescriptorOfAnother: a descriptor that this process has opened itself, or that cannot
+// be read, is not one that the caller has left open. The control is one that is.
+func TestDescriptorOfAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vars")
+	if err := os.WriteFile(path, []byte("A=1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		flags int
+		want  bool
+	}{
+		{"left open", unix.O_RDONLY, true},
+		{"its own", unix.O_RDONLY | unix.O_CLOEXEC, false},
+		{"only for writing", unix.O_WRONLY, false},
+		{"only a path", unix.O_PATH, false},
+	} {
+		fd, err := unix.Open(path, c.flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := descriptor(fd)
+		if (err == nil) != c.want {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err != nil {
+			_ = unix.Close(fd)
+			continue
+		}
+		_ = f.Close()
 	}
 }
