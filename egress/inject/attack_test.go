@@ -141,9 +141,9 @@ func TestPlaceholderToAnotherHost(t *testing.T) {
 			value := "ghp_" + fill(36, base62)
 			w := newWorld(t, options{
 				http2: http2, handler: http.NotFound, other: u.ServeHTTP, secret: func(s *Secret) { s.Hosts = hosts },
-				more: []Secret{{Name: "GH", Value: secret.New(value), Placeholder: Placeholder(value), Hosts: []string{otherHost}}},
+				target: otherHost + ":443",
+				more:   []Secret{{Name: "GH", Value: secret.New(value), Placeholder: Placeholder(value), Hosts: []string{otherHost}}},
 			})
-			w.target = otherHost + ":443"
 			c := w.client(http2)
 			c.Transport.(*http.Transport).TLSClientConfig.ServerName = otherHost
 			r := w.request(http.MethodGet, "/", nil)

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -117,11 +118,13 @@ type options struct {
 	more    []Secret
 	// cert replaces the certificate of apiHost.
 	cert func(*authority) tls.Certificate
+	// target is what tunnels are to; empty: apiHost.
+	target string
 }
 
 func newWorld(t testing.TB, o options) *world {
 	t.Helper()
-	w := &world{t: t, placeholder: Placeholder(realValue), target: apiHost + ":443"}
+	w := &world{t: t, placeholder: Placeholder(realValue), target: cmp.Or(o.target, apiHost+":443")}
 	auth := newAuthority(t)
 	cert := auth.sign(t, apiHost, time.Now().Add(time.Hour))
 	if o.cert != nil {
