@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -51,18 +52,24 @@ func Wall(proxy netip.Addr) error {
 	return verifyWall(to)
 }
 
-// podRoutes returns the routes of links other than lo, except for the kernel's own of
-// local and multicast addresses.
-func podRoutes() ([]netlink.Route, error) {
+// podLinks returns the links other than lo.
+func podLinks() ([]netlink.Link, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
+	return slices.DeleteFunc(links, func(l netlink.Link) bool { return l.Attrs().Flags&net.FlagLoopback != 0 }), nil
+}
+
+// podRoutes returns the routes of links other than lo, except for the kernel's own of
+// local and multicast addresses.
+func podRoutes() ([]netlink.Route, error) {
+	links, err := podLinks()
+	if err != nil {
+		return nil, err
+	}
 	var out []netlink.Route
 	for _, l := range links {
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
-		}
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 			routes, err := netlink.RouteList(l, family)
 			if err != nil {
@@ -72,6 +79,26 @@ func podRoutes() ([]netlink.Route, error) {
 		}
 	}
 	return out, nil
+}
+
+// eachIPv6 calls fn with each IPv6 address of links other than lo.
+func eachIPv6(fn func(l netlink.Link, a netlink.Addr) error) error {
+	links, err := podLinks()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		addrs, err := netlink.AddrList(l, unix.AF_INET6)
+		if err != nil {
+			return fmt.Errorf("list IPv6 addresses of %s: %w", l.Attrs().Name, err)
+		}
+		for _, a := range addrs {
+			if err := fn(l, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // routeToProxy adds the route to the proxy, with the default route's gateway.
@@ -121,25 +148,12 @@ func deleteRoute(r netlink.Route) error {
 }
 
 func removeIPv6() error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
+	return eachIPv6(func(l netlink.Link, a netlink.Addr) error {
+		if err := netlink.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("delete the address %s of %s: %w", a.IPNet, l.Attrs().Name, err)
 		}
-		addrs, err := netlink.AddrList(l, unix.AF_INET6)
-		if err != nil {
-			return fmt.Errorf("list IPv6 addresses of %s: %w", l.Attrs().Name, err)
-		}
-		for _, a := range addrs {
-			if err := netlink.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return fmt.Errorf("delete the address %s of %s: %w", a.IPNet, l.Attrs().Name, err)
-			}
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // verifyWall reads what is left.
@@ -158,21 +172,7 @@ func verifyWall(to net.IPNet) error {
 	if !found {
 		return fmt.Errorf("the pod has no route to the proxy %s", to.IP)
 	}
-	links, err := netlink.LinkList()
-	if err != nil {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		addrs, err := netlink.AddrList(l, unix.AF_INET6)
-		if err != nil {
-			return fmt.Errorf("list IPv6 addresses of %s: %w", l.Attrs().Name, err)
-		}
-		if len(addrs) > 0 {
-			return fmt.Errorf("%s still has the address %s", l.Attrs().Name, addrs[0].IPNet)
-		}
-	}
-	return nil
+	return eachIPv6(func(l netlink.Link, a netlink.Addr) error {
+		return fmt.Errorf("%s still has the address %s", l.Attrs().Name, a.IPNet)
+	})
 }
