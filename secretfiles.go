@@ -5,10 +5,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/manifest"
-	"github.com/bot-bottle/bottle/policy"
+	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
 )
 
@@ -23,7 +22,7 @@ const (
 // WatchSecrets gives the bottle's proxy the new values of injected secrets whose files
 // change, or whose commands have to be run again because the value expires, until ctx ends.
 // failed is called once for each variable that can no longer be renewed, and again after it
-// could be; until then requests get the last value. It is called by one goroutine at a time.
+// could be, and never twice at the same time; until then requests get the last value.
 func (b *Bottle) WatchSecrets(ctx context.Context, failed func(variable string, err error)) {
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
@@ -75,13 +74,8 @@ func (b *Bottle) watchSecret(ctx context.Context, v provision.Variable, failed f
 
 // renew replaces a secret. It is written to the audit log first.
 func (b *Bottle) renew(ctx context.Context, v provision.Variable, value secret.Value) error {
-	source := policy.SecretFile
-	if v.Source == manifest.SourceCommand {
-		source = policy.SecretCommand
-	}
-	err := b.e.cfg.Audit.Write(audit.Event{Kind: audit.SecretUse, Bottle: b.Name, Secret: v.Name, Source: source})
-	if err != nil {
+	if err := auditSecrets(b.e.cfg.Audit, b.Name, []provision.Variable{v}); err != nil {
 		return err
 	}
-	return b.e.proxies.SetSecret(ctx, b.Name, v.Name, source, value)
+	return b.e.proxies.SetSecret(ctx, b.Name, v.Name, plan.SecretSource(v), value)
 }

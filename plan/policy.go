@@ -98,11 +98,15 @@ var secretSources = map[string]string{
 	provision.SourceEnvFile: policy.SecretCommandLine, provision.SourceDescriptor: policy.SecretCommandLine,
 }
 
+// SecretSource returns the policy's name for where a variable comes from; empty: nowhere
+// that a policy bounds.
+func SecretSource(v provision.Variable) string { return secretSources[v.Source] }
+
 func (p *preparation) checkSecrets() error {
 	rules := p.spec.Rules
 	var problems hint.Problems
 	for _, v := range p.plan.Env {
-		if source, ok := secretSources[v.Source]; ok {
+		if source := SecretSource(v); source != "" {
 			problems.Add(rules.Secret(source, v.Name))
 		}
 	}
