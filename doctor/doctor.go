@@ -54,9 +54,10 @@ func Run(ctx context.Context, cfg bottle.Config, spec plan.Spec) []Finding {
 	d.network(ctx)
 	d.cgroups()
 	d.disk()
-	d.workspaces(ctx, e, spec)
+	m, err := spec.Manifest()
+	d.workspaces(ctx, e, m)
 	d.resolvers()
-	d.proxyImages(ctx, e, spec)
+	d.proxyImages(ctx, e, m, err)
 	return d.found
 }
 

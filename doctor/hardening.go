@@ -25,8 +25,8 @@ func Hardening(cfg bottle.Config, dir, program, sudoers string) []Finding {
 		return d.found
 	}
 	d.sudoers(sudoers, program)
-	d.policyFiles(dir)
-	d.audit(dir)
+	d.policyFile(dir)
+	d.systemConfig(dir)
 	d.private("run directory", cfg.RunDir)
 	d.private("state directory", cfg.StateDir)
 	d.socket(cfg.Address)
@@ -40,8 +40,8 @@ func Hardening(cfg bottle.Config, dir, program, sudoers string) []Finding {
 	return d.found
 }
 
-// policyFiles checks the files that bound users of sudo.
-func (d *checks) policyFiles(dir string) {
+// policyFile checks the policy, which bounds users of sudo.
+func (d *checks) policyFile(dir string) {
 	p, err := policy.Load(dir)
 	switch {
 	case err != nil:
@@ -51,24 +51,26 @@ func (d *checks) policyFiles(dir string) {
 	default:
 		d.report("policy", LevelOK, "", "%s, which only root can change", p.Path)
 	}
+}
+
+// systemConfig checks the system configuration, and that somebody learns what users do.
+func (d *checks) systemConfig(dir string) {
 	c, err := policy.LoadConfig(dir)
-	switch {
-	case err != nil:
+	if err != nil {
 		d.fail("system configuration", err, "bottle policy check")
+		return
+	}
+	switch {
 	case len(c.UsersMaySet) > 0:
 		d.report("system configuration", LevelWarn, "remove users_may_set from "+c.Path, "users of sudo may set %s: whoever chooses these can become root", strings.Join(c.UsersMaySet, ", "))
 	default:
 		d.report("system configuration", LevelOK, "", "only root chooses containerd's socket, directories and plugins")
 	}
+	d.audit(dir, c.Audit)
 }
 
-// audit checks that somebody learns what users do.
-func (d *checks) audit(dir string) {
-	c, err := policy.LoadConfig(dir)
-	if err != nil {
-		return // reported by policyFiles
-	}
-	to := c.Audit.To
+func (d *checks) audit(dir string, c audit.Config) {
+	to := c.To
 	switch {
 	case to == "":
 		d.report("audit", LevelWarn, "set audit: {to: journald} in "+filepath.Join(dir, policy.ConfigFile), "nothing is recorded")
@@ -83,7 +85,7 @@ func (d *checks) audit(dir string) {
 			return
 		}
 	}
-	if c.Audit.OnFailure != audit.Stop {
+	if c.OnFailure != audit.Stop {
 		d.report("audit", LevelOK, "", "to %s; bottle works on when that fails", to)
 		return
 	}

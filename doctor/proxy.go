@@ -18,10 +18,9 @@ import (
 
 // proxyImages checks the image of each bottle of the manifest whose proxy is pipelock,
 // and asks for its digest if the manifest does not pin it: without a digest a registry
-// decides what runs under that name.
-func (d *checks) proxyImages(ctx context.Context, e *bottle.Engine, spec plan.Spec) {
+// decides what runs under that name. err is why there is no manifest.
+func (d *checks) proxyImages(ctx context.Context, e *bottle.Engine, m *manifest.Manifest, err error) {
 	const check = "proxy image"
-	m, err := spec.Manifest()
 	switch {
 	case errors.Is(err, manifest.ErrNotFound):
 		d.report(check, LevelOK, "", "no manifest here, so no proxy images to check")

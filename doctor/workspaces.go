@@ -6,17 +6,16 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/manifest"
-	"github.com/bot-bottle/bottle/plan"
 )
 
 // workspaces checks that the work of agents can be kept, in the largest workspace of the
-// manifest. A manifest that cannot be read is reported with the proxies' images.
-func (d *checks) workspaces(ctx context.Context, e *bottle.Engine, spec plan.Spec) {
+// manifest, which may be nil.
+func (d *checks) workspaces(ctx context.Context, e *bottle.Engine, m *manifest.Manifest) {
 	if e == nil {
 		return // no containerd, which is reported
 	}
 	size := manifest.Limits{}.OrDefault().Workspace
-	if m, err := spec.Manifest(); err == nil && len(m.Bottles) > 0 {
+	if m != nil && len(m.Bottles) > 0 {
 		size = 0
 		for _, b := range m.Bottles {
 			size = max(size, b.Limits.OrDefault().Workspace)
