@@ -22,10 +22,11 @@ import (
 // hostState returns the state of a container whose first process and shim exist. ok is
 // false if one of them does not, or if that cannot be decided.
 func (c *Client) hostState(r containers.Container) (s taskState, ok bool) {
-	s, parent, ok := c.runscState(r.ID)
+	read := c.runscState
 	if r.Runtime.Name == shimRunc {
-		s, parent, ok = c.runcState(r.ID)
+		read = c.runcState
 	}
+	s, parent, ok := read(r.ID)
 	if !ok {
 		return taskState{}, false
 	}
