@@ -9,12 +9,12 @@ import (
 	"runtime/debug"
 )
 
-// Main runs the built-in proxy with the configuration in configPath until ctx
-// ends. Listen replaces the address that it listens on, unless it is empty. The log goes to stdout; its startup line is written once clients can
-// connect. Each value received from reload (for example SIGHUP) rereads the
-// file. If that fails, the error is logged and printed to stderr, and the
-// current policy stays in force. Changes of the listen address and of limits
-// take effect at the next start.
+// Main runs the built-in proxy with the configuration in configPath until ctx ends.
+// Listen replaces the address that it listens on, unless it is empty. The log goes to
+// stdout; its startup line is written once clients can connect. Each value received from
+// reload (for example SIGHUP) rereads the file. If that fails, the error is logged and
+// printed to stderr, and the current policy stays in force. Changes of the listen address
+// and of limits take effect at the next start.
 func Main(ctx context.Context, configPath, listen string, reload <-chan os.Signal, stdout, stderr io.Writer) error {
 	cfg, err := loadConfig(configPath, listen)
 	if err != nil {

@@ -134,8 +134,8 @@ func (r *Refused) Hint() string {
 	return fmt.Sprintf("omit it, or ask root to set %s, or to list it in users_may_set, in %s", r.Key, r.Path)
 }
 
-// Choice checks the value that a caller has chosen for a setting, by a flag or a variable
-// named how, instead of the host's.
+// Choice checks the value that a caller has chosen for a setting in place of the value
+// hosts of the system; how names the flag or variable.
 func (c *Config) Choice(who caller.Caller, r *Rules, key, how, value, hosts string) error {
 	if !bound(who) || value == hosts || slices.Contains(c.UsersMaySet, key) {
 		return nil

@@ -68,8 +68,8 @@ func (c Config) inspect(ctx context.Context, rec *record) *host {
 	return h
 }
 
-// inspectContainerd accepts, in this order, the containerd that answers, setup's own, and one
-// of the host's that is not running.
+// inspectContainerd accepts, in this order, the containerd that answers, setup's own, and an
+// installed one that is not running.
 func (c Config) inspectContainerd(ctx context.Context, h *host, rec *record) {
 	p := h.part(PartContainerd)
 	for _, address := range []string{c.Address, PrivateAddress} {

@@ -38,9 +38,9 @@ const (
 const Files = "files"
 
 var (
-	// ErrNotFound is wrapped if there is no workspace of a name.
+	// ErrNotFound is wrapped if no workspace has the name.
 	ErrNotFound = errors.New("no such workspace")
-	// ErrExists is wrapped if a workspace of a name exists.
+	// ErrExists is wrapped if a workspace has the name.
 	ErrExists = errors.New("workspace exists")
 )
 

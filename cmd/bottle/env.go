@@ -140,6 +140,7 @@ func readEnvFile(open func() (*os.File, error)) (string, error) {
 // opened one with such a number itself, but only with close-on-exec, which no descriptor
 // has that came through execve(2).
 func descriptor(fd int) (*os.File, error) {
+	closed := withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
 	var st unix.Stat_t
 	if fd == 1 || fd == 2 {
 		return nil, withHint(fmt.Errorf(textFDOutput, fd), hintFDOutput)
@@ -149,15 +150,15 @@ func descriptor(fd int) (*os.File, error) {
 		err = unix.Fstat(fd, &st)
 	}
 	if err != nil || flags&unix.FD_CLOEXEC != 0 {
-		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
+		return nil, closed
 	}
 	if mode, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || mode&unix.O_ACCMODE == unix.O_WRONLY || mode&unix.O_PATH != 0 {
-		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
+		return nil, closed
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR:
 	default:
-		return nil, withHint(fmt.Errorf(textFDClosed, fd), hintFDClosed)
+		return nil, closed
 	}
 	name := fmt.Sprintf("file descriptor %d", fd)
 	if fd == 0 {
