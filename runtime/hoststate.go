@@ -63,23 +63,17 @@ func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
 // runcState reads runc's record of a container and decides as runc does (libcontainer,
 // Container.currentStatus).
 func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
-	var record struct {
-		Pid   int    `json:"init_process_pid"`
-		Start uint64 `json:"init_process_start"`
-	}
 	root := filepath.Join(c.Dir(id), "runc")
 	if name, proxy := strings.CutSuffix(id, ProxySuffix); proxy {
 		root = filepath.Join(c.Dir(name), "proxy", "runc")
 	}
 	dir := filepath.Join(root, c.cfg.Namespace, id)
-	if !readRecord(filepath.Join(dir, "state.json"), &record) {
+	pid, start, ok := runcProcess(filepath.Join(dir, "state.json"))
+	p, exists := processOf(pid)
+	if !ok || !exists || p.start != start {
 		return taskState{}, 0, false
 	}
-	p, ok := processOf(record.Pid)
-	if !ok || p.start != record.Start {
-		return taskState{}, 0, false
-	}
-	s = taskState{status: "running", pid: uint32(record.Pid)}
+	s = taskState{status: "running", pid: uint32(pid)}
 	if _, err := os.Lstat(filepath.Join(dir, "exec.fifo")); err == nil {
 		s.status = "created"
 	}
@@ -87,6 +81,38 @@ func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
 		s.status = "paused"
 	}
 	return s, p.parent, true
+}
+
+// runcProcess reads the first process and its start from runc's record, which is replaced
+// by a rename. They are at its beginning, before the container's configuration, which takes
+// longer to parse than everything else in a list.
+func runcProcess(path string) (pid int, start uint64, ok bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, 0, false
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	record := json.NewDecoder(f)
+	if t, err := record.Token(); err != nil || t != json.Delim('{') {
+		return 0, 0, false
+	}
+	for record.More() && (pid == 0 || start == 0) {
+		key, err := record.Token()
+		if err != nil {
+			return 0, 0, false
+		}
+		var value any = &json.RawMessage{}
+		switch key {
+		case "init_process_pid":
+			value = &pid
+		case "init_process_start":
+			value = &start
+		}
+		if err := record.Decode(value); err != nil {
+			return 0, 0, false
+		}
+	}
+	return pid, start, pid != 0 && start != 0
 }
 
 // frozen reports whether a container's cgroup is frozen, under cgroup version 1 or 2.

@@ -134,6 +134,12 @@ func TestHostState(t *testing.T) {
 	}
 	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start+1)
 	want("proxy with the number of an earlier one", other, "ask")
+	for _, record := range []string{"", "[", "{", "null", `{"init_process_pid": "x"}`, fmt.Sprintf(`{"init_process_pid": %d}`, pid), fmt.Sprintf(`{"init_process_start": %d}`, p.start)} {
+		putRecord(t, runc, "%s", record)
+		want("proxy's record "+record, other, "ask")
+	}
+	putRecord(t, runc, `{"config": {"init_process_pid": 1}, "init_process_start": %d, "init_process_pid": %d, "x": []}`, p.start, pid)
+	want("proxy's record in another order", other, fmt.Sprintf("running %d", pid))
 	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start)
 	end()
 	want("ended proxy", other, "ask")
