@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/egress/inject"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
@@ -17,16 +18,17 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-// injection is what a bottle has whose proxy inserts secrets: the proxy gets the values
-// and the authority's key, and the agent gets placeholders and the certificate.
+// injection is what a bottle has whose proxy inserts secrets or checks requests: the proxy
+// gets the values and the authority's key, and the agent gets placeholders and the
+// certificate.
 type injection struct {
 	ca      *inject.CA
 	secrets []inject.Secret
 	roots   []byte
 }
 
-// newInjection creates an authority and placeholders for the secrets of a plan. It returns
-// nil if none is injected.
+// newInjection creates an authority for the hosts of secrets and of rules, and placeholders
+// for the secrets of a plan. It returns nil if the plan has neither.
 func newInjection(p *plan.Plan) (*injection, error) {
 	in := &injection{}
 	for _, v := range p.Env {
@@ -34,13 +36,17 @@ func newInjection(p *plan.Plan) (*injection, error) {
 			in.secrets = append(in.secrets, injectedSecret(v))
 		}
 	}
-	if len(in.secrets) == 0 {
+	rules := p.Entries().Rules
+	switch {
+	case len(in.secrets)+len(rules) == 0:
 		return nil, nil
-	}
-	if p.Proxy.Kind != manifest.ProxyBuiltin {
+	case p.Proxy.Kind == manifest.ProxyBuiltin:
+	case len(rules) > 0:
+		return nil, fmt.Errorf("cannot apply the rules for %s: %s does not read requests", rules[0].Host, p.Proxy.Kind)
+	default:
 		return nil, fmt.Errorf("cannot inject %s: %s does not insert secrets", in.secrets[0].Name, p.Proxy.Kind)
 	}
-	hosts, err := inject.Hosts(in.secrets)
+	hosts, err := inject.Hosts(in.secrets, egress.RuleHosts(rules))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +98,7 @@ func hostRoots(paths []string) ([]byte, error) {
 		}
 	}
 	return nil, &hint.Error{
-		Err:  fmt.Errorf("cannot inject secrets: missing certificate authorities of the host (searched for %s)", strings.Join(paths, ", ")),
+		Err:  fmt.Errorf("cannot terminate TLS: missing certificate authorities of the host (searched for %s)", strings.Join(paths, ", ")),
 		Hint: "install the package ca-certificates on the host",
 	}
 }

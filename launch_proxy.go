@@ -211,6 +211,6 @@ func initialState(p *plan.Plan) proxy.State {
 	return proxy.State{
 		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.Entries(),
 		Manifest: p.Manifest, Bottle: p.Bottle, Hostname: names.Hostname(p.Name),
-		Inject: slices.ContainsFunc(p.Env, func(v provision.Variable) bool { return len(v.Inject) > 0 }),
+		Inject: len(p.Entries().Rules) > 0 || slices.ContainsFunc(p.Env, func(v provision.Variable) bool { return len(v.Inject) > 0 }),
 	}
 }

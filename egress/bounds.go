@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// Outside returns the destinations of allow and ssh that no entry of most, a list in the
+// Outside returns the destinations of allow, rules and ssh that no entry of most, a list in the
 // form of allow, includes completely, with presets in both expanded. They are sorted.
 func (e Entries) Outside(most []string) ([]string, error) {
 	bound, err := NewPolicy(most)
@@ -22,7 +22,7 @@ func (e Entries) Outside(most []string) ([]string, error) {
 	return e.rulesThat(func(r Rule) bool { return !bound.allowsAll(r) })
 }
 
-// Within returns the destinations of allow and ssh that an entry of never, a list in the
+// Within returns the destinations of allow, rules and ssh that an entry of never, a list in the
 // form of deny, denies completely. They are sorted.
 func (e Entries) Within(never []string) ([]string, error) {
 	bound, err := Entries{Deny: never}.Policy()
@@ -35,7 +35,7 @@ func (e Entries) Within(never []string) ([]string, error) {
 }
 
 func (e Entries) rulesThat(match func(Rule) bool) ([]string, error) {
-	p, err := Entries{Allow: e.Allow, SSH: e.SSH}.Policy()
+	p, err := Entries{Allow: e.Allow, Rules: e.Rules, SSH: e.SSH}.Policy()
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,8 @@ func (c Change) Empty() bool {
 // Allowing returns the entries with entry allowed: without the entries of Deny for
 // it, and with an entry of Allow if none allows it. The change is empty if it was
 // allowed before. It does not modify e. The error is a [*StillDeniedError] if a
-// broader entry of Deny remains, which would win.
+// broader entry of Deny remains, which would win, and a [*NarrowedError] if the host has
+// rules, which an entry of Allow must not widen.
 func (e Entries) Allowing(entry ListEntry) (Entries, Change, error) {
 	deny, lifted := split(e.Deny, ParseListEntry, func(d ListEntry) bool {
 		if d.Preset != "" {
@@ -37,12 +38,19 @@ func (e Entries) Allowing(entry ListEntry) (Entries, Change, error) {
 	if err != nil {
 		return e, Change{}, err
 	}
+	narrowed := entry.Preset == "" && e.narrows(entry.Rules[0].Host)
+	if narrowed && len(lifted) == 0 {
+		return e, Change{}, &NarrowedError{Host: entry.Rules[0].Host}
+	}
 	for _, text := range deny {
 		if err := stillDenied(text, entry); err != nil {
 			return e, Change{}, err
 		}
 	}
 	change := Change{Removed: Entries{Deny: lifted}}
+	if narrowed { // its rules are in force again
+		return out, change, nil
+	}
 	if all(entry.Rules, func(r Rule) bool { return slices.Contains(policy.Allow, r) }) || len(lifted) > 0 && all(entry.Rules, policy.allowsAll) {
 		return out, change, nil
 	}

@@ -28,6 +28,12 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	target := tunnelTarget{host: host, port: port}
+	terminate, err := s.terminates(target.String(), verdict)
+	if err != nil {
+		_ = upstream.Close() // nothing was sent to it
+		s.refuse(w, r, &refusalError{status: http.StatusForbidden, scanner: ScannerRules, rule: verdict.Rule, reason: err.Error()})
+		return
+	}
 	ctx := serverContext(r)
 	client, early, err := hijack(w)
 	if err != nil {
@@ -39,7 +45,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		server: s, target: target, rule: verdict.Rule, ssh: verdict.SSH, learn: e.learn && !verdict.SSH,
 		client: client, upstream: upstream, early: early, start: time.Now(),
 	}
-	if s.injector != nil && s.injector.Terminates(target.String()) {
+	if terminate {
 		s.tunnels.Go(func() { s.terminate(ctx, t) })
 		return
 	}

@@ -115,6 +115,9 @@ func (s *Server) checkForward(e *enforcer, r *http.Request) (host string, port i
 		return "", 0, "", bad(http.StatusBadRequest, "parser", "%v", err)
 	}
 	host, v, ref := s.admit(e, r, raw, port)
+	if ref == nil && v.Narrowed {
+		ref = bad(http.StatusForbidden, ScannerRules, "%s has rules for its requests, which are for https only", host)
+	}
 	return host, port, v.Rule, ref
 }
 

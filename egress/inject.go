@@ -36,7 +36,7 @@ func (c *Inject) read() (*inject.CA, []inject.Secret, error) {
 }
 
 // newInjector returns the injector of a configuration; nil if it has no secrets.
-func (s *Server) newInjector(c *Inject) (*inject.Injector, error) {
+func (s *Server) newInjector(c *Inject, hosts []string) (*inject.Injector, error) {
 	if c == nil {
 		return nil, nil
 	}
@@ -52,7 +52,9 @@ func (s *Server) newInjector(c *Inject) (*inject.Injector, error) {
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("read certificate authorities: no certificate in %s", c.Roots)
 	}
-	return inject.New(inject.Config{Secrets: secrets, CA: ca, Dial: s.dialInjected, Roots: roots, Report: s.logInjected})
+	return inject.New(inject.Config{
+		Secrets: secrets, Hosts: hosts, Check: s.checkRequest, CA: ca, Dial: s.dialInjected, Roots: roots, Report: s.logInjected,
+	})
 }
 
 // reloadSecrets takes over the values of secrets for requests that begin later. What else
@@ -160,6 +162,8 @@ func (s *Server) logInjected(e inject.Event) {
 		ln.Event, ln.Reason = EventEcho, "the response had the secret in its "+e.Where
 	case inject.KindMisuse:
 		ln.Event, ln.Scanner = EventBlocked, ScannerInject
+	case inject.KindRule:
+		ln.Event, ln.Scanner = EventBlocked, ScannerRules
 	case inject.KindHost:
 		ln.Event, ln.Scanner = EventBlocked, "host"
 		if e.Method == "" {

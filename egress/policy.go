@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/egress/hostrule"
 )
 
 // Entries is a policy in its written form, as in a manifest and in the built-in
@@ -14,6 +16,9 @@ type Entries struct {
 	// Allow contains allowlist entries, see [ParseListEntry]. An entry without a port
 	// allows 80 and 443.
 	Allow []string `json:"allow,omitempty"`
+	// Rules allow single requests to hosts. A host with rules is reached by them only, also if
+	// a wildcard of Allow includes it; an entry of Allow for the same host is an error.
+	Rules []hostrule.Rule `json:"rules,omitempty"`
 	// SSH contains ssh destinations, see [ParseSSHRule].
 	SSH []string `json:"ssh,omitempty"`
 	// Deny contains destinations that may not be reached, in the form of Allow:
@@ -38,6 +43,9 @@ type Policy struct {
 	// private address (RFC 1918, RFC 4193, RFC 6598), but not to a loopback or
 	// link-local one.
 	PrivateNames []Rule
+
+	// rules are those of narrowed hosts, by host:port.
+	rules map[string]*hostrule.Set
 }
 
 // Verdict is the decision about one request.
@@ -52,6 +60,8 @@ type Verdict struct {
 	Reason string
 	// SSH allows a stream that is not TLS.
 	SSH bool
+	// Narrowed: each request in the tunnel has to be checked by [Policy.Requests].
+	Narrowed bool
 }
 
 // NewPolicy parses a policy that consists of allowlist entries only. The error
@@ -71,8 +81,14 @@ func (e Entries) Policy() (Policy, error) {
 		}
 		p.Allow = append(p.Allow, entry.Rules...)
 	}
+	if err := p.addRules(e); err != nil {
+		return Policy{}, err
+	}
 	for i, s := range e.SSH {
 		r, err := ParseSSHRule(s)
+		if err == nil && p.rules[r.String()] != nil {
+			err = fmt.Errorf("%s has rules for its requests, and ssh has none", r)
+		}
 		if err != nil {
 			return Policy{}, &entryError{"ssh", i, err}
 		}
@@ -161,12 +177,13 @@ func (p Policy) check(name string, isAddr bool, port int) Verdict {
 		return Verdict{Rule: entry, Denied: true, Reason: fmt.Sprintf("denied by the entry %s: %s", entry, joinHostPort(name, port))}
 	}
 	v := Verdict{Reason: notAllowed + name}
+	narrowed := p.narrows(name)
 	for _, r := range p.Allow {
 		switch {
-		case !r.matchesHost(name, isAddr):
+		case !r.matchesHost(name, isAddr) || narrowed && !r.Narrowed && !r.SSH:
 		case r.matchesPort(port):
 			if !v.Allowed {
-				v = Verdict{Allowed: true, Rule: r.String()}
+				v = Verdict{Allowed: true, Rule: r.String(), Narrowed: r.Narrowed}
 			}
 			// A web entry and an ssh entry may list the same host and port.
 			v.SSH = v.SSH || r.SSH

@@ -52,6 +52,12 @@ func (e Entries) Problems(own ...netip.Prefix) []*Problem {
 			}
 		}
 	}
+	for _, r := range e.Rules {
+		if problem := p.allowProblem(narrowedTarget(r), deny, own); problem != nil {
+			problem.List, problem.Entry = "allow", r.Host
+			out = append(out, problem)
+		}
+	}
 	for i, entry := range deny {
 		if all(entry.Rules, func(r Rule) bool { return !slices.ContainsFunc(p.Allow, r.overlapsHost) && !r.address().IsValid() }) {
 			what := "this host"

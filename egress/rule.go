@@ -28,6 +28,8 @@ type Rule struct {
 	LastPort int
 	// SSH allows a stream that is not TLS.
 	SSH bool
+	// Narrowed allows only the requests that the host's rules in Entries.Rules allow.
+	Narrowed bool
 }
 
 // ParseRule parses an entry: a DNS name, *.name, an IPv4 address or an IPv6

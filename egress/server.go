@@ -66,7 +66,7 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 		return nil, err
 	}
 	s.current.Store(e)
-	if s.injector, err = s.newInjector(cfg.Inject); err != nil {
+	if s.injector, err = s.newInjector(cfg.Inject, e.policy.ruleTargets()); err != nil {
 		return nil, err
 	}
 	return s, nil

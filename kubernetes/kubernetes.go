@@ -66,6 +66,12 @@ func CheckAgent(a *manifest.Agent, b *manifest.Bottle) error {
 			Hint: "clone over https through the proxy, with a token as a variable, and remove ssh",
 		})
 	}
+	if rules := b.Egress.Rules; len(rules) > 0 {
+		problems.Add(&hint.Error{
+			Err:  fmt.Errorf("cannot apply the rules for %s in egress.allow on Kubernetes: the proxy there does not read requests", rules[0].Host),
+			Hint: "allow the host without rules, or run the agent on one host",
+		})
+	}
 	for _, v := range b.Env {
 		if v.Inject != nil && len(v.Inject.Hosts) > 0 {
 			problems.Add(&hint.Error{

@@ -365,6 +365,7 @@ func TestErrors(t *testing.T) {
 	}{
 		{", ssh: [{Host: work, IdentityFile: id}]", "", Options{}, "ssh entries", "https"},
 		{", env: {A: {inject: [a.example]}}, egress: {allow: [a.example]}", "", Options{}, "cannot inject A", "inject: false"},
+		{", egress: {allow: [{host: a.example, methods: [GET]}]}", "", Options{}, "cannot apply the rules for a.example", "without rules"},
 		{", image: debian", "", Options{}, "unknown command", "set command"},
 		{"", ", kind: codex", Options{Prefix: "-", Version: "1"}, "unknown registry", "--image-prefix"},
 		{"", ", kind: codex", Options{}, "unknown registry", "--image-prefix"},

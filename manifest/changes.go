@@ -61,7 +61,7 @@ func (a *Agent) settings() map[string]any {
 func (b *Bottle) settings() map[string]any {
 	out := map[string]any{
 		"image": b.Image, "proxy": b.Proxy, "git": b.Git, "limits": b.Limits,
-		"egress.allow": b.Egress.Allow, "egress.deny": b.Egress.Deny, "egress.allow_private": b.Egress.AllowPrivate,
+		"egress.allow": b.Egress.Allow, "egress.allow rules": b.Egress.Rules, "egress.deny": b.Egress.Deny, "egress.allow_private": b.Egress.AllowPrivate,
 	}
 	if build := b.Build; build != nil {
 		out["build"] = true // an empty build is one

@@ -58,7 +58,7 @@ func TestManifestDocs(t *testing.T) {
 	}
 	documented := map[string]string{
 		"manifest": "Manifest",
-		"bottle":   "Bottle", "build": "Build", "egress": "Egress", "proxy": "Proxy", "sshHost": "SSH",
+		"bottle":   "Bottle", "build": "Build", "egress": "Egress", "hostRule": "Request rules", "proxy": "Proxy", "sshHost": "SSH",
 		"git": "Git", "limits": "Limits", "variable": "Variables", "agent": "Agent",
 	}
 	for object, want := range schemaKeys(t) {

@@ -106,7 +106,7 @@ func editManifest(file, bottleName string, data []byte, change func(egress.Entri
 	if b == nil {
 		return nil, fmt.Errorf("missing bottle %q in %s", bottleName, file)
 	}
-	after, c, err := change(egress.Entries{Allow: b.Egress.Allow, Deny: b.Egress.Deny})
+	after, c, err := change(egress.Entries{Allow: b.Egress.Allow, Rules: b.Egress.Rules, Deny: b.Egress.Deny})
 	if err != nil {
 		return nil, err
 	}
@@ -276,6 +276,13 @@ func (t *manifestText) append(list *yaml.Node, scalar string) bool {
 			t.insert(at+1, scalar)
 			return true
 		}
+		if last := lastScalar(list); last == nil {
+			t.insert(t.offset(list.Content[0]), scalar+", ")
+			return true
+		} else if last != list.Content[len(list.Content)-1] {
+			t.insert(t.end(last), ", "+scalar)
+			return true
+		}
 		last := list.Content[len(list.Content)-1]
 		end := t.end(last)
 		between := ", "
@@ -286,7 +293,18 @@ func (t *manifestText) append(list *yaml.Node, scalar string) bool {
 		t.insert(end, between+scalar)
 		return true
 	}
-	last := list.Content[len(list.Content)-1]
+	last := lastScalar(list)
+	if last == nil {
+		// An entry with rules may have several lines.
+		first := list.Content[0]
+		start, _ := t.line(t.offset(first))
+		prefix := string(t.data[start:t.offset(first)])
+		if strings.TrimSpace(prefix) != "-" {
+			return false
+		}
+		t.insert(start, prefix+scalar+"\n")
+		return true
+	}
 	start, end := t.line(t.offset(last))
 	prefix := string(t.data[start:t.offset(last)])
 	if strings.TrimSpace(prefix) != "-" {
@@ -294,6 +312,33 @@ func (t *manifestText) append(list *yaml.Node, scalar string) bool {
 	}
 	t.insertLine(end, prefix+scalar)
 	return true
+}
+
+// lastScalar returns the last item of a list that is an entry without rules; nil: there is
+// none.
+func lastScalar(list *yaml.Node) *yaml.Node {
+	for _, item := range slices.Backward(list.Content) {
+		if item.Kind == yaml.ScalarNode {
+			return item
+		}
+	}
+	return nil
+}
+
+// scalarIndex returns the index in a list of the item that is the entry without rules of an
+// index; -1: there is none.
+func scalarIndex(list *yaml.Node, index int) int {
+	for i, item := range list.Content {
+		isRule := item.Kind == yaml.MappingNode || item.Kind == yaml.AliasNode && item.Alias.Kind == yaml.MappingNode
+		if isRule {
+			continue
+		}
+		if index == 0 {
+			return i
+		}
+		index--
+	}
+	return -1
 }
 
 // insertKey inserts a key at the start of a mapping: flow in flow style, or lines in block
@@ -322,7 +367,10 @@ func (t *manifestText) insertKey(m *yaml.Node, flow string, lines ...string) boo
 // drop removes the item with an index from the list.
 func (t *manifestText) drop(list string, index int) bool {
 	_, _, key, items := t.find(list)
-	if items == nil || index < 0 || items.Kind != yaml.SequenceNode || index >= len(items.Content) {
+	if items == nil || index < 0 || items.Kind != yaml.SequenceNode {
+		return false
+	}
+	if index = scalarIndex(items, index); index < 0 {
 		return false
 	}
 	item := items.Content[index]
@@ -332,6 +380,9 @@ func (t *manifestText) drop(list string, index int) bool {
 		if index+1 < len(items.Content) {
 			to = t.offset(items.Content[index+1])
 		} else if index > 0 {
+			if items.Content[index-1].Kind != yaml.ScalarNode {
+				return false
+			}
 			from = t.end(items.Content[index-1])
 		}
 		t.data = slices.Delete(slices.Clone(t.data), from, to)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/egress/hostrule"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/nearest"
@@ -133,6 +134,8 @@ func (a *Agent) Egress(b *Bottle, set func(variable string) bool) (policy Egress
 	kindHosts = agents.Get(a.Kind).HostsWith(func(name string) bool {
 		return set != nil && set(name) || slices.ContainsFunc(b.Env, func(v Variable) bool { return v.Name == name })
 	})
+	// Rules for a host of the kind are the user's wish, too.
+	kindHosts = egress.WithoutNarrowed(kindHosts, b.Egress.Rules)
 	policy.Allow = slices.Concat(policy.Allow, kindHosts)
 	return policy, kindHosts
 }
@@ -290,6 +293,9 @@ type Limits struct {
 // Egress is the egress policy in the notation of the manifest.
 type Egress struct {
 	Allow []string `json:"allow"` // empty: nothing is allowed
+	// Rules are the entries of allow that say more than a host, with the host in lower-case
+	// ASCII. A host is not in both lists.
+	Rules []hostrule.Rule `json:"rules,omitempty"`
 	// Deny are exceptions from Allow and from the hosts of ssh.
 	Deny []string `json:"deny"`
 	// AllowPrivate lists the destinations that may be in private networks.
@@ -338,13 +344,14 @@ const (
 
 // Sorted returns the policy with each list sorted and without duplicates.
 func (e Egress) Sorted() Egress {
-	return Egress{Allow: sortedSet(e.Allow), Deny: sortedSet(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
+	return Egress{Allow: sortedSet(e.Allow), Rules: e.Rules, Deny: sortedSet(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
 }
 
-// Expand returns the policy with the hosts of presets in their place, and each list
-// sorted and without duplicates.
+// Expand returns the policy with the hosts of presets in their place, except for those that
+// have rules, and each list sorted and without duplicates.
 func (e Egress) Expand() Egress {
-	out := Egress{Allow: egress.Expand(e.Allow), Deny: egress.Expand(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
+	allow := egress.WithoutNarrowed(egress.Expand(e.Allow), e.Rules)
+	out := Egress{Allow: allow, Rules: e.Rules, Deny: egress.Expand(e.Deny), AllowPrivate: sortedSet(e.AllowPrivate)}
 	for _, list := range []struct {
 		name    string
 		entries []string

@@ -111,7 +111,7 @@ func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
 		"env":   func(n *yaml.Node) { b.Env = d.env(n) },
 		"egress": func(n *yaml.Node) {
 			d.mapping(n, "egress", map[string]func(*yaml.Node){
-				"allow":         func(n *yaml.Node) { b.Egress.Allow = d.rules(n, "allow") },
+				"allow":         func(n *yaml.Node) { d.allow(n, &b.Egress) },
 				"deny":          func(n *yaml.Node) { b.Egress.Deny = d.rules(n, "deny") },
 				"allow_private": func(n *yaml.Node) { b.Egress.AllowPrivate = d.rules(n, "allow_private") },
 			})
@@ -369,35 +369,42 @@ func notInToken(r rune) bool {
 func (d *decoder) rules(n *yaml.Node, what string) []string {
 	var out []string
 	d.items(n, what, func(item *yaml.Node) {
-		s, ok := d.name(item, what+" entry")
-		if !ok {
-			return
+		if s, ok := d.rule(item, what); ok {
+			out = append(out, s)
 		}
-		if what == "allow_private" && egress.IsPreset(s) {
-			d.fail(item, "write the hosts that may be in private networks", "unexpected preset in allow_private")
-			return
-		}
-		if strings.Contains(s, "@") && !egress.IsPreset(s) {
-			// The text before it may be a password, which must not be shown.
-			fix := "write only the host"
-			if strings.HasPrefix(s, "@") {
-				fix = `write only the host, or the name of a preset, as in "@debian"`
-			}
-			d.fail(item, fix, "invalid %s entry: contains an @", what)
-			return
-		}
-		entries := egress.Entries{Allow: []string{s}}
-		if what == "allow_private" {
-			entries = egress.Entries{AllowPrivate: []string{s}}
-		}
-		if _, err := entries.Policy(); err != nil {
-			// The wrapped error is without the index, which is always that of the first entry.
-			d.fail(item, hint.Of(err), "%s", cmp.Or(errors.Unwrap(err), err))
-			return
-		}
-		out = append(out, s)
 	})
 	return out
+}
+
+// rule reads one entry.
+func (d *decoder) rule(item *yaml.Node, what string) (string, bool) {
+	s, ok := d.name(item, what+" entry")
+	if !ok {
+		return "", false
+	}
+	if what == "allow_private" && egress.IsPreset(s) {
+		d.fail(item, "write the hosts that may be in private networks", "unexpected preset in allow_private")
+		return "", false
+	}
+	if strings.Contains(s, "@") && !egress.IsPreset(s) {
+		// The text before it may be a password, which must not be shown.
+		fix := "write only the host"
+		if strings.HasPrefix(s, "@") {
+			fix = `write only the host, or the name of a preset, as in "@debian"`
+		}
+		d.fail(item, fix, "invalid %s entry: contains an @", what)
+		return "", false
+	}
+	entries := egress.Entries{Allow: []string{s}}
+	if what == "allow_private" {
+		entries = egress.Entries{AllowPrivate: []string{s}}
+	}
+	if _, err := entries.Policy(); err != nil {
+		// The wrapped error is without the index, which is always that of the first entry.
+		d.fail(item, hint.Of(err), "%s", cmp.Or(errors.Unwrap(err), err))
+		return "", false
+	}
+	return s, true
 }
 
 func (d *decoder) proxy(n *yaml.Node) Proxy {

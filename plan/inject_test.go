@@ -71,3 +71,29 @@ func TestInjectKind(t *testing.T) {
 		})
 	}
 }
+
+// TestHostRules: rules need the built-in proxy, restrict presets and hosts of the agent's
+// kind, and reach the policy that the proxy gets.
+func TestHostRules(t *testing.T) {
+	const rule = `{host: api.w.test, methods: [GET]}`
+	s := newScene(t, `egress: {allow: ["*.w.test", "@github", `+rule+`, {host: github.com, git: read}]}`, "")
+	s.spec.Proxy = manifest.ProxyBuiltin
+	p := s.good()
+	if v := p.policy.Check("api.w.test", 443); !v.Narrowed {
+		t.Errorf("api.w.test: %+v", v)
+	}
+	if v := p.policy.Check("github.com", 443); !v.Narrowed || slices.Contains(p.Egress.Allow, "github.com") {
+		t.Errorf("github.com: %+v, allowed hosts %q", v, p.Egress.Allow)
+	}
+	if v := p.policy.Check("x.w.test", 443); !v.Allowed || v.Narrowed {
+		t.Errorf("x.test: %+v", v)
+	}
+	s.spec.Proxy = manifest.ProxyPipelock
+	s.bad("cannot apply the rules for api.w.test", "pipelock does not read requests", "--proxy builtin")
+
+	s = newScene(t, `egress: {allow: [{host: api.openai.com, paths: ["/v1/**"]}]}`, "kind: codex")
+	s.spec.Proxy = manifest.ProxyBuiltin
+	if p := s.good(); !p.policy.Check("api.openai.com", 443).Narrowed || slices.Contains(p.KindHosts, "api.openai.com") {
+		t.Errorf("a host of the kind: %q", p.KindHosts)
+	}
+}

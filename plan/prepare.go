@@ -302,7 +302,7 @@ func (p *preparation) policy(context.Context) error {
 
 // entriesOf returns the policy of a bottle as the proxy reads it.
 func entriesOf(e manifest.Egress, ssh []manifest.SSHHost) egress.Entries {
-	entries := egress.Entries{Allow: e.Allow, Deny: e.Deny, AllowPrivate: e.AllowPrivate}
+	entries := egress.Entries{Allow: e.Allow, Rules: e.Rules, Deny: e.Deny, AllowPrivate: e.AllowPrivate}
 	for _, h := range ssh {
 		entries.SSH = append(entries.SSH, h.Destination())
 	}

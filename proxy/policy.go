@@ -78,6 +78,10 @@ func (m *Manager) changeEach(ctx context.Context, name, text string, change func
 		var all []string
 		for _, one := range entry.Each() {
 			next, c, err := change(left, one)
+			var narrowed *egress.NarrowedError
+			if entry.Preset != "" && errors.As(err, &narrowed) {
+				continue // it can be reached already, by its rules
+			}
 			if err != nil {
 				return nil, err
 			}

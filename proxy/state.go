@@ -22,7 +22,8 @@ type State struct {
 	Entries egress.Entries `json:"entries"`
 	// Hostname is the sandbox's: requests for it need no proxy.
 	Hostname string `json:"hostname,omitempty"`
-	// Inject: the proxy inserts the secrets that StoreSecrets has written.
+	// Inject: the proxy terminates TLS with what StoreSecrets has written, to insert secrets or
+	// to check requests.
 	Inject bool `json:"inject,omitempty"`
 	// Manifest and Bottle say where the entries came from.
 	Manifest string `json:"manifest"`

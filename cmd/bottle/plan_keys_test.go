@@ -76,6 +76,13 @@ var planKeys = map[string]struct {
 	"bottles.env.as":     {value: "[query]", need: `from: TOKEN, inject: [api.test]`, want: []string{"inserted for api.test:443 as query"}},
 
 	"bottles.egress.allow":         {value: "[allowed.test]", want: []string{"allowed hosts", "allowed.test"}},
+	"bottles.egress.allow.host":    {none: "required: shown with the other keys of its entry"},
+	"bottles.egress.allow.methods": {value: "[GET, PUT]", need: "host: api.test, paths: [/a]", want: []string{"allowed requests", "api.test (GET PUT; /a)"}},
+	"bottles.egress.allow.paths":   {value: `["/v1/**"]`, need: "host: api.test, methods: [GET]", want: []string{"api.test (GET; /v1/**)"}},
+	"bottles.egress.allow.upgrade": {value: "true", need: "host: api.test, methods: [GET]", want: []string{"api.test (GET; upgrade)"}},
+	"bottles.egress.allow.git":     {value: "read", need: "host: api.test, paths: [/a]", want: []string{"api.test (git read; /a)"}},
+	"bottles.egress.allow.repos":   {value: "[me/x]", need: "host: api.test, git: read", want: []string{"api.test (git read; me/x)"}},
+	"bottles.egress.allow.push":    {value: `["refs/heads/b/*"]`, need: "host: api.test, git: write", want: []string{"api.test (git write; push refs/heads/b/*)"}},
 	"bottles.egress.deny":          {value: "[denied.test]", want: []string{"denied hosts", "denied.test"}},
 	"bottles.egress.allow_private": {value: "[10.1.2.0/24]", want: []string{"private networks allowed", "10.1.2.0/24"}},
 
@@ -167,6 +174,8 @@ func planOf(t *testing.T, path []string, keys string) string {
 		}
 	case path[1] == "build" && keys != "":
 		bottle = "image: built:1, build: {" + keys + "}"
+	case len(path) == 4 && path[1] == "egress":
+		bottle = "egress: {allow: [{" + keys + "}]}, proxy: {kind: builtin}"
 	case keys != "":
 		bottle = path[1] + ": {" + keys + "}"
 	}

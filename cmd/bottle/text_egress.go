@@ -276,18 +276,19 @@ func refusedHost(h egress.HostSummary) string {
 
 // refusals describes the reasons of refusals other than the list of hosts.
 var refusals = map[string]string{
-	"ssrf":      "private or special address, needs egress.allow_private",
-	"dns":       "name cannot be resolved",
-	"dlp":       "the request contained a secret",
-	"sni":       "TLS handshake for another host",
-	"ratelimit": "too many requests",
-	"length":    "URL or header too long",
-	"websocket": "websocket without TLS",
-	"scheme":    "neither http nor https",
-	"parser":    "malformed request",
-	"denylist":  "denied by the policy",
-	"self":      "the sandbox itself, which needs no proxy",
-	"host":      "HTTP request for another host than its tunnel",
+	"ssrf":              "private or special address, needs egress.allow_private",
+	"dns":               "name cannot be resolved",
+	"dlp":               "the request contained a secret",
+	"sni":               "TLS handshake for another host",
+	"ratelimit":         "too many requests",
+	"length":            "URL or header too long",
+	"websocket":         "websocket without TLS",
+	"scheme":            "neither http nor https",
+	"parser":            "malformed request",
+	"denylist":          "denied by the policy",
+	"self":              "the sandbox itself, which needs no proxy",
+	"host":              "HTTP request for another host than its tunnel",
+	egress.ScannerRules: "no rule of egress.allow allows the request",
 	// A placeholder that is not replaced there.
 	egress.ScannerInject: "a secret that is not for this host or this part of a request",
 	// Checks of the ssh agent.

@@ -43,6 +43,13 @@ func printPresets(w io.Writer, list []egress.Preset) error {
 // policyRows prints an expanded policy: the hosts, and which of them presets stand for.
 func policyRows(row func(name, value string), e manifest.Egress) {
 	row("allowed hosts", orNone(e.Allow))
+	if len(e.Rules) > 0 {
+		rules := make([]string, len(e.Rules))
+		for i, r := range e.Rules {
+			rules[i] = r.String()
+		}
+		row("allowed requests", strings.Join(rules, ", "))
+	}
 	if len(e.Deny) > 0 {
 		row("denied hosts", strings.Join(e.Deny, ", "))
 	}

@@ -1,8 +1,9 @@
 // Package inject lets an agent use credentials that it does not have. The agent
 // gets a placeholder in the format of the real value. This package terminates the
 // agent's TLS for the few hosts that a credential is meant for, and replaces the
-// placeholder in requests to them. Every other tunnel stays end-to-end and never
-// reaches this package.
+// placeholder in requests to them. It also terminates the hosts of [Config.Hosts], where
+// [Config.Check] decides about each request. Every other tunnel stays end-to-end and
+// never reaches this package.
 //
 // The proxy decides whether a CONNECT is allowed. If [Injector.Terminates] reports
 // the target, it then calls [Injector.ServeConn] with the client's connection instead
@@ -22,8 +23,8 @@
 //
 // # Certificates
 //
-// A [CA] exists for one bottle. Its certificate is constrained to the hosts with
-// credentials, and code here signs only those exact names: RFC 5280 constraints
+// A [CA] exists for one bottle. Its certificate is constrained to the terminated hosts,
+// and code here signs only those exact names: RFC 5280 constraints
 // also permit the names below. Its key is in memory, or on tmpfs if the proxy must
 // survive a restart ([CA.Marshal]).
 //

@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,14 @@ func (x *exchange) serve(r *http.Request) {
 	}
 	// The upstream may answer before it has read the request. HTTP/2 always permits that.
 	_ = http.NewResponseController(x.w).EnableFullDuplex()
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = &countingBody{ReadCloser: r.Body, n: &x.sent}
+	}
+	dropUpgrade(r.Header)
+	if ref := x.check(r); ref != nil {
+		x.refuse(ref)
+		return
+	}
 	if ref := x.insert(r); ref != nil {
 		x.refuse(ref)
 		return
@@ -70,10 +79,8 @@ func (x *exchange) serve(r *http.Request) {
 	x.echoes = newEchoes(x.table, x.echo, func(secrets []string, where string) {
 		x.session.report(Event{Kind: KindEcho, Method: x.event.Method, Path: x.event.Path, Secrets: secrets, Where: where})
 	})
-	limitEncodings(r.Header)
-	dropUpgrade(r.Header)
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = &countingBody{ReadCloser: r.Body, n: &x.sent}
+	if len(x.table) > 0 { // otherwise there is nothing to find in a response
+		limitEncodings(r.Header)
 	}
 	defer x.end() // also if ReverseProxy aborts the connection
 	proxy := &httputil.ReverseProxy{
@@ -86,6 +93,21 @@ func (x *exchange) serve(r *http.Request) {
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
 	proxy.ServeHTTP(x.w, r)
+}
+
+// check asks [Config.Check].
+func (x *exchange) check(r *http.Request) *refusal {
+	check := x.session.in.config.Check
+	if check == nil {
+		return nil
+	}
+	d := check(x.session.target, r)
+	if d == nil {
+		return nil
+	}
+	ref := &refusal{kind: KindRule, status: d.Status, where: "request", reason: d.Reason, answer: d.Answer}
+	ref.hidePath = slices.ContainsFunc(x.table, func(e *entry) bool { return contains(r.URL.Path, e.header) || contains(r.URL.EscapedPath(), e.header) })
+	return ref
 }
 
 // buffers are what ReverseProxy copies bodies with.
@@ -179,8 +201,12 @@ func (x *exchange) refuse(ref *refusal) {
 	e.Secrets, e.Where, e.Status, e.Err, e.Duration = ref.secrets, ref.where, ref.status, ref, time.Since(x.start)
 	x.session.report(e)
 	h := x.w.Header()
-	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Should-Retry", "false") // Claude Code repeats requests without it
+	if ref.answer != nil {
+		ref.answer(x.w)
+		return
+	}
+	h.Set("Content-Type", "text/plain; charset=utf-8")
 	x.w.WriteHeader(ref.status)
 	_, _ = io.WriteString(x.w, "bottle: "+ref.reason+"\n") // the client may have gone
 }

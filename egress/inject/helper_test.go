@@ -142,7 +142,7 @@ func newWorld(t testing.TB, o options) *world {
 		o.secret(&s)
 	}
 	secrets := append([]Secret{s}, o.more...)
-	hosts, err := Hosts(secrets)
+	hosts, err := Hosts(secrets, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

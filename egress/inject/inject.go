@@ -63,6 +63,8 @@ const (
 	KindEcho Kind = "echo"
 	// KindUpstream is an upstream that cannot be used.
 	KindUpstream Kind = "upstream"
+	// KindRule is a request that [Config.Check] has denied.
+	KindRule Kind = "rule"
 	// KindRefused is a request that was refused for another reason.
 	KindRefused Kind = "refused"
 )
@@ -90,14 +92,28 @@ type Event struct {
 // Config configures an [Injector].
 type Config struct {
 	Secrets []Secret
-	// CA signs for the hosts of all secrets.
+	// Hosts are further hosts, in the form of a secret's, that are terminated.
+	Hosts []string
+	// Check decides about a request to host:port of a tunnel before anything of it is
+	// sent, and before secrets are inserted; nil: it is allowed. It may read the body if it
+	// replaces it by one with the same bytes. A nil Check allows all requests.
+	Check func(target string, r *http.Request) *Denial
+	// CA signs for the hosts of all secrets, and for Hosts.
 	CA *CA
-	// Dial connects to host:port of a secret.
+	// Dial connects to host:port of a terminated host.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Roots verify upstreams; nil are the system's.
 	Roots *x509.CertPool
 	// Report is called with every event, concurrently; nil ignores them.
 	Report func(Event)
+}
+
+// Denial says why a request is denied.
+type Denial struct {
+	Reason string
+	Status int
+	// Answer writes the response; nil: the reason as text.
+	Answer func(http.ResponseWriter)
 }
 
 // Injector inserts secrets into requests. It is safe for concurrent use.
@@ -158,6 +174,9 @@ func New(c Config) (*Injector, error) {
 		}
 		t = append(t, e)
 	}
+	if err := in.addHosts(c.Hosts); err != nil {
+		errs = append(errs, err)
+	}
 	errs = append(errs, t.checkDistinct()...)
 	in.table.Store(&t)
 	return in, errors.Join(errs...)
@@ -198,6 +217,17 @@ func (e *entry) setValue(value string) {
 
 func (in *Injector) addTargets(e *entry) error {
 	for _, h := range e.Hosts {
+		_, target, err := splitTarget(h)
+		if err != nil {
+			return err
+		}
+		e.targets = append(e.targets, target)
+	}
+	return in.addHosts(e.Hosts)
+}
+
+func (in *Injector) addHosts(hosts []string) error {
+	for _, h := range hosts {
 		host, target, err := splitTarget(h)
 		if err != nil {
 			return err
@@ -205,7 +235,6 @@ func (in *Injector) addTargets(e *entry) error {
 		if !slices.Contains(in.config.CA.hosts(), host) {
 			return fmt.Errorf("the certificate authority is not for %s", host)
 		}
-		e.targets = append(e.targets, target)
 		in.targets[target] = host
 	}
 	return nil
@@ -248,9 +277,16 @@ func normalHost(host string) string {
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
-// Hosts returns the DNS names of secrets, for [NewCA].
-func Hosts(secrets []Secret) ([]string, error) {
+// Hosts returns the DNS names of secrets and of other terminated hosts, for [NewCA].
+func Hosts(secrets []Secret, more []string) ([]string, error) {
 	var hosts []string
+	for _, h := range more {
+		host, _, err := splitTarget(h)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, host)
+	}
 	for _, s := range secrets {
 		for _, h := range s.Hosts {
 			host, _, err := splitTarget(h)
@@ -264,10 +300,16 @@ func Hosts(secrets []Secret) ([]string, error) {
 	return slices.Compact(hosts), nil
 }
 
-// Terminates reports whether there is a secret for host:port.
+// Terminates reports whether tunnels to host:port can be terminated: there is a secret for
+// it, or it is one of [Config.Hosts].
 func (in *Injector) Terminates(target string) bool {
 	_, ok := in.targets[target]
 	return ok
+}
+
+// Injects reports whether there is a secret for host:port.
+func (in *Injector) Injects(target string) bool {
+	return slices.ContainsFunc(*in.table.Load(), func(e *entry) bool { return slices.Contains(e.targets, target) })
 }
 
 // SetValue replaces the value of a secret for requests that begin later. Former
@@ -326,6 +368,8 @@ type refusal struct {
 	// hidePath keeps a path that contains a placeholder out of events.
 	hidePath bool
 	cause    error // nil: the request itself
+	// answer writes the response; nil: reason as text.
+	answer func(http.ResponseWriter)
 }
 
 func (r *refusal) Error() string { return r.reason }

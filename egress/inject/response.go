@@ -55,6 +55,9 @@ func (x *echoes) header(h http.Header, part string) {
 
 // response replaces values in a response while it is read.
 func (x *echoes) response(res *http.Response) error {
+	if len(x.pairs) == 0 {
+		return nil
+	}
 	x.header(res.Header, "header")
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		x.upgraded(res)
