@@ -179,7 +179,7 @@ func (d *checks) programs(program string) {
 			paths = append(paths, path)
 		}
 	}
-	if !d.executables(check, paths) {
+	if !d.executables(check, append(paths, sidecars()...)) {
 		return
 	}
 	if len(missing) > 0 {
@@ -187,6 +187,24 @@ func (d *checks) programs(program string) {
 		return
 	}
 	d.report(check, LevelOK, "", "only root can change %s", strings.Join(paths, ", "))
+}
+
+// sidecars returns the programs that runsc executes from the directory gvisor-bin beside it.
+func sidecars() []string {
+	runsc, err := exec.LookPath("runsc")
+	if err != nil {
+		return nil // reported as missing
+	}
+	dir := filepath.Join(filepath.Dir(runsc), "gvisor-bin")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil // older releases have none
+	}
+	out := []string{dir}
+	for _, e := range entries {
+		out = append(out, filepath.Join(dir, e.Name()))
+	}
+	return out
 }
 
 // plugins checks all CNI plugins, as root executes those that a network configuration

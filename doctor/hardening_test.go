@@ -39,7 +39,7 @@ func newHost(t *testing.T) host {
 		Address: h.path("containerd.sock"), RunDir: h.path("run"), StateDir: h.path("state"), CNIPath: h.path("cni"),
 		CNIConf: h.path("etc/cni"), HostsDir: h.path("etc/hosts.d"),
 	}
-	for _, name := range []string{"bin/bottle", "bin/containerd", "bin/runsc", "bin/runc", "bin/containerd-shim-runsc-v1", "bin/containerd-shim-runc-v2", "bin/nsenter", "cni/bridge", "cni/loopback"} {
+	for _, name := range []string{"bin/bottle", "bin/containerd", "bin/runsc", "bin/gvisor-bin/gvisor_sentry", "bin/runc", "bin/containerd-shim-runsc-v1", "bin/containerd-shim-runc-v2", "bin/nsenter", "cni/bridge", "cni/loopback"} {
 		h.write(t, name, "#!/bin/sh\n", 0o755)
 	}
 	t.Setenv("PATH", h.path("bin"))
@@ -140,6 +140,8 @@ func TestHardening(t *testing.T) {
 		"no socket":               {func(_ *testing.T, h host) error { return os.Remove(h.cfg.Address) }, "containerd's socket", LevelFail, "no such file", "systemctl"},
 		"another's bottle":        {chown("bin/bottle"), "programs", LevelFail, "belongs to user 41001", "chown root:root"},
 		"a writable runsc":        {chmod("bin/runsc", 0o757), "programs", LevelFail, "runsc is writable by others", "chmod go-w"},
+		"another's sentry":        {chown("bin/gvisor-bin/gvisor_sentry"), "programs", LevelFail, "gvisor_sentry belongs to user 41001", "chown root:root"},
+		"writable sentries":       {chmod("bin/gvisor-bin", 0o777), "programs", LevelFail, "gvisor-bin is writable by others", "chmod go-w"},
 		"another's nsenter":       {chown("bin/nsenter"), "programs", LevelFail, "nsenter belongs to user 41001", "chown root:root"},
 		"another's shim":          {chown("bin/containerd-shim-runsc-v1"), "programs", LevelFail, "containerd-shim-runsc-v1 belongs to user 41001", "chown root:root"},
 		"a missing shim":          {func(_ *testing.T, h host) error { return os.Remove(h.path("bin/containerd-shim-runsc-v1")) }, "programs", LevelWarn, "not checked: containerd-shim-runsc-v1", "check their owners"},

@@ -138,7 +138,8 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 	args := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
 	program := filepath.Base(args[0])
 	switch {
-	case strings.HasPrefix(program, "runsc"):
+	// The programs of runsc's directory gvisor-bin have one of these prefixes.
+	case strings.HasPrefix(program, "runsc"), strings.HasPrefix(program, "gvisor"):
 		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
 	case !sameFile(fmt.Sprintf("/proc/%d/ns/pid", pid), "/proc/self/ns/pid"):
 		return "", false

@@ -54,7 +54,7 @@ func (p *Plan) fetch(ctx context.Context, dir string) error {
 	var problems hint.Problems
 	for _, c := range p.choices {
 		p.cfg.notify("checking " + c.name)
-		f, err := fetch(ctx, p.req.Sources, c, dir)
+		f, err := p.cfg.fetch(ctx, p.req.Sources, c, dir)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

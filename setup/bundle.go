@@ -164,7 +164,7 @@ func fetchAll(ctx context.Context, cfg Config, sources []Files, sums Checksums, 
 		if err == nil {
 			cfg.notify("checking " + c.name)
 			var f fetched
-			f, err = fetch(ctx, sources, c, dir)
+			f, err = cfg.fetch(ctx, sources, c, dir)
 			out = append(out, f)
 		}
 		problems.Add(err)

@@ -5,10 +5,11 @@ import "strings"
 // release is one file of an upstream release that setup can install.
 type release struct {
 	part string
-	// pattern matches the file's name; ARCH is the architecture.
+	// pattern matches the file's name; ARCH is the architecture, and CPU its other name.
 	pattern string
 	// programs are the programs in an archive by their paths in it, or, for a single program,
-	// the name under which it is installed.
+	// the name under which it is installed. A path that ends with a slash is a directory whose
+	// files are installed.
 	programs map[string]string
 }
 
@@ -19,8 +20,12 @@ var releases = []release{
 		"bin/containerd-shim-runc-v2": privateBin + "/containerd-shim-runc-v2",
 		"bin/ctr":                     privateBin + "/ctr",
 	}},
-	{PartGVisor, "runsc", map[string]string{"": programDir + "/runsc"}},
-	{PartGVisor, "containerd-shim-runsc-v1", map[string]string{"": programDir + "/containerd-shim-runsc-v1"}},
+	// runsc executes the programs of gvisor-bin, which it expects beside itself.
+	{PartGVisor, "gvisor-CPU.tar.bz2", map[string]string{
+		"runsc":                    programDir + "/runsc",
+		"containerd-shim-runsc-v1": programDir + "/containerd-shim-runsc-v1",
+		"gvisor-bin/":              programDir + "/gvisor-bin/",
+	}},
 	{PartRunc, "runc.ARCH", map[string]string{"": programDir + "/runc"}},
 	{PartCNI, "cni-plugins-linux-ARCH-v*.tgz", map[string]string{
 		"bridge":     privateCNI + "/bridge",
@@ -35,21 +40,29 @@ type pin struct {
 	digest              string // SHA-256 or SHA-512, in hexadecimal digits
 }
 
-// pins are the releases that setup accepts without checksums of the user's.
+// pins are the releases that setup accepts without checksums of the user's. docs/install.md says
+// what the digests rest on.
 var pins = []pin{
-	{"2.3.4", "amd64", "containerd-2.3.4-linux-amd64.tar.gz", "9d68969855fbf676cdb8ed758e420fb048d61f984f61de3e53eddfebe484d168"},
-	{"2.3.4", "arm64", "containerd-2.3.4-linux-arm64.tar.gz", "a985fbb7e18fc0362d31a055338f5d7b0e087a3e27f14c70d1c5965399a29f95"},
-	{"20260817.0", "amd64", "runsc", "84936438d583ec976800f464e75a83e1515f0890b451b9b4db219c4472b54ca9b106a6772ee683f1e64cce2128871d7637b14d800591f8451b8137f6c39fb2ef"},
-	{"20260817.0", "arm64", "runsc", "6394fd161a4af0dc9a2c29f75c3016d05275a55744f124e12023fa7666a9f161c68d6ce3803ad49205c6a7b5bee0ad2ccf48edff340db344fdafec678c788aa4"},
-	{"20260817.0", "amd64", "containerd-shim-runsc-v1", "b60d1c418b841ab046951cc7a91f490a221198fbe81ec55dc364432578fddd44e97063793ce6651be397af2f64ec47170dff77a45db277819c3fb08fec9f3ced"},
-	{"20260817.0", "arm64", "containerd-shim-runsc-v1", "a7c0147f635938225e41c9660b95ba5235121a142c11830794e2a52b472783547e2b089bdba4f1344d30f65aeee651b377a1cafadd262a134f5e1ac10c6bf4bb"},
+	{"2.4.1", "amd64", "containerd-2.4.1-linux-amd64.tar.gz", "d65eda6a188aac1006848d8060099be88ba9c4bcddbfd9a23a961194710d0dd4"},
+	{"2.4.1", "arm64", "containerd-2.4.1-linux-arm64.tar.gz", "67f9b0a81c7140aaf15fe69053e88175270fadd33aeaffc1b9017123c1f55cea"},
+	{"20260907.0", "amd64", "gvisor-x86_64.tar.bz2", "81416511897ab8abd4e723d66823c5b0461a2ee3311cfa70d152404ef9b860cf"},
+	{"20260907.0", "arm64", "gvisor-aarch64.tar.bz2", "2b162adb35860f598ab2f89b9d752bff2c7ee6175c05d9cc532174a336cfb38c"},
 	{"1.4.3", "amd64", "runc.amd64", "f6ae8efc0fa40079e1475e97cbe9d1bd3f106a28d6af78a11d9f1bd565515e60"},
 	{"1.4.3", "arm64", "runc.arm64", "633301e2e32f8a5ad54031aab4901eb00308bec677dd15faa2751e8f9dab5ca4"},
 	{"1.9.1", "amd64", "cni-plugins-linux-amd64-v1.9.1.tgz", "b98f74a0f8522f0a83867178729c1aa70f2158f90c45a2ca8fa791db1c76b303"},
 	{"1.9.1", "arm64", "cni-plugins-linux-arm64-v1.9.1.tgz", "56171987d3947707c3563db2f4001bccaf50fd63468611b9f3cbecb1375ee7ec"},
 }
 
-func (r release) glob(arch string) string { return strings.ReplaceAll(r.pattern, "ARCH", arch) }
+// cpus are the architectures as gVisor's releases name them.
+var cpus = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
+
+func (r release) glob(arch string) string {
+	cpu, ok := cpus[arch]
+	if !ok {
+		cpu = arch
+	}
+	return strings.NewReplacer("ARCH", arch, "CPU", cpu).Replace(r.pattern)
+}
 
 // Release is a file that setup can install, for documentation and messages.
 type Release struct {

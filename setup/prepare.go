@@ -34,7 +34,9 @@ type Plan struct {
 	rec     *record
 	choices []choice // the release files to fetch
 	fetched map[string]fetched
-	actions []action
+	// unpacked are the programs of the release files that were read, by their names.
+	unpacked map[string]map[string]unpacked
+	actions  []action
 }
 
 // action makes one change.
@@ -215,7 +217,7 @@ func (p *Plan) config(h *host) error {
 	if _, err := policy.ParseConfig(path, []byte(text)); err != nil {
 		return &hint.Error{Err: fmt.Errorf("cannot add to %s: %s", path, strings.Join(lines, ", ")), Hint: "add this to the file"}
 	}
-	if st, _ := p.state(kindFile, path); st == stateOurs {
+	if st, _ := p.state(path); st == stateOurs {
 		p.file(path, text)
 		return nil
 	}

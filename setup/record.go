@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/hint"
@@ -68,8 +69,21 @@ func (r *record) index(kind, name string) int {
 	return slices.IndexFunc(r.Entries, func(e entry) bool { return e.Kind == kind && e.Name == name })
 }
 
-// has reports whether setup has written a file.
-func (r *record) has(name string) bool { return r.index(kindFile, name) >= 0 }
+// has reports whether setup has written a file, or a file in a directory.
+func (r *record) has(name string) bool {
+	return r.index(kindFile, name) >= 0 || strings.HasSuffix(name, "/") && len(r.below(name)) > 0
+}
+
+// below returns the files that setup has written in a directory, which ends with a slash.
+func (r *record) below(dir string) []entry {
+	var out []entry
+	for _, e := range r.Entries {
+		if e.Kind == kindFile && strings.HasPrefix(e.Name, dir) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
 
 // add stores an entry before its change is made. For an entry of the same kind and name both
 // contents are possible until wrote is called.

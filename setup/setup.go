@@ -64,6 +64,8 @@ type Config struct {
 	Version func(ctx context.Context, address string) (string, error)
 	// Notify is called with a line about each step that takes time.
 	Notify func(text string)
+	// Copied is called while a release file is fetched, with the number of bytes.
+	Copied func(name string, n int64)
 	// Command runs a program; nil: a program of the host.
 	Command func(ctx context.Context, name string, args ...string) ([]byte, error)
 }

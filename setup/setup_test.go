@@ -45,7 +45,7 @@ func newHost(t *testing.T) *testHost {
 			}
 			switch command {
 			case "systemctl restart " + unitName:
-				h.versions[PrivateAddress] = "v2.3.4"
+				h.versions[PrivateAddress] = "v2.4.1"
 			case "systemctl stop " + unitName:
 				delete(h.versions, PrivateAddress)
 			}
@@ -100,15 +100,16 @@ func (h *testHost) files() map[string]string {
 	return out
 }
 
-// source is a directory with a release of everything; its files contain the given text.
+// source is a directory with a release of everything; its files contain the given text, "1" or
+// "2". The archives of gVisor were made with tar(1) and bzip2(1), as Go writes none; the second has
+// another program in gvisor-bin.
 func source(t *testing.T, text string) (Files, Checksums) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, data := range map[string][]byte{
 		"containerd-9.9.9-linux-amd64.tar.gz":   pack(t, text, "bin/containerd", "bin/ctr", "bin/containerd-shim-runc-v2", "bin/containerd-stress"),
 		"cni-plugins-linux-amd64-v9.9.9.tgz":    pack(t, text, "./bridge", "./host-local", "./static", "./vlan"),
-		"runsc":                                 []byte("runsc " + text),
-		"containerd-shim-runsc-v1":              []byte("shim " + text),
+		"gvisor-x86_64.tar.bz2":                 readFile(t, "testdata/gvisor-"+text+".tar.bz2"),
 		"runc.amd64":                            []byte("runc " + text),
 		"containerd-9.9.9-linux-riscv64.tar.gz": nil,
 	} {
@@ -192,12 +193,13 @@ func TestEmptyHost(t *testing.T) {
 	req := Request{Sources: []Files{s}, Checksums: sums}
 	h.setUp(req)
 	for name, want := range map[string]string{
-		privateBin + "/containerd":              "bin/containerd 1",
-		privateBin + "/containerd-shim-runc-v2": "bin/containerd-shim-runc-v2 1",
-		privateCNI + "/static":                  "./static 1",
-		programDir + "/runsc":                   "runsc 1",
-		programDir + "/runc":                    "runc 1",
-		"/etc/bottle/config.yaml":               "version: 1\naddress: " + PrivateAddress + "\ncni_path: " + privateCNI + "\n",
+		privateBin + "/containerd":               "bin/containerd 1",
+		privateBin + "/containerd-shim-runc-v2":  "bin/containerd-shim-runc-v2 1",
+		privateCNI + "/static":                   "./static 1",
+		programDir + "/runsc":                    "runsc 1",
+		programDir + "/gvisor-bin/gvisor_sentry": "gvisor-bin/gvisor_sentry 1",
+		programDir + "/runc":                     "runc 1",
+		"/etc/bottle/config.yaml":                "version: 1\naddress: " + PrivateAddress + "\ncni_path: " + privateCNI + "\n",
 	} {
 		if got := h.read(name); got != want {
 			t.Errorf("%s contains %q, want %q", name, got, want)
@@ -292,6 +294,13 @@ func TestUpgrade(t *testing.T) {
 	if !slices.Contains(h.ran, "systemctl restart "+unitName) {
 		t.Errorf("ran %q", h.ran)
 	}
+	if entries, err := os.ReadDir(filepath.Join(h.Root, programDir, "gvisor-bin")); err != nil || len(entries) != 2 ||
+		h.read(programDir+"/gvisor-bin/runsc-fd-parking") != "gvisor-bin/runsc-fd-parking 2" {
+		t.Errorf("gvisor-bin has %v, %v", entries, err)
+	}
+	if p := h.prepare(Request{Sources: []Files{s}, Checksums: sums}); len(p.actions) != 0 {
+		t.Errorf("a second setup changes %+v", p.Changes)
+	}
 	kept := h.undo()
 	if len(kept) != 1 || kept[0].Target != programDir+"/runc" {
 		t.Errorf("kept %+v", kept)
@@ -369,6 +378,56 @@ func TestInterrupted(t *testing.T) {
 			cancel()
 		}
 	}
+}
+
+// A user's gvisor-bin stays, and so does a program in it that was changed since. An interruption
+// between its programs is completed.
+func TestSidecars(t *testing.T) {
+	s, sums := source(t, "1")
+	req := Request{Sources: []Files{s}, Checksums: sums}
+	const sentry, gofer = programDir + "/gvisor-bin/gvisor_sentry", programDir + "/gvisor-bin/checkpointgofer"
+	t.Run("the user's", func(t *testing.T) {
+		h := newHost(t)
+		h.write(sentry, "mine")
+		p := h.setUp(req)
+		if !slices.ContainsFunc(p.Changes, func(c Change) bool { return c.Action == ActionKeep && c.Target == programDir+"/gvisor-bin/" }) ||
+			h.read(sentry) != "mine" || h.exists(gofer) {
+			t.Errorf("changes %+v, %q", p.Changes, h.read(sentry))
+		}
+	})
+	t.Run("changed and interrupted", func(t *testing.T) {
+		h := newHost(t)
+		h.setUp(req)
+		h.Address, h.CNIPath = PrivateAddress, privateCNI
+		h.write(sentry, "mine")
+		if err := os.Remove(h.path(gofer)); err != nil {
+			t.Fatal(err)
+		}
+		h.setUp(req)
+		if h.read(sentry) != "mine" || h.read(gofer) != "gvisor-bin/checkpointgofer 1" {
+			t.Errorf("%q, %q", h.read(sentry), h.read(gofer))
+		}
+		if p := h.prepare(req); len(p.actions) != 0 {
+			t.Errorf("another setup changes %+v", p.Changes)
+		}
+		if kept := h.undo(); !slices.ContainsFunc(kept, func(c Change) bool { return c.Target == sentry }) || h.read(sentry) != "mine" || h.exists(gofer) {
+			t.Errorf("kept %+v", kept)
+		}
+	})
+	t.Run("missing", func(t *testing.T) {
+		h := newHost(t)
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "runsc.tar.gz"), pack(t, "1", "runsc", "containerd-shim-runsc-v1"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		in := open(t, filepath.Join(dir, "runsc.tar.gz"))
+		defer func() { _ = in.Close() }()
+		c := choice{name: "runsc.tar.gz", release: releases[1]}
+		if err := unpack(in, c, dir, map[string]unpacked{}); err == nil || !strings.Contains(err.Error(), "no gvisor-bin/ in the archive") {
+			t.Errorf("got %v", err)
+		}
+		compare(t, newHost(t).files(), h.files())
+	})
 }
 
 // A crash between the record and the end of a write leaves a temporary file, which undo and
@@ -458,9 +517,9 @@ func TestBadSources(t *testing.T) {
 		want string
 	}{
 		{"no source", Request{}, "missing containerd, gVisor, runc, CNI plugins"},
-		{"not the pinned files", Request{Sources: []Files{s}}, "missing release file containerd-2.3.4-linux-amd64.tar.gz"},
-		{"wrong checksum", Request{Sources: []Files{s}, Checksums: with("runsc", strings.Repeat("0", 64))}, "wrong checksum of runsc"},
-		{"wrong long checksum", Request{Sources: []Files{s}, Checksums: with("runsc", strings.Repeat("0", 128))}, "wrong checksum of runsc"},
+		{"not the pinned files", Request{Sources: []Files{s}}, "missing release file containerd-2.4.1-linux-amd64.tar.gz"},
+		{"wrong checksum", Request{Sources: []Files{s}, Checksums: with("runc.amd64", strings.Repeat("0", 64))}, "wrong checksum of runc.amd64"},
+		{"wrong long checksum", Request{Sources: []Files{s}, Checksums: with("runc.amd64", strings.Repeat("0", 128))}, "wrong checksum of runc.amd64"},
 		{"two versions", Request{Sources: []Files{s}, Checksums: with("containerd-9.9.8-linux-amd64.tar.gz", strings.Repeat("0", 64))}, "the checksums name 2 files"},
 		{"no apt", Request{Packages: true, Sources: []Files{s}, Checksums: sums}, "--packages needs apt-get"},
 	} {

@@ -142,7 +142,7 @@ func choose(r release, arch string, sums Checksums) (choice, error) {
 
 // fetch copies a file to dir and verifies it. What is installed later is that copy, so a
 // change of the source after the verification has no effect.
-func fetch(ctx context.Context, sources []Files, c choice, dir string) (fetched, error) {
+func (cfg Config) fetch(ctx context.Context, sources []Files, c choice, dir string) (fetched, error) {
 	for _, s := range sources {
 		in, err := s.Open(ctx, c.name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -152,10 +152,27 @@ func fetch(ctx context.Context, sources []Files, c choice, dir string) (fetched,
 			return fetched{}, err
 		}
 		out := fetched{Name: c.name, Origin: s.String(), path: filepath.Join(dir, c.name)}
-		out.sha256, err = copyVerified(in, out.path, c)
+		out.sha256, err = copyVerified(&counted{in, cfg, c.name, 0}, out.path, c)
 		return out, errors.Join(err, in.Close())
 	}
 	return fetched{}, missingFile(sources, c)
+}
+
+// counted reports how much was read.
+type counted struct {
+	io.Reader
+	cfg  Config
+	name string
+	n    int64
+}
+
+func (r *counted) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += int64(n)
+	if r.cfg.Copied != nil {
+		r.cfg.Copied(r.name, r.n)
+	}
+	return n, err
 }
 
 func missingFile(sources []Files, c choice) error {

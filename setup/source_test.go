@@ -33,8 +33,15 @@ func TestParseChecksums(t *testing.T) {
 	}
 }
 
-// The pins name every file that setup needs, and for both architectures.
+// The pins name every file that setup needs, for both architectures, and are those of the
+// documentation.
 func TestPins(t *testing.T) {
+	doc := string(readFile(t, "../docs/install.md"))
+	for _, r := range Releases("amd64") {
+		if !strings.Contains(doc, "| "+r.Part+" | `"+r.Name+"` | "+r.Version+" |") {
+			t.Errorf("docs/install.md does not name %s, version %s, of %s", r.Name, r.Version, r.Part)
+		}
+	}
 	for _, arch := range []string{"amd64", "arm64"} {
 		got := Releases(arch)
 		if len(got) != len(releases) {
@@ -105,7 +112,7 @@ func readFile(t *testing.T, path string) []byte {
 func TestBadBundles(t *testing.T) {
 	s, sums := source(t, "1")
 	good := readFile(t, makeTestBundle(t, s, sums))
-	damaged := bytes.Replace(good, []byte("runsc 1"), []byte("runsc 2"), 1)
+	damaged := bytes.Replace(good, []byte("runc 1"), []byte("runc 2"), 1)
 	var link, empty bytes.Buffer
 	w := tar.NewWriter(&link)
 	if err := errors.Join(w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "runsc", Linkname: "/etc/passwd"}), w.Close(), tar.NewWriter(&empty).Close()); err != nil {
@@ -115,8 +122,8 @@ func TestBadBundles(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"damaged":   {damaged, "wrong checksum of runsc"},
-		"truncated": {good[:len(good)/2], "unexpected EOF"},
+		"damaged":   {damaged, "wrong checksum of runc.amd64"},
+		"truncated": {good[:600], "unexpected EOF"},
 		"link":      {link.Bytes(), `unexpected entry "runsc"`},
 		"empty":     {empty.Bytes(), "no SHA256SUMS"},
 		"text":      {[]byte(strings.Repeat("not a tar archive\n", 100)), "invalid tar header"},
@@ -172,7 +179,7 @@ func TestURL(t *testing.T) {
 	h = newHost(t)
 	before := h.files()
 	p := h.prepare(Request{Sources: []Files{missing}, Checksums: sums})
-	if err := p.Apply(t.Context()); err == nil || !strings.Contains(err.Error(), "missing release file runsc in "+server.URL+"/v2") {
+	if err := p.Apply(t.Context()); err == nil || !strings.Contains(err.Error(), "missing release file gvisor-x86_64.tar.bz2 in "+server.URL+"/v2") {
 		t.Errorf("got %v", err)
 	}
 	compare(t, before, h.files())

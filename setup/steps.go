@@ -2,12 +2,14 @@ package setup
 
 import (
 	"archive/tar"
+	"compress/bzip2"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,12 +26,12 @@ const (
 	stateOthers        // it existed before, or was changed
 )
 
-func (p *Plan) state(kind, name string) (state, string) {
+func (p *Plan) state(name string) (state, string) {
 	digest, err := digestOf(p.cfg.path(name))
 	if digest == "" && err == nil {
 		return stateMissing, ""
 	}
-	if i := p.rec.index(kind, name); i >= 0 && slices.Contains(p.rec.Entries[i].SHA256, digest) {
+	if i := p.rec.index(kindFile, name); i >= 0 && slices.Contains(p.rec.Entries[i].SHA256, digest) {
 		return stateOurs, digest
 	}
 	return stateOthers, digest
@@ -39,7 +41,7 @@ func (p *Plan) state(kind, name string) (state, string) {
 func (p *Plan) file(name, text string) {
 	want := sha256Of([]byte(text))
 	c := Change{Action: ActionCreate, Target: name}
-	switch st, digest := p.state(kindFile, name); {
+	switch st, digest := p.state(name); {
 	case digest == want:
 		return
 	case st == stateOthers:
@@ -73,51 +75,199 @@ func (p *Plan) programs(c choice) bool {
 	needed := false
 	for _, to := range targets(c.release) {
 		change := Change{Action: ActionCreate, Target: to, Detail: "from " + c.name}
-		switch st, _ := p.state(kindFile, to); st {
-		case stateOthers:
+		do := func(_ context.Context, p *Plan) error { return p.program(c, to) }
+		st, current := p.programState(c, to)
+		if strings.HasSuffix(to, "/") {
+			st, current = p.directoryState(c, to)
+			do = func(_ context.Context, p *Plan) error { return p.directory(c, to) }
+		}
+		switch {
+		case st == stateOthers:
 			p.keep(to)
 			continue
-		case stateOurs:
-			if p.rec.Entries[p.rec.index(kindFile, to)].Release == c.digest {
-				continue
-			}
+		case current:
+			continue
+		case st == stateOurs:
 			change.Action = ActionReplace
-		case stateMissing:
 		}
 		needed = true
-		p.step(change, func(_ context.Context, p *Plan) error { return p.program(c, to) })
+		p.step(change, do)
 	}
 	return needed
 }
 
+// programState returns the state of a program, and whether it is that of the release file.
+func (p *Plan) programState(c choice, to string) (st state, current bool) {
+	st, _ = p.state(to)
+	return st, st == stateOurs && p.rec.Entries[p.rec.index(kindFile, to)].Release == c.digest
+}
+
+// directoryState is programState for a directory of programs.
+func (p *Plan) directoryState(c choice, to string) (st state, current bool) {
+	recorded := p.rec.below(to)
+	if len(recorded) == 0 {
+		if p.cfg.exists(to) {
+			return stateOthers, false
+		}
+		return stateMissing, false
+	}
+	current = true
+	for _, e := range recorded {
+		st, same := p.programState(c, e.Name)
+		if st == stateOthers {
+			p.keep(e.Name)
+			continue
+		}
+		current = current && same
+	}
+	return stateOurs, current
+}
+
 // program installs one program of a fetched release file.
 func (p *Plan) program(c choice, to string) error {
-	f, err := os.Open(p.fetched[c.name].path)
+	contents, err := p.contents(c)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // read only
-	var in io.Reader = f
-	for from, target := range c.release.programs {
-		if target == to && from != "" {
-			if in, err = archived(f, from); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
+	return p.install(contents[to], to, c)
+}
+
+// directory installs the programs of a directory of a fetched release file, and removes those of
+// another release. All are recorded first: after an interruption the rest is known to be missing.
+func (p *Plan) directory(c choice, to string) error {
+	contents, err := p.contents(c)
+	if err != nil {
+		return err
+	}
+	if err := p.mkdir(strings.TrimSuffix(to, "/")); err != nil {
+		return err
+	}
+	var names []string
+	for name := range contents {
+		if st, _ := p.programState(c, name); strings.HasPrefix(name, to) && st != stateOthers {
+			names = append(names, name)
 		}
 	}
-	// Through a copy, because its digest is recorded before the file is written.
-	copied := filepath.Join(filepath.Dir(p.fetched[c.name].path), ".program")
-	digest, err := copyHashed(in, copied)
+	slices.Sort(names)
+	for _, name := range names {
+		if err := p.rec.add(entry{Kind: kindFile, Name: name, SHA256: []string{contents[name].digest}}); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := p.install(contents[name], name, c); err != nil {
+			return err
+		}
+	}
+	for _, e := range p.rec.below(to) {
+		if _, ok := contents[e.Name]; ok {
+			continue
+		}
+		if st, _ := p.state(e.Name); st == stateOurs {
+			if err := os.Remove(p.cfg.path(e.Name)); err != nil {
+				return err
+			}
+		}
+		if err := p.rec.remove(kindFile, e.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unpacked is a program of a release file in a scratch directory.
+type unpacked struct{ path, digest string }
+
+// install writes a program, whose digest is recorded before.
+func (p *Plan) install(u unpacked, to string, c choice) error {
+	in, err := os.Open(u.path)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(copied) }() // in a directory that is removed
-	out, err := os.Open(copied)
+	defer func() { _ = in.Close() }() // read only
+	return p.write(entry{Kind: kindFile, Name: to, SHA256: []string{u.digest}, Release: c.digest}, in, 0o755)
+}
+
+// contents returns the programs of a fetched release file by the paths under which they are
+// installed. It reads an archive once: a compressed one cannot be searched.
+func (p *Plan) contents(c choice) (map[string]unpacked, error) {
+	if got, ok := p.unpacked[c.name]; ok {
+		return got, nil
+	}
+	f := p.fetched[c.name]
+	in, err := os.Open(f.path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = in.Close() }() // read only
+	got := map[string]unpacked{}
+	if to, ok := c.release.programs[""]; ok {
+		got[to] = unpacked{f.path, f.sha256}
+	} else {
+		p.cfg.notify("unpacking " + c.name)
+		if err := unpack(in, c, filepath.Dir(f.path), got); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	if p.unpacked == nil {
+		p.unpacked = map[string]map[string]unpacked{}
+	}
+	p.unpacked[c.name] = got
+	return got, nil
+}
+
+// unpack copies the programs of an archive to dir.
+func unpack(archive io.Reader, c choice, dir string, got map[string]unpacked) error {
+	in, err := decompressed(archive, c.name)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = out.Close() }() // read only
-	return p.write(entry{Kind: kindFile, Name: to, SHA256: []string{digest}, Release: c.digest}, out, 0o755)
+	for t := tar.NewReader(in); ; {
+		h, err := t.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		to := c.release.target(path.Clean(h.Name))
+		if to == "" || h.Typeflag != tar.TypeReg {
+			continue
+		}
+		u := unpacked{path: filepath.Join(dir, fmt.Sprintf(".%s.%d", c.name, len(got)))}
+		if u.digest, err = copyHashed(t, u.path); err != nil {
+			return err
+		}
+		got[to] = u
+	}
+	for from, to := range c.release.programs {
+		found := slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(name string) bool {
+			return name == to || strings.HasSuffix(to, "/") && strings.HasPrefix(name, to)
+		})
+		if !found {
+			return fmt.Errorf("no %s in the archive", from)
+		}
+	}
+	return nil
+}
+
+func decompressed(archive io.Reader, name string) (io.Reader, error) {
+	if strings.HasSuffix(name, ".bz2") {
+		return bzip2.NewReader(archive), nil
+	}
+	return gzip.NewReader(archive)
+}
+
+// target returns where a file of the archive is installed; "" if it is not.
+func (r release) target(name string) string {
+	if to, ok := r.programs[name]; ok {
+		return to
+	}
+	dir, base := path.Split(name)
+	if to, ok := r.programs[dir]; ok && dir != "" {
+		return to + base
+	}
+	return ""
 }
 
 func copyHashed(in io.Reader, to string) (string, error) {
@@ -128,26 +278,6 @@ func copyHashed(in io.Reader, to string) (string, error) {
 	h := newHash("")
 	_, err = io.Copy(io.MultiWriter(f, h), io.LimitReader(in, maxRelease))
 	return sum(h), errors.Join(err, f.Close())
-}
-
-// archived returns a regular file of a compressed tar archive.
-func archived(archive io.Reader, name string) (io.Reader, error) {
-	z, err := gzip.NewReader(archive)
-	if err != nil {
-		return nil, err
-	}
-	for t := tar.NewReader(z); ; {
-		h, err := t.Next()
-		if errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("no file %s in the archive", name)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if path.Clean(h.Name) == name && h.Typeflag == tar.TypeReg {
-			return t, nil
-		}
-	}
 }
 
 // write records and writes a file and its missing directories.

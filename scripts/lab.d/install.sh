@@ -77,7 +77,7 @@ find_go() {
 # install_packages installs the Debian packages of missing commands.
 install_packages() {
   local missing=() entry entries=(runc:runc nft:nftables ip:iproute2 unshare:util-linux)
-  [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client rpm:rpm)
+  [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client rpm:rpm bzip2:bzip2)
   [ -z "$WITH_CLAUDE$WITH_CLIENTS$WITH_AGENTS" ] || entries+=(npm:npm)
   for entry in "${entries[@]}"; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")

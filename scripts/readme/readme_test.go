@@ -81,6 +81,54 @@ func TestREADME(t *testing.T) {
 			}
 		})
 	}
+	t.Run("packages", func(t *testing.T) { hostPackages(t, bundle) })
+}
+
+// hostPackages sets Debian 12 up with Debian's own packages, as far as they are suitable: its
+// apt takes runc and the CNI plugins from a repository with Debian's packages, and setup takes the
+// rest from a bundle, since containerd is too old and gVisor is not in Debian.
+func hostPackages(t *testing.T, bundle string) {
+	leakcheck.Check(t)
+	s := boot(t, "bookworm")
+	s.project(bundle)
+	s.repository("bookworm")
+	s.script("/home/me", "sudo apt-get update\nsudo apt install -y ./bottle_*.deb\n")
+	before := s.files()
+	out := s.script("/home/me", "sudo bottle setup --packages --bundle bottle-bundle.tar\n")
+	if strings.Contains(out, "runc."+runtime.GOARCH) || strings.Contains(out, "cni-plugins-") {
+		t.Errorf("a release file instead of a package:\n%s", out)
+	}
+	out = s.script("/home/me", "sudo bottle setup --packages\nsudo bottle doctor\n")
+	if !strings.Contains(out, "There is nothing to do.") {
+		t.Errorf("a second setup:\n%s", out)
+	}
+	for line := range strings.Lines(afterCommand(t, out, "sudo bottle doctor")) {
+		if !strings.HasPrefix(line, "ok ") {
+			t.Errorf("doctor: %s", line)
+		}
+	}
+	installed := s.output("dpkg-query", "--show", "--showformat", "${binary:Package} ${db:Status-Status}\\n", "runc", "containernetworking-plugins")
+	if installed != "containernetworking-plugins installed\nrunc installed\n" && installed != "runc installed\ncontainernetworking-plugins installed\n" {
+		t.Errorf("packages: %q", installed)
+	}
+	out = s.script("/home/me", "sudo bottle setup --undo\n")
+	if after := s.files(); !slices.Equal(before, after) {
+		t.Errorf("left or removed: %q\n%s", difference(before, after), out)
+	}
+}
+
+// repository makes a repository with Debian's packages the server's only one. It is trusted, because
+// it has no signature of its own; apt verifies the packages with the checksums of Debian's entries.
+func (s *server) repository(suite string) {
+	s.t.Helper()
+	found, err := filepath.Glob(filepath.Join(os.Getenv("LAB_CACHE"), "debian-repository-"+suite+"-*.tar"))
+	if err != nil || len(found) != 1 {
+		s.t.Fatalf("expected one repository for Debian %s, found %q (scripts/lab up --with-hosts): %v", suite, found, err)
+	}
+	dir := filepath.Join(s.root, "var/tmp/repository")
+	run(s.t, "mkdir", dir)
+	run(s.t, "tar", "-C", dir, "-xf", found[0])
+	s.write("etc/apt/sources.list", "deb [trusted=yes] file:/var/tmp/repository ./\n", 0o644)
 }
 
 // afterCommand returns the output of a command that the shell has shown.
@@ -174,9 +222,8 @@ func makeBundle(t *testing.T) string {
 		plugins["./"+name] = filepath.Join(os.Getenv("CNI_PATH"), name)
 	}
 	archive(t, filepath.Join(dir, "cni-plugins-linux-"+arch+"-v1.9.1.tgz"), plugins)
-	for from, to := range map[string]string{"runsc": "runsc", "containerd-shim-runsc-v1": "containerd-shim-runsc-v1", "runc": "runc." + arch} {
-		run(t, "cp", lookPath(t, from), filepath.Join(dir, to))
-	}
+	gvisorArchive(t, filepath.Join(dir, "gvisor-"+map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[arch]+".tar.bz2"))
+	run(t, "cp", lookPath(t, "runc"), filepath.Join(dir, "runc."+arch))
 	sums, err := exec.Command("sh", "-ec", `cd "$1"; sha256sum *`, "sh", dir).Output()
 	if err != nil {
 		t.Fatal(err)
@@ -195,6 +242,20 @@ func makeBundle(t *testing.T) string {
 		t.Fatalf("--make-bundle prints %q, %v", out, err)
 	}
 	return bundle
+}
+
+// gvisorArchive packs gVisor as its releases are. The test host's runsc, built from its module, has
+// everything in itself and never executes the program that stands for those of gvisor-bin.
+func gvisorArchive(t *testing.T, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	run(t, "mkdir", filepath.Join(dir, "gvisor-bin"))
+	for from, to := range map[string]string{
+		lookPath(t, "runsc"): "runsc", lookPath(t, "containerd-shim-runsc-v1"): "containerd-shim-runsc-v1", "/bin/true": "gvisor-bin/runsc-metric-server",
+	} {
+		run(t, "cp", from, filepath.Join(dir, to))
+	}
+	run(t, "tar", "-C", dir, "--use-compress-program", "bzip2 -1", "-cf", path, ".")
 }
 
 // archive writes a compressed archive of files by their names in it.
