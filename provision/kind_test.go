@@ -68,6 +68,96 @@ func TestKindFiles(t *testing.T) {
 	}
 }
 
+// TestTrustAndSkills: the answer to each kind's question whether the working directory is trusted,
+// and a skill, are where the agent looks for them. The settings of the image, such as its MCP
+// servers, stay.
+func TestTrustAndSkills(t *testing.T) {
+	img := Image{Home: "/home/x", WorkDir: "/workspace", UID: 1000}
+	// A kind without a trusted file asks no such question.
+	kinds := map[string]struct{ skill, file, trusted string }{
+		"aider":    {},
+		"amp":      {".config/amp/skills", "", ""},
+		"claude":   {".claude/skills", ".claude.json", `{"projects":{"/workspace":{"hasTrustDialogAccepted":true}}}`},
+		"cline":    {".cline/skills", "", ""},
+		"codex":    {".codex/skills", ".codex/config.toml", `{"projects":{"/workspace":{"trust_level":"trusted"}}}`},
+		"copilot":  {".copilot/skills", ".copilot/config.json", `{"trustedFolders":["/workspace"]}`},
+		"crush":    {".config/crush/skills", "", ""},
+		"gemini":   {".gemini/skills", ".gemini/trustedFolders.json", `{"/workspace":"TRUST_FOLDER"}`},
+		"goose":    {".config/goose/skills", "", ""},
+		"opencode": {".config/opencode/skills", "", ""},
+		"qwen":     {".qwen/skills", ".qwen/trustedFolders.json", `{"/workspace":"TRUST_FOLDER"}`},
+	}
+	for _, name := range agents.Names() {
+		t.Run(name, func(t *testing.T) {
+			want, ok := kinds[name]
+			if !ok {
+				t.Fatal("no expectation")
+			}
+			files := kindAgent(name).RootFiles(img)
+			if want.skill != "" {
+				if f := fileAt(t, files, "/home/x/"+want.skill+"/review/SKILL.md"); string(f.Data) != "review" || f.Root {
+					t.Errorf("the skill: %+v", f)
+				}
+			}
+			if want.file != "" {
+				contains(t, edited(t, fileAt(t, files, "/home/x/"+want.file), ""), want.trusted)
+			}
+			for _, f := range kindAgent(name).kindFiles(img, img.Home) {
+				if f.Edit == nil {
+					continue
+				}
+				old := `{"mcpServers":{"mine":{"command":"server"}}}`
+				if strings.HasSuffix(f.Path, ".toml") {
+					old = "[mcpServers.mine]\ncommand = 'server'\n"
+				}
+				contains(t, edited(t, f, old), `{"mcpServers":{"mine":{"command":"server"}}}`)
+			}
+		})
+	}
+}
+
+// edited returns the values of a file of settings after its edit.
+func edited(t *testing.T, f rootfile.File, old string) map[string]any {
+	t.Helper()
+	data, err := f.Edit([]byte(old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]any{}
+	if strings.HasSuffix(f.Path, ".toml") {
+		err = toml.Unmarshal(data, &got)
+	} else {
+		err = json.Unmarshal(data, &got)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", f.Path, err, data)
+	}
+	return got
+}
+
+// contains reports values of want, in JSON, that got lacks.
+func contains(t *testing.T, got map[string]any, want string) {
+	t.Helper()
+	var values map[string]any
+	if err := json.Unmarshal([]byte(want), &values); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range values {
+		if inner, ok := value.(map[string]any); ok {
+			below, _ := got[key].(map[string]any)
+			text, err := json.Marshal(inner)
+			if err != nil {
+				t.Fatal(err)
+			}
+			contains(t, below, string(text))
+			continue
+		}
+		if !reflect.DeepEqual(got[key], value) {
+			t.Errorf("%q is %v, want %v", key, got[key], value)
+		}
+	}
+}
+
 // TestCodexFiles checks a kind with TOML, a file for its prompt, and a directory that a
 // variable moves.
 func TestCodexFiles(t *testing.T) {

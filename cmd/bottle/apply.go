@@ -20,17 +20,24 @@ func (a *app) applyCommand() *cobra.Command {
 		Args:    oneBottle("apply"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withBottle(args[0], func(e *bottle.Engine, name string) error {
-				changes, err := e.Work().Apply(a.ctx, name, dryRun, a.workOptions(size))
-				if err != nil {
-					return err
-				}
-				return a.printChanges(changes)
+				return a.apply(e, name, dryRun, a.workOptions(size))
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be changed and stop")
 	size.register(cmd)
 	return cmd
+}
+
+// apply applies an agent's changes and lists them.
+func (a *app) apply(e *bottle.Engine, name string, dryRun bool, o agentwork.Options) error {
+	done := a.busy(textBusyApply, shownName(name))
+	changes, err := e.Work().Apply(a.ctx, name, dryRun, o)
+	done()
+	if err != nil {
+		return err
+	}
+	return a.printChanges(changes)
 }
 
 // printChanges prints one line for each file, as git status does.

@@ -82,7 +82,9 @@ func (a *app) auditedChange(e interface{ Proxies() *proxy.Manager }, v policyVer
 	if err := a.auditLog().Write(event); err != nil {
 		return proxy.PolicyChange{}, err
 	}
+	done := a.busy(textBusyPolicy, shownName(name))
 	change, err := v.change(e.Proxies(), a.ctx, name, entry)
+	done()
 	if err == nil && !change.Changed {
 		return change, nil
 	}

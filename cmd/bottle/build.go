@@ -190,7 +190,9 @@ func (a *app) pruneBuilds(args []string) error {
 	if err != nil {
 		return err
 	}
+	done := a.busy(textBusyPrune)
 	freed, err := supply.Prune(a.ctx, cfg.Images(), func() { a.note(textBuildWaits) })
+	done()
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,8 @@ func (a *app) cleanupCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			defer catchBrokenPipes()()
 			return a.withEngine(func(e *bottle.Engine) error {
+				searched := a.busy(textBusySearch)
+				defer searched()
 				leftovers, err := e.FindLeftovers(a.ctx)
 				if err != nil {
 					return err
@@ -27,6 +29,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				searched()
 				if asJSON {
 					if err := a.printJSON(cleanupJSON(leftovers, kept)); err != nil {
 						return err
@@ -46,6 +49,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 						return err
 					}
 				}
+				defer a.busy(textBusyRemove, count(len(leftovers), "bottle"))()
 				if err := e.RemoveLeftovers(a.ctx, leftovers); err != nil || !discard {
 					return err
 				}

@@ -37,7 +37,7 @@ func (a *app) cpCommand() *cobra.Command {
 }
 
 func (a *app) cp(e *bottle.Engine, c cpRequest, size sizeFlag) error {
-	name, err := e.Resolve(a.ctx, c.name)
+	name, err := a.resolve(e, c.name)
 	if err != nil {
 		return err
 	}
@@ -46,6 +46,7 @@ func (a *app) cp(e *bottle.Engine, c cpRequest, size sizeFlag) error {
 	if !filepath.IsAbs(local) { // not cleaned: "/" and "/." at the end have a meaning
 		local = o.Caller.WorkDir + "/" + local
 	}
+	defer a.busy(textBusyCopy)()
 	if c.out {
 		return e.Work().CopyOut(a.ctx, name, c.path, local, o)
 	}

@@ -43,7 +43,7 @@ func (a *app) policyCommand(v policyVerb) *cobra.Command {
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
-				name, err := e.Resolve(a.ctx, args[0])
+				name, err := a.resolve(e, args[0])
 				if save && errors.Is(err, bottle.ErrNoBottle) {
 					return a.saveForAgent(v, args[0], args[1], err)
 				}

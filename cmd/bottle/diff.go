@@ -23,9 +23,11 @@ func (a *app) diffCommand() *cobra.Command {
 		Args:  oneBottle("diff"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return a.withBottle(args[0], func(e *bottle.Engine, name string) error {
-				out := a.stdout
+				done := a.busy(textBusyDiff, shownName(name))
+				defer done()
+				var out io.Writer = &firstWrite{a.stdout, done}
 				if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-					out = &visibleWriter{w: a.stdout}
+					out = &visibleWriter{w: out}
 				}
 				return e.Work().Diff(a.ctx, name, out, stat, a.workOptions(size))
 			})
@@ -34,6 +36,17 @@ func (a *app) diffCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&stat, "stat", false, "list the files and the number of changed lines")
 	size.register(cmd)
 	return cmd
+}
+
+// firstWrite calls a function before it writes.
+type firstWrite struct {
+	io.Writer
+	before func()
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	w.before()
+	return w.Writer.Write(p)
 }
 
 // visibleWriter replaces what a terminal would interpret, except line breaks and tabs. A

@@ -32,7 +32,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			if hardening {
 				return a.hardening(cfg, asJSON)
 			}
-			return a.doctor(doctor.Run(a.ctx, cfg, plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}), asJSON)
+			return a.doctor(a.checkHost(cfg), asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -40,6 +40,12 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&hardening, "hardening", false, "check only what docs/hardening.md asks of a host with several users")
 	cmd.MarkFlagsMutuallyExclusive("hardening", "refresh")
 	return cmd
+}
+
+// checkHost runs all checks.
+func (a *app) checkHost(cfg bottle.Config) []doctor.Finding {
+	defer a.busy(textBusyDoctor)()
+	return doctor.Run(a.ctx, cfg, plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()})
 }
 
 func (a *app) hardening(cfg bottle.Config, asJSON bool) error {

@@ -29,7 +29,7 @@ func (a *app) egressCommand() *cobra.Command {
 				return err
 			}
 			return a.withEngine(func(e *bottle.Engine) error {
-				name, err := e.Resolve(a.ctx, args[0])
+				name, err := a.resolve(e, args[0])
 				if err != nil {
 					return err
 				}

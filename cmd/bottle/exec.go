@@ -84,7 +84,7 @@ func (a *app) exec(name string, command []string, f execFlags) error {
 		return err
 	}
 	return a.withEngine(func(e *bottle.Engine) error {
-		name, err := e.Resolve(a.ctx, name)
+		name, err := a.resolve(e, name)
 		if err != nil {
 			return err
 		}

@@ -36,7 +36,9 @@ func (a *app) fetchWork(e *bottle.Engine, name, branch string, o agentwork.Optio
 	if branch == "" {
 		branch = "bottle/" + names.Short(name)
 	}
+	done := a.busy(textBusyFetch, shownName(name))
 	list, err := e.Work().Fetch(a.ctx, name, branch, o)
+	done()
 	for _, f := range list {
 		a.note("%s", fetchedText(f))
 	}
@@ -79,10 +81,16 @@ func oneBottle(command string) cobra.PositionalArgs {
 // withBottle calls fn with a bottle that exists, or whose work was kept.
 func (a *app) withBottle(arg string, fn func(*bottle.Engine, string) error) error {
 	return a.withEngine(func(e *bottle.Engine) error {
-		name, err := e.Resolve(a.ctx, arg)
+		name, err := a.resolve(e, arg)
 		if err != nil {
 			return err
 		}
 		return fn(e, name)
 	})
+}
+
+// resolve returns the complete name of a bottle.
+func (a *app) resolve(e *bottle.Engine, arg string) (string, error) {
+	defer a.busy(textBusyResolve, visible(arg))()
+	return e.Resolve(a.ctx, arg)
 }

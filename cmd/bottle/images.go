@@ -14,7 +14,9 @@ func (a *app) imagesCommand() *cobra.Command {
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return a.withEngine(func(e *bottle.Engine) error {
+				done := a.busy(textBusyImages)
 				list, err := e.Images().List(a.ctx)
+				done()
 				if err != nil {
 					return err
 				}

@@ -21,7 +21,9 @@ func (a *app) inspectCommand() *cobra.Command {
 			}
 			list := []bottle.Details{}
 			err = a.eachBottle(args, func(e *bottle.Engine, name string) error {
+				done := a.busy(textBusyInspectBottle, shownName(name))
 				d, err := e.Inspect(a.ctx, name)
+				done()
 				if err == nil {
 					list = append(list, d)
 				}

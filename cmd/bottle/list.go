@@ -34,6 +34,8 @@ func (a *app) listCommand() *cobra.Command {
 			}
 			return a.withEngine(func(e *bottle.Engine) error {
 				// A filter for a state includes bottles in it.
+				done := a.busy(textBusyList)
+				defer done()
 				list, err := e.List(a.ctx, all || keep.has("status"))
 				if err != nil {
 					return err
@@ -47,6 +49,7 @@ func (a *app) listCommand() *cobra.Command {
 				for i := range list {
 					list[i].Name = shownName(list[i].Name)
 				}
+				done()
 				switch {
 				case asJSON:
 					return a.printJSON(list)

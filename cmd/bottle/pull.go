@@ -36,7 +36,9 @@ func (a *app) registryCommand(cmd *cobra.Command, transfer func(*supply.Images, 
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		a.quiet = quiet
 		return a.withEngine(func(e *bottle.Engine) error {
+			done := a.busy(textBusyRegistry, visible(args[0])) // until layers are transferred
 			ref, err := transfer(e.Images(), a.ctx, args[0], caller.Current())
+			done()
 			a.endProgress()
 			if err != nil || quiet {
 				return err

@@ -37,36 +37,44 @@ func (a *app) rmCommand() *cobra.Command {
 }
 
 func (a *app) rm(e *bottle.Engine, name string, force, discard bool) error {
-	found, err := e.Find(a.ctx, name)
+	done := a.busy(textBusyRemove, visible(name))
+	removed, err := a.removeBottle(e, name, force, discard)
+	done()
 	if err != nil {
 		return err
+	}
+	_, err = fmt.Fprintln(a.stdout, shownName(removed))
+	return err
+}
+
+// removeBottle returns the complete name of the bottle that it has removed.
+func (a *app) removeBottle(e *bottle.Engine, name string, force, discard bool) (string, error) {
+	found, err := e.Find(a.ctx, name)
+	if err != nil {
+		return "", err
 	}
 	if !force {
 		running, err := e.Running(a.ctx, found.Name)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if running {
-			return withHint(fmt.Errorf(textRmRunning, shownName(found.Name)), hintRmRunning, shownName(found.Name))
+			return "", withHint(fmt.Errorf(textRmRunning, shownName(found.Name)), hintRmRunning, shownName(found.Name))
 		}
 	}
 	if !discard {
 		if err := a.checkUnfetched(e, found.Name); err != nil {
-			return err
+			return "", err
 		}
 	}
 	found.Launching = false // cleanup leaves such a bottle; here the user has named it
 	if err := e.RemoveLeftovers(a.ctx, []bottle.Leftovers{found}); err != nil {
-		return err
+		return "", err
 	}
 	if !discard { // the agent may have worked until now
 		if err := a.checkUnfetched(e, found.Name); err != nil {
-			return err
+			return "", err
 		}
 	}
-	if err := a.discardWork(e, found.Name); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(a.stdout, shownName(found.Name))
-	return err
+	return found.Name, a.discardWork(e, found.Name)
 }

@@ -27,7 +27,9 @@ func (a *app) rmiCommand() *cobra.Command {
 func (a *app) rmi(e *bottle.Engine, names []string, force bool) error {
 	var errs []error
 	for _, name := range names {
+		done := a.busy(textBusyRemove, visible(name))
 		ref, err := e.Images().Remove(a.ctx, name, force)
+		done()
 		if err == nil {
 			err = a.printRef(ref)
 		}

@@ -31,7 +31,9 @@ type app struct {
 	address, namespace, manifest string
 	hostsDir                     string // --hosts-dir, of the commands that have it
 	debug, quiet                 bool
+	machine                      bool // the output is for programs: --json
 	progress                     *progressView
+	lines                        *busyLines
 	pipeTimeout                  time.Duration // of a pipe of --env-file; 0: the default
 
 	command string     // in the audit log
@@ -54,7 +56,7 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 // run is the program without the process's own state, such as signals. It returns
 // the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, lines: terminalLines(stderr)}
 	a.withHost = func(fn func(plan.Host) error) error {
 		return a.withEngine(func(e *bottle.Engine) error { return fn(e) })
 	}
@@ -95,6 +97,10 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
 		a.command = strings.TrimPrefix(cmd.CommandPath(), root.Name()+" ")
+		for _, name := range []string{"json", "quiet"} {
+			f := cmd.Flags().Lookup(name)
+			a.machine = a.machine || f != nil && f.Value.String() == "true"
+		}
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -137,7 +143,9 @@ func (a *app) withEngine(fn func(*bottle.Engine) error) error {
 	if err != nil {
 		return err
 	}
+	connected := a.busy(textBusyConnect)
 	e, err := bottle.Open(a.ctx, cfg)
+	connected()
 	if err != nil {
 		return err
 	}

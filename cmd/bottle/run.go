@@ -160,7 +160,9 @@ func (a *app) preparePlan(h plan.Host, f runFlags) (*plan.Plan, error) {
 	if _, ok := a.terminal(); f.spec.Learn && (f.yes || f.spec.NoInput || !ok) {
 		return nil, withHint(errors.New(textLearnAsks), hintLearnAsks)
 	}
+	done := a.busy(textBusyPlan)
 	p, err := plan.Prepare(a.ctx, f.spec, h)
+	done()
 	if err != nil {
 		return nil, err
 	}
@@ -204,11 +206,14 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 		return err
 	}
 	if f.spec.Resume != nil {
-		if err := e.Remove(a.ctx, plan.Name); err != nil { // but not its workspace
+		// But not its workspace.
+		if err := a.while(fmt.Sprintf(textBusyRemove, shownName(plan.Name)), func() error { return e.Remove(a.ctx, plan.Name) }); err != nil {
 			return err
 		}
 	}
+	done := a.busy(textBusyStart, shownName(plan.Name))
 	b, err := e.Launch(a.ctx, plan)
+	done()
 	a.endProgress()
 	if err != nil {
 		return err
@@ -219,7 +224,7 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 			return
 		}
 		end := a.beginEnd(e, b.Name, f)
-		if rerr := b.Remove(a.ctx); rerr != nil {
+		if rerr := a.while(fmt.Sprintf(textBusyRemove, shownName(b.Name)), func() error { return b.Remove(a.ctx) }); rerr != nil {
 			a.printError(withHint(fmt.Errorf(textRemoveFailed, shownName(b.Name), rerr), hintRemoveFailed))
 			if err == nil {
 				err = exitError(exitBottle)

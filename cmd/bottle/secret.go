@@ -34,7 +34,7 @@ func (a *app) secretCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			disableCoreDumps()
 			return a.withEngine(func(e *bottle.Engine) error {
-				name, err := e.Resolve(a.ctx, args[0])
+				name, err := a.resolve(e, args[0])
 				if err != nil {
 					return err
 				}
@@ -74,7 +74,10 @@ func (a *app) setSecret(e *bottle.Engine, name, variable string, value secret.Va
 	if err := a.auditLog().Write(event); err != nil {
 		return err
 	}
-	if err := e.Proxies().SetSecret(a.ctx, name, variable, policy.SecretCommandLine, value); err != nil {
+	done := a.busy(textBusySecret, shownName(name))
+	err := e.Proxies().SetSecret(a.ctx, name, variable, policy.SecretCommandLine, value)
+	done()
+	if err != nil {
 		event.Error = err.Error()
 		return errors.Join(err, a.auditLog().Write(event))
 	}

@@ -10,12 +10,12 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/doctor"
 	"github.com/bot-bottle/bottle/internal/caller"
-	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/setup"
 )
 
@@ -82,7 +82,9 @@ func (a *app) setup(f setupFlags) (err error) {
 	if f.undo {
 		return a.undoSetup(f, cfg)
 	}
+	done := a.busy(textBusyInspect)
 	p, err := setup.Prepare(a.ctx, cfg, req)
+	done()
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func (a *app) setup(f setupFlags) (err error) {
 	if err := a.confirmed(f, textSetupStart); err != nil {
 		return err
 	}
-	if err := p.Apply(a.ctx); err != nil {
+	if err := a.while(textBusySetup, func() error { return p.Apply(a.ctx) }); err != nil {
 		return err
 	}
 	if p.Start != "" {
@@ -121,7 +123,13 @@ func (f setupFlags) combined() error {
 func (a *app) setupConfig(host bottle.Config) setup.Config {
 	return setup.Config{
 		Address: host.Address, CNIPath: host.CNIPath, Arch: runtime.GOARCH,
-		Notify: func(text string) { a.note("%s", visible(text)) },
+		Notify: func(text string) {
+			a.note("%s", visible(text))
+			a.lines.replace(text)
+		},
+		Copied: func(name string, n int64) {
+			a.lines.replace(fmt.Sprintf(textBusyCopied, name, units.HumanSize(float64(n))))
+		},
 		Version: func(ctx context.Context, address string) (string, error) {
 			host.Address = address
 			e, err := bottle.Open(ctx, host)
@@ -148,7 +156,9 @@ func (a *app) setupRequest(f setupFlags, who caller.Caller) (req setup.Request, 
 		if err != nil {
 			return req, closeAll, err
 		}
+		done := a.busy(textBusyBundleRead)
 		b, err := setup.OpenBundle(file)
+		done()
 		if err != nil {
 			return req, closeAll, err
 		}
@@ -204,7 +214,9 @@ func (a *app) makeBundle(f setupFlags, who caller.Caller, req setup.Request) (er
 	}
 	cfg := a.setupConfig(bottle.Config{})
 	cfg.Arch = f.arch
+	done := a.busy(textBusyBundle)
 	names, digest, err := setup.MakeBundle(a.ctx, out, cfg, req.Sources, req.Checksums)
+	done()
 	if err = errors.Join(err, out.Chmod(0o644), out.Close()); err == nil {
 		err = who.Do(func() error { return os.Rename(out.Name(), f.makeBundle) })
 	}
@@ -234,7 +246,9 @@ func (a *app) undoSetup(f setupFlags, cfg setup.Config) error {
 	if err := a.confirmed(f, textSetupUndo); err != nil {
 		return err
 	}
+	done := a.busy(textBusyUndo)
 	kept, err := u.Undo(a.ctx)
+	done()
 	for _, c := range kept {
 		a.note(textSetupKept, visible(c.Target), visible(c.Detail))
 	}
@@ -276,7 +290,7 @@ func (a *app) afterSetup() error {
 	}
 	var problems []doctor.Finding
 	failed := false
-	for _, f := range doctor.Run(a.ctx, cfg, plan.Spec{ManifestPath: a.manifest, Caller: caller.Current()}) {
+	for _, f := range a.checkHost(cfg) {
 		if f.Level != doctor.LevelOK {
 			problems = append(problems, f)
 		}

@@ -39,7 +39,7 @@ func (a *app) startCommand() *cobra.Command {
 
 // stoppedWork returns the workspace of a bottle that is not running.
 func (a *app) stoppedWork(e *bottle.Engine, name string) (*plan.Resume, error) {
-	name, err := e.Resolve(a.ctx, name)
+	name, err := a.resolve(e, name)
 	if err != nil {
 		return nil, err
 	}

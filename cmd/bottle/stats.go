@@ -60,7 +60,7 @@ func (a *app) statsCommand() *cobra.Command {
 func (a *app) stats(e *bottle.Engine, args []string, once bool, show formatter) error {
 	var names []string
 	for _, arg := range args {
-		name, err := e.Resolve(a.ctx, arg)
+		name, err := a.resolve(e, arg)
 		if err != nil {
 			return err
 		}
@@ -69,6 +69,9 @@ func (a *app) stats(e *bottle.Engine, args []string, once bool, show formatter) 
 		}
 		names = append(names, name)
 	}
+	// The first table needs two measurements.
+	measured := a.busy(textBusyUsage)
+	defer measured()
 	before, err := a.measure(e, names)
 	for err == nil {
 		select {
@@ -80,6 +83,7 @@ func (a *app) stats(e *bottle.Engine, args []string, once bool, show formatter) 
 		if now, err = a.measure(e, names); err != nil {
 			return err
 		}
+		measured()
 		if err := a.printStats(compareUsage(before, now), show, !once); err != nil || once {
 			return err
 		}

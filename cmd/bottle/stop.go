@@ -25,7 +25,9 @@ func (a *app) stopCommand() *cobra.Command {
 				return withHint(fmt.Errorf(textStopTimeout, seconds), hintStopTimeout)
 			}
 			return a.eachBottle(args, func(e *bottle.Engine, name string) error {
+				done := a.busy(textBusyStop, shownName(name))
 				killed, err := e.Stop(a.ctx, name, time.Duration(seconds)*time.Second)
+				done()
 				if err != nil {
 					return err
 				}
@@ -63,7 +65,7 @@ func (a *app) eachBottle(names []string, fn func(*bottle.Engine, string) error) 
 	return a.withEngine(func(e *bottle.Engine) error {
 		var errs []error
 		for _, name := range names {
-			found, err := e.Resolve(a.ctx, name)
+			found, err := a.resolve(e, name)
 			if err == nil {
 				err = fn(e, found)
 			}

@@ -173,7 +173,9 @@ func (a *app) note(format string, args ...any) {
 func (a *app) prompt(text string) { a.errorf("%s", text) }
 
 // errorf writes to standard error, whose own errors cannot be reported.
-func (a *app) errorf(format string, args ...any) { _, _ = fmt.Fprintf(a.stderr, format, args...) }
+func (a *app) errorf(format string, args ...any) {
+	a.lines.write(func() { _, _ = fmt.Fprintf(a.stderr, format, args...) })
+}
 
 func (a *app) printJSON(v any) error {
 	data, err := json.MarshalIndent(v, "", "  ")

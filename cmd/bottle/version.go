@@ -37,6 +37,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Print the versions of bottle and of what it uses",
 		Args:  noArgs,
 		RunE: func(*cobra.Command, []string) error {
+			done := a.busy(textBusyVersion)
 			v := versions{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 			v.Runsc = firstLine(a.ctx, "runsc", "--version")
 			v.Runc = firstLine(a.ctx, "runc", "--version")
@@ -52,6 +53,7 @@ func (a *app) versionCommand() *cobra.Command {
 			if err != nil {
 				v.Error = err.Error()
 			}
+			done()
 			if asJSON {
 				return a.printJSON(v)
 			}

@@ -46,6 +46,7 @@ func (a *app) summarize(e *bottle.Engine, name string) *agentwork.Summary {
 	if a.ctx.Err() != nil {
 		return nil
 	}
+	defer a.busy(textBusySummary, shownName(name))()
 	o := a.workOptions(sizeFlag(agentwork.DefaultLimits.Bytes))
 	o.Notice, o.Limits.Time = nil, summaryTime
 	s, err := e.Work().Summarize(a.ctx, name, o)
@@ -91,10 +92,7 @@ func (a *app) endWork(e *bottle.Engine, name string, sum *agentwork.Summary, f r
 	case endFetch:
 		err = a.fetchWork(e, name, "", a.workOptions(sizeFlag(agentwork.DefaultLimits.Bytes)))
 	case endApply:
-		var changes []agentwork.Change
-		if changes, err = e.Work().Apply(a.ctx, name, false, a.workOptions(sizeFlag(agentwork.DefaultLimits.Bytes))); err == nil {
-			err = a.printChanges(changes)
-		}
+		err = a.apply(e, name, false, a.workOptions(sizeFlag(agentwork.DefaultLimits.Bytes)))
 	case endDiscard:
 		return e.Work().Discard(ctx, name)
 	case endKeep:

@@ -1,0 +1,33 @@
+package main
+
+// What a command is doing, on a terminal; see app.busy.
+const (
+	textBusyConnect       = "connecting to containerd"
+	textBusyPlan          = "preparing the plan"
+	textBusyPolicy        = "changing what %s may reach"
+	textBusySecret        = "replacing a secret of %s"
+	textBusyRegistry      = "asking the registry for %s"
+	textBusyInspectBottle = "reading %s"
+	textBusyResolve       = "looking for %s"
+	textBusyStart         = "starting %s"
+	textBusyStop          = "stopping %s"
+	textBusyRemove        = "removing %s"
+	textBusySearch        = "looking for bottles"
+	textBusyList          = "reading the bottles"
+	textBusyImages        = "reading the images"
+	textBusyPrune         = "removing the build cache"
+	textBusyDoctor        = "checking this host"
+	textBusyVersion       = "reading the versions"
+	textBusyUsage         = "measuring"
+	textBusyInspect       = "inspecting this host"
+	textBusySetup         = "setting this host up"
+	textBusyUndo          = "undoing the setup"
+	textBusyBundle        = "making the bundle"
+	textBusyBundleRead    = "reading the bundle"
+	textBusyCopied        = "checking %s: %s"
+	textBusyFetch         = "fetching the work of %s"
+	textBusyApply         = "applying the work of %s"
+	textBusyDiff          = "comparing the work of %s"
+	textBusySummary       = "counting the work of %s"
+	textBusyCopy          = "copying"
+)
