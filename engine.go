@@ -249,7 +249,7 @@ func connectHint(err error) error {
 	case errors.Is(err, runtime.ErrPermission):
 		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	case errors.Is(err, runtime.ErrNoContainerd):
-		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or set its socket with --address or CONTAINERD_ADDRESS"}
+		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), install it (bottle setup), or set its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
 }

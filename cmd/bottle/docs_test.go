@@ -90,6 +90,11 @@ func TestCommandDocs(t *testing.T) {
 		}
 	}
 	visit(root)
+	for _, cmd := range root.Commands() {
+		if !cmd.Hidden && cmd.GroupID == "" {
+			t.Errorf("%s is in no group of the help", cmd.Name())
+		}
+	}
 	global := append(flagNames(root.PersistentFlags()), "--version", "-v") // cobra adds these two when it runs
 	slices.Sort(global)
 	check("Global flags", global)

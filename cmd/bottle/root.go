@@ -88,6 +88,7 @@ func (a *app) rootCommand() *cobra.Command {
 		Use:               "bottle",
 		Short:             textRootShort,
 		Long:              textRootLong,
+		Example:           textRootExample,
 		Version:           version(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -122,7 +123,35 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.exportCommand())
 	root.AddCommand(a.kubernetesCommands()...)
 	a.addCompletions(root)
+	groupCommands(root)
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		root.SetOut(wrapped(a.stdout))
+		help(cmd, args)
+	})
 	return root
+}
+
+// groups are the sections of the help, which are those of docs/commands.md.
+var groups = []struct{ title, commands string }{
+	{"Agents", "apply attach cleanup cp diff exec fetch inspect list logs rm run shell start stats stop wait"},
+	{"Egress", "allow deny egress presets secret"},
+	{"Images", "build images pull push rmi"},
+	{"Setup", "completion config doctor export help init login policy setup trust version"},
+}
+
+func groupCommands(root *cobra.Command) {
+	for _, g := range groups {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title + ":"})
+		for _, name := range strings.Fields(g.commands) {
+			for _, cmd := range root.Commands() {
+				if cmd.Name() == name {
+					cmd.GroupID = g.title
+				}
+			}
+		}
+	}
+	root.SetHelpCommandGroupID(groups[len(groups)-1].title)
 }
 
 // flagError adds a hint to an error of the flag parser.

@@ -29,6 +29,10 @@ const (
 	textRootShort = "Run AI coding agents in sandboxes that reach only the hosts you allow"
 	textRootLong  = `bottle runs an AI coding agent in a gVisor sandbox on containerd. Its only way out
 is an egress proxy that allows the hosts listed in the manifest.`
+	textRootExample = `  sudo bottle doctor             # does this host have what bottles need?
+  bottle init                    # write a manifest, with the agent claude
+  bottle login claude            # store its login
+  sudo bottle run claude --cwd   # run it on a copy of this directory`
 	textRunLong = `Run an agent of the manifest in a new bottle: show the plan, ask for confirmation,
 start the egress proxy and the sandbox, run the agent's command, and remove
 everything at the end. Arguments after -- are appended to the agent's command.`

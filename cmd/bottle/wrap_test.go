@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/creack/pty"
+
+	"github.com/bot-bottle/bottle"
 )
 
 func TestWrapLine(t *testing.T) {
@@ -38,9 +40,28 @@ func TestWrapLine(t *testing.T) {
 // TestPlanAt60Columns prints the plan on a terminal of 60 columns: no word is broken, and none
 // is lost. The control is the same plan elsewhere, which has longer lines.
 func TestPlanAt60Columns(t *testing.T) {
+	at60Columns(t, func(w io.Writer) error { return printPlan(w, fullPlan(), "approved on 2026-01-02") })
+}
+
+// TestTablesAt60Columns does the same with tables, and with the help, which a new user reads first.
+func TestTablesAt60Columns(t *testing.T) {
+	list := []bottle.Status{{Name: "claude-bottle-impl", Agent: "impl", Image: "registry.example/agents/claude:latest", Runtime: "runsc", Status: "running, proxy is gone"}}
+	at60Columns(t, func(w io.Writer) error { return (&app{stdout: w}).printList(list) })
+	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"help", "setup"}} {
+		at60Columns(t, func(w io.Writer) error {
+			if code := run(t.Context(), args, strings.NewReader(""), w, w); code != 0 {
+				return exitError(code)
+			}
+			return nil
+		})
+	}
+}
+
+func at60Columns(t *testing.T, print func(io.Writer) error) {
+	t.Helper()
 	const width = 60
 	var plain strings.Builder
-	if err := printPlan(&plain, fullPlan(), "approved on 2026-01-02"); err != nil {
+	if err := print(&plain); err != nil {
 		t.Fatal(err)
 	}
 	terminal, tty, err := pty.Open()
@@ -53,7 +74,7 @@ func TestPlanAt60Columns(t *testing.T) {
 	}
 	printed := make(chan error, 1)
 	go func() {
-		err := printPlan(tty, fullPlan(), "approved on 2026-01-02")
+		err := print(tty)
 		_, werr := io.WriteString(tty, "END\n")
 		printed <- errors.Join(err, werr)
 	}()

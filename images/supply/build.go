@@ -104,7 +104,7 @@ func buildHint(err error) error {
 	case errors.Is(err, buildkit.ErrPermission):
 		return &hint.Error{Err: err, Hint: "run bottle as root: sudo bottle …"}
 	case errors.Is(err, buildkit.ErrNoContainerd):
-		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), or set its socket with --address or CONTAINERD_ADDRESS"}
+		return &hint.Error{Err: err, Hint: "start containerd (systemctl start containerd), install it (bottle setup), or set its socket with --address or CONTAINERD_ADDRESS"}
 	}
 	return err
 }
