@@ -1,16 +1,18 @@
 // Command verdicts sends more than 180 requests to a proxy and prints the
 // results. "go run ./scripts/verdicts" tests the built-in proxy against a table;
 // with --proxy URL it also tests a real pipelock against the table and the
-// differences that are known of it (differences.go).
+// differences that are known of it (differences.go), or with --same a built-in proxy
+// that runs elsewhere, which must not differ.
 //
 // The other proxy needs the same policy and names: --write DIR writes
-// pipelock.yaml, for --version, and a hosts file for it. The upstream servers
+// pipelock.yaml, for --version, proxy.json and a hosts file for it. The upstream servers
 // listen on --upstream, an address of this machine that the proxy can reach, on
 // ports such as 22, 80 and 443, which requires root. No traffic leaves the machine.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -35,7 +37,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	proxy := flags.String("proxy", "", "URL of another proxy to test, such as http://127.0.0.1:8888")
 	upstream := flags.String("upstream", "127.7.7.7", "address of this machine for the upstream servers")
-	write := flags.String("write", "", "write pipelock.yaml and hosts to this directory and exit")
+	same := flags.Bool("same", false, "the other proxy is a built-in one")
+	write := flags.String("write", "", "write pipelock.yaml, proxy.json and hosts to this directory and exit")
 	version := flags.String("version", "2.3.0", "version of pipelock to write pipelock.yaml for")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -45,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if *write != "" {
 		err = writeFiles(*write, *upstream, *version)
 	} else {
-		differ, err = verify(ctx, *proxy, *upstream, stdout)
+		differ, err = verify(ctx, *proxy, *upstream, *same, stdout)
 	}
 	switch {
 	case err != nil:
@@ -68,7 +71,7 @@ func writeFiles(dir, upstream, version string) error {
 
 // verify returns the number of unexpected verdicts: of the built-in proxy, and of
 // another one if there is one.
-func verify(ctx context.Context, proxy, upstream string, out io.Writer) (int, error) {
+func verify(ctx context.Context, proxy, upstream string, same bool, out io.Writer) (int, error) {
 	addr, err := netip.ParseAddr(upstream)
 	if err != nil {
 		return 0, err
@@ -92,10 +95,15 @@ func verify(ctx context.Context, proxy, upstream string, out io.Writer) (int, er
 		}
 		other = u.Host
 	}
-	return compare(table(addr.String()), builtin, other, out)
+	expect := expected
+	if same {
+		expect = func(r request) (want, why string) { return kind(r.want), "" }
+	}
+	return compare(table(addr.String()), builtin, other, expect, out)
 }
 
-func compare(requests []request, builtin, other string, out io.Writer) (int, error) {
+// compare sends the requests to both proxies; expect is what the other one should answer.
+func compare(requests []request, builtin, other string, expect func(request) (want, why string), out io.Writer) (int, error) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	differ := 0
 	ours, all := sendAll(requests, builtin), []string(nil)
@@ -109,7 +117,7 @@ func compare(requests []request, builtin, other string, out io.Writer) (int, err
 		}
 		if other != "" {
 			line += "\t" + all[i]
-			want, why := expected(r)
+			want, why := expect(r)
 			if kind(all[i]) != want {
 				note += "\tDIFFERS: expected " + want + why
 			} else {
@@ -212,6 +220,10 @@ func (s setup) write(dir, version string) error {
 	if err != nil {
 		return err
 	}
+	own, err := json.MarshalIndent(egress.Config{Entries: s.entries(), HeaderTimeout: egress.Duration(headTime)}, "", "  ")
+	if err != nil {
+		return err
+	}
 	var hosts strings.Builder
 	for _, n := range names {
 		_, _ = fmt.Fprintf(&hosts, "%s\t%s\n", s.upstream, n)
@@ -221,6 +233,7 @@ func (s setup) write(dir, version string) error {
 	}
 	return errors.Join(
 		os.WriteFile(filepath.Join(dir, "pipelock.yaml"), conf, 0o644),
+		os.WriteFile(filepath.Join(dir, "proxy.json"), own, 0o644),
 		os.WriteFile(filepath.Join(dir, "hosts"), []byte(hosts.String()), 0o644),
 	)
 }

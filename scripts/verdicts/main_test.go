@@ -35,7 +35,7 @@ func TestDifferences(t *testing.T) {
 	defer end()
 	requests := table(s.upstream.String())
 	var out bytes.Buffer
-	differ, err := compare(requests, builtin, builtin, &out)
+	differ, err := compare(requests, builtin, builtin, expected, &out)
 	if err != nil || differ != len(differences) {
 		t.Errorf("%d differ, %v; want %d\n%s", differ, err, len(differences), &out)
 	}
@@ -53,7 +53,7 @@ func TestWrite(t *testing.T) {
 	if code := run(t.Context(), []string{"--write", dir}, &out, &errs); code != 0 {
 		t.Fatalf("exit %d: %s", code, &errs)
 	}
-	for _, name := range []string{"pipelock.yaml", "hosts"} {
+	for _, name := range []string{"pipelock.yaml", "proxy.json", "hosts"} {
 		if data, err := os.ReadFile(filepath.Join(dir, name)); err != nil || len(data) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
