@@ -77,6 +77,11 @@ test-chaos: ## start, use and end bottles at random for ten minutes (root)
 test-lab: ## test the test host itself: isolation, restart, cleanup (root)
 	scripts/lab.d/selftest.sh
 
+.PHONY: test-kube
+test-kube: ## run exported agents on a Kubernetes cluster of one node (root; its first build takes 20 minutes)
+	scripts/kube up
+	trap 'scripts/lab down' EXIT; scripts/kube exec -- go test $(TESTFLAGS) -tags kube ./kubernetes/clustertest
+
 .PHONY: demo
 demo: ## demonstrate bottle on the test host (root)
 	scripts/lab up --minimal --with-bottle
@@ -118,7 +123,7 @@ lint: ## check the sources
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
 	go vet ./...
 	go run $(GOLANGCI_LINT) run ./...
-	for script in scripts/lab scripts/lab.d/*.sh scripts/demo scripts/agent-image scripts/bench/run scripts/bench/workspace scripts/dist scripts/image scripts/readme/boot; do bash -n $$script; done
+	for script in scripts/lab scripts/lab.d/*.sh scripts/kube scripts/kube.d/node scripts/kube.d/*.sh scripts/demo scripts/agent-image scripts/bench/run scripts/bench/workspace scripts/dist scripts/image scripts/readme/boot; do bash -n $$script; done
 
 .PHONY: clean
 clean: ## remove the results of `build`

@@ -46,6 +46,7 @@ install_debian() {
   sudo_root
   [ -z "$WITH_BASE" ] || base_layer
   [ -z "$WITH_HOSTS" ] || host_layers
+  [ -z "$WITH_KUBE" ] || install_netfilter
   [ -z "$WITH_CLAUDE" ] || claude_layer
   [ -z "$WITH_CLIENTS" ] || clients_layer
   [ -z "$WITH_AGENTS" ] || agents_layers
@@ -58,6 +59,7 @@ install_go() {
   [ -z "$WITH_BOTTLE" ] || install_bottle
   each_go_program go_program
   [ -z "$WITH_BUILDKITD" ] || install_buildkitd
+  [ -z "$WITH_KUBE" ] || install_kube
   [ -n "$MINIMAL" ] || download_test_modules
   wait
 }
