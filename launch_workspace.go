@@ -94,7 +94,12 @@ func (l *launch) fillWorkspace(ctx context.Context) error {
 		return err
 	}
 	src := l.source()
-	src.Progress = l.copyProgress()
+	var copied int64
+	report := l.copyProgress()
+	src.Progress = func(done, total int64) {
+		copied = done
+		report(done, total)
+	}
 	base, err := worktree.Copy(ctx, src, filepath.Join(at, workspace.Files), uid, gid)
 	if errors.Is(err, unix.ENOSPC) {
 		return &hint.Error{
@@ -108,7 +113,7 @@ func (l *launch) fillWorkspace(ctx context.Context) error {
 	if err := workspace.SetFlush(at, true); err != nil {
 		return err
 	}
-	l.e.cfg.progress(images.Progress{ID: l.plan.Dir, State: images.StateDone})
+	l.e.cfg.progress(images.Progress{ID: l.plan.Dir, State: images.StateDone, Done: copied, Total: copied})
 	return base.Save(l.e.workspaces.Dir(l.plan.Name))
 }
 

@@ -139,8 +139,12 @@ func (v *progressView) line(p supply.Progress) string {
 		filled = 0
 	}
 	bar := strings.Repeat("=", filled) + strings.Repeat(" ", barWidth-filled)
+	state := p.State
+	if p.State == supply.Active && filepath.IsAbs(p.ID) {
+		state = "copying" // a directory of this host
+	}
 	return fmt.Sprintf("%-12s [%s] %8s / %-8s %s", partName(p.ID), bar,
-		units.HumanSize(float64(p.Done)), units.HumanSize(float64(p.Total)), p.State)
+		units.HumanSize(float64(p.Done)), units.HumanSize(float64(p.Total)), state)
 }
 
 func ended(p supply.Progress) bool {

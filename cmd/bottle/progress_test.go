@@ -34,6 +34,17 @@ func TestProgressPlain(t *testing.T) {
 	}
 }
 
+// A directory that is copied is not downloaded.
+func TestProgressCopy(t *testing.T) {
+	v := &progressView{}
+	if got := v.line(supply.Progress{ID: "/home/me/project", State: supply.Active, Done: 1, Total: 2}); !strings.Contains(got, "1B / 2B       copying") {
+		t.Errorf("got %q", got)
+	}
+	if got := v.line(supply.Progress{ID: "sha256:0", State: supply.Active, Done: 1, Total: 2}); !strings.Contains(got, "downloading") {
+		t.Errorf("control: %q", got)
+	}
+}
+
 func TestProgressTerminal(t *testing.T) {
 	got := shown(&progressView{terminal: true, width: 80, height: 24}, 4)
 	last := got[strings.LastIndex(got, "\x1b[J")+len("\x1b[J"):]
