@@ -93,7 +93,7 @@ func (c *Client) checkShim(ctx context.Context, shim string, opts any) error {
 func Hint(err error) error {
 	switch {
 	case errors.Is(err, ErrNoRunsc):
-		return &hint.Error{Err: err, Hint: "run bottle setup, or unpack a release of gVisor into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or use --runtime runc, which gives up gVisor's isolation"}
+		return &hint.Error{Err: err, Hint: "install gVisor with bottle setup, or unpack a release of it into /usr/local/bin (https://gvisor.dev/docs/user_guide/install/), or use --runtime runc, which gives up gVisor's isolation"}
 	case errors.Is(err, ErrNoRunc):
 		return &hint.Error{Err: err, Hint: "install runc (on Debian: apt install runc)"}
 	case errors.Is(err, ErrNoShim):

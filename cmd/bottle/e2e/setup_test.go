@@ -18,7 +18,7 @@ func TestSetupIsRoots(t *testing.T) {
 		t.Errorf("control: exit %d, %q", r.code, r.stderr)
 	}
 	// On the test host, programs are not where setup looks for them, but its containerd answers.
-	if r := u.bottle("setup", "--dry-run", "--from", u.dir); r.code != 125 || !strings.Contains(r.stderr, "missing release file runsc in "+u.dir) || strings.Contains(r.stderr, "containerd-2") {
+	if r := u.bottle("setup", "--dry-run", "--from", u.dir); r.code != 125 || !strings.Contains(r.stderr, "missing release file gvisor-") || !strings.Contains(r.stderr, ".tar.bz2 in "+u.dir) || strings.Contains(r.stderr, "containerd-2") {
 		t.Errorf("control: exit %d, %q", r.code, r.stderr)
 	}
 }
