@@ -16,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
+	"github.com/bot-bottle/bottle/proxy"
 )
 
 // injection is what a bottle has whose proxy inserts secrets or checks requests: the proxy
@@ -40,11 +41,8 @@ func newInjection(p *plan.Plan) (*injection, error) {
 	switch {
 	case len(in.secrets)+len(rules) == 0:
 		return nil, nil
-	case p.Proxy.Kind == manifest.ProxyBuiltin:
-	case len(rules) > 0:
+	case len(rules) > 0 && p.Proxy.Kind != manifest.ProxyBuiltin:
 		return nil, fmt.Errorf("cannot apply the rules for %s: %s does not read requests", rules[0].Host, p.Proxy.Kind)
-	default:
-		return nil, fmt.Errorf("cannot inject %s: %s does not insert secrets", in.secrets[0].Name, p.Proxy.Kind)
 	}
 	hosts, err := inject.Hosts(in.secrets, egress.RuleHosts(rules))
 	if err != nil {
@@ -120,8 +118,8 @@ func (l *launch) provisions() provision.Agent {
 	return a
 }
 
-// writeSecrets gives the proxy its secrets.
-func (l *launch) writeSecrets() error {
+// writeSecrets gives the process that inserts them its secrets.
+func (l *launch) writeSecrets(state proxy.State) error {
 	if l.injection == nil {
 		return nil
 	}
@@ -129,5 +127,5 @@ func (l *launch) writeSecrets() error {
 	if err != nil {
 		return err
 	}
-	return l.e.proxies.StoreSecrets(l.plan.Name, data, l.injection.roots)
+	return l.e.proxies.StoreSecrets(l.plan.Name, state, data, l.injection.roots)
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/program"
@@ -36,12 +38,24 @@ func (l *launch) startProxy(ctx context.Context) (err error) {
 	if err := wait(ctx, l.namespaced); err != nil {
 		return err
 	}
-	var task *runtime.Task
-	err = l.step(ctx, "create proxy", func(ctx context.Context) (err error) {
-		task, err = l.createProxy(ctx)
-		return err
+	state := initialState(l.plan)
+	var task, front *runtime.Task
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return l.step(gctx, "create proxy", func(ctx context.Context) (err error) {
+			task, err = l.createProxy(ctx)
+			return err
+		})
 	})
-	if err != nil {
+	if state.Front() {
+		g.Go(func() error {
+			return l.step(gctx, "create front of proxy", func(ctx context.Context) (err error) {
+				front, err = l.createFront(ctx)
+				return err
+			})
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	// The proxy's address must exist before it listens.
@@ -51,6 +65,11 @@ func (l *launch) startProxy(ctx context.Context) (err error) {
 	err = l.step(ctx, "start proxy", func(ctx context.Context) error {
 		return l.e.proxies.Start(ctx, l.plan.Name, task)
 	})
+	if err == nil && front != nil {
+		err = l.step(ctx, "start front of proxy", func(ctx context.Context) error {
+			return l.e.proxies.StartFront(ctx, l.plan.Name, front)
+		})
+	}
 	if err != nil || l.plan.Proxy.Kind != manifest.ProxyPipelock {
 		return err
 	}
@@ -93,7 +112,30 @@ func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
 // writeProxyFiles creates the built-in proxy's read-only root, which contains only mount
 // points, and the configuration of either proxy.
 func (l *launch) writeProxyFiles(context.Context) error {
-	dir := l.e.proxies.Dir(l.plan.Name)
+	state := initialState(l.plan)
+	if err := makeProxyDir(l.e.proxies.Dir(l.plan.Name)); err != nil {
+		return err
+	}
+	if state.Front() {
+		if err := makeProxyDir(l.e.proxies.FrontDir(l.plan.Name)); err != nil {
+			return err
+		}
+		if err := l.e.proxies.StoreFront(l.plan.Name, state); err != nil {
+			return err
+		}
+	}
+	small := program.Program{Open: l.e.cfg.ProxyProgram, Bottle: l.e.cfg.Program}
+	if _, err := small.Write(l.e.stateDir(l.plan.Name), proxy.ProgramName); err != nil {
+		return err
+	}
+	if err := l.writeSecrets(state); err != nil {
+		return err
+	}
+	return l.e.proxies.Store(l.plan.Name, state)
+}
+
+// makeProxyDir creates the directory of a proxy's files.
+func makeProxyDir(dir string) error {
 	for _, d := range []string{"rootfs/proc", "rootfs/sys", "rootfs/dev", "rootfs/etc", "rootfs/config", "config"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return fmt.Errorf("create proxy root: %w", err)
@@ -108,14 +150,7 @@ func (l *launch) writeProxyFiles(context.Context) error {
 			return fmt.Errorf("write proxy files: %w", err)
 		}
 	}
-	small := program.Program{Open: l.e.cfg.ProxyProgram, Bottle: l.e.cfg.Program}
-	if _, err := small.Write(l.e.stateDir(l.plan.Name), proxy.ProgramName); err != nil {
-		return err
-	}
-	if err := l.writeSecrets(); err != nil {
-		return err
-	}
-	return l.e.proxies.Store(l.plan.Name, initialState(l.plan))
+	return nil
 }
 
 // prepareProxyRoot creates pipelock's root from its image. It checks the digest again:
@@ -141,13 +176,29 @@ func (l *launch) prepareProxyRoot(ctx context.Context) error {
 	return nil
 }
 
-func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
-	name, dir := l.plan.Name, l.e.proxies.Dir(l.plan.Name)
-	mounts := []runtime.Mount{
+// createFront creates the task in front of the proxy.
+func (l *launch) createFront(ctx context.Context) (*runtime.Task, error) {
+	name, dir := l.plan.Name, l.e.proxies.FrontDir(l.plan.Name)
+	return l.e.rt.CreateProxy(ctx, runtime.ProxyConfig{
+		Name: name, Front: true, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", Args: proxy.FrontCommand(),
+		Mounts: append(l.proxyMounts(dir), runtime.Mount{Source: l.e.proxies.Program(name), Target: "/bottle"}),
+		CPUs:   proxyCPUs(l.plan.Limits.CPUs),
+		Logger: l.e.proxies.Program(name), LogFile: l.e.proxies.FrontLogFile(name),
+		Labels: l.labels(runtime.RoleFront),
+	})
+}
+
+func (l *launch) proxyMounts(dir string) []runtime.Mount {
+	return []runtime.Mount{
 		{Source: filepath.Join(dir, "config"), Target: "/config"},
 		{Source: filepath.Join(l.dir, "resolv.conf"), Target: "/etc/resolv.conf"},
 		{Source: filepath.Join(dir, "hosts"), Target: "/etc/hosts"},
 	}
+}
+
+func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
+	name, dir := l.plan.Name, l.e.proxies.Dir(l.plan.Name)
+	mounts := l.proxyMounts(dir)
 	if l.proxyRoot == nil {
 		mounts = append(mounts, runtime.Mount{Source: l.e.proxies.Program(name), Target: "/bottle"})
 	}
@@ -181,11 +232,12 @@ func proxyCPUs(agent float64) float64 {
 	return max(agent, minProxyCPUs)
 }
 
-// openDestinations lets the proxy reach the private addresses of the policy, and
-// restricts a proxy without port rules to the ports of the policy.
+// openDestinations lets the proxy reach the private addresses of the policy, restricts a
+// proxy without port rules to the ports of the policy, and lets the process in front of it
+// reach it.
 func (l *launch) openDestinations(ctx context.Context) error {
 	d, err := initialState(l.plan).Destinations()
-	if err != nil || len(d.Ports)+len(d.Private) == 0 {
+	if err != nil || len(d.Ports)+len(d.Private) == 0 && !d.Front {
 		return err
 	}
 	return l.e.net.SetDestinations(ctx, l.dir, d)

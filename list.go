@@ -90,8 +90,10 @@ func (e *Engine) listBottles(ctx context.Context, all bool) ([]Status, error) {
 	}
 	proxies := map[string]string{}
 	for _, c := range found {
-		if c.Role == runtime.RoleProxy {
-			proxies[c.Labels[runtime.LabelName]] = c.Status
+		// Without either process the agent reaches nothing.
+		name := c.Labels[runtime.LabelName]
+		if known := proxies[name]; (c.Role == runtime.RoleProxy || c.Role == runtime.RoleFront) && (known == "" || known == "running") {
+			proxies[name] = c.Status
 		}
 	}
 	out := []Status{}

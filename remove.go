@@ -2,6 +2,7 @@ package bottle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -37,7 +38,10 @@ func (e *Engine) Stop(ctx context.Context, name string, grace time.Duration) (ki
 		return killed || forced, err
 	}
 	// Afterwards, because what the agent does at its end may need the proxy.
-	_, err = e.rt.Stop(ctx, names.Proxy(name), 0)
+	for _, id := range []string{names.Proxy(name), names.Front(name)} {
+		_, serr := e.rt.Stop(ctx, id, 0)
+		err = errors.Join(err, serr)
+	}
 	return killed || forced, err
 }
 

@@ -36,6 +36,10 @@ type Config struct {
 	// Inject is where the secrets are that are inserted into requests; nil: there are none.
 	// Only the values of the secrets change in a reload.
 	Inject *Inject `json:"inject,omitempty"`
+	// Upstream is the address and port of another proxy, which decides about every request:
+	// this process is then a [Front], and of the configuration only Listen, Inject and the
+	// limits of connections and times apply.
+	Upstream string `json:"upstream,omitempty"`
 	// HeaderTimeout limits the time to read a request's header, or the first
 	// TLS record in a tunnel. Default 10s.
 	HeaderTimeout Duration `json:"header_timeout,omitempty"`

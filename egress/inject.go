@@ -35,8 +35,9 @@ func (c *Inject) read() (*inject.CA, []inject.Secret, error) {
 	return inject.Decode(data)
 }
 
-// newInjector returns the injector of a configuration; nil if it has no secrets.
-func (s *Server) newInjector(c *Inject, hosts []string) (*inject.Injector, error) {
+// newInjector returns the injector of a configuration, with what its files do not say; nil if
+// it terminates no TLS.
+func newInjector(c *Inject, with inject.Config) (*inject.Injector, error) {
 	if c == nil {
 		return nil, nil
 	}
@@ -52,15 +53,14 @@ func (s *Server) newInjector(c *Inject, hosts []string) (*inject.Injector, error
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("read certificate authorities: no certificate in %s", c.Roots)
 	}
-	return inject.New(inject.Config{
-		Secrets: secrets, Hosts: hosts, Check: s.checkRequest, CA: ca, Dial: s.dialInjected, Roots: roots, Report: s.logInjected,
-	})
+	with.Secrets, with.CA, with.Roots = secrets, ca, roots
+	return inject.New(with)
 }
 
 // reloadSecrets takes over the values of secrets for requests that begin later. What else
 // the file says, such as a secret's hosts, does not change.
-func (s *Server) reloadSecrets(c *Inject) error {
-	if c == nil || s.injector == nil {
+func reloadSecrets(in *inject.Injector, c *Inject) error {
+	if c == nil || in == nil {
 		return nil
 	}
 	_, secrets, err := c.read()
@@ -68,7 +68,7 @@ func (s *Server) reloadSecrets(c *Inject) error {
 		return err
 	}
 	for _, one := range secrets {
-		if err := s.injector.SetValue(one.Name, one.Value); err != nil {
+		if err := in.SetValue(one.Name, one.Value); err != nil {
 			return err
 		}
 	}
@@ -78,16 +78,39 @@ func (s *Server) reloadSecrets(c *Inject) error {
 // firstConnKey is the key of a chan net.Conn with the connection that a CONNECT has opened.
 type firstConnKey struct{}
 
+// withFirstConn returns a context with the connection that a CONNECT has opened. unused
+// closes it if nothing has used it.
+func withFirstConn(ctx context.Context, conn net.Conn) (_ context.Context, unused func()) {
+	first := make(chan net.Conn, 1)
+	first <- conn
+	ctx = context.WithValue(ctx, firstConnKey{}, first)
+	return ctx, func() {
+		if conn := firstConn(ctx); conn != nil {
+			_ = conn.Close()
+		}
+	}
+}
+
+// firstConn takes the connection of withFirstConn; nil: it was taken.
+func firstConn(ctx context.Context) net.Conn {
+	first, ok := ctx.Value(firstConnKey{}).(chan net.Conn)
+	if !ok {
+		return nil
+	}
+	select {
+	case conn := <-first:
+		return conn
+	default:
+		return nil
+	}
+}
+
 // dialInjected connects to a host with secrets for a request in a tunnel to it. The
 // connection of the CONNECT is used first. Others are checked by the policy in force: it
 // may have changed since.
 func (s *Server) dialInjected(ctx context.Context, _, address string) (net.Conn, error) {
-	if first, ok := ctx.Value(firstConnKey{}).(chan net.Conn); ok {
-		select {
-		case conn := <-first:
-			return conn, nil
-		default:
-		}
+	if first := firstConn(ctx); first != nil {
+		return first, nil
 	}
 	host, port, err := splitTarget(address, 0)
 	if err != nil {
@@ -109,20 +132,13 @@ func (s *Server) dialInjected(ctx context.Context, _, address string) (net.Conn,
 func (s *Server) terminate(ctx context.Context, t *tunnel) {
 	ctx, end := s.beginTunnel(ctx)
 	defer end()
-	first := make(chan net.Conn, 1)
-	first <- t.upstream
-	defer func() {
-		select {
-		case unused := <-first:
-			_ = unused.Close()
-		default:
-		}
-	}()
+	ctx, unused := withFirstConn(ctx, t.upstream)
+	defer unused()
 	s.log.log(line{Event: EventTunnelOpen, Method: http.MethodConnect, Target: t.target.String(), Rule: t.rule})
 	client := &earlyConn{TCPConn: t.client, early: t.early}
 	_, err := t.client.Write([]byte(established))
 	if err == nil {
-		err = s.injector.ServeConn(context.WithValue(ctx, firstConnKey{}, first), client, t.target.String())
+		err = s.injector.ServeConn(ctx, client, t.target.String())
 	}
 	_ = t.client.Close()
 	s.log.log(line{
@@ -146,8 +162,8 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// logInjected logs what happens in a terminated tunnel.
-func (s *Server) logInjected(e inject.Event) {
+// injected logs what happens in a terminated tunnel.
+func (l *logger) injected(e inject.Event) {
 	ln := line{Target: e.Target, Method: e.Method, Status: e.Status, Secrets: e.Secrets}
 	if e.Path != "" {
 		ln.URL = "https://" + e.Target + e.Path
@@ -181,5 +197,5 @@ func (s *Server) logInjected(e inject.Event) {
 			ln.Event, ln.Scanner, ln.Rule = EventBlocked, ref.scanner, ref.rule
 		}
 	}
-	s.log.log(ln)
+	l.log(ln)
 }

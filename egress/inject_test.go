@@ -38,6 +38,15 @@ type injectScene struct {
 
 func newInjectScene(t *testing.T) *injectScene {
 	t.Helper()
+	s := prepareInjectScene(t)
+	s.testProxy = startProxy(t, s.config)
+	s.client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: s.addr})
+	return s
+}
+
+// prepareInjectScene does everything but starting the proxy.
+func prepareInjectScene(t *testing.T) *injectScene {
+	t.Helper()
 	s := &injectScene{}
 	upstream := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.closing.Load() {
@@ -72,11 +81,10 @@ func newInjectScene(t *testing.T) *injectScene {
 		Entries: Entries{Allow: []string{s.target("example.com"), s.target("other.example.com")}, AllowPrivate: []string{"127.0.0.0/8"}},
 		Inject:  files,
 	}
-	s.testProxy = startProxy(t, s.config)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.CertPEM())
 	roots.AddCert(upstream.Certificate())
-	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: s.addr}), TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, DisableKeepAlives: true}
 	s.client = &http.Client{Transport: transport}
 	return s
 }

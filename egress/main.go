@@ -9,8 +9,9 @@ import (
 	"runtime/debug"
 )
 
-// Main runs the built-in proxy with the configuration in configPath until ctx ends.
-// Listen replaces the address that it listens on, unless it is empty. The log goes to
+// Main runs the built-in proxy, or the process in front of another one ([Front]), with the
+// configuration in configPath until ctx ends. Listen replaces the address that it listens
+// on, unless it is empty. The log goes to
 // stdout; its startup line is written once clients can connect. Each value received from
 // reload (for example SIGHUP) rereads the file. If that fails, the error is logged and
 // printed to stderr, and the current policy stays in force. Changes of the listen address
@@ -19,6 +20,13 @@ func Main(ctx context.Context, configPath, listen string, reload <-chan os.Signa
 	cfg, err := loadConfig(configPath, listen)
 	if err != nil {
 		return err
+	}
+	if cfg.Upstream != "" {
+		f, err := NewFront(cfg, stdout)
+		if err != nil {
+			return err
+		}
+		return f.main(ctx, cfg.Listen, configPath, reload, stderr)
 	}
 	s, err := New(cfg, stdout)
 	if err != nil {

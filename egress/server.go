@@ -66,7 +66,10 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 		return nil, err
 	}
 	s.current.Store(e)
-	if s.injector, err = s.newInjector(cfg.Inject, e.policy.ruleTargets()); err != nil {
+	s.injector, err = newInjector(cfg.Inject, inject.Config{
+		Hosts: e.policy.ruleTargets(), Check: s.checkRequest, Dial: s.dialInjected, Report: s.log.injected,
+	})
+	if err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -80,7 +83,7 @@ func (s *Server) Reload(cfg Config) error {
 	defer s.reload.Unlock()
 	e, err := s.newEnforcer(cfg)
 	if err == nil {
-		err = s.reloadSecrets(cfg.Inject)
+		err = reloadSecrets(s.injector, cfg.Inject)
 	}
 	if err != nil {
 		return err

@@ -24,6 +24,9 @@ type Destinations struct {
 	// ignored, as the network has no IPv6. The host's own addresses and other
 	// bottles stay blocked.
 	Private []netip.Prefix
+	// Front: a process of segment.FrontUID is in front of the proxy. It may connect to
+	// segment.BehindAddrPort, and to nothing else.
+	Front bool
 }
 
 // SetDestinations changes what a bottle's proxy may connect to. It applies to
@@ -48,7 +51,7 @@ func (m *Manager) SetDestinations(ctx context.Context, dir string, d Destination
 	if err != nil {
 		return err
 	}
-	pol.Ports, pol.Allow = ports, ipv4Prefixes(d.Private)
+	pol.Ports, pol.Allow, pol.Front = ports, ipv4Prefixes(d.Private), d.Front
 	if err := writePolicy(dir, pol); err != nil {
 		return err
 	}

@@ -1,10 +1,13 @@
 package netns
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle/internal/segment"
 )
@@ -213,6 +216,63 @@ func TestLoopback(t *testing.T) {
 		}
 		if !datagramReachesAs(t, proxyUser, proxy, v, controlTime) {
 			t.Errorf("control failed: no datagram reaches %s without rules", v.addr)
+		}
+	}
+}
+
+// TestFront: the process in front of pipelock reaches pipelock's port on loopback and
+// nothing else, and pipelock does not reach it. The agent reaches neither pipelock's port
+// nor loopback. In the controls there are no rules.
+func TestFront(t *testing.T) {
+	m := newManager(t)
+	p := newPair(t, m, "front")
+	if err := m.SetDestinations(t.Context(), p.dir, Destinations{Front: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	proxy, agent := ProxyPath(p.dir), AgentPath(p.dir)
+	behind, front := segment.BehindAddrPort().String(), segment.ProxyAddrPort().String()
+	listen(t, proxy, behind)
+	listen(t, proxy, front)
+	listen(t, proxy, "127.0.0.1:9091")
+	onSegment := fmt.Sprintf("%s:%d", segment.Proxy.Addr(), segment.BehindPort)
+	listen(t, proxy, onSegment)
+	listen(t, worldNS, publicAddr+":443")
+	as := func(uid int, ns, addr string, limit time.Duration) bool {
+		return greeted(limit, func(ctx context.Context) (net.Conn, error) { return dialAs(ctx, t, uid, ns, "tcp", addr) })
+	}
+	type attempt struct {
+		who  string
+		uid  int
+		ns   string
+		addr string
+		open bool
+	}
+	attempts := []attempt{
+		{"the front", segment.FrontUID, proxy, behind, true},
+		{"the front", segment.FrontUID, proxy, "127.0.0.1:9091", false},
+		{"the front", segment.FrontUID, proxy, publicAddr + ":443", false},
+		{"the proxy", proxyUser, proxy, behind, false},
+		{"the proxy", proxyUser, proxy, front, false},
+		{"the proxy", proxyUser, proxy, publicAddr + ":443", true},
+		{"the agent", 0, agent, front, true},
+		{"the agent", 0, agent, onSegment, false},
+	}
+	for _, a := range attempts {
+		limit := probeTime
+		if a.open {
+			limit = controlTime
+		}
+		if got := as(a.uid, a.ns, a.addr, limit); got != a.open {
+			t.Errorf("%s reaches %s: %v, want %v", a.who, a.addr, got, a.open)
+		}
+	}
+	inNS(t, proxy, removeTable)
+	for _, a := range attempts {
+		if !as(a.uid, a.ns, a.addr, controlTime) {
+			t.Errorf("control failed: without rules %s does not reach %s", a.who, a.addr)
 		}
 	}
 }

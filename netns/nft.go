@@ -276,8 +276,8 @@ func conntrack(key expr.CtKey, bits uint32) []expr.Any {
 
 // ownedByRoot matches packets of sockets that a process of user 0 opened. The id is
 // that of the namespace's owner, which is the initial user namespace.
-func ownedByRoot() []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: reg1}, equal(binaryutil.NativeEndian.PutUint32(0))}
+func ownedBy(uid uint32) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: reg1}, equal(binaryutil.NativeEndian.PutUint32(uid))}
 }
 
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }

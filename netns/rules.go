@@ -23,6 +23,8 @@ type policy struct {
 	Allow []netip.Prefix `json:"allow"`
 	// Ports are the allowed TCP ports; empty: all.
 	Ports []PortRange `json:"ports,omitempty"`
+	// Front: a process of its own is in front of the proxy.
+	Front bool `json:"front,omitempty"`
 	// Host are the host's own addresses and subnets. They are also blocked in the
 	// proxy's namespace, which a reload of the host's firewall does not affect.
 	Host []netip.Prefix `json:"host"`
@@ -133,10 +135,17 @@ func proxyTable(bridge string, p policy) (*ruleset, error) {
 	// example pipelock's statistics on 127.0.0.1, and not itself by another of its
 	// addresses. Bottle is root, and checks the proxy's health over loopback.
 	r.rule(output, to("lo"), replies(), accept())
-	r.rule(output, to("lo"), ownedByRoot(), accept())
+	r.rule(output, to("lo"), ownedBy(0), accept())
+	if p.Front {
+		behind := segment.BehindAddrPort()
+		r.rule(output, to("lo"), ownedBy(segment.FrontUID), ipv4(), dest(behind.Addr()), port(unix.IPPROTO_TCP, offsetDport, behind.Port()), accept())
+	}
 	r.rule(output, to(bridge), ipv4(), source(proxy), dest(agent), port(unix.IPPROTO_TCP, offsetSport, segment.ProxyPort), accept())
 	r.rule(output, notTo(nicName), drop())
 	r.rule(output, notIPv4(), drop())
+	if p.Front {
+		r.rule(output, ownedBy(segment.FrontUID), drop())
+	}
 	for _, a := range p.Resolvers {
 		for _, d := range dns() {
 			r.rule(output, dest(a), d, accept())

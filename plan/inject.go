@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	injectNeedsBuiltin = "choose the built-in proxy with --proxy builtin, or give the agent the value with inject: false"
-	rulesNeedBuiltin   = "choose the built-in proxy with --proxy builtin, or allow the host without rules"
-	injectNeedsAllow   = "add the host to egress.allow"
+	rulesNeedBuiltin = "choose the built-in proxy with --proxy builtin, or allow the host without rules"
+	injectNeedsAllow = "add the host to egress.allow"
 )
 
 // injectRules says which variables are injected. It is applied whenever variables have
@@ -26,8 +25,7 @@ type injectRules struct {
 	kind map[string][]string
 }
 
-// injectRules returns the rules of the bottle and of the agent's kind. Under a proxy that
-// cannot inject, the kind has none.
+// injectRules returns the rules of the bottle and of the agent's kind.
 func (p *preparation) injectRules() injectRules {
 	rules := injectRules{listed: map[string]*manifest.Injection{}, kind: map[string][]string{}}
 	for _, v := range p.bottle.Env {
@@ -36,7 +34,7 @@ func (p *preparation) injectRules() injectRules {
 		}
 	}
 	known := p.plan.Kind != "" || p.plan.kind.Runs(p.agent.Command)
-	if p.plan.Proxy.Kind != manifest.ProxyBuiltin || !known {
+	if !known {
 		return rules
 	}
 	for _, l := range p.plan.kind.Logins {
@@ -83,8 +81,9 @@ func (p *preparation) allowsTarget(target string) bool {
 	return err == nil && p.plan.policy.Check(host, n).Allowed
 }
 
-// checkInject checks the rules of hosts and the manifest's variables that are injected: the
-// proxy has to be able to, and the policy has to allow the hosts, because inject allows none.
+// checkInject checks the rules of hosts, which the proxy has to be able to apply, and the
+// manifest's variables that are injected: the policy has to allow the hosts, because inject
+// allows none.
 func (p *preparation) checkInject() error {
 	var problems hint.Problems
 	if rules := p.requested.Rules; len(rules) > 0 && p.plan.Proxy.Kind != manifest.ProxyBuiltin {
@@ -95,13 +94,6 @@ func (p *preparation) checkInject() error {
 	}
 	for _, v := range p.bottle.Env {
 		if v.Inject == nil || len(v.Inject.Hosts) == 0 {
-			continue
-		}
-		if p.plan.Proxy.Kind != manifest.ProxyBuiltin {
-			problems.Add(&hint.Error{
-				Err:  fmt.Errorf("%s: cannot inject %s: %s does not insert secrets", v.At, v.Name, p.plan.Proxy.Kind),
-				Hint: injectNeedsBuiltin,
-			})
 			continue
 		}
 		for _, target := range v.Inject.Hosts {

@@ -21,8 +21,15 @@ func TestInject(t *testing.T) {
 	if len(v["B"].Inject)+len(v["C"].Inject) > 0 {
 		t.Errorf("B and C: %+v, %+v", v["B"], v["C"])
 	}
-	s.spec.Proxy = manifest.ProxyPipelock
-	s.bad("cannot inject A: pipelock does not insert secrets", "--proxy builtin")
+}
+
+// TestInjectUnderPipelock: a process in front of pipelock inserts.
+func TestInjectUnderPipelock(t *testing.T) {
+	s := newPipelockScene(t, "env: {A: {from: WORK, inject: [api.test]}}, egress: {allow: [api.test]}")
+	s.env["WORK"] = "hunter2-work"
+	if a := variables(s.good())["A"]; !slices.Equal(a.Inject, []string{"api.test:443"}) {
+		t.Errorf("A: %+v", a)
+	}
 }
 
 func TestInjectNeedsAllow(t *testing.T) {
@@ -42,13 +49,12 @@ func TestInjectNeedsAllow(t *testing.T) {
 // manifest says otherwise.
 func TestInjectKind(t *testing.T) {
 	for _, c := range []struct {
-		name, bottle, agent, proxy, want string
+		name, bottle, agent, want string
 		flags                            []string
 	}{
 		{name: "default", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", want: "api.anthropic.com:443"},
 		{name: "by its command", bottle: "env: {ANTHROPIC_API_KEY: }, egress: {allow: [api.anthropic.com]}", agent: "command: [claude]", want: "api.anthropic.com:443"},
 		{name: "another program", bottle: "env: {ANTHROPIC_API_KEY: }, egress: {allow: [api.anthropic.com]}", agent: "command: [sh]"},
-		{name: "pipelock", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", proxy: manifest.ProxyPipelock},
 		{name: "off", bottle: "env: {ANTHROPIC_API_KEY: {inject: false, from: ANTHROPIC_API_KEY}}", agent: "kind: claude"},
 		{name: "another address", bottle: "env: {ANTHROPIC_API_KEY: , ANTHROPIC_BASE_URL: x}", agent: "kind: claude"},
 		{name: "another address on the command line", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", flags: []string{"ANTHROPIC_BASE_URL=x"}},
@@ -61,9 +67,6 @@ func TestInjectKind(t *testing.T) {
 			s.env["ANTHROPIC_API_KEY"] = "hunter2"
 			s.spec.Env = c.flags
 			s.spec.Proxy = manifest.ProxyBuiltin
-			if c.proxy != "" {
-				s.spec.Proxy = c.proxy
-			}
 			v := variables(s.good())["ANTHROPIC_API_KEY"]
 			if got := strings.Join(v.Inject, " "); got != c.want || v.InjectKind != (c.want != "") {
 				t.Errorf("got %q, want %q", got, c.want)

@@ -12,20 +12,31 @@ import (
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/segment"
+	"github.com/bot-bottle/bottle/runtime"
 )
 
 // LogFile returns the path of a bottle's egress log, in its state directory.
 func (m *Manager) LogFile(name string) string { return filepath.Join(m.stateDir, name, "egress.log") }
 
+// FrontLogFile returns the path of the log of the process in front of a bottle's proxy.
+func (m *Manager) FrontLogFile(name string) string {
+	return filepath.Join(m.stateDir, name, runtime.FrontLog)
+}
+
+// logFiles returns the paths of all logs of a bottle. Not every bottle has each.
+func (m *Manager) logFiles(name string) []string {
+	return []string{m.LogFile(name), m.FrontLogFile(name), m.SSHLogFile(name)}
+}
+
 // SSHLogFile returns the path of the log of the signatures of a bottle's ssh agent.
 func (m *Manager) SSHLogFile(name string) string { return filepath.Join(m.stateDir, name, "ssh.log") }
 
-// Log yields the retained egress log of a bottle and the log of its ssh agent (up to
-// 16 MiB each), by time and without lines before since. With follow it continues with new lines until ctx ends or the
+// Log yields the retained egress log of a bottle, the log of the process in front of its
+// proxy and the log of its ssh agent (up to 16 MiB each), by time and without lines before since. With follow it continues with new lines until ctx ends or the
 // bottle is removed. An error is yielded last.
 func (m *Manager) Log(ctx context.Context, name string, since time.Time, follow bool) iter.Seq2[egress.Entry, error] {
 	return func(yield func(egress.Entry, error) bool) {
-		for entry, err := range egress.MergeLogs(ctx, follow, m.LogFile(name), m.SSHLogFile(name)) {
+		for entry, err := range egress.MergeLogs(ctx, follow, m.logFiles(name)...) {
 			if err != nil {
 				yield(egress.Entry{}, fmt.Errorf("read egress log of %s: %w", name, err))
 				return
@@ -40,7 +51,7 @@ func (m *Manager) Log(ctx context.Context, name string, since time.Time, follow 
 // StartVersion returns the version that a bottle's proxy logged when it first started.
 // It waits for that line until ctx ends, and then returns an empty version.
 func (m *Manager) StartVersion(ctx context.Context, name string) string {
-	for entry, err := range m.Log(ctx, name, time.Time{}, true) {
+	for entry, err := range egress.MergeLogs(ctx, true, m.LogFile(name)) {
 		if err != nil {
 			break
 		}
@@ -66,7 +77,7 @@ func (m *Manager) Sample(ctx context.Context, name string) iter.Seq2[egress.Entr
 		}
 		items := make(chan item)
 		var wg sync.WaitGroup
-		for _, path := range []string{m.LogFile(name), m.SSHLogFile(name)} {
+		for _, path := range m.logFiles(name) {
 			wg.Go(func() {
 				for entry, err := range egress.SampleLog(ctx, path, samplePause) {
 					select {

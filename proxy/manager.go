@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/filelock"
+	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/policy"
 	"github.com/bot-bottle/bottle/runtime"
@@ -57,6 +58,26 @@ func (m *Manager) bottleDir(name string) string { return m.rt.Dir(name) }
 // Dir returns the directory of a proxy's files. Its subdirectory config is mounted into
 // the proxy as a directory, so that the proxy sees a replaced file.
 func (m *Manager) Dir(name string) string { return filepath.Join(m.bottleDir(name), "proxy") }
+
+// FrontDir returns the directory of the files of the process in front of a proxy.
+func (m *Manager) FrontDir(name string) string { return filepath.Join(m.bottleDir(name), "front") }
+
+// process is the proxy of a bottle, or the process in front of it.
+type process struct {
+	id  string // of its container
+	log string // path
+}
+
+func (m *Manager) proxy(name string) process { return process{names.Proxy(name), m.LogFile(name)} }
+func (m *Manager) front(name string) process { return process{names.Front(name), m.FrontLogFile(name)} }
+
+// injecting returns the process that inserts a bottle's secrets.
+func (m *Manager) injecting(name string, s State) process {
+	if s.Front() {
+		return m.front(name)
+	}
+	return m.proxy(name)
+}
 
 // ProgramName is the name of the program of a bottle's proxy in its state directory.
 const ProgramName = "proxy"

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
-	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -137,7 +136,7 @@ func (m *Manager) applyPolicy(ctx context.Context, name string, s State) error {
 	}
 	// Open the log before writing the file: pipelock also watches the file, may have
 	// reloaded it before the signal arrives, and then ignores the signal.
-	wait, err := m.prepareReload(ctx, name)
+	wait, err := m.prepareReload(ctx, m.proxy(name))
 	if err != nil {
 		return err
 	}
@@ -161,25 +160,26 @@ func (m *Manager) applyPolicy(ctx context.Context, name string, s State) error {
 	if bytes.Equal(before, after) {
 		return nil
 	}
-	return m.reload(wait, name)
+	return m.reload(wait)
 }
 
-// reloadWait reads a proxy's log from the moment before a reload.
+// reloadWait reads the log of a process from the moment before a reload.
 type reloadWait struct {
+	process
 	ctx   context.Context
-	log   *egress.Log
+	lines *egress.Log
 	close func()
 }
 
-// prepareReload opens the proxy's log at its end.
-func (m *Manager) prepareReload(ctx context.Context, name string) (*reloadWait, error) {
+// prepareReload opens the process's log at its end.
+func (m *Manager) prepareReload(ctx context.Context, p process) (*reloadWait, error) {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
-	log, err := egress.OpenLog(ctx, m.LogFile(name), true)
+	log, err := egress.OpenLog(ctx, p.log, true)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	w := &reloadWait{ctx: ctx, log: log, close: func() {
+	w := &reloadWait{process: p, ctx: ctx, lines: log, close: func() {
 		_ = log.Close() // read only
 		cancel()
 	}}
@@ -190,16 +190,16 @@ func (m *Manager) prepareReload(ctx context.Context, name string) (*reloadWait, 
 	return w, nil
 }
 
-// reload makes the proxy read its configuration and returns when the proxy has logged
-// the result.
-func (m *Manager) reload(wait *reloadWait, name string) error {
-	if err := m.rt.Signal(wait.ctx, names.Proxy(name), syscall.SIGHUP); err != nil {
+// reload makes the process read its configuration and returns when it has logged the
+// result.
+func (m *Manager) reload(wait *reloadWait) error {
+	if err := m.rt.Signal(wait.ctx, wait.id, syscall.SIGHUP); err != nil {
 		if errors.Is(err, runtime.ErrNotRunning) {
 			return nil
 		}
 		return err
 	}
-	for entry, err := range egress.ParseLog(wait.log) {
+	for entry, err := range egress.ParseLog(wait.lines) {
 		switch {
 		case err != nil:
 			return err

@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
+	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
@@ -24,21 +25,31 @@ const (
 	rootsFile   = "roots.pem"
 )
 
-func (m *Manager) configDir(name string) string { return filepath.Join(m.Dir(name), "config") }
+// secretsDir returns the directory with the secrets of the process that inserts them.
+func (m *Manager) secretsDir(name string, s State) string {
+	if s.Front() {
+		return filepath.Join(m.FrontDir(name), "config")
+	}
+	return filepath.Join(m.Dir(name), "config")
+}
 
 // StoreSecrets writes the secrets of a proxy that inserts them, encoded by package inject,
-// and the authorities that may sign for their hosts. Only the proxy's user can read the
-// secrets; the bottle's directory is on tmpfs.
-func (m *Manager) StoreSecrets(name string, secrets, roots []byte) error {
-	if err := os.WriteFile(filepath.Join(m.configDir(name), rootsFile), roots, 0o644); err != nil {
+// and the authorities that may sign for their hosts. Only the user of the process that
+// inserts them can read the secrets; the bottle's directory is on tmpfs.
+func (m *Manager) StoreSecrets(name string, s State, secrets, roots []byte) error {
+	if err := os.WriteFile(filepath.Join(m.secretsDir(name, s), rootsFile), roots, 0o644); err != nil {
 		return fmt.Errorf("write certificate authorities: %w", err)
 	}
-	return m.writeSecrets(name, secrets)
+	return m.writeSecrets(name, s, secrets)
 }
 
 // writeSecrets replaces the file of secrets.
-func (m *Manager) writeSecrets(name string, data []byte) error {
-	if err := atomicfile.WriteFor(filepath.Join(m.configDir(name), secretsFile), data, 0o400, runtime.ProxyUID); err != nil {
+func (m *Manager) writeSecrets(name string, s State, data []byte) error {
+	uid := runtime.ProxyUID
+	if s.Front() {
+		uid = segment.FrontUID
+	}
+	if err := atomicfile.WriteFor(filepath.Join(m.secretsDir(name, s), secretsFile), data, 0o400, uid); err != nil {
 		return fmt.Errorf("write secrets of the proxy: %w", err)
 	}
 	return nil
@@ -94,7 +105,7 @@ func (m *Manager) readSecrets(name string) (data []byte, ca *inject.CA, secrets 
 	if err != nil || !state.Inject {
 		return nil, nil, nil, err
 	}
-	if data, err = os.ReadFile(filepath.Join(m.configDir(name), secretsFile)); err != nil {
+	if data, err = os.ReadFile(filepath.Join(m.secretsDir(name, state), secretsFile)); err != nil {
 		return nil, nil, nil, fmt.Errorf("read secrets of the proxy: %w", err)
 	}
 	ca, secrets, err = inject.Decode(data)
@@ -141,13 +152,17 @@ func noSecret(name, variable string, known []inject.Secret) error {
 // applySecrets puts a file of secrets into force. A proxy that is not running reads it when
 // it starts.
 func (m *Manager) applySecrets(ctx context.Context, name string, data []byte) error {
-	wait, err := m.prepareReload(ctx, name)
+	state, err := m.Load(name)
+	if err != nil {
+		return err
+	}
+	wait, err := m.prepareReload(ctx, m.injecting(name, state))
 	if err != nil {
 		return err
 	}
 	defer wait.close()
-	if err := m.writeSecrets(name, data); err != nil {
+	if err := m.writeSecrets(name, state, data); err != nil {
 		return err
 	}
-	return m.reload(wait, name)
+	return m.reload(wait)
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -30,6 +31,31 @@ type State struct {
 	Bottle   string `json:"bottle"`
 }
 
+// Front reports whether a process of its own inserts the secrets, in front of the proxy.
+func (s State) Front() bool { return s.Inject && s.Kind == manifest.ProxyPipelock }
+
+// listen returns the address and port that the proxy listens on.
+func (s State) listen() netip.AddrPort {
+	if s.Front() {
+		return segment.BehindAddrPort()
+	}
+	return segment.ProxyAddrPort()
+}
+
+// frontFile is the name of the configuration of the process in front of a proxy.
+const frontFile = "front.json"
+
+// frontConfig returns the configuration of the process in front of the proxy.
+func (s State) frontConfig() ([]byte, error) {
+	return json.MarshalIndent(egress.Config{
+		Listen: segment.ProxyAddrPort().String(), Upstream: s.listen().String(), Inject: injectFiles(),
+	}, "", "  ")
+}
+
+func injectFiles() *egress.Inject {
+	return &egress.Inject{Secrets: "/config/" + secretsFile, Roots: "/config/" + rootsFile}
+}
+
 // configFile returns the name of the proxy's configuration file.
 func (s State) configFile() string {
 	if s.Kind == manifest.ProxyPipelock {
@@ -48,7 +74,7 @@ func (s State) config() ([]byte, error) {
 	}
 	config := egress.Config{Listen: segment.ProxyAddrPort().String(), Entries: s.Entries, Learn: s.Learn}
 	if s.Inject {
-		config.Inject = &egress.Inject{Secrets: "/config/" + secretsFile, Roots: "/config/" + rootsFile}
+		config.Inject = injectFiles()
 	}
 	if s.Hostname != "" {
 		config.SelfNames = []string{s.Hostname}
@@ -60,10 +86,13 @@ func (s State) config() ([]byte, error) {
 func (s State) Command() []string {
 	config := "/config/" + s.configFile()
 	if s.Kind == manifest.ProxyPipelock {
-		return []string{"run", "--listen", segment.ProxyAddrPort().String(), "--config", config}
+		return []string{"run", "--listen", s.listen().String(), "--config", config}
 	}
 	return []string{"/bottle", "proxy", "--config", config}
 }
+
+// FrontCommand returns the command of the process in front of a proxy.
+func FrontCommand() []string { return []string{"/bottle", "proxy", "--config", "/config/" + frontFile} }
 
 // Destinations returns what the packet filter lets the proxy reach. Pipelock has no
 // notion of ports, so the filter restricts it to the ports of all entries together: the
@@ -73,7 +102,7 @@ func (s State) Destinations() (netns.Destinations, error) {
 	if err != nil {
 		return netns.Destinations{}, err
 	}
-	d := netns.Destinations{Private: policy.Private}
+	d := netns.Destinations{Private: policy.Private, Front: s.Front()}
 	if len(policy.PrivateNames) > 0 {
 		d.Private = append(d.Private, egress.PrivateNets()...)
 	}
@@ -104,6 +133,18 @@ func (m *Manager) Store(name string, s State) error {
 	}
 	if err := atomicfile.Write(m.configFile(name, s), conf, 0o644); err != nil {
 		return fmt.Errorf("write proxy configuration: %w", err)
+	}
+	return nil
+}
+
+// StoreFront writes the configuration of the process in front of the proxy.
+func (m *Manager) StoreFront(name string, s State) error {
+	conf, err := s.frontConfig()
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(m.FrontDir(name), "config", frontFile), conf, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("write configuration in front of the proxy: %w", err)
 	}
 	return nil
 }

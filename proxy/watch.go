@@ -9,13 +9,14 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
-	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/segment"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/runtime"
@@ -49,10 +50,31 @@ func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*Limi
 	if err != nil {
 		return
 	}
+	state, err := m.Load(name)
+	if err != nil {
+		return // it is being removed
+	}
+	var all sync.WaitGroup
+	defer all.Wait()
+	if state.Front() {
+		var one sync.Mutex
+		each := restarted
+		restarted = func(reached []*LimitError, err error) {
+			one.Lock()
+			defer one.Unlock()
+			each(reached, err)
+		}
+		all.Go(func() { m.watch(ctx, name, m.front(name), bottle, restarted) })
+	}
+	m.watch(ctx, name, m.proxy(name), bottle, restarted)
+}
+
+// watch is Watch for one process of the bottle that has the given directory.
+func (m *Manager) watch(ctx context.Context, name string, p process, bottle fs.FileInfo, restarted func([]*LimitError, error)) {
 	delay := time.Duration(0)
 	for {
 		start := time.Now()
-		if err := m.rt.WaitTask(ctx, names.Proxy(name)); err != nil {
+		if err := m.rt.WaitTask(ctx, p.id); err != nil {
 			m.logger.Info("wait for proxy", "bottle", name, "error", err)
 			delay = max(delay, minRestartDelay) // containerd does not answer
 		}
@@ -64,7 +86,7 @@ func (m *Manager) Watch(ctx context.Context, name string, restarted func([]*Limi
 			return
 		case <-time.After(delay):
 		}
-		started, reached, err := m.restart(ctx, name, bottle)
+		started, reached, err := m.restart(ctx, name, p, bottle)
 		if errors.Is(err, runtime.ErrNotRunning) {
 			return
 		}
@@ -89,11 +111,17 @@ func (m *Manager) Restart(ctx context.Context, name string) (started bool, reach
 	if err != nil {
 		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, err)
 	}
-	return m.restart(ctx, name, bottle)
+	started, reached, err = m.restart(ctx, name, m.proxy(name), bottle)
+	state, lerr := m.Load(name)
+	if err != nil || lerr != nil || !state.Front() {
+		return started, reached, errors.Join(err, lerr)
+	}
+	front, more, err := m.restart(ctx, name, m.front(name), bottle)
+	return started || front, append(reached, more...), err
 }
 
-// restart is Restart for the bottle that has the given directory.
-func (m *Manager) restart(ctx context.Context, name string, bottle fs.FileInfo) (started bool, reached []*LimitError, err error) {
+// restart is Restart for one process of the bottle that has the given directory.
+func (m *Manager) restart(ctx context.Context, name string, p process, bottle fs.FileInfo) (started bool, reached []*LimitError, err error) {
 	unlock, err := m.lock(ctx, name)
 	ctx = context.WithoutCancel(ctx) // what is begun is ended: a session that ends must not leave half a proxy
 	if err != nil {
@@ -104,19 +132,19 @@ func (m *Manager) restart(ctx context.Context, name string, bottle fs.FileInfo) 
 	if now, err := os.Stat(m.bottleDir(name)); err != nil || !os.SameFile(now, bottle) || m.Removing(name) {
 		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
-	task, reached, err := m.rt.RecreateProxy(ctx, names.Proxy(name), m.Program(name), m.LogFile(name))
+	task, reached, err := m.rt.RecreateProxy(ctx, p.id, m.Program(name), p.log)
 	for _, l := range reached {
-		if lerr := egress.LogProxyEnd(m.LogFile(name), limitReason(l)); lerr != nil {
+		if lerr := egress.LogProxyEnd(p.log, limitReason(l)); lerr != nil {
 			m.logger.Warn("cannot log the end of the proxy", "bottle", name, "error", lerr)
 		}
 	}
 	if task == nil {
 		return false, reached, err
 	}
-	if err := m.Start(ctx, name, task); err != nil {
+	if err := m.start(ctx, name, p, task); err != nil {
 		return false, reached, fmt.Errorf("restart proxy of %s: %w", name, err)
 	}
-	m.logger.Info("proxy restarted", "bottle", name)
+	m.logger.Info("proxy restarted", "container", p.id)
 	return true, reached, nil
 }
 
@@ -130,8 +158,25 @@ func limitReason(l *LimitError) string {
 
 // Start starts the proxy's task and returns when its health endpoint has answered.
 func (m *Manager) Start(ctx context.Context, name string, task *runtime.Task) error {
-	log := m.LogFile(name)
-	watch, err := watchFile(log)
+	return m.start(ctx, name, m.proxy(name), task)
+}
+
+// StartFront starts the task in front of the proxy, and returns when the proxy's health
+// endpoint has answered through it.
+func (m *Manager) StartFront(ctx context.Context, name string, task *runtime.Task) error {
+	return m.start(ctx, name, m.front(name), task)
+}
+
+func (m *Manager) start(ctx context.Context, name string, p process, task *runtime.Task) error {
+	state, err := m.Load(name)
+	if err != nil {
+		return err
+	}
+	listen := segment.ProxyAddrPort()
+	if p == m.proxy(name) {
+		listen = state.listen()
+	}
+	watch, err := watchFile(p.log)
 	if err != nil {
 		return err
 	}
@@ -152,14 +197,14 @@ func (m *Manager) Start(ctx context.Context, name string, task *runtime.Task) er
 		case <-watch.Events:
 		case <-tick.C:
 		case <-task.Exited():
-			return fmt.Errorf("proxy exited immediately; %s", m.logTail(ctx, name))
+			return fmt.Errorf("proxy exited immediately; %s", logTail(ctx, p.log))
 		case <-ctx.Done():
 			if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("proxy health endpoint did not answer within %s; %s", m.StartTimeout, m.logTail(ctx, name))
+			return fmt.Errorf("proxy health endpoint did not answer within %s; %s", m.StartTimeout, logTail(ctx, p.log))
 		}
-		if isHealthy(ctx, client) {
+		if isHealthy(ctx, client, listen) {
 			return nil
 		}
 	}
@@ -189,8 +234,8 @@ func (m *Manager) client(name string) *http.Client {
 }
 
 // isHealthy reports whether the proxy's health endpoint answers with status 200.
-func isHealthy(ctx context.Context, client *http.Client) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, segment.ProxyURL()+"/health", nil)
+func isHealthy(ctx context.Context, client *http.Client, listen netip.AddrPort) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen.String()+"/health", nil)
 	if err != nil {
 		return false
 	}
@@ -211,10 +256,10 @@ const (
 
 // logTail describes the end of a proxy's log in an error's text. The proxy's last
 // lines may not have reached the file yet.
-func (m *Manager) logTail(ctx context.Context, name string) string {
+func logTail(ctx context.Context, log string) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tailWait)
 	defer cancel()
-	data := m.settledLog(ctx, name)
+	data := settledLog(ctx, log)
 	if len(bytes.TrimSpace(data)) == 0 {
 		return "its log is empty"
 	}
@@ -227,10 +272,10 @@ func (m *Manager) logTail(ctx context.Context, name string) string {
 }
 
 // settledLog reads the log until it has stopped growing or ctx ends.
-func (m *Manager) settledLog(ctx context.Context, name string) []byte {
+func settledLog(ctx context.Context, log string) []byte {
 	var before []byte
 	for {
-		data, err := os.ReadFile(m.LogFile(name))
+		data, err := os.ReadFile(log)
 		if err == nil && len(data) > 0 && len(data) == len(before) {
 			return data
 		}

@@ -8,9 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
+
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 // Containerd asks the shim of every task for its state, one after the other, and gVisor's
@@ -63,11 +64,7 @@ func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
 // runcState reads runc's record of a container and decides as runc does (libcontainer,
 // Container.currentStatus).
 func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
-	root := filepath.Join(c.Dir(id), "runc")
-	if name, proxy := strings.CutSuffix(id, ProxySuffix); proxy {
-		root = filepath.Join(c.Dir(name), "proxy", "runc")
-	}
-	dir := filepath.Join(root, c.cfg.Namespace, id)
+	dir := filepath.Join(c.Dir(names.Bottle(id)), proxyDir(id), "runc", c.cfg.Namespace, id)
 	pid, start, ok := runcProcess(filepath.Join(dir, "state.json"))
 	p, exists := processOf(pid)
 	if !ok || !exists || p.start != start {

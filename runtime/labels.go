@@ -9,8 +9,8 @@ import (
 // Labels of bottle's containers. Containerd limits a key and its value to 4096
 // bytes together (containerd pkg/labels), so labels must stay short.
 const (
-	LabelName    = "bottle.name"    // the bottle's name, on both containers
-	LabelRole    = "bottle.role"    // RoleAgent or RoleProxy
+	LabelName    = "bottle.name"    // the bottle's name, on all its containers
+	LabelRole    = "bottle.role"    // one of the roles
 	LabelAgent   = "bottle.agent"   // the agent's name in the manifest
 	LabelImage   = "bottle.image"   // the requested image
 	LabelRuntime = "bottle.runtime" // "runsc" or "runc"
@@ -24,7 +24,8 @@ const (
 const (
 	RoleAgent = "agent"
 	RoleProxy = "proxy"
-	RoleWork  = "work" // a sandbox without a network, over the workspace of a stopped bottle
+	RoleFront = "front" // of the proxy: it inserts secrets
+	RoleWork  = "work"  // a sandbox without a network, over the workspace of a stopped bottle
 )
 
 // ProxySuffix is appended to a bottle's name to form the proxy's container ID. A

@@ -17,10 +17,36 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/segment"
 )
 
 // ErrNoEntrypoint is wrapped if a proxy image has no entrypoint.
 var ErrNoEntrypoint = errors.New("image has no entrypoint")
+
+// FrontLog is the name of the log of the container in front of a proxy.
+const FrontLog = "inject.log"
+
+func (cfg ProxyConfig) id() string {
+	if cfg.Front {
+		return names.Front(cfg.Name)
+	}
+	return names.Proxy(cfg.Name)
+}
+
+func (cfg ProxyConfig) uid() uint32 {
+	if cfg.Front {
+		return segment.FrontUID
+	}
+	return ProxyUID
+}
+
+// proxyDir returns the part of a bottle's directory that a container has; empty for the
+// agent's.
+func proxyDir(id string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(id, names.Bottle(id)), ".")
+}
 
 // PrepareProxyRootFS creates a snapshot of an unpacked proxy image and adds mount
 // points for files and directories; the image may consist of a single binary. The

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -15,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 // killTimeout bounds the wait for a killed task before a forced removal by the
@@ -73,17 +74,14 @@ func (c *Client) removeAll(ctx context.Context, id string, quiet time.Duration) 
 // reads a file that is removed here, and runc cannot create its state directory where
 // a file is.
 func (c *Client) preventCreate(id string) error {
-	dir := c.Dir(strings.TrimSuffix(id, ProxySuffix))
+	dir := c.Dir(names.Bottle(id))
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err := os.Remove(filepath.Join(dir, runscConfig)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("prevent creation of %s: %w", id, err)
 	}
-	root := filepath.Join(dir, "runc")
-	if id != filepath.Base(dir) {
-		root = filepath.Join(dir, "proxy", "runc")
-	}
+	root := filepath.Join(dir, proxyDir(id), "runc")
 	// A runtime that is creating its state has the directory. It is found as a process.
 	f, err := os.OpenFile(root, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 // Concurrent removals of a task make containerd leak its shim: if one Delete finds the
@@ -20,7 +21,7 @@ import (
 // ReserveLocks creates the lock files of a new bottle's containers in its directory, so that
 // a removal needs no space.
 func ReserveLocks(dir, name string) error {
-	for _, id := range []string{name, name + ProxySuffix} {
+	for _, id := range []string{name, names.Proxy(name), names.Front(name)} {
 		if err := os.WriteFile(filepath.Join(dir, removalLock(id)), nil, 0o600); err != nil {
 			return err
 		}
@@ -37,7 +38,7 @@ const lockInterval = 10 * time.Millisecond
 // done reports that another process has removed the bottle meanwhile: its directory,
 // which holds the lock file, is removed last, and the name may be in use again.
 func (c *Client) lockRemoval(ctx context.Context, id string) (unlock func(), done bool, err error) {
-	file := filepath.Join(c.Dir(strings.TrimSuffix(id, ProxySuffix)), removalLock(id))
+	file := filepath.Join(c.Dir(names.Bottle(id)), removalLock(id))
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
 		return func() {}, false, nil // only leftovers of a crash have no directory

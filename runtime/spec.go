@@ -282,7 +282,7 @@ func proxySpec(cfg ProxyConfig, cgroup string) *specs.Spec {
 		s.Mounts = append(s.Mounts, bind(m.Source, m.Target, m.Writable))
 	}
 	s.Process.Cwd = "/"
-	s.Process.User = specs.User{UID: ProxyUID, GID: ProxyUID}
+	s.Process.User = specs.User{UID: cfg.uid(), GID: cfg.uid()}
 	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
 	setLimits(s, cmp.Or(cfg.Memory, proxyMemory), cfg.CPUs, proxyPids)
 	score := proxyScore

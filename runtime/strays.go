@@ -15,6 +15,8 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/names"
 )
 
 // Processes of a container can outlive what containerd knows of it. Containerd deletes
@@ -152,7 +154,10 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 	case len(args) == 3 && args[1] == loggerCommand && c.cfg.StateDir != "":
 		name := filepath.Base(filepath.Dir(args[2]))
 		if filepath.Dir(filepath.Dir(args[2])) == filepath.Clean(c.cfg.StateDir) {
-			return name + ProxySuffix, true
+			if filepath.Base(args[2]) == FrontLog {
+				return names.Front(name), true
+			}
+			return names.Proxy(name), true
 		}
 	}
 	return "", false
@@ -169,8 +174,8 @@ func (c *Client) idOfRoot(root string) string {
 	switch {
 	case len(parts) == 3 && (parts[1] == "runsc" || parts[1] == "runc") && parts[2] == c.cfg.Namespace:
 		return parts[0]
-	case len(parts) == 4 && parts[1] == "proxy" && parts[2] == "runc" && parts[3] == c.cfg.Namespace:
-		return parts[0] + ProxySuffix
+	case len(parts) == 4 && (parts[1] == "proxy" || parts[1] == "front") && parts[2] == "runc" && parts[3] == c.cfg.Namespace:
+		return parts[0] + "." + parts[1]
 	}
 	return ""
 }
@@ -309,7 +314,7 @@ func (c *Client) Strays(ctx context.Context) (map[string][]string, error) {
 	for _, pid := range pids {
 		if id, _ := c.ownerOf(pid); id != "" && !foreign[id] && !isZombie(pid) {
 			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // it may have ended
-			name := strings.TrimSuffix(id, ProxySuffix)
+			name := names.Bottle(id)
 			out[name] = append(out[name], fmt.Sprintf("%d (%s)", pid, bytes.TrimSpace(comm)))
 		}
 	}
@@ -323,7 +328,7 @@ func (c *Client) Strays(ctx context.Context) (map[string][]string, error) {
 			if identifiers.Validate(id) != nil || foreign[id] {
 				continue
 			}
-			name := strings.TrimSuffix(strings.TrimSuffix(id, loggerSuffix), ProxySuffix)
+			name := names.Bottle(strings.TrimSuffix(id, loggerSuffix))
 			out[name] = append(out[name], dir)
 		}
 	}

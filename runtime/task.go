@@ -60,8 +60,11 @@ type AgentConfig struct {
 // ProxyConfig describes a proxy's task. Its root is RootFS or, if that is nil,
 // Dir/rootfs, which must exist.
 type ProxyConfig struct {
-	RootFS   *RootFS // from PrepareProxyRootFS; the image's entrypoint precedes Args
-	Name     string  // the bottle's; the container is Name + ProxySuffix
+	RootFS *RootFS // from PrepareProxyRootFS; the image's entrypoint precedes Args
+	Name   string  // the bottle's; the container is Name + ProxySuffix
+	// Front: the container is the one in front of the proxy, which has another user and
+	// can connect to nothing but the proxy.
+	Front    bool
 	Dir      string
 	NetNS    string
 	Hostname string
@@ -132,7 +135,7 @@ func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error
 	if err != nil {
 		return nil, err
 	}
-	id := cfg.Name + ProxySuffix
+	id := cfg.id()
 	rec := containers.Container{ID: id, Labels: cfg.Labels}
 	if cfg.RootFS != nil {
 		rec.Image, rec.Snapshotter, rec.SnapshotKey = cfg.RootFS.image.Name(), c.cfg.Snapshotter, cfg.RootFS.key

@@ -70,11 +70,11 @@ func (m *Manager) Find(ctx context.Context, wait time.Duration) ([]Leftovers, er
 		return found[name]
 	}
 	for _, c := range containers {
-		l := of(strings.TrimSuffix(c.ID, names.ProxySuffix))
+		l := of(names.Bottle(c.ID))
 		l.Containers = append(l.Containers, fmt.Sprintf("%s (%s)", c.ID, c.Status))
 	}
 	for _, s := range snapshots {
-		l := of(strings.TrimSuffix(s, names.ProxySuffix))
+		l := of(names.Bottle(s))
 		l.Files = append(l.Files, "snapshot "+s)
 	}
 	incomplete, err := m.work.Incomplete()
@@ -175,7 +175,7 @@ func (m *Manager) occupied(ctx context.Context, wanted []string) (bool, error) {
 		return false, err
 	}
 	for _, name := range wanted {
-		if ids[name] || ids[names.Proxy(name)] || slices.Contains(incomplete, name) || slices.Contains(stateDirs, name) {
+		if ids[name] || ids[names.Proxy(name)] || ids[names.Front(name)] || slices.Contains(incomplete, name) || slices.Contains(stateDirs, name) {
 			return true, nil
 		}
 	}

@@ -103,6 +103,7 @@ func (m *Manager) removeHeld(ctx context.Context, name string, r removal, t *tim
 	}{
 		{"remove agent", func() error { return m.removeAgent(ctx, name, r.container) }},
 		{"remove proxy", func() error { return r.container(ctx, names.Proxy(name)) }},
+		{"remove front of proxy", func() error { return m.removeFront(ctx, name, r.container) }},
 		{"remove networks", func() error { return m.net.Remove(ctx, m.dir(name)) }},
 	}
 	errs := make([]error, len(parts))
@@ -124,6 +125,17 @@ func (m *Manager) removeHeld(ctx context.Context, name string, r removal, t *tim
 	err := m.removeDirs(ctx, name)
 	m.cfg.At("remove directories done")
 	return err
+}
+
+// removeFront removes the container in front of the proxy. Few bottles have one, and their
+// directory shows it.
+func (m *Manager) removeFront(ctx context.Context, name string, removeContainer func(context.Context, string) error) error {
+	if _, err := os.Lstat(m.dir(name)); err == nil {
+		if _, err := os.Lstat(m.proxies.FrontDir(name)); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+	}
+	return removeContainer(ctx, names.Front(name))
 }
 
 // removeAgent removes the agent's task, and then unmounts its workspace, which is kept.

@@ -14,8 +14,12 @@ import (
 // claude-bottle-impl, claude-bottle-impl-2 … claude-bottle-impl-99.
 const MaxSuffix = 99
 
-// ProxySuffix ends the name of a bottle's proxy container.
-const ProxySuffix = ".proxy"
+// Suffixes of the names of a bottle's other containers. They have the same length.
+const (
+	ProxySuffix = ".proxy"
+	// FrontSuffix is that of the process in front of pipelock, which inserts secrets.
+	FrontSuffix = ".front"
+)
 
 // maxIdentifier is containerd's limit on an identifier, in bytes (containerd
 // pkg/identifiers). The proxy's identifier is the longest one derived from a name.
@@ -91,10 +95,10 @@ func CheckPinned(name string, taken map[string]bool) error {
 			Err:  fmt.Errorf("bottle name %q is too long: %d characters (max %d)", name, len(name), maxName),
 			Hint: "choose a shorter name with --name or CLAUDE_BOTTLE_CONTAINER",
 		}
-	case !identifier.MatchString(name), strings.HasSuffix(name, ProxySuffix), strings.HasSuffix(name, WorkSuffix):
+	case !identifier.MatchString(name), Bottle(name) != name, strings.HasSuffix(name, WorkSuffix):
 		return &hint.Error{
 			Err:  fmt.Errorf("invalid bottle name %q", name),
-			Hint: "use letters and digits, with single dots, dashes and underscores between them, and neither " + ProxySuffix + " nor " + WorkSuffix + " at the end",
+			Hint: "use letters and digits, with single dots, dashes and underscores between them, and none of " + ProxySuffix + ", " + FrontSuffix + " and " + WorkSuffix + " at the end",
 		}
 	case Owner(name) != 0:
 		return &hint.Error{
@@ -134,6 +138,14 @@ func Work(name string) string { return name + WorkSuffix }
 
 // Proxy returns the identifier of a bottle's proxy container.
 func Proxy(name string) string { return name + ProxySuffix }
+
+// Front returns the identifier of the container in front of a bottle's proxy.
+func Front(name string) string { return name + FrontSuffix }
+
+// Bottle returns the name of the bottle that has a container.
+func Bottle(id string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(id, ProxySuffix), FrontSuffix)
+}
 
 // Short returns a bottle's name without the prefix and the owner.
 func Short(name string) string { return strings.TrimPrefix(Bare(name), Prefix) }

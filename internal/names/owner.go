@@ -30,7 +30,7 @@ func ID(name string, uid int) string {
 // Owner returns the user ID of a bottle's owner, by the identifier of the bottle or of
 // its proxy: 0 is root.
 func Owner(id string) int {
-	id = strings.TrimSuffix(id, ProxySuffix)
+	id = Bottle(id)
 	i := strings.LastIndex(id, ownerMark)
 	if i < 0 {
 		return 0
@@ -52,10 +52,8 @@ func Visible(id string, uid int) (name string, ok bool) {
 		return "", false
 	}
 	suffix := ownerMark + strconv.Itoa(uid)
-	if base, proxy := strings.CutSuffix(id, ProxySuffix); proxy {
-		return strings.TrimSuffix(base, suffix) + ProxySuffix, true
-	}
-	return strings.TrimSuffix(id, suffix), true
+	base := Bottle(id)
+	return strings.TrimSuffix(base, suffix) + id[len(base):], true
 }
 
 // Bare returns an identifier without its owner: the name as the owner writes it.
@@ -79,7 +77,7 @@ func VisibleNames(ids map[string]bool, uid int) map[string]bool {
 func CountBottles(names map[string]bool) int {
 	n := 0
 	for name := range names {
-		if !strings.HasSuffix(name, ProxySuffix) {
+		if Bottle(name) == name {
 			n++
 		}
 	}

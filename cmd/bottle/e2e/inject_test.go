@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/internal/segment"
 )
 
 const injectManifest = `
@@ -51,6 +52,7 @@ type injectScene struct {
 	name              string
 	mine, other, gave string
 	live              *live
+	front             bool // secrets are inserted in front of pipelock
 }
 
 func newToken(prefix string, n int) string {
@@ -64,6 +66,14 @@ func hashOf(s string) string {
 
 func startInjecting(t *testing.T, name string) *injectScene {
 	t.Helper()
+	s := newInjectScene(t, name)
+	s.u.write("bottle.yaml", injectManifest)
+	s.live = s.u.startAgent("wait", name)
+	return s
+}
+
+func newInjectScene(t *testing.T, name string) *injectScene {
+	t.Helper()
 	s := &injectScene{
 		search: newSearch(t), u: newUser(t), name: name,
 		mine: newToken("ghp_", 36), other: newToken("tok-", 44), gave: newToken("old-", 40),
@@ -72,8 +82,6 @@ func startInjecting(t *testing.T, name string) *injectScene {
 	s.add("other", s.other)
 	s.add("given", s.gave)
 	s.u = s.u.with("MINE="+s.mine, "OTHERS="+s.other, "OLD="+s.gave)
-	s.u.write("bottle.yaml", injectManifest)
-	s.live = s.u.startAgent("wait", name)
 	return s
 }
 
@@ -160,14 +168,14 @@ func (s *injectScene) addKey() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if st := fi.Sys().(*syscall.Stat_t); fi.Mode() != 0o400 || st.Uid != 65534 || !isTmpfs(s.secretsFile()) {
+	if st := fi.Sys().(*syscall.Stat_t); fi.Mode() != 0o400 || st.Uid != map[bool]uint32{false: 65534, true: segment.FrontUID}[s.front] || !isTmpfs(s.secretsFile()) {
 		s.t.Errorf("secrets.json: mode %v, owner %d, tmpfs %v", fi.Mode(), st.Uid, isTmpfs(s.secretsFile()))
 	}
 }
 
 func (s *injectScene) secretsFile() string {
 	s.t.Helper()
-	found, err := filepath.Glob("/run/bottle/*/" + s.name + "/proxy/config/secrets.json")
+	found, err := filepath.Glob("/run/bottle/*/" + s.name + map[bool]string{false: "/proxy", true: "/front"}[s.front] + "/config/secrets.json")
 	if err != nil || len(found) != 1 {
 		s.t.Fatalf("found %v, %v", found, err)
 	}
@@ -546,7 +554,6 @@ func TestInjectMistakes(t *testing.T) {
 		want string
 	}{
 		{[]string{"--proxy", "builtin"}, "cannot inject secrets: secret GH_TOKEN: value is too short to be injected: 5 characters (min 8)\nhint: correct"},
-		{[]string{"--proxy", "pipelock"}, "cannot inject GH_TOKEN: pipelock does not insert secrets\nhint: choose the built-in proxy"},
 	} {
 		r := u.with("OLD=x").bottle(append([]string{"run", "sh", "--yes"}, c.args...)...)
 		if r.code != 125 || !strings.Contains(r.stderr, c.want) {
