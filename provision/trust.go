@@ -82,7 +82,7 @@ func (a Agent) trustFiles(img Image) []rootfile.File {
 			}})
 		}
 	}
-	return files
+	return append(files, a.javaFiles(img)...)
 }
 
 // withCA adds a certificate to a bundle, unless it is there already.
