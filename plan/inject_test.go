@@ -50,7 +50,7 @@ func TestInjectNeedsAllow(t *testing.T) {
 func TestInjectKind(t *testing.T) {
 	for _, c := range []struct {
 		name, bottle, agent, want string
-		flags                            []string
+		flags                     []string
 	}{
 		{name: "default", bottle: "env: {ANTHROPIC_API_KEY: }", agent: "kind: claude", want: "api.anthropic.com:443"},
 		{name: "by its command", bottle: "env: {ANTHROPIC_API_KEY: }, egress: {allow: [api.anthropic.com]}", agent: "command: [claude]", want: "api.anthropic.com:443"},
