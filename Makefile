@@ -110,6 +110,10 @@ bench: ## compare bottle's speed with alternatives, on the test host (root)
 	scripts/lab up --with-bottle --with-buildkitd
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/bench/run
 
+.PHONY: bench-inject
+bench-inject: ## print the speed of injected secrets as ratios to a bare proxy
+	go test -run '^$$' -bench 'Ratio|Untouched' -benchtime 3s ./egress/inject ./egress
+
 .PHONY: lab-up
 lab-up: ## start the test host; then: eval "$$(scripts/lab env)" (root)
 	scripts/lab up --with-bottle

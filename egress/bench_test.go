@@ -4,8 +4,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/bot-bottle/bottle/egress/inject"
+	secrets "github.com/bot-bottle/bottle/internal/secret"
 )
 
 // BenchmarkThroughput sends through one tunnel and through a plain TCP relay,
@@ -63,8 +70,42 @@ func dialBareRelay(b *testing.B, port int) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-func dialThroughProxy(b *testing.B, port int) *net.TCPConn {
-	s, err := New(testConfig(Config{Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}}), io.Discard)
+// BenchmarkUntouched sends 64 kB to and fro through two tunnels to a host without secrets,
+// in turns: of a proxy that has secrets for another host, and of one that has none. It
+// reports the ratio of their speeds.
+func BenchmarkUntouched(b *testing.B) {
+	files := writeInjectFiles(b, []inject.Secret{{
+		Name: "X", Value: secrets.New(injectValue), Placeholder: inject.Placeholder(injectValue), Hosts: []string{"other.example.com"},
+	}})
+	echo := func(c *net.TCPConn) { _, _ = io.Copy(c, c) }
+	plain := dialThroughProxy(b, serveBench(b, echo))
+	beside := dialWith(b, serveBench(b, echo), files)
+	var times [2][]time.Duration
+	buf := make([]byte, 64<<10)
+	for b.Loop() {
+		for i, c := range []*net.TCPConn{plain, beside} {
+			began := time.Now()
+			if _, err := c.Write(buf); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, buf); err != nil {
+				b.Fatal(err)
+			}
+			times[i] = append(times[i], time.Since(began))
+		}
+	}
+	for _, c := range []*net.TCPConn{plain, beside} {
+		_ = c.Close()
+	}
+	slices.Sort(times[0])
+	slices.Sort(times[1])
+	b.ReportMetric(float64(times[0][len(times[0])/2])/float64(times[1][len(times[1])/2]), "ratio")
+}
+
+func dialThroughProxy(b *testing.B, port int) *net.TCPConn { return dialWith(b, port, nil) }
+
+func dialWith(b *testing.B, port int, files *Inject) *net.TCPConn {
+	s, err := New(testConfig(Config{Entries: Entries{SSH: []string{fmt.Sprintf("example.com:%d", port)}}, Inject: files}), io.Discard)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -87,6 +128,31 @@ func dialThroughProxy(b *testing.B, port int) *net.TCPConn {
 		b.Fatal(err)
 	}
 	return c.(*net.TCPConn)
+}
+
+// writeInjectFiles writes the files of a proxy with secrets.
+func writeInjectFiles(b *testing.B, list []inject.Secret) *Inject {
+	b.Helper()
+	hosts, err := inject.Hosts(list, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ca, err := inject.NewCA(hosts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	data, err := inject.Encode(ca, list)
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := b.TempDir()
+	files := &Inject{Secrets: filepath.Join(dir, "secrets.json"), Roots: filepath.Join(dir, "roots.pem")}
+	for name, data := range map[string][]byte{files.Secrets: data, files.Roots: ca.CertPEM()} {
+		if err := os.WriteFile(name, data, 0o400); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return files
 }
 
 // serveBench is serveTCP for one connection.

@@ -167,7 +167,7 @@ func TestPlaceholderToAnotherHost(t *testing.T) {
 
 // TestPlaceholderInAnotherPart sends it where servers store or return it.
 func TestPlaceholderInAnotherPart(t *testing.T) {
-	for _, header := range []string{"User-Agent", "Referer", "Origin", "X-Forwarded-For", "Access-Control-Request-Headers", "path", "X-Api-Key"} {
+	for _, header := range []string{"User-Agent", "Referer", "Origin", "X-Forwarded-For", "Access-Control-Request-Headers", "Sec-Websocket-Protocol", "path", "X-Api-Key"} {
 		t.Run(header, func(t *testing.T) {
 			attack := func(allowed func(*Secret)) (string, int) {
 				u := &recorder{}

@@ -324,3 +324,11 @@ func tlsClient(t *testing.T, conn net.Conn, w *world) *tls.Conn {
 	}
 	return c
 }
+
+// upstreamTLS is a client of the upstream itself.
+func (w *world) upstreamTLS(conn net.Conn) *tls.Conn {
+	w.t.Helper()
+	up := tls.Client(conn, &tls.Config{RootCAs: w.in.config.Roots, ServerName: apiHost, NextProtos: []string{protoHTTP1}, MinVersion: tls.VersionTLS12})
+	w.t.Cleanup(func() { _ = up.Close() })
+	return up
+}
