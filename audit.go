@@ -25,7 +25,7 @@ func (l *launch) auditStart() error {
 	if err := log.Write(start); err != nil {
 		return err
 	}
-	if err := auditSecrets(log, p.Name, p.Env); err != nil {
+	if err := auditSecrets(log, p.Name, p.Secrets()); err != nil {
 		return err
 	}
 	for _, h := range p.SSH {

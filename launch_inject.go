@@ -32,10 +32,8 @@ type injection struct {
 // for the secrets of a plan. It returns nil if the plan has neither.
 func newInjection(p *plan.Plan) (*injection, error) {
 	in := &injection{}
-	for _, v := range p.Env {
-		if len(v.Inject) > 0 {
-			in.secrets = append(in.secrets, injectedSecret(v))
-		}
+	for _, v := range p.Injected() {
+		in.secrets = append(in.secrets, injectedSecret(v))
 	}
 	rules := p.Entries().Rules
 	switch {
@@ -108,14 +106,24 @@ func (l *launch) provisions() provision.Agent {
 		return a
 	}
 	a.Trust = provision.Trust{CA: l.injection.ca.CertPEM(), Roots: l.injection.roots}
-	a.Variables = slices.Clone(a.Variables)
-	for i, v := range a.Variables {
-		at := slices.IndexFunc(l.injection.secrets, func(s inject.Secret) bool { return s.Name == v.Name })
-		if len(v.Inject) > 0 && at >= 0 {
-			a.Variables[i].Secret = secret.New(l.injection.secrets[at].Placeholder)
-		}
+	a.Variables = l.injection.placeholders(a.Variables)
+	a.Logins = slices.Clone(a.Logins)
+	for i, login := range a.Logins {
+		a.Logins[i].Secrets = l.injection.placeholders(login.Secrets)
 	}
 	return a
+}
+
+// placeholders returns variables with placeholders in place of injected values.
+func (in *injection) placeholders(vars []provision.Variable) []provision.Variable {
+	vars = slices.Clone(vars)
+	for i, v := range vars {
+		at := slices.IndexFunc(in.secrets, func(s inject.Secret) bool { return s.Name == v.Name })
+		if len(v.Inject) > 0 && at >= 0 {
+			vars[i].Secret = secret.New(in.secrets[at].Placeholder)
+		}
+	}
+	return vars
 }
 
 // writeSecrets gives the process that inserts them its secrets.

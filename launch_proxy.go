@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
-	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
 )
@@ -263,6 +261,6 @@ func initialState(p *plan.Plan) proxy.State {
 	return proxy.State{
 		Kind: p.Proxy.Kind, Version: p.Proxy.Version, Learn: p.Learn, Entries: p.Entries(),
 		Manifest: p.Manifest, Bottle: p.Bottle, Hostname: names.Hostname(p.Name),
-		Inject: len(p.Entries().Rules) > 0 || slices.ContainsFunc(p.Env, func(v provision.Variable) bool { return len(v.Inject) > 0 }),
+		Inject: len(p.Entries().Rules)+len(p.Injected()) > 0,
 	}
 }

@@ -52,14 +52,21 @@ func LookupPreset(name string) (Preset, error) {
 }
 
 // UnknownPresetError is the error for a preset that this version does not have.
-type UnknownPresetError struct{ Name string }
+type UnknownPresetError struct {
+	Name  string
+	among []Preset // nil: those of allow and deny lists
+}
 
 func (e *UnknownPresetError) Error() string { return fmt.Sprintf("unknown preset %q", e.Name) }
 
 // Hint returns advice for the user.
 func (e *UnknownPresetError) Hint() string {
-	known := make([]string, 0, len(presets))
-	for _, p := range presets {
+	among := e.among
+	if among == nil {
+		among = presets
+	}
+	known := make([]string, 0, len(among))
+	for _, p := range among {
 		known = append(known, p.Name)
 	}
 	fix := "known presets: " + strings.Join(known, ", ")

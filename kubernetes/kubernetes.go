@@ -72,6 +72,12 @@ func CheckAgent(a *manifest.Agent, b *manifest.Bottle) error {
 			Hint: "allow the host without rules, or run the agent on one host",
 		})
 	}
+	if len(b.Logins) > 0 {
+		problems.Add(&hint.Error{
+			Err:  fmt.Errorf("bottle %q has logins, whose values the proxy on Kubernetes does not insert", a.Bottle),
+			Hint: "remove logins, and give the agent tokens as variables",
+		})
+	}
 	for _, v := range b.Env {
 		if v.Inject != nil && len(v.Inject.Hosts) > 0 {
 			problems.Add(&hint.Error{

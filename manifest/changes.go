@@ -60,7 +60,7 @@ func (a *Agent) settings() map[string]any {
 // hosts are settings of their own.
 func (b *Bottle) settings() map[string]any {
 	out := map[string]any{
-		"image": b.Image, "proxy": b.Proxy, "git": b.Git, "limits": b.Limits,
+		"image": b.Image, "proxy": b.Proxy, "git": b.Git, "limits": b.Limits, "logins": b.Logins,
 		"egress.allow": b.Egress.Allow, "egress.allow rules": b.Egress.Rules, "egress.deny": b.Egress.Deny, "egress.allow_private": b.Egress.AllowPrivate,
 	}
 	if build := b.Build; build != nil {

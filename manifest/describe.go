@@ -20,8 +20,9 @@ type Description struct {
 	Bottle       string            `json:"bottle"`
 	Image        string            `json:"image"` // normalised
 	Build        *BuildDescription `json:"build,omitempty"`
-	Command      []string          `json:"command"` // empty: the image's
-	Env          []EnvDescription  `json:"env"`     // in the order of the manifest, without values
+	Command      []string          `json:"command"`          // empty: the image's
+	Env          []EnvDescription  `json:"env"`              // in the order of the manifest, without values
+	Logins       []string          `json:"logins,omitempty"` // files with logins, by their formats
 	Egress       Egress            `json:"egress"`
 	SSH          []SSHHost         `json:"ssh"`
 	Git          *Git              `json:"git,omitempty"`
@@ -104,7 +105,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 		return Description{}, fmt.Errorf("image %q of bottle %q: %w", image, a.Bottle, err)
 	}
 	d := Description{
-		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, PromptBytes: len(a.Prompt),
+		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, Logins: b.Logins, PromptBytes: len(a.Prompt),
 		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended,
 		Command: append([]string{}, kind.InMode(a.CommandOfKind(), a.Unattended)...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
 		Egress: policy.Expand(),

@@ -39,6 +39,9 @@ type Bottle struct {
 	SSH    []SSHHost // IdentityFile as written
 	Git    *Git
 	Limits Limits // zero: the default
+	// Logins are formats of package loginfile: the agent gets copies of the caller's files
+	// with placeholders.
+	Logins []string
 }
 
 // Build configures how an image is built. In a bottle without an image it has only

@@ -181,6 +181,7 @@ func TestGoodManifest(t *testing.T) {
 					{Name: "ROTATING", Command: []string{"token", "--json"}, TTL: 50 * time.Minute, Inject: &Injection{Hosts: []string{"api.github.com:443"}}},
 					{Name: "SESSION", File: "~/.session", Inject: &Injection{}},
 				},
+				Logins: []string{"gh", "npm"},
 				Egress: Egress{
 					Allow:        []string{"api.anthropic.com", "*.github.com", "git.example.com:8443", "192.0.2.7", "dev.example:3000-3010"},
 					Deny:         []string{"gist.github.com", "*.no.github.com"},

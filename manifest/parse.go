@@ -18,6 +18,7 @@ import (
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/loginfile"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/nearest"
 	"github.com/bot-bottle/bottle/sshagent"
@@ -107,8 +108,9 @@ func (d *decoder) bottle(key, n *yaml.Node) *Bottle {
 			image = true
 			b.Image = d.image(n)
 		},
-		"build": func(n *yaml.Node) { b.Build = d.build(n) },
-		"env":   func(n *yaml.Node) { b.Env = d.env(n) },
+		"build":  func(n *yaml.Node) { b.Build = d.build(n) },
+		"env":    func(n *yaml.Node) { b.Env = d.env(n) },
+		"logins": func(n *yaml.Node) { b.Logins = d.logins(n) },
 		"egress": func(n *yaml.Node) {
 			d.mapping(n, "egress", map[string]func(*yaml.Node){
 				"allow":         func(n *yaml.Node) { d.allow(n, &b.Egress) },
@@ -299,7 +301,7 @@ func (d *decoder) ttl(n *yaml.Node) time.Duration {
 }
 
 // injectHint explains inject.
-const injectHint = "expected false or DNS names with an optional port, such as [api.example.com]"
+const injectHint = "expected false or DNS names with an optional port or presets, such as [api.example.com, \"@github\"]"
 
 // inject reads the hosts that a variable is for, or false.
 func (d *decoder) inject(n *yaml.Node, out *Injection) {
@@ -316,17 +318,22 @@ func (d *decoder) inject(n *yaml.Node, out *Injection) {
 		if !ok {
 			return
 		}
-		host, err := egress.ParseHost(s)
+		hosts, err := egress.ParseInject(s)
 		switch {
-		case strings.Contains(s, "@"):
+		case strings.Contains(s, "@") && !egress.IsPreset(s):
 			// The text before it may be a password, which must not be shown.
 			d.fail(item, injectHint, "invalid inject entry: contains an @")
 		case err != nil:
-			d.fail(item, injectHint, "invalid inject entry: %v", err)
-		case slices.Contains(out.Hosts, host):
-			d.fail(n, "remove one of them", "duplicate inject entry %s", quoted(host))
+			fix := cmp.Or(hint.Of(err), injectHint)
+			d.fail(item, fix, "invalid inject entry: %v", err)
 		default:
-			out.Hosts = append(out.Hosts, host)
+			for _, host := range hosts {
+				if slices.Contains(out.Hosts, host) {
+					d.fail(n, "remove one of them", "duplicate inject entry %s", quoted(host))
+					continue
+				}
+				out.Hosts = append(out.Hosts, host)
+			}
 		}
 	})
 }
@@ -336,6 +343,25 @@ func kindOrEmptyList(n *yaml.Node) string {
 		return "an empty list"
 	}
 	return kind(n)
+}
+
+// logins reads names of formats of login files.
+func (d *decoder) logins(n *yaml.Node) []string {
+	known := loginfile.Names()
+	var out []string
+	d.items(n, "logins", func(item *yaml.Node) {
+		s, ok := d.name(item, "logins entry")
+		switch {
+		case !ok:
+		case !slices.Contains(known, s):
+			d.fail(item, "known logins: "+strings.Join(known, ", "), "unknown logins entry %s", quoted(s))
+		case slices.Contains(out, s):
+			d.fail(n, "remove one of them", "duplicate logins entry %s", quoted(s))
+		default:
+			out = append(out, s)
+		}
+	})
+	return out
 }
 
 // injectAs reads the parts of a request in which a value is inserted.

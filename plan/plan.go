@@ -111,6 +111,9 @@ type Plan struct {
 	Warnings []string  `json:"warnings"`
 	Created  time.Time `json:"-"`
 
+	// Logins are files with logins, of which the agent gets copies with placeholders.
+	Logins []provision.Login `json:"logins,omitempty"`
+
 	skills []rootfile.File       // paths begin with the skill's name
 	ssh    []provision.SSHAccess // of each entry of SSH
 	caller caller.Caller
@@ -174,6 +177,7 @@ func (p *Plan) Provisions() provision.Agent {
 	return provision.Agent{
 		Kind: p.kind, Unattended: p.Unattended,
 		Hostname: names.Hostname(p.Name), Variables: p.Env, Prompt: p.Prompt, Skills: p.skills, Git: p.Git, SSH: p.ssh,
+		Logins: p.Logins,
 	}
 }
 

@@ -94,7 +94,7 @@ func (p *Plan) CheckImage(ref, digest string) error { return p.rules.Image(ref, 
 var secretSources = map[string]string{
 	manifest.SourceForwarded: policy.SecretEnvironment, manifest.SourcePrompt: policy.SecretPrompt,
 	manifest.SourceFile: policy.SecretFile, provision.SourceArgument: policy.SecretCommandLine,
-	provision.SourceLogin: policy.SecretFile, manifest.SourceCommand: policy.SecretCommand,
+	provision.SourceLogin: policy.SecretFile, provision.SourceLoginFile: policy.SecretFile, manifest.SourceCommand: policy.SecretCommand,
 	provision.SourceEnvFile: policy.SecretCommandLine, provision.SourceDescriptor: policy.SecretCommandLine,
 }
 
@@ -105,7 +105,7 @@ func SecretSource(v provision.Variable) string { return secretSources[v.Source] 
 func (p *preparation) checkSecrets() error {
 	rules := p.spec.Rules
 	var problems hint.Problems
-	for _, v := range p.plan.Env {
+	for _, v := range p.plan.Secrets() {
 		if source := SecretSource(v); source != "" {
 			problems.Add(rules.Secret(source, v.Name))
 		}

@@ -119,7 +119,7 @@ type preparation struct {
 func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
 	parts := []func(context.Context) error{
-		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.skills, p.ssh, p.git, p.limits, p.credentials, p.workspace,
+		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.loginFiles, p.skills, p.ssh, p.git, p.limits, p.credentials, p.workspace,
 	}
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
@@ -399,7 +399,7 @@ func (p *preparation) warn() {
 // an error.
 func (p *preparation) warnLogin(warn func(format string, args ...any)) {
 	k := p.plan.kind
-	if p.plan.Login != "" || len(k.Logins) == 0 || len(p.plan.EnvPipes) > 0 || p.imageLogsIn {
+	if p.plan.Login != "" || slices.Contains(p.bottle.Logins, k.Name) || len(k.Logins) == 0 || len(p.plan.EnvPipes) > 0 || p.imageLogsIn {
 		return
 	}
 	if p.plan.Kind == "" && !k.Runs(p.agent.Command) {

@@ -11,11 +11,11 @@ import (
 )
 
 // Renewable returns the injected variables whose values can change while the bottle runs:
-// those in files, and those of commands that expire.
+// those in files, also of logins, and those of commands that expire.
 func (p *Plan) Renewable() []provision.Variable {
 	var out []provision.Variable
-	for _, v := range p.Env {
-		if len(v.Inject) > 0 && (v.Source == manifest.SourceFile || v.TTL > 0) {
+	for _, v := range p.Injected() {
+		if v.Source == manifest.SourceFile || v.Source == provision.SourceLoginFile || v.TTL > 0 {
 			out = append(out, v)
 		}
 	}
@@ -31,6 +31,10 @@ func (p *Plan) RenewAt(v provision.Variable) time.Time { return p.renewals[v.Nam
 func (p *Plan) Renew(ctx context.Context, v provision.Variable) (value secret.Value, next time.Time, err error) {
 	if v.Source == manifest.SourceCommand {
 		return p.runCommand(ctx, v, io.Discard)
+	}
+	if v.Source == provision.SourceLoginFile {
+		value, err = p.rereadLogin(v)
+		return value, next, err
 	}
 	data, err := p.caller.ReadPrivate(v.From, MaxVariable)
 	if err != nil {

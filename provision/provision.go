@@ -47,6 +47,8 @@ type Agent struct {
 	Git        *manifest.Git   // nil: no identity
 	SSH        []SSHAccess
 	Trust      Trust
+	// Logins have placeholders for their secrets.
+	Logins []Login
 	// Address and ProxyHost are the agent's own address and its proxy's, or the text by
 	// which variables refer to them; empty: those of the internal segment.
 	Address, ProxyHost string
@@ -92,6 +94,7 @@ func (a Agent) HomeFiles(img Image) []rootfile.File {
 		skillFiles(a.place(img, home, a.kind().Skills), a.Skills),
 		gitFiles(home, a.Git),
 		a.kindFiles(img, home),
+		a.loginFiles(img, home),
 	)
 }
 

@@ -13,6 +13,7 @@ const (
 	SourceEnvFile    = "env file"        // --env-file
 	SourceDescriptor = "file descriptor" // --env-from-fd
 	SourceLogin      = "login"           // stored by bottle login; From is the file
+	SourceLoginFile  = "login file"      // of a program, not a variable; From is the file
 )
 
 // Variable is one variable of an agent's environment.

@@ -50,6 +50,7 @@ var planKeys = map[string]struct {
 
 	"bottles.image":  {value: "there:1", want: []string{"docker.io/library/there:1"}},
 	"bottles.build":  {none: "shown by its keys"},
+	"bottles.logins": {value: "[netrc]", want: []string{"logins", "netrc:api.test (from DIR/.netrc; placeholder, inserted for api.test:443)"}},
 	"bottles.env":    {value: `{LIT: "debug\x1b"}`, want: []string{`LIT="debug\x1b"`}},
 	"bottles.egress": {none: "shown by its keys"},
 	"bottles.proxy":  {none: "shown by its keys"},
@@ -165,6 +166,9 @@ func planOf(t *testing.T, path []string, keys string) string {
 		agent = keys
 	case len(path) == 2:
 		bottle = keys
+		if path[1] == "logins" {
+			bottle = joinKeys(keys, "egress: {allow: [api.test]}")
+		}
 	case path[1] == "ssh":
 		bottle = "ssh: [{" + joinKeys("Host: work", keys) + "}]"
 	case path[1] == "env" && keys != "":
@@ -187,6 +191,7 @@ func planOf(t *testing.T, path []string, keys string) string {
 		"key":         privateKey(t),
 		"bottle.yaml": "version: 1\nbottles: {dev: {" + bottle + "}}\nagents: {impl: {" + joinKeys("bottle: dev", agent) + "}}\n",
 		"Dockerfile":  "FROM scratch\n", "D": "FROM scratch\n", "other/Dockerfile": "FROM scratch\n", "secret": "hunter2\n",
+		".netrc":                         "machine api.test login me password hunter2-netrc\n",
 		".claude/skills/review/SKILL.md": "text\n", ".ssh/known_hosts": "work,[work]:2222,real.test " + keyTestHost + "\n",
 	})
 	spec := plan.Spec{Agent: "impl", Caller: caller.Caller{

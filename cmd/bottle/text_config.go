@@ -72,6 +72,9 @@ func printDescription(w io.Writer, d manifest.Description) {
 	}
 	row("command", command)
 	row("variables", orNone(variables(d.Env)))
+	if len(d.Logins) > 0 {
+		row("logins", strings.Join(d.Logins, ", ")+" (placeholders)")
+	}
 	policyRows(row, d.Egress)
 	row("prompt", prompt(d.PromptBytes))
 	row("skills", orNone(d.Skills))

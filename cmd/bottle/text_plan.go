@@ -64,6 +64,7 @@ func printPlan(w io.Writer, p *plan.Plan, approval string) error {
 	row("proxy", proxyText(p.Proxy))
 	policyRows(row, p.Egress)
 	row("variables", orNone(plannedVariables(p)))
+	loginFileRow(row, p.Logins)
 	if questions := p.Questions(); len(questions) > 0 {
 		row("questions", strings.Join(questionTexts(questions), ", "))
 	}
@@ -92,6 +93,19 @@ func printPlan(w io.Writer, p *plan.Plan, approval string) error {
 		row("WARNING", warning)
 	}
 	return t.Flush()
+}
+
+// loginFileRow shows the files with logins of which the agent gets copies.
+func loginFileRow(row func(name, value string), logins []provision.Login) {
+	var out []string
+	for _, l := range logins {
+		for _, s := range l.Secrets {
+			out = append(out, fmt.Sprintf("%s (from %s; %s)", s.Name, s.From, injectText(s.Inject, s.As)))
+		}
+	}
+	if len(out) > 0 {
+		row("logins", strings.Join(out, ", "))
+	}
 }
 
 // kindRows shows what the kind of an agent stands for.
