@@ -96,7 +96,7 @@ func (f *Front) Serve(ctx context.Context, l net.Listener) error {
 	for {
 		conn, err := l.Accept()
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the listener was closed
+			return nil // the listener was closed
 		}
 		if err != nil {
 			return fmt.Errorf("serve on %s: %w", l.Addr(), err)

@@ -166,7 +166,7 @@ func TestResponseSplitting(t *testing.T) {
 			t.Fatal(err)
 		}
 		body, err := io.ReadAll(res.Body)
-		if err != nil {
+		if err = errors.Join(err, res.Body.Close()); err != nil {
 			t.Fatal(err)
 		}
 		w.checkClean(answer{Header: res.Header}, string(body))
