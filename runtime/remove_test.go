@@ -250,13 +250,27 @@ func wantListed(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig, status
 		if status == "running" && l.PID == 0 {
 			t.Errorf("running task without a PID: %+v", l)
 		}
+		wantStray(t, c, cfg.Name, status != "none")
 		return
 	}
 	t.Errorf("%s is not listed", cfg.Name)
 }
 
+// wantStray checks whether a bottle's processes and cgroups are found.
+func wantStray(t *testing.T, c *runtime.Client, name string, want bool) {
+	t.Helper()
+	described, err := c.Strays(ctx(t))
+	must(t, err)
+	names, err := c.StrayNames()
+	must(t, err)
+	if names[name] != want || len(described[name]) > 0 != want {
+		t.Errorf("processes of %s: name found %v, %q; want %v", name, names[name], described[name], want)
+	}
+}
+
 func wantGone(t *testing.T, c *runtime.Client, name string) {
 	t.Helper()
+	wantStray(t, c, name, false)
 	ids, err := c.IDs(ctx(t))
 	if err != nil || ids[name] {
 		t.Errorf("container %s: %v, %v", name, ids[name], err)

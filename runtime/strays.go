@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/identifiers"
@@ -143,7 +144,7 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 	// The programs of runsc's directory gvisor-bin have one of these prefixes.
 	case strings.HasPrefix(program, "runsc"), strings.HasPrefix(program, "gvisor"):
 		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
-	case !sameFile(fmt.Sprintf("/proc/%d/ns/pid", pid), "/proc/self/ns/pid"):
+	case !inOurPIDNamespace(pid):
 		return "", false
 	case program == "runc":
 		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
@@ -200,6 +201,24 @@ func sameFile(a, b string) bool {
 	x, errX := os.Stat(a)
 	y, errY := os.Stat(b)
 	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+// ownPIDNamespace is the inode of this process's PID namespace; 0: not known.
+var ownPIDNamespace = sync.OnceValue(func() uint64 { return inode("/proc/self/ns/pid") })
+
+func inOurPIDNamespace(pid int) bool {
+	own := ownPIDNamespace()
+	return own != 0 && inode(fmt.Sprintf("/proc/%d/ns/pid", pid)) == own
+}
+
+// inode returns the inode of a namespace, which identifies it (namespaces(7)); 0: there is
+// none.
+func inode(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Ino
 }
 
 func isZombie(pid int) bool {
@@ -312,25 +331,71 @@ func (c *Client) Strays(ctx context.Context) (map[string][]string, error) {
 	}
 	out := map[string][]string{}
 	for _, pid := range pids {
-		if id, _ := c.ownerOf(pid); id != "" && !foreign[id] && !isZombie(pid) {
+		// A zombie has no command line, so no owner either.
+		if id, _ := c.ownerOf(pid); id != "" && !foreign[id] {
 			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // it may have ended
 			name := names.Bottle(id)
 			out[name] = append(out[name], fmt.Sprintf("%d (%s)", pid, bytes.TrimSpace(comm)))
 		}
 	}
+	groups, err := c.allCgroups()
+	if err != nil {
+		return nil, err
+	}
+	for dir, id := range groups {
+		if !foreign[id] {
+			name := bottleOfCgroup(id)
+			out[name] = append(out[name], dir)
+		}
+	}
+	for _, list := range out {
+		slices.Sort(list)
+	}
+	return out, nil
+}
+
+// StrayNames returns the names of Strays, and those of other tools' containers in the
+// namespace. A launch needs no more, and it takes a third of the time.
+func (c *Client) StrayNames() (map[string]bool, error) {
+	pids, err := processIDs()
+	if err != nil {
+		return nil, err
+	}
+	groups, err := c.allCgroups()
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	for _, id := range groups {
+		found[bottleOfCgroup(id)] = true
+	}
+	for _, pid := range pids {
+		if id, _ := c.ownerOf(pid); id != "" {
+			found[names.Bottle(id)] = true
+		}
+	}
+	return found, nil
+}
+
+// allCgroups returns the directories of the cgroups of containers and of their loggers,
+// with their IDs.
+func (c *Client) allCgroups() (map[string]string, error) {
+	out := map[string]string{}
 	for _, root := range []string{cgroupRoot, cgroupRoot + "/*"} {
 		dirs, err := filepath.Glob(root + c.cgroupPath("*"))
 		if err != nil {
 			return nil, fmt.Errorf("find cgroups: %w", err)
 		}
 		for _, dir := range dirs {
-			id := strings.TrimPrefix("/"+filepath.Base(dir), c.cgroupPath(""))
-			if identifiers.Validate(id) != nil || foreign[id] {
-				continue
+			if id := strings.TrimPrefix("/"+filepath.Base(dir), c.cgroupPath("")); identifiers.Validate(id) == nil {
+				out[dir] = id
 			}
-			name := names.Bottle(strings.TrimSuffix(id, loggerSuffix))
-			out[name] = append(out[name], dir)
 		}
 	}
 	return out, nil
+}
+
+// bottleOfCgroup returns the name of the bottle whose container or logger has a cgroup.
+func bottleOfCgroup(id string) string {
+	return names.Bottle(strings.TrimSuffix(id, loggerSuffix))
 }

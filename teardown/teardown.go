@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,13 +98,11 @@ func (m *Manager) Names(ctx context.Context) (map[string]bool, error) {
 	for _, d := range append(dirs, work...) {
 		taken[d] = true
 	}
-	strays, err := m.rt.Strays(ctx)
+	strays, err := m.rt.StrayNames()
 	if err != nil {
 		return nil, err
 	}
-	for name := range strays {
-		taken[name] = true
-	}
+	maps.Copy(taken, strays)
 	return taken, nil
 }
 
