@@ -17,7 +17,7 @@ PACKAGES ?= ./...
 FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/inject ./internal/atomicfile ./internal/caller ./internal/confine \
 	./internal/filelock ./internal/filetree ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
 	./kubernetes ./manifest ./plan ./policy ./provision \
-	./scripts/bench/egress ./scripts/lab.d/enter ./setup ./sshagent
+	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./setup ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestOutputOfAnother|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.
 TESTFLAGS ?= -count=1 -p 1 -timeout 30m
@@ -106,7 +106,7 @@ image: ## build bottle's own image for Kubernetes, for amd64 and arm64, in dist/
 	scripts/image
 
 .PHONY: bench
-bench: ## compare bottle's speed with alternatives, on the test host (root)
+bench: ## compare bottle's speed with alternatives and the kept run (root; KEEP=1 keeps this run)
 	scripts/lab up --with-bottle --with-buildkitd
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/bench/run
 

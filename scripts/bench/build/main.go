@@ -23,10 +23,11 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
+	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
 // goal is the highest acceptable ratio of bottle's time to buildctl's.
-const goal = 1.1
+const goal = 0.9
 
 const dockerfile = `FROM bottle-demo:latest AS first
 USER root
@@ -113,7 +114,11 @@ func bench(ctx context.Context, rounds int) (err error) {
 	fmt.Printf("cached build, median of %d: bottle build %s, buildctl build with a running buildkitd %s, ratio %.2f\n",
 		rounds, compare.Ms(ours.Median(compare.Self)), compare.Ms(theirs.Median(compare.Self)), compare.Ratio(ours, theirs, compare.Self))
 	fmt.Printf("goal: at most %.1f\n", goal)
-	return nil
+	return results.Record(results.Result{
+		Benchmark: "build",
+		Figures:   []results.Figure{ours.Figure(ours.Name, compare.Self), theirs.Figure(theirs.Name, compare.Self)},
+		Ratios:    []results.Ratio{{Name: "cached build / buildctl", Value: compare.Ratio(ours, theirs, compare.Self), Goal: goal}},
+	})
 }
 
 // build builds once. It fails if fewer steps than cached come from the cache or if

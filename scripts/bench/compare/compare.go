@@ -15,6 +15,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
 // Main runs a benchmark with a context that SIGINT and SIGTERM cancel. It exits
@@ -97,6 +99,15 @@ func (c *Contender[R]) Median(timeOf func(R) time.Duration) time.Duration {
 	}
 	slices.Sort(all)
 	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+}
+
+// Figure returns the figure of a time in the contender's results, in milliseconds.
+func (c *Contender[R]) Figure(name string, timeOf func(R) time.Duration) results.Figure {
+	var values []float64
+	for _, r := range c.Results {
+		values = append(values, results.Millis(timeOf(r)))
+	}
+	return results.FigureOf(name, "ms", values)
 }
 
 // Ratio returns the ratio of two medians of the same run.

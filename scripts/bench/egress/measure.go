@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
 // pauses are the pauses of the stream, as in a session with a model and a user who
@@ -20,9 +22,13 @@ var pauses = []time.Duration{time.Second, 5 * time.Second, 30 * time.Second, 2 *
 // bench holds the sizes of the measurement.
 type bench struct {
 	slices, tunnels int
+	connects        int           // tunnels to open in sequence
 	length          time.Duration // of the stream
 	scale           int
 }
+
+// goalConnect is the highest acceptable ratio of the time to open a tunnel to squid's.
+const goalConnect = 1.0
 
 func (b bench) run(ctx context.Context, maxMemory int64, minRatio float64) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,8 +48,14 @@ func (b bench) run(ctx context.Context, maxMemory int64, minRatio float64) error
 		return err
 	}
 	defer stopProxy()
-	ratio, err := b.throughput(relayAddr, proxyAddr, port)
+	result := results.Result{Benchmark: "egress"}
+	ratio, figures, err := b.throughput(relayAddr, proxyAddr, port)
 	if err != nil {
+		return err
+	}
+	result.Figures = figures
+	result.Ratios = []results.Ratio{{Name: "tunnel throughput / relay", Value: ratio, Goal: minRatio, More: true}}
+	if err := b.opening(ctx, proxyAddr, port, &result); err != nil {
 		return err
 	}
 	if err := b.concurrent(proxyAddr, port); err != nil {
@@ -64,21 +76,22 @@ func (b bench) run(ctx context.Context, maxMemory int64, minRatio float64) error
 	if ratio < minRatio {
 		return fmt.Errorf("throughput ratio is below %.2f", minRatio)
 	}
-	return nil
+	result.Figures = append(result.Figures, results.FigureOf("peak memory of the proxy", "MB", []float64{float64(memory) / 1e6}))
+	return results.Record(result)
 }
 
 // throughput returns the proxy's throughput relative to the relay's: the median of
 // the ratios of slices. A tunnel and a stream through the relay send slices in
 // turn, so that both run under the same conditions.
-func (b bench) throughput(relayAddr, proxyAddr string, port int) (float64, error) {
+func (b bench) throughput(relayAddr, proxyAddr string, port int) (ratio float64, figures []results.Figure, err error) {
 	relay, err := dial(relayAddr, 0, "S")
 	if err != nil {
-		return 0, fmt.Errorf("relay: %w", err)
+		return 0, nil, fmt.Errorf("relay: %w", err)
 	}
 	defer func() { _ = relay.Close() }()
 	tunnel, err := dial(proxyAddr, port, "S")
 	if err != nil {
-		return 0, fmt.Errorf("proxy: %w", err)
+		return 0, nil, fmt.Errorf("proxy: %w", err)
 	}
 	defer func() { _ = tunnel.Close() }()
 	var relayed, proxied, ratios []float64
@@ -87,14 +100,14 @@ func (b bench) throughput(relayAddr, proxyAddr string, port int) (float64, error
 		for j := range speeds {
 			which := (i + j) % 2 // the first one alternates
 			if speeds[which], err = send([]*net.TCPConn{relay, tunnel}[which]); err != nil {
-				return 0, fmt.Errorf("slice %d: %w", i, err)
+				return 0, nil, fmt.Errorf("slice %d: %w", i, err)
 			}
 		}
-		relayed, proxied, ratios = append(relayed, speeds[0]), append(proxied, speeds[1]), append(ratios, speeds[1]/speeds[0])
+		relayed, proxied, ratios = append(relayed, speeds[0]/1e6), append(proxied, speeds[1]/1e6), append(ratios, speeds[1]/speeds[0])
 	}
 	fmt.Printf("one tunnel, %d MB in slices: relay %.0f MB/s, proxy %.0f MB/s, ratio %.2f\n",
-		b.slices*slice/1e6, median(relayed)/1e6, median(proxied)/1e6, median(ratios))
-	return median(ratios), nil
+		b.slices*slice/1e6, median(relayed), median(proxied), median(ratios))
+	return median(ratios), []results.Figure{results.FigureOf("relay", "MB/s", relayed), results.FigureOf("proxy", "MB/s", proxied)}, nil
 }
 
 func median(v []float64) float64 {

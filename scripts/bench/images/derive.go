@@ -14,6 +14,7 @@ import (
 
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
+	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
 // The size of the working directory.
@@ -92,7 +93,17 @@ func derive(ctx context.Context, program, dir string, rounds int) (err error) {
 	}
 	_, _ = fmt.Fprintf(t, "changed / tar | zstd\t%.2f\t  goal: at most %.1f\n", ratio(cold, plain), goalCold)
 	_, _ = fmt.Fprintf(t, "unchanged / tar | zstd\t%.2f\t  goal: under %v\n", ratio(unchanged, plain), goalUnchanged)
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return results.Record(results.Result{
+		Benchmark: "derive",
+		Figures:   []results.Figure{plain.Figure(plain.Name, compare.Self), cold.Figure(cold.Name, compare.Self), unchanged.Figure(unchanged.Name, compare.Self)},
+		Ratios: []results.Ratio{
+			{Name: "changed directory / tar | zstd", Value: ratio(cold, plain), Goal: goalCold},
+			{Name: "unchanged directory / tar | zstd", Value: ratio(unchanged, plain)},
+		},
+	})
 }
 
 // writeWorkDir writes files of words, which compress about as well as source code.

@@ -28,9 +28,10 @@ import (
 
 // Goals for the ratios, and for the time if the directory has not changed.
 const (
-	goalCold      = 1.5
+	goalCold      = 1.2
 	goalUnchanged = 300 * time.Millisecond
-	goalPull      = 1.0
+	goalPull      = 0.9
+	goalPullGzip  = 1.0
 )
 
 func main() {

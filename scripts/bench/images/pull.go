@@ -12,6 +12,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
+	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
 // The size of the image. A layer has 1 to 7 MB, uncompressed.
@@ -58,16 +59,23 @@ func pullLayers(ctx context.Context, program, dir string, gzipped bool, rounds i
 		return err
 	}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	kind := "plain"
+	kind, goal := "plain", goalPull
 	if gzipped {
-		kind = "gzipped"
+		kind, goal = "gzipped", goalPullGzip
 	}
 	_, _ = fmt.Fprintf(t, "%d %s layers, median of %d\t\t\n", layers, kind, rounds)
 	for _, c := range []*contender{ours, theirs} {
 		_, _ = fmt.Fprintf(t, "%s\t%s\t\n", c.Name, median(c))
 	}
-	_, _ = fmt.Fprintf(t, "bottle / ctr\t%.2f\t  goal: at most %.1f\n", ratio(ours, theirs), goalPull)
-	return t.Flush()
+	_, _ = fmt.Fprintf(t, "bottle / ctr\t%.2f\t  goal: at most %.1f\n", ratio(ours, theirs), goal)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return results.Record(results.Result{
+		Benchmark: "pull-" + kind,
+		Figures:   []results.Figure{ours.Figure(ours.Name, compare.Self), theirs.Figure(theirs.Name, compare.Self)},
+		Ratios:    []results.Ratio{{Name: kind + " layers / ctr", Value: ratio(ours, theirs), Goal: goal}},
+	})
 }
 
 // publish builds the image and pushes it to the registry.

@@ -1,5 +1,6 @@
 // Command many measures how commands depend on the number of running bottles: it runs
-// each with 1 bottle and with 20. It runs inside the test host, after make build:
+// each with 1 bottle and with 50. It also measures the memory that each bottle adds beside
+// its sandbox. It runs inside the test host, after make build:
 //
 //	scripts/lab exec -- go run ./scripts/bench/many
 //
@@ -7,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -14,12 +16,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
+	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
 const benchManifest = `version: 1
@@ -32,12 +34,16 @@ agents:
 // first is the bottle that commands name.
 const first = "claude-bottle-bench"
 
-// goal is the highest acceptable ratio of list with all bottles to list with one.
-const goal = 1.3
+// goal is the highest acceptable ratio of list with all bottles to list with one, and
+// goalMemory the most memory that a bottle may need beside its sandbox and gofer, in MB.
+const (
+	goal       = 1.3
+	goalMemory = 35
+)
 
 func main() {
 	rounds := flag.Int("n", 15, "measured rounds")
-	bottles := flag.Int("bottles", 20, "bottles to compare with one")
+	bottles := flag.Int("bottles", 50, "bottles to compare with one")
 	flag.Parse()
 	compare.Main(func(ctx context.Context) error { return bench(ctx, *rounds, *bottles) })
 }
@@ -67,6 +73,10 @@ func bench(ctx context.Context, rounds, n int) (err error) {
 	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(benchManifest), 0o600); err != nil {
 		return err
 	}
+	before, err := processes()
+	if err != nil {
+		return err
+	}
 	if err := b.launch(ctx, 1); err != nil {
 		return err
 	}
@@ -81,7 +91,11 @@ func bench(ctx context.Context, rounds, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	return report(one, all, n)
+	size, err := memory(before, n)
+	if err != nil {
+		return err
+	}
+	return report(one, all, size, n)
 }
 
 func (b *bottles) launch(ctx context.Context, n int) error {
@@ -101,34 +115,31 @@ var commands = [][]string{
 	{"run", "bench", "--dry-run", "--proxy", "builtin"},
 }
 
-// measure runs each command in turn and returns the medians.
-func (b *bottles) measure(ctx context.Context, rounds int) ([]used, error) {
-	results := make([][]used, len(commands))
+// measure runs each command in turn and returns what it used in each round.
+func (b *bottles) measure(ctx context.Context, rounds int) ([][]used, error) {
+	all := make([][]used, len(commands))
 	for range rounds + 1 { // the first for warming up
 		for i, args := range commands {
 			u, err := b.run(ctx, args...)
 			if err != nil {
 				return nil, err
 			}
-			results[i] = append(results[i], u)
+			all[i] = append(all[i], u)
 		}
 	}
-	var out []used
-	for _, r := range results {
-		out = append(out, used{
-			median(r[1:], func(u used) time.Duration { return u.wall }), median(r[1:], func(u used) time.Duration { return u.cpu }),
-		})
+	for i := range all {
+		all[i] = all[i][1:]
 	}
-	return out, nil
+	return all, nil
 }
 
-func median(list []used, of func(used) time.Duration) time.Duration {
-	var all []time.Duration
-	for _, u := range list {
-		all = append(all, of(u))
+// figure returns the figure of a time, in milliseconds.
+func figure(name string, rounds []used, of func(used) time.Duration) results.Figure {
+	var values []float64
+	for _, u := range rounds {
+		values = append(values, results.Millis(of(u)))
 	}
-	slices.Sort(all)
-	return all[len(all)/2]
+	return results.FigureOf(name, "ms", values)
 }
 
 func (b *bottles) run(ctx context.Context, args ...string) (used, error) {
@@ -142,16 +153,73 @@ func (b *bottles) run(ctx context.Context, args ...string) (used, error) {
 	return used{time.Since(start), cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}, nil
 }
 
-func report(one, all []used, n int) error {
+func report(one, all [][]used, size float64, n int) error {
+	wall := func(u used) time.Duration { return u.wall }
+	cpu := func(u used) time.Duration { return u.cpu }
+	r := results.Result{Benchmark: "many"}
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintf(t, "bottle\t1 bottle\t%d bottles\tratio\tCPU with 1\twith %d\t\n", n, n)
 	for i, args := range commands {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%.2f\t%s\t%s\t\n", strings.Join(args, " "), compare.Ms(one[i].wall), compare.Ms(all[i].wall),
-			float64(all[i].wall)/float64(one[i].wall), compare.Ms(one[i].cpu), compare.Ms(all[i].cpu))
+		name := strings.Join(args, " ")
+		figures := []results.Figure{
+			figure(name+", 1 bottle", one[i], wall), figure(fmt.Sprintf("%s, %d bottles", name, n), all[i], wall),
+			figure(name+", 1 bottle, CPU", one[i], cpu), figure(fmt.Sprintf("%s, %d bottles, CPU", name, n), all[i], cpu),
+		}
+		ratio := results.Ratio{Name: fmt.Sprintf("%s, %d bottles / 1", args[0], n), Value: figures[1].Median / figures[0].Median}
+		if args[0] == "list" {
+			ratio.Goal = goal
+		}
+		r.Figures, r.Ratios = append(r.Figures, figures...), append(r.Ratios, ratio)
+		_, _ = fmt.Fprintf(t, "%s\t%.1f ms\t%.1f ms\t%.2f\t%.1f ms\t%.1f ms\t\n", name, figures[0].Median, figures[1].Median, ratio.Value, figures[2].Median, figures[3].Median)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	fmt.Printf("goal: list at most %.1f\n", goal)
-	return nil
+	fmt.Printf("memory of a bottle beside its sandbox and gofer: %.1f MB, goal: at most %d\n", size, goalMemory)
+	r.Figures = append(r.Figures, results.FigureOf("memory of a bottle beside its sandbox and gofer", "MB", []float64{size}))
+	return results.Record(r)
+}
+
+// memory returns the memory of the processes that were started since before, but of
+// sandboxes and gofers, in MB for each of n bottles. Pages that processes share are counted
+// once (Pss, proc_pid_smaps(5)).
+func memory(before map[string]bool, n int) (float64, error) {
+	now, err := processes()
+	if err != nil {
+		return 0, err
+	}
+	kib := 0
+	for dir := range now {
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		// gVisor's processes for the guest's have no command line.
+		if before[dir] || err != nil || len(cmdline) == 0 ||
+			bytes.HasPrefix(cmdline, []byte("runsc-sandbox")) || bytes.HasPrefix(cmdline, []byte("runsc-gofer")) {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, "smaps_rollup"))
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(data)) {
+			var pss int
+			if n, _ := fmt.Sscanf(line, "Pss: %d kB", &pss); n == 1 {
+				kib += pss
+			}
+		}
+	}
+	if kib == 0 {
+		return 0, errors.New("no process of a bottle was found")
+	}
+	return float64(kib) * 1024 / 1e6 / float64(n), nil
+}
+
+// processes returns the directories of all processes in /proc.
+func processes() (map[string]bool, error) {
+	all, err := filepath.Glob("/proc/[0-9]*")
+	set := map[string]bool{}
+	for _, dir := range all {
+		set[dir] = true
+	}
+	return set, err
 }
