@@ -68,9 +68,9 @@ func TestGitRequests(t *testing.T) {
 		{"POST", "/me/x/git-upload-pack?service=git-receive-pack", "smart HTTP", "smart HTTP"},
 		{"POST", "/me/x/Git-Receive-Pack", "smart HTTP", "smart HTTP"},
 		{"POST", "/me/x/git-receive-pack/", "smart HTTP", "smart HTTP"},
-		{"POST", "/me/x/%67it-receive-pack", "read-only", ""},
+		{"POST", "/me/x/%67it-receive-pack", "ambiguous", "ambiguous"},
 		{"POST", "/me/x/git-upload-pack/../git-receive-pack", "dot segment", "dot segment"},
-		{"POST", "/me/x/git%2dreceive-pack", "read-only", ""},
+		{"POST", "/me/x/git%2dreceive-pack", "ambiguous", "ambiguous"},
 		{"DELETE", "/me/x/info/lfs/objects/" + oid, "smart HTTP", "smart HTTP"},
 		{"POST", "/me/x/info/lfs/anything", "smart HTTP", "smart HTTP"},
 	} {

@@ -49,8 +49,8 @@ func decodePath(raw string) (string, error) {
 	if strings.Count(path, "/") != strings.Count(raw, "/") {
 		return "", errors.New("it contains an escaped slash")
 	}
-	if escapedDot.MatchString(raw) {
-		return "", errors.New("it contains an escaped dot")
+	if needless.MatchString(raw) {
+		return "", errors.New("it contains an escape of a character that needs none")
 	}
 	if i := strings.IndexFunc(path, func(c rune) bool { return c < ' ' || c == 0x7f || strings.ContainsRune(`%\;?#`, c) }); i >= 0 {
 		return "", fmt.Errorf("it contains %q", path[i])
@@ -58,7 +58,9 @@ func decodePath(raw string) (string, error) {
 	return path, checkSegments(path)
 }
 
-var escapedDot = regexp.MustCompile(`%2[eE]`)
+// needless matches escapes of dots, letters and digits, and of - and _. No client writes
+// them unless it wants to be understood in two ways.
+var needless = regexp.MustCompile(`%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])`)
 
 // checkSegments refuses what a server may remove from a path.
 func checkSegments(path string) error {
