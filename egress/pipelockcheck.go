@@ -39,6 +39,10 @@ func (p Policy) CheckPipelock(v PipelockVersion) error {
 		if r.SSH {
 			list = "ssh"
 		}
+		if r.Narrowed {
+			fail(list, r.String(), "it does not read requests, which the rules of this host are about")
+			continue
+		}
 		if reason := v.rejectsHost(r, true); reason != "" {
 			fail(list, r.String(), "%s", reason)
 		}

@@ -12,10 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/provision"
 )
 
-const (
-	rulesNeedBuiltin = "choose the built-in proxy with --proxy builtin, or allow the host without rules"
-	injectNeedsAllow = "add the host to egress.allow"
-)
+const injectNeedsAllow = "add the host to egress.allow"
 
 // injectRules says which variables are injected. It is applied whenever variables have
 // been resolved.
@@ -81,17 +78,10 @@ func (p *preparation) allowsTarget(target string) bool {
 	return err == nil && p.plan.policy.Check(host, n).Allowed
 }
 
-// checkInject checks the rules of hosts, which the proxy has to be able to apply, and the
-// manifest's variables that are injected: the policy has to allow the hosts, because inject
-// allows none.
+// checkInject checks the manifest's variables that are injected: the policy has to allow the
+// hosts, because inject allows none.
 func (p *preparation) checkInject() error {
 	var problems hint.Problems
-	if rules := p.requested.Rules; len(rules) > 0 && p.plan.Proxy.Kind != manifest.ProxyBuiltin {
-		problems.Add(&hint.Error{
-			Err:  fmt.Errorf("cannot apply the rules for %s in egress.allow: %s does not read requests", rules[0].Host, p.plan.Proxy.Kind),
-			Hint: rulesNeedBuiltin,
-		})
-	}
 	for _, v := range p.bottle.Env {
 		if v.Inject == nil || len(v.Inject.Hosts) == 0 {
 			continue

@@ -91,8 +91,9 @@ func TestHostRules(t *testing.T) {
 	if v := p.policy.Check("x.w.test", 443); !v.Allowed || v.Narrowed {
 		t.Errorf("x.test: %+v", v)
 	}
+	s = newScene(t, `egress: {allow: [`+rule+`]}`, "")
 	s.spec.Proxy = manifest.ProxyPipelock
-	s.bad("cannot apply the rules for api.w.test", "pipelock does not read requests", "--proxy builtin")
+	s.bad(`allow entry "api.w.test:443": not supported by pipelock: it does not read requests`, "--proxy builtin")
 
 	s = newScene(t, `egress: {allow: [{host: api.openai.com, paths: ["/v1/**"]}]}`, "kind: codex")
 	s.spec.Proxy = manifest.ProxyBuiltin
