@@ -112,7 +112,7 @@ func TestSummarizePipelock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "[{b.test:80 2 0 2 0 allowlist} {d.test:80 1 0 1 0 dlp} {c.test:80 1 5 0 0 }]"
+	want := "[{b.test:80 2 0 2 0 0 allowlist <nil>} {d.test:80 1 0 1 0 0 dlp <nil>} {c.test:80 1 5 0 0 0  <nil>}]"
 	if text := fmt.Sprint(got); text != want {
 		t.Errorf("%s, want %s", text, want)
 	}

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/egress/hostrule"
 )
 
 // Verdicts of an entry, as shown to users.
@@ -86,8 +88,21 @@ type HostSummary struct {
 	Bytes       int64  `json:"bytes"`    // both directions
 	Refused     int    `json:"refused"`
 	Learned     int    `json:"learned,omitempty"` // allowed only because a policy was being learned
+	Sent        int    `json:"sent,omitempty"`    // requests in its tunnels, if they are terminated
 	// Scanner is the check that refused, or would have refused, the last one.
 	Scanner string `json:"scanner,omitempty"`
+
+	sent *hostrule.Learner
+}
+
+// Rules returns rules that would allow the requests that were sent to the host, and few
+// others; none if its tunnels are not terminated.
+func (h HostSummary) Rules() []hostrule.Rule {
+	host, err := ParseHost(h.Destination)
+	if h.sent == nil || err != nil {
+		return nil
+	}
+	return h.sent.Rules(strings.TrimSuffix(host, ":443"))
 }
 
 // maxSummary limits the number of destinations that are listed separately: an
@@ -170,6 +185,12 @@ func (h *HostSummary) add(e Entry, verdict string) {
 		h.Requests++
 		h.Refused++
 		h.Scanner = e.Scanner
+	case VerdictSent:
+		h.Sent++
+		if h.sent == nil {
+			h.sent = &hostrule.Learner{}
+		}
+		h.sent.Add(e.Method, strings.TrimPrefix(e.URL, "https://"+e.Target), e.Status)
 	case VerdictLearned: // the request itself has another line
 		h.Learned++
 		h.Scanner = e.Scanner

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/egress/hostrule"
 	"github.com/bot-bottle/bottle/proxy"
 
 	"github.com/bot-bottle/bottle/manifest"
@@ -47,6 +48,7 @@ const (
 	hintLearnAsks      = "omit --yes and --no-input, and run bottle on a terminal"
 	textLearned        = "The policy would have refused some of these requests. To allow them, run patch -p1 in %s with this patch:"
 	textLearnedByHand  = "The policy would have refused some of these requests. To allow them, add this to %s by hand (%v):"
+	textLearnedRules   = "Requests to some hosts were read. To allow only these, put this in the place of their entries under egress.allow:"
 	textUnbound        = "PubkeyAuthentication: unbound in the ssh entry permits it, and lets whoever holds that host's private key log in as you wherever your key is accepted"
 	textMoreHosts      = "and %d more"
 	textSecrets        = "with %s"
@@ -191,13 +193,23 @@ func (a *app) showSummary(agent string, hosts []egress.HostSummary) {
 		return
 	}
 	t := tabwriter.NewWriter(wrapped(a.stderr), 0, 0, 3, ' ', 0)
-	_, _ = fmt.Fprintln(t, "HOST\tREQUESTS\tBYTES\tREFUSED")
+	// Few bottles have hosts whose requests are read.
+	sent := slices.ContainsFunc(hosts, func(h egress.HostSummary) bool { return h.Sent > 0 })
+	columns := "HOST\tREQUESTS\tBYTES\tREFUSED"
+	if sent {
+		columns += "\tREAD"
+	}
+	_, _ = fmt.Fprintln(t, columns)
 	for i, h := range hosts {
 		if i == maxSummary {
 			_, _ = fmt.Fprintf(t, textMoreHosts+"\n", len(hosts)-i)
 			break
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%d\t%s\t%d\n", visible(h.Destination), h.Requests, decimal(h.Bytes), h.Refused)
+		row := fmt.Sprintf("%s\t%d\t%s\t%d", visible(h.Destination), h.Requests, decimal(h.Bytes), h.Refused)
+		if sent {
+			row += fmt.Sprintf("\t%d", h.Sent)
+		}
+		_, _ = fmt.Fprintln(t, row)
 	}
 	_ = t.Flush() // an error of standard error cannot be reported
 	// The bottle is removed now, so the commands change the manifest.
@@ -360,6 +372,7 @@ func (a *app) showPipelock(m *manifest.Manifest, agent string) error {
 // showLearned prints what to add to the manifest after a run with --learn: a patch,
 // or the entries if bottle cannot edit the manifest.
 func (a *app) showLearned(plan *plan.Plan, hosts []egress.HostSummary) {
+	defer a.showLearnedRules(plan.Egress.Rules, hosts)
 	entries := proxy.LearnedEntries(hosts)
 	if len(entries) == 0 {
 		return
@@ -377,5 +390,26 @@ func (a *app) showLearned(plan *plan.Plan, hosts []egress.HostSummary) {
 	a.note("bottles:\n  %s:\n    egress:\n      allow:", strconv.Quote(plan.Bottle))
 	for _, entry := range entries {
 		a.note("        - %s", strconv.Quote(entry))
+	}
+}
+
+// showLearnedRules prints rules for the hosts whose requests were read, except for those of
+// which the present rules would have refused nothing.
+func (a *app) showLearnedRules(have []hostrule.Rule, hosts []egress.HostSummary) {
+	var lines []string
+	for _, h := range hosts {
+		rules := h.Rules()
+		if len(rules) > 0 && h.Learned == 0 && slices.ContainsFunc(have, func(r hostrule.Rule) bool { return r.Host == rules[0].Host }) {
+			continue
+		}
+		for _, r := range rules {
+			lines = append(lines, r.YAML())
+		}
+	}
+	if len(lines) > 0 {
+		a.note("%s", textLearnedRules)
+	}
+	for _, line := range lines {
+		a.note("  - %s", visible(line))
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/egress"
+	"github.com/bot-bottle/bottle/egress/hostrule"
+	"github.com/bot-bottle/bottle/manifest"
 
 	"github.com/bot-bottle/bottle/plan"
 )
@@ -221,5 +223,45 @@ func TestShowLearned(t *testing.T) {
 	write("version: 1\nbottles:\n  dev: {egress: {allow: [a.test]}}\nagents: {x: {bottle: dev}}\n")
 	if got := shown(hosts); got != "" {
 		t.Errorf("already in the manifest: %q", got)
+	}
+}
+
+// TestShowLearnedRules: the proposal is one that the manifest accepts.
+func TestShowLearnedRules(t *testing.T) {
+	log := []egress.Entry{
+		{Event: egress.EventTunnelOpen, Target: "a.test:443"},
+		{Event: egress.EventRequest, Target: "a.test:443", Method: "GET", URL: "https://a.test:443/v1/x y", Status: 200, Bytes: 5},
+		{Event: egress.EventRequest, Target: "a.test:443", Method: "POST", URL: "https://a.test:443/me/x.git/git-upload-pack", Status: 200},
+		{Event: egress.EventRequest, Target: "b.test:8443", Method: "PUT", URL: "https://b.test:8443/x", Status: 200},
+		{Event: egress.EventWouldBlock, Target: "b.test:8443", Scanner: egress.ScannerRules},
+		{Event: egress.EventRequest, Target: "c.test:443", Method: "PUT", URL: "https://c.test:443/x", Status: 200},
+	}
+	hosts, err := egress.Summarize(func(yield func(egress.Entry, error) bool) {
+		for _, e := range log {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _, stderr := newApp()
+	have := []hostrule.Rule{{Host: "b.test:8443", Paths: []string{"/y"}}, {Host: "c.test", Paths: []string{"/x"}}}
+	a.showLearned(&plan.Plan{Egress: manifest.Egress{Rules: have}}, hosts)
+	rules := []string{
+		"{host: a.test, git: read, repos: [me/x]}", `{host: a.test, methods: [GET], paths: ["/v1/x y"]}`, `{host: "b.test:8443", methods: [PUT], paths: ["/x"]}`,
+	}
+	if want := textLearnedRules + "\n  - " + strings.Join(rules, "\n  - ") + "\n"; stderr.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", stderr, want)
+	}
+	text := "version: 1\nbottles: {dev: {egress: {allow: [" + strings.Join(rules, ", ") + "]}}}\nagents: {x: {bottle: dev}}\n"
+	if _, err := manifest.Parse("bottle.yaml", []byte(text)); err != nil {
+		t.Error(err)
+	}
+	a, _, stderr = newApp()
+	a.showSummary("box", hosts)
+	if want := "a.test:443    1          5 B     0         2\n"; !strings.Contains(stderr.String(), want) || !strings.Contains(stderr.String(), "READ") {
+		t.Errorf("no %q in\n%s", want, stderr)
 	}
 }
