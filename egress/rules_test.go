@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/cgi"
@@ -52,6 +53,7 @@ func newRuleScene(t *testing.T, http2 bool, handler http.Handler, rules ...hostr
 		handler.ServeHTTP(w, r)
 	}))
 	upstream.EnableHTTP2 = http2
+	upstream.Config.ErrorLog = log.New(io.Discard, "", 0) // connections that the proxy does not use
 	upstream.StartTLS()
 	t.Cleanup(upstream.Close)
 	s.target = net.JoinHostPort("example.com", strconv.Itoa(upstream.Listener.Addr().(*net.TCPAddr).Port))
@@ -224,6 +226,22 @@ func TestRulesInRawTunnel(t *testing.T) {
 				t.Errorf("the server got %q; answers:\n%s", got, answers)
 			}
 		})
+	}
+}
+
+// TestRulesBindHost: a request in the tunnel of a host cannot be for another one, whose rules
+// may allow more.
+func TestRulesBindHost(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		s := newRuleScene(t, http2, echoPath, hostrule.Rule{Paths: []string{"/a"}})
+		status, body, _ := s.do("GET", "/a", func(r *http.Request) { r.Host = "other.example.com" })
+		if seen := s.requests(); status != http.StatusMisdirectedRequest || len(seen) > 0 {
+			t.Errorf("http2=%v: %d %s; the server got %q", http2, status, body, seen)
+		}
+		if status, _, _ := s.do("GET", "/a", nil); status != http.StatusOK {
+			t.Errorf("http2=%v: the host itself: %d", http2, status)
+		}
+		s.client.CloseIdleConnections()
 	}
 }
 
