@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
@@ -242,6 +243,47 @@ func TestRulesBindHost(t *testing.T) {
 			t.Errorf("http2=%v: the host itself: %d", http2, status)
 		}
 		s.client.CloseIdleConnections()
+	}
+}
+
+// TestRulesUpgrade: a websocket needs a rule that permits the upgrade, and is then passed on.
+func TestRulesUpgrade(t *testing.T) {
+	server := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_, _ = io.Copy(conn, buf)
+	})
+	for upgrade, want := range map[bool]int{true: http.StatusSwitchingProtocols, false: http.StatusForbidden} {
+		s := newRuleScene(t, false, server, hostrule.Rule{Paths: []string{"/ws"}, Upgrade: upgrade})
+		conn := tls.Client(s.connect(t, s.target), &tls.Config{RootCAs: s.client.Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com"})
+		if _, err := io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: "+s.target+"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		r := bufio.NewReader(conn)
+		res, err := http.ReadResponse(r, nil)
+		if err != nil || res.StatusCode != want {
+			t.Fatalf("upgrade: %v: %+v, %v", upgrade, res, err)
+		}
+		_ = res.Body.Close()
+		if upgrade {
+			hello := make([]byte, 5)
+			if _, err := io.WriteString(conn, "hello"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(r, hello); err != nil || string(hello) != "hello" {
+				t.Errorf("got %q, %v", hello, err)
+			}
+		}
+		_ = conn.Close()
+		if upgrade {
+			if e := s.log.waitEvent(t, EventRequest); e.Status != want {
+				t.Errorf("logged %+v", e)
+			}
+		}
 	}
 }
 

@@ -12,10 +12,11 @@ import (
 	"strings"
 )
 
-// maxRead is how much of a body is read for a decision, in bytes: a list of some thousand
-// refs. maxReading bounds how many requests are read for that at a time.
+// maxRead is how much of a body is read for a decision, in bytes: a list of some hundred
+// refs. It is kept until it was sent on, for as many requests as the proxy has. maxReading
+// bounds how many are read at a time.
 const (
-	maxRead    = 256 << 10
+	maxRead    = 64 << 10
 	maxReading = 8
 )
 
