@@ -138,7 +138,7 @@ func (s *Server) terminate(ctx context.Context, t *tunnel) {
 	client := &earlyConn{TCPConn: t.client, early: t.early}
 	_, err := t.client.Write([]byte(established))
 	if err == nil {
-		err = s.injector.ServeConn(ctx, client, t.target.String())
+		err = s.injector.Load().ServeConn(ctx, client, t.target.String())
 	}
 	_ = t.client.Close()
 	s.log.log(line{

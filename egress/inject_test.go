@@ -131,6 +131,35 @@ func TestInjectedTunnel(t *testing.T) {
 	}
 }
 
+// TestInjectedLater: a proxy that was started without secrets, and allows nothing, gets
+// both by a reload. No request is tunneled past the injector in between.
+func TestInjectedLater(t *testing.T) {
+	s := newInjectScene(t)
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	later := s.config
+	s.testProxy = startProxy(t, Config{})
+	s.client.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: s.addr})
+	if got := s.get(t, "example.com"); !strings.Contains(got, "Forbidden") {
+		t.Errorf("before: %s", got)
+	}
+	broken := later
+	broken.Inject = &Inject{Secrets: later.Inject.Roots, Roots: later.Inject.Roots}
+	if err := s.Reload(testConfig(broken)); err == nil {
+		t.Error("an invalid file of secrets is accepted")
+	}
+	if got := s.get(t, "example.com"); !strings.Contains(got, "Forbidden") {
+		t.Errorf("after an invalid file: %s", got)
+	}
+	if err := s.Reload(testConfig(later)); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.get(t, "example.com"); !strings.HasPrefix(got, "200 012345 bottle ") {
+		t.Errorf("after the reload: %s", got)
+	}
+}
+
 // TestInjectedReload: a request in a tunnel that is open is refused if its host is no
 // longer allowed, once its connection is used up.
 func TestInjectedReload(t *testing.T) {

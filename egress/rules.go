@@ -131,9 +131,9 @@ func RuleHosts(rules []hostrule.Rule) []string {
 // The proxy cannot terminate hosts that have got their rules while it was running, and
 // returns an error.
 func (s *Server) terminates(target string, v Verdict) (bool, error) {
-	switch {
-	case s.injector != nil && s.injector.Terminates(target):
-		return v.Narrowed || s.injector.Injects(target), nil
+	switch in := s.injector.Load(); {
+	case in != nil && in.Terminates(target):
+		return v.Narrowed || in.Injects(target), nil
 	case v.Narrowed:
 		return false, fmt.Errorf("the rules for %s cannot be enforced: start the bottle again", target)
 	}

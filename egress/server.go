@@ -38,7 +38,7 @@ type Server struct {
 	listen    atomic.Pointer[netip.AddrPort]
 	inner     *innerListener // for plain HTTP in tunnels
 	// injector serves tunnels to hosts with secrets; nil: there are none.
-	injector *inject.Injector
+	injector atomic.Pointer[inject.Injector]
 }
 
 // enforcer is a policy with the components that enforce it. It is replaced
@@ -66,13 +66,32 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 		return nil, err
 	}
 	s.current.Store(e)
-	s.injector, err = newInjector(cfg.Inject, inject.Config{
-		Hosts: e.policy.ruleTargets(), Check: s.checkRequest, Dial: s.dialInjected, Report: s.log.injected,
-	})
+	injector, err := s.newInjector(cfg.Inject, e.policy)
 	if err != nil {
 		return nil, err
 	}
+	s.injector.Store(injector)
 	return s, nil
+}
+
+// newInjector returns the injector of a configuration and its policy; nil: it has none.
+func (s *Server) newInjector(c *Inject, p Policy) (*inject.Injector, error) {
+	return newInjector(c, inject.Config{
+		Hosts: p.ruleTargets(), Check: s.checkRequest, Dial: s.dialInjected, Report: s.log.injected,
+	})
+}
+
+// reloadSecrets takes over secrets. A server that was started without any, for a bottle
+// that was not in use yet, gets its injector.
+func (s *Server) reloadSecrets(c *Inject, p Policy) error {
+	if in := s.injector.Load(); in != nil || c == nil {
+		return reloadSecrets(in, c)
+	}
+	in, err := s.newInjector(c, p)
+	if err == nil {
+		s.injector.Store(in)
+	}
+	return err
 }
 
 // Reload applies the policy of cfg to all requests that begin after it returns.
@@ -83,7 +102,7 @@ func (s *Server) Reload(cfg Config) error {
 	defer s.reload.Unlock()
 	e, err := s.newEnforcer(cfg)
 	if err == nil {
-		err = reloadSecrets(s.injector, cfg.Inject)
+		err = s.reloadSecrets(cfg.Inject, e.policy)
 	}
 	if err != nil {
 		return err
