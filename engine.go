@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/bot-bottle/bottle/agentwork"
 	"github.com/bot-bottle/bottle/audit"
@@ -133,6 +134,8 @@ type Engine struct {
 	workspaces *workspace.Store
 	work       *agentwork.Manager
 	teardown   *teardown.Manager
+	// programs identifies the programs of bottles.
+	programs func() (string, error)
 
 	hooks testHooks
 }
@@ -222,6 +225,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		workspaces: workspace.New(filepath.Join(cfg.StateDir, workspacesDir, cfg.Namespace)),
 		images:     images.New(rt.Containerd(), cfg.Namespace, cfg.Snapshotter),
 		sessions:   session.New(rt, cfg.Log),
+		programs:   sync.OnceValues(cfg.programsSum),
 	}
 	e.teardown = teardown.New(teardown.Config{
 		Runtime: rt, Network: net, Proxies: proxies, Workspaces: e.workspaces, RunDir: cfg.RunDir, StateDir: cfg.StateDir, Log: cfg.Log,

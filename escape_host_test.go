@@ -226,6 +226,23 @@ func (s *escapeSuite) launch(runtimeName string, caps []string) *Bottle {
 	return s.launchSpec(spec, caps)
 }
 
+// claim is launch for a prepared bottle.
+func (s *escapeSuite) claim(runtimeName string, caps []string) *Bottle {
+	s.t.Helper()
+	spec := testSpec(s.t, strings.Replace(escapeManifest, "command: [/probe]", "command: [/probe], pool: 1", 1))
+	spec.Runtime = runtimeName
+	ahead, e := spec, *s.e
+	ahead.NamesOnly = true
+	setHooks(&e, testHooks{addCaps: caps})
+	names := fill(s.t, &e, prepare(s.t, &e, ahead), 1)
+	b := s.launchSpec(spec, caps)
+	if b.Name != names[0] {
+		s.t.Errorf("%s runs, prepared: %v", b.Name, names)
+	}
+	s.arrivals.listen(s.t, proxyVictim, netns.ProxyPath(s.e.dir(b.Name)))
+	return b
+}
+
 // launchWork is launch with a workspace.
 func (s *escapeSuite) launchWork(runtimeName string, caps []string) *Bottle {
 	s.t.Helper()

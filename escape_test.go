@@ -51,6 +51,10 @@ func TestEscape(t *testing.T) {
 			in.expectConfinedTwice(b)
 		})
 	}
+	t.Run("runsc with additional capabilities, from a prepared bottle", func(t *testing.T) {
+		in := s.with(t)
+		in.expectConfined(in.claim(runtime.RuntimeRunsc, privileges).Name)
+	})
 	t.Run("controls", func(t *testing.T) { s.with(t).controls() })
 }
 

@@ -220,8 +220,36 @@ func killFaults(launch, points []string, random *rand.Rand) []fault {
 	for _, step := range []string{"attach internal network", "attach egress network", "remove networks"} {
 		add("CNI plugin", step, momentDuring)
 	}
+	out = append(out, preparedFaults(random)...)
 	for _, step := range []string{"create agent", "create proxy", "start agent", "start proxy", "remove agent", "remove proxy"} {
 		add("runtime", step, momentDuring)
+	}
+	return out
+}
+
+// claimSteps are the steps of a claim, in their order.
+var claimSteps = []string{"claim prepared", "give policy", "give files", "find agent", "start ssh agent", "end claim"}
+
+// preparedFaults lists the cases with a prepared bottle.
+func preparedFaults(random *rand.Rand) []fault {
+	var out []fault
+	add := func(victim, step string, ahead bool, moments ...string) {
+		for _, m := range moments {
+			after := time.Duration(random.Int64N(int64(30 * time.Millisecond)))
+			out = append(out, fault{
+				Victim: victim, Step: step, Moment: m, Runtime: runtime.RuntimeRunsc, After: after, Prepared: true, Ahead: ahead, Delayed: random.IntN(2) > 0,
+			})
+		}
+	}
+	for _, step := range claimSteps {
+		add("bottle run", step, false, momentBefore, momentDuring, momentAfter)
+		add("containerd", step, false, momentBefore)
+	}
+	for _, victim := range []string{"sandbox", "proxy", "logger", "agent shim", "proxy shim"} {
+		add(victim, claimSteps[0], false, momentBefore, momentAfter)
+	}
+	for _, step := range []string{"claim name", "create agent", "start proxy", "record prepared"} {
+		add("bottle run", step, true, momentBefore, momentDuring, momentAfter)
 	}
 	return out
 }

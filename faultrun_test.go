@@ -53,6 +53,9 @@ type fault struct {
 	After   time.Duration // of a fault during a step
 	Dir     string        // contains the manifest
 	Work    string        // a directory that the agent gets a copy of, and works in; may be empty
+	// Prepared: the bottle is a prepared one. Ahead: the fault happens while it is prepared,
+	// else when it is claimed and afterwards.
+	Prepared, Ahead bool
 
 	Syscall *syscallFault // instead of Victim, Step and Moment
 }
@@ -66,7 +69,11 @@ func (f fault) String() string {
 	if f.Delayed {
 		when = "delayed"
 	}
-	return strings.Join([]string{f.Runtime, what, when}, "/")
+	life := f.Runtime
+	if f.Prepared {
+		life += " prepared"
+	}
+	return strings.Join([]string{life, what, when}, "/")
 }
 
 // killedLine reports that a process was killed.
@@ -108,6 +115,26 @@ func (f fault) live(ctx context.Context, e *Engine) error {
 	if f.Work != "" {
 		spec.Cwd, spec.ManifestPath, spec.Caller.WorkDir = true, filepath.Join(f.Dir, "bottle.yaml"), f.Work
 	}
+	fault := func() {
+		if f.kill() {
+			fmt.Println(killedLine)
+		}
+	}
+	if f.Prepared {
+		if f.Ahead {
+			e.hooks = f.trigger(fault)
+		}
+		ahead := spec
+		ahead.NamesOnly = true
+		p, err := plan.Prepare(ctx, ahead, e)
+		if err == nil {
+			err = e.FillPool(ctx, p, 1)
+		}
+		if err != nil {
+			return err
+		}
+		e.hooks = testHooks{}
+	}
 	p, err := plan.Prepare(ctx, spec, e)
 	if err != nil {
 		return err
@@ -116,12 +143,8 @@ func (f fault) live(ctx context.Context, e *Engine) error {
 		if err := divertSyscalls(f.Syscall.numbers()); err != nil {
 			return err
 		}
-	} else {
-		e.hooks = f.trigger(func() {
-			if f.kill() {
-				fmt.Println(killedLine)
-			}
-		})
+	} else if !f.Ahead {
+		e.hooks = f.trigger(fault)
 	}
 	b, err := e.Launch(ctx, p)
 	if err != nil {
@@ -165,6 +188,7 @@ func faultScene(t *testing.T, e *Engine) *plan.Plan {
 	hostKey := strings.Join(strings.Fields(string(public))[:2], " ")
 	text := strings.Replace(simpleManifest, "    egress:",
 		fmt.Sprintf("    ssh: [{Host: work, HostName: ssh.allowed.test, User: it, HostKey: %q, IdentityFile: %q}]\n    egress:", hostKey, key), 1)
+	text = strings.Replace(text, "command: [sh]", "command: [sh], pool: 1", 1)
 	if err := os.WriteFile(filepath.Join(s.Caller.WorkDir, "bottle.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -265,10 +289,31 @@ func (f fault) happen(t *testing.T, e *Engine) (happened, hung bool) {
 	if f.Delayed {
 		time.Sleep(2 * time.Second)
 	}
+	if f.Prepared {
+		f.checkUnused(t, e)
+	}
 	if err := cleanUp(e); err != nil {
 		t.Errorf("cleanup: %v", err)
 	}
 	return happened, hung
+}
+
+// checkUnused checks that no run would use a prepared bottle whose launch or claim was
+// interrupted by a fault.
+func (f fault) checkUnused(t *testing.T, e *Engine) {
+	t.Helper()
+	if f.Step == claimSteps[0] || f.Step == "record prepared" && f.Moment == momentDuring {
+		return // the fault may have come before the claim, or after the launch
+	}
+	pool, err := e.Pool(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	for _, b := range pool {
+		if b.State == PreparedReady {
+			t.Errorf("%s is %s", b.Name, b.State)
+		}
+	}
 }
 
 // command is `bottle run` with the fault.

@@ -58,6 +58,27 @@ func launchHostile(t *testing.T, e *Engine, runtimeName string) (*Bottle, error)
 	t.Helper()
 	spec := testSpec(t, hostileManifest)
 	spec.Runtime = runtimeName
+	return launchWithin(t, e, spec)
+}
+
+// claimHostile is launchHostile for a prepared bottle.
+func claimHostile(t *testing.T, e *Engine, runtimeName string) (*Bottle, error) {
+	t.Helper()
+	spec := testSpec(t, strings.Replace(hostileManifest, "command: [/probe]", "command: [/probe], pool: 1", 1))
+	spec.Runtime = runtimeName
+	ahead := spec
+	ahead.NamesOnly = true
+	names := fill(t, e, prepare(t, e, ahead), 1)
+	b, err := launchWithin(t, e, spec)
+	if err == nil && b.Name != names[0] {
+		t.Errorf("%s runs, prepared: %v", b.Name, names)
+	}
+	return b, err
+}
+
+// launchWithin launches the bottle of a spec and fails if it does not return.
+func launchWithin(t *testing.T, e *Engine, spec plan.Spec) (*Bottle, error) {
+	t.Helper()
 	plan, err := plan.Prepare(t.Context(), spec, e)
 	if err != nil {
 		return nil, err

@@ -32,15 +32,25 @@ func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 	case plan.Commands():
 		return nil, errors.New("cannot launch: the plan's commands were not run")
 	}
+	if plan.Prepared != nil && plan.Prepared.Name != "" {
+		if b, err := e.claimPrepared(ctx, plan); b != nil || err != nil {
+			return b, err
+		}
+	}
 	injection, err := newInjection(plan)
 	if err != nil {
 		return nil, err
 	}
+	return e.launchFree(ctx, plan, injection, false)
+}
+
+// launchFree launches a bottle under the plan's name, or the next free one.
+func (e *Engine) launchFree(ctx context.Context, plan *plan.Plan, injection *injection, ahead bool) (*Bottle, error) {
 	p := *plan
 	timings := &timing.Timings{}
 	for {
 		l := &launch{
-			e: e, plan: &p, dir: e.dir(p.Name), timings: timings, injection: injection,
+			e: e, plan: &p, dir: e.dir(p.Name), timings: timings, injection: injection, ahead: ahead,
 			namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
 		}
 		b, err := l.run(ctx)
@@ -71,6 +81,8 @@ type launch struct {
 	timings *timing.Timings
 	// injection is nil if no secret is injected.
 	injection *injection
+	// ahead: the bottle is prepared for a later run, and gets nothing that is its user's.
+	ahead bool
 
 	// Closed when the namespaces exist; when the internal segment is verified on the
 	// agent's side; when all networks are verified.
@@ -135,10 +147,20 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if l.ahead {
+		if err := l.step(ctx, "record prepared", l.recordPrepared); err != nil {
+			return nil, err
+		}
+	}
 	if err := l.claim.Complete(); err != nil {
 		return nil, err
 	}
-	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.claim.Identity(), plan: l.plan, relay: l.relay, agent: l.agent}, nil
+	return l.bottle(), nil
+}
+
+// bottle returns the bottle that was launched.
+func (l *launch) bottle() *Bottle {
+	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.claim.Identity(), plan: l.plan, relay: l.relay, agent: l.agent}
 }
 
 // step runs and times one step of the launch, unless the launch has already failed.

@@ -34,7 +34,7 @@ func (l *launch) createGuestDir(ctx context.Context) error {
 	if err := l.describeCopy(ctx); err != nil {
 		return err
 	}
-	files := l.provisions().GuestFiles(session.Image(l.rootfs))
+	files := l.startProvisions().GuestFiles(session.Image(l.rootfs))
 	return session.CreateGuestDir(l.dir, files, l.rootfs.User)
 }
 
@@ -176,8 +176,15 @@ func (l *launch) startAgent(ctx context.Context) error {
 		}
 		return l.agent.HardenHostProcesses()
 	})
-	if err != nil || len(provision.SSHKeys(l.provisions().SSH)) == 0 {
+	if err != nil || l.ahead {
 		return err
+	}
+	return l.startSSH(ctx)
+}
+
+func (l *launch) startSSH(ctx context.Context) error {
+	if len(provision.SSHKeys(l.provisions().SSH)) == 0 {
+		return nil
 	}
 	return l.step(ctx, "start ssh agent", l.startRelay)
 }
@@ -204,6 +211,9 @@ func (l *launch) prepareRootFS(ctx context.Context) (err error) {
 		return err
 	}
 	l.claim.Own(l.rootfs.Remove)
+	if l.ahead && l.rootfs.Digest() != l.plan.ImageDigest {
+		return fmt.Errorf("image %s has changed: got %s, planned %s", l.plan.Image, l.rootfs.Digest(), l.plan.ImageDigest)
+	}
 	return nil
 }
 
@@ -211,7 +221,7 @@ func (l *launch) createAgent(ctx context.Context) (*runtime.Task, error) {
 	p := l.plan
 	task, err := l.e.rt.CreateAgent(ctx, runtime.AgentConfig{
 		Name: p.Name, Runtime: p.Runtime, NetNS: netns.AgentPath(l.dir), Hostname: names.Hostname(p.Name),
-		Env: l.provisions().Environ(session.Image(l.rootfs)), Mounts: l.mounts(),
+		Env: l.startProvisions().Environ(session.Image(l.rootfs)), Mounts: l.mounts(),
 		Tmpfs: []string{provision.GuestRun}, Init: []string{provision.GuestInit, "init"},
 		Memory: p.Limits.Memory, CPUs: p.Limits.CPUs, Pids: p.Limits.Pids, Disk: p.Limits.Disk,
 		Labels: l.labels(runtime.RoleAgent), AddCaps: l.e.hooks.addCaps,

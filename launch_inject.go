@@ -31,30 +31,55 @@ type injection struct {
 // newInjection creates an authority for the hosts of secrets and of rules, and placeholders
 // for the secrets of a plan. It returns nil if the plan has neither.
 func newInjection(p *plan.Plan) (*injection, error) {
-	in := &injection{}
-	for _, v := range p.Injected() {
-		in.secrets = append(in.secrets, injectedSecret(v))
+	in, err := newAuthority(p)
+	if in == nil || err != nil {
+		return nil, err
 	}
-	rules := p.Entries().Rules
+	return in, in.addSecrets(p)
+}
+
+// newAuthority is newInjection without the secrets, of which it needs only the hosts.
+func newAuthority(p *plan.Plan) (*injection, error) {
+	hosts, err := injectHosts(p)
+	if len(hosts) == 0 {
+		return nil, err
+	}
+	in := &injection{}
+	if in.ca, err = inject.NewCA(hosts); err != nil {
+		return nil, err
+	}
+	in.roots, err = hostRoots(provision.SystemBundles())
+	return in, err
+}
+
+// injectHosts returns the hosts of a plan's injected secrets and rules.
+func injectHosts(p *plan.Plan) ([]string, error) {
+	secrets, rules := injectedSecrets(p), p.Entries().Rules
 	switch {
-	case len(in.secrets)+len(rules) == 0:
+	case len(secrets)+len(rules) == 0:
 		return nil, nil
 	case len(rules) > 0 && p.Proxy.Kind != manifest.ProxyBuiltin:
 		return nil, fmt.Errorf("cannot apply the rules for %s: %s does not read requests", rules[0].Host, p.Proxy.Kind)
 	}
-	hosts, err := inject.Hosts(in.secrets, egress.RuleHosts(rules))
-	if err != nil {
-		return nil, err
-	}
-	if in.ca, err = inject.NewCA(hosts); err != nil {
-		return nil, err
-	}
+	return inject.Hosts(secrets, egress.RuleHosts(rules))
+}
+
+// addSecrets creates placeholders for the secrets of a plan.
+func (in *injection) addSecrets(p *plan.Plan) error {
+	in.secrets = injectedSecrets(p)
 	// The proxy would report an invalid value, too, but only after it has started.
 	if err := inject.Check(in.ca, in.secrets); err != nil {
-		return nil, &hint.Error{Err: fmt.Errorf("cannot inject secrets: %w", err), Hint: "correct the value, or give it to the agent with inject: false"}
+		return &hint.Error{Err: fmt.Errorf("cannot inject secrets: %w", err), Hint: "correct the value, or give it to the agent with inject: false"}
 	}
-	in.roots, err = hostRoots(provision.SystemBundles())
-	return in, err
+	return nil
+}
+
+func injectedSecrets(p *plan.Plan) []inject.Secret {
+	var secrets []inject.Secret
+	for _, v := range p.Injected() {
+		secrets = append(secrets, injectedSecret(v))
+	}
+	return secrets
 }
 
 func injectedSecret(v provision.Variable) inject.Secret {
@@ -124,6 +149,16 @@ func (in *injection) placeholders(vars []provision.Variable) []provision.Variabl
 		}
 	}
 	return vars
+}
+
+// startProvisions returns those with which the sandbox is started: for a prepared bottle
+// without everything that is given to its user's sessions.
+func (l *launch) startProvisions() provision.Agent {
+	a := l.provisions()
+	if l.ahead {
+		a.Variables, a.Prompt, a.SSH = nil, "", nil
+	}
+	return a
 }
 
 // writeSecrets gives the process that inserts them its secrets.

@@ -36,7 +36,7 @@ func (l *launch) startProxy(ctx context.Context) (err error) {
 	if err := wait(ctx, l.namespaced); err != nil {
 		return err
 	}
-	state := initialState(l.plan)
+	state := l.state()
 	var task, front *runtime.Task
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -110,7 +110,7 @@ func proxyHint(ctx context.Context, p plan.Proxy, err error) error {
 // writeProxyFiles creates the built-in proxy's read-only root, which contains only mount
 // points, and the configuration of either proxy.
 func (l *launch) writeProxyFiles(context.Context) error {
-	state := initialState(l.plan)
+	state := l.state()
 	if err := makeProxyDir(l.e.proxies.Dir(l.plan.Name)); err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func (l *launch) createProxy(ctx context.Context) (*runtime.Task, error) {
 	}
 	cfg := runtime.ProxyConfig{
 		Name: name, Dir: dir, NetNS: netns.ProxyPath(l.dir), Hostname: "proxy", RootFS: l.proxyRoot,
-		Args: initialState(l.plan).Command(), Mounts: mounts,
+		Args: l.state().Command(), Mounts: mounts,
 		CPUs: proxyCPUs(l.plan.Limits.CPUs), Memory: l.plan.Proxy.Memory,
 		Logger: l.e.proxies.Program(name), LogFile: l.e.proxies.LogFile(name),
 		Labels: l.labels(runtime.RoleProxy),
@@ -234,7 +234,7 @@ func proxyCPUs(agent float64) float64 {
 // proxy without port rules to the ports of the policy, and lets the process in front of it
 // reach it.
 func (l *launch) openDestinations(ctx context.Context) error {
-	d, err := initialState(l.plan).Destinations()
+	d, err := l.state().Destinations()
 	if err != nil || len(d.Ports)+len(d.Private) == 0 && !d.Front {
 		return err
 	}
@@ -254,6 +254,16 @@ func (l *launch) writeResolvConf() ([]netip.Addr, error) {
 		return nil, fmt.Errorf("write proxy resolv.conf: %w", err)
 	}
 	return servers, nil
+}
+
+// state returns the state of the proxy when the launch is complete. That of a prepared
+// bottle allows nothing and has no secrets.
+func (l *launch) state() proxy.State {
+	s := initialState(l.plan)
+	if l.ahead {
+		s.Learn, s.Entries, s.Inject = false, egress.Entries{}, false
+	}
+	return s
 }
 
 // initialState returns the state of a plan's proxy at launch.

@@ -105,6 +105,12 @@ func (e *Engine) listBottles(ctx context.Context, all bool) ([]Status, error) {
 			continue
 		}
 		st := statusOf(c, proxies)
+		if e.IsPrepared(c.ID) {
+			if !all {
+				continue
+			}
+			st.Status = strings.Replace(st.Status, "running", PreparedReady, 1)
+		}
 		switch st.Status {
 		case "none":
 			if _, err := os.Lstat(e.dir(c.ID)); errors.Is(err, fs.ErrNotExist) {
@@ -151,8 +157,12 @@ var ErrNoBottle = errors.New("no such bottle")
 
 // Resolve returns the name of the bottle that a user specified, with or without the
 // prefix of all bottles' names. It also finds incompletely removed bottles.
+// A prepared bottle is refused: nothing is done with it until a run has claimed it.
 func (e *Engine) Resolve(ctx context.Context, name string) (string, error) {
 	l, err := e.Find(ctx, name)
+	if err == nil && e.IsPrepared(l.Name) {
+		return "", &hint.Error{Err: fmt.Errorf("%s is prepared and not in use", name), Hint: "bottle run uses it; bottle pool drain removes it"}
+	}
 	return l.Name, err
 }
 

@@ -23,29 +23,37 @@ var rootCaps = fmt.Sprintf("%016x", 1<<0|1<<1|1<<3|1<<4|1<<5|1<<6|1<<7|1<<8|1<<1
 func TestAgentPrivileges(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
+	check := func(name, runtimeName, user string, launch func(*testing.T, *Engine, string) (*Bottle, error)) {
+		t.Run(fmt.Sprintf("%s as %q", name, user), func(t *testing.T) {
+			// The image's labels must have no effect.
+			hostileImage(t, ocispec.ImageConfig{User: user, Labels: map[string]string{
+				"io.kubernetes.cri.container-type": "container", "bottle.name": "another", "large": strings.Repeat("x", 1<<20),
+			}})
+			b, err := launch(t, e, runtimeName)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer remove(t, b)
+			caps := rootCaps
+			if user != "" {
+				caps = strings.Repeat("0", 16)
+			}
+			in := inside{t, e, b.Name}
+			in.status("/proc/1/status", runtimeName, caps)
+			in.status("/proc/self/status", runtimeName, caps)
+			in.limits(runtimeName)
+			in.files()
+			in.devices(runtimeName)
+			in.hidden()
+			in.sockets()
+		})
+	}
 	for _, runtimeName := range []string{runtime.RuntimeRunsc, runtime.RuntimeRunc} {
-		for user, caps := range map[string]string{"": rootCaps, "1000:1000": strings.Repeat("0", 16)} {
-			t.Run(fmt.Sprintf("%s as %q", runtimeName, user), func(t *testing.T) {
-				// The image's labels must have no effect.
-				hostileImage(t, ocispec.ImageConfig{User: user, Labels: map[string]string{
-					"io.kubernetes.cri.container-type": "container", "bottle.name": "another", "large": strings.Repeat("x", 1<<20),
-				}})
-				b, err := launchHostile(t, e, runtimeName)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer remove(t, b)
-				in := inside{t, e, b.Name}
-				in.status("/proc/1/status", runtimeName, caps)
-				in.status("/proc/self/status", runtimeName, caps)
-				in.limits(runtimeName)
-				in.files()
-				in.devices(runtimeName)
-				in.hidden()
-				in.sockets()
-			})
+		for _, user := range []string{"", "1000:1000"} {
+			check(runtimeName, runtimeName, user, launchHostile)
 		}
 	}
+	check("claimed", runtime.RuntimeRunsc, "", claimHostile)
 }
 
 // inside checks a bottle from inside.

@@ -31,6 +31,8 @@ var update = flag.Bool("update", false, "write the golden files")
 // cluster is the host of an export: nothing is known of it.
 type cluster struct{}
 
+func (cluster) Prepared(context.Context, *plan.Plan) (string, error) { return "", nil }
+
 func (cluster) Taken(context.Context) (map[string]bool, error) { return nil, nil }
 func (cluster) Image(context.Context, string) (plan.ImageInfo, error) {
 	return plan.ImageInfo{}, plan.ErrImageMissing

@@ -29,6 +29,7 @@ type Description struct {
 	Limits       Limits            `json:"limits"`
 	PromptBytes  int               `json:"prompt_bytes"`
 	Skills       []string          `json:"skills"`
+	Pool         int               `json:"pool,omitempty"` // bottles that are kept prepared
 	ManifestPath string            `json:"manifest"`
 }
 
@@ -106,7 +107,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	}
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, Logins: b.Logins, PromptBytes: len(a.Prompt),
-		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended,
+		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended, Pool: a.Pool,
 		Command: append([]string{}, kind.InMode(a.CommandOfKind(), a.Unattended)...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
 		Egress: policy.Expand(),
 		Limits: b.Limits.OrDefault(),

@@ -112,7 +112,12 @@ type Agent struct {
 	Unattended bool
 	Prompt     string
 	Skills     []string
+	// Pool is the number of bottles to keep prepared, at most MaxPool.
+	Pool int
 }
+
+// MaxPool is the largest pool of an agent.
+const MaxPool = 16
 
 // KindOf returns the kind of the agent: the one that is named, or else the
 // one whose program the command runs, or else the default.

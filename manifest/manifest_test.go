@@ -198,7 +198,7 @@ func TestGoodManifest(t *testing.T) {
 		},
 		Agents: map[string]*Agent{
 			"impl": {
-				Kind: "claude", Unattended: true, Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
+				Kind: "claude", Unattended: true, Pool: 2, Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
 				Prompt: "You are …\nTwice.\n", Skills: []string{"review", "write tests"},
 			},
 			"Second One": {Bottle: "bare"},

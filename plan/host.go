@@ -36,4 +36,7 @@ type Host interface {
 	// Workspace checks that workspaces of at most size bytes can be created, and returns
 	// warnings.
 	Workspace(ctx context.Context, size int64) ([]string, error)
+	// Prepared returns the name of a bottle that was prepared for runs as the plan's;
+	// empty: there is none.
+	Prepared(ctx context.Context, p *Plan) (string, error)
 }

@@ -105,6 +105,10 @@ type Plan struct {
 	Skills      []string           `json:"skills"`
 	SSH         []manifest.SSHHost `json:"ssh"`
 	Git         *manifest.Git      `json:"git,omitempty"`
+	// Pool is the number of bottles that are kept prepared for the agent, and Prepared is
+	// what the run does with them; nil: there are none to use.
+	Pool     int       `json:"pool,omitempty"`
+	Prepared *Prepared `json:"prepared,omitempty"`
 	// Policy is the administrator's policy that bounds the run; nil: none.
 	Policy *Policy `json:"policy,omitempty"`
 	// Warnings are sentences that the preflight shows last, one per line.
@@ -158,6 +162,13 @@ type Workspace struct {
 	// Existing: the workspace of the bottle's name is used as it is, and nothing is
 	// copied.
 	Existing bool `json:"existing,omitempty"`
+}
+
+// Prepared says whether a run uses a prepared bottle.
+type Prepared struct {
+	Name string `json:"name,omitempty"` // of the bottle; empty: none is used
+	// Reason is why none is used.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Network describes the networks of a bottle.

@@ -48,7 +48,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: s.Caller.Abs(m.Path), Created: time.Now(),
 			Kind: agent.Kind, Unattended: agent.Unattended, kind: agent.KindOf(), command: agent.CommandOfKind(),
-			Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
+			Pool: agent.Pool, Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
 		},
 	}
@@ -102,6 +102,8 @@ type preparation struct {
 	storedErr error
 	// requested is the policy of the bottle and its agent's kind.
 	requested manifest.Egress
+	// quotaErr is the error if one more bottle is too many.
+	quotaErr error
 	// policyErr is the error of the plan's policy, which is parsed once.
 	policyErr error
 
@@ -137,6 +139,12 @@ func (p *preparation) run(ctx context.Context) error {
 	p.login()
 	problems.Add(p.checkInject())
 	problems.Add(p.checkPolicy())
+	if problems.Err() == nil {
+		problems.Add(p.prepared(ctx))
+	}
+	if p.plan.Prepared == nil || p.plan.Prepared.Name == "" { // which is counted already
+		problems.Add(p.quotaErr)
+	}
 	p.warn()
 	return problems.Err()
 }
@@ -169,9 +177,7 @@ func (p *preparation) name(ctx context.Context) error {
 		p.plan.Name, p.plan.Pinned = r.Name, true
 		return nil
 	}
-	if err := p.spec.Rules.Bottles(1 + names.CountBottles(taken)); err != nil {
-		return err
-	}
+	p.quotaErr = p.spec.Rules.Bottles(1 + names.CountBottles(taken))
 	name := p.spec.Name
 	if name == "" {
 		name = p.spec.getenv("CLAUDE_BOTTLE_CONTAINER")

@@ -29,7 +29,10 @@ type fakeHost struct {
 	takenErr, runtimeErr, network error
 	warnings, workspace           []string
 	runtime                       func(name string) error // replaces runtimeErr
+	prepared                      string
 }
+
+func (h *fakeHost) Prepared(context.Context, *Plan) (string, error) { return h.prepared, nil }
 
 func (h *fakeHost) Taken(context.Context) (map[string]bool, error) { return h.taken, h.takenErr }
 

@@ -177,6 +177,23 @@ func (a Agent) GuestFiles(img Image) []GuestFile {
 	return append(files, sshGuestFiles(a.SSH)...)
 }
 
+// LateFiles are GuestFiles for an agent whose sandbox was started without its variables:
+// the file of secret variables has all of its environment.
+func (a Agent) LateFiles(img Image) []GuestFile {
+	files := a.GuestFiles(img)
+	for i, f := range files {
+		if f.Name != path.Base(GuestEnv) {
+			continue
+		}
+		var env []byte
+		for _, kv := range a.Environ(img) {
+			env = append(append(env, kv...), 0)
+		}
+		files[i].Data = slices.Concat(env, f.Data)
+	}
+	return files
+}
+
 // etcFiles give the agent a host name and no resolver: the proxy resolves names.
 func etcFiles(hostname string) []rootfile.File {
 	hosts := "127.0.0.1\tlocalhost\n127.0.1.1\t" + hostname + "\n"

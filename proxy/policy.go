@@ -163,6 +163,54 @@ func (m *Manager) applyPolicy(ctx context.Context, name string, s State) error {
 	return m.reload(wait)
 }
 
+// Give puts a policy into force in the proxy of a bottle that was launched ahead of its
+// use, and the encoded secrets that it inserts with the policy; nil: none. Unlike a change
+// of the policy, it needs a proxy that is running: nobody has watched this one.
+func (m *Manager) Give(ctx context.Context, name string, s State, secrets, roots []byte) error {
+	unlock, err := m.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d, err := s.Destinations()
+	if err != nil {
+		return err
+	}
+	wait, err := m.prepareReload(ctx, m.proxy(name))
+	if err != nil {
+		return err
+	}
+	defer wait.close()
+	if secrets != nil {
+		if err := m.StoreSecrets(name, s, secrets, roots); err != nil {
+			return err
+		}
+	}
+	before, err := os.ReadFile(m.configFile(name, s))
+	if err != nil {
+		return fmt.Errorf("read proxy configuration: %w", err)
+	}
+	if err := m.Store(name, s); err != nil {
+		return err
+	}
+	after, err := os.ReadFile(m.configFile(name, s))
+	if err != nil {
+		return fmt.Errorf("read proxy configuration: %w", err)
+	}
+	if s.Kind == manifest.ProxyPipelock || len(d.Private) > 0 {
+		if err := m.net.SetDestinations(ctx, m.bottleDir(name), d); err != nil {
+			return err
+		}
+	}
+	if bytes.Equal(before, after) {
+		return nil
+	}
+	if err := m.signalReload(wait); err != nil {
+		return fmt.Errorf("give the proxy of %s its policy: %w", name, err)
+	}
+	return nil
+}
+
 // reloadWait reads the log of a process from the moment before a reload.
 type reloadWait struct {
 	process
@@ -193,10 +241,16 @@ func (m *Manager) prepareReload(ctx context.Context, p process) (*reloadWait, er
 // reload makes the process read its configuration and returns when it has logged the
 // result.
 func (m *Manager) reload(wait *reloadWait) error {
+	err := m.signalReload(wait)
+	if errors.Is(err, runtime.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// signalReload is reload for a process that has to be running.
+func (m *Manager) signalReload(wait *reloadWait) error {
 	if err := m.rt.Signal(wait.ctx, wait.id, syscall.SIGHUP); err != nil {
-		if errors.Is(err, runtime.ErrNotRunning) {
-			return nil
-		}
 		return err
 	}
 	for entry, err := range egress.ParseLog(wait.lines) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,22 @@ func (m *Manager) StoreSecrets(name string, s State, secrets, roots []byte) erro
 		return fmt.Errorf("write certificate authorities: %w", err)
 	}
 	return m.writeSecrets(name, s, secrets)
+}
+
+// LoadSecrets reads what StoreSecrets has written for a built-in proxy. There is no file, and no error, if
+// secrets is nil.
+func (m *Manager) LoadSecrets(name string) (secrets, roots []byte, err error) {
+	secrets, err = os.ReadFile(filepath.Join(m.Dir(name), "config", secretsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err == nil {
+		roots, err = os.ReadFile(filepath.Join(m.Dir(name), "config", rootsFile))
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read secrets of the proxy: %w", err)
+	}
+	return secrets, roots, nil
 }
 
 // writeSecrets replaces the file of secrets.

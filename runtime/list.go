@@ -89,6 +89,25 @@ func (c *Client) Alive(ctx context.Context, name string) (bool, error) {
 	return Alive(s.status), err
 }
 
+// RunningOnHost reports whether the tasks of all given containers of bottle's are running,
+// from what the runtimes have recorded and the host's processes: it asks no shim. It may
+// report false for a task that is running.
+func (c *Client) RunningOnHost(ctx context.Context, ids ...string) (bool, error) {
+	for _, id := range ids {
+		r, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), id)
+		switch {
+		case errdefs.IsNotFound(err):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("get container %s: %w", id, err)
+		}
+		if s, ok := c.hostState(r); !ok || s.status != "running" || !isOurs(r) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
 	all, err := c.ctrd.ContainerService().List(c.withNamespace(ctx))
 	if err != nil {

@@ -45,6 +45,9 @@ type RootFS struct {
 // Config returns the image's configuration.
 func (r *RootFS) Config() ocispec.ImageConfig { return r.conf }
 
+// Digest returns the digest of the image.
+func (r *RootFS) Digest() string { return r.image.Target().Digest.String() }
+
 // PrepareRootFS creates the writable snapshot key of an unpacked image, resolves
 // the image's user, and then writes the files that files returns (nil: none). The
 // snapshot is a garbage collection root of containerd and stays until Remove or

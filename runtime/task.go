@@ -251,6 +251,29 @@ func (t *Task) Start(ctx context.Context) error {
 	return nil
 }
 
+// RunningTask returns the running agent task called name, which another process has started.
+// The error wraps ErrNotRunning if there is none.
+func (c *Client) RunningTask(ctx context.Context, name string) (*Task, error) {
+	ctx = c.withNamespace(ctx)
+	cont, err := c.ctrd.LoadContainer(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
+	}
+	spec, err := cont.Spec(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read spec of %s: %w", name, err)
+	}
+	task, err := taskOf(ctx, cont)
+	if err != nil {
+		return nil, notRunning(err)
+	}
+	exit, err := c.waitExit(context.WithoutCancel(ctx), task)
+	if err != nil {
+		return nil, fmt.Errorf("wait for task %s: %w", name, err)
+	}
+	return &Task{ID: name, task: task, c: c, exit: exit, spec: spec}, nil
+}
+
 // PID returns the task's process ID on the host; under runsc, the sandbox's.
 func (t *Task) PID() int { return int(t.task.Pid()) }
 

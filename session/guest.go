@@ -1,6 +1,7 @@
 package session
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -31,6 +32,31 @@ func CreateGuestDir(bottleDir string, files []provision.GuestFile, owner runtime
 	for _, f := range files {
 		if err := writeFile(filepath.Join(dir, f.Name), f, int(owner.UID), int(owner.GID)); err != nil {
 			return fmt.Errorf("create guest directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// GiveFiles writes files to the guest directory of a bottle that was launched ahead of its
+// use. Each replaces the one of its name in one step. What is mounted on stays.
+func GiveFiles(bottleDir string, files []provision.GuestFile, owner runtime.User) error {
+	dir := GuestDir(bottleDir)
+	for _, f := range files {
+		name := filepath.Join(dir, f.Name)
+		_, err := os.Lstat(name)
+		if err == nil && (f.Mode.IsDir() || name == filepath.Join(dir, filepath.Base(provision.GuestInit))) {
+			continue
+		}
+		if f.Mode.IsDir() {
+			err = writeFile(name, f, int(owner.UID), int(owner.GID))
+		} else {
+			next := filepath.Join(dir, "."+rand.Text())
+			if err = writeFile(next, f, int(owner.UID), int(owner.GID)); err == nil {
+				err = os.Rename(next, name)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("write guest files: %w", err)
 		}
 	}
 	return nil

@@ -83,6 +83,67 @@ func (m *Manager) Claim(ctx context.Context, name string) (_ *Claim, err error) 
 	return c, nil
 }
 
+// Take claims a bottle that was launched ahead of its use, as if it were being launched
+// again: an interrupted claim is an interrupted launch, and is removed like one. Only one
+// of several concurrent callers gets it, and the error of the others wraps
+// runtime.ErrTaken. Under the lock, check says whether the bottle can still be claimed.
+// The caller must call Complete or remove the bottle, and then Unlock.
+func (m *Manager) Take(name string, check func() error) (_ *Claim, err error) {
+	c := &Claim{m: m}
+	defer func() {
+		if err != nil {
+			c.Unlock()
+			err = fmt.Errorf("claim %s: %w", name, err)
+		}
+	}()
+	if c.self, err = m.Identify(name); err != nil {
+		return nil, err
+	}
+	c.lock, err = os.OpenFile(filepath.Join(m.dir(name), launchFile), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = runtime.ErrTaken // and removed
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(c.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = runtime.ErrTaken
+	}
+	if err != nil {
+		return nil, err
+	}
+	fi, err := c.lock.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if fi.Size() == 0 { // its launch, or another claim, was interrupted
+		return nil, runtime.ErrTaken
+	}
+	// The file that is locked is the named bottle's.
+	if err := errors.Join(c.Check(), check()); err != nil {
+		return nil, err
+	}
+	if err := c.lock.Truncate(0); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Finished reports whether the launch of a bottle is complete.
+func (m *Manager) Finished(name string) bool {
+	fi, err := os.Lstat(filepath.Join(m.dir(name), launchFile))
+	return err == nil && fi.Size() > 0
+}
+
+// Launching reports whether a process is launching or claiming the bottle.
+func (m *Manager) Launching(ctx context.Context, name string) (bool, error) {
+	return m.launching(ctx, name, 0)
+}
+
+// StateDirs returns the names of the bottles that have a directory on disk.
+func (m *Manager) StateDirs() ([]string, error) { return bottleDirs(m.StateDir("")) }
+
 // fill creates the files of a new bottle's directory, identifies the bottle and locks its
 // launch. Among the files are those that a removal needs, which then needs no space.
 func (c *Claim) fill(dir string) (err error) {

@@ -187,6 +187,7 @@ func (a *app) runAsHelper(e *bottle.Engine, b *bottle.Bottle, p *plan.Plan, f ru
 		return fmt.Errorf("report the launch: %w", err)
 	}
 	_ = out.Close()
+	a.refillPool(p, f.trust)
 	defer releaseWhenIdle()()
 	a.watchDetached(e, b)
 	return nil

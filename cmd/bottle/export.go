@@ -116,6 +116,8 @@ func (cluster) Runtime(context.Context, string) error { return nil }
 
 func (cluster) Network(context.Context) (plan.Network, error) { return plan.Network{}, nil }
 
+func (cluster) Prepared(context.Context, *plan.Plan) (string, error) { return "", nil }
+
 func (cluster) Workspace(context.Context, int64) ([]string, error) { return nil, nil }
 
 // kubernetesCommands run in the pods of an export, from bottle's own image.

@@ -10,7 +10,7 @@ import (
 func TestListsHaveJSON(t *testing.T) {
 	root := (&app{}).rootCommand()
 	for _, path := range []string{
-		"cleanup", "config show", "doctor", "egress", "images", "list", "login", "policy show", "presets", "run", "setup", "start", "stats", "trust", "version",
+		"cleanup", "config show", "doctor", "egress", "images", "list", "login", "policy show", "pool list", "presets", "run", "setup", "start", "stats", "trust", "version",
 	} {
 		cmd, rest, err := root.Find(strings.Fields(path))
 		if err != nil || len(rest) > 0 || cmd.Flags().Lookup("json") == nil {

@@ -47,6 +47,7 @@ var planKeys = map[string]struct {
 	"agents.command":    {value: `[run, "a b"]`, want: []string{`impl: run "a b"`}},
 	"agents.prompt":     {value: "do it", want: []string{"prompt", "5 bytes"}},
 	"agents.skills":     {value: "[review]", want: []string{"review"}},
+	"agents.pool":       {value: "3", want: []string{"prepared", "no (only those with the built-in proxy are prepared); up to 3 are kept"}},
 
 	"bottles.image":  {value: "there:1", want: []string{"docker.io/library/there:1"}},
 	"bottles.build":  {none: "shown by its keys"},

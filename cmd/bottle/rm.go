@@ -58,7 +58,7 @@ func (a *app) removeBottle(e *bottle.Engine, name string, force, discard bool) (
 		if err != nil {
 			return "", err
 		}
-		if running {
+		if running && !e.IsPrepared(found.Name) {
 			return "", withHint(fmt.Errorf(textRmRunning, shownName(found.Name)), hintRmRunning, shownName(found.Name))
 		}
 	}

@@ -120,7 +120,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand(), a.loginCommand(), a.policyFileCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
 	root.AddCommand(a.setupCommand(), a.doctorCommand(), a.manCommand())
-	root.AddCommand(a.exportCommand())
+	root.AddCommand(a.exportCommand(), a.poolCommand())
 	root.AddCommand(a.kubernetesCommands()...)
 	a.addCompletions(root)
 	groupCommands(root)
@@ -134,7 +134,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 // groups are the sections of the help, which are those of docs/commands.md.
 var groups = []struct{ title, commands string }{
-	{"Agents", "apply attach cleanup cp diff exec fetch inspect list logs rm run shell start stats stop wait"},
+	{"Agents", "apply attach cleanup cp diff exec fetch inspect list logs pool rm run shell start stats stop wait"},
 	{"Egress", "allow deny egress presets secret"},
 	{"Images", "build images pull push rmi"},
 	{"Setup", "completion config doctor export help init login policy setup trust version"},

@@ -251,7 +251,12 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 	defer releaseWhenIdle()()
 	stopWatch, stopSecrets := a.watchProxy(e, b.Name), a.watchSecrets(b)
 	err = a.attach(func(ctx context.Context, cfg session.Config) (process, error) {
-		return b.Exec(ctx, cfg)
+		s, err := b.Exec(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		a.refillPool(plan, f.trust)
+		return s, nil
 	}, session.Config{Terminal: a.wantsTerminal(f.tty, f.noTTY)}, a.showRefusals(e, b.Name))
 	stopSecrets()
 	stopWatch()

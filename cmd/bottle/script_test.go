@@ -44,6 +44,8 @@ func (fakeHost) Network(context.Context) (plan.Network, error) {
 	return plan.Network{Internal: "10.77.0.0/30", Egress: "10.210.0.0/16", Bridge: "bottle0"}, nil
 }
 
+func (fakeHost) Prepared(context.Context, *plan.Plan) (string, error) { return "", nil }
+
 func (fakeHost) Workspace(context.Context, int64) ([]string, error) { return nil, nil }
 
 // TestScripts runs bottle as testdata/script describes. The scripts need neither

@@ -83,6 +83,9 @@ func printDescription(w io.Writer, d manifest.Description) {
 		row("git", fmt.Sprintf("%s <%s>", d.Git.Name, d.Git.Email))
 	}
 	row("limits", limits(d.Limits))
+	if d.Pool > 0 {
+		row("pool", count(d.Pool, "prepared bottle"))
+	}
 }
 
 func buildLine(b *manifest.BuildDescription) string {

@@ -75,6 +75,9 @@ func printPlan(w io.Writer, p *plan.Plan, approval string) error {
 		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
 	}
 	row("limits", limits(p.Limits))
+	if p.Prepared != nil {
+		row("prepared", preparedText(p))
+	}
 	if p.Workspace != nil {
 		ignored := ""
 		if p.CwdIgnored {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
@@ -31,6 +33,7 @@ type secretScene struct {
 	u       user
 	name    string
 	secrets map[string]string // by source
+	args    []string          // of bottle run
 	bottle  *terminal
 	session *live
 	out     string // all that bottle wrote
@@ -42,14 +45,10 @@ type secretScene struct {
 // place on tmpfs that docs/manifest.md names.
 func TestSecretsAtRest(t *testing.T) {
 	leakcheck.Check(t)
-	s := &secretScene{search: newSearch(t), u: newUser(t), name: "claude-bottle-secrets", secrets: map[string]string{}}
-	for source, more := range map[string]string{"forwarded": odd, "asked": "'=/+ é", "file": odd, "session": odd, "descriptor": odd} {
-		s.secrets[source] = "s3-" + rand.Text() + more
-		s.add(source, s.secrets[source])
-	}
-	s.u = s.u.with("CALLERS="+s.secrets["forwarded"], "SESSIONS="+s.secrets["session"])
+	s := newSecretScene(t, "claude-bottle-secrets")
+	s.args = append(s.args, "--name", s.name)
 	s.u.write("bottle.yaml", secretManifest)
-	s.u.write("key", s.secrets["file"]+"\n")
+	s.u = s.u.with("CALLERS="+s.secrets["forwarded"], "SESSIONS="+s.secrets["session"])
 
 	stop := s.sample()
 	s.start()
@@ -81,11 +80,78 @@ func TestSecretsAtRest(t *testing.T) {
 	}
 }
 
+// TestSecretsOfClaimed: the values of a run that has claimed a prepared bottle are in the
+// same places, also while another bottle is being prepared, and neither in that one nor in
+// the process that prepares it.
+func TestSecretsOfClaimed(t *testing.T) {
+	leakcheck.Check(t)
+	s := newSecretScene(t, "claude-bottle-it")
+	poor := s.u // has no value
+	s.u = s.u.with("CALLERS="+s.secrets["forwarded"], "SESSIONS="+s.secrets["session"])
+	s.u.write("bottle.yaml", strings.NewReplacer(
+		"    env:", "    proxy: {kind: builtin}\n    env:", "; cat']}", "; cat'], pool: 1}",
+	).Replace(secretManifest))
+	if r := poor.bottle("pool", "fill", "--trust"); r.code != 0 {
+		t.Fatalf("exit %d\n%s", r.code, r.stderr)
+	}
+	defer func() {
+		if r := poor.bottle("pool", "drain"); r.code != 0 {
+			t.Errorf("exit %d\n%s", r.code, r.stderr)
+		}
+	}()
+	stop := s.sample()
+	s.start()
+	poor.waitPrepared("claude-bottle-it-2")
+	passing, looks := stop()
+	t.Logf("all processes were looked at %d times", looks)
+	s.check("until the next bottle was prepared", passing)
+	places := s.check("while it is up", s.everywhere(s.texts()))
+	for source := range s.secrets {
+		if !places[source] {
+			t.Errorf("%s is not found where it must be", source)
+		}
+	}
+	s.endSession()
+	s.end()
+}
+
+// waitPrepared waits until the pools consist of one bottle.
+func (u user) waitPrepared(name string) {
+	u.t.Helper()
+	for end := time.Now().Add(longest); ; {
+		var pool []struct{ Name, State string }
+		r := u.bottle("pool", "list", "--json")
+		if err := json.Unmarshal([]byte(r.stdout), &pool); err != nil {
+			u.t.Fatalf("%v\n%s%s", err, r.stdout, r.stderr)
+		}
+		if len(pool) == 1 && pool[0].Name == name && pool[0].State == "prepared" {
+			return
+		}
+		if time.Now().After(end) {
+			u.t.Fatalf("prepared: %v", pool)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// newSecretScene makes a secret of each source.
+func newSecretScene(t *testing.T, name string) *secretScene {
+	t.Helper()
+	s := &secretScene{search: newSearch(t), u: newUser(t), name: name, secrets: map[string]string{}}
+	for source, more := range map[string]string{"forwarded": odd, "asked": "'=/+ é", "file": odd, "session": odd, "descriptor": odd} {
+		s.secrets[source] = "s3-" + rand.Text() + more
+		s.add(source, s.secrets[source])
+	}
+	s.u.write("key", s.secrets["file"]+"\n")
+	s.args = []string{"run", "it", "--proxy", "builtin", "--yes", "--debug"}
+	return s
+}
+
 // start launches the bottle on a terminal, answers it, and starts the session.
 func (s *secretScene) start() {
 	t := s.t
 	t.Helper()
-	s.bottle = s.u.onTerminal(80, 24, "run", "it", "--proxy", "builtin", "--yes", "--debug", "--name", s.name)
+	s.bottle = s.u.onTerminal(80, 24, s.args...)
 	s.out = s.bottle.until(`"The key"): `)
 	s.bottle.types(s.secrets["asked"] + "\n")
 	s.out += s.bottle.until("ready\r\n")
