@@ -120,8 +120,13 @@ type preparation struct {
 // Each part writes to different fields.
 func (p *preparation) run(ctx context.Context) error {
 	p.runtimeAndProxy()
+	// A prepared bottle runs already, and the check takes longer than all others.
+	checkLater, check := p.plan.Pool > 0 && !p.spec.NamesOnly, p.runtime
+	if checkLater {
+		check = func(context.Context) error { return nil }
+	}
 	parts := []func(context.Context) error{
-		p.name, p.image, p.runtime, p.network, p.proxy, p.policy, p.env, p.loginFiles, p.skills, p.ssh, p.git, p.limits, p.credentials, p.workspace,
+		p.name, p.image, check, p.network, p.proxy, p.policy, p.env, p.loginFiles, p.skills, p.ssh, p.git, p.limits, p.credentials, p.workspace,
 	}
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
@@ -144,6 +149,9 @@ func (p *preparation) run(ctx context.Context) error {
 	}
 	if p.plan.Prepared == nil || p.plan.Prepared.Name == "" { // which is counted already
 		problems.Add(p.quotaErr)
+		if checkLater {
+			problems.Add(p.runtime(ctx))
+		}
 	}
 	p.warn()
 	return problems.Err()

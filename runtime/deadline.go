@@ -63,6 +63,9 @@ func lateError(ctx context.Context, start time.Time, err error) error {
 }
 
 func boundCall(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if answerFromHost(ctx, method, reply) {
+		return nil
+	}
 	if limit := timeoutOf(method); limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)

@@ -2,14 +2,21 @@ package runtime
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/names"
 )
@@ -36,6 +43,54 @@ func (c *Client) hostState(r containers.Container) (s taskState, ok bool) {
 		return taskState{}, false
 	}
 	return s, true
+}
+
+// knownTask is the key of a context in which the state of a task is known from the host.
+type knownTask struct{}
+
+// answerFromHost answers the query of a task's state in such a context: the client library
+// makes it to load a task, and the shim would run a program.
+func answerFromHost(ctx context.Context, method string, reply any) bool {
+	state, known := ctx.Value(knownTask{}).(*task.Process)
+	resp, query := reply.(*tasks.GetResponse)
+	if !known || !query || !strings.HasSuffix(method, ".services.tasks.v1.Tasks/Get") {
+		return false
+	}
+	resp.Process = state
+	return true
+}
+
+// loadRunning loads a task that runs according to the host, or else according to containerd.
+func (c *Client) loadRunning(ctx context.Context, cont containerd.Container) (containerd.Task, error) {
+	r, err := cont.Info(ctx, containerd.WithoutRefreshedMetadata)
+	if err != nil {
+		return nil, fmt.Errorf("load task %s: %w", cont.ID(), err)
+	}
+	s, ok := c.hostState(r)
+	if !ok || s.status != "running" {
+		return taskOf(ctx, cont)
+	}
+	known := &task.Process{ContainerID: cont.ID(), ID: cont.ID(), Pid: s.pid, Status: task.Status_RUNNING}
+	return taskOf(context.WithValue(ctx, knownTask{}, known), cont)
+}
+
+// signalOnHost sends a signal to the first process of a container. It reports false if
+// that does not run according to the host, or is one of a sandbox, which is not on the host.
+func (c *Client) signalOnHost(r containers.Container, sig syscall.Signal) bool {
+	s, ok := c.hostState(r)
+	if !ok || r.Runtime.Name != shimRunc || s.status != "running" {
+		return false
+	}
+	fd, err := unix.PidfdOpen(int(s.pid), 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }() // cannot fail in a way that matters
+	// The process may have ended before the descriptor was opened, and another have its ID.
+	if now, ok := c.hostState(r); !ok || now != s {
+		return false
+	}
+	return unix.PidfdSendSignal(fd, sig, nil, 0) == nil
 }
 
 // runscState reads gVisor's record of a container (gVisor runsc/container, StateFile). It

@@ -136,7 +136,11 @@ func (c *Client) WaitTask(ctx context.Context, id string) error {
 // Signal sends a signal to a container's PID 1. The error wraps ErrNotRunning if
 // there is no running task.
 func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal) error {
-	_, err := c.ctrd.TaskService().Kill(c.withNamespace(ctx), &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
+	r, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), id)
+	if err == nil && c.signalOnHost(r, sig) {
+		return nil // the shim would run a program to send it
+	}
+	_, err = c.ctrd.TaskService().Kill(c.withNamespace(ctx), &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
 	err = errgrpc.ToNative(err)
 	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 		return fmt.Errorf("signal %s: %w", id, ErrNotRunning)

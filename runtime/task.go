@@ -263,7 +263,7 @@ func (c *Client) RunningTask(ctx context.Context, name string) (*Task, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read spec of %s: %w", name, err)
 	}
-	task, err := taskOf(ctx, cont)
+	task, err := c.loadRunning(ctx, cont)
 	if err != nil {
 		return nil, notRunning(err)
 	}
