@@ -33,6 +33,17 @@ func TestReboot(t *testing.T) {
 	const work = "claude-bottle-lost-work"
 	begin(t, u.command("run", "wait", "--proxy", "builtin", "--yes", "--cwd", "--name", work), work)
 	u.exec(work, "sh", "-c", "echo done >/workspace/new; curl -sS -m 10 -o /dev/null http://refused.test/").want(t, 0, "")
+	u.write("pool.yaml", "version: 1\nbottles: {dev: {proxy: {kind: builtin}}}\nagents: {ready: {bottle: dev, command: [echo, ready], pool: 1}}\n")
+	pool := func(args ...string) result {
+		t.Helper()
+		r := u.bottle(append([]string{"--manifest", filepath.Join(u.dir, "pool.yaml")}, args...)...)
+		if r.code != 0 {
+			t.Errorf("%q: exit %d\n%s", args, r.code, r.stderr)
+		}
+		return r
+	}
+	pool("pool", "fill", "--trust")
+	u.waitPrepared("claude-bottle-ready")
 	crashHost(t)
 	r := u.bottle("list", "-a")
 	for _, name := range []string{"claude-bottle-lost-runsc", "claude-bottle-lost-runc", work} {
@@ -43,6 +54,18 @@ func TestReboot(t *testing.T) {
 			t.Errorf("egress log of %s: exit %d: %s%s", name, r.code, r.stdout, r.stderr)
 		}
 	}
+	// A prepared bottle is not used any more, and the next fill removes it.
+	if r := pool("pool", "list"); !lineWith(r.stdout, "claude-bottle-ready", "dead") {
+		t.Errorf("prepared:\n%s", r.stdout)
+	}
+	if r := pool("run", "ready", "--yes", "--trust"); r.stdout != "ready\n" || !strings.Contains(r.stderr, "none is ready for this run") {
+		t.Errorf("a run after the crash: %s%s", r.stdout, r.stderr)
+	}
+	pool("pool", "fill", "--trust")
+	if r := pool("pool", "list"); !lineWith(r.stdout, "claude-bottle-ready", "prepared") || lineWith(r.stdout, "claude-bottle-ready", "dead") {
+		t.Errorf("prepared after a fill:\n%s", r.stdout)
+	}
+	pool("pool", "drain")
 	// IPAM does not remember the addresses of the dead.
 	u.run("sh", "-c", "echo new").want(t, 0, "new\n")
 	if r := u.bottle("cleanup", "--yes"); r.code != 0 {
