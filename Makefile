@@ -16,7 +16,7 @@ PACKAGES ?= ./...
 # match FAST_SKIP: they create files of other users.
 FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/hostrule ./egress/inject ./internal/atomicfile ./internal/caller ./internal/confine \
 	./internal/filelock ./internal/filetree ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
-	./kubernetes ./manifest ./plan ./policy ./provision \
+	./kube ./kubernetes ./manifest ./plan ./policy ./provision \
 	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./setup ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestOutputOfAnother|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.

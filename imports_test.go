@@ -25,8 +25,9 @@ var allowedImporters = map[string][]string{
 	"github.com/vishvananda/":           {"netns"},
 	"github.com/google/nftables":        {"netns"},
 	"github.com/spf13/":                 {"cmd/bottle"},
+	"k8s.io/":                           {"kube"},
 	"golang.org/x/crypto/":              {"sshagent", "images/buildkit"}, // forwards the caller's agent to builds
-	"go.yaml.in/":                       {"agents", "manifest", "policy", "egress", "kubernetes", "internal/loginfile", "internal/secret/secrettest"},
+	"go.yaml.in/":                       {"agents", "manifest", "policy", "egress", "kube", "kubernetes", "internal/loginfile", "internal/secret/secrettest"},
 }
 
 // guestPackages are the packages of the guest program. Every session waits for it to

@@ -211,3 +211,15 @@ func Warnings(p *plan.Plan) []string {
 func (e *export) secrets() []provision.Variable {
 	return slices.DeleteFunc(slices.Clone(e.plan.Env), func(v provision.Variable) bool { return !v.IsSecret() })
 }
+
+// Namespace returns the namespace of the objects, which is also the agent's name on the
+// cluster.
+func Namespace(p *plan.Plan, opt Options) (string, error) {
+	slug, err := names.Slug(p.Agent)
+	if err != nil {
+		return "", err
+	}
+	e := &export{plan: p, opt: opt, slug: slug}
+	err = e.namespace()
+	return e.opt.Namespace, err
+}

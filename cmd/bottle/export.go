@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/kubernetes"
@@ -54,13 +55,8 @@ func (a *app) exportKubernetesCommand() *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&opt.Namespace, "namespace", "", "the namespace of the objects (default bottle-AGENT)")
-	fs.StringVar(&opt.Prefix, "image-prefix", "", "registry and path of the images that bottle builds, and of bottle's own")
-	fs.StringVar(&opt.Image, "bottle-image", "", "bottle's own image (default bottle:VERSION below --image-prefix)")
-	fs.StringArrayVar(&opt.Except, "except", nil, "an IPv4 network that the proxy must not reach, such as that of nodes with public addresses")
-	fs.BoolVar(&opt.NoWalls, "no-walls", false, "leave the walls out, which need CAP_NET_ADMIN: only the cluster's NetworkPolicy encloses the agent")
+	registerExport(fs, &opt, &proxy)
 	fs.BoolVar(&opt.Sandbox, "sandbox", false, "make the agent a Sandbox of kubernetes-sigs/agent-sandbox instead of a Pod")
-	fs.StringVar(&proxy, "proxy", "", "pipelock or builtin (default: the manifest's, or pipelock)")
 	// Flags of bottle run that users will try: their absence has a reason and a replacement.
 	fs.BoolVar(&cwd, "cwd", false, "")
 	fs.BoolVar(&learn, "learn", false, "")
@@ -71,35 +67,55 @@ func (a *app) exportKubernetesCommand() *cobra.Command {
 }
 
 func (a *app) exportKubernetes(spec plan.Spec, opt kubernetes.Options) error {
-	spec.Caller, spec.ManifestPath, spec.NamesOnly = caller.Current(), a.manifest, true
-	sys, err := a.system()
+	spec.NamesOnly = true
+	_, out, err := a.prepareExport(spec, opt)
 	if err != nil {
 		return err
+	}
+	_, err = a.stdout.Write(out)
+	return err
+}
+
+// prepareExport plans a run on a cluster, and returns its objects too.
+func (a *app) prepareExport(spec plan.Spec, opt kubernetes.Options) (*plan.Plan, []byte, error) {
+	spec.Caller, spec.ManifestPath = caller.Current(), a.manifest
+	sys, err := a.system()
+	if err != nil {
+		return nil, nil, err
 	}
 	spec.Rules = sys.rules
 	if spec.Loaded, err = spec.Manifest(); err != nil {
-		return err
+		return nil, nil, err
 	}
 	agent, bottle, err := spec.Loaded.Lookup(spec.Agent)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if err := kubernetes.CheckAgent(agent, bottle); err != nil {
-		return err
+		return nil, nil, err
 	}
 	p, err := plan.Prepare(a.ctx, spec, cluster{})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	out, err := kubernetes.Export(p, opt)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	for _, w := range slices.Concat(p.Warnings, kubernetes.Warnings(p)) {
 		a.note("WARNING: %s", visible(w))
 	}
-	_, err = a.stdout.Write(out)
-	return err
+	return p, out, nil
+}
+
+// registerExport adds the flags of what is created on a cluster.
+func registerExport(fs *pflag.FlagSet, opt *kubernetes.Options, proxy *string) {
+	fs.StringVar(&opt.Namespace, "namespace", "", "the namespace of the objects (default bottle-AGENT)")
+	fs.StringVar(&opt.Prefix, "image-prefix", "", "registry and path of the images that bottle builds, and of bottle's own")
+	fs.StringVar(&opt.Image, "bottle-image", "", "bottle's own image (default bottle:VERSION below --image-prefix)")
+	fs.StringArrayVar(&opt.Except, "except", nil, "an IPv4 network that the proxy must not reach, such as that of nodes with public addresses")
+	fs.BoolVar(&opt.NoWalls, "no-walls", false, "leave the walls out, which need CAP_NET_ADMIN: only the cluster's NetworkPolicy encloses the agent")
+	fs.StringVar(proxy, "proxy", "", "pipelock or builtin (default: the manifest's, or pipelock)")
 }
 
 // cluster answers what a plan asks about its host: of a cluster nothing is known, and images

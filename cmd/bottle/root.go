@@ -120,7 +120,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand(), a.loginCommand(), a.policyFileCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
 	root.AddCommand(a.setupCommand(), a.doctorCommand(), a.manCommand())
-	root.AddCommand(a.exportCommand(), a.poolCommand())
+	root.AddCommand(a.exportCommand(), a.kubeCommand(), a.poolCommand())
 	root.AddCommand(a.kubernetesCommands()...)
 	a.addCompletions(root)
 	groupCommands(root)
@@ -137,7 +137,8 @@ var groups = []struct{ title, commands string }{
 	{"Agents", "apply attach cleanup cp diff exec fetch inspect list logs pool rm run shell start stats stop wait"},
 	{"Egress", "allow deny egress presets secret"},
 	{"Images", "build images pull push rmi"},
-	{"Setup", "completion config doctor export help init login policy setup trust version"},
+	{"On a cluster", "export kube"},
+	{"Setup", "completion config doctor help init login policy setup trust version"},
 }
 
 func groupCommands(root *cobra.Command) {
