@@ -121,11 +121,11 @@ func (f *Front) Serve(ctx context.Context, l net.Listener) error {
 func (f *Front) serve(ctx context.Context, client *net.TCPConn) {
 	defer func() { _ = client.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = client.Close() })()
-	head, target := f.readHead(client)
+	head, early, target := f.readHead(client)
 	switch {
 	case len(head) == 0: // the client has left, or has sent nothing
 	case target != "":
-		f.terminate(ctx, client, target)
+		f.terminate(ctx, &earlyConn{TCPConn: client, early: early}, target)
 	default:
 		f.relay(ctx, client, head)
 	}
@@ -134,28 +134,31 @@ func (f *Front) serve(ctx context.Context, client *net.TCPConn) {
 // maxHead bounds a request's head as the built-in proxy does.
 const maxHead = 64 << 10
 
-// readHead reads a client's first request. It returns what it has read, and the target of
-// a CONNECT to a host with secrets. What it cannot parse is for the other proxy to refuse.
-func (f *Front) readHead(client *net.TCPConn) (head []byte, target string) {
+// readHead reads a client's first request. It returns what it has read, and of a CONNECT to
+// a host with secrets the target, and what the client has sent into the tunnel already. What
+// it cannot parse is for the other proxy to refuse.
+func (f *Front) readHead(client *net.TCPConn) (head, early []byte, target string) {
 	var read bytes.Buffer
 	_ = client.SetReadDeadline(time.Now().Add(f.limits.header)) // a closed connection is noticed below
-	r, err := http.ReadRequest(bufio.NewReader(io.TeeReader(io.LimitReader(client, maxHead), &read)))
+	br := bufio.NewReader(io.TeeReader(io.LimitReader(client, maxHead), &read))
+	r, err := http.ReadRequest(br)
 	_ = client.SetReadDeadline(time.Time{})
 	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
-		return nil, ""
+		return nil, nil, ""
 	}
 	if err != nil || r.Method != http.MethodConnect {
-		return read.Bytes(), ""
+		return read.Bytes(), nil, ""
 	}
 	host, port, err := splitTarget(r.RequestURI, 0)
 	if err != nil {
-		return read.Bytes(), ""
+		return read.Bytes(), nil, ""
 	}
 	name, _, err := normalHost(host)
 	if target = joinHostPort(name, port); err != nil || !f.injector.Terminates(target) {
-		return read.Bytes(), ""
+		return read.Bytes(), nil, ""
 	}
-	return read.Bytes(), target
+	early, _ = br.Peek(br.Buffered()) // all of it is there
+	return read.Bytes(), early, target
 }
 
 // relay connects a client with the other proxy.
@@ -259,7 +262,7 @@ func (f *Front) dial(ctx context.Context, target string) (_ net.Conn, err error)
 }
 
 // terminate serves a tunnel to a host with secrets, if the other proxy allows it.
-func (f *Front) terminate(ctx context.Context, client *net.TCPConn, target string) {
+func (f *Front) terminate(ctx context.Context, client net.Conn, target string) {
 	upstream, err := f.dial(ctx, target)
 	var refused *behindError
 	switch {

@@ -3,6 +3,7 @@ package egress
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bot-bottle/bottle/egress/inject"
 	secrets "github.com/bot-bottle/bottle/internal/secret"
@@ -207,4 +209,58 @@ func TestFrontWithoutProxy(t *testing.T) {
 		_, _ = res.Body.Close(), conn.Close()
 	}
 	s.log.wait(t, "error", func(e Entry) bool { return e.Event == EventError && e.Target == proxyTarget })
+}
+
+// eagerConn sends a CONNECT together with the first data of the tunnel.
+type eagerConn struct {
+	net.Conn
+	connect string
+	r       *bufio.Reader
+	opened  bool
+}
+
+func (c *eagerConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(append([]byte(c.connect), p...))
+	n, c.connect = max(n-len(c.connect), 0), ""
+	return n, err
+}
+
+func (c *eagerConn) Read(p []byte) (int, error) {
+	if !c.opened {
+		res, err := http.ReadResponse(c.r, &http.Request{Method: http.MethodConnect})
+		if err != nil {
+			return 0, err
+		}
+		_ = res.Body.Close() // the tunnel begins after the head
+		if res.StatusCode != http.StatusOK {
+			return 0, fmt.Errorf("CONNECT: %s", res.Status)
+		}
+		c.opened = true
+	}
+	return c.r.Read(p)
+}
+
+// TestFrontEarlyData: a client may begin its handshake before the tunnel is open.
+func TestFrontEarlyData(t *testing.T) {
+	s := newFrontScene(t)
+	conn, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(waitTimeout))
+	client := tls.Client(&eagerConn{
+		Conn: conn, connect: "CONNECT " + s.target("example.com") + " HTTP/1.1\r\nHost: x\r\n\r\n", r: bufio.NewReader(conn),
+	}, &tls.Config{ServerName: "example.com", RootCAs: s.client.Transport.(*http.Transport).TLSClientConfig.RootCAs})
+	if _, err := fmt.Fprint(client, "GET / HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close() // only the head is of interest
+	if issuer := client.ConnectionState().PeerCertificates[0].Issuer.String(); res.StatusCode != http.StatusOK || !strings.Contains(issuer, "bottle") {
+		t.Errorf("%s, certificate of %s", res.Status, issuer)
+	}
 }

@@ -47,7 +47,7 @@ var (
 	repoForm   = regexp.MustCompile(`^[A-Za-z0-9_~.+-]+(/[A-Za-z0-9_~.+-]+)*$`)
 )
 
-// Check returns the first error in a rule, except for those of the host's name.
+// Check returns the first error in a rule, except errors in the host name.
 func (r Rule) Check() error {
 	for _, list := range []struct {
 		name   string
