@@ -292,24 +292,23 @@ func (e *Engine) preparedState(ctx context.Context, name string) (string, error)
 // Prepared returns the name of a prepared bottle that a plan's run would use; empty: there
 // is none.
 func (e *Engine) Prepared(ctx context.Context, p *plan.Plan) (string, error) {
-	list, err := e.usable(ctx, p)
+	list, _, err := e.usable(ctx, p)
 	if len(list) == 0 {
 		return "", err
 	}
 	return list[0], nil
 }
 
-// usable returns the names of the prepared bottles that a plan's run may use.
-func (e *Engine) usable(ctx context.Context, p *plan.Plan) ([]string, error) {
+// usable returns the names of the prepared bottles that a plan's run may use, and their
+// key, which is not computed if there are none.
+func (e *Engine) usable(ctx context.Context, p *plan.Plan) (list []string, key string, err error) {
 	pool, err := e.Pool(ctx)
 	if err != nil || len(pool) == 0 {
-		return nil, err
+		return nil, "", err
 	}
-	key, err := e.preparedKey(p)
-	if err != nil {
-		return nil, err
+	if key, err = e.preparedKey(p); err != nil {
+		return nil, "", err
 	}
-	var list []string
 	for _, b := range pool {
 		if b.State != PreparedReady || b.key != key {
 			continue
@@ -318,7 +317,7 @@ func (e *Engine) usable(ctx context.Context, p *plan.Plan) ([]string, error) {
 			list = append(list, b.Name)
 		}
 	}
-	return list, nil
+	return list, key, nil
 }
 
 // fits returns the record of a prepared bottle and its injection, without secrets, if a
@@ -362,11 +361,7 @@ func (e *Engine) preparedInjection(name string) (*injection, error) {
 // claimPrepared claims a prepared bottle for the run of a plan. It returns nil if there is
 // none.
 func (e *Engine) claimPrepared(ctx context.Context, p *plan.Plan) (*Bottle, error) {
-	key, err := e.preparedKey(p)
-	if err != nil {
-		return nil, err
-	}
-	list, err := e.usable(ctx, p)
+	list, key, err := e.usable(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -513,7 +508,7 @@ func (e *Engine) FillPool(ctx context.Context, p *plan.Plan, count int) (err err
 	defer func() { err = errors.Join(err, lock.Release()); e.teardown.Prune() }()
 	var useful []string
 	if count > 0 {
-		if useful, err = e.usable(ctx, p); err != nil {
+		if useful, _, err = e.usable(ctx, p); err != nil {
 			return err
 		}
 		useful = useful[:min(len(useful), count)]

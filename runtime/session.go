@@ -60,13 +60,9 @@ type Session struct {
 // call Wait.
 func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Session, error) {
 	ctx = c.withNamespace(ctx)
-	cont, err := c.ctrd.LoadContainer(ctx, name)
+	cont, spec, err := c.loadContainer(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
-	}
-	spec, err := cont.Spec(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read spec of %s: %w", name, err)
+		return nil, err
 	}
 	task, err := taskOf(ctx, cont)
 	if errdefs.IsNotFound(err) {
@@ -76,6 +72,20 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 		return nil, err
 	}
 	return c.execIn(ctx, task, spec, cfg)
+}
+
+// loadContainer loads a container, which may have a task, and its spec. The error wraps
+// ErrNotRunning if there is none.
+func (c *Client) loadContainer(ctx context.Context, name string) (containerd.Container, *specs.Spec, error) {
+	cont, err := c.ctrd.LoadContainer(ctx, name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
+	}
+	spec, err := cont.Spec(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read spec of %s: %w", name, err)
+	}
+	return cont, spec, nil
 }
 
 // Exec is Client.Exec for a task that this client has started. It is faster,

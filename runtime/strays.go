@@ -325,22 +325,17 @@ func (c *Client) Strays(ctx context.Context) (map[string][]string, error) {
 	for _, r := range records {
 		foreign[r.ID] = !isOurs(r)
 	}
-	pids, err := processIDs()
+	processes, groups, err := c.onHost()
 	if err != nil {
 		return nil, err
 	}
 	out := map[string][]string{}
-	for _, pid := range pids {
-		// A zombie has no command line, so no owner either.
-		if id, _ := c.ownerOf(pid); id != "" && !foreign[id] {
+	for pid, id := range processes {
+		if !foreign[id] {
 			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // it may have ended
 			name := names.Bottle(id)
 			out[name] = append(out[name], fmt.Sprintf("%d (%s)", pid, bytes.TrimSpace(comm)))
 		}
-	}
-	groups, err := c.allCgroups()
-	if err != nil {
-		return nil, err
 	}
 	for dir, id := range groups {
 		if !foreign[id] {
@@ -357,11 +352,7 @@ func (c *Client) Strays(ctx context.Context) (map[string][]string, error) {
 // StrayNames returns the names of Strays, and those of other tools' containers in the
 // namespace. A launch needs no more, and it takes a third of the time.
 func (c *Client) StrayNames() (map[string]bool, error) {
-	pids, err := processIDs()
-	if err != nil {
-		return nil, err
-	}
-	groups, err := c.allCgroups()
+	processes, groups, err := c.onHost()
 	if err != nil {
 		return nil, err
 	}
@@ -369,12 +360,27 @@ func (c *Client) StrayNames() (map[string]bool, error) {
 	for _, id := range groups {
 		found[bottleOfCgroup(id)] = true
 	}
-	for _, pid := range pids {
-		if id, _ := c.ownerOf(pid); id != "" {
-			found[names.Bottle(id)] = true
-		}
+	for _, id := range processes {
+		found[names.Bottle(id)] = true
 	}
 	return found, nil
+}
+
+// onHost returns the container IDs of processes and of cgroups' directories.
+func (c *Client) onHost() (processes map[int]string, groups map[string]string, err error) {
+	pids, err := processIDs()
+	if err != nil {
+		return nil, nil, err
+	}
+	processes = map[int]string{}
+	for _, pid := range pids {
+		// A zombie has no command line, so no owner either.
+		if id, _ := c.ownerOf(pid); id != "" {
+			processes[pid] = id
+		}
+	}
+	groups, err = c.allCgroups()
+	return processes, groups, err
 }
 
 // allCgroups returns the directories of the cgroups of containers and of their loggers,

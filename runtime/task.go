@@ -255,13 +255,9 @@ func (t *Task) Start(ctx context.Context) error {
 // The error wraps ErrNotRunning if there is none.
 func (c *Client) RunningTask(ctx context.Context, name string) (*Task, error) {
 	ctx = c.withNamespace(ctx)
-	cont, err := c.ctrd.LoadContainer(ctx, name)
+	cont, spec, err := c.loadContainer(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
-	}
-	spec, err := cont.Spec(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read spec of %s: %w", name, err)
+		return nil, err
 	}
 	task, err := c.loadRunning(ctx, cont)
 	if err != nil {
