@@ -60,37 +60,20 @@ func main() {
 	compare.Main(func(ctx context.Context) error { return bench(ctx, *rounds, *many) })
 }
 
-type program struct{ path, dir, root string }
-
 func bench(ctx context.Context, rounds, many int) (err error) {
-	if err := compare.CheckTestHost(); err != nil {
-		return err
-	}
-	path, err := compare.Program()
+	b, err := compare.NewBottle(benchManifest)
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "bottle-bench-")
-	if err != nil {
-		return err
-	}
-	cfg := bottle.ConfigFromEnv(os.Getenv)
-	p := &program{path: path, dir: dir, root: filepath.Join(cfg.RunDir, cfg.Namespace, stays, "runsc", cfg.Namespace)}
-	defer func() {
-		_, cerr := p.command(context.WithoutCancel(ctx), "cleanup", "--yes").CombinedOutput()
-		err = errors.Join(err, cerr, os.RemoveAll(dir))
-	}()
-	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(benchManifest), 0o600); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, b.Close()) }()
 	r := results.Result{Benchmark: "command"}
-	if err := p.measureRun(ctx, rounds, &r); err != nil {
+	if err := measureRun(ctx, b, rounds, &r); err != nil {
 		return err
 	}
-	if err := p.measureExec(ctx, rounds, &r); err != nil {
+	if err := measureExec(ctx, b, rounds, &r); err != nil {
 		return err
 	}
-	if err := p.measureAtOnce(ctx, many, &r); err != nil {
+	if err := measureAtOnce(ctx, b, many, &r); err != nil {
 		return err
 	}
 	for _, f := range r.Figures {
@@ -103,22 +86,11 @@ func bench(ctx context.Context, rounds, many int) (err error) {
 	return results.Record(r)
 }
 
-func (p *program) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, p.path, args...)
-	cmd.Dir = p.dir
-	return cmd
-}
-
-// runArgs are the arguments of a run of an agent.
-func runArgs(agent string, more ...string) []string {
-	return append([]string{"run", agent, "--yes", "--trust", "-T", "--proxy", "builtin"}, more...)
-}
-
 // run is a run of `bottle run` with one line of output.
 type run struct{ first, outside time.Duration }
 
-func (p *program) measureRun(ctx context.Context, rounds int, r *results.Result) error {
-	c := &compare.Contender[run]{Name: "bottle run", Run: func(ctx context.Context, _ int) (run, error) { return p.run(ctx) }}
+func measureRun(ctx context.Context, b *compare.Bottle, rounds int, r *results.Result) error {
+	c := &compare.Contender[run]{Name: "bottle run", Run: func(ctx context.Context, _ int) (run, error) { return runOnce(ctx, b) }}
 	if err := compare.Run(ctx, rounds, c); err != nil {
 		return err
 	}
@@ -131,8 +103,8 @@ func (p *program) measureRun(ctx context.Context, rounds int, r *results.Result)
 // timing is a line of the output of --timings: start, duration and step.
 var timing = regexp.MustCompile(`(?m)^ *([0-9.]+) +([0-9.]+) (.*)$`)
 
-func (p *program) run(ctx context.Context) (run, error) {
-	cmd := p.command(ctx, runArgs("speak", "--timings")...)
+func runOnce(ctx context.Context, b *compare.Bottle) (run, error) {
+	cmd := b.Command(ctx, compare.RunArgs("speak", "--timings")...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
@@ -163,20 +135,22 @@ func (p *program) run(ctx context.Context) (run, error) {
 	return run{}, fmt.Errorf("no duration of the removal in\n%s", &stderr)
 }
 
-func (p *program) measureExec(ctx context.Context, rounds int, r *results.Result) error {
-	if out, err := p.command(ctx, runArgs("stay", "-d")...).CombinedOutput(); err != nil {
-		return fmt.Errorf("bottle run: %w\n%s", err, out)
+func measureExec(ctx context.Context, b *compare.Bottle, rounds int, r *results.Result) error {
+	if err := b.Launch(ctx, "stay"); err != nil {
+		return err
 	}
 	timed := func(name string, args ...string) *compare.Contender[time.Duration] {
 		return &compare.Contender[time.Duration]{Name: name, Run: func(ctx context.Context, _ int) (time.Duration, error) {
 			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-			cmd.Dir = p.dir
+			cmd.Dir = b.Dir
 			took, _, err := compare.Command(cmd)
 			return took, err
 		}}
 	}
-	ours := timed("bottle exec", p.path, "exec", "-T", stays, "true")
-	theirs := timed("runsc exec", "runsc", "--root", p.root, "exec", stays, "true")
+	cfg := bottle.ConfigFromEnv(os.Getenv)
+	root := filepath.Join(cfg.RunDir, cfg.Namespace, stays, "runsc", cfg.Namespace)
+	ours := timed("bottle exec", b.Program, "exec", "-T", stays, "true")
+	theirs := timed("runsc exec", "runsc", "--root", root, "exec", stays, "true")
 	if err := compare.Run(ctx, rounds, ours, theirs); err != nil {
 		return err
 	}
@@ -188,8 +162,8 @@ func (p *program) measureExec(ctx context.Context, rounds int, r *results.Result
 // measureAtOnce compares launches at once with their processor time in sequence. The
 // processor time is the machine's, because containerd, shims and the kernel work for a
 // launch, too: nothing else should run meanwhile.
-func (p *program) measureAtOnce(ctx context.Context, many int, r *results.Result) error {
-	if err := p.launch(ctx); err != nil { // warms up
+func measureAtOnce(ctx context.Context, b *compare.Bottle, many int, r *results.Result) error {
+	if err := b.Launch(ctx, "stay"); err != nil { // warms up
 		return err
 	}
 	busy, err := busyTime()
@@ -198,7 +172,7 @@ func (p *program) measureAtOnce(ctx context.Context, many int, r *results.Result
 	}
 	const single = 5
 	for range single {
-		if err := p.launch(ctx); err != nil {
+		if err := b.Launch(ctx, "stay"); err != nil {
 			return err
 		}
 	}
@@ -211,7 +185,7 @@ func (p *program) measureAtOnce(ctx context.Context, many int, r *results.Result
 	start := time.Now()
 	var wg sync.WaitGroup
 	for i := range many {
-		wg.Go(func() { errs[i] = p.launch(ctx) })
+		wg.Go(func() { errs[i] = b.Launch(ctx, "stay") })
 	}
 	wg.Wait()
 	took := time.Since(start)
@@ -225,15 +199,6 @@ func (p *program) measureAtOnce(ctx context.Context, many int, r *results.Result
 	r.Ratios = append(r.Ratios, results.Ratio{
 		Name: fmt.Sprintf("%d launches at once / their processor time", many), Value: float64(took) / float64(ideal), Goal: goalAtOnce,
 	})
-	return nil
-}
-
-// launch starts a bottle that stays.
-func (p *program) launch(ctx context.Context) error {
-	out, err := p.command(ctx, runArgs("stay", "-d")...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("bottle run: %w\n%s", err, out)
-	}
 	return nil
 }
 

@@ -44,16 +44,18 @@ func (b bench) opening(ctx context.Context, proxyAddr string, port int, result *
 			}
 		}
 	}
+	var figures []results.Figure
 	for i, name := range names {
 		f := results.FigureOf("CONNECT, "+name, "ms", times[i])
-		result.Figures = append(result.Figures, f)
+		figures = append(figures, f)
 		fmt.Printf("CONNECT to 200, %d in sequence: %s %.2f ms (%.2f to %.2f)\n", f.Rounds, name, f.Median, f.Low, f.High)
 	}
+	result.Figures = append(result.Figures, figures...)
 	if len(names) == 1 {
 		fmt.Println("squid is not installed: no ratio")
 		return nil
 	}
-	ratio := results.Ratio{Name: "CONNECT / squid", Value: median(times[0]) / median(times[1]), Goal: goalConnect}
+	ratio := results.Ratio{Name: "CONNECT / squid", Value: figures[0].Median / figures[1].Median, Goal: goalConnect}
 	result.Ratios = append(result.Ratios, ratio)
 	fmt.Printf("CONNECT / squid: %.2f, goal: at most %.1f\n", ratio.Value, goalConnect)
 	return nil

@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/bot-bottle/bottle"
@@ -15,7 +12,6 @@ import (
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
-	"github.com/bot-bottle/bottle/session"
 )
 
 const benchManifest = `version: 1
@@ -39,15 +35,8 @@ func newBottle(ctx context.Context, dir string) (*bottled, error) {
 	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(benchManifest), 0o600); err != nil {
 		return nil, err
 	}
-	cfg := bottle.ConfigFromEnv(os.Getenv)
-	var err error
-	if cfg.Program, err = compare.Program(); err != nil {
-		return nil, err
-	}
-	if cfg.Guest, err = embedded("guest"); err != nil {
-		return nil, err
-	}
-	if cfg.ProxyProgram, err = embedded("proxy"); err != nil {
+	cfg, err := compare.EngineConfig()
+	if err != nil {
 		return nil, err
 	}
 	e, err := bottle.Open(ctx, cfg)
@@ -75,7 +64,7 @@ func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
 	if err != nil {
 		return r, err
 	}
-	err = firstExec(ctx, live)
+	err = compare.FirstExec(ctx, live)
 	r.launch = time.Since(start)
 	start = time.Now()
 	err = errors.Join(err, live.Remove(ctx))
@@ -87,26 +76,4 @@ func (b *bottled) round(ctx context.Context, _ int) (r round, err error) {
 		}
 	}
 	return r, err
-}
-
-// firstExec runs the first exec to its end.
-func firstExec(ctx context.Context, b *bottle.Bottle) error {
-	s, err := b.Exec(ctx, session.Config{Stdout: io.Discard, Stderr: io.Discard})
-	if err != nil {
-		return err
-	}
-	code, err := s.Wait()
-	if err == nil && code != 0 {
-		err = fmt.Errorf("first exec: exit code %d", code)
-	}
-	return err
-}
-
-// embedded opens a program that the bottle binary contains.
-func embedded(name string) (func() (io.ReadCloser, error), error) {
-	file := filepath.Join("cmd", "bottle", "embedded", name+"-"+runtime.GOARCH)
-	if _, err := os.Stat(file); err != nil {
-		return nil, fmt.Errorf("find the %s program: %w (make build)", name, err)
-	}
-	return func() (io.ReadCloser, error) { return os.Open(file) }, nil
 }

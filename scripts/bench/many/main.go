@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -51,43 +50,29 @@ func main() {
 // used is what a command has used.
 type used struct{ wall, cpu time.Duration }
 
-type bottles struct{ program, dir string }
-
 func bench(ctx context.Context, rounds, n int) (err error) {
-	if err := compare.CheckTestHost(); err != nil {
-		return err
-	}
-	program, err := compare.Program()
+	b, err := compare.NewBottle(benchManifest)
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "bottle-bench-")
-	if err != nil {
-		return err
-	}
-	b := &bottles{program: program, dir: dir}
-	defer func() {
-		_, cerr := b.run(context.WithoutCancel(ctx), "cleanup", "--yes")
-		err = errors.Join(err, cerr, os.RemoveAll(dir))
-	}()
-	if err := os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(benchManifest), 0o600); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, b.Close()) }()
 	before, err := processes()
 	if err != nil {
 		return err
 	}
-	if err := b.launch(ctx, 1); err != nil {
+	if err := b.Launch(ctx, "bench"); err != nil {
 		return err
 	}
-	one, err := b.measure(ctx, rounds)
+	one, err := measure(ctx, b, rounds)
 	if err != nil {
 		return err
 	}
-	if err := b.launch(ctx, n-1); err != nil {
-		return err
+	for range n - 1 {
+		if err := b.Launch(ctx, "bench"); err != nil {
+			return err
+		}
 	}
-	all, err := b.measure(ctx, rounds)
+	all, err := measure(ctx, b, rounds)
 	if err != nil {
 		return err
 	}
@@ -96,15 +81,6 @@ func bench(ctx context.Context, rounds, n int) (err error) {
 		return err
 	}
 	return report(one, all, size, n)
-}
-
-func (b *bottles) launch(ctx context.Context, n int) error {
-	for range n {
-		if _, err := b.run(ctx, "run", "bench", "-d", "-T", "--yes", "--trust", "--proxy", "builtin"); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // commands are measured. A dry run makes the plan of a launch.
@@ -116,11 +92,11 @@ var commands = [][]string{
 }
 
 // measure runs each command in turn and returns what it used in each round.
-func (b *bottles) measure(ctx context.Context, rounds int) ([][]used, error) {
+func measure(ctx context.Context, b *compare.Bottle, rounds int) ([][]used, error) {
 	all := make([][]used, len(commands))
 	for range rounds + 1 { // the first for warming up
 		for i, args := range commands {
-			u, err := b.run(ctx, args...)
+			u, err := run(ctx, b, args...)
 			if err != nil {
 				return nil, err
 			}
@@ -142,9 +118,8 @@ func figure(name string, rounds []used, of func(used) time.Duration) results.Fig
 	return results.FigureOf(name, "ms", values)
 }
 
-func (b *bottles) run(ctx context.Context, args ...string) (used, error) {
-	cmd := exec.CommandContext(ctx, b.program, args...)
-	cmd.Dir = b.dir
+func run(ctx context.Context, b *compare.Bottle, args ...string) (used, error) {
+	cmd := b.Command(ctx, args...)
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -13,11 +13,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"text/tabwriter"
 	"time"
 
@@ -26,7 +24,6 @@ import (
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
 	"github.com/bot-bottle/bottle/scripts/bench/results"
-	"github.com/bot-bottle/bottle/session"
 )
 
 const benchManifest = `version: 1
@@ -102,16 +99,11 @@ func (s *scene) open(ctx context.Context) (err error) {
 	if err := os.WriteFile(filepath.Join(s.dir, "bottle.yaml"), []byte(benchManifest), 0o600); err != nil {
 		return err
 	}
-	if s.program, err = compare.Program(); err != nil {
+	cfg, err := compare.EngineConfig() // as the program's: both then prepare the same bottles
+	if err != nil {
 		return err
 	}
-	cfg := bottle.ConfigFromEnv(os.Getenv)
-	cfg.Program = s.program
-	// The programs that the bottle program contains: both then prepare the same bottles.
-	for name, to := range map[string]*func() (io.ReadCloser, error){"guest": &cfg.Guest, "proxy": &cfg.ProxyProgram} {
-		file := filepath.Join("cmd", "bottle", "embedded", name+"-"+runtime.GOARCH)
-		*to = func() (io.ReadCloser, error) { return os.Open(file) }
-	}
+	s.program = cfg.Program
 	s.engine, err = bottle.Open(ctx, cfg)
 	return err
 }
@@ -156,14 +148,7 @@ func (s *scene) launch(agent string) func(context.Context, int) (time.Duration, 
 			return 0, err
 		}
 		defer func() { err = errors.Join(err, b.Remove(context.WithoutCancel(ctx))) }()
-		one, err := b.Exec(ctx, session.Config{Stdout: io.Discard, Stderr: io.Discard})
-		if err != nil {
-			return 0, err
-		}
-		code, err := one.Wait()
-		if err == nil && code != 0 {
-			err = fmt.Errorf("first exec: exit code %d", code)
-		}
+		err = compare.FirstExec(ctx, b)
 		return time.Since(start), err
 	}
 }
