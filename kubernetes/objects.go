@@ -212,14 +212,14 @@ func (e *export) agent() object {
 	small := containerSecurity{ReadOnlyRoot: true, Capabilities: capabilities{Drop: []string{"ALL"}}}
 	inits := []container{{
 		Name: "files", Image: e.bottle, Command: []string{program, "k8s-files", "--from", configDir, "--to", provision.GuestDir},
-		Resources: limits(smallMemory, 0, 0), Security: small,
+		Resources: e.small(), Security: small,
 		Mounts: []mount{{Name: "files", Path: configDir, ReadOnly: true}, {Name: "bottle", Path: provision.GuestDir}},
 	}}
 	if !e.opt.NoWalls {
 		root, no := int64(0), false
 		inits = append(inits, container{
 			Name: "walls", Image: e.bottle, Command: []string{program, "k8s-walls", "--proxy", proxyHost},
-			Resources: limits(smallMemory, 0, 0),
+			Resources: e.small(),
 			Security: containerSecurity{
 				RunAsNonRoot: &no, RunAsUser: &root, RunAsGroup: &root, ReadOnlyRoot: true,
 				Capabilities: capabilities{Drop: []string{"ALL"}, Add: []string{"NET_ADMIN"}},
@@ -232,7 +232,7 @@ func (e *export) agent() object {
 	}
 	inits = append(inits, container{
 		Name: "gate", Image: e.bottle, Command: gate, Env: []envVar{field("NODE_IP", "status.hostIP")},
-		Resources: limits(smallMemory, 0, 0), Security: small,
+		Resources: e.small(), Security: small,
 	})
 	command := []string{provision.GuestDir + program, "k8s-start", "--"}
 	for _, arg := range p.Command {
@@ -265,6 +265,12 @@ func (e *export) agent() object {
 	}
 	return object{APIVersion: "v1", Kind: "Pod", Metadata: e.meta(agentName, agentName), Spec: spec}
 }
+
+// small are the limits of bottle's own containers in the agent's pod. They have one of
+// processors if the agent has one: kubelet limits a pod's processors only if all of its
+// containers, also those that have ended, are limited, and under gVisor it is the pod's
+// limit that holds.
+func (e *export) small() resources { return limits(smallMemory, e.plan.Limits.CPUs, 0) }
 
 // literal escapes a text in which kubelet would expand variables.
 func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
