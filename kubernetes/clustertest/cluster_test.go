@@ -4,6 +4,7 @@ package clustertest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -22,7 +23,8 @@ import (
 // Addresses of the cluster of scripts/kube, and of the world around it (scripts/world).
 const (
 	nodeIP     = "10.88.0.2"
-	gatewayIP  = "10.244.0.1" // of the pods: the node again
+	nodeIPv6   = "fd00:244::1" // of the pods' gateway
+	gatewayIP  = "10.244.0.1"  // of the pods: the node again
 	apiService = "10.96.0.1:443"
 	dnsService = "10.96.0.10:53"
 	victimPort = "8080"
@@ -160,20 +162,47 @@ func waitLog(t *testing.T, want string, args ...string) string {
 	}
 }
 
-// found is what the agent's pod reaches.
+// found is what the agent's pod reaches: names of victims, without and with
+// SO_BINDTODEVICE.
 type found struct{ Reached, Bound []string }
 
-// victims are what an agent must not reach, by address and by Service: the node, kubelet,
-// the API, DNS, the metadata service, another pod, private and public hosts, and the node's
-// link-local IPv6 address.
-func (c *cluster) victims(t *testing.T, namespace string) []string {
+// victim is what an agent must not reach.
+type victim struct{ name, addr string }
+
+// victims returns them, by address and by Service. Each of them answers (scripts/kube,
+// scripts/world), as the control shows.
+func (c *cluster) victims(t *testing.T, namespace string) []victim {
 	t.Helper()
-	return []string{
-		nodeIP + ":10250", nodeIP + ":6443", nodeIP + ":" + victimPort, gatewayIP + ":10250", gatewayIP + ":" + victimPort,
-		apiService, dnsService, "udp/" + dnsService, c.dns + ":53", "udp/" + c.dns + ":53",
-		"169.254.169.254:80", c.pod + ":" + victimPort, "10.99.0.10:22", "192.168.99.10:9999", "8.8.8.8:443", "198.51.101.11:443",
-		"udp/198.51.101.53:53", c.linkLocal(t, namespace),
+	return []victim{
+		{"kubelet", nodeIP + ":10250"}, {"API by node", nodeIP + ":6443"}, {"node", nodeIP + ":" + victimPort},
+		{"kubelet by gateway", gatewayIP + ":10250"}, {"node by gateway", gatewayIP + ":" + victimPort},
+		{"API by Service", apiService}, {"DNS by Service", dnsService}, {"DNS by Service, UDP", "udp/" + dnsService},
+		{"DNS by pod", c.dns + ":53"}, {"DNS by pod, UDP", "udp/" + c.dns + ":53"},
+		{"metadata", "169.254.169.254:80"}, {"another pod", c.pod + ":" + victimPort},
+		{"private host", "10.99.0.10:22"}, {"private network", "192.168.99.10:9999"},
+		{"world", "8.8.8.8:443"}, {"world, allowed host without proxy", "198.51.101.11:443"}, {"world, DNS, UDP", "udp/198.51.101.53:53"},
+		{"IPv6", "[" + nodeIPv6 + "]:" + victimPort}, {"IPv6 link-local", c.linkLocal(t, namespace)},
 	}
+}
+
+// addresses returns those of victims.
+func addresses(victims []victim) []string {
+	out := make([]string, len(victims))
+	for i, v := range victims {
+		out[i] = v.addr
+	}
+	return out
+}
+
+// named returns the names of the victims with these addresses.
+func named(victims []victim, addrs []string) []string {
+	out := []string{}
+	for _, v := range victims {
+		if slices.Contains(addrs, v.addr) {
+			out = append(out, v.name)
+		}
+	}
+	return out
 }
 
 // linkLocal returns the IPv6 address of the node on the link to the agent's pod.
@@ -206,7 +235,7 @@ func (c *cluster) linkLocal(t *testing.T, namespace string) string {
 }
 
 // probe makes the attempts from the agent's container, as the agent's user.
-func (c *cluster) probe(t *testing.T, namespace string, victims []string) (f found) {
+func (c *cluster) probe(t *testing.T, namespace string, victims []victim) (f found) {
 	t.Helper()
 	program, err := os.Open(c.helper)
 	if err != nil {
@@ -219,10 +248,11 @@ func (c *cluster) probe(t *testing.T, namespace string, victims []string) (f fou
 	if out, err := copy.CombinedOutput(); err != nil {
 		t.Fatalf("%v, %s", err, out)
 	}
-	out := kubectl(t, "", append(append(in, "/tmp/helper", "probe"), victims...)...)
+	out := kubectl(t, "", append(append(in, "/tmp/helper", "probe"), addresses(victims)...)...)
 	if err := json.Unmarshal([]byte(out), &f); err != nil {
 		t.Fatalf("%v, %s", err, out)
 	}
+	f.Reached, f.Bound = named(victims, f.Reached), named(victims, f.Bound)
 	return f
 }
 
@@ -285,26 +315,28 @@ func TestCluster(t *testing.T) {
 		defer c.delete(t, ns)
 		c.ready(t, ns)
 		victims := c.victims(t, ns)
-		got := c.probe(t, ns, victims)
-		if !slices.Equal(got.Reached, victims) {
-			t.Errorf("control: the agent does not reach %v", missing(victims, got.Reached))
+		all, got := named(victims, addresses(victims)), c.probe(t, ns, victims)
+		if !slices.Equal(got.Reached, all) {
+			t.Errorf("control: the agent does not reach %q", missing(all, got.Reached))
 		}
-		if !slices.Equal(got.Bound, victims) {
-			t.Errorf("control: with SO_BINDTODEVICE the agent does not reach %v", missing(victims, got.Bound))
+		if !slices.Equal(got.Bound, all) {
+			t.Errorf("control: with SO_BINDTODEVICE the agent does not reach %q", missing(all, got.Bound))
 		}
 	})
 	t.Run("walls", func(t *testing.T) {
 		const ns = "walls"
-		objects := export(t, agentManifest, ns)
+		objects := export(t, strings.Replace(agentManifest, "limits: {", "limits: {cpus: 0.8, ", 1), ns)
 		if strings.Contains(objects, secretValue) {
 			t.Error("the export contains a secret")
 		}
+		openAPI(t, objects)
 		create(t, objects)
 		defer c.delete(t, ns)
 		c.ready(t, ns)
 		c.enclosed(t, ns)
 		c.agentWorks(t, ns)
 		c.noSecrets(t, ns)
+		c.limits(t, ns)
 		for _, command := range []string{"ip route add default dev eth0", "ip address add fd00::1/64 dev eth0", "ip link set eth0 down"} {
 			if out, err := tryKubectl("", "--namespace", ns, "exec", "agent", "-c", "agent", "--", "sh", "-c", command); err == nil {
 				t.Errorf("the agent may run %s: %s", command, out)
@@ -333,12 +365,11 @@ func TestCluster(t *testing.T) {
 				t.Errorf("the gate does not report %s: %s", addr, out)
 			}
 		}
-		if phase := kubectl(t, "", "--namespace", ns, "get", "pod", "agent", "-o", "jsonpath={.status.phase}"); phase != "Pending" {
-			t.Errorf("the pod is %s where nothing encloses it", phase)
-		}
+		c.notStarted(t, ns)
 		stop = enforcer(t)
 		c.ready(t, ns)
-		c.enclosed(t, ns, c.linkLocal(t, ns))
+		// This enforcer supports IPv4 only.
+		c.enclosed(t, ns, "IPv6", "IPv6 link-local")
 		c.agentWorks(t, ns)
 	})
 	if stop == nil {
@@ -351,7 +382,6 @@ func TestCluster(t *testing.T) {
 		c.ready(t, ns)
 		c.enclosed(t, ns)
 		c.agentWorks(t, ns)
-		c.limits(t, ns)
 	})
 	stop()
 	t.Run("enforcement removed", func(t *testing.T) {
@@ -359,7 +389,18 @@ func TestCluster(t *testing.T) {
 		create(t, export(t, agentManifest, ns, "--no-walls"))
 		defer c.delete(t, ns)
 		waitLog(t, "waiting: no NetworkPolicy is enforced", "--namespace", ns, "agent", "-c", "gate")
+		c.notStarted(t, ns)
 	})
+}
+
+// notStarted checks that the container of an agent that nothing encloses was never started.
+func (c *cluster) notStarted(t *testing.T, namespace string) {
+	t.Helper()
+	state := kubectl(t, "", "--namespace", namespace, "get", "pod", "agent", "-o",
+		`jsonpath={.status.phase} {.status.containerStatuses[0].state.waiting.reason} [{.status.containerStatuses[0].containerID}]`)
+	if state != "Pending PodInitializing []" {
+		t.Errorf("where nothing encloses the pod, it is: %s", state)
+	}
 }
 
 const victimPod = `
@@ -392,7 +433,7 @@ func (c *cluster) enclosed(t *testing.T, namespace string, known ...string) {
 	got := c.probe(t, namespace, c.victims(t, namespace))
 	for _, reached := range [][]string{got.Reached, got.Bound} {
 		if !slices.Equal(reached, append([]string{}, known...)) {
-			t.Errorf("the agent reaches %v, want %v; with SO_BINDTODEVICE: %v", reached, known, got.Bound)
+			t.Errorf("the agent reaches %q, want %q; with SO_BINDTODEVICE: %q", reached, known, got.Bound)
 		}
 	}
 }
@@ -469,12 +510,25 @@ func verdicts(t *testing.T) {
 	table("--proxy", "http://"+service+":8888", "--same")
 }
 
-// noSecrets checks that only the Secret contains the value.
+// noSecrets checks that of all objects of the cluster, of every kind that can be listed, only
+// the Secret contains the value.
 func (c *cluster) noSecrets(t *testing.T, namespace string) {
 	t.Helper()
-	kinds := "pods,configmaps,services,serviceaccounts,deployments,replicasets,networkpolicies,events,endpointslices"
-	if out := kubectl(t, "", "--namespace", namespace, "get", kinds, "-o", "yaml"); strings.Contains(out, secretValue) {
-		t.Error("an object contains the secret's value")
+	kinds := strings.Fields(kubectl(t, "", "api-resources", "--verbs=list", "--output", "name"))
+	kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "secrets" })
+	for _, kind := range []string{"pods", "configmaps", "events", "replicasets.apps", "namespaces"} {
+		if !slices.Contains(kinds, kind) {
+			t.Errorf("control: %s are not among the kinds %q", kind, kinds)
+		}
+	}
+	out := kubectl(t, "", "get", strings.Join(kinds, ","), "--all-namespaces", "--output", "yaml")
+	if !strings.Contains(out, "name: agent-files") || !strings.Contains(out, "namespace: "+namespace) {
+		t.Error("control: the objects of the agent are not among those that are searched")
+	}
+	for _, form := range []string{secretValue, base64.StdEncoding.EncodeToString([]byte(secretValue))} {
+		if i := strings.Index(out, form); i >= 0 {
+			t.Errorf("an object contains the secret's value: %s", out[max(0, i-500):i])
+		}
 	}
 	// Control: the Secret does.
 	if out := kubectl(t, "", "--namespace", namespace, "get", "secret", "agent-env", "-o", `go-template={{.data.TOKEN | base64decode}}`); out != secretValue {
@@ -482,23 +536,37 @@ func (c *cluster) noSecrets(t *testing.T, namespace string) {
 	}
 }
 
-// limits checks that the node has the limits of the agent's pod.
+// limits checks that the node applies the limits of the agent to its pod as a whole, which is
+// what binds gVisor: the agent's container has no process of its own on the node.
 func (c *cluster) limits(t *testing.T, namespace string) {
 	t.Helper()
 	uid := kubectl(t, "", "--namespace", namespace, "get", "pod", "agent", "-o", "jsonpath={.metadata.uid}")
-	var found []string
-	for _, pattern := range []string{"/sys/fs/cgroup/memory/kubepods/*/pod%s/memory.limit_in_bytes", "/sys/fs/cgroup/memory/kubepods/pod%s/memory.limit_in_bytes",
-		"/sys/fs/cgroup/kubepods/*/pod%s/memory.max", "/sys/fs/cgroup/kubepods/pod%s/memory.max"} {
-		files, err := filepath.Glob(fmt.Sprintf(pattern, uid))
+	file := func(names ...string) string {
+		t.Helper()
+		var found []string
+		for _, name := range names {
+			for _, parent := range []string{"", "*/"} {
+				files, err := filepath.Glob("/sys/fs/cgroup/" + fmt.Sprintf(name, "kubepods/"+parent+"pod"+uid))
+				if err != nil {
+					t.Fatal(err)
+				}
+				found = append(found, files...)
+			}
+		}
+		if len(found) != 1 {
+			t.Fatalf("the files %q of the pod's cgroup: %q", names, found)
+		}
+		text, err := os.ReadFile(found[0])
 		if err != nil {
 			t.Fatal(err)
 		}
-		found = append(found, files...)
+		return strings.TrimSpace(string(text))
 	}
-	if len(found) != 1 {
-		t.Fatalf("the pod's cgroup: %v", found)
+	if got := file("memory/%s/memory.limit_in_bytes", "%s/memory.max"); got != "536870912" {
+		t.Errorf("the pod's limit of memory is %s, want 512 MiB", got)
 	}
-	if text, err := os.ReadFile(found[0]); err != nil || strings.TrimSpace(string(text)) != "536870912" {
-		t.Errorf("%s: %s, %v; want 512 MiB", found[0], text, err)
+	// Microseconds in each period of 100 ms.
+	if got := file("cpu/%s/cpu.cfs_quota_us", "%s/cpu.max"); got != "80000" && got != "80000 100000" {
+		t.Errorf("the pod's limit of processors is %s, want 0.8", got)
 	}
 }

@@ -6,7 +6,7 @@ set -euo pipefail
 umask 022
 
 NODE=10.88.0.2 WORLD=10.88.0.1 # of the link between them
-PODS=10.244.0.0/24 SERVICES=10.96.0.0/16 DNS=10.96.0.10
+PODS=10.244.0.0/24 PODS6=fd00:244::/64 SERVICES=10.96.0.0/16 DNS=10.96.0.10
 LOG=$KUBE_RUN/log
 
 doing='start'
@@ -42,8 +42,9 @@ mount_files() {
   echo node >/proc/sys/kernel/hostname
 }
 
-# make_network connects the node with the world. IPv4 only, besides link-local addresses:
-# the enforcer of the policies supports nothing else.
+# make_network connects the node with the world, by IPv4. Pods have an IPv6 address too, and
+# reach the node by it. The cluster does not know of it, as where an administrator has
+# forgotten IPv6: the enforcer of the policies supports IPv4 only.
 make_network() {
   ip link set lo up
   ip link add uplink type veth peer name node0 netns /run/lab/ns/world
@@ -124,7 +125,7 @@ END_TOML
   cat >"$KUBE_RUN/cni/10-pods.conflist" <<END_CNI
 {"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "$KUBE_RUN/cni-state",
-   "ranges": [[{"subnet": "$PODS"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}
+   "ranges": [[{"subnet": "$PODS"}], [{"subnet": "$PODS6"}]], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}]}
 END_CNI
   start containerd --config "$KUBE_RUN/containerd.toml"
 }
