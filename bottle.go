@@ -47,6 +47,9 @@ func (e *Engine) Exec(ctx context.Context, name string, cfg session.Config) (*se
 // beforeExec checks that a session does not bring in what the bottle's proxy keeps out, and
 // writes the session to the audit log.
 func (e *Engine) beforeExec(name string, cfg session.Config) error {
+	if err := e.rt.CheckSuspended(name); err != nil {
+		return err
+	}
 	if err := e.proxies.CheckGiven(name, cfg.Env); err != nil {
 		return err
 	}

@@ -51,7 +51,10 @@ const statusKept = "kept"
 // gone, and containerd has its record and no task.
 const statusLost = "lost when the host restarted"
 
-// List returns the running bottles, or with all every bottle that containerd knows and
+// statusSuspended is the status of a bottle whose memory is in an image.
+const statusSuspended = "suspended"
+
+// List returns the running and suspended bottles, or with all every bottle that containerd knows and
 // the work of removed ones, newest first.
 func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
 	list, err := e.listBottles(ctx, all)
@@ -81,7 +84,7 @@ func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
 	return list, nil
 }
 
-// listBottles returns the running bottles, or with all every bottle that containerd
+// listBottles returns the running and suspended bottles, or with all every bottle that containerd
 // knows, newest first.
 func (e *Engine) listBottles(ctx context.Context, all bool) ([]Status, error) {
 	found, err := e.rt.List(ctx)
@@ -98,7 +101,9 @@ func (e *Engine) listBottles(ctx context.Context, all bool) ([]Status, error) {
 	}
 	out := []Status{}
 	for _, c := range found {
-		if c.Role != runtime.RoleAgent && c.Role != "" || !all && !c.Alive() {
+		// A suspended bottle has no task, but occupies memory.
+		suspended := c.Status != "running" && e.rt.Suspended(c.ID)
+		if c.Role != runtime.RoleAgent && c.Role != "" || !all && !c.Alive() && !suspended {
 			continue
 		}
 		if _, own := names.Visible(c.ID, e.cfg.Owner); !own {
@@ -111,10 +116,15 @@ func (e *Engine) listBottles(ctx context.Context, all bool) ([]Status, error) {
 			}
 			st.Status = strings.Replace(st.Status, "running", PreparedReady, 1)
 		}
+		if suspended {
+			st.Status = statusSuspended
+		}
 		switch st.Status {
 		case "none":
 			if _, err := os.Lstat(e.dir(c.ID)); errors.Is(err, fs.ErrNotExist) {
 				st.Status = statusLost
+			} else if state, err := e.sessions.Recorded(c.ID); err == nil { // it was suspended, and then stopped
+				st.Status = "stopped, " + state.Summary()
 			}
 		case "stopped":
 			// Not recorded yet if nobody has watched a sandbox that was killed.

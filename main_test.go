@@ -19,6 +19,9 @@ func TestMain(m *testing.M) {
 	if fault := os.Getenv(faultEnv); fault != "" {
 		os.Exit(faultChild(fault))
 	}
+	if kill := os.Getenv(memoryKillEnv); kill != "" {
+		os.Exit(memoryChild(kill))
+	}
 	os.Exit(labtest.Main(m))
 }
 

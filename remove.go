@@ -18,13 +18,17 @@ type Leftovers = teardown.Leftovers
 // Stop ends a bottle's agent and keeps the bottle: the agent's processes get SIGTERM, and
 // what is left of them after grace is killed. Then the proxy ends. The output and the exit
 // code of a held session are stored. killed reports whether the grace period was too
-// short. A bottle that does not run is not an error.
+// short. A bottle that does not run is not an error. The memory of a suspended one is dropped.
 func (e *Engine) Stop(ctx context.Context, name string, grace time.Duration) (killed bool, err error) {
 	running, err := e.Running(ctx, name)
 	if err != nil {
 		return false, err
 	}
-	if running {
+	if e.rt.Suspended(name) {
+		if err := e.dropSuspended(ctx, name); err != nil {
+			return false, err
+		}
+	} else if running {
 		defer func() { err = auditEnd(e.cfg.Audit, name, "stopped", err) }()
 		if killed, err = e.sessions.End(ctx, name, grace); err != nil {
 			return killed, err

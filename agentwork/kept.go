@@ -148,6 +148,9 @@ func (m *Manager) checkUnused(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := m.rt.CheckSuspended(name); err != nil {
+		return err // its processes continue with the files as they are
+	}
 	if mounted || alive {
 		return &hint.Error{Err: fmt.Errorf("%w: %s", ErrInUse, name), Hint: "remove the bottle first: bottle rm -f " + name}
 	}

@@ -77,7 +77,7 @@ type Event struct {
 	Runtime        string   `json:"runtime,omitempty"`
 	Proxy          string   `json:"proxy,omitempty"`
 	Program        string   `json:"program,omitempty"` // the first word of a command
-	Action         string   `json:"action,omitempty"`  // exec, attach; allow, deny; removed, stopped, failed
+	Action         string   `json:"action,omitempty"`  // exec, attach; allow, deny; removed, stopped, failed, suspended, resumed
 	Entry          string   `json:"entry,omitempty"`   // of the egress policy
 	Entries        []string `json:"entries,omitempty"` // that were changed
 	Secret         string   `json:"secret,omitempty"`  // its name

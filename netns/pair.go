@@ -14,6 +14,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/segment"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	cniconf "github.com/bot-bottle/bottle/cni-conf"
 	"github.com/bot-bottle/bottle/internal/atomicfile"
@@ -236,4 +237,39 @@ func readPolicy(dir string) (p policy, err error) {
 		return policy{}, fmt.Errorf("read the egress policy %s: %w", policyFile(dir), err)
 	}
 	return p, nil
+}
+
+// Reopen returns the complete network of a bottle whose sandbox has ended, for another
+// sandbox: gVisor has taken the addresses out of the agent's namespace, and they are assigned
+// again. Everything is verified as at a launch.
+func (m *Manager) Reopen(ctx context.Context, dir string) (*Pair, error) {
+	dir = filepath.Clean(dir)
+	id, err := m.containerID(dir)
+	if err != nil {
+		return nil, err
+	}
+	confs, err := m.confs()
+	if err != nil {
+		return nil, err
+	}
+	bottle, err := m.acquireBottle(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer bottle.release()
+	if !pinned(AgentPath(dir)) {
+		return nil, fmt.Errorf("no network namespace at %s", AgentPath(dir))
+	}
+	err = Do(AgentPath(dir), func() error {
+		err := setAddress(nicName, segment.Agent)
+		if errors.Is(err, unix.EEXIST) { // the sandbox had not been created
+			err = nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &Pair{m: m, dir: dir, id: id, confs: confs}
+	return p, p.Verify(ctx)
 }

@@ -38,7 +38,7 @@ type LimitError = runtime.LimitError
 // a growing delay if it keeps exiting. The proxy reads the same policy files again
 // before it listens, and the packet filter of its namespace stays in place: without a
 // proxy the agent reaches nothing. Watch returns when ctx ends or the bottle is
-// removed or being removed. restarted is called after each attempt, with the limits that
+// suspended, removed or being removed. restarted is called after each attempt, with the limits that
 // the proxy had reached when it exited and the error if it could not be started.
 //
 // Every process attached to a bottle may watch its proxy; a lock lets one of them
@@ -86,7 +86,7 @@ func (m *Manager) watch(ctx context.Context, name string, p process, bottle fs.F
 			return
 		case <-time.After(delay):
 		}
-		started, reached, err := m.restart(ctx, name, p, bottle)
+		started, reached, err := m.restart(ctx, name, p, bottle, false)
 		if errors.Is(err, runtime.ErrNotRunning) {
 			return
 		}
@@ -102,8 +102,38 @@ func (m *Manager) watch(ctx context.Context, name string, p process, bottle fs.F
 
 // Restart starts the proxy unless it is running, and reports whether it did, and which
 // limits the old one had reached. It logs these. The error wraps runtime.ErrNotRunning if
-// the bottle is removed or being removed.
+// the bottle is suspended, removed or being removed.
 func (m *Manager) Restart(ctx context.Context, name string) (started bool, reached []*LimitError, err error) {
+	return m.restartAll(ctx, name, false)
+}
+
+// Suspend calls mark, which marks the bottle as suspended, and ends its proxy, which nothing
+// starts again until Resume.
+func (m *Manager) Suspend(ctx context.Context, name string, mark func() error) error {
+	unlock, err := m.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := mark(); err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range []process{m.front(name), m.proxy(name)} {
+		_, err := m.rt.Stop(ctx, p.id, 0)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Resume starts the proxy of a suspended bottle.
+func (m *Manager) Resume(ctx context.Context, name string) error {
+	_, _, err := m.restartAll(ctx, name, true)
+	return err
+}
+
+// restartAll is Restart, also of a suspended bottle.
+func (m *Manager) restartAll(ctx context.Context, name string, suspended bool) (started bool, reached []*LimitError, err error) {
 	bottle, err := os.Stat(m.bottleDir(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		err = runtime.ErrNotRunning
@@ -111,17 +141,17 @@ func (m *Manager) Restart(ctx context.Context, name string) (started bool, reach
 	if err != nil {
 		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, err)
 	}
-	started, reached, err = m.restart(ctx, name, m.proxy(name), bottle)
+	started, reached, err = m.restart(ctx, name, m.proxy(name), bottle, suspended)
 	state, lerr := m.Load(name)
 	if err != nil || lerr != nil || !state.Front() {
 		return started, reached, errors.Join(err, lerr)
 	}
-	front, more, err := m.restart(ctx, name, m.front(name), bottle)
+	front, more, err := m.restart(ctx, name, m.front(name), bottle, suspended)
 	return started || front, append(reached, more...), err
 }
 
-// restart is Restart for one process of the bottle that has the given directory.
-func (m *Manager) restart(ctx context.Context, name string, p process, bottle fs.FileInfo) (started bool, reached []*LimitError, err error) {
+// restart is restartAll for one process of the bottle that has the given directory.
+func (m *Manager) restart(ctx context.Context, name string, p process, bottle fs.FileInfo, suspended bool) (started bool, reached []*LimitError, err error) {
 	unlock, err := m.lock(ctx, name)
 	ctx = context.WithoutCancel(ctx) // what is begun is ended: a session that ends must not leave half a proxy
 	if err != nil {
@@ -130,6 +160,9 @@ func (m *Manager) restart(ctx context.Context, name string, p process, bottle fs
 	defer unlock()
 	// A bottle is removed only by a process that has had this lock.
 	if now, err := os.Stat(m.bottleDir(name)); err != nil || !os.SameFile(now, bottle) || m.Removing(name) {
+		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
+	}
+	if !suspended && m.rt.Suspended(name) {
 		return false, nil, fmt.Errorf("restart proxy of %s: %w", name, runtime.ErrNotRunning)
 	}
 	task, reached, err := m.rt.RecreateProxy(ctx, p.id, m.Program(name), p.log)

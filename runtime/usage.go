@@ -97,7 +97,7 @@ func (c *Client) diskUsage(ctx context.Context, id string, spec *specs.Spec) (in
 	if err != nil {
 		return 0, fmt.Errorf("get mounts of %s: %w", id, err)
 	}
-	fi, err := os.Stat(filepath.Join(writableDir(mounts), ".gvisor.filestore."+id))
+	fi, err := os.Stat(filepath.Join(writableDir(mounts), filestore+id))
 	if os.IsNotExist(err) {
 		return 0, nil
 	}

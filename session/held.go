@@ -85,9 +85,13 @@ func (m *Manager) finalState(ctx context.Context, name string, req proto.Request
 	if state, err := m.Recorded(name); err == nil {
 		return state, nil
 	}
+	if err := m.rt.CheckSuspended(name); err != nil {
+		return State{}, err
+	}
+	held, _ := os.Stat(m.file(name, heldFile))
 	c, err := m.ask(ctx, name, req, Config{})
 	if err != nil {
-		return m.lost(ctx, name, err, nil)
+		return m.lost(ctx, name, held, err, nil)
 	}
 	stop := context.AfterFunc(ctx, c.Detach)
 	defer stop()
@@ -99,11 +103,21 @@ func (m *Manager) finalState(ctx context.Context, name string, req proto.Request
 		if c.failure != nil { // no session was started
 			err = none(name)
 		}
-		return m.lost(ctx, name, err, c)
+		return m.lost(ctx, name, held, err, c)
 	case c.state.Started.IsZero():
 		return State{}, none(name)
 	}
 	return m.ended(ctx, name, State{State: *c.state}), nil
+}
+
+// Resumed records that a held session continues in another sandbox: whoever was waiting for
+// it in the old one must not take the end of that for the end of the session.
+func (m *Manager) Resumed(name string) error { return m.writeFile(name, heldFile, []byte("{}")) }
+
+// Held reports whether a held session was started in a bottle.
+func (m *Manager) Held(name string) bool {
+	_, err := os.Lstat(m.file(name, heldFile))
+	return err == nil
 }
 
 // ended adds the limits that a sandbox has reached to the state of a session that has ended.
@@ -120,8 +134,9 @@ func (m *Manager) ended(ctx context.Context, name string, s State) State {
 }
 
 // lost returns the state of a session that PID 1 does not report: it was recorded
-// meanwhile, or the sandbox was killed.
-func (m *Manager) lost(ctx context.Context, name string, err error, c *Client) (State, error) {
+// meanwhile, or the sandbox was killed. A session of a bottle that is or was suspended since
+// held was its file continues.
+func (m *Manager) lost(ctx context.Context, name string, held fs.FileInfo, err error, c *Client) (State, error) {
 	if state, rerr := m.Recorded(name); rerr == nil { // stopped meanwhile
 		return state, nil
 	}
@@ -129,8 +144,15 @@ func (m *Manager) lost(ctx context.Context, name string, err error, c *Client) (
 	if !killed && !errors.Is(err, ErrNotRunning) {
 		return State{}, err
 	}
-	if _, serr := os.Stat(m.file(name, heldFile)); serr != nil {
+	if err := m.rt.CheckSuspended(name); err != nil {
+		return State{}, err
+	}
+	file, serr := os.Stat(m.file(name, heldFile))
+	if serr != nil {
 		return State{}, none(name)
+	}
+	if held != nil && !os.SameFile(held, file) {
+		return State{}, fmt.Errorf("%s: %w meanwhile", name, runtime.ErrSuspended)
 	}
 	now := time.Now()
 	state := m.ended(ctx, name, State{Killed: true, State: proto.State{Started: now, Ended: now, Code: 128 + int(syscall.SIGKILL)}})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/shareddir"
+	"github.com/bot-bottle/bottle/runtime"
 )
 
 // A name can be used again as soon as its bottle is removed. Whoever removes a bottle
@@ -115,4 +116,31 @@ func (m *Manager) release(lock *filelock.Lock) {
 	if err := lock.Release(); err != nil {
 		m.log.Error("release lock", "error", err)
 	}
+}
+
+// Hold waits for the lock on the removal of a bottle, which then is not removed until release
+// is called. The error wraps runtime.ErrNotRunning if it was removed.
+func (m *Manager) Hold(ctx context.Context, bottle Identity) (release func(), err error) {
+	lock, err := m.hold(ctx, bottle)
+	if err != nil {
+		return nil, err
+	}
+	if lock == nil {
+		return nil, fmt.Errorf("%s: %w", bottle.Name, runtime.ErrNotRunning)
+	}
+	return func() { m.release(lock) }, nil
+}
+
+// Relaunch marks a bottle, whose removal the caller holds, as one that is being launched
+// again: if its process dies, a removal waits for what containerd may still be creating. The
+// caller calls complete when nothing is being created any more.
+func (m *Manager) Relaunch(name string) (complete func() error, err error) {
+	file := filepath.Join(m.dir(name), launchFile)
+	set := func(size int64) error {
+		if err := os.Truncate(file, size); err != nil {
+			return fmt.Errorf("launch %s again: %w", name, err)
+		}
+		return nil
+	}
+	return func() error { return set(1) }, set(0)
 }

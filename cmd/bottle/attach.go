@@ -99,6 +99,9 @@ func (a *app) attachHeld(e *bottle.Engine, name, keys string, cfg session.Config
 		held.set(s)
 		return held, nil
 	}, cfg, a.showRefusals(e, name))
+	if held.Client != nil && a.suspended(e, name) {
+		return true, nil
+	}
 	left = held.left(err)
 	if left {
 		a.note(textDetached, shownName(name), shownName(name))

@@ -33,6 +33,8 @@ type launched struct {
 	Name    string   `json:"name"`
 	Agent   string   `json:"agent"`
 	Command []string `json:"command"`
+	// Names are those of several bottles.
+	Names []string `json:"names,omitempty"`
 }
 
 // isHelper reports whether this process is a helper.
@@ -175,18 +177,9 @@ func (a *app) runAsHelper(e *bottle.Engine, b *bottle.Bottle, p *plan.Plan, f ru
 	if err := e.Sessions().BeWatcher(b.Name); err != nil {
 		return err
 	}
-	fd, err := strconv.Atoi(os.Getenv(helperVariable))
-	if err != nil {
-		return fmt.Errorf("invalid %s: %w", helperVariable, err)
-	}
-	out := os.NewFile(uintptr(fd), "report")
-	if err := leave(); err != nil {
+	if err := reportLaunch(launched{Name: b.Name, Agent: p.Agent, Command: p.Command}); err != nil {
 		return err
 	}
-	if err := json.NewEncoder(out).Encode(launched{Name: b.Name, Agent: p.Agent, Command: p.Command}); err != nil {
-		return fmt.Errorf("report the launch: %w", err)
-	}
-	_ = out.Close()
 	a.refillPool(p, f.trust)
 	defer releaseWhenIdle()()
 	a.watchDetached(e, b)

@@ -31,7 +31,7 @@ func (a *app) rmCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove a bottle whose agent is running")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "also remove a bottle whose agent is running or suspended")
 	cmd.Flags().BoolVar(&discard, "discard", false, "also remove work that was not fetched")
 	return cmd
 }
@@ -60,6 +60,9 @@ func (a *app) removeBottle(e *bottle.Engine, name string, force, discard bool) (
 		}
 		if running && !e.IsPrepared(found.Name) {
 			return "", withHint(fmt.Errorf(textRmRunning, shownName(found.Name)), hintRmRunning, shownName(found.Name))
+		}
+		if e.IsSuspended(found.Name) {
+			return "", withHint(fmt.Errorf(textRmSuspended, shownName(found.Name)), hintSuspended, shownName(found.Name), shownName(found.Name))
 		}
 	}
 	if !discard {

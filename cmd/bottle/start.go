@@ -54,6 +54,9 @@ func (a *app) stoppedWork(e *bottle.Engine, name string) (*plan.Resume, error) {
 	if err == nil && running {
 		err = withHint(fmt.Errorf(textRmRunning, shownName(name)), hintStartRunning, shownName(name))
 	}
+	if err == nil && e.IsSuspended(name) {
+		err = withHint(fmt.Errorf(textRmSuspended, shownName(name)), hintStartSuspend, shownName(name), shownName(name))
+	}
 	if err != nil {
 		return nil, err
 	}
