@@ -35,6 +35,9 @@ const (
 	nameLabel  = "app.kubernetes.io/name"
 	agents     = nameLabel + "=bottle,app.kubernetes.io/component=agent"
 	proxies    = nameLabel + "=bottle,app.kubernetes.io/component=proxy"
+	// The container with the agent's work, and the annotation that says where it is.
+	workContainer = "work"
+	work          = "bottle/work"
 )
 
 // ErrExists is returned for the namespace of an agent that exists already.
@@ -173,6 +176,7 @@ type pod struct {
 	Metadata struct {
 		Name, Namespace   string
 		Labels            map[string]string
+		Annotations       map[string]string
 		CreationTimestamp time.Time
 		DeletionTimestamp *time.Time
 	}
@@ -218,22 +222,33 @@ type Agent struct {
 	Ended   bool `json:"ended"`
 	Failed  bool `json:"failed"`
 	Code    int  `json:"exit_code"`
+	// Work is the path of its clone of a repository; empty: it has none.
+	Work string `json:"work,omitempty"`
 
-	tty bool
+	tty    bool
+	broken string // the init container that has failed
 }
 
 func (p pod) agent() Agent {
 	a := Agent{
 		Name: p.Metadata.Namespace, Agent: p.Metadata.Labels["app.kubernetes.io/instance"], Runtime: p.Spec.RuntimeClassName,
-		Node: p.Spec.NodeName, Created: p.Metadata.CreationTimestamp,
+		Node: p.Spec.NodeName, Created: p.Metadata.CreationTimestamp, Work: p.Metadata.Annotations[work],
 	}
 	if len(p.Spec.Containers) > 0 {
 		a.Image, a.tty = p.Spec.Containers[0].Image, p.Spec.Containers[0].TTY
 	}
 	for _, c := range p.Status.ContainerStatuses {
+		if c.Name != agent { // of the work, or one that the cluster has added
+			continue
+		}
 		a.Running = c.State.Running != nil
-		if t := c.State.Terminated; t != nil && c.Name == agent {
+		if t := c.State.Terminated; t != nil {
 			a.Ended, a.Code = true, t.ExitCode
+		}
+	}
+	for _, c := range p.Status.InitContainerStatuses {
+		if t := c.State.Terminated; t != nil && t.ExitCode != 0 {
+			a.broken = c.Name
 		}
 	}
 	switch {
@@ -394,7 +409,29 @@ func (c *Client) remove(ctx context.Context, namespace string) error {
 
 // Log returns the output of the agent's session.
 func (c *Client) Log(ctx context.Context, name string, follow bool) (io.ReadCloser, error) {
-	return c.log(ctx, name, agent, follow)
+	return c.log(ctx, name, agent, agent, follow)
+}
+
+// maxReason bounds what is read of the output of a container that has failed, in bytes.
+const maxReason = 4 << 10
+
+// Reason returns the last line of what an agent's init container has printed that has
+// failed; empty: it is not known.
+func (c *Client) Reason(ctx context.Context, a Agent) string {
+	if a.broken == "" {
+		return ""
+	}
+	stream, err := c.log(ctx, a.Name, agent, a.broken, false)
+	if err != nil {
+		return ""
+	}
+	text, err := io.ReadAll(io.LimitReader(stream, maxReason))
+	_ = stream.Close() // read only
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lines[len(lines)-1]
 }
 
 // EgressLog returns the log of the agent's proxy: of the pod that is the newest.
@@ -407,16 +444,16 @@ func (c *Client) EgressLog(ctx context.Context, name string, follow bool) (io.Re
 		return nil, fmt.Errorf("%s has no proxy", name)
 	}
 	newest := slices.MaxFunc(list.Items, func(a, b pod) int { return a.Metadata.CreationTimestamp.Compare(b.Metadata.CreationTimestamp) })
-	return c.log(ctx, name, newest.Metadata.Name, follow)
+	return c.log(ctx, name, newest.Metadata.Name, "", follow)
 }
 
-func (c *Client) log(ctx context.Context, namespace, pod string, follow bool) (io.ReadCloser, error) {
+func (c *Client) log(ctx context.Context, namespace, pod, container string, follow bool) (io.ReadCloser, error) {
 	r := c.api.Get().AbsPath("/api/v1/namespaces/" + namespace + "/pods/" + pod + "/log")
 	if follow {
 		r = r.Param("follow", "true")
 	}
-	if pod == agent {
-		r = r.Param("container", agent)
+	if container != "" {
+		r = r.Param("container", container)
 	}
 	stream, err := r.Stream(ctx)
 	if err != nil {
@@ -425,11 +462,11 @@ func (c *Client) log(ctx context.Context, namespace, pod string, follow bool) (i
 	return stream, nil
 }
 
-// stream returns the address of a connection with the agent's container.
-func (c *Client) stream(namespace, what string, query url.Values) *url.URL {
+// stream returns the address of a connection with a container of the agent's pod.
+func (c *Client) stream(namespace, what, container string, query url.Values) *url.URL {
 	r := c.api.Verb(http.MethodGet).AbsPath("/api/v1/namespaces/" + namespace + "/pods/" + agent + "/" + what)
 	u := r.URL()
-	query.Set("container", agent)
+	query.Set("container", container)
 	u.RawQuery = query.Encode()
 	return u
 }

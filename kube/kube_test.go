@@ -26,6 +26,9 @@ func TestStatus(t *testing.T) {
 		{`{"phase": "Pending", "initContainerStatuses": [{"name": "walls", "state": {"terminated": {"exitCode": 125}}}]}`, "starting, walls failed (125)", false, false, 0},
 		{`{"phase": "Running", "containerStatuses": [{"name": "agent", "state": {"running": {}}}]}`, "running", true, false, 0},
 		{`{"phase": "Failed", "containerStatuses": [{"name": "agent", "state": {"terminated": {"exitCode": 3}}}]}`, "exited (3)", false, true, 3},
+		// The container with the work, or one that the cluster has added, outlives the agent's.
+		{`{"phase": "Running", "containerStatuses": [{"name": "agent", "state": {"terminated": {"exitCode": 3}}}, {"name": "work", "state": {"running": {}}}]}`, "exited (3)", false, true, 3},
+		{`{"phase": "Pending", "containerStatuses": [{"name": "agent", "state": {"waiting": {"reason": "CreateContainerError"}}}, {"name": "work", "state": {"running": {}}}]}`, "starting, agent: CreateContainerError", false, false, 0},
 		{`{"phase": "Failed", "initContainerStatuses": [{"name": "walls", "state": {"terminated": {"exitCode": 125}}}]}`, "failed, walls failed (125)", false, true, 1},
 		{`{"phase": "Failed", "reason": "Evicted"}`, "failed", false, true, 1},
 	} {

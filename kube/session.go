@@ -34,22 +34,28 @@ type Session struct {
 
 // Exec runs a command in the agent's container.
 func (c *Client) Exec(ctx context.Context, name string, command []string, s Streams) (*Session, error) {
-	return c.start(ctx, name, "exec", url.Values{"command": command}, s)
+	return c.start(ctx, name, "exec", agent, url.Values{"command": command}, s)
+}
+
+// ExecWork runs a command in the container of the agent's pod in which its work is
+// accessible, also after its session has ended.
+func (c *Client) ExecWork(ctx context.Context, name string, command []string, s Streams) (*Session, error) {
+	return c.start(ctx, name, "exec", workContainer, url.Values{"command": command}, s)
 }
 
 // Attach connects with the agent's own session.
 func (c *Client) Attach(ctx context.Context, a Agent, s Streams) (*Session, error) {
 	s.Terminal = a.tty
-	return c.start(ctx, a.Name, "attach", url.Values{}, s)
+	return c.start(ctx, a.Name, "attach", agent, url.Values{}, s)
 }
 
-func (c *Client) start(ctx context.Context, name, what string, query url.Values, s Streams) (*Session, error) {
+func (c *Client) start(ctx context.Context, name, what, container string, query url.Values, s Streams) (*Session, error) {
 	for key, on := range map[string]bool{"stdin": s.Stdin != nil, "stdout": true, "stderr": !s.Terminal, "tty": s.Terminal} {
 		if on {
 			query.Set(key, "true")
 		}
 	}
-	u := c.stream(name, what, query)
+	u := c.stream(name, what, container, query)
 	// Websockets, of the version that reports the end of standard input. Clusters older than
 	// 1.30 have none, and get SPDY.
 	web, err := remotecommand.NewWebSocketExecutor(c.config, "GET", u.String())

@@ -38,6 +38,8 @@ type Options struct {
 	// Except are networks that the proxy must not reach, in addition to all that are not
 	// public: those of nodes with public addresses.
 	Except []string
+	// Repo is the URL of a git repository that the pod clones; empty: none.
+	Repo string
 }
 
 // Names of the objects. Each agent has a namespace of its own.
@@ -94,6 +96,7 @@ type export struct {
 	plan          *plan.Plan
 	opt           Options
 	slug          string
+	repo          Repo   // URL is empty if there is none
 	image, bottle string // references: the agent's and bottle's own
 }
 
@@ -108,6 +111,10 @@ func Export(p *plan.Plan, opt Options) ([]byte, error) {
 	problems.Add(e.namespace())
 	problems.Add(e.images())
 	problems.Add(e.check())
+	if opt.Repo != "" {
+		e.repo, err = ParseRepo(opt.Repo, p)
+		problems.Add(err)
+	}
 	for _, cidr := range opt.Except {
 		problems.Add(checkCIDR(cidr))
 	}
@@ -191,7 +198,7 @@ func (e *export) check() error {
 		problems.Add(&hint.Error{Err: errors.New("a cluster's proxy cannot learn a policy"), Hint: "learn it on one host with bottle run --learn"})
 	}
 	if p.Workspace != nil || p.BaseRef != "" {
-		problems.Add(&hint.Error{Err: errors.New("a cluster has no working directory of yours to copy"), Hint: "let the agent clone a git URL through the proxy"})
+		problems.Add(&hint.Error{Err: errors.New("a cluster has no working directory of yours to copy"), Hint: "let the agent clone a git URL through the proxy, with --repo"})
 	}
 	return problems.Err()
 }

@@ -127,6 +127,7 @@ var cases = []struct {
 	{"claude", Options{Prefix: "registry.example/team/", Version: "1.2.3+meta"}},
 	{"pipelock", Options{Image: "registry.example/bottle@sha256:" + strings.Repeat("0", 64), Namespace: "team-a", NoWalls: true, Except: []string{"203.0.113.0/24"}}},
 	{"minimal", Options{Prefix: "localhost:5000", Version: "1.2.3"}},
+	{"repo", Options{Prefix: "registry.example/team", Version: "1.2.3", Namespace: "bottle-impl-2", Repo: "https://git.example:8443/team/app.git"}},
 }
 
 func TestExport(t *testing.T) {
@@ -375,6 +376,15 @@ func TestErrors(t *testing.T) {
 		{"", ", kind: codex", Options{Namespace: "No"}, `invalid namespace "No"`, "--namespace"},
 		{"", ", kind: codex", Options{Except: []string{"10.0.0.1/8"}}, "invalid --except", "203.0.113.0/24"},
 		{"", ", kind: codex", Options{Except: []string{"::/0"}}, "invalid --except", "203.0.113.0/24"},
+		{"", ", kind: codex", Options{Repo: "https://git.example/app.git"}, "cannot clone from git.example: agent \"impl\" may not reach it", "add git.example to egress.allow"},
+		{", egress: {allow: [git.example]}", ", kind: codex", Options{Repo: "https://git.example:8443/app.git"}, "cannot clone from git.example:8443", "add git.example:8443"},
+		{", egress: {allow: [git.example], deny: [git.example]}", ", kind: codex", Options{Repo: "https://git.example/app.git"}, "may not reach it", "egress.allow"},
+		{", egress: {allow: [git.example]}", ", kind: codex", Options{Repo: "https://me:s3cret@git.example/app.git"}, "with a login in the URL", "variables"},
+		{"", ", kind: codex", Options{Repo: "ssh://me:s3cret@git.example/app.git"}, "only https", "--repo"},
+		{"", ", kind: codex", Options{Repo: "git@git.example:app.git"}, "URL of a repository", "--repo"},
+		{"", ", kind: codex", Options{Repo: "https:///app.git"}, "only https", "--repo"},
+		{", egress: {allow: [git.example]}", ", kind: codex", Options{Repo: "https://git.example/"}, "names no repository", "--repo"},
+		{", egress: {allow: [git.example]}", ", kind: codex", Options{Repo: "https://git.example/app.git?x=1"}, "no parameters", "--repo"},
 	} {
 		if tc.opt.Prefix == "" && tc.want != "unknown registry" {
 			tc.opt.Prefix = "r.example"
@@ -387,7 +397,7 @@ func TestErrors(t *testing.T) {
 		if err == nil {
 			_, err = Export(p, tc.opt)
 		}
-		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(hint.Of(hint.Split(err)[0]), tc.hint) || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(hint.Of(hint.Split(err)[0]), tc.hint) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%.80s: %v (%s), want %q and the hint %q", tc.bottle+tc.agent, err, hint.Of(err), tc.want, tc.hint)
 		}
 	}

@@ -47,6 +47,14 @@ var closedToAgent = []string{
 // Memory of bottle's own containers in the agent's pod.
 const smallMemory int64 = 128 << 20
 
+// Limits of the container that makes the work accessible.
+const (
+	holdMemory int64 = 64 << 20
+	holdCPUs         = 0.1
+)
+
+const workVolume = "work"
+
 func (e *export) labels(component string) map[string]string {
 	out := map[string]string{"app.kubernetes.io/name": "bottle", "app.kubernetes.io/instance": e.slug}
 	if component != "" {
@@ -258,12 +266,17 @@ func (e *export) agent() object {
 			{Name: "run", EmptyDir: &emptyDir{Medium: "Memory", Size: "16Mi"}},
 		},
 	}
+	meta := e.meta(agentName, agentName)
+	if e.repo.URL != "" {
+		e.addRepo(&spec)
+		meta.Annotations = map[string]string{repoAnnotation: e.repo.URL, workAnnotation: e.repo.Dir}
+	}
 	if e.opt.Sandbox {
 		return object{APIVersion: "agents.x-k8s.io/v1beta1", Kind: "Sandbox", Metadata: e.meta(agentName, agentName), Spec: sandboxSpec{
-			Template: podTemplate{Metadata: metadata{Labels: e.labels(agentName)}, Spec: spec},
+			Template: podTemplate{Metadata: metadata{Labels: meta.Labels, Annotations: meta.Annotations}, Spec: spec},
 		}}
 	}
-	return object{APIVersion: "v1", Kind: "Pod", Metadata: e.meta(agentName, agentName), Spec: spec}
+	return object{APIVersion: "v1", Kind: "Pod", Metadata: meta, Spec: spec}
 }
 
 // small are the limits of bottle's own containers in the agent's pod. They have one of
@@ -271,6 +284,31 @@ func (e *export) agent() object {
 // containers, also those that have ended, are limited, and under gVisor it is the pod's
 // limit that holds.
 func (e *export) small() resources { return limits(smallMemory, e.plan.Limits.CPUs, 0) }
+
+// addRepo adds the clone of a repository to the agent's pod, and a container in which the
+// work is accessible for as long as the pod exists: nothing can be started in a container
+// that has ended. It has none of the agent's variables.
+func (e *export) addRepo(spec *podSpec) {
+	agent := &spec.Containers[0]
+	work := mount{Name: workVolume, Path: workDir}
+	own := []string{provision.GuestDir + program}
+	clone := container{
+		Name: "clone", Image: e.image, Env: agent.Env, Security: agent.Security, Resources: agent.Resources,
+		Command: append(own, "k8s-clone", "--dir", literal(e.repo.Dir), "--branch", Branch(e.opt.Namespace), "--", literal(e.repo.URL)),
+		Mounts:  append([]mount{work}, agent.Mounts...),
+	}
+	// After the gate: the proxy answers, and nothing else is reached.
+	spec.InitContainers = append(spec.InitContainers, clone)
+	agent.Mounts, agent.WorkingDir = append(agent.Mounts, work), e.repo.Dir
+	hold := container{
+		Name: workContainer, Image: e.image, Command: append(own, "k8s-hold"), WorkingDir: e.repo.Dir,
+		// The pod's limits are the sums, and the agent should have what its own says.
+		Resources: limits(holdMemory, min(e.plan.Limits.CPUs, holdCPUs), 0), Security: agent.Security,
+		Mounts: []mount{work, agent.Mounts[0]},
+	}
+	spec.Containers = append(spec.Containers, hold)
+	spec.Volumes = append(spec.Volumes, volume{Name: workVolume, EmptyDir: &emptyDir{Size: quantity(e.plan.Limits.Disk)}})
+}
 
 // literal escapes a text in which kubelet would expand variables.
 func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }

@@ -126,11 +126,14 @@ func quoted(word string) string {
 // notes are what the plan has and the objects have not, each with its replacement.
 func (e *export) notes() []string {
 	p := e.plan
-	notes := []string{
-		"the working directory: the agent clones a git URL through the proxy, and pushes its work",
+	var notes []string
+	if e.repo.URL == "" {
+		notes = append(notes, "the working directory: the agent clones a git URL through the proxy (--repo), and pushes its work")
+	}
+	notes = append(notes,
 		"bottle allow and deny: change egress in the manifest, and apply a new export",
 		fmt.Sprintf("limits.pids (%d): the cluster's podPidsLimit applies", p.Limits.Pids),
-	}
+	)
 	notes = append(notes, Warnings(p)...)
 	if e.usesPipelock() {
 		notes = append(notes, "ports of single hosts under pipelock: the NetworkPolicy opens the ports of all entries together")

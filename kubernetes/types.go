@@ -107,18 +107,19 @@ type capabilities struct {
 }
 
 type container struct {
-	Name      string            `yaml:"name"`
-	Image     string            `yaml:"image"`
-	Command   []string          `yaml:"command,omitempty"`
-	Args      []string          `yaml:"args,omitempty"`
-	Stdin     bool              `yaml:"stdin,omitempty"`
-	TTY       bool              `yaml:"tty,omitempty"`
-	Env       []envVar          `yaml:"env,omitempty"`
-	Ports     []containerPort   `yaml:"ports,omitempty"`
-	Resources resources         `yaml:"resources"`
-	Ready     *probe            `yaml:"readinessProbe,omitempty"`
-	Security  containerSecurity `yaml:"securityContext"`
-	Mounts    []mount           `yaml:"volumeMounts,omitempty"`
+	Name       string            `yaml:"name"`
+	Image      string            `yaml:"image"`
+	Command    []string          `yaml:"command,omitempty"`
+	Args       []string          `yaml:"args,omitempty"`
+	WorkingDir string            `yaml:"workingDir,omitempty"`
+	Stdin      bool              `yaml:"stdin,omitempty"`
+	TTY        bool              `yaml:"tty,omitempty"`
+	Env        []envVar          `yaml:"env,omitempty"`
+	Ports      []containerPort   `yaml:"ports,omitempty"`
+	Resources  resources         `yaml:"resources"`
+	Ready      *probe            `yaml:"readinessProbe,omitempty"`
+	Security   containerSecurity `yaml:"securityContext"`
+	Mounts     []mount           `yaml:"volumeMounts,omitempty"`
 }
 
 type envVar struct {
@@ -180,7 +181,7 @@ type configMapVolume struct {
 
 type emptyDir struct {
 	Medium string `yaml:"medium,omitempty"`
-	Size   string `yaml:"sizeLimit"`
+	Size   string `yaml:"sizeLimit,omitempty"`
 }
 
 type networkPolicySpec struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
@@ -54,6 +55,24 @@ func discover(ctx context.Context, g *git) (*repository, string, error) {
 	r.Branch = strings.TrimPrefix(branch, "refs/heads/")
 	r.Partial = r.value(ctx, "extensions.partialclone") != ""
 	return r, top, nil
+}
+
+// BaseOf describes work that did not begin as a copy of the user's directory, but as a clone
+// that others have made of the repository that contains dir, to target. Head is the commit at
+// which they say that it began; it decides only on what is sent, and on what counts as new.
+func BaseOf(ctx context.Context, c caller.Caller, dir, target, head string) (*Base, error) {
+	user, err := newGit(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	here, top, err := discover(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	if head == "-" || !isObject(head) {
+		head = ""
+	}
+	return &Base{Top: top, Target: target, Repos: []Repo{{Path: ".", Head: head, Partial: here.Partial}}}, nil
 }
 
 func discoverError(err error) error {

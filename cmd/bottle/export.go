@@ -114,6 +114,7 @@ func registerExport(fs *pflag.FlagSet, opt *kubernetes.Options, proxy *string) {
 	fs.StringVar(&opt.Prefix, "image-prefix", "", "registry and path of the images that bottle builds, and of bottle's own")
 	fs.StringVar(&opt.Image, "bottle-image", "", "bottle's own image (default bottle:VERSION below --image-prefix)")
 	fs.StringArrayVar(&opt.Except, "except", nil, "an IPv4 network that the proxy must not reach, such as that of nodes with public addresses")
+	fs.StringVar(&opt.Repo, "repo", "", "an https URL of a git repository, which the agent clones through its proxy and works in")
 	fs.BoolVar(&opt.NoWalls, "no-walls", false, "leave the walls out, which need CAP_NET_ADMIN: only the cluster's NetworkPolicy encloses the agent")
 	fs.StringVar(proxy, "proxy", "", "pipelock or builtin (default: the manifest's, or pipelock)")
 }
@@ -167,5 +168,23 @@ func (a *app) kubernetesCommands() []*cobra.Command {
 		Use: "k8s-start -- COMMAND...", Short: "Start an agent", Hidden: true, Args: cobra.MinimumNArgs(1), PreRunE: refuseOutsidePod,
 		RunE: func(_ *cobra.Command, args []string) error { return kubernetes.Start(provision.GuestDir, args) },
 	}
-	return []*cobra.Command{files, walls, wait, start}
+	var repo kubernetes.Repo
+	var branch string
+	clone := &cobra.Command{
+		Use: "k8s-clone -- URL", Short: "Clone an agent's repository", Hidden: true, Args: cobra.ExactArgs(1), PreRunE: refuseOutsidePod,
+		RunE: func(_ *cobra.Command, args []string) error {
+			repo.URL = args[0]
+			return kubernetes.Clone(a.ctx, repo, branch)
+		},
+	}
+	clone.Flags().StringVar(&repo.Dir, "dir", "", "the directory of the clone")
+	clone.Flags().StringVar(&branch, "branch", "", "the branch that is created")
+	hold := &cobra.Command{
+		Use: "k8s-hold", Short: "Keep an agent's work accessible", Hidden: true, Args: noArgs, PreRunE: refuseOutsidePod,
+		RunE: func(*cobra.Command, []string) error {
+			kubernetes.Hold()
+			return nil
+		},
+	}
+	return []*cobra.Command{files, walls, wait, clone, start, hold}
 }

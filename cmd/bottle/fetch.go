@@ -39,6 +39,11 @@ func (a *app) fetchWork(e *bottle.Engine, name, branch string, o agentwork.Optio
 	done := a.busy(textBusyFetch, shownName(name))
 	list, err := e.Work().Fetch(a.ctx, name, branch, o)
 	done()
+	return a.fetched(list, err)
+}
+
+// fetched reports what was fetched.
+func (a *app) fetched(list []agentwork.Fetched, err error) error {
 	for _, f := range list {
 		a.note("%s", fetchedText(f))
 	}

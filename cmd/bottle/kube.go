@@ -14,10 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle/egress"
-	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/kube"
-	"github.com/bot-bottle/bottle/kubernetes"
-	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/session"
 )
@@ -36,88 +33,11 @@ func (a *app) kubeCommand() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&name, "context", "", "the context in the kubeconfig (default: the current one)")
 	connect := func() (*kube.Client, error) { return kube.Connect(name) }
 	cmd.AddCommand(a.kubeRunCommand(connect), a.kubeExecCommand(connect), a.kubeAttachCommand(connect), a.kubeLogsCommand(connect),
-		a.kubeEgressCommand(connect), a.kubeListCommand(connect), a.kubeRmCommand(connect))
+		a.kubeEgressCommand(connect), a.kubeFetchCommand(connect), a.kubeListCommand(connect), a.kubeRmCommand(connect))
 	return cmd
 }
 
 type connector func() (*kube.Client, error)
-
-func (a *app) kubeRunCommand(connect connector) *cobra.Command {
-	var opt kubernetes.Options
-	var proxy string
-	var detach bool
-	cmd := &cobra.Command{
-		Use:     "run AGENT [flags]",
-		Short:   "Run an agent on the cluster",
-		Example: textKubeRunExample,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return withHint(errors.New(textNoAgent), hintKubeRun)
-			}
-			return nil
-		},
-		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
-			defer catchBrokenPipes()()
-			if _, ok := a.terminal(); !ok && !detach {
-				return withHint(errors.New(textKubeNeedsTerm), hintKubeNeedsTerm)
-			}
-			c, err := connect()
-			if err != nil {
-				return err
-			}
-			opt.Version = version()
-			return a.kubeRun(c, plan.Spec{Agent: args[0], Proxy: proxy}, opt, detach)
-		},
-	}
-	registerExport(cmd.Flags(), &opt, &proxy)
-	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "return when the agent runs, and leave it running")
-	return cmd
-}
-
-// kubeRun creates an agent and connects to its session. As on one host, the agent is removed
-// at the end of the session, unless it was left.
-func (a *app) kubeRun(c *kube.Client, spec plan.Spec, opt kubernetes.Options, detach bool) error {
-	p, objects, err := a.prepareExport(spec, opt)
-	if err != nil {
-		return err
-	}
-	name, err := kubernetes.Namespace(p, opt)
-	if err != nil {
-		return err
-	}
-	values := map[string]secret.Value{}
-	for _, v := range p.Env {
-		if v.IsSecret() {
-			values[v.Name] = v.Secret
-		}
-	}
-	err = c.Create(a.ctx, objects, values)
-	if errors.Is(err, kube.ErrExists) {
-		return withHint(err, hintKubeExists, name)
-	}
-	if err != nil {
-		return err
-	}
-	agent, err := a.kubeStart(c, name)
-	if err != nil {
-		return errors.Join(err, c.Remove(context.WithoutCancel(a.ctx), name))
-	}
-	if detach {
-		a.note(textKubeDetached, name, name)
-		return nil
-	}
-	var left bool
-	if agent.Running {
-		left, err = a.kubeJoin(c, agent, defaultDetachKeys, false)
-	} else {
-		err = a.kubeOutput(c, agent) // it was faster than the connection
-	}
-	if left {
-		return err
-	}
-	return errors.Join(err, c.Remove(context.WithoutCancel(a.ctx), name))
-}
 
 // kubeOutput shows what a session has printed that has ended, and returns its exit code as an
 // exitError.
@@ -131,22 +51,6 @@ func (a *app) kubeOutput(c *kube.Client, agent kube.Agent) error {
 		err = exitError(agent.Code)
 	}
 	return err
-}
-
-// kubeStart waits until an agent runs, and shows what it waits for.
-func (a *app) kubeStart(c *kube.Client, name string) (kube.Agent, error) {
-	last := ""
-	agent, err := c.Wait(a.ctx, name, func(agent kube.Agent) bool {
-		if agent.Status != last {
-			last = agent.Status
-			a.note(textKubeStarting, name, visible(last))
-		}
-		return agent.Running || agent.Ended
-	})
-	if err == nil && agent.Failed {
-		err = fmt.Errorf(textKubeFailed, name, visible(agent.Status))
-	}
-	return agent, err
 }
 
 // kubeJoin connects the caller with an agent's session, until it ends or the caller leaves

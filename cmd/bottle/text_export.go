@@ -9,7 +9,7 @@ docs/kubernetes.md.`
 	textExportExample = `  bottle export kubernetes implementer --image-prefix registry.example/team > agent.yaml`
 	hintExport        = "bottle export kubernetes AGENT"
 	textExportCwd     = "--cwd needs a directory of this host, which a cluster does not have"
-	hintExportCwd     = "let the agent clone a git URL through the proxy: add its host to egress.allow"
+	hintExportCwd     = "let the agent clone a git URL through the proxy with --repo, and add its host to egress.allow"
 	textPodCommand    = "%s is only for the pods of bottle export kubernetes"
 	textExportLearn   = "--learn is not available on Kubernetes"
 	hintExportLearn   = "learn the policy on one host with bottle run AGENT --learn"
