@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress/hostrule"
 	"github.com/bot-bottle/bottle/egress/inject"
 )
 
@@ -46,7 +47,7 @@ func NewFront(cfg Config, logger io.Writer) (*Front, error) {
 		return nil, errors.New("inject: missing secrets to insert in front of another proxy")
 	}
 	f := &Front{upstream: cfg.Upstream, limits: l, log: newLogger(logger)}
-	f.injector, err = newInjector(cfg.Inject, inject.Config{Dial: f.dialInjected, Report: f.report})
+	f.injector, err = newInjector(cfg.Inject, inject.Config{Refs: hostrule.PushRefs, Dial: f.dialInjected, Report: f.report})
 	return f, err
 }
 

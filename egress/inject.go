@@ -164,7 +164,7 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 
 // injected logs what happens in a terminated tunnel.
 func (l *logger) injected(e inject.Event) {
-	ln := line{Target: e.Target, Method: e.Method, Status: e.Status, Secrets: e.Secrets}
+	ln := line{Target: e.Target, Method: e.Method, Status: e.Status, Secrets: e.Secrets, Refs: e.Refs}
 	if e.Path != "" {
 		ln.URL = "https://" + e.Target + e.Path
 	}

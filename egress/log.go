@@ -52,6 +52,8 @@ type line struct {
 	Allow       []string `json:"allow,omitempty"`
 	// Secrets are the names of the secrets that were inserted, misused or echoed.
 	Secrets []string `json:"secrets,omitempty"`
+	// Refs are those that a push changes.
+	Refs []string `json:"refs,omitempty"`
 }
 
 // Limits of client-controlled text in a line, in bytes before escaping.
@@ -81,6 +83,9 @@ func (l *logger) log(ln line) {
 	ln.URL = bounded(maskSecrets(maskURL(ln.URL)), maxLogURL)
 	for _, s := range []*string{&ln.Target, &ln.Method, &ln.ConnectHost, &ln.SNIHost, &ln.Reason, &ln.Rule} {
 		*s = bounded(maskText(*s), maxLogText)
+	}
+	for i, ref := range ln.Refs {
+		ln.Refs[i] = bounded(maskText(ref), maxLogText)
 	}
 	data, err := json.Marshal(ln)
 	if err != nil {

@@ -35,6 +35,9 @@ type Entry struct {
 	Version string `json:"version,omitempty"`
 	// Secrets are the names of the secrets that a request used or misused.
 	Secrets []string `json:"secrets,omitempty"`
+	// Refs are those that a request changes if it is a push of git's; hostrule.OtherRefs
+	// among them stands for more.
+	Refs []string `json:"refs,omitempty"`
 	// SSH is the signature that the entry is about, if it is of the ssh agent's log.
 	SSH *Signature `json:"ssh,omitempty"`
 }
@@ -118,6 +121,7 @@ func parseEntry(text []byte) (Entry, bool) {
 		RequestID: bounded(textOf(keys["request_id"]), maxLogText),
 		Version:   textOf(keys["version"]),
 		Secrets:   textsOf(keys["secrets"]),
+		Refs:      textsOf(keys["refs"]),
 	}
 	if e.Event == "" {
 		return Entry{}, false

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bot-bottle/bottle/egress/hostrule"
 	"github.com/bot-bottle/bottle/egress/inject"
 )
 
@@ -77,7 +78,7 @@ func New(cfg Config, logger io.Writer) (*Server, error) {
 // newInjector returns the injector of a configuration and its policy; nil: it has none.
 func (s *Server) newInjector(c *Inject, p Policy) (*inject.Injector, error) {
 	return newInjector(c, inject.Config{
-		Hosts: p.ruleTargets(), Check: s.checkRequest, Dial: s.dialInjected, Report: s.log.injected,
+		Hosts: p.ruleTargets(), Check: s.checkRequest, Refs: hostrule.PushRefs, Dial: s.dialInjected, Report: s.log.injected,
 	})
 }
 

@@ -190,7 +190,7 @@ func (h *HostSummary) add(e Entry, verdict string) {
 		if h.sent == nil {
 			h.sent = &hostrule.Learner{}
 		}
-		h.sent.Add(e.Method, strings.TrimPrefix(e.URL, "https://"+e.Target), e.Status)
+		h.sent.Add(e.Method, strings.TrimPrefix(e.URL, "https://"+e.Target), e.Status, e.Refs)
 	case VerdictLearned: // the request itself has another line
 		h.Learned++
 		h.Scanner = e.Scanner

@@ -52,6 +52,7 @@ const (
 	textUnbound        = "PubkeyAuthentication: unbound in the ssh entry permits it, and lets whoever holds that host's private key log in as you wherever your key is accepted"
 	textMoreHosts      = "and %d more"
 	textSecrets        = "with %s"
+	textPush           = "push to %s"
 	textNoPipelock     = "expected exactly one agent name"
 	hintNoPipelock     = "bottle config show AGENT --pipelock"
 )
@@ -128,6 +129,9 @@ func egressReason(e egress.Entry) string {
 	}
 	if e.Verdict() == egress.VerdictSent && len(e.Secrets) > 0 {
 		why = fmt.Sprintf(textSecrets, strings.Join(e.Secrets, ", "))
+	}
+	if len(e.Refs) > 0 {
+		why = strings.TrimSpace(why + "  " + fmt.Sprintf(textPush, strings.Join(e.Refs, ", ")))
 	}
 	if e.URL == "" {
 		return why

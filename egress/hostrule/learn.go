@@ -20,19 +20,63 @@ const (
 type Learner struct {
 	methods map[string][]string // of paths that are not git's, by path
 	upgrade []string            // paths
-	repos   map[string]bool     // repositories by name; whether they are written to
+	repos   map[string]*learnedRepo
 	// more is set if there were more paths than can be collected.
 	more bool
 }
 
-// Add adds a request, by its decoded path and the status of its response.
-func (l *Learner) Add(method, path string, status int) {
+// learnedRepo is what was requested of a repository.
+type learnedRepo struct {
+	write bool
+	refs  []string // that were pushed
+	all   bool     // there were more refs than were named
+}
+
+// addRefs adds the refs of a push.
+func (r *learnedRepo) addRefs(refs []string) {
+	for _, ref := range refs {
+		switch {
+		// The text comes from an agent. What is a pattern in a rule is no ref.
+		case checkRef(ref) != nil, len(ref) > maxPattern, len(r.refs) == maxLearned:
+			r.all = true
+		case !slices.Contains(r.refs, ref):
+			r.refs = append(r.refs, ref)
+		}
+	}
+}
+
+// push returns patterns of the refs; none: all refs are permitted.
+func (r *learnedRepo) push() []string {
+	if r.all || len(r.refs) == 0 {
+		return nil
+	}
+	var paths []string
+	for _, ref := range r.refs {
+		paths = append(paths, "/"+ref)
+	}
+	paths = summarize(paths)
+	for i, p := range paths {
+		paths[i] = p[1:]
+		if CheckRef(paths[i]) != nil {
+			return nil // what they have in common is refs/ only
+		}
+	}
+	return paths
+}
+
+// Add adds a request, by its decoded path, the status of its response and, of a push, the
+// refs.
+func (l *Learner) Add(method, path string, status int, refs []string) {
 	if repo, write, ok := learnGit(method, path); ok {
 		if l.repos == nil {
-			l.repos = map[string]bool{}
+			l.repos = map[string]*learnedRepo{}
 		}
-		if _, known := l.repos[repo]; known || len(l.repos) < maxPatterns {
-			l.repos[repo] = l.repos[repo] || write
+		if l.repos[repo] == nil && len(l.repos) < maxPatterns {
+			l.repos[repo] = &learnedRepo{}
+		}
+		if r := l.repos[repo]; r != nil {
+			r.write = r.write || write
+			r.addRefs(refs)
 		}
 		return
 	}
@@ -72,21 +116,31 @@ func learnGit(method, path string) (repo string, write, ok bool) {
 	return m[1], m[2] == receivePack || method == http.MethodPut, true
 }
 
-// Rules returns rules that allow the requests and few others; none if there were none. Of
-// pushes they allow every ref.
-func (l *Learner) Rules(host string) []Rule {
+// gitRules returns rules for the repositories, one for each direction and list of refs.
+func (l *Learner) gitRules(host string) []Rule {
 	var out []Rule
-	for _, git := range []string{GitRead, GitWrite} {
-		r := Rule{Host: host, Git: git}
-		for _, repo := range slices.Sorted(maps.Keys(l.repos)) {
-			if l.repos[repo] == (git == GitWrite) {
-				r.Repos = append(r.Repos, repo)
-			}
+	at := map[string]int{}
+	for _, repo := range slices.Sorted(maps.Keys(l.repos)) {
+		r := Rule{Host: host, Git: GitRead}
+		if l.repos[repo].write {
+			r.Git, r.Push = GitWrite, l.repos[repo].push()
 		}
-		if len(r.Repos) > 0 {
+		key := r.Git + " " + strings.Join(r.Push, " ") // refs have no blanks
+		i, known := at[key]
+		if !known {
+			i = len(out)
+			at[key] = i
 			out = append(out, r)
 		}
+		out[i].Repos = append(out[i].Repos, repo)
 	}
+	slices.SortStableFunc(out, func(a, b Rule) int { return strings.Compare(a.Git, b.Git) })
+	return out
+}
+
+// Rules returns rules that allow the requests and few others; none if there were none.
+func (l *Learner) Rules(host string) []Rule {
+	out := l.gitRules(host)
 	byMethods := map[string][]string{}
 	for path, methods := range l.methods {
 		slices.Sort(methods)

@@ -19,7 +19,7 @@ func TestLearn(t *testing.T) {
 	} {
 		method, path, _ := strings.Cut(r, " ")
 		path, upgraded := strings.CutSuffix(path, " 101")
-		l.Add(method, path, map[bool]int{true: 101, false: 200}[upgraded])
+		l.Add(method, path, map[bool]int{true: 101, false: 200}[upgraded], nil)
 	}
 	want := []string{
 		"{host: h.test, git: read, repos: [me/x]}",
@@ -43,15 +43,52 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// TestLearnPushes: the refs that were pushed are permitted, each for its repository, unless
+// they are not all known. Similar ones are joined.
+func TestLearnPushes(t *testing.T) {
+	var many []string
+	for i := range 20 {
+		many = append(many, fmt.Sprintf("refs/heads/bottle/%d", i))
+	}
+	var l Learner
+	for _, p := range []struct {
+		repo string
+		refs []string
+	}{
+		{"a", []string{"refs/heads/x", "refs/tags/v1"}}, {"a", []string{"refs/heads/x"}}, {"b", []string{"refs/tags/v1", "refs/heads/x"}},
+		{"c", []string{"refs/heads/x", OtherRefs}}, {"d", many}, {"e", []string{"refs/heads/*"}}, {"f", append([]string{"refs/notes/x"}, many...)},
+		{"g", nil}, {"h", append([]string{"refs/other/x/y"}, many...)},
+	} {
+		l.Add("POST", "/"+p.repo+"/git-receive-pack", 200, p.refs)
+	}
+	want := []string{
+		`{host: h.test, git: write, repos: ["a", "b"], push: [refs/heads/x, refs/tags/v1]}`,
+		`{host: h.test, git: write, repos: ["c", "e", "g"]}`,
+		`{host: h.test, git: write, repos: ["d"], push: ["refs/heads/bottle/**"]}`,
+		`{host: h.test, git: write, repos: ["f"], push: ["refs/heads/bottle/**", refs/notes/x]}`,
+		`{host: h.test, git: write, repos: ["h"], push: ["refs/heads/bottle/**", "refs/other/x/**"]}`,
+	}
+	var got []string
+	for _, r := range l.Rules("h.test") {
+		if err := r.Check(); err != nil {
+			t.Errorf("%s: %v", r, err)
+		}
+		got = append(got, r.YAML())
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // TestLearnManyPaths: similar paths are joined, and the rules still allow every request.
 func TestLearnManyPaths(t *testing.T) {
 	for _, n := range []int{3, 100, maxLearned + 10} {
 		var l Learner
 		for i := range n {
-			l.Add("GET", fmt.Sprintf("/repos/me/x/issues/%d", i), 200)
-			l.Add("GET", fmt.Sprintf("/users/%d", i), 200)
+			l.Add("GET", fmt.Sprintf("/repos/me/x/issues/%d", i), 200, nil)
+			l.Add("GET", fmt.Sprintf("/users/%d", i), 200, nil)
 		}
-		l.Add("GET", "/", 200)
+		l.Add("GET", "/", 200, nil)
 		rules := l.Rules("h.test")
 		if len(rules) != 1 || len(rules[0].Paths) > maxProposed {
 			t.Fatalf("%d paths: %v", n, rules)

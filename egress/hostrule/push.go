@@ -59,6 +59,30 @@ func checkPush(r *http.Request, allowed func(ref string) bool) *Denial {
 	return d
 }
 
+// maxRefs is how many refs of a push are named.
+const maxRefs = 16
+
+// OtherRefs stands for refs of a push that are not named: there are too many, or the list
+// cannot be read.
+const OtherRefs = "..."
+
+// PushRefs returns the refs that a request creates, changes and deletes if it is a push, and
+// puts back what it has read.
+func PushRefs(r *http.Request) []string {
+	if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, "/"+receivePack) {
+		return nil
+	}
+	var p push
+	err := readHead(r, func(body io.Reader) (err error) {
+		p, err = readPush(body)
+		return err
+	})
+	if err != nil || len(p.refs) > maxRefs {
+		return append(p.refs[:min(len(p.refs), maxRefs)], OtherRefs)
+	}
+	return p.refs
+}
+
 // readPush reads up to the flush packet that ends the list of refs. The list of a push
 // without refs may be empty: git sends one to learn whether it has to log in.
 func readPush(r io.Reader) (push, error) {

@@ -68,6 +68,9 @@ func (x *exchange) serve(r *http.Request) {
 		r.Body = &countingBody{ReadCloser: r.Body, n: &x.sent}
 	}
 	dropUpgrade(r.Header)
+	if refs := x.session.in.config.Refs; refs != nil {
+		x.event.Refs = refs(r)
+	}
 	if ref := x.check(r); ref != nil {
 		x.refuse(ref)
 		return

@@ -76,6 +76,8 @@ type Event struct {
 	Target string // host:port of the tunnel
 	// Method and Path are those of the request. A path with a placeholder is left out.
 	Method, Path string
+	// Refs are what [Config.Refs] has returned.
+	Refs []string
 	// Secrets are the names of the secrets that were used, misused or echoed.
 	Secrets []string
 	// Where is the part of the request or response, such as "header Authorization".
@@ -98,6 +100,9 @@ type Config struct {
 	// sent, and before secrets are inserted; nil: it is allowed. It may read the body if it
 	// replaces it by one with the same bytes. A nil Check allows all requests.
 	Check func(target string, r *http.Request) *Denial
+	// Refs returns the refs that a request changes if it is a push of git's. It may read the
+	// body as Check may. A nil Refs returns none.
+	Refs func(r *http.Request) []string
 	// CA signs for the hosts of all secrets, and for Hosts.
 	CA *CA
 	// Dial connects to host:port of a terminated host.

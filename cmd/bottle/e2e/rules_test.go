@@ -91,7 +91,7 @@ func TestHostRules(t *testing.T) {
 
 	log := u.bottle("egress", ruled, "--json").stdout
 	for _, want := range []string{
-		`"url":"https://allowed.test:443/headers"`, `"verdict":"sent"`, `"scanner":"rules"`, `"reason":"no rule for this host allows POST of this path"`,
+		`"url":"https://allowed.test:443/headers"`, `"verdict":"sent"`, `"refs":["refs/heads/bottle/` + id + `"]`, `"scanner":"rules"`, `"reason":"no rule for this host allows POST of this path"`,
 		`"reason":"no rule for this host allows a push to refs/heads/other-` + id + `"`,
 	} {
 		if !strings.Contains(log, want) {
