@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bot-bottle/bottle/internal/bytesearch"
 )
 
 // planted is a value that the search has to find.
@@ -24,7 +26,7 @@ type planted struct{ place, form string } // place begins so
 // control puts a value of its own into each kind of place, in each kind of form,
 // and has the search find them all.
 func control(t *testing.T, bottle string) {
-	s := newSearch(t)
+	s := bytesearch.New(t)
 	var want []planted
 	made := 0
 	// plant makes a value, and returns it in a form.
@@ -34,7 +36,7 @@ func control(t *testing.T, bottle string) {
 		if form == "identifier" { // it has nothing to encode
 			value = "p-" + rand.Text()
 		}
-		s.add(name, value)
+		s.Add(name, value)
 		for _, p := range places {
 			want = append(want, planted{p, name})
 		}
@@ -79,16 +81,16 @@ func control(t *testing.T, bottle string) {
 	// Short-lived processes, such as those of a launch, are found too.
 	passing := exec.Command("sh", "-c", "sleep 0.3; true", plant("raw", "argv of "))
 	terminal := plant("raw", "terminal")
-	stop := s.sample()
+	stop := s.Sample()
 	if err := passing.Run(); err != nil {
 		t.Fatal(err)
 	}
 	found, _ := stop()
-	found = append(found, s.everywhere(map[string]string{"terminal": terminal})...)
+	found = append(found, s.Everywhere(map[string]string{"terminal": terminal})...)
 	for _, w := range want {
 		there := false
 		for _, f := range found {
-			there = there || strings.HasPrefix(f.place, w.place) && strings.HasPrefix(f.form, w.form+", ")
+			there = there || strings.HasPrefix(f.Place, w.place) && strings.HasPrefix(f.Form, w.form+", ")
 		}
 		if !there {
 			t.Errorf("not found where it was put: %s in %s", w.form, w.place)

@@ -8,6 +8,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/bot-bottle/bottle/internal/bytesearch"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/segment"
@@ -43,8 +44,8 @@ func TestInjectInFrontOfPipelock(t *testing.T) {
 	// Pipelock itself is not reached; the control is the process in front of it.
 	s.want("around it", `for port in 8888 8889; do timeout 2 bash -c "exec 3<>/dev/tcp/10.77.0.1/$port" 2>/dev/null && echo "$port open" || echo "$port closed"; done`, "8888 open", "8889 closed")
 
-	found := append(append(s.processes(), s.files("/run/bottle")...), s.files(s.roots()[2])...)
-	places := s.checkPlaces(append(found, s.sandboxMemory()...))
+	found := append(append(s.Processes(), s.Files("/run/bottle")...), s.Files(s.Roots()[2])...)
+	places := s.checkPlaces(append(found, s.Memory(s.name)...))
 	if !places["injected"] || !places["given"] || !places["given in the sandbox"] {
 		t.Errorf("the search finds only %v", places)
 	}
@@ -86,7 +87,7 @@ func TestInjectInFrontOfPipelock(t *testing.T) {
 func (s *injectScene) wantApart() {
 	s.t.Helper()
 	users, has := map[string]uint32{}, map[string]bool{}
-	for pid, argv := range processArgs(s.t) {
+	for pid, argv := range bytesearch.Arguments(s.t) {
 		for _, file := range []string{"front.json", "pipelock.yaml"} {
 			if !strings.Contains(argv, "/config/"+file) {
 				continue
@@ -96,8 +97,8 @@ func (s *injectScene) wantApart() {
 				s.t.Fatal(err)
 			}
 			users[file] = st.Uid
-			for _, f := range s.heap(pid) {
-				has[file] = has[file] || strings.HasPrefix(f.form, "injected")
+			for _, f := range s.OwnMemory(pid) {
+				has[file] = has[file] || strings.HasPrefix(f.Form, "injected")
 			}
 		}
 	}

@@ -1,14 +1,10 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,8 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/bot-bottle/bottle/internal/bytesearch"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/internal/segment"
 )
@@ -47,7 +42,8 @@ agents:
 
 // injectScene is a bottle with two secrets that it does not have, and one that it has.
 type injectScene struct {
-	*search
+	*bytesearch.Search
+	t                 *testing.T
 	u                 user
 	name              string
 	mine, other, gave string
@@ -75,12 +71,12 @@ func startInjecting(t *testing.T, name string) *injectScene {
 func newInjectScene(t *testing.T, name string) *injectScene {
 	t.Helper()
 	s := &injectScene{
-		search: newSearch(t), u: newUser(t), name: name,
+		Search: bytesearch.New(t), t: t, u: newUser(t), name: name,
 		mine: newToken("ghp_", 36), other: newToken("tok-", 44), gave: newToken("old-", 40),
 	}
-	s.add("injected", s.mine)
-	s.add("other", s.other)
-	s.add("given", s.gave)
+	s.Add("injected", s.mine)
+	s.Add("other", s.other)
+	s.Add("given", s.gave)
 	s.u = s.u.with("MINE="+s.mine, "OTHERS="+s.other, "OLD="+s.gave)
 	return s
 }
@@ -131,7 +127,7 @@ func TestInjectedSecret(t *testing.T) {
 	s.want("terminated", `curl -sSv https://allowed.test/ | grep issuer`, "CN=bottle ")
 	s.want("wrong", `curl -sS -H "Authorization: Bearer ghp_wrong" `+url+"/", "wrong credential")
 
-	found := append(s.everywhere(nil), s.sandboxMemory()...)
+	found := append(s.Everywhere(nil), s.Memory(s.name)...)
 	places := s.checkPlaces(found)
 	if !places["injected"] || !places["given"] || !places["given in the sandbox"] {
 		t.Errorf("the search finds only %v", places)
@@ -140,10 +136,10 @@ func TestInjectedSecret(t *testing.T) {
 	if code := s.live.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, s.live.errs)
 	}
-	found = append(s.files("/run/bottle"), s.in("messages", strings.NewReader(s.live.errs.String()))...)
-	for _, f := range append(found, s.processes()...) {
-		if !strings.HasSuffix(f.place, "/world/world.log") {
-			t.Errorf("after the end: %s: %s", f.place, f.form)
+	found = append(s.Files("/run/bottle"), s.In("messages", strings.NewReader(s.live.errs.String()))...)
+	for _, f := range append(found, s.Processes()...) {
+		if !strings.HasSuffix(f.Place, "/world/world.log") {
+			t.Errorf("after the end: %s: %s", f.Place, f.Form)
 		}
 	}
 }
@@ -163,13 +159,13 @@ func (s *injectScene) addKey() {
 	if !ok {
 		s.t.Fatal("no key")
 	}
-	s.add("key", strings.Split(key, "\n")[1])
+	s.Add("key", strings.Split(key, "\n")[1])
 	fi, err := os.Stat(s.secretsFile())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if st := fi.Sys().(*syscall.Stat_t); fi.Mode() != 0o400 || st.Uid != map[bool]uint32{false: 65534, true: segment.FrontUID}[s.front] || !isTmpfs(s.secretsFile()) {
-		s.t.Errorf("secrets.json: mode %v, owner %d, tmpfs %v", fi.Mode(), st.Uid, isTmpfs(s.secretsFile()))
+	if st := fi.Sys().(*syscall.Stat_t); fi.Mode() != 0o400 || st.Uid != map[bool]uint32{false: 65534, true: segment.FrontUID}[s.front] || !bytesearch.IsTmpfs(s.secretsFile()) {
+		s.t.Errorf("secrets.json: mode %v, owner %d, tmpfs %v", fi.Mode(), st.Uid, bytesearch.IsTmpfs(s.secretsFile()))
 	}
 }
 
@@ -184,116 +180,26 @@ func (s *injectScene) secretsFile() string {
 
 // checkPlaces fails for each place where a value may not be, and returns which were found
 // where they must be.
-func (s *injectScene) checkPlaces(found []find) map[string]bool {
+func (s *injectScene) checkPlaces(found []bytesearch.Find) map[string]bool {
 	s.t.Helper()
 	places := map[string]bool{}
 	for _, f := range found {
-		what, _, _ := strings.Cut(f.form, ", ")
+		what, _, _ := strings.Cut(f.Form, ", ")
 		switch {
-		case what == "other" && strings.HasSuffix(f.place, "/world/world.log"): // its host logs queries
-		case f.place == "environ of "+strconv.Itoa(s.live.cmd.Process.Pid):
-		case f.place == s.secretsFile() && what != "given":
+		case what == "other" && strings.HasSuffix(f.Place, "/world/world.log"): // its host logs queries
+		case f.Place == "environ of "+strconv.Itoa(s.live.cmd.Process.Pid):
+		case f.Place == s.secretsFile() && what != "given":
 			places[what] = true
-		case strings.HasSuffix(f.place, s.name+"/guest/env") && what == "given":
+		case strings.HasSuffix(f.Place, s.name+"/guest/env") && what == "given":
 			places[what] = true
-		case strings.HasPrefix(f.place, "memory of ") && what == "given":
+		case strings.HasPrefix(f.Place, "memory of ") && what == "given":
 			places["given in the sandbox"] = true
 		default:
-			s.t.Errorf("%s: %s", f.place, f.form)
+			s.t.Errorf("%s: %s", f.Place, f.Form)
 		}
 	}
 	return places
 }
-
-// sandboxMemory searches the memory of the agent's sandbox: that of its processes and its
-// page cache are in a memory file of gVisor's, and the rest is the sentry's own.
-func (s *injectScene) sandboxMemory() (found []find) {
-	s.t.Helper()
-	files := 0
-	for pid, argv := range processArgs(s.t) {
-		if !strings.Contains(argv, "runsc-sandbox") || !strings.Contains(argv, s.name) {
-			continue
-		}
-		dir := fmt.Sprintf("/proc/%d/fd", pid)
-		for _, fd := range list(s.t, dir) {
-			path := filepath.Join(dir, fd)
-			to, err := os.Readlink(path)
-			if err != nil || !strings.HasPrefix(to, "/memfd:") {
-				continue
-			}
-			files++
-			found = append(found, s.sparse("memory of "+s.name, path)...)
-		}
-		found = append(found, s.heap(pid)...)
-	}
-	if files == 0 {
-		s.t.Error("the sandbox has no memory file")
-	}
-	return found
-}
-
-// sparse searches the parts of a file that have data.
-func (s *search) sparse(place, path string) (found []find) {
-	s.t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		s.t.Error(err)
-		return nil
-	}
-	defer func() { _ = f.Close() }()
-	for at := int64(0); ; {
-		begin, err := f.Seek(at, unix.SEEK_DATA)
-		if errors.Is(err, syscall.ENXIO) {
-			return found // no more data
-		}
-		if err != nil {
-			s.t.Error(err)
-			return found
-		}
-		if at, err = f.Seek(begin, unix.SEEK_HOLE); err != nil {
-			s.t.Error(err)
-			return found
-		}
-		data := make([]byte, at-begin)
-		if _, err := f.ReadAt(data, begin); err != nil {
-			s.t.Error(err)
-			return found
-		}
-		found = append(found, s.match(place, data)...)
-	}
-}
-
-// heap searches the private memory of a process.
-func (s *search) heap(pid int) (found []find) {
-	s.t.Helper()
-	maps := readProc(s.t, pid, "maps")
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if err != nil {
-		s.t.Error(err)
-		return nil
-	}
-	defer func() { _ = mem.Close() }()
-	for scan := bufio.NewScanner(strings.NewReader(maps)); scan.Scan(); {
-		f := strings.Fields(scan.Text())
-		var begin, end int64
-		if _, err := fmt.Sscanf(f[0], "%x-%x", &begin, &end); err != nil || !strings.HasPrefix(f[1], "rw-p") {
-			continue
-		}
-		var page [64 << 10]byte
-		for at := begin; at < end; at += int64(len(page) - s.window) {
-			n, err := mem.ReadAt(page[:min(int64(len(page)), end-at)], at)
-			if err != nil && n == 0 {
-				break // not readable
-			}
-			if bytes.Count(page[:n], []byte{0}) < n {
-				found = append(found, s.match("memory of "+s.name(pid), page[:n])...)
-			}
-		}
-	}
-	return found
-}
-
-func (s *search) name(pid int) string { return "process " + strconv.Itoa(pid) }
 
 // wantLog checks that a line of the egress log has texts.
 func (s *injectScene) wantLog(texts ...string) {
@@ -410,7 +316,7 @@ func TestSecretSet(t *testing.T) {
 	}
 	s.want("before", request(s.mine), "hello from allowed.test")
 	renewed := newToken("ghp_", 36)
-	s.add("renewed", renewed)
+	s.Add("renewed", renewed)
 	for _, c := range []struct {
 		variable, value, want string
 	}{
@@ -446,9 +352,9 @@ func TestSecretSet(t *testing.T) {
 	// Also after a restart of the proxy.
 	ctr(t, "tasks", "kill", "--signal", "SIGKILL", s.name+".proxy")
 	s.want("restarted", "for i in $(seq 100); do "+request(renewed)+" && break; sleep 0.1; done", "hello from allowed.test")
-	for _, f := range append(s.files("/run/bottle"), s.processes()...) {
-		if strings.HasPrefix(f.form, "renewed") && f.place != s.secretsFile() && !strings.HasSuffix(f.place, "/world/world.log") {
-			t.Errorf("%s: %s", f.place, f.form)
+	for _, f := range append(s.Files("/run/bottle"), s.Processes()...) {
+		if strings.HasPrefix(f.Form, "renewed") && f.Place != s.secretsFile() && !strings.HasSuffix(f.Place, "/world/world.log") {
+			t.Errorf("%s: %s", f.Place, f.Form)
 		}
 	}
 	if code := s.live.end(); code != 0 {

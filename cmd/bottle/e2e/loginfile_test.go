@@ -61,8 +61,8 @@ func TestLoginFiles(t *testing.T) {
 	}
 	s.want("npm", `token=$(sed -n 's/.*_authToken=//p' ~/.npmrc); curl -sS -H "Authorization: Bearer $token" https://wild.test/auth/`+hashOf(s.other)+"/", "hello from wild.test")
 	s.want("another host", `token=$(sed -n 's/.*_authToken=//p' ~/.npmrc); curl -sS -H "Authorization: Bearer $token" https://allowed.test/`, "bottle: secret npm:wild.test: not for allowed.test:443")
-	found := append(append(s.processes(), s.files("/run/bottle")...), s.files(s.roots()[2])...)
-	places := s.checkPlaces(append(found, s.sandboxMemory()...))
+	found := append(append(s.Processes(), s.Files("/run/bottle")...), s.Files(s.Roots()[2])...)
+	places := s.checkPlaces(append(found, s.Memory(s.name)...))
 	if !places["injected"] || !places["other"] || !places["given in the sandbox"] {
 		t.Errorf("the search finds only %v", places)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/bytesearch"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
@@ -29,7 +30,8 @@ agents:
 
 // secretScene is a bottle with a secret of each source, and a session with two.
 type secretScene struct {
-	*search
+	*bytesearch.Search
+	t       *testing.T
 	u       user
 	name    string
 	secrets map[string]string // by source
@@ -50,12 +52,12 @@ func TestSecretsAtRest(t *testing.T) {
 	s.u.write("bottle.yaml", secretManifest)
 	s.u = s.u.with("CALLERS="+s.secrets["forwarded"], "SESSIONS="+s.secrets["session"])
 
-	stop := s.sample()
+	stop := s.Sample()
 	s.start()
 	passing, looks := stop()
 	t.Logf("all processes were looked at %d times during the launch", looks)
 	s.check("during the launch", passing)
-	places := s.check("while it is up", s.everywhere(s.texts()))
+	places := s.check("while it is up", s.Everywhere(s.texts()))
 	// The control: the values are inside, so that the search could find them.
 	for source := range s.secrets {
 		if !places[source] {
@@ -66,16 +68,16 @@ func TestSecretsAtRest(t *testing.T) {
 	t.Run("control", func(t *testing.T) { control(t, s.name) })
 
 	s.endSession()
-	places = s.check("after the session", s.everywhere(s.texts()))
+	places = s.check("after the session", s.Everywhere(s.texts()))
 	if places["session"] || places["descriptor"] || !places["forwarded"] {
 		t.Errorf("after the session bottle's directory holds %v", places)
 	}
-	stop = s.sample()
+	stop = s.Sample()
 	s.end()
 	passing, looks = stop()
 	t.Logf("all processes were looked at %d times during the teardown", looks)
 	s.check("during the teardown", passing)
-	if places := s.check("when it is gone", s.everywhere(s.texts())); len(places) > 0 {
+	if places := s.check("when it is gone", s.Everywhere(s.texts())); len(places) > 0 {
 		t.Errorf("still in bottle's directory: %v", places)
 	}
 }
@@ -99,13 +101,13 @@ func TestSecretsOfClaimed(t *testing.T) {
 			t.Errorf("exit %d\n%s", r.code, r.stderr)
 		}
 	}()
-	stop := s.sample()
+	stop := s.Sample()
 	s.start()
 	poor.waitPrepared("claude-bottle-it-2")
 	passing, looks := stop()
 	t.Logf("all processes were looked at %d times", looks)
 	s.check("until the next bottle was prepared", passing)
-	places := s.check("while it is up", s.everywhere(s.texts()))
+	places := s.check("while it is up", s.Everywhere(s.texts()))
 	for source := range s.secrets {
 		if !places[source] {
 			t.Errorf("%s is not found where it must be", source)
@@ -137,10 +139,10 @@ func (u user) waitPrepared(name string) {
 // newSecretScene makes a secret of each source.
 func newSecretScene(t *testing.T, name string) *secretScene {
 	t.Helper()
-	s := &secretScene{search: newSearch(t), u: newUser(t), name: name, secrets: map[string]string{}}
+	s := &secretScene{Search: bytesearch.New(t), t: t, u: newUser(t), name: name, secrets: map[string]string{}}
 	for source, more := range map[string]string{"forwarded": odd, "asked": "'=/+ é", "file": odd, "session": odd, "descriptor": odd} {
 		s.secrets[source] = "s3-" + rand.Text() + more
-		s.add(source, s.secrets[source])
+		s.Add(source, s.secrets[source])
 	}
 	s.u.write("key", s.secrets["file"]+"\n")
 	s.args = []string{"run", "it", "--proxy", "builtin", "--yes", "--debug"}
@@ -202,7 +204,7 @@ func (s *secretScene) texts() map[string]string {
 
 // check fails for all that was found where it may not be. It returns the sources
 // that were found in bottle's place on tmpfs.
-func (s *secretScene) check(when string, found []find) map[string]bool {
+func (s *secretScene) check(when string, found []bytesearch.Find) map[string]bool {
 	t := s.t
 	t.Helper()
 	caller := map[string]bool{
@@ -213,12 +215,12 @@ func (s *secretScene) check(when string, found []find) map[string]bool {
 	guest := regexp.MustCompile(`^/run/bottle/[^/]+/` + s.name + `/guest/env(-[A-Z2-7]+)?$`)
 	places := map[string]bool{}
 	for _, f := range found {
-		source, _, _ := strings.Cut(f.form, ", ")
+		source, _, _ := strings.Cut(f.Form, ", ")
 		switch {
-		case guest.MatchString(f.place):
+		case guest.MatchString(f.Place):
 			places[source] = true
-		case !caller[f.place]:
-			t.Errorf("%s: %s: %s", when, f.place, f.form)
+		case !caller[f.Place]:
+			t.Errorf("%s: %s: %s", when, f.Place, f.Form)
 		}
 	}
 	return places
@@ -230,7 +232,7 @@ func (s *secretScene) checkCores() {
 	t := s.t
 	t.Helper()
 	sandboxes := 0
-	for pid, argv := range processArgs(t) {
+	for pid, argv := range bytesearch.Arguments(t) {
 		sandbox := strings.Contains(argv, "runsc-sandbox") || strings.Contains(argv, "runsc-gofer")
 		if sandbox && strings.Contains(argv, s.name) {
 			sandboxes++
@@ -250,23 +252,6 @@ func (s *secretScene) checkCores() {
 }
 
 var coreLimit = regexp.MustCompile(`(?m)^Max core file size +0 +0 `)
-
-func processArgs(t *testing.T) map[int]string {
-	t.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := map[int]string{}
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			if data, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline")); err == nil {
-				out[pid] = strings.ReplaceAll(string(data), "\x00", " ")
-			}
-		}
-	}
-	return out
-}
 
 func readProc(t *testing.T, pid int, file string) string {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/internal/bytesearch"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
@@ -43,7 +44,7 @@ func (u user) advances(name string, pid *int, n int) (now int) {
 // sandboxes returns the number of processes of gVisor on the host that belong to a bottle.
 func sandboxes(t *testing.T, name string) (n int) {
 	t.Helper()
-	for _, argv := range processArgs(t) {
+	for _, argv := range bytesearch.Arguments(t) {
 		if strings.Contains(argv, "runsc-") && strings.Contains(argv, name) {
 			n++
 		}
@@ -57,9 +58,9 @@ func sandboxes(t *testing.T, name string) (n int) {
 // the directory of the agent's variables, both on tmpfs, and nowhere else.
 func TestSuspendResume(t *testing.T) {
 	leakcheck.Check(t)
-	s := newSearch(t)
+	s := bytesearch.New(t)
 	token := "s3-of-a-suspended-agent-" + fmt.Sprint(time.Now().UnixNano())
-	s.add("token", token)
+	s.Add("token", token)
 	u := newUser(t)
 	name := u.with("TOKEN="+token).detached("asleep", "--cwd", "-e", "TOKEN", "--", "-c", counts)
 	pid := 0
@@ -78,17 +79,17 @@ func TestSuspendResume(t *testing.T) {
 		u.bottle(append([]string{"list", "--format", "{{.Status}}"}, all...)...).want(t, 0, "suspended\n")
 	}
 	image := 0
-	found := s.processes()
+	found := s.Processes()
 	for _, root := range []string{"/run/bottle", "/var/lib/bottle", filepath.Join(os.Getenv("LAB_DISK"), "containerd")} {
-		found = append(found, s.files(root)...)
+		found = append(found, s.Files(root)...)
 	}
 	for _, f := range found {
 		switch {
-		case strings.Contains(f.place, name+"/memory/") && isTmpfs(f.place):
+		case strings.Contains(f.Place, name+"/memory/") && bytesearch.IsTmpfs(f.Place):
 			image++
-		case strings.HasSuffix(f.place, name+"/guest/env"):
+		case strings.HasSuffix(f.Place, name+"/guest/env"):
 		default:
-			t.Errorf("%s: %s", f.place, f.form)
+			t.Errorf("%s: %s", f.Place, f.Form)
 		}
 	}
 	if image == 0 {

@@ -1,4 +1,7 @@
-package e2e
+// Package bytesearch searches the test host for values, in every form in which they are
+// likely to be written: files, processes, memory and containerd's objects. It is for tests
+// that run as root on the test host.
+package bytesearch
 
 import (
 	"bytes"
@@ -24,9 +27,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// search looks everywhere on the host for values, in every form that they are
-// likely to be written in.
-type search struct {
+// Search looks for values.
+type Search struct {
 	t      *testing.T
 	since  time.Time // when the first of the values was made
 	needle map[uint16][]form
@@ -39,15 +41,18 @@ type form struct {
 	bytes []byte
 }
 
-// find is where a value was found: a file, or a description such as "argv of 12".
-type find struct{ place, form string }
+// Find is where a value was found: a file, or a description such as "argv of 12". The form
+// begins with the value's name and a comma.
+type Find struct{ Place, Form string }
 
-func newSearch(t *testing.T) *search {
-	return &search{t: t, since: time.Now(), needle: map[uint16][]form{}}
+// New returns a search for values that are made later: files on disk that have not changed
+// since now are left out.
+func New(t *testing.T) *Search {
+	return &Search{t: t, since: time.Now(), needle: map[uint16][]form{}}
 }
 
-// add has a value looked for, which must be new.
-func (s *search) add(name, value string) {
+// Add has a value looked for, which must be new.
+func (s *Search) Add(name, value string) {
 	s.t.Helper()
 	for how, text := range encodings(value) {
 		if len(text) < 16 {
@@ -82,8 +87,8 @@ func encodings(value string) map[string]string {
 	return out
 }
 
-// in finds forms in what a reader yields; place is for the result.
-func (s *search) in(place string, r io.Reader) (found []find) {
+// In finds forms in what a reader yields; place is for the result.
+func (s *Search) In(place string, r io.Reader) (found []Find) {
 	buf := make([]byte, 1<<20+s.window)
 	kept := 0
 	for {
@@ -97,7 +102,7 @@ func (s *search) in(place string, r io.Reader) (found []find) {
 	}
 }
 
-func (s *search) match(place string, text []byte) (found []find) {
+func (s *Search) match(place string, text []byte) (found []Find) {
 	var first [1 << 16 / 64]uint64
 	for key := range s.needle {
 		first[key/64] |= 1 << (key % 64)
@@ -109,31 +114,31 @@ func (s *search) match(place string, text []byte) (found []find) {
 		}
 		for _, f := range s.needle[key] {
 			if bytes.HasPrefix(text[i:], f.bytes) {
-				found = append(found, find{place, f.name})
+				found = append(found, Find{place, f.name})
 			}
 		}
 	}
 	return found
 }
 
-// everywhere searches the complete host: processes, files and containerd's objects;
+// Everywhere searches the complete host: processes, files and containerd's objects;
 // and further texts by their description.
-func (s *search) everywhere(texts map[string]string) []find {
+func (s *Search) Everywhere(texts map[string]string) []Find {
 	s.t.Helper()
-	found := s.processes()
-	for _, root := range s.roots() {
-		found = append(found, s.files(root)...)
+	found := s.Processes()
+	for _, root := range s.Roots() {
+		found = append(found, s.Files(root)...)
 	}
 	found = append(found, s.containerd()...)
 	for place, text := range texts {
-		found = append(found, s.in(place, strings.NewReader(text))...)
+		found = append(found, s.In(place, strings.NewReader(text))...)
 	}
 	return slices.Compact(found)
 }
 
-// roots are the directories that anything of bottle, containerd or the test host
+// Roots are the directories that anything of bottle, containerd or the test host
 // writes to. None is in another.
-func (s *search) roots() []string {
+func (s *Search) Roots() []string {
 	state := "/var/lib/bottle"
 	if dir := os.Getenv("BOTTLE_STATE_DIR"); dir != "" {
 		state = dir
@@ -145,9 +150,9 @@ func (s *search) roots() []string {
 	}
 }
 
-// processes looks at the argv and the environ of every process of the host. What
+// Processes looks at the argv and the environ of every process of the host. What
 // runs in a sandbox is none of them under gVisor.
-func (s *search) processes() (found []find) {
+func (s *Search) Processes() (found []Find) {
 	s.t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -190,10 +195,10 @@ func memoryOwner(pid string) string {
 	return parent
 }
 
-// files searches every regular file in a directory. Outside of tmpfs it leaves out
-// files that have not changed since the values were generated: the kernel keeps that
+// Files searches every regular file in a directory. Outside of tmpfs it leaves out
+// Files that have not changed since the values were generated: the kernel keeps that
 // time (inode(7), ctime), and nobody can set it.
-func (s *search) files(root string) (found []find) {
+func (s *Search) Files(root string) (found []Find) {
 	s.t.Helper()
 	tmpfs := map[uint64]bool{}
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
@@ -213,7 +218,7 @@ func (s *search) files(root string) (found []find) {
 		st := fi.Sys().(*syscall.Stat_t)
 		memory, known := tmpfs[st.Dev]
 		if !known {
-			memory = isTmpfs(path)
+			memory = IsTmpfs(path)
 			tmpfs[st.Dev] = memory
 		}
 		if !memory && time.Unix(st.Ctim.Unix()).Before(s.since.Add(-2*time.Second)) {
@@ -232,20 +237,21 @@ func (s *search) files(root string) (found []find) {
 	return found
 }
 
-func isTmpfs(path string) bool {
+// IsTmpfs reports whether a file is in memory.
+func IsTmpfs(path string) bool {
 	var st syscall.Statfs_t
 	return syscall.Statfs(path, &st) == nil && st.Type == 0x01021994 // TMPFS_MAGIC, linux/magic.h
 }
 
 // file looks at a file as it is, and at what is in it if it is compressed, as
 // layers of images are.
-func (s *search) file(path string) ([]find, error) {
+func (s *Search) file(path string) ([]Find, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	found := s.in(path, f)
+	found := s.In(path, f)
 	_, err = f.Seek(0, io.SeekStart)
 	if errors.Is(err, syscall.ESPIPE) {
 		return found, nil // a namespace's
@@ -263,11 +269,11 @@ func (s *search) file(path string) ([]find, error) {
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		if z, err := gzip.NewReader(f); err == nil {
-			found = append(found, s.in(path+" (unpacked)", z)...)
+			found = append(found, s.In(path+" (unpacked)", z)...)
 		}
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		if z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1)); err == nil {
-			found = append(found, s.in(path+" (unpacked)", z)...)
+			found = append(found, s.In(path+" (unpacked)", z)...)
 			z.Close()
 		}
 	}
@@ -276,14 +282,14 @@ func (s *search) file(path string) ([]find, error) {
 
 // containerd searches ctr's output about containers, tasks, snapshots, images and
 // leases.
-func (s *search) containerd() (found []find) {
+func (s *Search) containerd() (found []Find) {
 	s.t.Helper()
 	ctrOutput := func(args ...string) string {
 		out, err := exec.Command("ctr", args...).CombinedOutput()
 		if err != nil && !strings.Contains(string(out), "not found") {
 			s.t.Errorf("ctr %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
-		found = append(found, s.in("ctr "+strings.Join(args, " "), bytes.NewReader(out))...)
+		found = append(found, s.In("ctr "+strings.Join(args, " "), bytes.NewReader(out))...)
 		return string(out)
 	}
 	for _, id := range strings.Fields(ctrOutput("containers", "ls", "-q")) {
@@ -302,17 +308,17 @@ func (s *search) containerd() (found []find) {
 	return found
 }
 
-// sample searches all processes repeatedly until stop is called, which returns the
+// Sample searches all processes repeatedly until stop is called, which returns the
 // findings and the number of searches.
-func (s *search) sample() (stop func() ([]find, int)) {
+func (s *Search) Sample() (stop func() ([]Find, int)) {
 	end := make(chan struct{})
 	done := make(chan struct{})
-	var found []find
+	var found []Find
 	looks := 0
 	go func() {
 		defer close(done)
 		for tick := time.NewTicker(15 * time.Millisecond); ; looks++ {
-			found = append(found, s.processes()...)
+			found = append(found, s.Processes()...)
 			select {
 			case <-end:
 				tick.Stop()
@@ -321,7 +327,7 @@ func (s *search) sample() (stop func() ([]find, int)) {
 			}
 		}
 	}()
-	return func() ([]find, int) {
+	return func() ([]Find, int) {
 		close(end)
 		<-done
 		return found, looks
