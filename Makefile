@@ -39,7 +39,7 @@ build: ## build bin/bottle, a static binary
 
 .PHONY: test
 test: ## run all tests on the test host, then test the test host and the packages (root)
-	scripts/lab up --with-bottle --with-claude --with-agents --with-base --with-kube
+	scripts/lab up --with-bottle --with-claude --with-tools --with-agents --with-base --with-kube
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- go test $(TESTFLAGS) $(PACKAGES)$(if $(filter ./...,$(PACKAGES)), && scripts/agent-image)
 	$(MAKE) --no-print-directory test-kube
 	scripts/lab.d/selftest.sh

@@ -59,14 +59,15 @@ var injectConfig = strings.NewReplacer(
 // longest limits one client's time, on a busy machine.
 const longest = 4 * time.Minute
 
-// start launches the bottle, and ends it with the test.
-func start(t *testing.T, config string) {
+// start launches the bottle with variables for bottle itself, and returns it. It ends with
+// the test.
+func start(t *testing.T, config string, env ...string) *exec.Cmd {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "bottle.yaml"), []byte(config), 0o600))
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), labtest.Program(t), "run", "wait", "--proxy", "builtin", "--yes", "--trust", "--name", bottleName)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CLIENTS_TOKEN="+token)
+	cmd.Env = append(os.Environ(), env...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	in, err := cmd.StdinPipe()
@@ -84,6 +85,7 @@ func start(t *testing.T, config string) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the agent said %q, %v\n%s", line, err, &errs)
 	}
+	return cmd
 }
 
 type result struct {
@@ -157,10 +159,8 @@ func TestClients(t *testing.T) {
 func TestInjectedClients(t *testing.T) {
 	leakcheck.Check(t)
 	serve(t)
-	start(t, injectConfig)
-	runClients(t, slices.DeleteFunc(append(inImage(), inserted...), func(c client) bool {
-		return tools != nil && !slices.Contains(tools, c.tool)
-	}))
+	start(t, injectConfig, "CLIENTS_TOKEN="+newToken())
+	runClients(t, inImage())
 }
 
 func runClients(t *testing.T, clients []client) {

@@ -2,7 +2,10 @@
 
 package clients
 
-// image has all tools of the table.
-const image = "bottle-clients:latest"
+// image has all tools of the table, and secretsImage all of the test of secrets.
+const (
+	image        = "bottle-clients:latest"
+	secretsImage = image
+)
 
-var tools []string // all
+var tools, secretsTools []string // all

@@ -29,15 +29,15 @@ const (
 	html     = "text/html; charset=utf-8"
 )
 
-// packages is a small registry of every kind.
-func packages(t *testing.T) files {
+// packages is a small registry of every kind, at a URL.
+func packages(t *testing.T, base string) files {
 	f := files{
 		"/":            {plain, []byte(says + "\n")},
 		"/page.html":   {html, []byte("<!doctype html><title>page</title><p>" + says)},
 		"/api/v3/user": {jsonKind, []byte(`{"login": "` + says + `"}`)},
 	}
-	for _, add := range []func(*testing.T, files){addNPM, addPyPI, addCargo, addGo, addMaven, addDebian} {
-		add(t, f)
+	for _, add := range []func(*testing.T, files, string){addNPM, addPyPI, addCargo, addGo, addMaven, addDebian} {
+		add(t, f, base)
 	}
 	return f
 }
@@ -81,7 +81,7 @@ func must(t *testing.T, err error) {
 }
 
 // addNPM: https://github.com/npm/registry/blob/main/docs/responses/package-metadata.md
-func addNPM(t *testing.T, f files) {
+func addNPM(t *testing.T, f files, base string) {
 	tarball := tgz(t,
 		entry{"package/package.json", `{"name": "` + name + `", "version": "` + version + `", "main": "index.js"}`},
 		entry{"package/index.js", `module.exports = "` + says + `";`},
@@ -94,7 +94,7 @@ func addNPM(t *testing.T, f files) {
 		"versions": map[string]any{version: map[string]any{
 			"name": name, "version": version, "main": "index.js",
 			"dist": map[string]string{
-				"tarball": secureURL + path, "shasum": fmt.Sprintf("%x", short),
+				"tarball": base + path, "shasum": fmt.Sprintf("%x", short),
 				"integrity": "sha512-" + base64.StdEncoding.EncodeToString(sum[:]),
 			},
 		}},
@@ -104,7 +104,7 @@ func addNPM(t *testing.T, f files) {
 }
 
 // addPyPI: PEP 503 and PEP 427.
-func addPyPI(t *testing.T, f files) {
+func addPyPI(t *testing.T, f files, _ string) {
 	const module, wheel = "bottle_demo", "bottle_demo-1.0.0-py3-none-any.whl"
 	info := module + "-" + version + ".dist-info/"
 	data := zipped(t,
@@ -118,20 +118,20 @@ func addPyPI(t *testing.T, f files) {
 }
 
 // addCargo: https://doc.rust-lang.org/cargo/reference/registry-index.html
-func addCargo(t *testing.T, f files) {
+func addCargo(t *testing.T, f files, base string) {
 	dir := name + "-" + version + "/"
 	crate := tgz(t,
 		entry{dir + "Cargo.toml", "[package]\nname = \"" + name + "\"\nversion = \"" + version + "\"\nedition = \"2021\"\n"},
 		entry{dir + "src/lib.rs", "pub const SAYS: &str = \"" + says + "\";\n"},
 	)
 	index := fmt.Sprintf(`{"name":%q,"vers":%q,"deps":[],"cksum":"%x","features":{},"yanked":false}`+"\n", name, version, sha256.Sum256(crate))
-	f["/cargo/config.json"] = file{jsonKind, []byte(`{"dl": "` + secureURL + `/cargo/dl/{crate}-{version}.crate"}`)}
+	f["/cargo/config.json"] = file{jsonKind, []byte(`{"dl": "` + base + `/cargo/dl/{crate}-{version}.crate"}`)}
 	f["/cargo/bo/tt/"+name] = file{plain, []byte(index)}
 	f["/cargo/dl/"+name+"-"+version+".crate"] = file{octets, crate}
 }
 
 // addGo: https://go.dev/ref/mod#goproxy-protocol
-func addGo(t *testing.T, f files) {
+func addGo(t *testing.T, f files, _ string) {
 	const module, at = "example.com/demo", "/go/example.com/demo/@v/"
 	mod := "module " + module + "\n\ngo 1.19\n"
 	root := module + "@v" + version + "/"
@@ -144,7 +144,7 @@ func addGo(t *testing.T, f files) {
 }
 
 // addMaven: https://maven.apache.org/repository/layout.html
-func addMaven(_ *testing.T, f files) {
+func addMaven(_ *testing.T, f files, _ string) {
 	pom := `<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>` +
 		`<groupId>test.bottle</groupId><artifactId>` + name + `</artifactId><version>` + version + `</version>` +
 		`<packaging>pom</packaging><description>` + says + `</description></project>`
@@ -154,7 +154,7 @@ func addMaven(_ *testing.T, f files) {
 }
 
 // addDebian is a flat repository: https://wiki.debian.org/DebianRepository/Format
-func addDebian(t *testing.T, f files) {
+func addDebian(t *testing.T, f files, _ string) {
 	control := tgz(t, entry{"./control", "Package: " + name + "\nVersion: " + version + "\nArchitecture: all\nMaintainer: test <test@example.test>\nDescription: test\n"})
 	deb := ar("debian-binary", []byte("2.0\n"), "control.tar.gz", control, "data.tar.gz", tgz(t, entry{"./usr/share/" + name, says + "\n"}))
 	list := fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: test <test@example.test>\nFilename: ./%[1]s.deb\nSize: %[3]d\nMD5sum: %[4]x\nSHA256: %[5]x\nDescription: test\n\n",

@@ -33,43 +33,43 @@ const (
 // serve starts the server of packages in the world's network namespace.
 func serve(t *testing.T) {
 	t.Helper()
-	handler := http.NewServeMux()
-	handler.Handle("/", packages(t))
-	handler.HandleFunc(keyPath, serveKey)
-	cert := certificate(t)
-	start := func(port string, config *tls.Config) {
-		var l net.Listener
-		err := netns.Do(os.Getenv("LAB_WORLD_NETNS"), func() (err error) {
-			l, err = net.Listen("tcp", address+":"+port)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		server := &http.Server{Handler: handler, TLSConfig: config}
-		done := make(chan error, 1)
-		go func() {
-			if config == nil {
-				done <- server.Serve(l)
-			} else {
-				done <- server.ServeTLS(l, "", "")
-			}
-		}()
-		t.Cleanup(func() {
-			if err := server.Close(); err != nil {
-				t.Error(err)
-			}
-			if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-				t.Error(err)
-			}
-		})
-	}
-	start(securePort, &tls.Config{Certificates: []tls.Certificate{cert}})
-	start(plainPort, nil)
+	handler := packages(t, secureURL)
+	listen(t, address+":"+securePort, handler, &tls.Config{Certificates: []tls.Certificate{certificate(t, host)}})
+	listen(t, address+":"+plainPort, handler, nil)
 }
 
-// certificate is one for host, issued by the world's authority.
-func certificate(t *testing.T) tls.Certificate {
+// listen serves at an address of the world until the test ends.
+func listen(t *testing.T, address string, handler http.Handler, config *tls.Config) {
+	t.Helper()
+	var l net.Listener
+	err := netns.Do(os.Getenv("LAB_WORLD_NETNS"), func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: handler, TLSConfig: config}
+	done := make(chan error, 1)
+	go func() {
+		if config == nil {
+			done <- server.Serve(l)
+		} else {
+			done <- server.ServeTLS(l, "", "")
+		}
+	}()
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+// certificate is one for a host, issued by the world's authority.
+func certificate(t *testing.T, host string) tls.Certificate {
 	t.Helper()
 	ca := os.Getenv("LAB_CA")
 	authority, err := tls.LoadX509KeyPair(ca, strings.TrimSuffix(ca, filepath.Ext(ca))+".key")

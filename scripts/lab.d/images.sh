@@ -5,6 +5,7 @@
 #   claude-bottle:claude  the same with Claude Code (--with-claude)
 #   bottle-base:latest    plain Debian, base of the default image (--with-base)
 #   bottle-clients:latest  see clients.sh (--with-clients)
+#   bottle-tools:latest    see clients.sh (--with-tools)
 #   bottle-agents:latest   see agents.sh (--with-agents)
 # The name of an archive contains a hash of its inputs, so a change produces a
 # new archive.
@@ -33,7 +34,8 @@ images_build() {
   [ -z "$WITH_BASE" ] || base_image
   [ -z "$WITH_CLAUDE" ] || debian_image claude-bottle:claude "$DEBIAN_LAYER" "$CLAUDE_LAYER"
   [ -z "$WITH_AGENTS" ] || agents_image
-  [ -z "$WITH_CLIENTS" ] || debian_image bottle-clients:latest "$CLIENTS_LAYER"
+  [ -z "$WITH_CLIENTS" ] || debian_image bottle-clients:latest "$CLIENTS_LAYER" "$CLAUDE_LAYER"
+  [ -z "$WITH_TOOLS" ] || debian_image bottle-tools:latest "$DEBIAN_LAYER" "$CLAUDE_LAYER" "$TOOLS_LAYER"
   # Checkouts share the cache, so an archive is removed only if none used it lately.
   touch "${ARCHIVES[@]}"
   find "$LAB_CACHE" -maxdepth 1 -name '*.oci.tar*' -mtime +7 -delete

@@ -47,7 +47,8 @@ install_debian() {
   [ -z "$WITH_BASE" ] || base_layer
   [ -z "$WITH_HOSTS" ] || host_layers
   [ -z "$WITH_KUBE" ] || install_netfilter
-  [ -z "$WITH_CLAUDE" ] || claude_layer
+  [ -z "$WITH_CLAUDE$WITH_CLIENTS$WITH_TOOLS" ] || claude_layer
+  [ -z "$WITH_TOOLS" ] || tools_layer
   [ -z "$WITH_CLIENTS" ] || clients_layer
   [ -z "$WITH_AGENTS" ] || agents_layers
 }
@@ -80,7 +81,7 @@ find_go() {
 install_packages() {
   local missing=() entry entries=(runc:runc nft:nftables ip:iproute2 unshare:util-linux)
   [ -n "$MINIMAL" ] || entries+=(zstd:zstd debootstrap:debootstrap git:git ssh:openssh-client rpm:rpm bzip2:bzip2)
-  [ -z "$WITH_CLAUDE$WITH_CLIENTS$WITH_AGENTS" ] || entries+=(npm:npm)
+  [ -z "$WITH_CLAUDE$WITH_CLIENTS$WITH_TOOLS$WITH_AGENTS" ] || entries+=(npm:npm)
   for entry in "${entries[@]}"; do
     command -v "${entry%%:*}" >/dev/null || missing+=("${entry#*:}")
   done

@@ -11,6 +11,7 @@ var (
 	addrDNS      = netip.MustParseAddr("198.51.101.53")
 	addrMessages = netip.MustParseAddr("198.51.101.14")
 	addrAPIs     = netip.MustParseAddr("198.51.101.17")
+	addrPackages = netip.MustParseAddr("198.51.101.18")
 	addrPrivate  = netip.MustParseAddr("10.99.0.10")
 	addrMetadata = netip.MustParseAddr("169.254.169.254")
 	addrFlip     = netip.MustParseAddr("198.51.101.10")
@@ -92,6 +93,7 @@ const flipName = "flip.test"
 func newZone() map[string][]netip.Addr {
 	names := map[string][]netip.Addr{
 		"api.anthropic.com": {addrMessages},
+		"packages.test":     {addrPackages}, // a server that a test starts itself
 		"victim.test":       {addrVictim, netip.MustParseAddr("2001:db8:77::66")},
 		// Names with addresses of several kinds, or with special addresses.
 		"mixed.test":    {addrFlip, addrPrivate},
@@ -121,7 +123,7 @@ func newZone() map[string][]netip.Addr {
 
 // addresses returns the addresses of all servers, sorted and without duplicates.
 func addresses() []netip.Addr {
-	all := append([]netip.Addr{addrDNS, addrMessages, addrAPIs}, victims...)
+	all := append([]netip.Addr{addrDNS, addrMessages, addrAPIs, addrPackages}, victims...)
 	for _, s := range slices.Concat(webSites, gitSites, sshSites) {
 		all = append(all, s.addr)
 	}
