@@ -7,9 +7,7 @@ import (
 	"io"
 	"log"
 	"net/http"
-	"net/http/httptrace"
 	"net/http/httputil"
-	"net/textproto"
 	"slices"
 	"strings"
 	"sync"
@@ -28,7 +26,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := h.session
 	x := &exchange{
 		handler: h, w: &responseWriter{ResponseWriter: w}, start: time.Now(),
-		insertion: insertion{table: *s.in.table.Load(), target: s.target, bodies: s.in.bodies},
+		insertion: insertion{table: s.in.table.Load(), target: s.target, bodies: s.in.bodies},
 		event:     Event{Kind: KindRequest, Method: r.Method, Path: r.URL.Path},
 	}
 	select {
@@ -82,18 +80,19 @@ func (x *exchange) serve(r *http.Request) {
 	x.echoes = newEchoes(x.table, x.echo, func(secrets []string, where string) {
 		x.session.report(Event{Kind: KindEcho, Method: x.event.Method, Path: x.event.Path, Secrets: secrets, Where: where})
 	})
-	if len(x.table) > 0 { // otherwise there is nothing to find in a response
+	x.w.echoes = x.echoes
+	if x.table.echo != nil { // otherwise there is nothing to find in a response
 		limitEncodings(r.Header)
 	}
 	defer x.end() // also if ReverseProxy aborts the connection
 	proxy := &httputil.ReverseProxy{
 		Rewrite:        x.rewrite,
-		Transport:      x,
+		Transport:      x.transport,
 		FlushInterval:  -1,
 		BufferPool:     buffers{},
 		ModifyResponse: x.response,
 		ErrorHandler:   x.fail,
-		ErrorLog:       log.New(io.Discard, "", 0),
+		ErrorLog:       noLog,
 	}
 	proxy.ServeHTTP(x.w, r)
 }
@@ -109,9 +108,12 @@ func (x *exchange) check(r *http.Request) *refusal {
 		return nil
 	}
 	ref := &refusal{kind: KindRule, status: d.Status, where: "request", reason: d.Reason, answer: d.Answer}
-	ref.hidePath = slices.ContainsFunc(x.table, func(e *entry) bool { return contains(r.URL.Path, e.header) || contains(r.URL.EscapedPath(), e.header) })
+	ref.hidePath = slices.ContainsFunc(x.table.entries, func(e *entry) bool { return contains(r.URL.Path, e.header) || contains(r.URL.EscapedPath(), e.header) })
 	return ref
 }
+
+// noLog is for what is reported in another way.
+var noLog = log.New(io.Discard, "", 0)
 
 // buffers are what ReverseProxy copies bodies with.
 type buffers struct{}
@@ -167,16 +169,6 @@ func dropUpgrade(h http.Header) {
 	}
 }
 
-// RoundTrip implements [http.RoundTripper]. It replaces values in interim responses,
-// before ReverseProxy's own trace sends them on.
-func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
-	trace := &httptrace.ClientTrace{Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
-		x.echoes.header(http.Header(header), "header")
-		return nil
-	}}
-	return x.transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
-}
-
 // response replaces values in a response.
 func (x *exchange) response(res *http.Response) error {
 	x.w.status = res.StatusCode // of an upgrade, which is not written through x.w
@@ -219,6 +211,7 @@ type responseWriter struct {
 	http.ResponseWriter
 	status int
 	n      int64
+	echoes *echoes // for interim responses, which ReverseProxy writes by itself
 }
 
 // Unwrap gives [http.ResponseController] the original.
@@ -232,6 +225,9 @@ func (w *responseWriter) WriteHeader(status int) {
 				w.Header()[name] = nil // net/http adds one otherwise
 			}
 		}
+	}
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		w.echoes.header(w.Header(), "header")
 	}
 	w.ResponseWriter.WriteHeader(status)
 }

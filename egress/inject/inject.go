@@ -143,7 +143,20 @@ const (
 )
 
 // table is the secrets in force. It is never changed.
-type table []*entry
+type table struct {
+	entries []*entry
+	echo    *matcher // of all entries
+}
+
+func newTable(entries []*entry) *table {
+	t := &table{entries: entries}
+	var all []pair
+	for _, e := range entries {
+		all = append(all, e.echo...)
+	}
+	t.echo = newMatcher(all)
+	return t
+}
 
 type entry struct {
 	Secret
@@ -167,7 +180,7 @@ func New(c Config) (*Injector, error) {
 		requests: make(chan struct{}, maxRequests), bodies: make(chan struct{}, maxBodies),
 	}
 	var errs []error
-	var t table
+	var entries []*entry
 	for _, s := range c.Secrets {
 		e, err := newEntry(s)
 		if err == nil {
@@ -177,13 +190,13 @@ func New(c Config) (*Injector, error) {
 			errs = append(errs, fmt.Errorf("secret %s: %w", s.Name, err))
 			continue
 		}
-		t = append(t, e)
+		entries = append(entries, e)
 	}
 	if err := in.addHosts(c.Hosts); err != nil {
 		errs = append(errs, err)
 	}
-	errs = append(errs, t.checkDistinct()...)
-	in.table.Store(&t)
+	errs = append(errs, checkDistinct(entries)...)
+	in.table.Store(newTable(entries))
 	return in, errors.Join(errs...)
 }
 
@@ -246,10 +259,10 @@ func (in *Injector) addHosts(hosts []string) error {
 }
 
 // checkDistinct finds placeholders that cannot be told apart.
-func (t table) checkDistinct() []error {
+func checkDistinct(entries []*entry) []error {
 	var errs []error
-	for i, a := range t {
-		for _, b := range t[i+1:] {
+	for i, a := range entries {
+		for _, b := range entries[i+1:] {
 			if strings.Contains(a.Placeholder, b.Placeholder) || strings.Contains(b.Placeholder, a.Placeholder) {
 				errs = append(errs, fmt.Errorf("secrets %s and %s have the same placeholder", a.Name, b.Name))
 			}
@@ -314,7 +327,7 @@ func (in *Injector) Terminates(target string) bool {
 
 // Injects reports whether there is a secret for host:port.
 func (in *Injector) Injects(target string) bool {
-	return slices.ContainsFunc(*in.table.Load(), func(e *entry) bool { return slices.Contains(e.targets, target) })
+	return slices.ContainsFunc(in.table.Load().entries, func(e *entry) bool { return slices.Contains(e.targets, target) })
 }
 
 // SetValue replaces the value of a secret for requests that begin later. Former
@@ -322,7 +335,7 @@ func (in *Injector) Injects(target string) bool {
 func (in *Injector) SetValue(name string, value secret.Value) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	old := *in.table.Load()
+	old := in.table.Load().entries
 	i := slices.IndexFunc(old, func(e *entry) bool { return e.Name == name })
 	if i < 0 {
 		return fmt.Errorf("unknown secret %s", name)
@@ -340,7 +353,7 @@ func (in *Injector) SetValue(name string, value secret.Value) error {
 	e.echo = distinct(append(e.echo, old[i].echo...))
 	next := slices.Clone(old)
 	next[i] = e
-	in.table.Store(&next)
+	in.table.Store(newTable(next))
 	return nil
 }
 

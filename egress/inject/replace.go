@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -93,47 +92,23 @@ func sameLength(ps []pair) []pair {
 // replacer replaces strings in a stream. Data is held back only while it may be the
 // beginning of a string to replace, and not the part that its replacement shares.
 type replacer struct {
-	pairs []pair
+	*matcher
 	found func(name string)
 	buf   []byte
 	sent  int // leading bytes of buf that were returned already
 }
 
-// keyLength is how much of a string is searched for before the rest is compared:
-// bytes.Index is much faster for short strings.
-const keyLength = 16
-
-// next returns the first pair in data, and the longest if several begin there.
-func (r *replacer) next(data []byte) (found pair, at int) {
-	at = -1
-	for _, p := range r.pairs {
-		limit := len(data)
-		if at >= 0 {
-			limit = min(limit, at+len(p.from))
-		}
-		i := index(data[:limit], p.from)
-		if i >= 0 && (at < 0 || i < at || i == at && len(p.from) > len(found.from)) {
-			found, at = p, i
-		}
+// passes reports whether data can be returned as it is: nothing is held back, and nothing in
+// it is replaced or has to be.
+func (r *replacer) passes(data []byte) bool {
+	if len(r.buf) > 0 {
+		return false
 	}
-	return found, at
-}
-
-func index(data []byte, s string) int {
-	key := []byte(s[:min(len(s), keyLength)])
-	for from := 0; ; from++ {
-		i := bytes.Index(data[from:], key)
-		if i < 0 {
-			return -1
-		}
-		from += i
-		if len(data)-from < len(s) {
-			return -1
-		}
-		if string(data[from:from+len(s)]) == s {
-			return from
-		}
+	if begin, _ := r.partial(data, 0); begin < len(data) {
+		return false
 	}
+	_, at := r.next(data)
+	return at < 0
 }
 
 // push appends to dst what can be returned after more data has arrived.
@@ -160,32 +135,13 @@ func (r *replacer) push(dst, data []byte, last bool) []byte {
 		r.buf, r.sent = r.buf[:0], 0
 		return dst
 	}
-	begin, safe := r.partial(done)
+	begin, safe := r.partial(r.buf, done)
 	if safe > sent {
 		dst = append(dst, r.buf[sent:safe]...)
 	}
 	r.buf = append(r.buf[:0], r.buf[begin:]...)
 	r.sent = max(safe, sent) - begin
 	return dst
-}
-
-// partial returns where the first beginning of a string to replace is at the end of
-// the buffer, and up to where bytes are the same whether it continues or not.
-func (r *replacer) partial(done int) (begin, safe int) {
-	begin, safe = len(r.buf), len(r.buf)
-	for _, p := range r.pairs {
-		for at := max(done, len(r.buf)-len(p.from)+1); at < len(r.buf); at++ {
-			i := bytes.IndexByte(r.buf[at:], p.from[0])
-			if i < 0 {
-				break
-			}
-			at += i
-			if beginsWith(p.from, r.buf[at:]) {
-				begin, safe = min(begin, at), min(safe, at+p.common)
-			}
-		}
-	}
-	return begin, safe
 }
 
 func beginsWith(s string, prefix []byte) bool {
@@ -199,11 +155,7 @@ const revealed = 4
 // end appends the rest. A value that the end of the stream cuts off is replaced too,
 // or all but its last character could be read.
 func (r *replacer) end(dst []byte, done, sent int) []byte {
-	longest := 0
-	for _, p := range r.pairs {
-		longest = max(longest, len(p.from))
-	}
-	for at := max(done, len(r.buf)-longest); at < len(r.buf); at++ {
+	for at := max(done, len(r.buf)-r.longest); at < len(r.buf); at++ {
 		rest := r.buf[at:]
 		for _, p := range r.pairs {
 			if len(rest)-p.common < revealed || !beginsWith(p.from, rest) {
@@ -222,21 +174,29 @@ func (r *replacer) end(dst []byte, done, sent int) []byte {
 
 // replaceAll replaces in a complete string.
 func replaceAll(s string, pairs []pair, found func(name string)) string {
-	if !slices.ContainsFunc(pairs, func(p pair) bool { return strings.Contains(s, p.from) }) {
+	if !contains(s, pairs) {
 		return s
 	}
-	r := replacer{pairs: pairs, found: found}
-	var out []byte
-	data := []byte(s)
+	var out strings.Builder
 	for {
-		p, at := r.next(data)
-		if at < 0 {
-			return string(append(out, data...))
+		at, longest := len(s), pair{}
+		for _, p := range pairs {
+			if i := strings.Index(s, p.from); i >= 0 && (i < at || i == at && len(p.from) > len(longest.from)) {
+				at, longest = i, p
+			}
 		}
-		out = append(append(out, data[:at]...), p.to...)
-		data = data[at+len(p.from):]
-		found(p.name)
+		out.WriteString(s[:at])
+		if longest.from == "" {
+			return out.String()
+		}
+		out.WriteString(longest.to)
+		s = s[at+len(longest.from):]
+		found(longest.name)
 	}
+}
+
+func contains(s string, pairs []pair) bool {
+	return slices.ContainsFunc(pairs, func(p pair) bool { return strings.Contains(s, p.from) })
 }
 
 // replacingReader replaces in what it reads from src. It returns data as soon as src
@@ -249,8 +209,8 @@ type replacingReader struct {
 	acc []byte // the storage of out
 }
 
-func newReplacingReader(src io.Reader, pairs []pair, found func(string)) *replacingReader {
-	return &replacingReader{src: src, r: replacer{pairs: pairs, found: found}}
+func newReplacingReader(src io.Reader, m *matcher, found func(string)) *replacingReader {
+	return &replacingReader{src: src, r: replacer{matcher: m, found: found}}
 }
 
 func (r *replacingReader) Read(p []byte) (int, error) {
@@ -260,6 +220,9 @@ func (r *replacingReader) Read(p []byte) (int, error) {
 		}
 		var n int
 		n, r.err = r.src.Read(p)
+		if n > 0 && r.r.passes(p[:n]) {
+			return n, nil
+		}
 		// What is held back when a stream breaks is dropped: it is incomplete anyway.
 		r.acc = r.r.push(r.acc[:0], p[:n], r.err == io.EOF) //nolint:errorlint // io.Reader returns io.EOF itself
 		r.out = r.acc

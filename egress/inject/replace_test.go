@@ -25,14 +25,14 @@ func TestReplaceInChunks(t *testing.T) {
 		t.Fatalf("control: %s", want)
 	}
 	for i := range len(text) {
-		r := replacer{pairs: pairs, found: ignore}
+		r := replacer{matcher: newMatcher(pairs), found: ignore}
 		got := r.push(nil, []byte(text[:i]), false)
 		got = r.push(got, []byte(text[i:]), true)
 		if string(got) != want {
 			t.Fatalf("cut at %d: %s", i, got)
 		}
 	}
-	got, err := io.ReadAll(newReplacingReader(iotest.OneByteReader(strings.NewReader(text)), pairs, ignore))
+	got, err := io.ReadAll(newReplacingReader(iotest.OneByteReader(strings.NewReader(text)), newMatcher(pairs), ignore))
 	if err != nil || string(got) != want {
 		t.Errorf("bytes: %s, %v", got, err)
 	}
@@ -47,7 +47,7 @@ func TestReplaceRandomly(t *testing.T) {
 		for i := range text {
 			text[i] = "abc"[rnd.IntN(3)]
 		}
-		r := replacer{pairs: []pair{newPair("a", from, to)}, found: ignore}
+		r := replacer{matcher: newMatcher([]pair{newPair("a", from, to)}), found: ignore}
 		var got []byte
 		for rest := text; len(rest) > 0; {
 			n := 1 + rnd.IntN(len(rest))
@@ -76,14 +76,14 @@ func cutOff(got, want, from string) bool {
 // beginning is returned immediately.
 func TestNothingIsHeldBack(t *testing.T) {
 	p := Placeholder(realValue)
-	r := replacer{pairs: echoForms("KEY", realValue, p), found: ignore}
+	r := replacer{matcher: newMatcher(echoForms("KEY", realValue, p)), found: ignore}
 	for _, s := range []string{"data: x\n\n", "s", "sk-ant-", "sk-ant-api03-", "some text sk-ant-api03-", "end"} {
 		if got := r.push(nil, []byte(s), false); string(got) != s {
 			t.Errorf("%q: got %q", s, got)
 		}
 	}
 	for _, value := range []string{"Ab12Cd34Ef56Gh78Ij90Kl12Mn34Op56", fill(40, hexLower)} {
-		r := replacer{pairs: echoForms("KEY", value, Placeholder(value)), found: ignore}
+		r := replacer{matcher: newMatcher(echoForms("KEY", value, Placeholder(value))), found: ignore}
 		if got := r.push(nil, []byte("text "+value[:6]), false); string(got) != "text "+value[:6] {
 			t.Errorf("%q: got %q", value[:6], got)
 		}
@@ -97,7 +97,7 @@ func TestCutOffValue(t *testing.T) {
 	p := Placeholder(realValue)
 	for cut := 1; cut < len(realValue); cut++ {
 		text := "token: " + realValue[:cut]
-		got, err := io.ReadAll(newReplacingReader(strings.NewReader(text), echoForms("KEY", realValue, p), ignore))
+		got, err := io.ReadAll(newReplacingReader(strings.NewReader(text), newMatcher(echoForms("KEY", realValue, p)), ignore))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestEchoForms(t *testing.T) {
 func BenchmarkReplace(b *testing.B) {
 	text := bytes.Repeat([]byte(`{"text":"some ordinary sk-ant JSON of a response","n":12345},`), 512)
 	pairs := echoForms("KEY", realValue, Placeholder(realValue))
-	r := replacer{pairs: pairs, found: ignore}
+	r := replacer{matcher: newMatcher(pairs), found: ignore}
 	var out []byte
 	b.SetBytes(int64(len(text)))
 	for b.Loop() {

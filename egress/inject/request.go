@@ -16,7 +16,7 @@ import (
 
 // insertion is the state of inserting secrets into one request.
 type insertion struct {
-	table  table
+	table  *table
 	target string
 	bodies chan struct{} // limits concurrent insertions into bodies
 	used   []string      // names of secrets
@@ -49,7 +49,7 @@ func (x *insertion) use(name string) {
 
 // header returns a header's value with secrets inserted.
 func (x *insertion) header(name, value string) (string, *refusal) {
-	for _, e := range x.table {
+	for _, e := range x.table.entries {
 		changed, ref := x.headerSecret(e, name, value)
 		if ref != nil {
 			return "", ref
@@ -60,9 +60,10 @@ func (x *insertion) header(name, value string) (string, *refusal) {
 }
 
 func (x *insertion) headerSecret(e *entry, name, value string) (string, *refusal) {
-	found := false
-	changed := replaceAll(value, e.header, func(string) { found = true })
-	if !found {
+	changed, found := value, contains(value, e.header)
+	if found {
+		changed = replaceAll(value, e.header, func(string) {})
+	} else {
 		changed, found = x.basic(e, name, value)
 	}
 	where := "header " + name
@@ -92,11 +93,10 @@ func (x *insertion) basic(e *entry, name, value string) (string, bool) {
 	if err != nil {
 		return value, false
 	}
-	found := false
-	inserted := replaceAll(string(text), e.header[:1], func(string) { found = true })
-	if !found {
+	if !contains(string(text), e.header[:1]) {
 		return value, false
 	}
+	inserted := replaceAll(string(text), e.header[:1], func(string) {})
 	encoded := base64.StdEncoding.EncodeToString([]byte(inserted))
 	x.echo = append(x.echo, newPair(e.Name, encoded, credentials))
 	return scheme + " " + encoded, true
@@ -104,7 +104,7 @@ func (x *insertion) basic(e *entry, name, value string) (string, bool) {
 
 // url inserts secrets into the query.
 func (x *insertion) url(u *url.URL) *refusal {
-	for _, e := range x.table {
+	for _, e := range x.table.entries {
 		if contains(u.Path, e.header) || contains(u.EscapedPath(), e.header) {
 			ref := misuse(e, "path", "not for paths of URLs")
 			ref.hidePath = true
@@ -121,12 +121,6 @@ func (x *insertion) url(u *url.URL) *refusal {
 		u.RawQuery = replaceAll(u.RawQuery, withValue(e.header, url.QueryEscape(e.Value.Reveal())), x.use)
 	}
 	return nil
-}
-
-func contains(s string, ps []pair) bool {
-	found := false
-	replaceAll(s, ps, func(string) { found = true })
-	return found
 }
 
 // withValue returns pairs that all have the same replacement.
@@ -152,7 +146,7 @@ func escapeBody(contentType, value string) string {
 // body inserts secrets into a body, if there is one for the target that may be there.
 func (x *insertion) body(r *http.Request) *refusal {
 	var ps []pair
-	for _, e := range x.table {
+	for _, e := range x.table.entries {
 		if e.Body && slices.Contains(e.targets, x.target) {
 			ps = append(ps, withValue(e.body, escapeBody(r.Header.Get("Content-Type"), e.Value.Reveal()))...)
 		}

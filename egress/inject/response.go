@@ -13,19 +13,20 @@ import (
 
 // echoes replaces values in one response.
 type echoes struct {
-	pairs  []pair
-	report func(secrets []string, where string)
+	*matcher // nil: there are none
+	report   func(secrets []string, where string)
 
 	mu       sync.Mutex
 	reported []string
 }
 
-func newEchoes(t table, more []pair, report func([]string, string)) *echoes {
-	ps := slices.Clone(more) // longer than those of the table
-	for _, e := range t {
-		ps = append(ps, e.echo...)
+// newEchoes returns those for the values of a table, and more of a request.
+func newEchoes(t *table, more []pair, report func([]string, string)) *echoes {
+	x := &echoes{matcher: t.echo, report: report}
+	if len(more) > 0 {
+		x.matcher = newMatcher(append(slices.Clone(more), t.echo.pairs...))
 	}
-	return &echoes{pairs: ps, report: report}
+	return x
 }
 
 // found reports a secret once for each part of a response.
@@ -42,12 +43,17 @@ func (x *echoes) found(where string) func(name string) {
 }
 
 func (x *echoes) header(h http.Header, part string) {
+	if x.matcher == nil {
+		return
+	}
 	for name, values := range h {
 		for i, v := range values {
-			values[i] = replaceAll(v, x.pairs, x.found(part+" "+name))
+			if contains(v, x.pairs) {
+				values[i] = replaceAll(v, x.pairs, x.found(part+" "+name))
+			}
 		}
 		// A name cannot be corrected, and no server has a reason for one.
-		if replaceAll(name, x.pairs, func(string) {}) != name {
+		if contains(name, x.pairs) {
 			delete(h, name)
 		}
 	}
@@ -55,7 +61,7 @@ func (x *echoes) header(h http.Header, part string) {
 
 // response replaces values in a response while it is read.
 func (x *echoes) response(res *http.Response) error {
-	if len(x.pairs) == 0 {
+	if x.matcher == nil {
 		return nil
 	}
 	x.header(res.Header, "header")
@@ -77,11 +83,11 @@ func (x *echoes) response(res *http.Response) error {
 		res.Header.Del("Content-Encoding")
 	}
 	// The length of a body may change unless all replacements have that of the value.
-	if decode || len(sameLength(x.pairs)) < len(x.pairs) {
+	if decode || !x.sameLength {
 		res.Header.Del("Content-Length")
 		res.ContentLength = -1
 	}
-	res.Body = &echoBody{Reader: newReplacingReader(src, x.pairs, x.found("body")), body: body, end: func() {
+	res.Body = &echoBody{Reader: newReplacingReader(src, x.matcher, x.found("body")), body: body, end: func() {
 		x.header(res.Trailer, "trailer")
 	}}
 	return nil
@@ -160,7 +166,9 @@ func (x *echoes) upgraded(res *http.Response) {
 	if !ok {
 		return // ReverseProxy refuses it
 	}
-	res.Body = &echoConn{ReadWriteCloser: conn, r: newReplacingReader(conn, sameLength(x.pairs), x.found("upgraded connection"))}
+	if m := newMatcher(sameLength(x.pairs)); m != nil {
+		res.Body = &echoConn{ReadWriteCloser: conn, r: newReplacingReader(conn, m, x.found("upgraded connection"))}
+	}
 }
 
 type echoConn struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"slices"
@@ -100,7 +99,7 @@ func (s *session) serve(ctx context.Context, raw *closeConn) error {
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          log.New(io.Discard, "", 0), // what matters is reported
+		ErrorLog:          noLog,
 		MaxHeaderBytes:    maxHeader,
 	}
 	err = server.Serve(&oneConn{conn: conn, closed: raw.closed})
