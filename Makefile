@@ -14,7 +14,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PACKAGES ?= ./...
 # Packages whose tests need neither root nor the test host, except the tests that
 # match FAST_SKIP: they create files of other users.
-FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/hostrule ./egress/inject ./internal/atomicfile ./internal/caller ./internal/confine \
+FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/hostrule ./egress/inject ./internal/atomicfile ./internal/caller ./internal/claudelogin ./internal/confine \
 	./internal/filelock ./internal/filetree ./internal/loginfile ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
 	./kube ./kubernetes ./manifest ./plan ./policy ./provision \
 	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./setup ./sshagent

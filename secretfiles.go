@@ -2,6 +2,7 @@ package bottle
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -54,9 +55,11 @@ func (b *Bottle) watchSecret(ctx context.Context, v provision.Variable, failed f
 			continue
 		}
 		value, renewed, err := b.plan.Renew(ctx, v)
-		if err == nil && value.Reveal() != known.Reveal() {
-			if err = b.renew(ctx, v, value); err == nil {
+		if text := value.Reveal(); text != "" && text != known.Reveal() {
+			if e := b.renew(ctx, v, value); e == nil {
 				known = value
+			} else {
+				err = errors.Join(err, e)
 			}
 		}
 		switch {

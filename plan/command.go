@@ -32,7 +32,8 @@ func (p *Plan) Commands() bool {
 }
 
 // RunCommands runs the commands that print variables, one after the other, with the
-// caller's rights. stderr receives their standard error. The error reports all failures.
+// caller's rights. stderr receives their standard error. It also renews a login of Claude
+// Code's that ends soon, in its file. The error reports all failures.
 func (p *Plan) RunCommands(ctx context.Context, stderr io.Writer) error {
 	var problems hint.Problems
 	p.renewals = map[string]time.Time{}
@@ -48,6 +49,7 @@ func (p *Plan) RunCommands(ctx context.Context, stderr io.Writer) error {
 		p.Env[i].Secret = value
 		p.renewals[v.Name] = renew
 	}
+	problems.Add(p.renewClaude(ctx))
 	return problems.Err()
 }
 

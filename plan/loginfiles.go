@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/claudelogin"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/loginfile"
 	"github.com/bot-bottle/bottle/internal/secret"
@@ -25,6 +27,10 @@ func (p *preparation) loginFiles(context.Context) error {
 		if err != nil {
 			problems.Add(err)
 			continue
+		}
+		if name == "claude" {
+			p.plan.claude = claudelogin.New(p.spec.Caller, l.From)
+			l.Renewed = p.plan.claude.Renewable()
 		}
 		p.plan.Logins = append(p.plan.Logins, l)
 	}
@@ -130,6 +136,42 @@ func (p *Plan) loginSecrets() []provision.Variable {
 // Secrets returns everything of the caller's that the run uses for the agent: variables, and
 // the secrets of login files.
 func (p *Plan) Secrets() []provision.Variable { return slices.Concat(p.Env, p.loginSecrets()) }
+
+// renewClaude renews Claude Code's login if it ends soon. If it has ended and cannot be
+// renewed, that is an error: later errors are reported by WatchSecrets.
+func (p *Plan) renewClaude(ctx context.Context) error {
+	if p.claude == nil {
+		return nil
+	}
+	if err := p.claude.Renew(ctx); err != nil && !p.claude.Valid() {
+		return hint.Wrap(err, "claude")
+	}
+	for i, l := range p.Logins {
+		for j, v := range l.Secrets {
+			if l.Format != "claude" {
+				continue
+			}
+			value, err := p.rereadLogin(v)
+			if err != nil {
+				return err
+			}
+			p.Logins[i].Secrets[j].Secret = value
+		}
+	}
+	return nil
+}
+
+// renewLogin returns the value of a login, which may be there also if there is an error.
+func (p *Plan) renewLogin(ctx context.Context, v provision.Variable) (value secret.Value, err error) {
+	if p.claude != nil && strings.HasPrefix(v.Name, "claude:") {
+		err = p.claude.Renew(ctx)
+	}
+	value, readErr := p.rereadLogin(v)
+	if readErr != nil {
+		return secret.Value{}, readErr // of both, if it is the file's
+	}
+	return value, err
+}
 
 // rereadLogin reads the value of a login again.
 func (p *Plan) rereadLogin(v provision.Variable) (secret.Value, error) {

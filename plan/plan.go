@@ -9,6 +9,7 @@ import (
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/claudelogin"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/manifest"
@@ -123,6 +124,7 @@ type Plan struct {
 	caller caller.Caller
 	// renewals is when the values of commands are to be replaced, by variable.
 	renewals map[string]time.Time
+	claude   *claudelogin.Keeper // of the file in Logins; nil: there is none
 	env      envInput
 	entries  egress.Entries
 	policy   egress.Policy // of entries

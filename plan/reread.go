@@ -27,13 +27,14 @@ func (p *Plan) Renewable() []provision.Variable {
 func (p *Plan) RenewAt(v provision.Variable) time.Time { return p.renewals[v.Name] }
 
 // Renew reads the file of a variable again, or runs its command, with the caller's rights.
-// next is when the new value is to be replaced, as in RenewAt.
+// next is when the new value is to be replaced, as in RenewAt. The value of a login may be
+// there also if there is an error: it could not be renewed, and is still valid.
 func (p *Plan) Renew(ctx context.Context, v provision.Variable) (value secret.Value, next time.Time, err error) {
 	if v.Source == manifest.SourceCommand {
 		return p.runCommand(ctx, v, io.Discard)
 	}
 	if v.Source == provision.SourceLoginFile {
-		value, err = p.rereadLogin(v)
+		value, err = p.renewLogin(ctx, v)
 		return value, next, err
 	}
 	data, err := p.caller.ReadPrivate(v.From, MaxVariable)

@@ -14,6 +14,8 @@ type Login struct {
 	From   string `json:"from"`   // the caller's file
 	// Secrets are those that are injected. The file's other secrets are left out.
 	Secrets []Variable `json:"secrets"`
+	// Renewed says that bottle renews the login in the user's file before it ends.
+	Renewed bool `json:"renewed,omitempty"`
 	// File is what was read. Its secrets must not be in the agent's copy.
 	File *loginfile.File `json:"-"`
 }

@@ -20,6 +20,7 @@ import (
 const (
 	textKind       = "%s (%s)"
 	textUnattended = "the agent acts without asking"
+	textRenewed    = "renewed in the file before it ends"
 	textInject     = "placeholder, inserted for %s"
 )
 
@@ -103,7 +104,11 @@ func loginFileRow(row func(name, value string), logins []provision.Login) {
 	var out []string
 	for _, l := range logins {
 		for _, s := range l.Secrets {
-			out = append(out, fmt.Sprintf("%s (from %s; %s)", s.Name, s.From, injectText(s.Inject, s.As)))
+			text := injectText(s.Inject, s.As)
+			if l.Renewed {
+				text += "; " + textRenewed
+			}
+			out = append(out, fmt.Sprintf("%s (from %s; %s)", s.Name, s.From, text))
 		}
 	}
 	if len(out) > 0 {

@@ -209,8 +209,8 @@ func parseDocker(data []byte) (*File, error) {
 	return f, nil
 }
 
-// claudeLogin is Claude Code's file. The refresh token is not read: it stays outside, and
-// only one program may use it.
+// claudeLogin is Claude Code's file. The refresh token is not read here: it stays outside,
+// where package claudelogin uses it.
 type claudeLogin struct {
 	OAuth struct {
 		Access           string   `json:"accessToken"`

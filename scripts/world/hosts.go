@@ -92,9 +92,10 @@ const flipName = "flip.test"
 
 func newZone() map[string][]netip.Addr {
 	names := map[string][]netip.Addr{
-		"api.anthropic.com": {addrMessages},
-		"packages.test":     {addrPackages}, // a server that a test starts itself
-		"victim.test":       {addrVictim, netip.MustParseAddr("2001:db8:77::66")},
+		"api.anthropic.com":   {addrMessages},
+		"platform.claude.com": {addrMessages},
+		"packages.test":       {addrPackages}, // a server that a test starts itself
+		"victim.test":         {addrVictim, netip.MustParseAddr("2001:db8:77::66")},
 		// Names with addresses of several kinds, or with special addresses.
 		"mixed.test":    {addrFlip, addrPrivate},
 		"mixed6.test":   {addrFlip, netip.MustParseAddr("fd00:99::10")},

@@ -60,7 +60,10 @@ func (w *world) startMessages() error {
 		return err
 	}
 	w.closers = append(w.closers, api.summary)
-	return w.serveHTTP(netip.AddrPortFrom(addrMessages, 443), true, "messages", api.handler())
+	mux := http.NewServeMux()
+	mux.Handle("/", api.handler())
+	mux.Handle("POST platform.claude.com/v1/oauth/token", &tokenEndpoint{log: w.log, used: map[string]bool{}})
+	return w.serveHTTP(netip.AddrPortFrom(addrMessages, 443), true, "messages", mux)
 }
 
 // newMessagesAPI removes the bodies of an earlier run but keeps its messages.jsonl.
