@@ -3,8 +3,10 @@ package e2e
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -277,15 +279,50 @@ func TestInjectAttacks(t *testing.T) {
 	}
 	// The authority: no key, other names and other bottles.
 	s.want("key", `ls /.bottle; cat /.bottle/* 2>/dev/null | grep -c "PRIVATE KEY"`, "ca.pem", "\n0\n")
-	other := s.u.bottle("run", "sh", "--proxy", "builtin", "--yes", "-q", "--", "cat /.bottle/ca.pem")
-	if mine := s.inside("cat /.bottle/ca.pem"); other.code != 0 || mine == other.stdout || !strings.HasPrefix(mine, "-----BEGIN CERTIFICATE") {
-		t.Errorf("authorities of two bottles: %s\n%s%s", mine, other.stdout, other.stderr)
+	ca := s.inside("cat /.bottle/ca.pem")
+	if !strings.HasPrefix(ca, "-----BEGIN CERTIFICATE") {
+		t.Fatalf("the authority's certificate: %s", ca)
 	}
+	// Outside its bottle, the authority is worth nothing: another bottle has its own, and the
+	// host trusts neither. In the control each trusts what it should.
+	other := s.u.bottle("run", "sh", "--proxy", "builtin", "--yes", "-q", "--",
+		`echo "$1" >ca; curl -sS https://allowed.test/; curl -sS --cacert ca https://allowed.test/ 2>&1 || true`, "sh", ca)
+	if other.code != 0 || !strings.HasPrefix(other.stdout, "hello from allowed.test\ncurl: (60)") {
+		t.Errorf("in another bottle: exit %d\n%s%s", other.code, other.stdout, other.stderr)
+	}
+	s.wantUntrusted(ca)
 	if code := s.live.end(); code != 0 {
 		t.Errorf("exit %d\n%s", code, s.live.errs)
 	}
 	if !strings.Contains(s.live.errs.String(), "a secret that is not for this host") {
 		t.Errorf("the misuse is not shown at the end:\n%s", s.live.errs)
+	}
+}
+
+// wantUntrusted checks that the host does not trust a bottle's authority. The control is the
+// authority of the world.
+func (s *injectScene) wantUntrusted(bottles string) {
+	s.t.Helper()
+	world, err := os.ReadFile(os.Getenv("LAB_CA"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for text, trusted := range map[string]bool{bottles: false, string(world): true} {
+		block, _ := pem.Decode([]byte(text))
+		if block == nil {
+			s.t.Fatalf("no certificate: %s", text)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if _, err := cert.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); (err == nil) != trusted {
+			s.t.Errorf("the host verifies %s: %v", cert.Subject, err)
+		}
 	}
 }
 
