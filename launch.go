@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/bot-bottle/bottle/injection"
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/timing"
@@ -37,20 +38,20 @@ func (e *Engine) Launch(ctx context.Context, plan *plan.Plan) (*Bottle, error) {
 			return b, err
 		}
 	}
-	injection, err := newInjection(plan)
+	in, err := injection.New(plan)
 	if err != nil {
 		return nil, err
 	}
-	return e.launchFree(ctx, plan, injection, false)
+	return e.launchFree(ctx, plan, in, false)
 }
 
 // launchFree launches a bottle under the plan's name, or the next free one.
-func (e *Engine) launchFree(ctx context.Context, plan *plan.Plan, injection *injection, ahead bool) (*Bottle, error) {
+func (e *Engine) launchFree(ctx context.Context, plan *plan.Plan, in *injection.Injection, ahead bool) (*Bottle, error) {
 	p := *plan
 	timings := &timing.Timings{}
 	for {
 		l := &launch{
-			e: e, plan: &p, dir: e.dir(p.Name), timings: timings, injection: injection, ahead: ahead,
+			e: e, plan: &p, dir: e.dir(p.Name), timings: timings, injection: in, ahead: ahead,
 			namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
 		}
 		b, err := l.run(ctx)
@@ -80,7 +81,7 @@ type launch struct {
 	claim   *teardown.Claim // nil until the name is claimed
 	timings *timing.Timings
 	// injection is nil if no secret is injected.
-	injection *injection
+	injection *injection.Injection
 	// ahead: the bottle is prepared for a later run, and gets nothing that is its user's.
 	ahead bool
 

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/egress/inject"
+	"github.com/bot-bottle/bottle/injection"
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
@@ -103,11 +104,11 @@ func (e *Engine) preparedKey(p *plan.Plan) (string, error) {
 	for _, s := range servers {
 		k.Resolvers = append(k.Resolvers, s.String())
 	}
-	if k.InjectHosts, err = injectHosts(p); err != nil {
+	if k.InjectHosts, err = injection.Hosts(p); err != nil {
 		return "", err
 	}
 	if len(k.InjectHosts) > 0 {
-		roots, err := hostRoots(provision.SystemBundles())
+		roots, err := injection.HostRoots(provision.SystemBundles())
 		if err != nil {
 			return "", err
 		}
@@ -322,7 +323,7 @@ func (e *Engine) usable(ctx context.Context, p *plan.Plan) (list []string, key s
 
 // fits returns the record of a prepared bottle and its injection, without secrets, if a
 // plan's run may use it.
-func (e *Engine) fits(p *plan.Plan, name, key string) (preparedRecord, *injection, error) {
+func (e *Engine) fits(p *plan.Plan, name, key string) (preparedRecord, *injection.Injection, error) {
 	r, err := e.loadPrepared(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = runtime.ErrTaken
@@ -349,13 +350,13 @@ func named(p *plan.Plan, name string) *plan.Plan {
 }
 
 // preparedInjection returns the authority of a prepared bottle; nil: it has none.
-func (e *Engine) preparedInjection(name string) (*injection, error) {
+func (e *Engine) preparedInjection(name string) (*injection.Injection, error) {
 	data, roots, err := e.proxies.LoadSecrets(name)
 	if data == nil || err != nil {
 		return nil, err
 	}
 	ca, _, err := inject.Decode(data)
-	return &injection{ca: ca, roots: roots}, err
+	return &injection.Injection{CA: ca, Roots: roots}, err
 }
 
 // claimPrepared claims a prepared bottle for the run of a plan. It returns nil if there is
@@ -448,14 +449,14 @@ func (e *Engine) checkRunning(ctx context.Context, name string) error {
 func (l *launch) give(ctx context.Context, r preparedRecord) error {
 	var secrets, roots []byte
 	if l.injection != nil {
-		if err := l.injection.addSecrets(l.plan); err != nil {
+		if err := l.injection.AddSecrets(l.plan); err != nil {
 			return err
 		}
 		var err error
-		if secrets, err = inject.Encode(l.injection.ca, l.injection.secrets); err != nil {
+		if secrets, err = inject.Encode(l.injection.CA, l.injection.Secrets); err != nil {
 			return err
 		}
-		roots = l.injection.roots
+		roots = l.injection.Roots
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -542,7 +543,7 @@ func (e *Engine) lockPools(ctx context.Context) (*filelock.Lock, error) {
 
 // prepareOne launches a prepared bottle.
 func (e *Engine) prepareOne(ctx context.Context, p *plan.Plan) error {
-	injection, err := newAuthority(p)
+	in, err := injection.NewAuthority(p)
 	if err != nil {
 		return err
 	}
@@ -556,7 +557,7 @@ func (e *Engine) prepareOne(ctx context.Context, p *plan.Plan) error {
 	}
 	p = named(p, names.ID(name, e.cfg.Owner))
 	p.Pinned = false
-	_, err = e.launchFree(ctx, p, injection, true)
+	_, err = e.launchFree(ctx, p, in, true)
 	return err
 }
 
