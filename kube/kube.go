@@ -30,11 +30,10 @@ import (
 
 // Names and labels of the objects that package kubernetes prints.
 const (
-	agent      = "agent"
-	secretName = "agent-env"
-	nameLabel  = "app.kubernetes.io/name"
-	agents     = nameLabel + "=bottle,app.kubernetes.io/component=agent"
-	proxies    = nameLabel + "=bottle,app.kubernetes.io/component=proxy"
+	agent     = "agent"
+	nameLabel = "app.kubernetes.io/name"
+	agents    = nameLabel + "=bottle,app.kubernetes.io/component=agent"
+	proxies   = nameLabel + "=bottle,app.kubernetes.io/component=proxy"
 	// The container with the agent's work, and the annotation that says where it is.
 	workContainer = "work"
 	work          = "bottle/work"
@@ -107,10 +106,10 @@ func (o object) path() (string, error) {
 	return path + "/" + plural, nil
 }
 
-// Create creates the objects of an export, whose first one is the namespace, and the Secret
-// with the values. If it fails, what it has created is removed. A namespace that exists is
+// Create creates the objects of an export, whose first one is the namespace, and Secrets with
+// these values. If it fails, what it has created is removed. A namespace that exists is
 // never touched.
-func (c *Client) Create(ctx context.Context, objects []byte, values map[string]secret.Value) error {
+func (c *Client) Create(ctx context.Context, objects []byte, secrets map[string]map[string]secret.Value) error {
 	var namespace string
 	for i, doc := range documents(objects) {
 		var o object
@@ -121,8 +120,8 @@ func (c *Client) Create(ctx context.Context, objects []byte, values map[string]s
 		switch {
 		case err == nil && i == 0:
 			namespace = o.Metadata.Name
-			if len(values) > 0 {
-				err = c.createSecret(ctx, namespace, values)
+			for name, values := range secrets {
+				err = errors.Join(err, c.createSecret(ctx, namespace, name, values))
 			}
 		case i == 0 && apierrors.IsAlreadyExists(err):
 			return fmt.Errorf("%s: %w", o.Metadata.Name, ErrExists)
@@ -154,20 +153,20 @@ func (c *Client) post(ctx context.Context, o object, kind string, body []byte) e
 	return nil
 }
 
-func (c *Client) createSecret(ctx context.Context, namespace string, values map[string]secret.Value) error {
+func (c *Client) createSecret(ctx context.Context, namespace, name string, values map[string]secret.Value) error {
 	data := map[string][]byte{}
-	for name, v := range values {
-		data[name] = []byte(v.Reveal())
+	for key, v := range values {
+		data[key] = []byte(v.Reveal())
 	}
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Secret", "data": data,
-		"metadata": map[string]any{"name": secretName, "namespace": namespace, "labels": map[string]string{nameLabel: "bottle"}},
+		"metadata": map[string]any{"name": name, "namespace": namespace, "labels": map[string]string{nameLabel: "bottle"}},
 	})
 	if err != nil {
 		return err
 	}
 	o := object{APIVersion: "v1", Kind: "Secret"}
-	o.Metadata.Name, o.Metadata.Namespace = secretName, namespace
+	o.Metadata.Name, o.Metadata.Namespace = name, namespace
 	return c.post(ctx, o, "application/json", body)
 }
 

@@ -20,6 +20,7 @@ import (
 const (
 	agentKey  = "agent.json"
 	promptKey = "prompt"
+	caKey     = "ca.pem"
 )
 
 // description is what the files in the agent's home are computed from. That is done in the
@@ -90,8 +91,10 @@ func CopyFiles(from, to string, p Programs) error {
 		{filepath.Base(provision.GuestInit), 0o755, guest},
 		{agentKey, 0o644, config(agentKey)},
 	}
-	if _, err := os.Stat(filepath.Join(from, promptKey)); err == nil {
-		files = append(files, file{filepath.Base(provision.PromptFile), 0o644, config(promptKey)})
+	for key, name := range map[string]string{promptKey: provision.PromptFile, caKey: provision.GuestCA} {
+		if _, err := os.Stat(filepath.Join(from, key)); err == nil {
+			files = append(files, file{filepath.Base(name), 0o644, config(key)})
+		}
 	}
 	for _, s := range d.Skills {
 		if !s.Dir {
@@ -135,6 +138,26 @@ func readDescription(dir string) (d description, err error) {
 		return d, fmt.Errorf("read the agent's description: %w", err)
 	}
 	return d, nil
+}
+
+// Trust writes the image's file of authorities with the proxy's authority to out; roots are
+// for an image that has none.
+func Trust(dir, roots, out string) error {
+	ca, err := os.ReadFile(filepath.Join(dir, caKey))
+	if err != nil {
+		return err
+	}
+	for _, path := range append(provision.SystemBundles(), roots) {
+		bundle, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(out, provision.WithCA(bundle, ca), 0o644)
+	}
+	return fmt.Errorf("no authorities in %s", roots)
 }
 
 // Start writes the files in the agent's home, as the agent's user, and replaces this process

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,5 +115,31 @@ func TestFilesMinimal(t *testing.T) {
 	}
 	if err := writeHome(to, provision.Image{Home: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "another version") {
 		t.Errorf("of an unknown kind: %v", err)
+	}
+}
+
+// TestTrust: the file of authorities is the image's, or else the caller's, with the proxy's.
+func TestTrust(t *testing.T) {
+	dir := t.TempDir()
+	roots, out := filepath.Join(dir, "roots"), filepath.Join(dir, "out")
+	for name, text := range map[string]string{"ca.pem": "of the proxy\n", "roots": "of the host\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Trust(dir, roots, out); err != nil {
+		t.Fatal(err)
+	}
+	want := "of the host\n"
+	for _, path := range slices.Backward(provision.SystemBundles()) {
+		if data, err := os.ReadFile(path); err == nil {
+			want = string(data)
+		}
+	}
+	if got, err := os.ReadFile(out); err != nil || !strings.HasSuffix(string(got), "of the proxy\n") || !strings.HasPrefix(string(got), want) {
+		t.Errorf("%v, %d bytes: want %d bytes and the proxy's", err, len(got), len(want))
+	}
+	if err := Trust(t.TempDir(), roots, out); err == nil {
+		t.Error("no error without the proxy's certificate")
 	}
 }

@@ -40,13 +40,24 @@ type Options struct {
 	Except []string
 	// Repo is the URL of a git repository that the pod clones; empty: none.
 	Repo string
+	// Trust is what the agent needs to trust a proxy that inserts secrets or checks requests;
+	// nil: it does neither. The caller creates the Secret of such a proxy, with the key
+	// SecretsKey, and gives the agent placeholders.
+	Trust *provision.Trust
 }
+
+// AgentSecret is the Secret with the values of the agent's variables, ProxySecret the one with
+// what only the proxy reads, in the form of package inject, and SecretsKey its only key.
+const (
+	AgentSecret = "agent-env"
+	ProxySecret = "proxy-secrets"
+	SecretsKey  = "secrets.json"
+)
 
 // Names of the objects. Each agent has a namespace of its own.
 const (
 	agentName   = "agent"
 	proxyName   = "proxy"
-	secretName  = "agent-env"
 	filesName   = "agent-files"
 	runtimeName = "gvisor"
 )
@@ -68,25 +79,11 @@ func CheckAgent(a *manifest.Agent, b *manifest.Bottle) error {
 			Hint: "clone over https through the proxy, with a token as a variable, and remove ssh",
 		})
 	}
-	if rules := b.Egress.Rules; len(rules) > 0 {
-		problems.Add(&hint.Error{
-			Err:  fmt.Errorf("cannot apply the rules for %s in egress.allow on Kubernetes: the proxy there does not read requests", rules[0].Host),
-			Hint: "allow the host without rules, or run the agent on one host",
-		})
-	}
 	if len(b.Logins) > 0 {
 		problems.Add(&hint.Error{
-			Err:  fmt.Errorf("bottle %q has logins, whose values the proxy on Kubernetes does not insert", a.Bottle),
+			Err:  fmt.Errorf("bottle %q has logins, which are files of this host", a.Bottle),
 			Hint: "remove logins, and give the agent tokens as variables",
 		})
-	}
-	for _, v := range b.Env {
-		if v.Inject != nil && len(v.Inject.Hosts) > 0 {
-			problems.Add(&hint.Error{
-				Err:  fmt.Errorf("%s: cannot inject %s on Kubernetes: the proxy there does not insert secrets", v.At, v.Name),
-				Hint: "give the agent the value itself with inject: false",
-			})
-		}
 	}
 	return problems.Err()
 }
@@ -197,18 +194,44 @@ func (e *export) check() error {
 	if p.Learn {
 		problems.Add(&hint.Error{Err: errors.New("a cluster's proxy cannot learn a policy"), Hint: "learn it on one host with bottle run --learn"})
 	}
+	if e.opt.Trust == nil {
+		problems.Add(e.checkInject())
+	}
 	if p.Workspace != nil || p.BaseRef != "" {
 		problems.Add(&hint.Error{Err: errors.New("a cluster has no working directory of yours to copy"), Hint: "let the agent clone a git URL through the proxy, with --repo"})
 	}
 	return problems.Err()
 }
 
+// checkInject returns an error for what only a proxy does that has the values.
+func (e *export) checkInject() error {
+	var problems hint.Problems
+	if rules := e.plan.Entries().Rules; len(rules) > 0 {
+		problems.Add(&hint.Error{
+			Err:  fmt.Errorf("cannot apply the rules for %s in egress.allow: printed objects have no proxy that reads requests", rules[0].Host),
+			Hint: "run the agent with bottle kube run and the built-in proxy, or allow the host without rules",
+		})
+	}
+	for _, v := range e.plan.Env {
+		if len(v.Inject) > 0 && !v.InjectKind {
+			problems.Add(&hint.Error{
+				Err:  fmt.Errorf("cannot inject %s: printed objects have no value for the proxy to insert", v.Name),
+				Hint: "run the agent with bottle kube run and the built-in proxy, or give it the value itself with inject: false",
+			})
+		}
+	}
+	return problems.Err()
+}
+
 // Warnings are sentences about what is weaker than on one host.
-func Warnings(p *plan.Plan) []string {
+func Warnings(p *plan.Plan, opt Options) []string {
 	var out []string
+	if opt.Trust != nil {
+		return nil
+	}
 	for _, v := range p.Env {
 		if len(v.Inject) > 0 {
-			out = append(out, fmt.Sprintf("%s is not injected on Kubernetes: the agent gets the value itself", v.Name))
+			out = append(out, fmt.Sprintf("%s is not injected here: the agent gets the value itself", v.Name))
 		}
 	}
 	return out

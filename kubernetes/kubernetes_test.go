@@ -24,6 +24,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/provision"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -127,6 +128,7 @@ var cases = []struct {
 	{"claude", Options{Prefix: "registry.example/team/", Version: "1.2.3+meta"}},
 	{"pipelock", Options{Image: "registry.example/bottle@sha256:" + strings.Repeat("0", 64), Namespace: "team-a", NoWalls: true, Except: []string{"203.0.113.0/24"}}},
 	{"minimal", Options{Prefix: "localhost:5000", Version: "1.2.3"}},
+	{"inject", Options{Prefix: "registry.example/team", Version: "1.2.3", Repo: "https://git.example/app.git", Trust: &provision.Trust{CA: []byte("the proxy's certificate\n"), Roots: []byte("the host's authorities\n")}}},
 	{"repo", Options{Prefix: "registry.example/team", Version: "1.2.3", Namespace: "bottle-impl-2", Repo: "https://git.example:8443/team/app.git"}},
 }
 
@@ -204,6 +206,9 @@ func TestTypes(t *testing.T) {
 	for _, tc := range cases {
 		d := decode(t, exported(t, read(t, tc.name+".yaml"), tc.opt))
 		want := "Namespace ServiceAccount NetworkPolicy NetworkPolicy ConfigMap ConfigMap Service Deployment Pod"
+		if tc.opt.Trust != nil {
+			want = strings.Replace(want, "ConfigMap", "ConfigMap ConfigMap", 1)
+		}
 		if got := strings.Join(d.order, " "); got != want {
 			t.Errorf("%s: kinds %s, want %s", tc.name, got, want)
 		}

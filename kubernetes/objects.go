@@ -24,6 +24,12 @@ import (
 const (
 	configDir = "/config" // of the proxy, and of the agent's files as they are delivered
 	program   = "/bottle" // bottle in its own image
+
+	rootsDir  = "/roots"  // the authorities that verify the hosts
+	bundleDir = "/bundle" // those that the agent trusts
+	bundleKey = "ca-certificates.crt"
+	rootsName = "roots"
+	rootsKey  = "roots.pem"
 )
 
 // Texts that kubelet expands in variables and arguments. Service variables need no DNS.
@@ -92,6 +98,9 @@ func (e *export) objects() ([]object, error) {
 		{APIVersion: "v1", Kind: "ServiceAccount", Metadata: e.meta("bottle", ""), Automount: &no},
 	}
 	out = append(out, policies...)
+	if e.opt.Trust != nil {
+		out = append(out, object{APIVersion: "v1", Kind: "ConfigMap", Metadata: e.meta(rootsName, ""), Data: map[string]string{rootsKey: string(e.opt.Trust.Roots)}})
+	}
 	return append(out,
 		object{APIVersion: "v1", Kind: "ConfigMap", Metadata: e.meta("proxy-config", proxyName), Data: map[string]string{file: string(config)}},
 		files,
@@ -124,7 +133,11 @@ func (e *export) proxyConfig() (data []byte, file string, err error) {
 		return data, "pipelock.yaml", err
 	}
 	// The proxy listens on its pod's address, which --listen says.
-	data, err = json.MarshalIndent(egress.Config{Entries: p.Entries(), SelfNames: []string{p.Provisions().Hostname}}, "", "  ")
+	config := egress.Config{Entries: p.Entries(), SelfNames: []string{p.Provisions().Hostname}}
+	if e.opt.Trust != nil {
+		config.Inject = &egress.Inject{Secrets: configDir + "/" + SecretsKey, Roots: configDir + "/" + rootsKey}
+	}
+	data, err = json.MarshalIndent(config, "", "  ")
 	return append(data, '\n'), "proxy.json", err
 }
 
@@ -148,6 +161,13 @@ func (e *export) proxy(config []byte, file string) object {
 		c.Env = []envVar{{Name: name, Value: &value}}
 		c.Resources = limits(memory, proxyCPUs(e.plan.Limits.CPUs), 0)
 	}
+	files := volume{Name: "config", ConfigMap: &configMapVolume{Name: "proxy-config"}}
+	if e.opt.Trust != nil {
+		// One directory: the proxy confines itself to that of its configuration.
+		files = volume{Name: "config", Projected: &projectedVolume{[]projection{
+			{ConfigMap: &objectName{"proxy-config"}}, {ConfigMap: &objectName{rootsName}}, {Secret: &objectName{ProxySecret}},
+		}}}
+	}
 	sum := sha256.Sum256(config)
 	return object{APIVersion: "apps/v1", Kind: "Deployment", Metadata: e.meta(proxyName, proxyName), Spec: deploymentSpec{
 		Replicas: 1,
@@ -163,7 +183,7 @@ func (e *export) proxy(config []byte, file string) object {
 				DNSConfig:  &dnsConfig{Options: []dnsOption{{Name: "ndots", Value: "1"}}},
 				Security:   podSecurity{RunAsNonRoot: true, RunAsUser: proxyUID, RunAsGroup: proxyUID, Seccomp: typed{"RuntimeDefault"}},
 				Containers: []container{c},
-				Volumes:    []volume{{Name: "config", ConfigMap: &configMapVolume{Name: "proxy-config"}}},
+				Volumes:    []volume{files},
 			},
 		},
 	}}
@@ -267,6 +287,9 @@ func (e *export) agent() object {
 		},
 	}
 	meta := e.meta(agentName, agentName)
+	if e.opt.Trust != nil {
+		e.addTrust(&spec)
+	}
 	if e.repo.URL != "" {
 		e.addRepo(&spec)
 		meta.Annotations = map[string]string{repoAnnotation: e.repo.URL, workAnnotation: e.repo.Dir}
@@ -284,6 +307,20 @@ func (e *export) agent() object {
 // containers, also those that have ended, are limited, and under gVisor it is the pod's
 // limit that holds.
 func (e *export) small() resources { return limits(smallMemory, e.plan.Limits.CPUs, 0) }
+
+// addTrust gives the agent's container a file of authorities, in place of the image's, that has
+// the proxy's too. It is made in a container of the same image, before all that use it.
+func (e *export) addTrust(spec *podSpec) {
+	agent := &spec.Containers[0]
+	guest := agent.Mounts[0]
+	spec.InitContainers = append(spec.InitContainers, container{
+		Name: "trust", Image: e.image, Resources: e.small(), Security: agent.Security,
+		Command: []string{provision.GuestDir + program, "k8s-trust", "--roots", rootsDir + "/" + rootsKey, "--out", bundleDir + "/" + bundleKey},
+		Mounts:  []mount{guest, {Name: rootsName, Path: rootsDir, ReadOnly: true}, {Name: "bundle", Path: bundleDir}},
+	})
+	agent.Mounts = append(agent.Mounts, mount{Name: "bundle", Path: provision.SystemBundles()[0], SubPath: bundleKey, ReadOnly: true})
+	spec.Volumes = append(spec.Volumes, volume{Name: rootsName, ConfigMap: &configMapVolume{Name: rootsName}}, volume{Name: "bundle", EmptyDir: &emptyDir{Size: "16Mi"}})
+}
 
 // addRepo adds the clone of a repository to the agent's pod, and a container in which the
 // work is accessible for as long as the pod exists: nothing can be started in a container
@@ -318,6 +355,9 @@ func literal(text string) string { return strings.ReplaceAll(text, "$", "$$") }
 func (e *export) environ() []envVar {
 	agent := e.plan.Provisions()
 	agent.Address, agent.ProxyHost = podIP, proxyHost
+	if e.opt.Trust != nil {
+		agent.Trust = *e.opt.Trust
+	}
 	var out []envVar
 	add := func(v envVar) {
 		for i, old := range out {
@@ -335,7 +375,7 @@ func (e *export) environ() []envVar {
 	}
 	for _, v := range agent.Variables {
 		if v.IsSecret() {
-			add(envVar{Name: v.Name, ValueFrom: &envSource{Secret: &secretRef{Name: secretName, Key: v.Name}}})
+			add(envVar{Name: v.Name, ValueFrom: &envSource{Secret: &secretRef{Name: AgentSecret, Key: v.Name}}})
 			continue
 		}
 		text := literal(v.Literal)
@@ -375,6 +415,9 @@ func (e *export) files() (object, error) {
 	}
 	if agent.Prompt != "" {
 		add(promptKey, []byte(agent.Prompt))
+	}
+	if e.opt.Trust != nil {
+		add(caKey, e.opt.Trust.CA)
 	}
 	text, err := json.MarshalIndent(d, "", "  ")
 	if err != nil {

@@ -89,7 +89,7 @@ func (e *export) secretCommand() []string {
 		return nil
 	}
 	var before []string
-	command := []string{"  kubectl create secret generic " + secretName + " --namespace " + e.opt.Namespace}
+	command := []string{"  kubectl create secret generic " + AgentSecret + " --namespace " + e.opt.Namespace}
 	for _, v := range secrets {
 		read := `printf %s "$` + v.From + `"`
 		switch v.Source {
@@ -134,7 +134,7 @@ func (e *export) notes() []string {
 		"bottle allow and deny: change egress in the manifest, and apply a new export",
 		fmt.Sprintf("limits.pids (%d): the cluster's podPidsLimit applies", p.Limits.Pids),
 	)
-	notes = append(notes, Warnings(p)...)
+	notes = append(notes, Warnings(p, e.opt)...)
 	if e.usesPipelock() {
 		notes = append(notes, "ports of single hosts under pipelock: the NetworkPolicy opens the ports of all entries together")
 	}

@@ -166,13 +166,28 @@ type httpGet struct {
 type mount struct {
 	Name     string `yaml:"name"`
 	Path     string `yaml:"mountPath"`
+	SubPath  string `yaml:"subPath,omitempty"`
 	ReadOnly bool   `yaml:"readOnly,omitempty"`
 }
 
 type volume struct {
 	Name      string           `yaml:"name"`
 	ConfigMap *configMapVolume `yaml:"configMap,omitempty"`
+	Projected *projectedVolume `yaml:"projected,omitempty"`
 	EmptyDir  *emptyDir        `yaml:"emptyDir,omitempty"`
+}
+
+type projectedVolume struct {
+	Sources []projection `yaml:"sources"`
+}
+
+type projection struct {
+	ConfigMap *objectName `yaml:"configMap,omitempty"`
+	Secret    *objectName `yaml:"secret,omitempty"`
+}
+
+type objectName struct {
+	Name string `yaml:"name"`
 }
 
 type configMapVolume struct {

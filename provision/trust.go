@@ -51,7 +51,7 @@ func (a Agent) trustFiles(img Image) []rootfile.File {
 	var bundle []byte // the first that the image has
 	edit := func(path string) rootfile.File {
 		return rootfile.File{Path: path, Mode: 0o644, Root: true, Existing: true, Edit: func(old []byte) ([]byte, error) {
-			merged := withCA(old, a.Trust.CA)
+			merged := WithCA(old, a.Trust.CA)
 			if bundle == nil {
 				bundle = merged
 			}
@@ -66,11 +66,11 @@ func (a Agent) trustFiles(img Image) []rootfile.File {
 		rootfile.File{Path: systemBundle, Mode: 0o644, Root: true, Edit: func(old []byte) ([]byte, error) {
 			switch {
 			case old != nil:
-				return withCA(old, a.Trust.CA), nil
+				return WithCA(old, a.Trust.CA), nil
 			case bundle != nil:
 				return bundle, nil
 			}
-			return withCA(a.Trust.Roots, a.Trust.CA), nil
+			return WithCA(a.Trust.Roots, a.Trust.CA), nil
 		}},
 		// For update-ca-certificates, which writes the system's bundle again.
 		rootfile.File{Path: "/usr/local/share/ca-certificates/bottle.crt", Mode: 0o644, Root: true, Data: a.Trust.CA},
@@ -78,15 +78,15 @@ func (a Agent) trustFiles(img Image) []rootfile.File {
 	for _, name := range bundleVariables {
 		if path, ok := a.setting(img, name); ok {
 			files = append(files, rootfile.File{Path: path, Mode: 0o644, Root: true, Existing: true, Edit: func(old []byte) ([]byte, error) {
-				return withCA(old, a.Trust.CA), nil
+				return WithCA(old, a.Trust.CA), nil
 			}})
 		}
 	}
 	return append(files, a.javaFiles(img)...)
 }
 
-// withCA adds a certificate to a bundle, unless it is there already.
-func withCA(bundle, ca []byte) []byte {
+// WithCA adds a certificate to a bundle, unless it is there already.
+func WithCA(bundle, ca []byte) []byte {
 	if bytes.Contains(bundle, ca) {
 		return bundle
 	}

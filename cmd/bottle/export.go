@@ -68,44 +68,44 @@ func (a *app) exportKubernetesCommand() *cobra.Command {
 
 func (a *app) exportKubernetes(spec plan.Spec, opt kubernetes.Options) error {
 	spec.NamesOnly = true
-	_, out, err := a.prepareExport(spec, opt)
+	p, err := a.planForCluster(spec)
 	if err != nil {
 		return err
 	}
+	out, err := kubernetes.Export(p, opt)
+	if err != nil {
+		return err
+	}
+	a.warnCluster(p, opt)
 	_, err = a.stdout.Write(out)
 	return err
 }
 
-// prepareExport plans a run on a cluster, and returns its objects too.
-func (a *app) prepareExport(spec plan.Spec, opt kubernetes.Options) (*plan.Plan, []byte, error) {
+// planForCluster plans a run on a cluster.
+func (a *app) planForCluster(spec plan.Spec) (*plan.Plan, error) {
 	spec.Caller, spec.ManifestPath = caller.Current(), a.manifest
 	sys, err := a.system()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	spec.Rules = sys.rules
 	if spec.Loaded, err = spec.Manifest(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	agent, bottle, err := spec.Loaded.Lookup(spec.Agent)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := kubernetes.CheckAgent(agent, bottle); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	p, err := plan.Prepare(a.ctx, spec, cluster{})
-	if err != nil {
-		return nil, nil, err
-	}
-	out, err := kubernetes.Export(p, opt)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, w := range slices.Concat(p.Warnings, kubernetes.Warnings(p)) {
+	return plan.Prepare(a.ctx, spec, cluster{})
+}
+
+func (a *app) warnCluster(p *plan.Plan, opt kubernetes.Options) {
+	for _, w := range slices.Concat(p.Warnings, kubernetes.Warnings(p, opt)) {
 		a.note("WARNING: %s", visible(w))
 	}
-	return p, out, nil
 }
 
 // registerExport adds the flags of what is created on a cluster.
@@ -164,6 +164,13 @@ func (a *app) kubernetesCommands() []*cobra.Command {
 	}
 	wait.Flags().StringVar(&gate.Proxy, "proxy", "", "the proxy's address and port")
 	wait.Flags().StringArrayVar(&gate.Closed, "closed", nil, "an address and port that must not be reached")
+	var roots, bundle string
+	trust := &cobra.Command{
+		Use: "k8s-trust", Short: "Write the authorities that an agent trusts", Hidden: true, Args: noArgs, PreRunE: refuseOutsidePod,
+		RunE: func(*cobra.Command, []string) error { return kubernetes.Trust(provision.GuestDir, roots, bundle) },
+	}
+	trust.Flags().StringVar(&roots, "roots", "", "authorities for an image that has none")
+	trust.Flags().StringVar(&bundle, "out", "", "the file that is written")
 	start := &cobra.Command{
 		Use: "k8s-start -- COMMAND...", Short: "Start an agent", Hidden: true, Args: cobra.MinimumNArgs(1), PreRunE: refuseOutsidePod,
 		RunE: func(_ *cobra.Command, args []string) error { return kubernetes.Start(provision.GuestDir, args) },
@@ -186,5 +193,5 @@ func (a *app) kubernetesCommands() []*cobra.Command {
 			return nil
 		},
 	}
-	return []*cobra.Command{files, walls, wait, clone, start, hold}
+	return []*cobra.Command{files, walls, wait, trust, clone, start, hold}
 }

@@ -9,9 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bot-bottle/bottle/injection"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/kube"
 	"github.com/bot-bottle/bottle/kubernetes"
+	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
 )
 
@@ -63,7 +65,6 @@ type kubeRun struct {
 	client *kube.Client
 	opt    kubernetes.Options
 	plan   *plan.Plan
-	values map[string]secret.Value
 	base   string // the first of the names
 	pinned bool   // no other name is used
 	detach bool
@@ -71,19 +72,18 @@ type kubeRun struct {
 }
 
 func (r *kubeRun) run(spec plan.Spec, count int) (err error) {
-	// What is wrong is found here, before anything is created.
-	if r.plan, _, err = r.a.prepareExport(spec, r.opt); err != nil {
+	if r.plan, err = r.a.planForCluster(spec); err != nil {
 		return err
 	}
 	if r.base, err = kubernetes.Namespace(r.plan, r.opt); err != nil {
 		return err
 	}
-	r.values = map[string]secret.Value{}
-	for _, v := range r.plan.Env {
-		if v.IsSecret() {
-			r.values[v.Name] = v.Secret
-		}
+	// What is wrong is found here, before anything is created.
+	_, _, opt, err := r.objects(r.base)
+	if err != nil {
+		return err
 	}
+	r.a.warnCluster(r.plan, opt)
 	if count > 1 {
 		return r.many(count)
 	}
@@ -152,25 +152,58 @@ const maxNames = 10_000
 func (r *kubeRun) create() (string, error) {
 	for {
 		n := r.used.Add(1)
-		opt := r.opt
-		opt.Namespace = r.base
+		name := r.base
 		if n > 1 {
-			opt.Namespace = fmt.Sprintf("%s-%d", r.base, n)
+			name = fmt.Sprintf("%s-%d", r.base, n)
 		}
-		objects, err := kubernetes.Export(r.plan, opt)
+		objects, secrets, _, err := r.objects(name)
 		if err != nil {
 			return "", err
 		}
-		err = r.client.Create(r.a.ctx, objects, r.values)
+		err = r.client.Create(r.a.ctx, objects, secrets)
 		switch {
 		case err == nil:
-			return opt.Namespace, nil
+			return name, nil
 		case !errors.Is(err, kube.ErrExists):
 			return "", err
 		case r.pinned || n >= maxNames:
-			return "", withHint(err, hintKubeExists, opt.Namespace)
+			return "", withHint(err, hintKubeExists, name)
 		}
 	}
+}
+
+// objects returns the objects of an agent and the contents of its Secrets. Each agent has an
+// authority and placeholders of its own.
+func (r *kubeRun) objects(name string) (_ []byte, secrets map[string]map[string]secret.Value, opt kubernetes.Options, err error) {
+	opt = r.opt
+	opt.Namespace = name
+	variables, secrets := r.plan.Env, map[string]map[string]secret.Value{}
+	if r.plan.Proxy.Kind == manifest.ProxyBuiltin {
+		in, err := injection.New(r.plan)
+		if err != nil {
+			return nil, nil, opt, err
+		}
+		if in != nil {
+			data, err := in.Encode()
+			if err != nil {
+				return nil, nil, opt, err
+			}
+			trust := in.Trust()
+			opt.Trust, variables = &trust, in.Placeholders(variables)
+			secrets[kubernetes.ProxySecret] = map[string]secret.Value{kubernetes.SecretsKey: secret.New(string(data))}
+		}
+	}
+	values := map[string]secret.Value{}
+	for _, v := range variables {
+		if v.IsSecret() {
+			values[v.Name] = v.Secret
+		}
+	}
+	if len(values) > 0 {
+		secrets[kubernetes.AgentSecret] = values
+	}
+	objects, err := kubernetes.Export(r.plan, opt)
+	return objects, secrets, opt, err
 }
 
 // wait waits until an agent runs. One that does not start is removed.

@@ -50,6 +50,7 @@ var ownImage = []string{"--bottle-image", "lab.test/bottle:test"}
 // TestKube uses an agent by the commands of bottle kube. The cluster enforces no policies:
 // the agent has walls.
 func TestKube(t *testing.T) {
+	t.Parallel()
 	const ns = "bottle-kube"
 	run := append([]string{"run", "impl", "--detach", "--namespace", ns}, ownImage...)
 	if _, errs, code := output(t, bottle(t, agentManifest, run...)); code != 0 || !strings.Contains(errs, "runs on the cluster") {
@@ -190,6 +191,7 @@ func (s *session) end() int {
 // TestKubeTerminal leaves the session of an agent, rejoins it and types into it. Its exit code
 // is bottle's.
 func TestKubeTerminal(t *testing.T) {
+	t.Parallel()
 	const ns = "bottle-typed"
 	t.Cleanup(func() { _, _ = tryKubectl("", "delete", "namespace", ns, "--wait=false", "--ignore-not-found") })
 	run := onTerminal(t, bottle(t, typed, append([]string{"run", "impl", "--namespace", ns}, ownImage...)...))
@@ -218,6 +220,7 @@ func TestKubeTerminal(t *testing.T) {
 // TestKubeEnd: an agent is removed at the end of the session that started it, also if the
 // agent is faster than the connection.
 func TestKubeEnd(t *testing.T) {
+	t.Parallel()
 	for name, command := range map[string]string{"slow": `until read -t 1 line; do echo waiting; done; exit 3`, "fast": `echo waiting; exit 3`} {
 		t.Run(name, func(t *testing.T) {
 			ns := "bottle-" + name

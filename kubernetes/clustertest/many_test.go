@@ -49,6 +49,7 @@ agents:
 // TestKubeMany runs several agents on one repository, which their pods clone through their
 // proxies, and fetches their work.
 func TestKubeMany(t *testing.T) {
+	t.Parallel()
 	names := []string{"bottle-many", "bottle-many-2", "bottle-many-3"}
 	t.Cleanup(func() {
 		_, _ = tryKubectl("", append([]string{"delete", "namespace", "--wait=false", "--ignore-not-found"}, names...)...)
@@ -132,6 +133,7 @@ func TestKubeMany(t *testing.T) {
 // TestKubeRepoErrors: a repository that the policy does not allow is refused before anything is
 // created, and one that cannot be cloned leaves nothing behind.
 func TestKubeRepoErrors(t *testing.T) {
+	t.Parallel()
 	const ns = "bottle-norepo"
 	t.Cleanup(func() { _, _ = tryKubectl("", "delete", "namespace", ns, "--wait=false", "--ignore-not-found") })
 	run := func(repo string) string {
