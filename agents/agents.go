@@ -47,6 +47,8 @@ type Kind struct {
 	Prompt Prompt `yaml:"prompt"`
 	// Skills is the directory of its skills, a path as in File; empty: it has none.
 	Skills string `yaml:"skills"`
+	// MCP is how its MCP servers are configured; nil: not known.
+	MCP *MCP `yaml:"mcp"`
 	// Files are edited in the image before it starts.
 	Files []File `yaml:"files"`
 	// Image is how its image is built; nil: the user provides the image.

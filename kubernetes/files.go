@@ -32,6 +32,8 @@ type description struct {
 	// Variables are the agent's; values are those of literals only.
 	Variables []variable `json:"variables,omitempty"`
 	Skills    []skill    `json:"skills,omitempty"`
+	// MCP are the MCP servers, with their variables.
+	MCP []agents.Server `json:"mcp,omitempty"`
 }
 
 type variable struct {
@@ -49,7 +51,7 @@ type skill struct {
 }
 
 func describe(kind string, a provision.Agent) description {
-	d := description{Kind: kind, Unattended: a.Unattended, Git: a.Git}
+	d := description{Kind: kind, Unattended: a.Unattended, Git: a.Git, MCP: a.MCP}
 	if a.Kind != nil {
 		d.Kind = a.Kind.Name
 	}
@@ -182,7 +184,7 @@ func writeHome(dir string, img provision.Image) error {
 	if err != nil {
 		return err
 	}
-	a := provision.Agent{Unattended: d.Unattended, Git: d.Git}
+	a := provision.Agent{Unattended: d.Unattended, Git: d.Git, MCP: d.MCP}
 	if d.Kind != "" {
 		kind, ok := agents.Lookup(d.Kind)
 		if !ok {

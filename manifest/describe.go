@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/imageref"
 )
@@ -29,6 +30,7 @@ type Description struct {
 	Limits       Limits            `json:"limits"`
 	PromptBytes  int               `json:"prompt_bytes"`
 	Skills       []string          `json:"skills"`
+	MCP          []agents.Server   `json:"mcp,omitempty"`
 	Pool         int               `json:"pool,omitempty"` // bottles that are kept prepared
 	ManifestPath string            `json:"manifest"`
 }
@@ -108,7 +110,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, Logins: b.Logins, PromptBytes: len(a.Prompt),
 		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended, Pool: a.Pool,
-		Command: append([]string{}, kind.InMode(a.CommandOfKind(), a.Unattended)...), Skills: append([]string{}, a.Skills...), SSH: []SSHHost{}, Env: []EnvDescription{},
+		Command: append([]string{}, kind.InMode(a.CommandOfKind(), a.Unattended)...), Skills: append([]string{}, a.Skills...), MCP: a.MCP, SSH: []SSHHost{}, Env: []EnvDescription{},
 		Egress: policy.Expand(),
 		Limits: b.Limits.OrDefault(),
 	}

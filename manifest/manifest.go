@@ -112,6 +112,8 @@ type Agent struct {
 	Unattended bool
 	Prompt     string
 	Skills     []string
+	// MCP are the agent's MCP servers, in the order of the manifest.
+	MCP []agents.Server
 	// Pool is the number of bottles to keep prepared, at most MaxPool.
 	Pool int
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/secret"
 )
@@ -200,6 +201,10 @@ func TestGoodManifest(t *testing.T) {
 			"impl": {
 				Kind: "claude", Unattended: true, Pool: 2, Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
 				Prompt: "You are …\nTwice.\n", Skills: []string{"review", "write tests"},
+				MCP: []agents.Server{
+					{Name: "docs", Command: []string{"node", "server.js", "7"}, Env: map[string]string{"LEVEL": "3"}},
+					{Name: "search", URL: "https://mcp.example.com:8443/mcp"},
+				},
 			},
 			"Second One": {Bottle: "bare"},
 		},

@@ -637,6 +637,7 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 		},
 		"prompt": func(n *yaml.Node) { a.Prompt, _ = d.text(n, "prompt", false) },
 		"skills": func(n *yaml.Node) { a.Skills = d.skills(n) },
+		"mcp":    func(n *yaml.Node) { a.MCP = d.servers(n) },
 		"pool":   func(n *yaml.Node) { a.Pool = int(d.integer(n, "pool", 0, MaxPool)) },
 	})
 	switch {

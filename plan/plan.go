@@ -104,6 +104,7 @@ type Plan struct {
 	// PromptBytes is the length of the prompt.
 	PromptBytes int                `json:"prompt_bytes"`
 	Skills      []string           `json:"skills"`
+	MCP         []agents.Server    `json:"mcp,omitempty"`
 	SSH         []manifest.SSHHost `json:"ssh"`
 	Git         *manifest.Git      `json:"git,omitempty"`
 	// Pool is the number of bottles that are kept prepared for the agent, and Prepared is
@@ -189,7 +190,7 @@ type Network struct {
 func (p *Plan) Provisions() provision.Agent {
 	return provision.Agent{
 		Kind: p.kind, Unattended: p.Unattended,
-		Hostname: names.Hostname(p.Name), Variables: p.Env, Prompt: p.Prompt, Skills: p.skills, Git: p.Git, SSH: p.ssh,
+		Hostname: names.Hostname(p.Name), Variables: p.Env, Prompt: p.Prompt, Skills: p.skills, MCP: p.MCP, Git: p.Git, SSH: p.ssh,
 		Logins: p.Logins,
 	}
 }

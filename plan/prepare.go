@@ -48,7 +48,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: s.Caller.Abs(m.Path), Created: time.Now(),
 			Kind: agent.Kind, Unattended: agent.Unattended, kind: agent.KindOf(), command: agent.CommandOfKind(),
-			Pool: agent.Pool, Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
+			Pool: agent.Pool, MCP: agent.MCP, Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
 		},
 	}
@@ -143,6 +143,7 @@ func (p *preparation) run(ctx context.Context) error {
 	}
 	p.login()
 	problems.Add(p.checkInject())
+	problems.Add(p.checkMCP())
 	problems.Add(p.checkPolicy())
 	if problems.Err() == nil {
 		problems.Add(p.prepared(ctx))

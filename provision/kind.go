@@ -72,6 +72,9 @@ func (a Agent) kindFiles(img Image, home string) []rootfile.File {
 	if given := k.Given(a.has); len(given) > 0 {
 		files = append(files, given[0].Files...)
 	}
+	if len(a.MCP) > 0 && k.MCP != nil {
+		files = append(files, k.MCP.File(serversIn(a.MCP, img.WorkDir)))
+	}
 	for _, f := range files {
 		written := f.Path
 		if a.moved(img) != "" && f.Moved != "" {
@@ -121,6 +124,23 @@ func inWorkDir(value any, dir string) any {
 		return strings.ReplaceAll(v, "{workdir}", dir)
 	}
 	return value
+}
+
+// serversIn replaces {workdir} in the commands, variables and addresses of MCP servers.
+func serversIn(servers []agents.Server, dir string) []agents.Server {
+	in := strings.NewReplacer("{workdir}", dir)
+	var out []agents.Server
+	for _, s := range servers {
+		s.Command, s.Env, s.URL = slices.Clone(s.Command), maps.Clone(s.Env), in.Replace(s.URL)
+		for i, arg := range s.Command {
+			s.Command[i] = in.Replace(arg)
+		}
+		for name, value := range s.Env {
+			s.Env[name] = in.Replace(value)
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // mergeJSON sets keys of an object and of its nested objects. Other keys keep their

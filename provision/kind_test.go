@@ -116,6 +116,56 @@ func TestTrustAndSkills(t *testing.T) {
 	}
 }
 
+// TestMCPServers: the manifest's MCP servers are in the settings of each kind that has them, in its
+// own format. They replace a server of their name, and others stay.
+func TestMCPServers(t *testing.T) {
+	img := Image{Home: "/home/x", WorkDir: "/workspace", UID: 1000}
+	kinds := map[string]struct{ file, local, remote string }{
+		"amp": {".config/amp/settings.json", `{"amp.mcpServers":{"docs":{"command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"}}}}`,
+			`{"amp.mcpServers":{"web":{"url":"https://m.test/x"}}}`},
+		"claude": {".claude.json", `{"mcpServers":{"docs":{"type":"stdio","command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"}}}}`,
+			`{"mcpServers":{"web":{"type":"http","url":"https://m.test/x"}}}`},
+		"cline": {".cline/data/settings/cline_mcp_settings.json", `{"mcpServers":{"docs":{"command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"}}}}`,
+			`{"mcpServers":{"web":{"type":"streamableHttp","url":"https://m.test/x"}}}`},
+		"codex": {".codex/config.toml", `{"mcp_servers":{"docs":{"command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"}}}}`,
+			`{"mcp_servers":{"web":{"url":"https://m.test/x"}}}`},
+		"copilot": {".copilot/mcp-config.json", `{"mcpServers":{"docs":{"type":"local","command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"},"tools":["*"]}}}`,
+			`{"mcpServers":{"web":{"type":"http","url":"https://m.test/x","tools":["*"]}}}`},
+		"gemini": {".gemini/settings.json", `{"mcpServers":{"docs":{"command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"}}}}`,
+			`{"mcpServers":{"web":{"httpUrl":"https://m.test/x"}}}`},
+		"opencode": {".config/opencode/opencode.json", `{"mcp":{"docs":{"type":"local","command":["node","s.js","/workspace"],"environment":{"LEVEL":"3"},"enabled":true}}}`,
+			`{"mcp":{"web":{"type":"remote","url":"https://m.test/x","enabled":true}}}`},
+		"qwen": {".qwen/settings.json", `{"mcpServers":{"docs":{"command":"node","args":["s.js","/workspace"],"env":{"LEVEL":"3"}}}}`,
+			`{"mcpServers":{"web":{"httpUrl":"https://m.test/x"}}}`},
+	}
+	for _, name := range agents.Names() {
+		want, ok := kinds[name]
+		if k := agents.Get(name); ok != (k.MCP != nil) {
+			t.Errorf("%s: servers %v, expected %v", name, k.MCP, ok)
+		}
+		if !ok {
+			continue
+		}
+		a := kindAgent(name)
+		a.MCP = []agents.Server{
+			{Name: "docs", Command: []string{"node", "s.js", "{workdir}"}, Env: map[string]string{"LEVEL": "3"}},
+			{Name: "web", URL: "https://m.test/x"},
+		}
+		key := a.Kind.MCP.Key
+		old, mine := `{"`+key+`":{"mine":{"command":"server"},"web":{"command":"old"}}}`, `{"`+key+`":{"mine":{"command":"server"}}}`
+		if a.Kind.MCP.Format == agents.TOML {
+			old = "[" + key + ".mine]\ncommand = 'server'\n[" + key + ".web]\ncommand = 'old'\n"
+		}
+		got := edited(t, fileAt(t, a.RootFiles(img), "/home/x/"+want.file), old)
+		for _, text := range []string{want.local, want.remote, mine} {
+			contains(t, got, text)
+		}
+		if web := got[key].(map[string]any)["web"].(map[string]any); web["command"] != nil {
+			t.Errorf("%s: the old server remains: %v", name, web)
+		}
+	}
+}
+
 // edited returns the values of a file of settings after its edit.
 func edited(t *testing.T, f rootfile.File, old string) map[string]any {
 	t.Helper()

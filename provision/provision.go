@@ -44,6 +44,7 @@ type Agent struct {
 	Variables  []Variable
 	Prompt     string
 	Skills     []rootfile.File // paths begin with the skill's name
+	MCP        []agents.Server // its MCP servers
 	Git        *manifest.Git   // nil: no identity
 	SSH        []SSHAccess
 	Trust      Trust

@@ -47,7 +47,12 @@ var planKeys = map[string]struct {
 	"agents.command":    {value: `[run, "a b"]`, want: []string{`impl: run "a b"`}},
 	"agents.prompt":     {value: "do it", want: []string{"prompt", "5 bytes"}},
 	"agents.skills":     {value: "[review]", want: []string{"review"}},
+	"agents.mcp":        {none: "shown by its keys"},
 	"agents.pool":       {value: "3", want: []string{"prepared", "no (only those with the built-in proxy are prepared); up to 3 are kept"}},
+
+	"agents.mcp.command": {value: `[node, "a b"]`, want: []string{"MCP servers", `NAME (node "a b")`}},
+	"agents.mcp.env":     {value: "{LEVEL: val}", need: "command: [node]", want: []string{`NAME (node; LEVEL="val")`}},
+	"agents.mcp.url":     {value: "https://api.test/mcp", want: []string{"NAME (https://api.test/mcp)"}},
 
 	"bottles.image":  {value: "there:1", want: []string{"docker.io/library/there:1"}},
 	"bottles.build":  {none: "shown by its keys"},
@@ -163,6 +168,11 @@ func planOf(t *testing.T, path []string, keys string) string {
 	t.Helper()
 	bottle, agent := "", ""
 	switch {
+	case len(path) == 3 && path[1] == "mcp":
+		if keys != "" {
+			agent = "mcp: {NAME: {" + keys + "}}"
+		}
+		bottle = "egress: {allow: [api.test]}"
 	case path[0] == "agents":
 		agent = keys
 	case len(path) == 2:

@@ -78,6 +78,7 @@ func printDescription(w io.Writer, d manifest.Description) {
 	policyRows(row, d.Egress)
 	row("prompt", prompt(d.PromptBytes))
 	row("skills", orNone(d.Skills))
+	mcpRow(row, d.MCP)
 	sshRows(row, d.SSH)
 	if d.Git != nil {
 		row("git", fmt.Sprintf("%s <%s>", d.Git.Name, d.Git.Email))

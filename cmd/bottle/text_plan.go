@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -71,6 +72,7 @@ func printPlan(w io.Writer, p *plan.Plan, approval string) error {
 	}
 	row("prompt", prompt(p.PromptBytes))
 	row("skills", orNone(p.Skills))
+	mcpRow(row, p.MCP)
 	sshRows(row, p.SSH)
 	if p.Git != nil {
 		row("git", fmt.Sprintf("%s <%s>", p.Git.Name, p.Git.Email))
@@ -113,6 +115,21 @@ func loginFileRow(row func(name, value string), logins []provision.Login) {
 	}
 	if len(out) > 0 {
 		row("logins", strings.Join(out, ", "))
+	}
+}
+
+// mcpRow shows an agent's MCP servers with the values of their variables, which are the manifest's.
+func mcpRow(row func(name, value string), servers []agents.Server) {
+	var out []string
+	for _, s := range servers {
+		text := cmp.Or(s.URL, commandLine(s.Command))
+		for _, name := range slices.Sorted(maps.Keys(s.Env)) {
+			text += fmt.Sprintf("; %s=%q", name, s.Env[name])
+		}
+		out = append(out, fmt.Sprintf("%s (%s)", s.Name, text))
+	}
+	if len(out) > 0 {
+		row("MCP servers", strings.Join(out, ", "))
 	}
 }
 

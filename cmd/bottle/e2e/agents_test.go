@@ -12,6 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
+	"github.com/bot-bottle/bottle/internal/segment"
 )
 
 var update = flag.Bool("update", false, "rewrite the table of results in docs/agents.md")
@@ -34,11 +35,11 @@ const (
 	markSkill  = "BOTTLE-TEST-SKILL"
 )
 
-// agentResult is how far an agent got: the host of its first request with its login, and
-// whether a request had the prompt and the skill.
+// agentResult is how far an agent got: the host of its first request with its login,
+// whether a request had the prompt and the skill, and whether it started its MCP server.
 type agentResult struct {
-	host          string
-	prompt, skill bool
+	host               string
+	prompt, skill, mcp bool
 }
 
 // TestAgents starts every agent that bottle can install under gVisor, each up to its
@@ -63,6 +64,7 @@ func TestAgents(t *testing.T) {
 				} else {
 					results[i] = apiResult(seen(), agents.Get(name))
 				}
+				results[i].mcp = slices.ContainsFunc(seen(), func(e labtest.WorldEvent) bool { return e.Path == "/mcp-"+name })
 				if results[i].host == "" {
 					t.Error("no request with the login")
 				}
@@ -91,9 +93,15 @@ bottles:
   dev:
     image: bottle-agents:latest
     env: {NODE_EXTRA_CA_CERTS: /usr/local/share/ca-certificates/lab.crt, CLAUDE_CODE_MAX_RETRIES: 0, %s: {from: TEST_KEY}}
+    egress: {allow: [allowed.test]}
 agents:
-  %s: {kind: %[2]s, bottle: dev, unattended: true, prompt: %s, skills: [marked]}
-`, k.Logins[0].Variable, kind, markPrompt))
+  %s:
+    kind: %[2]s
+    bottle: dev
+    unattended: true
+    prompt: %s
+    skills: [marked]
+`, k.Logins[0].Variable, kind, markPrompt)+mcpServer(k))
 	u = u.with("HOME="+home, "TEST_KEY="+testKey)
 	r := u.run(kind, agentTask[kind]...)
 	t.Logf("exit %d\n%s%s", r.code, r.stdout, r.stderr)
@@ -102,12 +110,23 @@ agents:
 	}
 }
 
+// mcpServer returns an MCP server for the manifest that makes a request when it is started, and
+// speaks no MCP.
+func mcpServer(k *agents.Kind) string {
+	if k.MCP == nil {
+		return ""
+	}
+	script := fmt.Sprintf("exec 3<>/dev/tcp/%s/%d && printf 'GET http://allowed.test/mcp-%s HTTP/1.1\\r\\nHost: allowed.test\\r\\nConnection: close\\r\\n\\r\\n' >&3 && cat <&3 >&2; sleep 2",
+		segment.Proxy.Addr(), segment.ProxyPort, k.Name)
+	return fmt.Sprintf("    mcp: {marked: {command: [bash, -c, %q]}}\n", script)
+}
+
 func messagesResult(requests []message) agentResult {
 	system, texts := apiTexts(requests)
 	if len(requests) == 0 {
 		return agentResult{}
 	}
-	return agentResult{"api.anthropic.com", strings.Contains(system, markPrompt), strings.Contains(system+texts, markSkill)}
+	return agentResult{host: "api.anthropic.com", prompt: strings.Contains(system, markPrompt), skill: strings.Contains(system+texts, markSkill)}
 }
 
 // apiResult takes the requests to the hosts of a kind. No two kinds have the same.
@@ -133,12 +152,12 @@ func compareResults(t *testing.T, names []string, results []agentResult) {
 	const docs = "../../../docs/agents.md"
 	yes := map[bool]string{true: "yes", false: "no"}
 	var table strings.Builder
-	table.WriteString("\n| kind | version | login | first request with the login | prompt sent | skill sent |\n|---|---|---|---|---|---|\n")
+	table.WriteString("\n| kind | version | login | first request with the login | prompt sent | skill sent | MCP server started |\n|---|---|---|---|---|---|---|\n")
 	for i, name := range names {
 		k := agents.Get(name)
 		_, version, _ := strings.Cut(k.Image.Args[0], "=")
 		r := results[i]
-		fmt.Fprintf(&table, "| `%s` | %s | `%s` | %s | %s | %s |\n", name, version, k.Logins[0].Variable, r.host, yes[r.prompt], yes[r.skill])
+		fmt.Fprintf(&table, "| `%s` | %s | `%s` | %s | %s | %s | %s |\n", name, version, k.Logins[0].Variable, r.host, yes[r.prompt], yes[r.skill], yes[r.mcp])
 	}
 	table.WriteString("\n")
 	text, err := os.ReadFile(docs)
