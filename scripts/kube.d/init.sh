@@ -6,7 +6,7 @@ set -euo pipefail
 umask 022
 
 NODE=10.88.0.2 WORLD=10.88.0.1 # of the link between them
-PODS=10.244.0.0/24 PODS6=fd00:244::/64 SERVICES=10.96.0.0/16 DNS=10.96.0.10
+PODS=10.244.0.0/24 SERVICES=10.96.0.0/16 DNS=10.96.0.10
 LOG=$KUBE_RUN/log
 
 doing='start'
@@ -54,6 +54,7 @@ make_network() {
     ip address add $WORLD/24 dev node0; ip link set node0 up"
   ip route add default via $WORLD
   echo 1 >/proc/sys/net/ipv4/ip_forward
+  echo 1 >/proc/sys/net/ipv6/conf/all/forwarding # so that the node answers for what it cannot reach
   nft -f - <<END_NFT
 table ip node {
   chain postrouting {
@@ -110,7 +111,7 @@ sandbox = "lab.test/helper:test"
 restrict_oom_score_adj = true
 disable_apparmor = true
 [plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["$LAB_KUBE_CNI"]
+bin_dirs = ["$LAB_KUBE_CNI", "$KUBE_DISK/cni"]
 conf_dir = "$KUBE_RUN/cni"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
@@ -125,7 +126,8 @@ END_TOML
   cat >"$KUBE_RUN/cni/10-pods.conflist" <<END_CNI
 {"cniVersion": "1.0.0", "name": "pods", "plugins": [
   {"type": "ptp", "ipMasq": false, "ipam": {"type": "host-local", "dataDir": "$KUBE_RUN/cni-state",
-   "ranges": [[{"subnet": "$PODS"}], [{"subnet": "$PODS6"}]], "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}]}
+   "ranges": [[{"subnet": "$PODS"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+  {"type": "ipv6"}]}
 END_CNI
   start containerd --config "$KUBE_RUN/containerd.toml"
 }

@@ -17,6 +17,8 @@ images_make() {
   mkdir -p "$dir/bottle" "$dir/helper"
   cp "$LAB_CHECKOUT/bin/bottle" "$dir/bottle/bottle"
   (cd "$LAB_CHECKOUT" && go build -buildvcs=false -trimpath -ldflags '-s -w' -o "$dir/helper/helper" ./scripts/kube.d/helper)
+  mkdir -p "$KUBE_DISK/cni"
+  ln -sfn "$dir/helper/helper" "$KUBE_DISK/cni/ipv6"
   "$LAB_TOOLS/mkimage" --out "$dir/bottle.tar" --ref lab.test/bottle:test --layer-dir "$dir/bottle" --user 65534:65534 -- /bottle
   "$LAB_TOOLS/mkimage" --out "$dir/helper.tar" --ref lab.test/helper:test --layer-dir "$dir/helper" --user 65534:65534 -- /helper
 }

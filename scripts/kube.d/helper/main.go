@@ -1,6 +1,6 @@
 // Command helper is the program of the test cluster's own pods (scripts/kube): the pause
 // container of every pod, the cluster's DNS service, what an agent must not reach, and the
-// agent's attempts to reach it.
+// agent's attempts to reach it. Under the name ipv6 it is a network plugin.
 //
 // usage: helper pause | dns UPSTREAM | serve ADDRESS... | probe [NETWORK/]ADDRESS...
 package main
@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -26,6 +27,8 @@ func main() {
 
 func run(args []string) error {
 	switch {
+	case filepath.Base(os.Args[0]) == "ipv6":
+		return plugin6()
 	case len(args) == 0 || args[0] == "pause":
 		pause()
 		return nil
