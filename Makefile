@@ -17,7 +17,7 @@ PACKAGES ?= ./...
 FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/hostrule ./egress/inject ./internal/atomicfile ./internal/caller ./internal/claudelogin ./internal/confine \
 	./internal/filelock ./internal/filetree ./internal/loginfile ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
 	./kube ./kubernetes ./manifest ./plan ./policy ./provision \
-	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./setup ./sshagent
+	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./session ./setup ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestOutputOfAnother|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.
 TESTFLAGS ?= -count=1 -p 1 -timeout 30m

@@ -33,7 +33,7 @@ var allowedImporters = map[string][]string{
 // guestPackages are the packages of the guest program. Every session waits for it to
 // start, so they import only the standard library and guestLibraries.
 var guestPackages = []string{
-	"cmd/bottle/guest", "cmd/bottle/guest/program", "internal/filetree", "internal/sessionproto", "internal/termmodes", "sshagent/relay",
+	"cmd/bottle/guest", "cmd/bottle/guest/program", "internal/drain", "internal/filetree", "internal/sessionproto", "internal/termmodes", "sshagent/relay",
 }
 
 var guestLibraries = []string{

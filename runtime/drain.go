@@ -6,27 +6,14 @@ import (
 	"io"
 	"io/fs"
 	"sync"
-	"time"
-)
 
-// The end of a process is not the end of its output: its last writes are still in
-// pipes, and a surviving child may hold those pipes open, or write to them,
-// indefinitely.
-const (
-	// drainIdle is the time without output after which it is considered complete.
-	drainIdle = 2 * time.Second
-	// drainBytes is more than the pipes between a process and us can hold (by
-	// default at most 1 MiB each; pipe(7)): output beyond it was written after the
-	// process ended.
-	drainBytes = 4 << 20
+	"github.com/bot-bottle/bottle/internal/drain"
 )
 
 // outputMonitor tracks the output of one session.
 type outputMonitor struct {
-	mu      sync.Mutex
-	writing int       // writes in progress
-	bytes   int64     // bytes written
-	last    time.Time // of the last start or end of a write
+	drain.Meter
+	mu sync.Mutex
 
 	started chan struct{} // closed when the start has succeeded or failed
 	unused  bool          // the start has failed; set before started is closed
@@ -68,9 +55,9 @@ func (w *monitoredWriter) Write(p []byte) (int, error) {
 	if w.m.unused || w.m.failure() != nil {
 		return len(p), nil //nolint:nilerr // the failure was reported when it happened
 	}
-	w.m.record(1, 0)
+	w.m.Begin()
 	n, err := w.w.Write(p)
-	w.m.record(-1, n)
+	w.m.End(n)
 	if err != nil {
 		w.m.fail(w.name, err)
 	}
@@ -95,41 +82,4 @@ func (m *outputMonitor) failure() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.err
-}
-
-func (m *outputMonitor) record(writing, n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.writing += writing
-	m.bytes += int64(n)
-	m.last = time.Now()
-}
-
-func (m *outputMonitor) state() (idle time.Duration, bytes int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.writing > 0 {
-		return 0, m.bytes // a slow reader, such as a pager, must not lose output
-	}
-	return time.Since(m.last), m.bytes
-}
-
-// drain waits for the rest of the output of a process that has ended: until done
-// is closed, nothing was written for drainIdle, or more was written than the
-// process itself can have left in the pipes.
-func (m *outputMonitor) drain(done <-chan struct{}) {
-	m.record(0, 0)
-	_, before := m.state()
-	tick := time.NewTicker(drainIdle / 20)
-	defer tick.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-			if idle, n := m.state(); idle >= drainIdle || n-before > drainBytes {
-				return
-			}
-		}
-	}
 }

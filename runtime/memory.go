@@ -18,7 +18,6 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -511,7 +510,7 @@ func (c *Client) RestoreSandbox(ctx context.Context, id, image string) (_ *Task,
 			err = errors.Join(err, c.EndSandbox(ctx, id))
 		}
 	}()
-	t, err := c.createTask(ctx, cont.ID(), spec, taskIO{creator: cio.NullIO})
+	t, err := c.createTask(ctx, cont.ID(), spec, taskIO{creator: c.agentIO(cont.ID())})
 	if err != nil {
 		return nil, err
 	}

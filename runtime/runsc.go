@@ -30,14 +30,16 @@ func (c *Client) agentOptions(ctx context.Context, cfg AgentConfig) runscOptions
 	return o
 }
 
-// writeRunscConfig writes runsc's configuration. gVisor shows as many CPUs as the agent may
+// writeRunscConfig writes runsc's configuration. PID 1 connects to sockets of bottle's in a
+// mount. That is permitted for all mounts, but only bottle can create sockets in one: those
+// that the agent creates exist in the sandbox only. gVisor shows as many CPUs as the agent may
 // use, but at least two (gVisor runsc/sandbox, CPUNumFromQuota).
 func writeRunscConfig(file, root string, o runscOptions) error {
 	bin, err := exec.LookPath("runsc")
 	if err != nil {
 		return fmt.Errorf("find runsc: %w", err)
 	}
-	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\n", bin, root)
+	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\nhost-uds = \"open\"\n", bin, root)
 	if o.disk > 0 {
 		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", o.disk)
 	}

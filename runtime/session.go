@@ -273,7 +273,7 @@ func (s *Session) Wait() (int, error) {
 	done := make(chan struct{})
 	go func() { s.proc.IO().Wait(); close(done) }()
 	if s.out.failure() == nil {
-		s.out.drain(done)
+		s.out.Drain(done)
 	}
 	if err == nil {
 		code = s.checkKilled(code)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Runtimes for an agent.
@@ -126,8 +128,32 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 		ID: cfg.Name, Labels: cfg.Labels, Image: r.image.Name(),
 		Snapshotter: c.cfg.Snapshotter, SnapshotKey: r.key,
 	}
-	return c.create(ctx, rec, runtime, opts, agentSpec(cfg, r, c.cgroupPath(cfg.Name)), taskIO{creator: cio.NullIO})
+	return c.create(ctx, rec, runtime, opts, agentSpec(cfg, r, c.cgroupPath(cfg.Name)), taskIO{creator: c.agentIO(cfg.Name)})
 }
+
+// Control returns the path of a FIFO: what is written to it, PID 1 of an agent's task reads
+// from its standard input.
+func (c *Client) Control(name string) string { return filepath.Join(c.Dir(name), "control") }
+
+// agentIO connects the standard input of an agent's first process with a FIFO, which the shim
+// holds open. Its output is discarded.
+func (c *Client) agentIO(name string) cio.Creator {
+	fifo := c.Control(name)
+	return func(string) (cio.IO, error) {
+		if err := unix.Mkfifo(fifo, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("create %s: %w", fifo, err)
+		}
+		return discardIO{cio.Config{Stdin: fifo, Stdout: os.DevNull, Stderr: os.DevNull}}, nil
+	}
+}
+
+// discardIO is a process's input and output in which this program takes no part.
+type discardIO struct{ config cio.Config }
+
+func (io discardIO) Config() cio.Config { return io.config }
+func (discardIO) Cancel()               {}
+func (discardIO) Wait()                 {}
+func (discardIO) Close() error          { return nil }
 
 // CreateProxy creates the proxy's container and task, not yet started.
 func (c *Client) CreateProxy(ctx context.Context, cfg ProxyConfig) (*Task, error) {

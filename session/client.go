@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,15 +18,20 @@ import (
 
 // Client is a client of a held session. The caller must call Wait.
 type Client struct {
-	rs      *runtime.Session // the process that connects this client with PID 1
-	in      *io.PipeWriter
-	stderr  *head // of that process
+	in      io.WriteCloser // to PID 1
+	cut     func()         // ends the connection, whatever is in the sandbox
 	cfg     Config
 	started chan struct{} // closed when PID 1 has confirmed that the session runs
 	done    chan struct{} // closed when PID 1 sends no more
-	exited  chan struct{} // closed when that process has ended, with its code and error
-	code    int
-	err     error
+	exited  chan struct{} // closed when the connection has ended
+
+	// Set before exited is closed. Of an exec that connects this client with PID 1, code, err
+	// and stderr are those of its process.
+	killed bool
+	limits []*runtime.LimitError
+	code   int
+	err    error
+	stderr *head
 
 	// Set before done is closed.
 	state    *proto.State
@@ -45,47 +51,94 @@ type Failure struct {
 
 func (f *Failure) Error() string { return f.Text }
 
-// connect starts the guest program, which connects this process with PID 1. Frames of
-// output are passed to frames.
-func (m *Manager) connect(ctx context.Context, name string, args []string, cfg Config) (*Client, error) {
-	inside, in := io.Pipe()
-	out, outside := io.Pipe()
-	c := &Client{
+func newClient(in io.WriteCloser, cfg Config) *Client {
+	return &Client{
 		in: in, stderr: &head{}, cfg: cfg, terminal: cfg.Terminal,
 		started: make(chan struct{}), done: make(chan struct{}), exited: make(chan struct{}),
 	}
+}
+
+// momentary reports whether PID 1 answers a request at once. gVisor closes connections with
+// the host when it writes a memory image, so that others are made by an exec.
+func momentary(req proto.Request) bool {
+	switch req.Op {
+	case proto.OpState, proto.OpSignal:
+		return true
+	case proto.OpStart:
+		return !req.Attach
+	case proto.OpLogs:
+		return !req.Follow
+	}
+	return false
+}
+
+// dial connects with PID 1 and sends a request. Frames of output are passed to frames. The
+// client leaves when ctx ends. If PID 1 is not reached, or the client stays, an exec of the
+// guest program with args connects them. It sends the request itself, unless it is only to
+// attach.
+func (m *Manager) dial(ctx context.Context, name string, req proto.Request, args func() []string, cfg Config) (*Client, error) {
+	var conn net.Conn
+	var beside *runtime.Beside
+	err := errNotReached
+	if momentary(req) {
+		conn, beside, err = ask(ctx, m.rt, name, req)
+	}
+	if errors.Is(err, errNotReached) && ctx.Err() == nil {
+		if args != nil {
+			return m.connect(ctx, name, args(), cfg)
+		}
+		c, err := m.connect(ctx, name, []string{provision.GuestInit, "attach"}, cfg)
+		if err == nil {
+			c.send(proto.JSON(proto.KindRequest, req))
+		}
+		return c, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := newClient(conn, cfg)
+	c.cut = func() { _ = conn.Close() } // it always ends a read
+	go func() {
+		defer close(c.exited)
+		defer close(c.done)
+		_ = c.read(conn) // without a state the session was left or lost
+		c.cut()
+		lost := c.state == nil && c.failure == nil
+		if c.killed, c.limits = beside.End(lost, 0); c.killed {
+			c.code = 128 + int(syscall.SIGKILL)
+		}
+	}()
+	return c, nil
+}
+
+// connect starts the guest program, which connects this process with PID 1.
+func (m *Manager) connect(ctx context.Context, name string, args []string, cfg Config) (*Client, error) {
+	inside, in := io.Pipe()
+	out, outside := io.Pipe()
+	c := newClient(in, cfg)
 	rs, err := m.rt.Exec(ctx, name, runtime.SessionConfig{
 		Args: args, Env: terminalEnv(cfg), Stdin: inside, Stdout: outside, Stderr: c.stderr,
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.rs = rs
+	c.cut = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveGrace)
+		defer cancel()
+		_ = rs.Signal(ctx, syscall.SIGKILL) // it may have ended
+	}
 	go func() {
 		defer close(c.exited)
 		c.code, c.err = rs.Wait()
+		c.killed, c.limits = rs.Killed(), rs.LimitsReached()
 		_, _ = outside.Close(), inside.Close()
 	}()
-	frames := cfg.frames
-	if frames == nil {
-		frames = c.show
-	}
 	go func() {
 		defer close(c.done)
-		err := c.read(out, frames)
+		err := c.read(out)
 		_ = out.CloseWithError(err) // the process ends, and its output is discarded
 	}()
 	go c.ping()
-	return c, nil
-}
-
-// ask connects to PID 1 and sends a request. The client leaves when ctx ends.
-func (m *Manager) ask(ctx context.Context, name string, req proto.Request, cfg Config) (*Client, error) {
-	c, err := m.connect(ctx, name, []string{provision.GuestInit, "attach"}, cfg)
-	if err != nil {
-		return nil, err
-	}
-	c.send(proto.JSON(proto.KindRequest, req))
 	return c, nil
 }
 
@@ -110,7 +163,11 @@ func (c *Client) ping() {
 }
 
 // read handles what PID 1 sends, until the last frame.
-func (c *Client) read(out io.Reader, frames func(proto.Kind, []byte) error) error {
+func (c *Client) read(out io.Reader) error {
+	frames := c.cfg.frames
+	if frames == nil {
+		frames = c.show
+	}
 	for {
 		kind, data, err := proto.Read(out)
 		if err != nil {
@@ -200,20 +257,17 @@ func (c *Client) Detach() {
 	go c.end()
 }
 
-// leaveGrace is how long the process that connects a client may take to end.
+// leaveGrace is how long a connection may take to end.
 const leaveGrace = 2 * time.Second
 
-// end waits for the end of the process that connects the client, which what is in the
-// sandbox could delay.
+// end waits for the end of the connection, which what is in the sandbox could delay.
 func (c *Client) end() {
 	select {
 	case <-c.exited:
 		return
 	case <-time.After(leaveGrace):
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), leaveGrace)
-	defer cancel()
-	_ = c.rs.Signal(ctx, syscall.SIGKILL) // it may have ended
+	c.cut()
 }
 
 // Continues reports, after Wait, whether the session was running when this client left or
@@ -221,7 +275,7 @@ func (c *Client) end() {
 func (c *Client) Continues() bool {
 	select {
 	case <-c.started:
-		return c.state == nil && !c.rs.Killed()
+		return c.state == nil && !c.killed
 	default:
 		return false
 	}
@@ -247,7 +301,7 @@ func (c *Client) Wait() (int, error) {
 		return c.state.Code, nil
 	case c.left():
 		return 0, nil
-	case c.rs.Killed() || c.err != nil:
+	case c.killed || c.err != nil:
 		return c.code, c.err
 	}
 	// The guest program has failed, or PID 1 has closed the connection.
@@ -266,10 +320,10 @@ func (c *Client) Wait() (int, error) {
 const exitBottle = 125
 
 // Killed and LimitsReached are those of Session.
-func (c *Client) Killed() bool { return c.state == nil && c.rs.Killed() }
+func (c *Client) Killed() bool { return c.state == nil && c.killed }
 
 // LimitsReached returns the limits that the agent's task reached during the session.
-func (c *Client) LimitsReached() []*runtime.LimitError { return c.rs.LimitsReached() }
+func (c *Client) LimitsReached() []*runtime.LimitError { return c.limits }
 
 // Signal sends a signal to the session's process.
 func (c *Client) Signal(_ context.Context, sig syscall.Signal) error {

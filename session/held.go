@@ -46,24 +46,25 @@ func (m *Manager) run(ctx context.Context, name string, cfg Config, attach bool)
 	if len(cfg.Command) == 0 {
 		return nil, errors.New("missing command")
 	}
-	guest := m.guestDir(name)
-	files, err := (&Session{}).environment(guest, nil, nil)
+	exec, err := request(m.rt, name, cfg)
 	if err != nil {
 		return nil, err
 	}
 	if err := m.writeFile(name, heldFile, []byte("{}")); err != nil {
 		return nil, fmt.Errorf("record session: %w", err)
 	}
-	args := []string{provision.GuestInit, "session",
-		"--tty", fmt.Sprint(cfg.Terminal), "--stdin", fmt.Sprint(cfg.Stdin != nil), "--attach", fmt.Sprint(attach)}
-	// What follows the program and its command are the same options.
-	args = append(args, guestArgs(files, workDir(guest), cfg)[2:]...)
-	return m.connect(ctx, name, args, cfg)
+	req := proto.Request{Op: proto.OpStart, Size: proto.Size{Width: cfg.Width, Height: cfg.Height}, Attach: attach, Exec: exec}
+	return m.dial(ctx, name, req, func() []string {
+		args := []string{provision.GuestInit, "session",
+			"--tty", fmt.Sprint(cfg.Terminal), "--stdin", fmt.Sprint(cfg.Stdin != nil), "--attach", fmt.Sprint(attach)}
+		// What follows the program and its command are the same options.
+		return append(args, guestArgs(exec.EnvFiles, workDir(m.guestDir(name)), cfg)[2:]...)
+	}, cfg)
 }
 
 // Attach joins a held session. The error wraps ErrNone if there is none.
 func (m *Manager) Attach(ctx context.Context, name string, cfg Config) (*Client, error) {
-	return m.ask(ctx, name, proto.Request{Op: proto.OpAttach, Size: proto.Size{Width: cfg.Width, Height: cfg.Height}}, cfg)
+	return m.dial(ctx, name, proto.Request{Op: proto.OpAttach, Size: proto.Size{Width: cfg.Width, Height: cfg.Height}}, nil, cfg)
 }
 
 // State returns the state of the held session, or its last one if the bottle was stopped.
@@ -89,7 +90,7 @@ func (m *Manager) finalState(ctx context.Context, name string, req proto.Request
 		return State{}, err
 	}
 	held, _ := os.Stat(m.file(name, heldFile))
-	c, err := m.ask(ctx, name, req, Config{})
+	c, err := m.dial(ctx, name, req, nil, Config{})
 	if err != nil {
 		return m.lost(ctx, name, held, err, nil)
 	}
@@ -140,7 +141,7 @@ func (m *Manager) lost(ctx context.Context, name string, held fs.FileInfo, err e
 	if state, rerr := m.Recorded(name); rerr == nil { // stopped meanwhile
 		return state, nil
 	}
-	killed := c != nil && c.rs.Killed()
+	killed := c != nil && c.killed
 	if !killed && !errors.Is(err, ErrNotRunning) {
 		return State{}, err
 	}

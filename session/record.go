@@ -54,7 +54,7 @@ func (m *Manager) Record(ctx context.Context, name string) error {
 // that it sends at the end.
 func (m *Manager) readLogs(ctx context.Context, name string, req proto.Request, fn func([]byte) error) (*proto.State, error) {
 	var failed error
-	c, err := m.ask(ctx, name, req, Config{frames: func(kind proto.Kind, data []byte) error {
+	c, err := m.dial(ctx, name, req, nil, Config{frames: func(kind proto.Kind, data []byte) error {
 		if kind == proto.KindLog {
 			failed = fn(data)
 		}

@@ -40,8 +40,17 @@ type Config struct {
 
 // Session is a process running in a bottle.
 type Session struct {
-	*runtime.Session
+	process
 	envFile string
+}
+
+// process is a process that PID 1 has started, or the runtime.
+type process interface {
+	Wait() (int, error)
+	Signal(context.Context, syscall.Signal) error
+	Resize(ctx context.Context, width, height uint16) error
+	Killed() bool
+	LimitsReached() []*runtime.LimitError
 }
 
 // ErrNotRunning is wrapped if a bottle does not exist or its agent is not running.
@@ -67,6 +76,16 @@ func Start(ctx context.Context, rt *runtime.Client, name string, cfg Config, sta
 	}
 	guest := GuestDir(rt.Dir(name))
 	s := &Session{}
+	if cfg.User == "" {
+		d, err := startDirect(ctx, rt, name, cfg)
+		if err == nil {
+			s.process = d
+			return s, nil
+		}
+		if !errors.Is(err, errNotReached) || ctx.Err() != nil {
+			return nil, err
+		}
+	}
 	var user *runtime.User
 	if cfg.User != "" {
 		u, err := rt.User(ctx, name, cfg.User)
@@ -87,7 +106,7 @@ func Start(ctx context.Context, rt *runtime.Client, name string, cfg Config, sta
 	if err != nil {
 		return nil, errors.Join(err, s.removeEnv())
 	}
-	s.Session = rs
+	s.process = rs
 	return s, nil
 }
 
@@ -186,7 +205,7 @@ func (s *Session) removeEnv() error {
 // Wait waits until the process has ended and its output has been written, and returns
 // the exit code: 126 and 127 as in a shell, 128 plus the signal's number after a signal.
 func (s *Session) Wait() (int, error) {
-	code, err := s.Session.Wait()
+	code, err := s.process.Wait()
 	if ferr := s.removeEnv(); err == nil && ferr != nil && !errors.Is(ferr, os.ErrNotExist) {
 		err = fmt.Errorf("remove session environment: %w", ferr)
 	}

@@ -2,7 +2,9 @@
 // which holds an agent's session: its terminal, its output and its exit code. PID 1
 // listens on a socket in the sandbox, and a process of the guest program connects the
 // socket to bottle, which is at the other end of that process's standard input and
-// output. Neither side trusts the other: sizes are bounded.
+// output. PID 1 also starts sessions that end with their clients. For such a connection
+// bottle listens on a socket in a directory that is mounted in the sandbox, and tells PID 1
+// so on its standard input. Neither side trusts the other: sizes are bounded.
 package sessionproto
 
 import (
@@ -18,6 +20,31 @@ import (
 // Socket is where PID 1 listens, on a tmpfs that only the agent's user can enter. The
 // agent itself can connect to it, and can harm no other session than its own.
 const Socket = "/.bottle/run/session.sock"
+
+// ClientSocket returns the name of the socket on which bottle waits for PID 1, in the guest
+// directory. The agent cannot change that directory. It can take the place of PID 1, and can
+// harm no other session than its own.
+func ClientSocket(id string) string { return "session-" + id }
+
+// GuestDir is where the guest directory is mounted.
+const GuestDir = "/.bottle"
+
+// idLength is that of crypto/rand's Text.
+const idLength = 26
+
+// Record encodes what announces a connection on PID 1's standard input. It is written at
+// once: it is shorter than PIPE_BUF.
+func Record(id string) []byte { return []byte(id + "\n") }
+
+// ID decodes a line of PID 1's standard input. ok is false if it is not a record.
+func ID(line []byte) (id string, ok bool) {
+	id = strings.TrimSuffix(string(line), "\n")
+	ok = len(id) == idLength && len(line) == idLength+1
+	for _, r := range id {
+		ok = ok && ('A' <= r && r <= 'Z' || '2' <= r && r <= '7')
+	}
+	return id, ok
+}
 
 // Kind is the type of a frame.
 type Kind byte
@@ -41,6 +68,7 @@ const (
 	KindLog     Kind = 'l' // 8 bytes of nanoseconds since 1970, one byte of KindStdout or KindStderr, output
 	KindError   Kind = 'E' // a Failure; the last frame
 	KindState   Kind = 'x' // a State; the last frame
+	KindTaken   Kind = 't' // 4 bytes: how much of the input of an OpRun the process has got
 )
 
 // How often a client sends a ping, and when it is considered gone. A client that was
@@ -52,6 +80,7 @@ const (
 
 // Requests.
 const (
+	OpRun    = "run"    // run Exec for this client
 	OpStart  = "start"  // start the session, and attach to it if Attach is set
 	OpAttach = "attach" // follow the session, with its screen redrawn
 	OpLogs   = "logs"   // the output so far and, with Follow, what comes
@@ -69,6 +98,23 @@ type Request struct {
 	Follow bool      `json:"follow,omitempty"` // OpLogs; OpWait: wait for the start, too
 	Since  time.Time `json:"since"`            // OpLogs
 	Signal int       `json:"signal,omitempty"` // OpSignal
+	Exec   *Exec     `json:"exec,omitempty"`   // OpRun, and OpStart without Spec
+}
+
+// Window is how much input of an OpRun a client sends before PID 1 has confirmed any of it
+// by KindTaken. So a process that does not read its input delays no other frame.
+const Window = 256 << 10
+
+// Exec describes a process that PID 1 is to find. Arguments and variables need not be text, so they
+// are bytes.
+type Exec struct {
+	Command  [][]byte `json:"command"`
+	EnvFiles []string `json:"envFiles"` // in the sandbox, read by PID 1
+	Env      [][]byte `json:"env"`      // NAME=VALUE, override those of the files
+	Dir      []byte   `json:"dir"`
+	Must     bool     `json:"must"` // fail without the directory; otherwise it is created
+	Terminal bool     `json:"terminal"`
+	Stdin    bool     `json:"stdin"`
 }
 
 // Spec describes the process of a session.

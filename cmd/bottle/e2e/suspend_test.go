@@ -18,7 +18,7 @@ const counts = `stty -echo; token=$TOKEN; printf '\033[2;3Hdrawn once'; echo roo
 while sleep 0.05; do n=$((n+1)); echo "$$ $n $(stty size)" >/tmp/next; mv /tmp/next /tmp/count; done`
 
 // reads prints that state.
-const reads = `cat /tmp/root /dev/shm/file work | tr '\n' ' '; cat /tmp/count`
+const reads = `until test -e /tmp/count; do sleep 0.05; done; cat /tmp/root /dev/shm/file work | tr '\n' ' '; cat /tmp/count`
 
 // counted returns the counter, and fails if another part of the state is not as the agent
 // has left it.

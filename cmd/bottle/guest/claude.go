@@ -1,13 +1,16 @@
 package guest
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 // guestMemory is a directory of the agent on a tmpfs in the sandbox's memory.
@@ -22,14 +25,14 @@ const claudeKeyPart = 20
 // key, and the root file system is stored on the host's disk. Therefore the state
 // file is first moved to memory and replaced by a symbolic link, which Claude Code
 // follows when it writes.
-func approveKey() error {
-	key := os.Getenv("ANTHROPIC_API_KEY")
-	home := os.Getenv("HOME")
+func approveKey(env *environ) error {
+	key := env.get("ANTHROPIC_API_KEY")
+	home := env.get("HOME")
 	state, dir := filepath.Join(home, ".claude.json"), filepath.Join(home, ".claude")
-	if d := os.Getenv("CLAUDE_CONFIG_DIR"); d != "" {
+	if d := env.get("CLAUDE_CONFIG_DIR"); d != "" {
 		state, dir = filepath.Join(d, ".claude.json"), d
 	}
-	data, err := os.ReadFile(state)
+	data, err := readState(state)
 	if key == "" || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -43,6 +46,26 @@ func approveKey() error {
 		return fmt.Errorf("approve the API key for Claude Code: %w", err)
 	}
 	return nil
+}
+
+// maxState bounds Claude Code's state, in bytes. PID 1 reads it, and the agent writes it.
+const maxState = 32 << 20
+
+// readState reads Claude Code's state without waiting for it, or for its end.
+func readState(name string) (data []byte, err error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() || fi.Size() > maxState {
+		return nil, fmt.Errorf("%s is not a regular file of at most %d bytes", name, maxState)
+	}
+	return io.ReadAll(io.LimitReader(f, maxState))
 }
 
 // approved adds part to the approved keys in Claude Code's state. It returns nil if
@@ -99,7 +122,8 @@ func moveBackups(backups string) error {
 // replaceState writes the state to memory and replaces the file with a link to it.
 func replaceState(state string, data []byte) error {
 	inMemory := filepath.Join(guestMemory, "claude.json")
-	temp := fmt.Sprintf("%s.%d", inMemory, os.Getpid())
+	part := rand.Text() // PID 1 may do this for several sessions at once
+	temp := inMemory + "." + part
 	if err := os.WriteFile(temp, data, 0o600); err != nil {
 		return err
 	}
@@ -109,7 +133,7 @@ func replaceState(state string, data []byte) error {
 	if to, err := os.Readlink(state); err == nil && to == inMemory {
 		return nil
 	}
-	link := fmt.Sprintf("%s.%d", state, os.Getpid())
+	link := state + "." + part
 	if err := os.Symlink(inMemory, link); err != nil {
 		return err
 	}

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"sync"
 	"syscall"
 	"time"
@@ -18,7 +18,7 @@ const clientBytes = 1 << 20
 // client is one connection.
 type client struct {
 	h    *holder
-	conn net.Conn
+	conn io.ReadWriteCloser
 	logs bool // gets records instead of the screen
 	wait bool // gets the end only
 
@@ -32,7 +32,7 @@ type client struct {
 }
 
 // handle serves a connection.
-func (h *holder) handle(conn net.Conn) {
+func (h *holder) handle(conn io.ReadWriteCloser) {
 	c := &client{h: h, conn: conn}
 	c.cond = sync.NewCond(&c.mu)
 	defer c.close()
@@ -41,9 +41,13 @@ func (h *holder) handle(conn net.Conn) {
 	if err != nil || kind != proto.KindRequest || json.Unmarshal(data, &req) != nil {
 		return
 	}
+	if req.Op == proto.OpRun {
+		h.serveRun(conn, req)
+		return
+	}
 	written := make(chan struct{})
 	go func() { defer close(written); c.writeQueue() }()
-	if c.begin(req) {
+	if c.resolve(&req) && c.begin(req) {
 		h.follow(c)
 		h.mu.Lock()
 		delete(h.clients, c)
@@ -52,6 +56,22 @@ func (h *holder) handle(conn net.Conn) {
 	// What is queued is still written, unless the client is gone.
 	c.finish(nil)
 	<-written
+}
+
+// resolve completes a request to start the session. It returns false if that fails, which the
+// client is told.
+func (c *client) resolve(req *proto.Request) bool {
+	e := req.Exec
+	if req.Op != proto.OpStart || e == nil || len(e.Command) == 0 {
+		return true
+	}
+	cmd, code, err := resolve(e, func(error) {})
+	if err != nil {
+		c.force(proto.JSON(proto.KindError, proto.Failure{Text: err.Error(), Code: code}))
+		return false
+	}
+	req.Spec = &proto.Spec{Path: cmd.path, Args: cmd.args, Env: cmd.env, Dir: cmd.dir, Terminal: e.Terminal, Stdin: e.Stdin}
+	return true
 }
 
 // begin answers a request. It returns true if the connection continues until the client

@@ -7,7 +7,6 @@
 package guest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,8 +69,9 @@ func Run(args []string) (code int, ok bool) {
 // guestExec applies the options and executes the command. The environment file
 // contains variables that must not pass through containerd.
 func guestExec(args []string) int {
+	env := newEnviron(os.Environ())
 	for len(args) > 1 && args[0] != "--" {
-		if err := guestOption(args[0], args[1]); err != nil {
+		if err := guestOption(env, args[0], args[1]); err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
 			if args[0] == "--dir" {
 				return exitNotExecutable
@@ -84,17 +84,17 @@ func guestExec(args []string) int {
 		fmt.Fprintln(os.Stderr, "bottle: missing command")
 		return exitBottle
 	}
-	prepareCommand()
+	prepareCommand(env)
 	command := args[1:]
-	path, err := lookCommand(command[0])
+	path, err := lookCommand(env, "", command[0])
 	if err == nil && onTerminal() {
 		var code int
-		if code, err = supervise(path, command); err == nil {
+		if code, err = supervise(path, command, env.list()); err == nil {
 			return code
 		}
 	}
 	if err == nil {
-		err = syscall.Exec(path, command, os.Environ())
+		err = syscall.Exec(path, command, env.list())
 	}
 	fmt.Fprintf(os.Stderr, "bottle: run %s: %v\n", command[0], err)
 	return codeOf(err)
@@ -108,13 +108,19 @@ func codeOf(err error) int {
 	return exitNotExecutable
 }
 
-// prepareCommand prepares this process, or its environment, for a session's command.
-func prepareCommand() {
+// prepareCommand prepares this process, and the environment of a session's command.
+func prepareCommand(env *environ) {
 	excludeFromCores()
-	setTerminal()
-	if err := approveKey(); err != nil {
-		fmt.Fprintln(os.Stderr, "bottle:", err) // the user can still answer Claude Code's question
+	if err := prepareEnv(env); err != nil {
+		fmt.Fprintln(os.Stderr, "bottle:", err)
 	}
+}
+
+// prepareEnv completes the environment of a session's command. After an error the user can
+// still answer Claude Code's question.
+func prepareEnv(env *environ) error {
+	setTerminal(env)
+	return approveKey(env)
 }
 
 // excludeFromCores keeps secret variables out of core dumps under runc.
@@ -123,10 +129,10 @@ func prepareCommand() {
 // no such file.
 func excludeFromCores() { _ = os.WriteFile("/proc/self/coredump_filter", []byte("0"), 0) }
 
-func guestOption(name, value string) error {
+func guestOption(env *environ, name, value string) error {
 	switch name {
 	case "--env-file":
-		return loadEnv(value)
+		return env.load(value)
 	case "--size":
 		var size unix.Winsize
 		if _, err := fmt.Sscanf(value, "%dx%d", &size.Col, &size.Row); err != nil {
@@ -165,16 +171,20 @@ func makeAndChangeDir(dir string) error {
 	return err
 }
 
-// lookCommand finds a command in PATH as execvp(3) does. A name that contains a
-// slash is returned unchanged.
-func lookCommand(name string) (string, error) {
+// lookCommand finds a command in PATH as execvp(3) does, for a process in a directory
+// (empty: in this process's). A name that contains a slash is returned unchanged.
+func lookCommand(env *environ, cwd, name string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
 	denied := false
-	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+	for _, dir := range filepath.SplitList(env.get("PATH")) {
 		p := filepath.Join(dir, name)
-		fi, err := os.Stat(p)
+		at := p
+		if !filepath.IsAbs(p) {
+			at = filepath.Join(cwd, p)
+		}
+		fi, err := os.Stat(at)
 		if err != nil || fi.IsDir() {
 			continue
 		}
@@ -187,22 +197,4 @@ func lookCommand(name string) (string, error) {
 		return "", fs.ErrPermission
 	}
 	return "", exec.ErrNotFound
-}
-
-// loadEnv sets the variables in a file of NUL-terminated NAME=VALUE entries.
-func loadEnv(file string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("read environment file: %w", err)
-	}
-	for _, kv := range bytes.Split(data, []byte{0}) {
-		name, value, ok := bytes.Cut(kv, []byte{'='})
-		if !ok {
-			continue
-		}
-		if err := os.Setenv(string(name), string(value)); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
-		}
-	}
-	return nil
 }

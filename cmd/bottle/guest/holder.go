@@ -18,6 +18,7 @@ import (
 // holder is PID 1's side of a session that outlives every client: the terminal or the
 // pipes of the agent's command, its output so far, and its exit code. Nothing of it is on
 // the host, so neither the end of bottle's processes nor a restart of containerd loses it.
+// It also knows the sessions that end with their clients.
 type holder struct {
 	mu      sync.Mutex
 	state   proto.State
@@ -31,10 +32,12 @@ type holder struct {
 	history history
 	clients map[*client]bool
 	stops   stopNotes
+	runs    map[int]*run   // by the ID of their process, which was not reaped
+	ending  sync.WaitGroup // of all runs
 }
 
 func newHolder() *holder {
-	return &holder{ended: make(chan struct{}), clients: map[*client]bool{}}
+	return &holder{ended: make(chan struct{}), clients: map[*client]bool{}, runs: map[int]*run{}}
 }
 
 // serve accepts clients until the listener is closed.
@@ -206,6 +209,10 @@ func (h *holder) setSize(size proto.Size) {
 // child handles a change of a child's state, with h.mu held. A stopped session is resumed
 // immediately: there is no shell that could do it later.
 func (h *holder) child(pid int, status syscall.WaitStatus) {
+	if r := h.runs[pid]; r != nil {
+		r.child(status)
+		return
+	}
 	if pid != h.pid || h.pid == 0 {
 		return
 	}

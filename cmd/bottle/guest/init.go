@@ -24,6 +24,7 @@ func guestInit() int {
 	if l, err := listenSession(proto.Socket); err == nil {
 		go h.serve(l)
 	}
+	go h.connect(os.Stdin, proto.GuestDir)
 	for {
 		h.reap()
 		if s := <-sig; s != syscall.SIGCHLD {
@@ -63,6 +64,20 @@ func (h *holder) terminate() {
 	for !alone() {
 		time.Sleep(terminateInterval)
 		h.reap()
+	}
+	h.settle()
+}
+
+// settleTime bounds the wait for clients that do not read the end of their sessions.
+const settleTime = time.Second
+
+// settle waits until the clients of sessions that have ended know it.
+func (h *holder) settle() {
+	done := make(chan struct{})
+	go func() { h.ending.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(settleTime):
 	}
 }
 

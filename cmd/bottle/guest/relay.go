@@ -71,6 +71,7 @@ func copyInput(conn io.Writer) {
 // directory, and then does what guestAttach does. Options are those of guestExec and
 // --tty, --stdin and --attach, each with "true" or "false".
 func guestSession(args []string) int {
+	env := newEnviron(os.Environ())
 	req := proto.Request{Op: proto.OpStart, Spec: &proto.Spec{}}
 	flags := map[string]*bool{"--tty": &req.Spec.Terminal, "--stdin": &req.Spec.Stdin, "--attach": &req.Attach}
 	for len(args) > 1 && args[0] != "--" {
@@ -80,7 +81,7 @@ func guestSession(args []string) int {
 		} else if args[0] == "--size" {
 			_, err = fmt.Sscanf(args[1], "%dx%d", &req.Size.Width, &req.Size.Height)
 		} else {
-			err = guestOption(args[0], args[1])
+			err = guestOption(env, args[0], args[1])
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
@@ -92,20 +93,20 @@ func guestSession(args []string) int {
 		fmt.Fprintln(os.Stderr, "bottle: missing command")
 		return exitBottle
 	}
-	code, err := startSession(req, args[1:])
+	code, err := startSession(req, env, args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bottle:", err)
 	}
 	return code
 }
 
-func startSession(req proto.Request, command []string) (int, error) {
-	prepareCommand()
-	path, err := lookCommand(command[0])
+func startSession(req proto.Request, env *environ, command []string) (int, error) {
+	prepareCommand(env)
+	path, err := lookCommand(env, "", command[0])
 	if err != nil {
 		return codeOf(err), fmt.Errorf("run %s: %w", command[0], err)
 	}
-	req.Spec.Path, req.Spec.Args, req.Spec.Env = path, command, os.Environ()
+	req.Spec.Path, req.Spec.Args, req.Spec.Env = path, command, env.list()
 	// Without a directory, the process starts where this one is.
 	if req.Spec.Dir, err = os.Getwd(); err != nil {
 		req.Spec.Dir = "/"

@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	goruntime "runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,14 +28,14 @@ var notForwarded = []syscall.Signal{
 // supervise runs a command in the foreground of this process's terminal and returns its
 // exit code. A command that is stopped, as by Ctrl-Z, is resumed: there is no shell that
 // could do it later, and the caller's terminal is raw.
-func supervise(path string, command []string) (code int, err error) {
+func supervise(path string, command, env []string) (code int, err error) {
 	sigs := make(chan os.Signal, 64)
 	// Not ignored, which the command would inherit.
 	signal.Notify(sigs)
 	// The thread that has forked must live on: its end would send Pdeathsig (prctl(2)).
 	goruntime.LockOSThread()
 	pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{0, 1, 2},
+		Env: env, Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{Foreground: true, Ctty: 0, Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
@@ -79,7 +80,10 @@ func exitCode(status syscall.WaitStatus) int {
 
 // stopNotes resumes stopped processes and writes a note about it, at most once per
 // stopNoteInterval.
-type stopNotes struct{ last time.Time }
+type stopNotes struct {
+	mu   sync.Mutex
+	last time.Time
+}
 
 const (
 	stopNoteInterval = time.Second
@@ -88,8 +92,14 @@ const (
 
 // resume resumes the process group of a command.
 func (n *stopNotes) resume(pid int, write func([]byte) (int, error)) {
-	if now := time.Now(); now.Sub(n.last) >= stopNoteInterval {
+	n.mu.Lock()
+	now := time.Now()
+	note := now.Sub(n.last) >= stopNoteInterval
+	if note {
 		n.last = now
+	}
+	n.mu.Unlock()
+	if note {
 		if _, err := write([]byte(noteStopped)); err != nil {
 			fmt.Fprintln(os.Stderr, "bottle:", err)
 		}

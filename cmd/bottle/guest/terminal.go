@@ -15,24 +15,24 @@ const fallbackTerm = "xterm-256color"
 // setTerminal replaces a TERM that the image has no terminfo entry for, and sets a
 // locale if the image sets none: without one, programs take text for ASCII. The
 // locale C.UTF-8 is part of musl, and of glibc's packages from 2.35 on.
-func setTerminal() {
-	// Setenv fails for invalid names and values only.
-	if term := os.Getenv("TERM"); term != "" && !hasTerminfo(term, terminfoDirs()) {
-		_ = os.Setenv("TERM", fallbackTerm)
+func setTerminal(env *environ) {
+	// set fails for invalid names and values only.
+	if term := env.get("TERM"); term != "" && !hasTerminfo(term, terminfoDirs(env)) {
+		_ = env.set("TERM", fallbackTerm)
 	}
-	if os.Getenv("LC_ALL") == "" && os.Getenv("LC_CTYPE") == "" && os.Getenv("LANG") == "" {
-		_ = os.Setenv("LANG", "C.UTF-8")
+	if env.get("LC_ALL") == "" && env.get("LC_CTYPE") == "" && env.get("LANG") == "" {
+		_ = env.set("LANG", "C.UTF-8")
 	}
 }
 
 // terminfoDirs lists the directories that ncurses searches (terminfo(5)), with the
 // places that distributions configure.
-func terminfoDirs() []string {
-	dirs := []string{os.Getenv("TERMINFO")}
-	if home := os.Getenv("HOME"); home != "" {
+func terminfoDirs(env *environ) []string {
+	dirs := []string{env.get("TERMINFO")}
+	if home := env.get("HOME"); home != "" {
 		dirs = append(dirs, filepath.Join(home, ".terminfo"))
 	}
-	dirs = append(dirs, filepath.SplitList(os.Getenv("TERMINFO_DIRS"))...)
+	dirs = append(dirs, filepath.SplitList(env.get("TERMINFO_DIRS"))...)
 	return append(dirs, "/etc/terminfo", "/lib/terminfo", "/usr/share/terminfo", "/usr/lib/terminfo", "/usr/local/share/terminfo", "/usr/share/misc/terminfo")
 }
 

@@ -46,8 +46,9 @@ func TestSetTerminalTERM(t *testing.T) {
 				}
 			}
 			t.Setenv("TERM", c.term)
-			setTerminal()
-			if got := os.Getenv("TERM"); got != c.want {
+			env := newEnviron(os.Environ())
+			setTerminal(env)
+			if got := env.get("TERM"); got != c.want {
 				t.Errorf("TERM %q becomes %q, want %q", c.term, got, c.want)
 			}
 		})
@@ -68,8 +69,9 @@ func TestSetTerminalLocale(t *testing.T) {
 				t.Setenv(name, "")
 			}
 			t.Setenv(c.name, c.value)
-			setTerminal()
-			if got := os.Getenv("LANG"); got != c.want {
+			env := newEnviron(os.Environ())
+			setTerminal(env)
+			if got := env.get("LANG"); got != c.want {
 				t.Errorf("LANG is %q, want %q", got, c.want)
 			}
 		})

@@ -1,0 +1,88 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Beside observes an agent's task during a session that PID 1 of the task runs. Neither the
+// runtime nor its shim takes part in such a session.
+type Beside struct {
+	c      *Client
+	id     string
+	pid    int
+	before limitEvents
+	spec   chan specResult // gets one
+}
+
+type specResult struct {
+	spec *specs.Spec
+	err  error
+}
+
+// Beside returns nil if the task called name does not run according to what the runtimes
+// have recorded on the host. Then containerd is to be asked.
+func (c *Client) Beside(ctx context.Context, name string) *Beside {
+	pid, ok := c.agentOnHost(name)
+	if !ok {
+		return nil
+	}
+	b := &Beside{c: c, id: name, pid: pid, before: c.limitEvents(name), spec: make(chan specResult, 1)}
+	// Needed at the end only, so nothing waits for it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.withNamespace(ctx)), killedTimeout)
+	go func() {
+		defer cancel()
+		_, spec, err := c.loadContainer(ctx, name)
+		b.spec <- specResult{spec, err}
+	}()
+	return b
+}
+
+// agentOnHost returns the first process of a task that runs according to the host.
+func (c *Client) agentOnHost(name string) (pid int, ok bool) {
+	for _, read := range []func(string) (taskState, int, bool){c.runscState, c.runcState} {
+		s, parent, ok := read(name)
+		if !ok || s.status != "running" {
+			continue
+		}
+		// Without its shim, nobody notices the end of the task.
+		owner, helper := c.ownerOf(parent)
+		return int(s.pid), owner == name && helper
+	}
+	return 0, false
+}
+
+// Running reports whether the task still runs.
+func (b *Beside) Running() bool {
+	pid, ok := b.c.agentOnHost(b.id)
+	return ok && pid == b.pid
+}
+
+// End determines, after the end of a session, whether the task was killed during it, and
+// the limits that were reached. lost means that PID 1 has not reported the end.
+func (b *Beside) End(lost bool, code int) (killed bool, limits []*LimitError) {
+	ctx, cancel := context.WithTimeout(b.c.withNamespace(context.Background()), killedTimeout)
+	defer cancel()
+	if (lost || code == execFailed+int(syscall.SIGKILL)) && (isExiting(b.pid) || !b.Running()) {
+		stopped, err := b.c.stopsWithin(ctx, b.id, killedTimeout)
+		killed = stopped && err == nil
+	}
+	limits, err := b.limits(ctx)
+	// Without a container, it was removed.
+	if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, ErrNotRunning) {
+		b.c.log.Warn("check limits", "task", b.id, "error", err)
+	}
+	return killed, limits
+}
+
+func (b *Beside) limits(ctx context.Context) ([]*LimitError, error) {
+	r := <-b.spec
+	if r.err != nil {
+		return nil, r.err
+	}
+	return b.c.limitsSince(ctx, b.id, r.spec, b.before)
+}
