@@ -84,6 +84,8 @@ type launch struct {
 	injection *injection.Injection
 	// ahead: the bottle is prepared for a later run, and gets nothing that is its user's.
 	ahead bool
+	// fork is nil unless the bottle is made from another one.
+	fork *forked
 
 	// Closed when the namespaces exist; when the internal segment is verified on the
 	// agent's side; when all networks are verified.

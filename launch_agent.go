@@ -131,6 +131,9 @@ func (l *launch) releaseImage() {
 
 // startAgent prepares the agent's image and files, and creates and starts its task.
 func (l *launch) startAgent(ctx context.Context) error {
+	if l.fork != nil {
+		return l.restoreFork(ctx)
+	}
 	defer l.releaseImage()
 	if err := l.step(ctx, "prepare image", l.prepareImage); err != nil {
 		return err

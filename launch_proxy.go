@@ -257,8 +257,11 @@ func (l *launch) writeResolvConf() ([]netip.Addr, error) {
 }
 
 // state returns the state of the proxy when the launch is complete. That of a prepared
-// bottle allows nothing and has no secrets.
+// bottle allows nothing and has no secrets, and that of a fork is its source's.
 func (l *launch) state() proxy.State {
+	if l.fork != nil {
+		return l.fork.state
+	}
 	s := initialState(l.plan)
 	if l.ahead {
 		s.Learn, s.Entries, s.Inject = false, egress.Entries{}, false

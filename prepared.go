@@ -31,6 +31,7 @@ import (
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
+	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/runtime"
 	"github.com/bot-bottle/bottle/session"
 )
@@ -351,7 +352,7 @@ func named(p *plan.Plan, name string) *plan.Plan {
 
 // preparedInjection returns the authority of a prepared bottle; nil: it has none.
 func (e *Engine) preparedInjection(name string) (*injection.Injection, error) {
-	data, roots, err := e.proxies.LoadSecrets(name)
+	data, roots, err := e.proxies.LoadSecrets(name, proxy.State{})
 	if data == nil || err != nil {
 		return nil, err
 	}

@@ -54,6 +54,7 @@ func memoryChild(text string) int {
 
 var memoryOperations = map[string]func(context.Context, *Engine, string) error{
 	"suspend": func(ctx context.Context, e *Engine, name string) error { _, err := e.Suspend(ctx, name); return err },
+	"fork":    func(ctx context.Context, e *Engine, name string) error { _, err := e.Fork(ctx, name, 2); return err },
 	"resume":  func(ctx context.Context, e *Engine, name string) error { _, err := e.Resume(ctx, name); return err },
 }
 
@@ -144,6 +145,62 @@ func TestSuspendKilled(t *testing.T) {
 		}
 	}
 	resume()
+}
+
+// TestForkKilled kills forks after each of their steps: resume lets a source continue that was
+// left paused, cleanup removes what is left of the forks, and another fork succeeds.
+func TestForkKilled(t *testing.T) {
+	leakcheck.Check(t)
+	e := openEngine(t)
+	b := launchCounter(t, e)
+	n := counts(t, e, b.Name, 0)
+	removeForks := func() {
+		t.Helper()
+		for _, fork := range []string{b.Name + "-f1", b.Name + "-f2"} {
+			if err := errors.Join(e.Remove(t.Context(), fork), discard(e, fork)); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	defer removeForks()
+	for _, step := range []string{"pause source", "save source", "copy source", "restore agent"} {
+		killMemory(t, memoryKill{"fork", b.Name, step})
+		if paused, err := e.rt.Paused(t.Context(), b.Name); err != nil || paused != (step != "restore agent") && step != "copy source" {
+			t.Errorf("after %s: paused %v, %v", step, paused, err)
+		}
+		if _, err := os.Lstat(e.rt.MemoryDir(b.Name)); err == nil || step == "pause source" {
+			if _, err := e.Resume(t.Context(), b.Name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Lstat(e.rt.MemoryDir(b.Name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("after %s the image is left: %v", step, err)
+		}
+		n = counts(t, e, b.Name, n)
+		removeForks()
+	}
+	// Of forks that fail there is nothing, and the source runs on.
+	for _, step := range []string{"save source", "restore agent"} {
+		restore := setHooks(e, testHooks{step: func(s string, done bool) error {
+			if s == step && done {
+				return errInjected
+			}
+			return nil
+		}})
+		if _, err := e.Fork(t.Context(), b.Name, 2); !errors.Is(err, errInjected) {
+			t.Errorf("%s: %v", step, err)
+		}
+		restore()
+		n = counts(t, e, b.Name, n)
+		list, err := e.List(t.Context(), true)
+		if err != nil || len(list) != 1 {
+			t.Errorf("after %s: %+v, %v", step, list, err)
+		}
+	}
+	if _, err := e.Fork(t.Context(), b.Name, 1); err != nil {
+		t.Fatal(err)
+	}
+	counts(t, e, b.Name+"-f1", n)
 }
 
 // TestSuspendImage: a memory image is not used for a sandbox of another program or another

@@ -44,15 +44,16 @@ func (m *Manager) StoreSecrets(name string, s State, secrets, roots []byte) erro
 	return m.writeSecrets(name, s, secrets)
 }
 
-// LoadSecrets reads what StoreSecrets has written for a built-in proxy. There is no file, and no error, if
-// secrets is nil.
-func (m *Manager) LoadSecrets(name string) (secrets, roots []byte, err error) {
-	secrets, err = os.ReadFile(filepath.Join(m.Dir(name), "config", secretsFile))
+// LoadSecrets reads what StoreSecrets has written for a proxy with a state. There is no file, and no
+// error, if secrets is nil.
+func (m *Manager) LoadSecrets(name string, s State) (secrets, roots []byte, err error) {
+	dir := m.secretsDir(name, s)
+	secrets, err = os.ReadFile(filepath.Join(dir, secretsFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
 	if err == nil {
-		roots, err = os.ReadFile(filepath.Join(m.Dir(name), "config", rootsFile))
+		roots, err = os.ReadFile(filepath.Join(dir, rootsFile))
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read secrets of the proxy: %w", err)

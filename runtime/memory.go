@@ -475,22 +475,20 @@ var binaryName = regexp.MustCompile(`(?m)^binary_name = .*$`)
 // RestoreSandbox creates and starts a task in a container that has none, from a memory image
 // that was written by a sandbox with an equal MemoryKey. The agent's namespace must have its
 // addresses. After an error there is no task, and the image can be used again.
-func (c *Client) RestoreSandbox(ctx context.Context, id, image string) (_ *Task, err error) {
+func (c *Client) RestoreSandbox(ctx context.Context, id, image string) (*Task, error) {
 	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
-	cont, spec, err := c.loadContainer(ctx, id)
+	_, spec, err := c.loadContainer(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	program, err := exec.LookPath("runsc")
+	return c.restore(ctx, id, spec, image)
+}
+
+func (c *Client) restore(ctx context.Context, id string, spec *specs.Spec, image string) (_ *Task, err error) {
+	script, err := c.writeRestoreScript(id, image)
 	if err != nil {
-		return nil, fmt.Errorf("find runsc: %w", err)
-	}
-	// The run directory may be mounted noexec.
-	script := filepath.Join(c.cfg.StateDir, id, "runsc-restore")
-	text := fmt.Sprintf(restoreScript, shellQuote(id), shellQuote(image), shellQuote(program))
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-		return nil, fmt.Errorf("write program that restores %s: %w", id, err)
+		return nil, err
 	}
 	conf := filepath.Join(c.Dir(id), runscConfig)
 	before, err := os.ReadFile(conf)
@@ -510,7 +508,7 @@ func (c *Client) RestoreSandbox(ctx context.Context, id, image string) (_ *Task,
 			err = errors.Join(err, c.EndSandbox(ctx, id))
 		}
 	}()
-	t, err := c.createTask(ctx, cont.ID(), spec, taskIO{creator: c.agentIO(cont.ID())})
+	t, err := c.createTask(ctx, id, spec, taskIO{creator: c.agentIO(id)})
 	if err != nil {
 		return nil, err
 	}

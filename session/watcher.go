@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +16,7 @@ import (
 const watcherFile = "watcher"
 
 // BeWatcher records this process as the one that watches a detached bottle. The lock ends
-// with the process.
+// with EndWatch, or with the process.
 func (m *Manager) BeWatcher(name string) error {
 	f, err := os.OpenFile(m.file(name, watcherFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -28,12 +29,19 @@ func (m *Manager) BeWatcher(name string) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("record the watcher of %s: %w", name, err), f.Close())
 	}
-	watching = append(watching, f)
+	watching.Store(m.file(name, watcherFile), f)
 	return nil
 }
 
-// watching are files that stay open until the process ends.
-var watching []*os.File
+// EndWatch ends what BeWatcher has begun: another process may become the watcher.
+func (m *Manager) EndWatch(name string) {
+	if f, ok := watching.LoadAndDelete(m.file(name, watcherFile)); ok {
+		_ = f.(*os.File).Close() // nothing more is written
+	}
+}
+
+// watching are the open files of the bottles that this process watches, by path.
+var watching sync.Map
 
 // Watcher returns the process ID of the process that watches a detached bottle; 0 if there
 // is none.

@@ -21,9 +21,12 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/shareddir"
+	"github.com/bot-bottle/bottle/internal/treecopy"
 )
 
 // Files of a workspace's directory.
@@ -109,6 +112,31 @@ func (s *Store) Create(ctx context.Context, name string, size int64) (err error)
 	}
 	if err := format(ctx, filepath.Join(dir, diskFile), size); err != nil {
 		return errors.Join(fmt.Errorf("create workspace %s: %w", name, err), s.Remove(name))
+	}
+	return nil
+}
+
+// Copy copies the mounted workspace of a bottle that changes nothing meanwhile, without its
+// record: until it is saved, the copy is incomplete. The error wraps ErrExists. After an error
+// nothing is left.
+func (s *Store) Copy(name, at, to string) (err error) {
+	err = shareddir.Mkdir(s.Dir(to), 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("copy workspace to %s: %w", to, ErrExists)
+	}
+	if err != nil {
+		return fmt.Errorf("copy workspace to %s: %w", to, err)
+	}
+	// Everything is in the sparse file then, or in the host's cache of it.
+	dir, err := os.Open(at)
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
+	}
+	if err == nil {
+		err = treecopy.Dir(s.Dir(name), s.Dir(to), func(file string) bool { return file == recordFile || file == recordLock })
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("copy workspace %s to %s: %w", name, to, err), s.Remove(to))
 	}
 	return nil
 }

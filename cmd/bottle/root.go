@@ -115,7 +115,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.attachCommand(), a.logsCommand(), a.waitCommand(), a.startCommand(), a.statsCommand(), a.shellCommand(), a.stopCommand(), a.inspectCommand(), a.versionCommand())
 	root.AddCommand(a.runCommand(), a.execCommand(), a.listCommand(), a.rmCommand(), a.cleanupCommand(),
 		a.egressCommand(), a.proxyCommand(), a.proxyLogCommand(), a.buildCommand())
-	root.AddCommand(a.suspendCommand(), a.resumeCommand())
+	root.AddCommand(a.suspendCommand(), a.resumeCommand(), a.forkCommand())
 	root.AddCommand(a.cpCommand(), a.diffCommand(), a.fetchCommand(), a.applyCommand())
 	root.AddCommand(a.allowCommand(), a.denyCommand(), a.presetsCommand(), a.secretCommand())
 	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand(), a.loginCommand(), a.policyFileCommand())
@@ -135,7 +135,7 @@ func (a *app) rootCommand() *cobra.Command {
 
 // groups are the sections of the help, which are those of docs/commands.md.
 var groups = []struct{ title, commands string }{
-	{"Agents", "apply attach cleanup cp diff exec fetch inspect list logs pool resume rm run shell start stats stop suspend wait"},
+	{"Agents", "apply attach cleanup cp diff exec fetch fork inspect list logs pool resume rm run shell start stats stop suspend wait"},
 	{"Egress", "allow deny egress presets secret"},
 	{"Images", "build images pull push rmi"},
 	{"On a cluster", "export kube"},

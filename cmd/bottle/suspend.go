@@ -99,6 +99,7 @@ func (a *app) watchAsHelper(e *bottle.Engine, bottles []*bottle.Bottle) error {
 	for _, b := range mine {
 		go func() {
 			defer func() { done <- struct{}{} }()
+			defer e.Sessions().EndWatch(b.Name)
 			a.watchDetached(e, b)
 		}()
 	}

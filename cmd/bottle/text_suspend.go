@@ -16,6 +16,16 @@ policy and injected secrets are in force. It runs in the background; bottle atta
 	hintSuspended     = "bottle resume %s continues it; bottle rm -f %s removes it"
 	hintStartSuspend  = "bottle resume %s continues it; bottle stop %s ends it and keeps its workspace"
 
+	textForkLong = `Make bottles from a running one: each continues with its processes, its files and a copy of
+its working directory from this moment on, under the name of the bottle with a suffix, and with a
+network, a proxy, a log and a branch of its own. The bottle itself runs on and keeps its connections;
+its forks have none. Its agent must be a session of bottle run -d or --keep. The forks run in the
+background; bottle attach joins them.`
+	textForkCount = "invalid number of forks %d"
+	textForkLost  = "The forks do not have %s."
+	hintForkCount = "a number from 1 to %d"
+
+	textBusyFork    = "forking %s"
 	textBusySuspend = "suspending %s"
 	textBusyResume  = "resuming %s"
 )

@@ -62,6 +62,7 @@ func TestSuspendResume(t *testing.T) {
 	token := "s3-of-a-suspended-agent-" + fmt.Sprint(time.Now().UnixNano())
 	s.Add("token", token)
 	u := newUser(t)
+	u.write("bottle.yaml", strings.Replace(manifest, "    egress:", "    limits: {workspace: 64MiB}\n    egress:", 1))
 	name := u.with("TOKEN="+token).detached("asleep", "--cwd", "-e", "TOKEN", "--", "-c", counts)
 	pid := 0
 	before := u.advances(name, &pid, 0)

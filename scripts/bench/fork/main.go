@@ -1,0 +1,211 @@
+// Command fork compares bottles with Claude Code at its prompt: started anew, forked from a
+// running one, and resumed. Each is measured from the start of bottle's command until a client
+// that attaches sees the prompt. It runs inside a test host with Claude Code (scripts/lab up
+// --with-claude):
+//
+//	scripts/lab exec -- go run ./scripts/bench/fork
+//
+// or, with all other benchmarks, with make bench. Without Claude Code it is left out.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/creack/pty"
+
+	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/scripts/bench/compare"
+	"github.com/bot-bottle/bottle/scripts/bench/results"
+)
+
+const image = "docker.io/library/claude-bottle:claude"
+
+// The key is no secret: nothing is asked with it.
+const benchManifest = `version: 1
+bottles:
+  bench: {image: "` + image + `", proxy: {kind: builtin}, env: {ANTHROPIC_API_KEY: sk-ant-api03-bench-bench-bench-bench}, egress: {allow: [api.anthropic.com]}}
+agents:
+  claude: {kind: claude, bottle: bench}
+`
+
+// goal is the highest acceptable ratio of a fork's time to that of a new bottle.
+const goal = 0.4
+
+// prompt is on Claude Code's screen when it waits for input.
+const prompt = "shift+tab to cycle"
+
+// patience bounds the wait for the prompt.
+const patience = 2 * time.Minute
+
+type contender = compare.Contender[time.Duration]
+
+func main() {
+	rounds := flag.Int("n", 7, "measured rounds, after one for warming up")
+	flag.Parse()
+	compare.Main(func(ctx context.Context) error { return bench(ctx, *rounds) })
+}
+
+func bench(ctx context.Context, rounds int) (err error) {
+	if err := compare.CheckTestHost(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("/run", "bottle-bench-")
+	if err != nil {
+		return err
+	}
+	s := &scene{dir: dir}
+	defer func() { err = errors.Join(err, s.close(), os.RemoveAll(dir)) }()
+	if there, err := s.open(ctx); !there || err != nil {
+		return err
+	}
+	if err := s.start(ctx, "source"); err != nil {
+		return err
+	}
+	cold := &contender{Name: "cold", Run: s.remove("cold", func(ctx context.Context) error { return s.start(ctx, "cold") })}
+	fork := &contender{Name: "fork", Run: s.remove("source-f1", func(ctx context.Context) error { return s.then(ctx, "source-f1", "fork", "source") })}
+	resume := &contender{
+		Name: "resume", Prepare: func(ctx context.Context) error { return s.bottle(ctx, "suspend", "source") },
+		Run: measured(func(ctx context.Context) error { return s.then(ctx, "source", "resume", "source") }),
+	}
+	if err := compare.Run(ctx, rounds, cold, fork, resume); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	_, _ = fmt.Fprintf(t, "median of %d, to Claude Code's prompt\t\tratio to cold\t\n", rounds)
+	r := results.Result{Benchmark: "fork"}
+	for _, c := range []*contender{cold, fork, resume} {
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%.2f\t\n", c.Name, compare.Ms(c.Median(compare.Self)), compare.Ratio(c, cold, compare.Self))
+		r.Figures = append(r.Figures, c.Figure(c.Name, compare.Self))
+		if c != cold {
+			r.Ratios = append(r.Ratios, results.Ratio{Name: c.Name + " / cold", Value: compare.Ratio(c, cold, compare.Self), Goal: goal})
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Printf("goal: fork / cold at most %.2f\n", goal)
+	return results.Record(r)
+}
+
+type scene struct{ dir, program string }
+
+// open reports whether the test host has Claude Code.
+func (s *scene) open(ctx context.Context) (bool, error) {
+	cfg, err := compare.EngineConfig()
+	if err != nil {
+		return false, err
+	}
+	s.program = cfg.Program
+	e, err := bottle.Open(ctx, cfg)
+	if err != nil {
+		return false, err
+	}
+	if _, err := e.Image(ctx, image); err != nil {
+		fmt.Printf("left out: %v\n", err)
+		return false, e.Close()
+	}
+	return true, errors.Join(os.WriteFile(filepath.Join(s.dir, "bottle.yaml"), []byte(benchManifest), 0o600), e.Close())
+}
+
+func (s *scene) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.program, args...)
+	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "HOME="+s.dir, "TERM=xterm-256color")
+	return cmd
+}
+
+func (s *scene) bottle(ctx context.Context, args ...string) error {
+	out, err := s.command(ctx, args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("bottle %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return err
+}
+
+func (s *scene) close() error {
+	if s.program == "" {
+		return nil
+	}
+	return s.bottle(context.Background(), "cleanup", "--yes", "--discard")
+}
+
+// start starts a bottle and waits for its prompt.
+func (s *scene) start(ctx context.Context, name string) error {
+	return s.then(ctx, name, "run", "claude", "-d", "--yes", "--trust", "--quiet", "--name", name)
+}
+
+// then runs a command, and waits for the prompt of a bottle that it has started.
+func (s *scene) then(ctx context.Context, name string, args ...string) error {
+	if err := s.bottle(ctx, args...); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	attach := s.command(ctx, "attach", name)
+	terminal, err := pty.StartWithSize(attach, &pty.Winsize{Rows: 40, Cols: 120})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = terminal.Close() }() // nothing was written that matters
+	err = waitFor(terminal, prompt)
+	_, _ = terminal.WriteString("\x10\x11") // the detach keys
+	go func() { _, _ = io.Copy(io.Discard, terminal) }()
+	return errors.Join(err, attach.Wait())
+}
+
+// waitFor reads until a text appears, of which a program may write each word apart.
+func waitFor(r io.Reader, text string) error {
+	var seen bytes.Buffer
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		seen.Write(buf[:n])
+		if strings.Contains(words(seen.String()), words(text)) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("no %q on the screen: %w\n%q", text, err, seen.String())
+		}
+	}
+}
+
+// words returns a text without spaces and the sequences that move the cursor over them.
+func words(text string) string {
+	for {
+		begin := strings.Index(text, "\x1b[")
+		if begin < 0 {
+			return strings.ReplaceAll(text, " ", "")
+		}
+		end := begin + 2
+		for end < len(text) && (text[end] < '@' || text[end] > '~') {
+			end++
+		}
+		text = text[:begin] + text[min(end+1, len(text)):]
+	}
+}
+
+func measured(fn func(context.Context) error) func(context.Context, int) (time.Duration, error) {
+	return func(ctx context.Context, _ int) (time.Duration, error) {
+		start := time.Now()
+		err := fn(ctx)
+		return time.Since(start), err
+	}
+}
+
+// remove measures what starts a bottle, and removes that.
+func (s *scene) remove(name string, fn func(context.Context) error) func(context.Context, int) (time.Duration, error) {
+	return func(ctx context.Context, n int) (time.Duration, error) {
+		took, err := measured(fn)(ctx, n)
+		return took, errors.Join(err, s.bottle(context.WithoutCancel(ctx), "rm", "-f", name))
+	}
+}
