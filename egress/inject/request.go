@@ -60,7 +60,8 @@ func (x *insertion) header(name, value string) (string, *refusal) {
 }
 
 func (x *insertion) headerSecret(e *entry, name, value string) (string, *refusal) {
-	changed, found := value, contains(value, e.header)
+	var changed string
+	found := contains(value, e.header)
 	if found {
 		changed = replaceAll(value, e.header, func(string) {})
 	} else {
