@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -67,8 +68,8 @@ func (b *Beside) Running() bool {
 func (b *Beside) End(lost bool, code int) (killed bool, limits []*LimitError) {
 	ctx, cancel := context.WithTimeout(b.c.withNamespace(context.Background()), killedTimeout)
 	defer cancel()
-	if (lost || code == execFailed+int(syscall.SIGKILL)) && (isExiting(b.pid) || !b.Running()) {
-		stopped, err := b.c.stopsWithin(ctx, b.id, killedTimeout)
+	if limit := b.endTime(lost, code); limit > 0 {
+		stopped, err := b.c.stopsWithin(ctx, b.id, limit)
 		killed = stopped && err == nil
 	}
 	limits, err := b.limits(ctx)
@@ -77,6 +78,23 @@ func (b *Beside) End(lost bool, code int) (killed bool, limits []*LimitError) {
 		b.c.log.Warn("check limits", "task", b.id, "error", err)
 	}
 	return killed, limits
+}
+
+// lostTime bounds the wait for the end of a task whose PID 1 has lost its connection.
+const lostTime = 5 * time.Second
+
+// endTime returns how long to wait for the end of the task; 0: it was not killed. A runtime first
+// kills PID 1, whose connections end before the sandbox does.
+func (b *Beside) endTime(lost bool, code int) time.Duration {
+	switch {
+	case !lost && code != execFailed+int(syscall.SIGKILL):
+		return 0
+	case isExiting(b.pid) || !b.Running():
+		return killedTimeout
+	case lost:
+		return lostTime
+	}
+	return 0
 }
 
 func (b *Beside) limits(ctx context.Context) ([]*LimitError, error) {
