@@ -32,6 +32,26 @@ type Pair struct {
 // must exist and be RunDir/<namespace>/<name>. In both, forwarding and IPv6 are off
 // and lo is up. After an error nothing is left.
 func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
+	p, err := m.pair(dir)
+	if err != nil {
+		return nil, err
+	}
+	bottle, err := m.acquireBottle(ctx, p.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer bottle.release()
+	if err := pin(AgentPath(p.dir), setUpNS); err != nil {
+		return nil, fmt.Errorf("agent's namespace: %w", err)
+	}
+	if err := pin(ProxyPath(p.dir), setUpNS); err != nil {
+		return nil, errors.Join(fmt.Errorf("proxy's namespace: %w", err), unpin(AgentPath(p.dir)))
+	}
+	return p, nil
+}
+
+// pair returns the network of the bottle whose directory is dir, which may not exist yet.
+func (m *Manager) pair(dir string) (*Pair, error) {
 	dir = filepath.Clean(dir)
 	id, err := m.containerID(dir)
 	if err != nil {
@@ -40,17 +60,6 @@ func (m *Manager) Create(ctx context.Context, dir string) (*Pair, error) {
 	confs, err := m.confs()
 	if err != nil {
 		return nil, err
-	}
-	bottle, err := m.acquireBottle(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	defer bottle.release()
-	if err := pin(AgentPath(dir), setUpNS); err != nil {
-		return nil, fmt.Errorf("agent's namespace: %w", err)
-	}
-	if err := pin(ProxyPath(dir), setUpNS); err != nil {
-		return nil, errors.Join(fmt.Errorf("proxy's namespace: %w", err), unpin(AgentPath(dir)))
 	}
 	return &Pair{m: m, dir: dir, id: id, confs: confs}, nil
 }
@@ -243,24 +252,19 @@ func readPolicy(dir string) (p policy, err error) {
 // sandbox: gVisor has taken the addresses out of the agent's namespace, and they are assigned
 // again. Everything is verified as at a launch.
 func (m *Manager) Reopen(ctx context.Context, dir string) (*Pair, error) {
-	dir = filepath.Clean(dir)
-	id, err := m.containerID(dir)
+	p, err := m.pair(dir)
 	if err != nil {
 		return nil, err
 	}
-	confs, err := m.confs()
-	if err != nil {
-		return nil, err
-	}
-	bottle, err := m.acquireBottle(ctx, dir)
+	bottle, err := m.acquireBottle(ctx, p.dir)
 	if err != nil {
 		return nil, err
 	}
 	defer bottle.release()
-	if !pinned(AgentPath(dir)) {
-		return nil, fmt.Errorf("no network namespace at %s", AgentPath(dir))
+	if !pinned(AgentPath(p.dir)) {
+		return nil, fmt.Errorf("no network namespace at %s", AgentPath(p.dir))
 	}
-	err = Do(AgentPath(dir), func() error {
+	err = Do(AgentPath(p.dir), func() error {
 		err := setAddress(nicName, segment.Agent)
 		if errors.Is(err, unix.EEXIST) { // the sandbox had not been created
 			err = nil
@@ -270,6 +274,5 @@ func (m *Manager) Reopen(ctx context.Context, dir string) (*Pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pair{m: m, dir: dir, id: id, confs: confs}
 	return p, p.Verify(ctx)
 }
