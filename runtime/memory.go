@@ -403,20 +403,10 @@ func (c *Client) EndSandbox(ctx context.Context, id string) error {
 	if err := c.endStrays(ctx, id, 0); err != nil {
 		return err
 	}
-	if err := c.removeShimSocket(id, socketDirs); err != nil {
+	if err := c.removeRemains(ctx, id, socketDirs, bundles); err != nil {
 		return err
 	}
-	if err := c.removeCgroups(ctx, id); err != nil {
-		return err
-	}
-	if err := c.removeBundles(ctx, id, bundles); err != nil {
-		return err
-	}
-	state := filepath.Join(c.Dir(id), "runsc")
-	if err := unmount.Below(state); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(state); err != nil {
+	if err := os.RemoveAll(filepath.Join(c.Dir(id), "runsc")); err != nil {
 		return fmt.Errorf("remove state of %s: %w", id, err)
 	}
 	return c.removeFilestore(ctx, id)

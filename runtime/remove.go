@@ -125,16 +125,7 @@ func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) err
 			return err
 		}
 	}
-	if err := c.removeShimSocket(id, socketDirs); err != nil {
-		return err
-	}
-	if err := c.removeCgroups(ctx, id); err != nil {
-		return err
-	}
-	if err := c.removeBundles(ctx, id, bundles); err != nil {
-		return err
-	}
-	if err := unmount.Below(filepath.Join(c.Dir(id), "runsc")); err != nil {
+	if err := c.removeRemains(ctx, id, socketDirs, bundles); err != nil {
 		return err
 	}
 	if ours {
@@ -144,6 +135,20 @@ func (c *Client) remove(ctx context.Context, id string, quiet time.Duration) err
 		}
 	}
 	return c.RemoveSnapshot(ctx, id)
+}
+
+// removeRemains removes what a task without processes has left on the host.
+func (c *Client) removeRemains(ctx context.Context, id string, socketDirs, bundles []string) error {
+	if err := c.removeShimSocket(id, socketDirs); err != nil {
+		return err
+	}
+	if err := c.removeCgroups(ctx, id); err != nil {
+		return err
+	}
+	if err := c.removeBundles(ctx, id, bundles); err != nil {
+		return err
+	}
+	return unmount.Below(filepath.Join(c.Dir(id), "runsc"))
 }
 
 // removeOwn removes the container of a record whose creation failed, and may still be in
