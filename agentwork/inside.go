@@ -24,26 +24,13 @@ func (exec inside) Run(ctx context.Context, cmd worktree.Command) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	type result struct {
-		code int
-		err  error
-	}
-	ended := make(chan result, 1)
-	go func() {
-		code, err := s.Wait()
-		ended <- result{code, err}
-	}()
-	select {
-	case r := <-ended:
-		return r.code, r.err
-	case <-ctx.Done():
-	}
-	kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
-	defer cancel()
-	_ = s.Signal(kill, syscall.SIGKILL) // an error means that it has ended
-	select {
-	case <-ended:
-	case <-kill.Done():
-	}
-	return 0, context.Cause(ctx)
+	return worktree.Await(ctx, s.Wait, func(ended <-chan struct{}) {
+		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
+		defer cancel()
+		_ = s.Signal(kill, syscall.SIGKILL) // an error means that it has ended
+		select {
+		case <-ended:
+		case <-kill.Done():
+		}
+	})
 }

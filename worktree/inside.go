@@ -28,6 +28,25 @@ type Command struct {
 	Stdout, Stderr io.Writer
 }
 
+// Await returns what wait does, which waits for the end of a command. When ctx ends it calls stop,
+// which ends the command and may wait for that on the channel.
+func Await(ctx context.Context, wait func() (int, error), stop func(ended <-chan struct{})) (int, error) {
+	var code int
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		code, err = wait()
+	}()
+	select {
+	case <-ended:
+		return code, err
+	case <-ctx.Done():
+		stop(ended)
+		return 0, context.Cause(ctx)
+	}
+}
+
 // Program is the program in every bottle that lists, packs and unpacks files
 // (cmd/bottle/guest). It is mounted read-only.
 const Program = "/.bottle/init"

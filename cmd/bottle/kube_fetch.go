@@ -90,22 +90,9 @@ func (p workPod) Run(ctx context.Context, cmd worktree.Command) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	type result struct {
-		code int
-		err  error
-	}
-	ended := make(chan result, 1)
-	go func() {
-		code, err := s.Wait()
-		ended <- result{code, err}
-	}()
-	select {
-	case r := <-ended:
-		return r.code, r.err
-	case <-ctx.Done():
+	return worktree.Await(ctx, s.Wait, func(ended <-chan struct{}) {
 		// The API cannot kill a process. It ends when it writes, or with the pod.
 		s.Close()
 		<-ended
-		return 0, context.Cause(ctx)
-	}
+	})
 }
