@@ -14,13 +14,10 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,27 +101,12 @@ func measureRun(ctx context.Context, b *compare.Bottle, rounds int, r *results.R
 var timing = regexp.MustCompile(`(?m)^ *([0-9.]+) +([0-9.]+) (.*)$`)
 
 func runOnce(ctx context.Context, b *compare.Bottle) (run, error) {
-	cmd := b.Command(ctx, compare.RunArgs("speak", "--timings")...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+	first, all, stderr, err := compare.FirstOutput(b.Command(ctx, compare.RunArgs("speak", "--timings")...))
 	if err != nil {
 		return run{}, err
 	}
-	start := time.Now()
-	if err := cmd.Start(); err != nil {
-		return run{}, err
-	}
-	line, readErr := bufio.NewReader(out).ReadString('\n')
-	first := time.Since(start)
-	_, restErr := io.Copy(io.Discard, out)
-	err = cmd.Wait()
-	all := time.Since(start)
-	if err := errors.Join(err, readErr, restErr); err != nil {
-		return run{}, fmt.Errorf("%s: %w\n%s%s", cmd, err, line, &stderr)
-	}
 	// The engine's last step ends with the removal of the bottle.
-	for _, m := range timing.FindAllStringSubmatch(stderr.String(), -1) {
+	for _, m := range timing.FindAllStringSubmatch(stderr, -1) {
 		if m[3] == "remove" {
 			begin, berr := strconv.ParseFloat(m[1], 64)
 			took, terr := strconv.ParseFloat(m[2], 64)
@@ -132,7 +114,7 @@ func runOnce(ctx context.Context, b *compare.Bottle) (run, error) {
 			return run{first: first, outside: all - engine}, errors.Join(berr, terr)
 		}
 	}
-	return run{}, fmt.Errorf("no duration of the removal in\n%s", &stderr)
+	return run{}, fmt.Errorf("no duration of the removal in\n%s", stderr)
 }
 
 func measureExec(ctx context.Context, b *compare.Bottle, rounds int, r *results.Result) error {

@@ -4,10 +4,12 @@
 package compare
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -130,6 +132,30 @@ func Command(cmd *exec.Cmd) (took time.Duration, stderr string, err error) {
 		err = fmt.Errorf("%s: %w\n%s", cmd, err, buf.String())
 	}
 	return took, buf.String(), err
+}
+
+// FirstOutput runs a command to its end. It returns the times until it has printed its first line
+// and until it has ended, and its standard error, which is also part of an error.
+func FirstOutput(cmd *exec.Cmd) (first, all time.Duration, stderr string, err error) {
+	var buf bytes.Buffer
+	cmd.Stderr = &buf
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, 0, "", err
+	}
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		return 0, 0, "", err
+	}
+	line, readErr := bufio.NewReader(out).ReadString('\n')
+	first = time.Since(start)
+	_, restErr := io.Copy(io.Discard, out)
+	err = cmd.Wait()
+	all = time.Since(start)
+	if err := errors.Join(err, readErr, restErr); err != nil {
+		return 0, 0, "", fmt.Errorf("%s: %w\n%s%s", cmd, err, line, &buf)
+	}
+	return first, all, buf.String(), nil
 }
 
 // Ms formats a time in milliseconds.

@@ -1,7 +1,6 @@
-// Command fork compares bottles with Claude Code at its prompt: started anew, forked from a
-// running one, and resumed. Each is measured from the start of bottle's command until a client
-// that attaches sees the prompt. It runs inside a test host with Claude Code (scripts/lab up
-// --with-claude):
+// Command fork compares bottles with Claude Code at its prompt: new, forked from a running one,
+// and resumed. Each is measured from the start of bottle's command until a client that attaches
+// sees the prompt. It runs inside a test host with Claude Code (scripts/lab up --with-claude):
 //
 //	scripts/lab exec -- go run ./scripts/bench/fork
 //

@@ -10,13 +10,11 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +72,8 @@ func bench(ctx context.Context, rounds int) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	ours := &compare.Contender[time.Duration]{Name: "bottle run to the first output", Run: func(ctx context.Context, _ int) (time.Duration, error) {
-		return firstOutput(b.Command(ctx, compare.RunArgs("speak")...))
+		first, _, _, err := compare.FirstOutput(b.Command(ctx, compare.RunArgs("speak")...))
+		return first, err
 	}}
 	sequence := &compare.Contender[time.Duration]{Name: "nerdctl in sequence", Run: func(ctx context.Context, _ int) (time.Duration, error) {
 		return n.pair(ctx, false)
@@ -99,25 +98,6 @@ func bench(ctx context.Context, rounds int) (err error) {
 	}
 	fmt.Printf("goal: at most %.2f of nerdctl in sequence\n", goalSequence)
 	return results.Record(r)
-}
-
-// firstOutput runs a command to its end and returns when it has printed its first line.
-func firstOutput(cmd *exec.Cmd) (time.Duration, error) {
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return 0, err
-	}
-	start := time.Now()
-	if err := cmd.Start(); err != nil {
-		return 0, err
-	}
-	line, readErr := bufio.NewReader(out).ReadString('\n')
-	first := time.Since(start)
-	_, restErr := io.Copy(io.Discard, out)
-	if err := errors.Join(cmd.Wait(), readErr, restErr); err != nil {
-		return 0, fmt.Errorf("%s: %w: %q", cmd, err, line)
-	}
-	return first, nil
 }
 
 // nerdctl is the program with networks and a store of its own.

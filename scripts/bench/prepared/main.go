@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -158,16 +157,7 @@ func (s *scene) command(agent string) func(context.Context, int) (time.Duration,
 	return func(ctx context.Context, _ int) (time.Duration, error) {
 		cmd := exec.CommandContext(ctx, s.program, "run", agent, "--yes", "--trust", "--quiet")
 		cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "HOME="+s.dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			return 0, err
-		}
-		start := time.Now()
-		if err := cmd.Start(); err != nil {
-			return 0, err
-		}
-		_, rerr := bufio.NewReader(out).ReadString('\n')
-		took := time.Since(start)
-		return took, errors.Join(rerr, cmd.Wait())
+		first, _, _, err := compare.FirstOutput(cmd)
+		return first, err
 	}
 }
