@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/program"
 	"github.com/bot-bottle/bottle/netns"
@@ -158,7 +158,7 @@ func (h testHooks) at(point string) {
 
 // namespacePattern and maxNamespace are containerd's rule for identifiers
 // (containerd/v2/pkg/identifiers).
-var namespacePattern = regexp.MustCompile(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
+var namespacePattern = lazyregexp.New(`^[A-Za-z0-9]+([._-][A-Za-z0-9]+)*$`)
 
 const maxNamespace = 76 // bytes
 
@@ -172,7 +172,7 @@ func checkNamespace(name string) error {
 		reason = fmt.Sprintf("gVisor can run nothing in a namespace with %q in its name", names.Unusable)
 	case len(name) > maxNamespace:
 		reason = fmt.Sprintf("too long: %d characters (max %d)", len(name), maxNamespace)
-	case !namespacePattern.MatchString(name):
+	case !namespacePattern().MatchString(name):
 		reason = "expected letters and digits, separated by single '.', '_' or '-'"
 	default:
 		return nil

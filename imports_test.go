@@ -99,6 +99,22 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// unneeded are packages that no command needs, but that every one would initialize.
+var unneeded = []string{"github.com/spf13/cobra/doc", "github.com/russross/blackfriday/v2", "testing"}
+
+// TestProgram keeps packages out of the program that it would initialize in vain.
+func TestProgram(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./cmd/bottle").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for _, dep := range strings.Fields(string(out)) {
+		if slices.Contains(unneeded, dep) {
+			t.Errorf("the program contains %s", dep)
+		}
+	}
+}
+
 // relative returns a package's path in this module, "bottle" for the root package.
 func relative(importPath string) (name string, ours bool) {
 	if importPath == module {

@@ -11,12 +11,13 @@ import (
 	"embed"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Default is the kind of an agent whose manifest names none and whose command is
@@ -220,7 +221,7 @@ var programs = sync.OnceValue(func() map[string]string {
 			panic(err)
 		}
 		var k struct{ Command []string }
-		if err := yaml.Unmarshal(commandLine.Find(data), &k); err != nil || len(k.Command) == 0 {
+		if err := yaml.Unmarshal(commandLine().Find(data), &k); err != nil || len(k.Command) == 0 {
 			panic("agents/" + name + ".yaml: the command is not on one line") // a test reads all files
 		}
 		out[path.Base(k.Command[0])] = name
@@ -228,7 +229,7 @@ var programs = sync.OnceValue(func() map[string]string {
 	return out
 })
 
-var commandLine = regexp.MustCompile(`(?m)^command:.*$`)
+var commandLine = lazyregexp.New(`(?m)^command:.*$`)
 
 // Program is the name of the agent's program.
 func (k *Kind) Program() string { return path.Base(k.Command[0]) }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // secretPattern matches credentials of one kind.
@@ -18,33 +20,33 @@ type secretPattern struct {
 	// literals are parts that the credential has, in lower case: the expression
 	// is only tried on text with one of them, because it is slow.
 	literals []string
-	expr     *regexp.Regexp
+	expr     func() *regexp.Regexp
 }
 
 // secretPatterns match credentials whose issuers use a distinctive format, so
 // that ordinary text is not mistaken for one. Matching ignores case, because
 // host names are case-insensitive.
 var secretPatterns = []secretPattern{
-	secret("an Anthropic key", `sk-ant-[a-z0-9_-]{20,}`, "sk-ant-"),
-	secret("an OpenAI key", `sk-(?:proj|svcacct|admin)-[a-z0-9_-]{20,}|\bsk-[a-z0-9]{40,}`, "sk-"),
-	secret("a GitHub token", `gh[pousr]_[a-z0-9]{36,}|github_pat_[a-z0-9_]{22,}`, "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
-	secret("a GitLab token", `glpat-[a-z0-9_-]{20,}`, "glpat-"),
-	secret("an AWS key", `\b(?:akia|asia)[a-z0-9]{16}\b`, "akia", "asia"),
-	secret("a Google key", `aiza[a-z0-9_-]{35}`, "aiza"),
-	secret("a Slack token", `xox[abprs]-[a-z0-9-]{10,}`, "xox"),
-	secret("a Stripe key", `\b[sr]k_live_[a-z0-9]{20,}`, "k_live_"),
-	secret("a SendGrid key", `\bsg\.[a-z0-9_-]{22}\.[a-z0-9_-]{43}`, "sg."),
-	secret("an npm token", `\bnpm_[a-z0-9]{36}`, "npm_"),
-	secret("a Hugging Face token", `\bhf_[a-z0-9]{34}`, "hf_"),
-	secret("a signed token (JWT)", `eyj[a-z0-9_-]{10,}\.eyj[a-z0-9_-]{10,}\.[a-z0-9_-]{10,}`, "eyj"),
-	secret("a private key", `-----begin [a-z ]*private key-----`, "private key-----"),
+	secret("an Anthropic key", lazyregexp.New(`(?i)sk-ant-[a-z0-9_-]{20,}`), "sk-ant-"),
+	secret("an OpenAI key", lazyregexp.New(`(?i)sk-(?:proj|svcacct|admin)-[a-z0-9_-]{20,}|\bsk-[a-z0-9]{40,}`), "sk-"),
+	secret("a GitHub token", lazyregexp.New(`(?i)gh[pousr]_[a-z0-9]{36,}|github_pat_[a-z0-9_]{22,}`), "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+	secret("a GitLab token", lazyregexp.New(`(?i)glpat-[a-z0-9_-]{20,}`), "glpat-"),
+	secret("an AWS key", lazyregexp.New(`(?i)\b(?:akia|asia)[a-z0-9]{16}\b`), "akia", "asia"),
+	secret("a Google key", lazyregexp.New(`(?i)aiza[a-z0-9_-]{35}`), "aiza"),
+	secret("a Slack token", lazyregexp.New(`(?i)xox[abprs]-[a-z0-9-]{10,}`), "xox"),
+	secret("a Stripe key", lazyregexp.New(`(?i)\b[sr]k_live_[a-z0-9]{20,}`), "k_live_"),
+	secret("a SendGrid key", lazyregexp.New(`(?i)\bsg\.[a-z0-9_-]{22}\.[a-z0-9_-]{43}`), "sg."),
+	secret("an npm token", lazyregexp.New(`(?i)\bnpm_[a-z0-9]{36}`), "npm_"),
+	secret("a Hugging Face token", lazyregexp.New(`(?i)\bhf_[a-z0-9]{34}`), "hf_"),
+	secret("a signed token (JWT)", lazyregexp.New(`(?i)eyj[a-z0-9_-]{10,}\.eyj[a-z0-9_-]{10,}\.[a-z0-9_-]{10,}`), "eyj"),
+	secret("a private key", lazyregexp.New(`(?i)-----begin [a-z ]*private key-----`), "private key-----"),
 }
 
 // minSecret is the length of the shortest credential that any pattern matches.
 const minSecret = 15
 
-func secret(name, expr string, literals ...string) secretPattern {
-	return secretPattern{name: name, literals: literals, expr: regexp.MustCompile("(?i)" + expr)}
+func secret(name string, expr func() *regexp.Regexp, literals ...string) secretPattern {
+	return secretPattern{name: name, literals: literals, expr: expr}
 }
 
 // asciiLower is strings.ToLower for the letters of the patterns. It is fast for
@@ -71,7 +73,7 @@ func secretIn(text string) string {
 	}
 	lower := asciiLower(text)
 	for _, s := range secretPatterns {
-		if s.in(lower) && s.expr.MatchString(text) {
+		if s.in(lower) && s.expr().MatchString(text) {
 			return s.name
 		}
 	}
@@ -87,7 +89,7 @@ func maskSecrets(text string) string {
 	lower := asciiLower(text)
 	for _, s := range secretPatterns {
 		if s.in(lower) {
-			text = s.expr.ReplaceAllString(text, "***")
+			text = s.expr().ReplaceAllString(text, "***")
 		}
 	}
 	if !hasEncodedSecret(text) {

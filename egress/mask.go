@@ -3,8 +3,9 @@ package egress
 import (
 	"bytes"
 	"encoding/json"
-	"regexp"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // What may be a secret is masked in all text of clients before it is logged: in
@@ -82,13 +83,13 @@ func cutUserInfo(s string) (host string, ok bool) {
 }
 
 // anyTarget matches what may be the target of a request, or a part of one.
-var anyTarget = regexp.MustCompile(`[^\s"<>]*(?:[@?#]|%40|://)[^\s"<>]*`)
+var anyTarget = lazyregexp.New(`[^\s"<>]*(?:[@?#]|%40|://)[^\s"<>]*`)
 
 // maskText applies maskURL to what may be a URL or a target in a text, and
 // maskSecrets to all of it.
 func maskText(text string) string {
 	if strings.ContainsAny(text, "@?#%:") {
-		text = anyTarget.ReplaceAllStringFunc(text, maskWord)
+		text = anyTarget().ReplaceAllStringFunc(text, maskWord)
 	}
 	return maskSecrets(text)
 }

@@ -3,9 +3,10 @@ package egress
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Pipelock's images. Releases since 3.8.0 are published under a new name.
@@ -43,14 +44,14 @@ var (
 var pipelockRun = []PipelockVersion{{2, 0, 0}, {2, 1, 2}, {2, 2, 0}, {2, 3, 0}}
 
 var (
-	pipelockVersionForm = regexp.MustCompile(`^(\d{1,4})\.(\d{1,4})\.(\d{1,4})$`)
-	pipelockTagForm     = regexp.MustCompile(`^v?(\d+\.\d+\.\d+)([-+].*)?$`)
+	pipelockVersionForm = lazyregexp.New(`^(\d{1,4})\.(\d{1,4})\.(\d{1,4})$`)
+	pipelockTagForm     = lazyregexp.New(`^v?(\d+\.\d+\.\d+)([-+].*)?$`)
 )
 
 // ParsePipelockVersion parses a version such as 2.3.0. The error is a
 // [*PipelockVersionError] if it is not one that is supported.
 func ParsePipelockVersion(version string) (PipelockVersion, error) {
-	m := pipelockVersionForm.FindStringSubmatch(version)
+	m := pipelockVersionForm().FindStringSubmatch(version)
 	if m == nil {
 		return PipelockVersion{}, &PipelockVersionError{Version: version}
 	}
@@ -70,7 +71,7 @@ func ParsePipelockVersion(version string) (PipelockVersion, error) {
 // none, as in latest or 3: the caller must not guess, because a configuration for
 // another version may keep pipelock from starting or, worse, mean something else.
 func PipelockVersionOfTag(tag string) (PipelockVersion, error) {
-	m := pipelockTagForm.FindStringSubmatch(tag)
+	m := pipelockTagForm().FindStringSubmatch(tag)
 	if m == nil {
 		return PipelockVersion{}, &PipelockVersionError{Tag: tag, NoVersion: true}
 	}

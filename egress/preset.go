@@ -2,10 +2,10 @@ package egress
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/nearest"
 )
 
@@ -36,10 +36,10 @@ func Presets() []Preset {
 
 // presetName matches what is meant as the name of a preset. It cannot be part of an
 // address with a user, whose text in front of the @ may be a password.
-var presetName = regexp.MustCompile(`^@[A-Za-z0-9_-]{1,40}$`)
+var presetName = lazyregexp.New(`^@[A-Za-z0-9_-]{1,40}$`)
 
 // IsPreset reports whether an entry is meant as the name of a preset, known or not.
-func IsPreset(entry string) bool { return presetName.MatchString(entry) }
+func IsPreset(entry string) bool { return presetName().MatchString(entry) }
 
 // LookupPreset returns a preset by its name. The error is an [*UnknownPresetError].
 func LookupPreset(name string) (Preset, error) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/registryerr"
 )
 
@@ -231,11 +231,11 @@ func cut(text string) string {
 
 // extracting matches the beginning of the daemon's unpacking errors, which name the
 // layer's digest and the directory it was unpacked into.
-var extracting = regexp.MustCompile(`failed to extract layer \(?(?:\S+ )?(\w+:\w+)\)?:? .*mount callback failed on (\S+): `)
+var extracting = lazyregexp.New(`failed to extract layer \(?(?:\S+ )?(\w+:\w+)\)?:? .*mount callback failed on (\S+): `)
 
 // inLayer rewrites an unpacking error to name the layer and the path in the image.
 func inLayer(text string) string {
-	m := extracting.FindStringSubmatchIndex(text)
+	m := extracting().FindStringSubmatchIndex(text)
 	if m == nil {
 		return text
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/asuser"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // CredentialFiles lists the files of a directory that Derive would include and that
@@ -79,19 +80,19 @@ func (t *tree) holdsCredentials(e *treeEntry) bool {
 	}
 	switch {
 	case slices.ContainsFunc(keyPatterns, matches):
-		return t.contains(e.name, privateKey)
+		return t.contains(e.name, privateKey())
 	case isGitConfig(e.name):
-		return t.contains(e.name, gitLogin)
+		return t.contains(e.name, gitLogin())
 	}
 	return false
 }
 
 // privateKey matches a private key in PEM (RFC 7468, OpenSSH).
-var privateKey = regexp.MustCompile("PRIVATE KEY-----")
+var privateKey = lazyregexp.New("PRIVATE KEY-----")
 
 // gitLogin matches a password in a remote's URL, a token in place of the user's name,
 // and the header with a token that CI systems write into the configuration of a checkout.
-var gitLogin = regexp.MustCompile(`(?i)://[^/\s@]*:[^/\s@]+@|://[^/\s@]{20,}@|extraheader\s*=\s*"?authorization:`)
+var gitLogin = lazyregexp.New(`(?i)://[^/\s@]*:[^/\s@]+@|://[^/\s@]{20,}@|extraheader\s*=\s*"?authorization:`)
 
 // isGitConfig reports whether a file is the configuration of a repository or of a
 // submodule's repository.

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/imageref"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/plan"
@@ -125,14 +125,14 @@ func Export(p *plan.Plan, opt Options) ([]byte, error) {
 	return e.render(objects)
 }
 
-var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+var label = lazyregexp.New(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 func (e *export) namespace() error {
 	fix := "choose another one with --namespace"
 	if e.opt.Namespace == "" {
 		e.opt.Namespace, fix = "bottle-"+e.slug, "choose one with --namespace"
 	}
-	if label.MatchString(e.opt.Namespace) {
+	if label().MatchString(e.opt.Namespace) {
 		return nil
 	}
 	return &hint.Error{
@@ -173,11 +173,11 @@ func below(prefix, name string) string {
 	return prefix + "/" + name
 }
 
-var notInTag = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
+var notInTag = lazyregexp.New(`[^A-Za-z0-9_.-]+`)
 
 // tagOf returns a version as the tag of an image, which has no plus sign.
 func tagOf(version string) string {
-	tag := strings.Trim(notInTag.ReplaceAllString(version, "-"), "-.")
+	tag := strings.Trim(notInTag().ReplaceAllString(version, "-"), "-.")
 	return cmp.Or(tag, "latest")
 }
 

@@ -3,12 +3,12 @@ package kubernetes
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/manifest"
 	"github.com/bot-bottle/bottle/provision"
 )
@@ -113,11 +113,11 @@ func (e *export) secretCommand() []string {
 	return append(before, command...)
 }
 
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
+var plainWord = lazyregexp.New(`^[A-Za-z0-9_./:=@%+,-]+$`)
 
 // quoted returns a word for bash.
 func quoted(word string) string {
-	if plainWord.MatchString(word) {
+	if plainWord().MatchString(word) {
 		return word
 	}
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"

@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/plan"
 )
 
@@ -48,7 +48,7 @@ type Repo struct {
 
 const hintRepo = "--repo https://HOST/PATH"
 
-var notInDir = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+var notInDir = lazyregexp.New(`[^A-Za-z0-9._-]+`)
 
 // ParseRepo parses the URL of a repository and checks that the plan's policy allows its host.
 func ParseRepo(text string, p *plan.Plan) (Repo, error) {
@@ -82,7 +82,7 @@ func ParseRepo(text string, p *plan.Plan) (Repo, error) {
 			Hint: "add " + u.Host + " to egress.allow",
 		}
 	}
-	name := strings.Trim(notInDir.ReplaceAllString(strings.TrimSuffix(path.Base(u.Path), ".git"), "-"), ".-")
+	name := strings.Trim(notInDir().ReplaceAllString(strings.TrimSuffix(path.Base(u.Path), ".git"), "-"), ".-")
 	if name == "" {
 		return Repo{}, &hint.Error{Err: fmt.Errorf("cannot clone %.200q: the URL names no repository", text), Hint: hintRepo}
 	}

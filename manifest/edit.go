@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -18,6 +17,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Edit is a change of a manifest's text.
@@ -238,10 +238,10 @@ func (t *manifestText) find(list string) (bottle, egressNode, key, items *yaml.N
 	return bottle, egressNode, key, items
 }
 
-var plainEntry = regexp.MustCompile(`^[a-z][a-z0-9-]*(\.[a-z0-9-]+)+$`)
+var plainEntry = lazyregexp.New(`^[a-z][a-z0-9-]*(\.[a-z0-9-]+)+$`)
 
 func (t *manifestText) scalar(entry string) string {
-	if !t.json && plainEntry.MatchString(entry) {
+	if !t.json && plainEntry().MatchString(entry) {
 		return entry
 	}
 	return `"` + entry + `"` // no character of an entry needs escaping

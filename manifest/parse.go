@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"github.com/bot-bottle/bottle/agents"
 	"github.com/bot-bottle/bottle/egress"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/loginfile"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/nearest"
@@ -281,7 +281,7 @@ func (d *decoder) checkVariable(n, target *yaml.Node, v *Variable) bool {
 
 // Bounds of a ttl, in its units. A shorter one would keep the host busy.
 var (
-	ttlText  = regexp.MustCompile(`^([1-9][0-9]{0,2})([mh])$`)
+	ttlText  = lazyregexp.New(`^([1-9][0-9]{0,2})([mh])$`)
 	ttlUnits = map[string]time.Duration{"m": time.Minute, "h": time.Hour}
 )
 
@@ -291,7 +291,7 @@ func (d *decoder) ttl(n *yaml.Node) time.Duration {
 	if !ok {
 		return 0
 	}
-	m := ttlText.FindStringSubmatch(s)
+	m := ttlText().FindStringSubmatch(s)
 	if m == nil {
 		d.fail(n, "", "invalid ttl %q: expected minutes or hours, such as 50m or 12h", s)
 		return 0

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/cni-conf"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Functions in this file that change the host's namespace require the lock.
@@ -112,7 +112,7 @@ func bridgePorts(bridge string) ([]netlink.Link, error) {
 
 // pluginPort matches the names that CNI's bridge plugin gives to ports (containernetworking
 // plugins, pkg/ip).
-var pluginPort = regexp.MustCompile(`^veth[0-9a-f]{8}$`)
+var pluginPort = lazyregexp.New(`^veth[0-9a-f]{8}$`)
 
 // deleteUnnamedPorts deletes the ports that got no alias, because an attachment was
 // interrupted between the plugin and isolate. The caller holds the network lock, as every
@@ -122,7 +122,7 @@ func deleteUnnamedPorts(bridge string) error {
 	ports, err := bridgePorts(bridge)
 	errs := []error{err}
 	for _, l := range ports {
-		if l.Attrs().Alias == "" && pluginPort.MatchString(l.Attrs().Name) {
+		if l.Attrs().Alias == "" && pluginPort().MatchString(l.Attrs().Name) {
 			errs = append(errs, deleteLink(l.Attrs().Name))
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/treecopy"
 )
 
@@ -75,7 +75,7 @@ func (c *Client) CloneRootFS(ctx context.Context, source, key string) (*RootFS, 
 	return r, nil
 }
 
-var configRoot = regexp.MustCompile(`(?m)^root = .*$`)
+var configRoot = lazyregexp.New(`(?m)^root = .*$`)
 
 // CloneAgent creates and starts the task of a container like another one, from the memory
 // image of that, with a root file system of CloneRootFS. gVisor refuses an image that does not
@@ -96,7 +96,7 @@ func (c *Client) CloneAgent(ctx context.Context, cfg CloneConfig, r *RootFS, ima
 	conf := filepath.Join(c.Dir(cfg.Name), runscConfig)
 	text, err := os.ReadFile(filepath.Join(c.Dir(cfg.Source), runscConfig))
 	if err == nil {
-		text = configRoot.ReplaceAllLiteral(text, fmt.Appendf(nil, "root = %q", filepath.Join(c.Dir(cfg.Name), "runsc")))
+		text = configRoot().ReplaceAllLiteral(text, fmt.Appendf(nil, "root = %q", filepath.Join(c.Dir(cfg.Name), "runsc")))
 		err = os.WriteFile(conf, text, 0o600)
 	}
 	if err != nil {

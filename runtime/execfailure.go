@@ -3,13 +3,14 @@ package runtime
 import (
 	"bytes"
 	"io"
-	"regexp"
 	"sync"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // When a sandbox is killed, `runsc exec` of each of its sessions prints this line to
 // the session's own output, and exits with execFailed.
-var execFailure = regexp.MustCompile(`^waiting on pid \d+: waiting on PID \d+ in sandbox "[^"\n]*": urpc method "[^"\n]*" failed: [^\n]*\n$`)
+var execFailure = lazyregexp.New(`^waiting on pid \d+: waiting on PID \d+ in sandbox "[^"\n]*": urpc method "[^"\n]*" failed: [^\n]*\n$`)
 
 const (
 	execFailurePrefix = "waiting on pid "
@@ -31,7 +32,7 @@ func (f *failureFilter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	keep := len(p)
-	if i := bytes.LastIndex(p, []byte(execFailurePrefix)); i >= 0 && execFailure.Match(p[i:]) {
+	if i := bytes.LastIndex(p, []byte(execFailurePrefix)); i >= 0 && execFailure().Match(p[i:]) {
 		keep = i
 	}
 	f.held = bytes.Clone(p[keep:])

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/unmount"
 )
 
@@ -460,7 +460,7 @@ exec %[3]s "$@"
 // shellQuote quotes a word for a shell.
 func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
-var binaryName = regexp.MustCompile(`(?m)^binary_name = .*$`)
+var binaryName = lazyregexp.New(`(?m)^binary_name = .*$`)
 
 // RestoreSandbox creates and starts a task in a container that has none, from a memory image
 // that was written by a sandbox with an equal MemoryKey. The agent's namespace must have its
@@ -485,7 +485,7 @@ func (c *Client) restore(ctx context.Context, id string, spec *specs.Spec, image
 	if err != nil {
 		return nil, fmt.Errorf("read runsc configuration: %w", err)
 	}
-	after := binaryName.ReplaceAllLiteral(before, fmt.Appendf(nil, "binary_name = %q", script))
+	after := binaryName().ReplaceAllLiteral(before, fmt.Appendf(nil, "binary_name = %q", script))
 	if err := os.WriteFile(conf, after, 0o600); err != nil {
 		return nil, fmt.Errorf("write runsc configuration: %w", err)
 	}

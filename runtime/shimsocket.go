@@ -8,20 +8,21 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd/containerd/v2/defaults"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // A shim that is killed leaves its socket, which containerd removes only when it starts
 // another shim for the same container.
 
 // shimSocket matches the name of a shim's socket.
-var shimSocket = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var shimSocket = lazyregexp.New(`^[0-9a-f]{64}$`)
 
 // shimSocketName returns the name of the socket of a container's shim (containerd
 // pkg/shim, CreateSocketAddress).
@@ -42,7 +43,7 @@ func (c *Client) shimSocketDirs() ([]string, error) {
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		path := fields[len(fields)-1]
-		if dir := filepath.Dir(path); filepath.IsAbs(path) && shimSocket.MatchString(filepath.Base(path)) && !slices.Contains(dirs, dir) {
+		if dir := filepath.Dir(path); filepath.IsAbs(path) && shimSocket().MatchString(filepath.Base(path)) && !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}

@@ -9,11 +9,11 @@ import (
 	"hash"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Checksums are the digests of files by their names: SHA-256 or SHA-512 in hexadecimal
@@ -21,7 +21,7 @@ import (
 type Checksums map[string]string
 
 // checksumLine is a line as sha256sum(1) and sha512sum(1) print it.
-var checksumLine = regexp.MustCompile(`^([0-9a-fA-F]{64}|[0-9a-fA-F]{128})[ \t]+\*?(.+)$`)
+var checksumLine = lazyregexp.New(`^([0-9a-fA-F]{64}|[0-9a-fA-F]{128})[ \t]+\*?(.+)$`)
 
 // ParseChecksums parses the output of sha256sum or sha512sum. Directories in names are
 // ignored. from names the file in errors.
@@ -33,7 +33,7 @@ func ParseChecksums(from string, text []byte) (Checksums, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		m := checksumLine.FindStringSubmatch(line)
+		m := checksumLine().FindStringSubmatch(line)
 		if m == nil {
 			problems.Add(&hint.Error{Err: fmt.Errorf("%s:%d: not a checksum: %q", from, i+1, line), Hint: "write lines as sha256sum or sha512sum does: DIGEST  FILE"})
 			continue

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // packages are the Debian packages that provide a part, in order of preference, with the
@@ -27,10 +27,10 @@ var debianPackages = []struct {
 const debianPlugins = "/usr/lib/cni"
 
 var (
-	candidate = regexp.MustCompile(`(?m)^ *Candidate: (?:[0-9]+:)?([0-9][^\s]*)$`)
+	candidate = lazyregexp.New(`(?m)^ *Candidate: (?:[0-9]+:)?([0-9][^\s]*)$`)
 	// newPackage is a line of apt-get --simulate about a package that is not installed yet: an
 	// installed one is followed by its version in brackets.
-	newPackage = regexp.MustCompile(`(?m)^Inst (\S+) \(`)
+	newPackage = lazyregexp.New(`(?m)^Inst (\S+) \(`)
 )
 
 // packages plans the packages of the missing parts, as far as the package manager has them in a
@@ -46,7 +46,7 @@ func (p *Plan) packages(ctx context.Context, h *host) error {
 			continue
 		}
 		out, err := p.cfg.command(ctx, "apt-cache", "policy", d.name)
-		m := candidate.FindStringSubmatch(string(out))
+		m := candidate().FindStringSubmatch(string(out))
 		if err != nil || m == nil || major(m[1]) < d.major {
 			continue
 		}
@@ -67,7 +67,7 @@ func (p *Plan) packages(ctx context.Context, h *host) error {
 		return &hint.Error{Err: fmt.Errorf("apt-get install %s: %w: %s", strings.Join(names, " "), err, lastLine(out)), Hint: "apt-get update"}
 	}
 	var added []string
-	for _, m := range newPackage.FindAllStringSubmatch(string(out), -1) {
+	for _, m := range newPackage().FindAllStringSubmatch(string(out), -1) {
 		added = append(added, m[1])
 	}
 	p.step(Change{Action: ActionPackage, Target: strings.Join(names, " "), Detail: "new packages: " + strings.Join(added, ", ")},

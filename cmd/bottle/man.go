@@ -1,9 +1,15 @@
+//go:build man
+
 package main
 
 import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
+
+// The command is only in the program that scripts/dist builds for itself, because a parser
+// of Markdown that it needs is initialized by every command.
+func init() { packaging = append(packaging, (*app).manCommand) }
 
 // manCommand writes the manual pages, for packages (scripts/dist). Their date is
 // SOURCE_DATE_EPOCH, if it is set.

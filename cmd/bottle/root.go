@@ -120,7 +120,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(a.allowCommand(), a.denyCommand(), a.presetsCommand(), a.secretCommand())
 	root.AddCommand(a.initCommand(), a.configCommand(), a.trustCommand(), a.loginCommand(), a.policyFileCommand())
 	root.AddCommand(a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand())
-	root.AddCommand(a.setupCommand(), a.doctorCommand(), a.manCommand())
+	root.AddCommand(a.setupCommand(), a.doctorCommand())
+	for _, command := range packaging {
+		root.AddCommand(command(a))
+	}
 	root.AddCommand(a.exportCommand(), a.kubeCommand(), a.poolCommand())
 	root.AddCommand(a.kubernetesCommands()...)
 	a.addCompletions(root)
@@ -132,6 +135,9 @@ func (a *app) rootCommand() *cobra.Command {
 	})
 	return root
 }
+
+// packaging are the commands of the program that builds packages (scripts/dist).
+var packaging []func(*app) *cobra.Command
 
 // groups are the sections of the help, which are those of docs/commands.md.
 var groups = []struct{ title, commands string }{

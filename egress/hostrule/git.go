@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // maxRead is how much of a body is read for a decision, in bytes: a list of some hundred
@@ -26,9 +28,9 @@ var reading = make(chan struct{}, maxReading)
 
 // gitForm matches the end of paths of the git protocol and of Git LFS. It ignores case,
 // because some servers do: such a path is none of git's, and no other either.
-var gitForm = regexp.MustCompile(`(?i)/(?:info/refs|git-(?:upload-pack|receive-pack|upload-archive)|info/lfs(?:/.*)?|gitlab-lfs(?:/.*)?)/?$`)
+var gitForm = lazyregexp.New(`(?i)/(?:info/refs|git-(?:upload-pack|receive-pack|upload-archive)|info/lfs(?:/.*)?|gitlab-lfs(?:/.*)?)/?$`)
 
-func isGit(path string) bool { return gitForm.MatchString(path) }
+func isGit(path string) bool { return gitForm().MatchString(path) }
 
 // gitRequest is a request of the git protocol or of Git LFS.
 type gitRequest struct {
@@ -49,16 +51,16 @@ const oidForm = `[0-9a-f]{64}`
 // lfsForms are the endpoints of Git LFS below a repository: the batch API, the locks and
 // the basic transfers of common servers.
 var lfsForms = []struct {
-	form  *regexp.Regexp
+	form  func() *regexp.Regexp
 	read  []string // methods of a fetch
 	write []string // methods of a push
 }{
-	{regexp.MustCompile(`^(.+)/info/lfs/objects/batch$`), nil, nil}, // the body says which
-	{regexp.MustCompile(`^(.+)/info/lfs/locks$`), []string{"GET"}, []string{"POST"}},
-	{regexp.MustCompile(`^(.+)/info/lfs/locks/(?:verify|[A-Za-z0-9._-]+/unlock)$`), nil, []string{"POST"}},
-	{regexp.MustCompile(`^(.+)/info/lfs/objects/` + oidForm + `(?:/[0-9]+)?$`), []string{"GET", "HEAD"}, []string{"PUT"}},
-	{regexp.MustCompile(`^(.+)/info/lfs/(?:objects/)?verify$`), nil, []string{"POST"}},
-	{regexp.MustCompile(`^(.+)/gitlab-lfs/objects/` + oidForm + `(?:/[0-9]+)?$`), []string{"GET", "HEAD"}, []string{"PUT"}},
+	{lazyregexp.New(`^(.+)/info/lfs/objects/batch$`), nil, nil}, // the body says which
+	{lazyregexp.New(`^(.+)/info/lfs/locks$`), []string{"GET"}, []string{"POST"}},
+	{lazyregexp.New(`^(.+)/info/lfs/locks/(?:verify|[A-Za-z0-9._-]+/unlock)$`), nil, []string{"POST"}},
+	{lazyregexp.New(`^(.+)/info/lfs/objects/` + oidForm + `(?:/[0-9]+)?$`), []string{"GET", "HEAD"}, []string{"PUT"}},
+	{lazyregexp.New(`^(.+)/info/lfs/(?:objects/)?verify$`), nil, []string{"POST"}},
+	{lazyregexp.New(`^(.+)/gitlab-lfs/objects/` + oidForm + `(?:/[0-9]+)?$`), []string{"GET", "HEAD"}, []string{"PUT"}},
 }
 
 // parseGit recognises a request. It returns false for any that git does not send.
@@ -75,7 +77,7 @@ func parseGit(r *http.Request, path string) (gitRequest, bool) {
 		}
 	}
 	for i, lfs := range lfsForms {
-		m := lfs.form.FindStringSubmatch(path)
+		m := lfs.form().FindStringSubmatch(path)
 		switch {
 		case m == nil:
 		case i == 0:

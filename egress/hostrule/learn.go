@@ -4,9 +4,10 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Bounds of what is learned about one host, and of what is proposed for it.
@@ -104,12 +105,12 @@ func (l *Learner) Add(method, path string, status int, refs []string) {
 }
 
 // learnForm matches the paths of git and Git LFS below a repository.
-var learnForm = regexp.MustCompile(`^/(.+?)(?:\.git)?/(info/refs|git-upload-pack|git-receive-pack|info/lfs/.+|gitlab-lfs/.+)$`)
+var learnForm = lazyregexp.New(`^/(.+?)(?:\.git)?/(info/refs|git-upload-pack|git-receive-pack|info/lfs/.+|gitlab-lfs/.+)$`)
 
 // learnGit recognises a request of git by its path. The query of the first request of a
 // push is not known, but the push itself follows.
 func learnGit(method, path string) (repo string, write, ok bool) {
-	m := learnForm.FindStringSubmatch(path)
+	m := learnForm().FindStringSubmatch(path)
 	if m == nil || CheckRepo(m[1]) != nil {
 		return "", false, false
 	}
@@ -222,11 +223,11 @@ func (r Rule) YAML() string {
 }
 
 // plainText matches texts that need no quotes, and no words with a meaning in YAML.
-var plainText = regexp.MustCompile(`^(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|[A-Za-z][A-Za-z0-9-]*[./][A-Za-z0-9./-]*)$`)
+var plainText = lazyregexp.New(`^(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|[A-Za-z][A-Za-z0-9-]*[./][A-Za-z0-9./-]*)$`)
 
 // quote returns a text as YAML reads it back.
 func quote(s string) string {
-	if plainText.MatchString(s) {
+	if plainText().MatchString(s) {
 		return s
 	}
 	data, err := json.Marshal(s)

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // maxPath is the longest path that is compared, in bytes.
@@ -49,7 +51,7 @@ func decodePath(raw string) (string, error) {
 	if strings.Count(path, "/") != strings.Count(raw, "/") {
 		return "", errors.New("it contains an escaped slash")
 	}
-	if needless.MatchString(raw) {
+	if needless().MatchString(raw) {
 		return "", errors.New("it contains an escape of a character that needs none")
 	}
 	if i := strings.IndexFunc(path, func(c rune) bool { return c < ' ' || c == 0x7f || strings.ContainsRune(`%\;?#`, c) }); i >= 0 {
@@ -60,7 +62,7 @@ func decodePath(raw string) (string, error) {
 
 // needless matches escapes of dots, letters and digits, and of - and _. No client writes
 // them unless it wants to be understood in two ways.
-var needless = regexp.MustCompile(`%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])`)
+var needless = lazyregexp.New(`%(?:2[dDeE]|3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])`)
 
 // checkSegments refuses what a server may remove from a path.
 func checkSegments(path string) error {

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // push is the beginning of a push: the refs that it creates, changes or deletes, and the
@@ -18,8 +19,8 @@ type push struct {
 }
 
 var (
-	shallowForm = regexp.MustCompile(`\Ashallow (?:[0-9a-f]{40}|[0-9a-f]{64})\z`)
-	commandForm = regexp.MustCompile(`\A(?:[0-9a-f]{40} [0-9a-f]{40}|[0-9a-f]{64} [0-9a-f]{64}) (.+)\z`)
+	shallowForm = lazyregexp.New(`\Ashallow (?:[0-9a-f]{40}|[0-9a-f]{64})\z`)
+	commandForm = lazyregexp.New(`\A(?:[0-9a-f]{40} [0-9a-f]{40}|[0-9a-f]{64} [0-9a-f]{64}) (.+)\z`)
 )
 
 // knownCapabilities are those of a push that do not change which refs it is about. Push
@@ -93,7 +94,7 @@ func readPush(r io.Reader) (push, error) {
 			return p, err
 		}
 		line := strings.TrimSuffix(string(data), "\n")
-		if len(p.refs) == 0 && shallowForm.MatchString(line) {
+		if len(p.refs) == 0 && shallowForm().MatchString(line) {
 			continue
 		}
 		if err := p.command(line); err != nil {
@@ -108,7 +109,7 @@ func (p *push) command(line string) error {
 	if strings.HasPrefix(command, "push-cert") {
 		return errors.New("it is signed: push without --signed")
 	}
-	m := commandForm.FindStringSubmatch(command)
+	m := commandForm().FindStringSubmatch(command)
 	if m == nil {
 		return errors.New("invalid command")
 	}

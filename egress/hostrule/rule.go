@@ -3,9 +3,10 @@ package hostrule
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Values of [Rule.Git].
@@ -43,8 +44,8 @@ const (
 )
 
 var (
-	methodForm = regexp.MustCompile(`^[A-Z][A-Z_-]{0,31}$`)
-	repoForm   = regexp.MustCompile(`^[A-Za-z0-9_~.+-]+(/[A-Za-z0-9_~.+-]+)*$`)
+	methodForm = lazyregexp.New(`^[A-Z][A-Z_-]{0,31}$`)
+	repoForm   = lazyregexp.New(`^[A-Za-z0-9_~.+-]+(/[A-Za-z0-9_~.+-]+)*$`)
 )
 
 // Check returns the first error in a rule, except errors in the host name.
@@ -96,7 +97,7 @@ func (r Rule) checkParts() error {
 
 // CheckMethod returns an error for an invalid entry of methods.
 func CheckMethod(s string) error {
-	if !methodForm.MatchString(s) || s == "CONNECT" {
+	if !methodForm().MatchString(s) || s == "CONNECT" {
 		return fmt.Errorf("invalid method %q: expected one in upper case, such as GET", s)
 	}
 	return nil
@@ -105,7 +106,7 @@ func CheckMethod(s string) error {
 // CheckRepo returns an error for an invalid entry of repos.
 func CheckRepo(s string) error {
 	switch {
-	case !repoForm.MatchString(s):
+	case !repoForm().MatchString(s):
 		return fmt.Errorf("invalid repository %q: expected a path such as me/x, without wildcards", s)
 	case strings.HasSuffix(s, ".git"):
 		return fmt.Errorf("invalid repository %q: write it without .git, which is permitted either way", s)

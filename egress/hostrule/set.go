@@ -88,7 +88,7 @@ func (c compiled) allows(method, path string) bool {
 
 // method returns a client's method for a message.
 func method(s string) string {
-	if methodForm.MatchString(s) {
+	if methodForm().MatchString(s) {
 		return s
 	}
 	return "this method"

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 // from 1, are replaced by characters of alphabet; everything else is public.
 type format struct {
 	name     string
-	expr     *regexp.Regexp
+	expr     func() *regexp.Regexp
 	alphabet string
 }
 
@@ -32,22 +34,22 @@ type format struct {
 // computed: no client verifies them, and scanners for leaked tokens that do should
 // not take a placeholder for one.
 var formats = []format{
-	{"Anthropic", regexp.MustCompile(`^(sk-ant-[a-z]+[0-9]{2}-)([A-Za-z0-9_-]{20,}?)(AA)?$`), base64url},
-	{"OpenAI", regexp.MustCompile(`^(sk-(?:proj-|svcacct-|admin-)?)([A-Za-z0-9_-]{16,})(T3BlbkFJ)([A-Za-z0-9_-]{16,})$`), base64url},
-	{"OpenAI-compatible", regexp.MustCompile(`^(sk-(?:[a-z]+-)*(?:v[0-9]-)?)([A-Za-z0-9_-]{20,})$`), base62},
-	{"GitHub", regexp.MustCompile(`^(gh[pousr]_)([A-Za-z0-9]{36,})$`), base62},
-	{"GitHub fine-grained", regexp.MustCompile(`^(github_pat_)([A-Za-z0-9]{22})(_)([A-Za-z0-9]{40,})$`), base62},
-	{"Google", regexp.MustCompile(`^(AIza)([A-Za-z0-9_-]{35})$`), base64url},
-	{"Google OAuth", regexp.MustCompile(`^(ya29\.(?:[a-z]0)?)([A-Za-z0-9_-]{20,})$`), base64url},
-	{"npm", regexp.MustCompile(`^(npm_)([A-Za-z0-9]{36,})$`), base62},
+	{"Anthropic", lazyregexp.New(`^(sk-ant-[a-z]+[0-9]{2}-)([A-Za-z0-9_-]{20,}?)(AA)?$`), base64url},
+	{"OpenAI", lazyregexp.New(`^(sk-(?:proj-|svcacct-|admin-)?)([A-Za-z0-9_-]{16,})(T3BlbkFJ)([A-Za-z0-9_-]{16,})$`), base64url},
+	{"OpenAI-compatible", lazyregexp.New(`^(sk-(?:[a-z]+-)*(?:v[0-9]-)?)([A-Za-z0-9_-]{20,})$`), base62},
+	{"GitHub", lazyregexp.New(`^(gh[pousr]_)([A-Za-z0-9]{36,})$`), base62},
+	{"GitHub fine-grained", lazyregexp.New(`^(github_pat_)([A-Za-z0-9]{22})(_)([A-Za-z0-9]{40,})$`), base62},
+	{"Google", lazyregexp.New(`^(AIza)([A-Za-z0-9_-]{35})$`), base64url},
+	{"Google OAuth", lazyregexp.New(`^(ya29\.(?:[a-z]0)?)([A-Za-z0-9_-]{20,})$`), base64url},
+	{"npm", lazyregexp.New(`^(npm_)([A-Za-z0-9]{36,})$`), base62},
 	// A macaroon begins with the name of the index, which is not secret.
-	{"PyPI", regexp.MustCompile(`^(pypi-[A-Za-z0-9_-]{22})([A-Za-z0-9_-]{32,})$`), base64url},
-	{"GitLab", regexp.MustCompile(`^(gl[a-z]+-(?:t[0-9]_)?)([A-Za-z0-9_-]{20,})$`), base64url},
-	{"GitLab routable", regexp.MustCompile(`^(gl[a-z]+-)([A-Za-z0-9_-]{20,})(\.[0-9]{2}\.)([0-9a-z]{9})$`), lower + digits},
-	{"AWS key ID", regexp.MustCompile(`^(A(?:KIA|SIA))([A-Z2-7]{16})$`), base32},
-	{"Slack", regexp.MustCompile(`^(xox[a-z]-)([A-Za-z0-9-]{10,})$`), base62},
-	{"Hugging Face", regexp.MustCompile(`^(hf_)([A-Za-z]{34})$`), upper + lower},
-	{"Docker", regexp.MustCompile(`^(dckr_[a-z]+_)([A-Za-z0-9_-]{20,})$`), base64url},
+	{"PyPI", lazyregexp.New(`^(pypi-[A-Za-z0-9_-]{22})([A-Za-z0-9_-]{32,})$`), base64url},
+	{"GitLab", lazyregexp.New(`^(gl[a-z]+-(?:t[0-9]_)?)([A-Za-z0-9_-]{20,})$`), base64url},
+	{"GitLab routable", lazyregexp.New(`^(gl[a-z]+-)([A-Za-z0-9_-]{20,})(\.[0-9]{2}\.)([0-9a-z]{9})$`), lower + digits},
+	{"AWS key ID", lazyregexp.New(`^(A(?:KIA|SIA))([A-Z2-7]{16})$`), base32},
+	{"Slack", lazyregexp.New(`^(xox[a-z]-)([A-Za-z0-9-]{10,})$`), base62},
+	{"Hugging Face", lazyregexp.New(`^(hf_)([A-Za-z]{34})$`), upper + lower},
+	{"Docker", lazyregexp.New(`^(dckr_[a-z]+_)([A-Za-z0-9_-]{20,})$`), base64url},
 }
 
 // Placeholder returns a random string in the format of a credential, so that a
@@ -56,7 +58,7 @@ var formats = []format{
 // short for that gets a longer placeholder.
 func Placeholder(value string) string {
 	for _, f := range formats {
-		if m := f.expr.FindStringSubmatch(value); m != nil {
+		if m := f.expr().FindStringSubmatch(value); m != nil {
 			return f.random(m)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/bot-bottle/bottle/agents"
@@ -23,7 +24,9 @@ var dockerfileText string
 //go:embed npm_package.sh
 var npmPackage string
 
-var dockerfile = template.Must(template.New("Dockerfile").Parse(dockerfileText))
+var dockerfile = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("Dockerfile").Parse(dockerfileText))
+})
 
 // Label marks an image built from the Dockerfile and holds its Hash at that time. An
 // image without it belongs to the user.
@@ -39,7 +42,7 @@ func Dockerfile(k *agents.Kind) []byte {
 		command[i] = strconv.Quote(arg)
 	}
 	var out bytes.Buffer
-	err := dockerfile.Execute(&out, struct {
+	err := dockerfile().Execute(&out, struct {
 		*agents.Kind
 		Script  string
 		Env     []string

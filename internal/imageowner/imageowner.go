@@ -9,7 +9,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -18,10 +17,12 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // stored matches names of users' images in the store.
-var stored = regexp.MustCompile(`^bottle\.u[0-9]+/`)
+var stored = lazyregexp.New(`^bottle\.u[0-9]+/`)
 
 // Store is an image store as a user sees it. For root it is the store itself.
 type Store struct {
@@ -91,7 +92,7 @@ func (s *Store) find(ctx context.Context, name string) (images.Image, string, er
 	if !errdefs.IsNotFound(err) {
 		return images.Image{}, "", err
 	}
-	if stored.MatchString(name) {
+	if stored().MatchString(name) {
 		return images.Image{}, "", fmt.Errorf("image %q: %w", name, errdefs.ErrNotFound)
 	}
 	img, err = s.Store.Get(ctx, name)
@@ -116,7 +117,7 @@ func (s *Store) List(ctx context.Context, filters ...string) ([]images.Image, er
 		if name, mine := strings.CutPrefix(img.Name, prefix(s.UID)); mine {
 			img.Name = name
 			own, names[name] = append(own, img), true
-		} else if !stored.MatchString(img.Name) {
+		} else if !stored().MatchString(img.Name) {
 			shared = append(shared, img)
 		}
 	}

@@ -4,10 +4,10 @@ package names
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // MaxSuffix is the highest number that distinguishes the bottles of one agent:
@@ -85,7 +85,7 @@ func Free(agent string, taken map[string]bool) (string, error) {
 }
 
 // identifier is containerd's rule for names (containerd pkg/identifiers).
-var identifier = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`)
+var identifier = lazyregexp.New(`^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`)
 
 // CheckPinned checks whether a requested name can be used.
 func CheckPinned(name string, taken map[string]bool) error {
@@ -95,7 +95,7 @@ func CheckPinned(name string, taken map[string]bool) error {
 			Err:  fmt.Errorf("bottle name %q is too long: %d characters (max %d)", name, len(name), maxName),
 			Hint: "choose a shorter name with --name or CLAUDE_BOTTLE_CONTAINER",
 		}
-	case !identifier.MatchString(name), Bottle(name) != name, strings.HasSuffix(name, WorkSuffix):
+	case !identifier().MatchString(name), Bottle(name) != name, strings.HasSuffix(name, WorkSuffix):
 		return &hint.Error{
 			Err:  fmt.Errorf("invalid bottle name %q", name),
 			Hint: "use letters and digits, with single dots, dashes and underscores between them, and none of " + ProxySuffix + ", " + FrontSuffix + " and " + WorkSuffix + " at the end",

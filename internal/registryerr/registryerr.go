@@ -3,8 +3,9 @@
 package registryerr
 
 import (
-	"regexp"
 	"strings"
+
+	"github.com/bot-bottle/bottle/internal/lazyregexp"
 )
 
 // Denied are parts of errors that mean that a registry refused access.
@@ -13,7 +14,7 @@ var Denied = []string{
 }
 
 // request matches the host in the URL of a registry's API.
-var request = regexp.MustCompile(`https?://([^/\s"]+)/v2/`)
+var request = lazyregexp.New(`https?://([^/\s"]+)/v2/`)
 
 // Docker Hub's API has another name than users know it by.
 const dockerHubAPI, dockerHub = "registry-1.docker.io", "docker.io"
@@ -34,7 +35,7 @@ func DeniedBy(err error, asked []string) string {
 		return ""
 	}
 	host := ""
-	if m := request.FindStringSubmatch(text); m != nil {
+	if m := request().FindStringSubmatch(text); m != nil {
 		host = m[1]
 	} else if len(asked) > 0 {
 		host = asked[len(asked)-1]
