@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/proven"
 	"github.com/bot-bottle/bottle/internal/scratch"
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
@@ -23,9 +24,18 @@ func (e *Engine) Image(ctx context.Context, ref string) (plan.ImageInfo, error) 
 	return e.Images().Image(ctx, ref)
 }
 
-// Runtime checks that a task can run under the named runtime: that its program and its
-// shim exist and answer. It works in a directory on tmpfs, which it removes.
+// Runtime checks that a task can run under the named runtime, unless a launch has proved that
+// and nothing has changed since then.
 func (e *Engine) Runtime(ctx context.Context, name string) error {
+	if e.rt.Proven(ctx, name) {
+		return nil
+	}
+	return e.CheckRuntime(ctx, name)
+}
+
+// CheckRuntime checks that a task can run under the named runtime: that its program and its
+// shim exist and answer. It works in a directory on tmpfs, which it removes.
+func (e *Engine) CheckRuntime(ctx context.Context, name string) error {
 	if err := e.teardown.MakeRunDir(); err != nil {
 		return err
 	}
@@ -39,7 +49,7 @@ func (e *Engine) Runtime(ctx context.Context, name string) error {
 	return err
 }
 
-// ShimWarning returns, after Runtime, why agents under runsc would not survive that
+// ShimWarning returns, after CheckRuntime, why agents under runsc would not survive that
 // containerd stops; nil if they do.
 func (e *Engine) ShimWarning() error { return e.rt.CheckShim() }
 
@@ -51,7 +61,7 @@ func (e *Engine) Version(ctx context.Context) (string, error) {
 
 // Network describes the networks that a launch would create on this host.
 func (e *Engine) Network(ctx context.Context) (plan.Network, error) {
-	info, err := e.net.Check(ctx)
+	info, err := e.net.Plan(ctx)
 	if err != nil {
 		return plan.Network{}, withFixes(err)
 	}
@@ -59,6 +69,21 @@ func (e *Engine) Network(ctx context.Context) (plan.Network, error) {
 		Internal: info.Internal, Egress: info.Egress, Bridge: info.Bridge,
 		Changes: append([]string{}, slices.Sorted(slices.Values(sentences(info.Changes)))...), Warnings: sentences(info.Warnings),
 	}, nil
+}
+
+// recordProven records the checks of the host that this process has done, after a launch. A
+// record saves time and nothing else, so that a launch does not fail for want of it.
+func (e *Engine) recordProven() {
+	if err := errors.Join(e.rt.RecordProven(), e.net.RecordProven()); err != nil {
+		e.log.Info("cannot record what a launch has proved", "error", err)
+	}
+}
+
+// forgetProven lets the next plan check the host completely, after a launch has failed.
+func (e *Engine) forgetProven() {
+	if err := proven.Forget(e.cfg.RunDir); err != nil {
+		e.log.Warn("a plan may rely on old checks", "error", err)
+	}
 }
 
 func sentences(findings []netns.Finding) []string {

@@ -110,6 +110,7 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 			return
 		}
 		if ctx.Err() == nil && !errors.Is(err, runtime.ErrTaken) {
+			l.e.forgetProven()
 			err = l.e.teardown.ExplainFull(err) // before the undo frees the space
 		}
 		l.relay.Close()
@@ -158,6 +159,7 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	if err := l.claim.Complete(); err != nil {
 		return nil, err
 	}
+	l.e.recordProven()
 	return l.bottle(), nil
 }
 

@@ -17,13 +17,13 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/egress/inject"
 	"github.com/bot-bottle/bottle/injection"
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/proven"
 	"github.com/bot-bottle/bottle/internal/rootfile"
 	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/internal/timing"
@@ -131,12 +131,11 @@ func (c Config) programsSum() (string, error) {
 			add(name) // of containerd's PATH only, or not needed
 			continue
 		}
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			return "", fmt.Errorf("identify %s: %w", path, err)
+		id, err := proven.File(path)
+		if err != nil {
+			return "", err
 		}
-		// The time of change cannot be set, so that another content has another identity.
-		add(fmt.Sprint(path, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim))
+		add(id)
 	}
 	for _, open := range []func() (io.ReadCloser, error){c.Guest, c.ProxyProgram} {
 		add("program")

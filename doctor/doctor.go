@@ -135,7 +135,7 @@ func (d *checks) runtime(ctx context.Context, e *bottle.Engine, name string) {
 		d.report(name, LevelWarn, "fix containerd first", "%s; its shim was not checked", version)
 		return
 	}
-	if err := e.Runtime(ctx, name); err != nil {
+	if err := e.CheckRuntime(ctx, name); err != nil {
 		d.fail(name, err, "install "+name+" and its shim again")
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/cni-conf"
+	"github.com/bot-bottle/bottle/internal/proven"
 )
 
 // Info describes the network that a launch would create on this host.
@@ -28,7 +29,13 @@ type Info struct {
 // Check reports whether a bottle's network can be created on this host. It changes
 // nothing: kernel features are tried in a temporary namespace. The error joins a
 // *Problem for each subject that has one.
-func (m *Manager) Check(ctx context.Context) (Info, error) {
+func (m *Manager) Check(ctx context.Context) (Info, error) { return m.check(ctx, false) }
+
+// Plan is Check, but does not try the kernel's features again while this kernel, in this
+// namespace, has created a bottle's network before.
+func (m *Manager) Plan(ctx context.Context) (Info, error) { return m.check(ctx, true) }
+
+func (m *Manager) check(ctx context.Context, records bool) (Info, error) {
 	if err := ctx.Err(); err != nil {
 		return Info{}, err
 	}
@@ -46,7 +53,7 @@ func (m *Manager) Check(ctx context.Context) (Info, error) {
 	if forward == "0" {
 		info.Changes = append(info.Changes, Finding{Subject: SubjectForwarding, Detail: "net.ipv4.ip_forward is turned on"})
 	}
-	if err := errors.Join(m.checkPlugins(confs), m.checkOverlap(confs.Egress), checkKernel(confs)); err != nil {
+	if err := errors.Join(m.checkPlugins(confs), m.checkOverlap(confs.Egress), m.checkKernel(confs, records)); err != nil {
 		return info, err
 	}
 	changes, warnings, err := inspectForward(confs.Egress.Bridge)
@@ -103,11 +110,59 @@ func (m *Manager) checkOverlap(conf *cniconf.List) error {
 
 // checkKernel creates what a launch creates, in a namespace that ends with the
 // function. The kernel takes tens of milliseconds for that, which are saved while the host
-// has what a running bottle has created.
-func checkKernel(confs *cniconf.Networks) error {
+// has what a running bottle has created and, with records, after a launch.
+func (m *Manager) checkKernel(confs *cniconf.Networks, records bool) error {
+	evidence, _ := kernelEvidence() // without it, nothing is recorded
+	if records && evidence != "" && proven.Known(m.cfg.RunDir, kernelSubject, evidence) {
+		return nil
+	}
 	if inUse, err := inUse(confs.Egress.Bridge); inUse || err != nil {
 		return err
 	}
+	if err := tryKernel(confs); err != nil {
+		return err
+	}
+	m.kernel.Store(&evidence)
+	return nil
+}
+
+// kernelSubject is the name of the record of checkKernel.
+const kernelSubject = "kernel"
+
+// kernelEvidence describes what checkKernel depends on, as far as it can change until the
+// next boot: the namespaces and the capabilities of this process. A module of the kernel
+// that was unloaded is loaded again when it is needed.
+func kernelEvidence() (string, error) {
+	var release unix.Utsname
+	if err := unix.Uname(&release); err != nil {
+		return "", fmt.Errorf("identify the kernel: %w", err)
+	}
+	out := []string{unix.ByteSliceToString(release.Release[:]), unix.ByteSliceToString(release.Version[:])}
+	for _, ns := range []string{"net", "user"} {
+		var st unix.Stat_t
+		if err := unix.Stat("/proc/thread-self/ns/"+ns, &st); err != nil {
+			return "", fmt.Errorf("identify the kernel's namespace: %w", err)
+		}
+		out = append(out, fmt.Sprint(st.Dev, st.Ino))
+	}
+	var caps [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return "", fmt.Errorf("read capabilities: %w", err)
+	}
+	return strings.Join(append(out, fmt.Sprint(caps)), "\x00"), nil
+}
+
+// RecordProven records that this process has tried the kernel's features. The caller has
+// created a bottle's network since then. The run directory must be on tmpfs.
+func (m *Manager) RecordProven() error {
+	if evidence := m.kernel.Swap(nil); evidence != nil && *evidence != "" {
+		return proven.Write(m.cfg.RunDir, kernelSubject, *evidence)
+	}
+	return nil
+}
+
+func tryKernel(confs *cniconf.Networks) error {
 	err := onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("create network namespace: %w", err)

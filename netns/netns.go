@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	cniconf "github.com/bot-bottle/bottle/cni-conf"
 )
@@ -49,6 +50,8 @@ type Manager struct {
 	cfg   Config
 	log   *slog.Logger
 	confs func() (*cniconf.Networks, error)
+	// kernel is the evidence of this process's check of the kernel; nil: none was done.
+	kernel atomic.Pointer[string]
 }
 
 // New returns a Manager. It reads nothing from the host yet: an invalid CNI

@@ -29,6 +29,15 @@ func (c *Client) CheckRuntime(ctx context.Context, name, dir string) error {
 	if err := checkRuntimeName(name); err != nil {
 		return err
 	}
+	evidence, _ := c.evidence(ctx, name) // without it, nothing is recorded
+	if err := c.checkRuntime(ctx, name, dir); err != nil {
+		return err
+	}
+	c.checkedNow(name, evidence)
+	return nil
+}
+
+func (c *Client) checkRuntime(ctx context.Context, name, dir string) error {
 	if name == RuntimeRunc {
 		if _, err := exec.LookPath("runc"); err != nil {
 			return ErrNoRunc

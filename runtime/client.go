@@ -52,6 +52,9 @@ type Client struct {
 	shimOnce sync.Once
 	shim     string // containerd's name of the runtime for agents under runsc
 	shimErr  error  // why it is not Config.Shim
+
+	checkedMu sync.Mutex
+	checked   map[string]string // evidence of this process's checks, by the runtime
 }
 
 // dialTimeout bounds the wait for a containerd that accepts connections but does

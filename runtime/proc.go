@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // parentOf reads a process's parent from the fourth field of /proc/PID/stat
@@ -56,4 +58,23 @@ func isExiting(pid int) bool {
 func isShim(pid int) bool {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	return err == nil && bytes.HasPrefix(comm, []byte("containerd-shim"))
+}
+
+// readProc reads a file of /proc; empty if that fails. A search through all processes needs
+// half as many system calls with it as with os.ReadFile, and no memory for most of them.
+func readProc(path string) []byte {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	var data []byte
+	var part [512]byte
+	for { // until the end, because the kernel may return less than there is
+		n, err := unix.Read(fd, part[:])
+		if err != nil || n <= 0 {
+			return data
+		}
+		data = append(data, part[:n]...)
+	}
 }

@@ -82,16 +82,12 @@ func cachedDentries(files uint64, memory int64) uint64 {
 // maxFiles returns how many files a sandbox can open: its processes inherit containerd's
 // limit, and as Go programs raise the soft one to the hard one. 0: not known.
 func (c *Client) maxFiles(ctx context.Context) uint64 {
-	var own unix.Stat_t
-	var limit unix.Rlimit
-	server, err := c.ctrd.IntrospectionService().Server(ctx)
-	if err == nil {
-		err = unix.Stat("/proc/self/ns/pid", &own)
-	}
-	if err != nil || own.Ino != server.Pidns { // its process ID means nothing here
+	pid, err := c.serverPID(ctx)
+	if err != nil {
 		return 0
 	}
-	if err := unix.Prlimit(int(server.Pid), unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+	var limit unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
 		return 0
 	}
 	return limit.Max

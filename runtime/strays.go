@@ -134,12 +134,14 @@ func (c *Client) ownerOf(pid int) (id string, helper bool) {
 // containerd starts are in our own PID namespace, in which no agent is; gVisor's
 // sandbox and gofer are not.
 func (c *Client) claimedOwner(pid int) (id string, helper bool) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || len(data) == 0 {
+	data := readProc("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	first, _, _ := bytes.Cut(data, []byte{0})
+	program := string(first[bytes.LastIndexByte(first, '/')+1:])
+	// Most processes of a host have nothing to do with bottles.
+	if !c.mayOwn(program, string(first), data) {
 		return "", false
 	}
 	args := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
-	program := filepath.Base(args[0])
 	switch {
 	// The programs of runsc's directory gvisor-bin have one of these prefixes.
 	case strings.HasPrefix(program, "runsc"), strings.HasPrefix(program, "gvisor"):
@@ -162,6 +164,16 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 		}
 	}
 	return "", false
+}
+
+// mayOwn reports whether claimedOwner has to look at the arguments of a program.
+func (c *Client) mayOwn(program, path string, cmdline []byte) bool {
+	for _, prefix := range []string{"runsc", "gvisor", "runc", "containerd-shim-"} {
+		if strings.HasPrefix(program, prefix) {
+			return true
+		}
+	}
+	return path != "" && path == c.cfg.Shim || bytes.Contains(cmdline, []byte("\x00"+loggerCommand+"\x00"))
 }
 
 // idOfRoot returns the ID of the container whose runtime's state is in root, as
@@ -228,13 +240,18 @@ func isZombie(pid int) bool {
 
 // processIDs returns the IDs of all processes.
 func processIDs() ([]int, error) {
-	dirs, err := os.ReadDir("/proc")
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	defer func() { _ = proc.Close() }() // nothing was written
+	entries, err := proc.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	var out []int
-	for _, d := range dirs {
-		if n, err := strconv.Atoi(d.Name()); err == nil {
+	for _, name := range entries {
+		if n, err := strconv.Atoi(name); err == nil {
 			out = append(out, n)
 		}
 	}

@@ -353,8 +353,9 @@ func loopDevices() ([]string, error) {
 }
 
 // ignored matches directories that containerd and its shims create with the
-// first task of a namespace and keep, and those of the test host.
-var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|containerd|containerd/s|containerd/fifo|containerd/runc(/[^/]+)?|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
+// first task of a namespace and keep, those of the test host, and the records of checks,
+// which outlive bottles (package proven).
+var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|bottle|bottle/\.proven(/\.?(runsc|runc|kernel))?|containerd|containerd/s|containerd/fifo|containerd/runc(/[^/]+)?|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
 
 // walk lists the files below root, across mount points. It ignores files that
 // are removed while it runs.
