@@ -10,41 +10,23 @@ import (
 
 // connect serves CONNECT host:port.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
-	e := s.current.Load()
-	// Use the target as it was sent: URL parsing may have changed it.
-	raw, port, err := splitTarget(r.RequestURI, 0)
-	if err != nil {
-		s.refuse(w, r, &refusalError{status: http.StatusBadRequest, scanner: "parser", reason: err.Error()})
+	if ref := r.Context().Value(connKey{}).(*watchedConn).takeRefusal(); ref != nil {
+		s.refuse(w, r, ref)
 		return
 	}
-	host, verdict, ref := s.admit(e, r, raw, port)
+	t, terminate, ref := s.establish(r.Context(), s.current.Load(), r)
 	if ref != nil {
 		s.refuse(w, r, ref)
 		return
 	}
-	upstream, err := e.dialer.dial(r.Context(), host, port)
-	if err != nil {
-		s.refuse(w, r, s.dialRefusal(r, host, err))
-		return
-	}
-	target := tunnelTarget{host: host, port: port}
-	terminate, err := s.terminates(target.String(), verdict)
-	if err != nil {
-		_ = upstream.Close() // nothing was sent to it
-		s.refuse(w, r, &refusalError{status: http.StatusForbidden, scanner: ScannerRules, rule: verdict.Rule, reason: err.Error()})
-		return
-	}
 	ctx := serverContext(r)
-	client, early, err := hijack(w)
-	if err != nil {
-		_ = upstream.Close() // nothing was sent to it
-		s.log.log(line{Event: EventError, Target: target.String(), Reason: err.Error()})
+	var err error
+	if t.client, t.early, err = hijack(w); err != nil {
+		_ = t.upstream.Close() // nothing was sent to it
+		s.log.log(line{Event: EventError, Target: t.target.String(), Reason: err.Error()})
 		return
 	}
-	t := &tunnel{
-		server: s, target: target, rule: verdict.Rule, ssh: verdict.SSH, learn: e.learn && !verdict.SSH,
-		client: client, upstream: upstream, early: early, start: time.Now(),
-	}
+	t.start = time.Now()
 	if terminate {
 		s.tunnels.Go(func() { s.terminate(ctx, t) })
 		return
@@ -52,6 +34,33 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 	// Not in this goroutine: it would keep the request, and the HTTP server's
 	// buffers, as long as the tunnel is open.
 	s.tunnels.Go(func() { s.run(ctx, t) })
+}
+
+// establish checks a CONNECT and connects to its target. It returns the tunnel, which has no
+// client yet, and whether its TLS has to be terminated. Of the request it uses the method,
+// the target and the client's address.
+func (s *Server) establish(ctx context.Context, e *enforcer, r *http.Request) (t *tunnel, terminate bool, ref *refusalError) {
+	// Use the target as it was sent: URL parsing may have changed it.
+	raw, port, err := splitTarget(r.RequestURI, 0)
+	if err != nil {
+		return nil, false, &refusalError{status: http.StatusBadRequest, scanner: "parser", reason: err.Error()}
+	}
+	host, verdict, ref := s.admit(e, r, raw, port)
+	if ref != nil {
+		return nil, false, ref
+	}
+	upstream, err := e.dialer.dial(ctx, host, port)
+	if err != nil {
+		return nil, false, s.dialRefusal(r, host, err)
+	}
+	target := tunnelTarget{host: host, port: port}
+	if terminate, err = s.terminates(target.String(), verdict); err != nil {
+		_ = upstream.Close() // nothing was sent to it
+		return nil, false, &refusalError{status: http.StatusForbidden, scanner: ScannerRules, rule: verdict.Rule, reason: err.Error()}
+	}
+	return &tunnel{
+		server: s, target: target, rule: verdict.Rule, ssh: verdict.SSH, learn: e.learn && !verdict.SSH, upstream: upstream,
+	}, terminate, nil
 }
 
 // serverContext returns the context of [Server.Serve] for a request. That of the

@@ -167,7 +167,7 @@ const maxAddrs = 16
 // dialOne dials one address within its share of the remaining time, so that an
 // unreachable address does not use up the time of the remaining ones.
 func dialOne(ctx context.Context, nd *net.Dialer, to netip.AddrPort, left int) (*net.TCPConn, error) {
-	if deadline, ok := ctx.Deadline(); ok {
+	if deadline, ok := ctx.Deadline(); ok && left > 1 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
 		defer cancel()

@@ -53,7 +53,7 @@ func NewFront(cfg Config, logger io.Writer) (*Front, error) {
 
 func (f *Front) main(ctx context.Context, listen, configPath string, reload <-chan os.Signal, stderr io.Writer) error {
 	debug.SetMemoryLimit(memoryLimit)
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+	l, err := Listen(ctx, listen)
 	if err != nil {
 		return fmt.Errorf("listen for proxy clients: %w", err)
 	}

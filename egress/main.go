@@ -38,7 +38,7 @@ func Main(ctx context.Context, configPath, listen string, reload <-chan os.Signa
 
 func (s *Server) main(ctx context.Context, listen, configPath string, reload <-chan os.Signal, stderr io.Writer) error {
 	debug.SetMemoryLimit(memoryLimit)
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+	l, err := Listen(ctx, listen)
 	if err != nil {
 		return fmt.Errorf("listen for proxy clients: %w", err)
 	}
@@ -59,6 +59,14 @@ func (s *Server) main(ctx context.Context, listen, configPath string, reload <-c
 			return err
 		}
 	}
+}
+
+// Listen listens for a proxy's clients. They do not use MPTCP, which Go's listeners would
+// accept: every connection would take longer to accept.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(ctx, "tcp", address)
 }
 
 func (s *Server) reloadFile(path string, stderr io.Writer) {

@@ -139,18 +139,20 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		defer close(innerDone)
 		_ = srv.Serve(s.inner) // only reports that the server was closed
 	}()
-	go func() { failed <- srv.Serve(watchedListener{l, s}) }()
+	go func() { failed <- srv.Serve(watchedListener{l, ctx, s}) }()
 	select {
 	case err := <-failed:
 		cancel()
 		s.stop(srv)
 		<-innerDone
+		s.endTunnels()
 		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.stop(srv)
 	<-failed //nolint:errcheck // only reports that the server was closed
 	<-innerDone
+	s.endTunnels()
 	return nil
 }
 
@@ -171,8 +173,8 @@ func (s *Server) httpServer(ctx context.Context) *http.Server {
 // stopTimeout is how long requests and tunnels may take to end at shutdown.
 const stopTimeout = 400 * time.Millisecond
 
-// stop shuts down srv, whose context has ended: tunnels and requests are ending
-// already, and those that take too long are closed.
+// stop shuts down srv, whose context has ended: requests are ending already, and those that
+// take too long are closed.
 func (s *Server) stop(srv *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -180,6 +182,10 @@ func (s *Server) stop(srv *http.Server) {
 		_ = srv.Close() // the listener is closed; nothing else can fail
 	}
 	s.current.Load().transport.CloseIdleConnections()
+}
+
+// endTunnels waits for the tunnels, which are ending, once no more can begin.
+func (s *Server) endTunnels() {
 	done := make(chan struct{})
 	go func() {
 		s.tunnels.Wait()
@@ -198,12 +204,15 @@ type overLimitKey struct{}
 // any beyond those are closed without one.
 const spareConnections = 64
 
-// connContext counts a new connection.
+// connContext counts a new connection, unless that was counted when it was accepted.
 func (s *Server) connContext(ctx context.Context, c net.Conn) context.Context {
 	w := c.(*watchedConn) // of both listeners
 	w.ctx = ctx
 	ctx = context.WithValue(ctx, connKey{}, w)
-	over := s.conns.Add(1) - int64(s.limits.connections)
+	if w.nth == 0 {
+		w.nth = s.conns.Add(1)
+	}
+	over := w.nth - int64(s.limits.connections)
 	if over <= 0 {
 		return ctx
 	}
@@ -270,9 +279,13 @@ func (s *Server) logPanic(r *http.Request) {
 		return
 	}
 	if err != http.ErrAbortHandler { //nolint:errorlint // the value that net/http compares
-		s.log.log(line{Event: EventError, Method: r.Method, URL: r.RequestURI, Reason: fmt.Sprintf("internal error: %v", err)})
+		s.logInternal(r.Method, r.RequestURI, err)
 	}
 	panic(http.ErrAbortHandler)
+}
+
+func (s *Server) logInternal(method, url string, err any) {
+	s.log.log(line{Event: EventError, Method: method, URL: url, Reason: fmt.Sprintf("internal error: %v", err)})
 }
 
 // checkHead checks the size of a request's head.

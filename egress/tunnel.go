@@ -246,23 +246,29 @@ func (t *tunnel) idle() bool {
 // waitReadable waits until a Read of c would not block: data, EOF or an error.
 // It holds no buffer and obeys c's read deadline.
 func waitReadable(c *net.TCPConn) error {
+	_, err := peek(c)
+	return err
+}
+
+// peek is waitReadable, and returns 0 at EOF and 1 if there is data, which it does not read.
+func peek(c *net.TCPConn) (n int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var peek [1]byte
+	var data [1]byte
 	var peekErr error
 	err = raw.Read(func(fd uintptr) bool {
-		_, _, peekErr = unix.Recvfrom(int(fd), peek[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		n, _, peekErr = unix.Recvfrom(int(fd), data[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		for errors.Is(peekErr, unix.EINTR) {
-			_, _, peekErr = unix.Recvfrom(int(fd), peek[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			n, _, peekErr = unix.Recvfrom(int(fd), data[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		}
 		return !errors.Is(peekErr, unix.EAGAIN)
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return peekErr
+	return max(n, 0), peekErr
 }
 
 // logFailure logs why a tunnel failed after the 200 response was sent.

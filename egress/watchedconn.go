@@ -13,25 +13,33 @@ import (
 	"time"
 )
 
-// watchedListener accepts connections that log the responses which the HTTP
-// server sends itself to malformed requests: these are refusals, too.
+// watchedListener accepts clients for [Server.opening], and returns those to the HTTP
+// server that are over the limit. Its connections log the responses which the HTTP server
+// sends itself to malformed requests: these are refusals, too.
 type watchedListener struct {
 	net.Listener
+	ctx    context.Context // of [Server.Serve]
 	server *Server
 }
 
 // Accept implements net.Listener.
 func (l watchedListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		tcp, ok := c.(*net.TCPConn)
+		if !ok {
+			_ = c.Close()
+			return nil, fmt.Errorf("unexpected connection type %T", c)
+		}
+		w := l.server.watch(tcp)
+		if w.nth = l.server.conns.Add(1); w.nth > int64(l.server.limits.connections) {
+			return w, nil
+		}
+		l.server.tunnels.Go(func() { l.server.opening(l.ctx, w) })
 	}
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		_ = c.Close()
-		return nil, fmt.Errorf("unexpected connection type %T", c)
-	}
-	return l.server.watch(tcp), nil
 }
 
 // connKey is the context key of a request's *watchedConn.
@@ -47,6 +55,12 @@ type watchedConn struct {
 	// client speaks to the proxy itself.
 	tunnel *tunnelTarget
 	early  []byte // read before the connection was served
+	// nth is how many connections were open with this one; 0: it is not counted yet.
+	nth int64
+	// refused is the refusal of the CONNECT in early, if that was handled already.
+	refused *refusalError
+	// headBy limits the time to read the first request's head, if it is not complete yet.
+	headBy time.Time
 	head   *headMeter
 	// handled is set while a response to a request that reached Server.handle
 	// is written.
@@ -65,6 +79,26 @@ func (s *Server) watch(c *net.TCPConn) *watchedConn {
 func (c *watchedConn) awaitRequest() {
 	c.handled.Store(false)
 	c.head.start()
+}
+
+// takeRefusal returns the refusal of the request that is being served, if that was handled
+// before the connection was.
+func (c *watchedConn) takeRefusal() *refusalError {
+	ref := c.refused
+	c.refused = nil
+	return ref
+}
+
+// SetReadDeadline implements net.Conn: the time for a head does not begin again with the
+// HTTP server.
+func (c *watchedConn) SetReadDeadline(t time.Time) error {
+	switch {
+	case t.IsZero():
+		c.headBy = t // the head is complete
+	case !c.headBy.IsZero() && t.After(c.headBy):
+		t = c.headBy
+	}
+	return c.TCPConn.SetReadDeadline(t)
 }
 
 // Read counts what it reads of a request's head.

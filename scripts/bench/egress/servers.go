@@ -41,7 +41,7 @@ func proxy(ctx context.Context, port, scale int) error {
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := egress.Listen(ctx, "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
