@@ -35,6 +35,7 @@ build: export GIT_CONFIG_VALUE_0 := $(CURDIR)
 build: ## build bin/bottle, a static binary
 	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/embedded/guest-$$(go env GOARCH) ./cmd/bottle/guest/program
 	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/embedded/proxy-$$(go env GOARCH) ./cmd/bottle/proxyprogram
+	go build -buildvcs=false -trimpath -ldflags '-s -w' -o cmd/bottle/embedded/runsc-$$(go env GOARCH) ./cmd/bottle/runscprogram
 	go build -buildvcs=auto -trimpath -ldflags '-s -w' -o bin/bottle ./cmd/bottle
 
 .PHONY: test

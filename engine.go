@@ -68,6 +68,9 @@ type Config struct {
 	// ProxyProgram opens the program that is the built-in proxy, and the logger of either
 	// proxy (cmd/bottle/proxyprogram); nil: Program is used, which needs more memory.
 	ProxyProgram func() (io.ReadCloser, error)
+	// Runsc opens the program that answers the shim's short calls in place of runsc
+	// (cmd/bottle/runscprogram); nil: runsc is started for each of them.
+	Runsc func() (io.ReadCloser, error)
 	// Owner is the user whose bottles and images are seen; 0: root, who sees all.
 	Owner int
 	// Rules bound what the caller may request; nil: nothing is bound.
@@ -207,7 +210,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	rt, err := runtime.Connect(ctx, runtime.Config{
 		Address: cfg.Address, Namespace: cfg.Namespace, Snapshotter: cfg.Snapshotter,
 		RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.StateDir, cfg.Namespace), Log: cfg.Log,
-		Shim: cfg.Program, Owner: cfg.Owner, MayRemoveShared: cfg.Rules.Unbound,
+		Shim: cfg.Program, Runsc: cfg.Runsc, Owner: cfg.Owner, MayRemoveShared: cfg.Rules.Unbound,
 	})
 	if err != nil {
 		return nil, connectHint(err)

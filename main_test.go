@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 func openEngine(t *testing.T, changes ...func(*Config)) *Engine {
 	t.Helper()
 	cfg := ConfigFromEnv(os.Getenv)
-	cfg.Program = labtest.Program(t)
+	cfg.Program, cfg.Runsc = labtest.Program(t), labtest.Embedded(t, "runsc")
 	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	for _, change := range changes {
 		change(&cfg)

@@ -137,7 +137,7 @@ func (c Config) programsSum() (string, error) {
 		}
 		add(id)
 	}
-	for _, open := range []func() (io.ReadCloser, error){c.Guest, c.ProxyProgram} {
+	for _, open := range []func() (io.ReadCloser, error){c.Guest, c.ProxyProgram, c.Runsc} {
 		add("program")
 		if open == nil {
 			continue

@@ -44,10 +44,11 @@ func (c *Client) checkRuntime(ctx context.Context, name, dir string) error {
 		}
 		return c.checkShim(ctx, shimRunc, nil)
 	}
-	if _, err := exec.LookPath("runsc"); err != nil {
+	runsc, err := exec.LookPath("runsc")
+	if err != nil {
 		return ErrNoRunsc
 	}
-	shim, opts, err := c.runtimeOptions(ctx, name, dir, runscOptions{})
+	shim, opts, err := c.runtimeOptions(ctx, name, dir, runscOptions{program: runsc})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -37,7 +38,10 @@ type Config struct {
 	// containerd cannot run it: gVisor's shim itself, with which an agent is lost if an
 	// event occurs while containerd is stopped.
 	Shim string
-	Log  *slog.Logger // nil: silent
+	// Runsc opens the program that the shim runs in place of runsc (cmd/bottle/runscprogram); nil:
+	// runsc itself.
+	Runsc func() (io.ReadCloser, error)
+	Log   *slog.Logger // nil: silent
 	// Owner is the user whose images are seen, see package imageowner.
 	Owner           int
 	MayRemoveShared func() bool

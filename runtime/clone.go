@@ -93,9 +93,14 @@ func (c *Client) CloneAgent(ctx context.Context, cfg CloneConfig, r *RootFS, ima
 		return nil, err
 	}
 	c.cloneSpec(spec, cfg)
+	program, err := c.writeRunscProgram(cfg.Name)
+	if err != nil {
+		return nil, err
+	}
 	conf := filepath.Join(c.Dir(cfg.Name), runscConfig)
 	text, err := os.ReadFile(filepath.Join(c.Dir(cfg.Source), runscConfig))
 	if err == nil {
+		text = binaryName().ReplaceAllLiteral(text, fmt.Appendf(nil, "binary_name = %q", program))
 		text = configRoot().ReplaceAllLiteral(text, fmt.Appendf(nil, "root = %q", filepath.Join(c.Dir(cfg.Name), "runsc")))
 		err = os.WriteFile(conf, text, 0o600)
 	}
@@ -156,11 +161,14 @@ func (c *Client) restoreScriptFile(id string) string {
 	return filepath.Join(c.cfg.StateDir, id, "runsc-restore")
 }
 
-// writeRestoreScript writes that program.
+// writeRestoreScript writes that program. For everything else it runs what the sandbox was created
+// with.
 func (c *Client) writeRestoreScript(id, image string) (string, error) {
-	program, err := exec.LookPath("runsc")
-	if err != nil {
-		return "", fmt.Errorf("find runsc: %w", err)
+	program := c.runscProgram(id)
+	if _, err := os.Stat(program); err != nil {
+		if program, err = exec.LookPath("runsc"); err != nil {
+			return "", fmt.Errorf("find runsc: %w", err)
+		}
 	}
 	script := c.restoreScriptFile(id)
 	text := fmt.Sprintf(restoreScript, shellQuote(id), shellQuote(image), shellQuote(program))

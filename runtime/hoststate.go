@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/runscstate"
 )
 
 // Containerd asks the shim of every task for its state, one after the other, and gVisor's
@@ -93,15 +94,10 @@ func (c *Client) signalOnHost(r containers.Container, sig syscall.Signal) bool {
 	return unix.PidfdSendSignal(fd, sig, nil, 0) == nil
 }
 
-// runscState reads gVisor's record of a container (gVisor runsc/container, StateFile). It
-// is written without a temporary file, so it can be incomplete.
+// runscState reads gVisor's record of a container.
 func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
-	var record struct {
-		Status  string
-		Sandbox struct{ Pid int }
-	}
-	name := fmt.Sprintf("%s_sandbox:%s.state", id, id)
-	if !readRecord(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace, name), &record) {
+	record, err := runscstate.Read(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace), id)
+	if err != nil {
 		return taskState{}, 0, false
 	}
 	pid := record.Sandbox.Pid
@@ -174,11 +170,6 @@ func (c *Client) frozen(id string) bool {
 	freeze, _ := os.ReadFile(filepath.Join(cgroupRoot, group, "cgroup.freeze"))
 	state = bytes.TrimSpace(state)
 	return len(state) > 0 && string(state) != "THAWED" || string(bytes.TrimSpace(freeze)) == "1"
-}
-
-func readRecord(path string, record any) bool {
-	data, err := os.ReadFile(path)
-	return err == nil && json.Unmarshal(data, record) == nil
 }
 
 // hostProcess is a process as /proc/PID/stat describes it.

@@ -102,13 +102,19 @@ func connect(t *testing.T) *runtime.Client {
 // connectWith is connect with another program as the shim.
 func connectWith(t *testing.T, shim string) *runtime.Client {
 	t.Helper()
+	return connectConfig(t, func(cfg *runtime.Config) { cfg.Shim = shim })
+}
+
+// connectConfig is connect with a changed configuration.
+func connectConfig(t *testing.T, change func(*runtime.Config)) *runtime.Client {
+	t.Helper()
 	dir, err := os.MkdirTemp("/run", "bottle-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	cfg := config(dir)
-	cfg.Shim = shim
+	change(&cfg)
 	c, err := runtime.Connect(ctx(t), cfg)
 	if err != nil {
 		t.Fatal(err)

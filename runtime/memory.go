@@ -476,14 +476,14 @@ func (c *Client) RestoreSandbox(ctx context.Context, id, image string) (*Task, e
 }
 
 func (c *Client) restore(ctx context.Context, id string, spec *specs.Spec, image string) (_ *Task, err error) {
-	script, err := c.writeRestoreScript(id, image)
-	if err != nil {
-		return nil, err
-	}
 	conf := filepath.Join(c.Dir(id), runscConfig)
 	before, err := os.ReadFile(conf)
 	if err != nil {
 		return nil, fmt.Errorf("read runsc configuration: %w", err)
+	}
+	script, err := c.writeRestoreScript(id, image)
+	if err != nil {
+		return nil, err
 	}
 	after := binaryName().ReplaceAllLiteral(before, fmt.Appendf(nil, "binary_name = %q", script))
 	if err := os.WriteFile(conf, after, 0o600); err != nil {

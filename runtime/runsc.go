@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/program"
 )
 
 // runscOptions are the settings of runsc that differ between containers.
 type runscOptions struct {
+	// Program is what the shim runs: runsc, or the program that writeRunscProgram writes.
+	program string
 	// Disk limits the agent's writes to its root file system, in bytes; 0: no limit. gVisor
 	// stores them in a file in the root file system's directory, which is its default.
 	disk int64
@@ -35,11 +40,7 @@ func (c *Client) agentOptions(ctx context.Context, cfg AgentConfig) runscOptions
 // that the agent creates exist in the sandbox only. gVisor shows as many CPUs as the agent may
 // use, but at least two (gVisor runsc/sandbox, CPUNumFromQuota).
 func writeRunscConfig(file, root string, o runscOptions) error {
-	bin, err := exec.LookPath("runsc")
-	if err != nil {
-		return fmt.Errorf("find runsc: %w", err)
-	}
-	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\nhost-uds = \"open\"\n", bin, root)
+	text := fmt.Sprintf("binary_name = %q\nroot = %q\n[runsc_config]\nplatform = \"systrap\"\nnetwork = \"sandbox\"\ncpu-num-from-quota = \"true\"\nhost-uds = \"open\"\n", o.program, root)
 	if o.disk > 0 {
 		text += fmt.Sprintf("overlay2 = \"root:self,size=%d\"\n", o.disk)
 	}
@@ -53,6 +54,32 @@ func writeRunscConfig(file, root string, o runscOptions) error {
 		return fmt.Errorf("write runsc configuration: %w", err)
 	}
 	return nil
+}
+
+// runscProgram returns the path of the program that the shim runs in place of runsc, if there is
+// one. It begins with "runsc", as the names of gVisor's programs do (claimedOwner).
+func (c *Client) runscProgram(id string) string {
+	return filepath.Join(c.cfg.StateDir, id, "runsc-calls")
+}
+
+// writeRunscProgram writes the program that the shim runs in place of runsc, and beside it a link to
+// runsc. It returns its path, or that of runsc if there is no such program.
+func (c *Client) writeRunscProgram(id string) (string, error) {
+	runsc, err := exec.LookPath("runsc")
+	if err != nil {
+		return "", fmt.Errorf("find runsc: %w", err)
+	}
+	if c.cfg.Runsc == nil {
+		return runsc, nil
+	}
+	file := c.runscProgram(id)
+	dir := filepath.Dir(file)
+	link := filepath.Join(dir, "runsc")
+	_ = os.Remove(link) // an interrupted removal can have left it
+	if err := os.Symlink(runsc, link); err != nil {
+		return "", fmt.Errorf("write link to runsc: %w", err)
+	}
+	return program.Program{Open: c.cfg.Runsc, Bottle: runsc}.Write(dir, filepath.Base(file))
 }
 
 const (

@@ -120,7 +120,13 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 			c.log.Warn("undo create", "snapshot", r.key, "error", uerr)
 		}
 	}()
-	runtime, opts, err := c.runtimeOptions(ctx, cfg.Runtime, c.Dir(cfg.Name), c.agentOptions(ctx, cfg))
+	o := c.agentOptions(ctx, cfg)
+	if cfg.Runtime == RuntimeRunsc {
+		if o.program, err = c.writeRunscProgram(cfg.Name); err != nil {
+			return nil, err
+		}
+	}
+	runtime, opts, err := c.runtimeOptions(ctx, cfg.Runtime, c.Dir(cfg.Name), o)
 	if err != nil {
 		return nil, err
 	}

@@ -81,6 +81,7 @@ func (a *app) config() (bottle.Config, error) {
 		return bottle.Config{}, err
 	}
 	cfg.Guest, cfg.ProxyProgram = embeddedProgram("guest"), embeddedProgram("proxy")
+	cfg.Runsc = embeddedProgram("runsc")
 	cfg.Rules, cfg.Owner = sys.rules, caller.Current().Owner()
 	cfg.Audit = a.auditLog()
 	if !a.quiet {

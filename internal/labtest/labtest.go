@@ -6,6 +6,7 @@ package labtest
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +17,8 @@ import (
 )
 
 var (
-	dir   string
-	build = sync.OnceValue(buildProgram)
+	dir, source string // of the program, and of its main package
+	build       = sync.OnceValue(buildProgram)
 )
 
 // Main runs a package's tests, removes the program built by Program, and returns
@@ -46,6 +47,14 @@ func Program(t testing.TB) string {
 	return filepath.Join(dir, "bottle")
 }
 
+// Embedded returns a function that opens a program that bottle's program contains.
+func Embedded(t testing.TB, name string) func() (io.ReadCloser, error) {
+	t.Helper()
+	Program(t)
+	file := filepath.Join(source, "embedded", name+"-"+runtime.GOARCH)
+	return func() (io.ReadCloser, error) { return os.Open(file) }
+}
+
 func buildProgram() (err error) {
 	if dir, err = os.MkdirTemp("", "bottle-test-"); err != nil {
 		return err
@@ -54,16 +63,17 @@ func buildProgram() (err error) {
 	if err != nil {
 		return fmt.Errorf("find the module's directory: %w", err)
 	}
-	command := filepath.Join(strings.TrimSpace(string(root)), "cmd", "bottle")
+	source = filepath.Join(strings.TrimSpace(string(root)), "cmd", "bottle")
 	// The same steps as in `make build`: first the programs that bottle embeds. Static,
 	// because the proxy's root file system holds nothing else.
 	for _, b := range [][2]string{
-		{filepath.Join(command, "embedded", "guest-"+runtime.GOARCH), "./guest/program"},
-		{filepath.Join(command, "embedded", "proxy-"+runtime.GOARCH), "../../cmd/bottle/proxyprogram"},
+		{filepath.Join(source, "embedded", "guest-"+runtime.GOARCH), "./guest/program"},
+		{filepath.Join(source, "embedded", "proxy-"+runtime.GOARCH), "../../cmd/bottle/proxyprogram"},
+		{filepath.Join(source, "embedded", "runsc-"+runtime.GOARCH), "./runscprogram"},
 		{filepath.Join(dir, "bottle"), "."},
 	} {
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b[0], b[1])
-		cmd.Dir = command
+		cmd.Dir = source
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build bottle: %w\n%s", err, out)

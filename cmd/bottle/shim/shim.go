@@ -26,9 +26,13 @@ func init() {
 	args := os.Args[1:]
 	// A user of sudo may not make such a call, unless containerd itself was started with
 	// sudo: main checks that. After an error, main tries again and reports it.
-	if _, sudo := os.LookupEnv("SUDO_UID"); !sudo && IsCall(args) {
-		_ = Exec(args)
+	if _, sudo := os.LookupEnv("SUDO_UID"); sudo || !IsCall(args) {
+		return
 	}
+	if rootfs, ok := noneLeft(args); ok && reportDeleted(rootfs, os.Stdout) == nil {
+		os.Exit(0)
+	}
+	_ = Exec(args)
 }
 
 // program is the name of gVisor's shim.

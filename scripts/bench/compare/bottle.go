@@ -76,7 +76,10 @@ func EngineConfig() (cfg bottle.Config, err error) {
 	if cfg.Guest, err = embedded("guest"); err != nil {
 		return cfg, err
 	}
-	cfg.ProxyProgram, err = embedded("proxy")
+	if cfg.ProxyProgram, err = embedded("proxy"); err != nil {
+		return cfg, err
+	}
+	cfg.Runsc, err = embedded("runsc")
 	return cfg, err
 }
 
