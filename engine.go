@@ -244,7 +244,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		Visible: cfg.mayRemove,
 		Runtime: rt, Workspaces: e.workspaces, Images: e.Images(), Teardown: e.teardown, Program: cfg.guestProgram(), StateDir: cfg.StateDir,
 		States: func(ctx context.Context) (map[string]string, error) {
-			list, err := e.listBottles(ctx, true)
+			list, err := e.listBottles(ctx, true, rt.List)
 			return states(list), err
 		},
 	})
@@ -284,7 +284,7 @@ func (e *Engine) stateDir(name string) string { return e.teardown.StateDir(name)
 // Images returns the images of the namespace.
 func (e *Engine) Images() *supply.Images {
 	return supply.New(e.cfg.Images(), e.images, func(ctx context.Context) (map[string][]string, error) {
-		bottles, err := e.List(ctx, true)
+		bottles, err := e.listChecked(ctx, true)
 		if err != nil {
 			return nil, err
 		}

@@ -57,7 +57,20 @@ const statusSuspended = "suspended"
 // List returns the running and suspended bottles, or with all every bottle that containerd knows and
 // the work of removed ones, newest first.
 func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
-	list, err := e.listBottles(ctx, all)
+	return e.listWith(ctx, all, e.rt.Overview)
+}
+
+// listChecked is List with all labels from containerd, for whatever decides by them. With
+// many bottles it takes longer.
+func (e *Engine) listChecked(ctx context.Context, all bool) ([]Status, error) {
+	return e.listWith(ctx, all, e.rt.List)
+}
+
+// containerList is runtime.Client.List, or what stands for it.
+type containerList func(context.Context) ([]runtime.Container, error)
+
+func (e *Engine) listWith(ctx context.Context, all bool, containers containerList) ([]Status, error) {
+	list, err := e.listBottles(ctx, all, containers)
 	if err != nil {
 		return nil, err
 	}
@@ -86,8 +99,8 @@ func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
 
 // listBottles returns the running and suspended bottles, or with all every bottle that containerd
 // knows, newest first.
-func (e *Engine) listBottles(ctx context.Context, all bool) ([]Status, error) {
-	found, err := e.rt.List(ctx)
+func (e *Engine) listBottles(ctx context.Context, all bool, containers containerList) ([]Status, error) {
+	found, err := containers(ctx)
 	if err != nil {
 		return nil, err
 	}

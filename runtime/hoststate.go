@@ -31,19 +31,36 @@ import (
 // hostState returns the state of a container whose first process and shim exist. ok is
 // false if one of them does not, or if that cannot be decided.
 func (c *Client) hostState(r containers.Container) (s taskState, ok bool) {
+	s, _, ok = c.ownState(r)
+	return s, ok
+}
+
+// ownState also returns the parent of the first process, which is the shim.
+func (c *Client) ownState(r containers.Container) (s taskState, parent int, ok bool) {
 	read := c.runscState
 	if r.Runtime.Name == shimRunc {
 		read = c.runcState
 	}
-	s, parent, ok := read(r.ID)
-	if !ok {
-		return taskState{}, false
+	if s, parent, ok = read(r.ID); !ok {
+		return taskState{}, 0, false
 	}
 	// Without its shim, containerd has no task.
 	if owner, helper := c.ownerOf(parent); owner != r.ID || !helper {
-		return taskState{}, false
+		return taskState{}, 0, false
 	}
-	return s, true
+	return s, parent, true
+}
+
+// recordPath returns the path of what a runtime has recorded of a container.
+func (c *Client) recordPath(id, runtime string) string {
+	if runtime == shimRunc {
+		return filepath.Join(c.Dir(names.Bottle(id)), proxyDir(id), "runc", c.cfg.Namespace, id, "state.json")
+	}
+	return runscstate.Path(c.runscRoot(id), id)
+}
+
+func (c *Client) runscRoot(id string) string {
+	return filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace)
 }
 
 // knownTask is the key of a context in which the state of a task is known from the host.
@@ -96,7 +113,7 @@ func (c *Client) signalOnHost(r containers.Container, sig syscall.Signal) bool {
 
 // runscState reads gVisor's record of a container.
 func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
-	record, err := runscstate.Read(filepath.Join(c.Dir(id), "runsc", c.cfg.Namespace), id)
+	record, err := runscstate.Read(c.runscRoot(id), id)
 	if err != nil {
 		return taskState{}, 0, false
 	}
@@ -115,14 +132,14 @@ func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
 // runcState reads runc's record of a container and decides as runc does (libcontainer,
 // Container.currentStatus).
 func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
-	dir := filepath.Join(c.Dir(names.Bottle(id)), proxyDir(id), "runc", c.cfg.Namespace, id)
-	pid, start, ok := runcProcess(filepath.Join(dir, "state.json"))
+	path := c.recordPath(id, shimRunc)
+	pid, start, ok := runcProcess(path)
 	p, exists := processOf(pid)
 	if !ok || !exists || p.start != start {
 		return taskState{}, 0, false
 	}
 	s = taskState{status: "running", pid: uint32(pid)}
-	if _, err := os.Lstat(filepath.Join(dir, "exec.fifo")); err == nil {
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(path), "exec.fifo")); err == nil {
 		s.status = "created"
 	}
 	if c.frozen(id) {
@@ -135,12 +152,7 @@ func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
 // by a rename. They are at its beginning, before the container's configuration, which takes
 // longer to parse than everything else in a list.
 func runcProcess(path string) (pid int, start uint64, ok bool) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, 0, false
-	}
-	defer func() { _ = f.Close() }() // nothing was written
-	record := json.NewDecoder(f)
+	record := json.NewDecoder(bytes.NewReader(readStart(path, 4096)))
 	if t, err := record.Token(); err != nil || t != json.Delim('{') {
 		return 0, 0, false
 	}
@@ -166,10 +178,10 @@ func runcProcess(path string) (pid int, start uint64, ok bool) {
 // frozen reports whether a container's cgroup is frozen, under cgroup version 1 or 2.
 func (c *Client) frozen(id string) bool {
 	group := c.cgroupPath(id)
-	state, _ := os.ReadFile(filepath.Join(cgroupRoot, "freezer", group, "freezer.state")) // it exists under version 1
-	freeze, _ := os.ReadFile(filepath.Join(cgroupRoot, group, "cgroup.freeze"))
-	state = bytes.TrimSpace(state)
-	return len(state) > 0 && string(state) != "THAWED" || string(bytes.TrimSpace(freeze)) == "1"
+	if state := bytes.TrimSpace(readFile(filepath.Join(cgroupRoot, "freezer", group, "freezer.state"))); len(state) > 0 { // version 1
+		return string(state) != "THAWED"
+	}
+	return string(bytes.TrimSpace(readFile(filepath.Join(cgroupRoot, group, "cgroup.freeze")))) == "1"
 }
 
 // hostProcess is a process as /proc/PID/stat describes it.
@@ -183,10 +195,7 @@ func processOf(pid int) (hostProcess, bool) {
 	if pid <= 0 {
 		return hostProcess{}, false
 	}
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return hostProcess{}, false
-	}
+	data := readFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	// After the name, in parentheses: the state, the parent, and as the 20th the start
 	// (proc_pid_stat(5)).
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])

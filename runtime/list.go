@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -17,24 +18,37 @@ import (
 
 // IDs returns the IDs of all containers in the namespace, bottle's or not, and the
 // keys of bottle's snapshots, which a killed launch may have left behind. A name is
-// free only if neither uses it.
-func (c *Client) IDs(ctx context.Context) (map[string]bool, error) {
-	all, err := c.records(ctx)
+// free only if neither uses it. Containers of the known bottles are left out, because each
+// that containerd sends takes time.
+func (c *Client) IDs(ctx context.Context, known ...string) (map[string]bool, error) {
+	all, err := c.records(ctx, except(containersOf(known...))...)
 	if err != nil {
 		return nil, err
 	}
-	ids := make(map[string]bool, len(all))
+	out := make(map[string]bool, len(all))
 	for _, r := range all {
-		ids[r.ID] = true
+		out[r.ID] = true
 	}
 	keys, err := c.Snapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range keys {
-		ids[k] = true
+		out[k] = true
 	}
-	return ids, nil
+	return out, nil
+}
+
+// except returns the filters that leave out containers.
+func except(ids []string) []string {
+	if len(ids) == 0 {
+		return nil
+	}
+	filter := make([]string, len(ids))
+	for i, id := range ids {
+		filter[i] = "id!=" + strconv.Quote(id)
+	}
+	return []string{strings.Join(filter, ",")}
 }
 
 // isOurs reports whether a container is bottle's, and not one of another tool's with a
@@ -43,8 +57,11 @@ func isOurs(r containers.Container) bool { return r.Labels[LabelName] != "" }
 
 // List returns bottle's containers, with the state of their tasks. It makes one call of
 // containerd, and one for each task that does not run.
-func (c *Client) List(ctx context.Context) ([]Container, error) {
-	all, err := c.records(ctx)
+func (c *Client) List(ctx context.Context) ([]Container, error) { return c.list(ctx) }
+
+// list is List for the containers that match one of the filters, or all without filters.
+func (c *Client) list(ctx context.Context, filters ...string) ([]Container, error) {
+	all, err := c.records(ctx, filters...)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +125,8 @@ func (c *Client) RunningOnHost(ctx context.Context, ids ...string) (bool, error)
 	return true, nil
 }
 
-func (c *Client) records(ctx context.Context) ([]containers.Container, error) {
-	all, err := c.ctrd.ContainerService().List(c.withNamespace(ctx))
+func (c *Client) records(ctx context.Context, filters ...string) ([]containers.Container, error) {
+	all, err := c.ctrd.ContainerService().List(c.withNamespace(ctx), filters...)
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}

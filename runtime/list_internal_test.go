@@ -80,6 +80,19 @@ func record(t *testing.T, c *Client, id string) {
 	})
 }
 
+// standInProxy makes a proxy's container that runs according to the host.
+func standInProxy(t *testing.T, c *Client, id string) {
+	t.Helper()
+	state := c.recordPath(id, shimRunc)
+	pid, _ := standIns(t, c, id, filepath.Dir(filepath.Dir(state)))
+	p, ok := processOf(pid)
+	if !ok {
+		t.Fatalf("process %d has ended", pid)
+	}
+	putRecord(t, state, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start)
+	c.noteCreated(containers.Container{ID: id, Runtime: containers.RuntimeInfo{Name: shimRunc}, Labels: map[string]string{LabelName: id, LabelRole: RoleProxy}})
+}
+
 // TestListCalls: the calls to containerd that describe running bottles do not grow with
 // their number, nor do those that concern one of them.
 func TestListCalls(t *testing.T) {
@@ -114,6 +127,33 @@ func TestListCalls(t *testing.T) {
 		if !slices.Equal(running, ids) {
 			t.Errorf("running %q, want %q", running, ids)
 		}
+		// Without notes a second call is needed, and with them containerd sends nothing.
+		overview := func(what string, streams int) {
+			t.Helper()
+			list, err := c.Overview(t.Context())
+			want(what, map[string]int{"ListStream": streams}, err)
+			if list = slices.DeleteFunc(list, func(l Container) bool { return l.Role != RoleAgent || l.Status != "running" }); len(list) != len(ids) {
+				t.Errorf("%d bottles: %s: %+v", n, what, list)
+			}
+		}
+		overview("overview without notes", 2)
+		all, err := c.records(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range all {
+			if slices.Contains(ids, r.ID) {
+				c.noteCreated(r)
+				standInProxy(t, c, r.ID+ProxySuffix)
+			}
+		}
+		calls()
+		overview("overview", 1)
+		left, err := c.records(t.Context(), except(ids)...)
+		if err != nil || slices.ContainsFunc(left, func(r containers.Container) bool { return slices.Contains(ids, r.ID) }) {
+			t.Errorf("containers that were left out: %v, %v", left, err)
+		}
+		calls()
 		_, err = c.IDs(t.Context())
 		want("names", map[string]int{"ListStream": 1, "List": 1}, err)
 		// Whether an agent runs decides what may be removed: the shim answers, which does

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,7 +135,7 @@ func (c *Client) ownerOf(pid int) (id string, helper bool) {
 // containerd starts are in our own PID namespace, in which no agent is; gVisor's
 // sandbox and gofer are not.
 func (c *Client) claimedOwner(pid int) (id string, helper bool) {
-	data := readProc("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	data := readFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	first, _, _ := bytes.Cut(data, []byte{0})
 	program := string(first[bytes.LastIndexByte(first, '/')+1:])
 	// Most processes of a host have nothing to do with bottles.
@@ -390,13 +391,23 @@ func (c *Client) onHost() (processes map[int]string, groups map[string]string, e
 		return nil, nil, err
 	}
 	processes = map[int]string{}
-	for _, pid := range pids {
-		// A zombie has no command line, so no owner either.
-		if id, _ := c.ownerOf(pid); id != "" {
-			processes[pid] = id
-		}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	workers := goruntime.GOMAXPROCS(0)
+	for first := range workers {
+		wg.Go(func() {
+			for i := first; i < len(pids); i += workers {
+				// A zombie has no command line, so no owner either.
+				if id, _ := c.ownerOf(pids[i]); id != "" {
+					mu.Lock()
+					processes[pids[i]] = id
+					mu.Unlock()
+				}
+			}
+		})
 	}
 	groups, err = c.allCgroups()
+	wg.Wait()
 	return processes, groups, err
 }
 
@@ -404,13 +415,20 @@ func (c *Client) onHost() (processes map[int]string, groups map[string]string, e
 // with their IDs.
 func (c *Client) allCgroups() (map[string]string, error) {
 	out := map[string]string{}
+	valid := map[string]bool{} // under version 1, each controller has a directory of the name
 	for _, root := range []string{cgroupRoot, cgroupRoot + "/*"} {
 		dirs, err := filepath.Glob(root + c.cgroupPath("*"))
 		if err != nil {
 			return nil, fmt.Errorf("find cgroups: %w", err)
 		}
 		for _, dir := range dirs {
-			if id := strings.TrimPrefix("/"+filepath.Base(dir), c.cgroupPath("")); identifiers.Validate(id) == nil {
+			id := strings.TrimPrefix("/"+filepath.Base(dir), c.cgroupPath(""))
+			ok, known := valid[id]
+			if !known {
+				ok = identifiers.Validate(id) == nil
+				valid[id] = ok
+			}
+			if ok {
 				out[dir] = id
 			}
 		}

@@ -244,12 +244,14 @@ func (c *Client) createRecord(ctx context.Context, rec containers.Container, run
 	if rec.Spec, err = typeurl.MarshalAny(spec); err != nil {
 		return fmt.Errorf("encode spec of %s: %w", rec.ID, err)
 	}
-	if _, err := c.ctrd.ContainerService().Create(ctx, rec); err != nil {
+	created, err := c.ctrd.ContainerService().Create(ctx, rec)
+	if err != nil {
 		if errdefs.IsAlreadyExists(err) {
 			return fmt.Errorf("create container %s: %w", rec.ID, ErrTaken)
 		}
 		return fmt.Errorf("create container %s: %w", rec.ID, err)
 	}
+	c.noteCreated(created)
 	return nil
 }
 
@@ -280,6 +282,7 @@ func (t *Task) Start(ctx context.Context) error {
 	if err := t.task.Start(ctx); err != nil {
 		return fmt.Errorf("start task %s: %w", t.ID, err)
 	}
+	t.c.noteStarted(t.ID)
 	return nil
 }
 

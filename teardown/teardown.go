@@ -83,12 +83,21 @@ func (m *Manager) StateDir(name string) string {
 // Names returns every name that a new bottle cannot have: those of the namespace's
 // containers, of directories and processes that a bottle left behind, and of workspaces.
 func (m *Manager) Names(ctx context.Context) (map[string]bool, error) {
-	taken, err := m.rt.IDs(ctx)
+	dirs, err := bottleDirs(m.dir(""))
 	if err != nil {
 		return nil, err
 	}
-	dirs, err := bottleDirs(m.dir(""))
-	if err != nil {
+	// The host's processes are read while containerd answers.
+	var strays map[string]bool
+	var serr error
+	searched := make(chan struct{})
+	go func() {
+		defer close(searched)
+		strays, serr = m.rt.StrayNames()
+	}()
+	taken, err := m.rt.IDs(ctx, dirs...)
+	<-searched
+	if err = errors.Join(err, serr); err != nil {
 		return nil, err
 	}
 	work, err := m.work.Names()
@@ -97,10 +106,6 @@ func (m *Manager) Names(ctx context.Context) (map[string]bool, error) {
 	}
 	for _, d := range append(dirs, work...) {
 		taken[d] = true
-	}
-	strays, err := m.rt.StrayNames()
-	if err != nil {
-		return nil, err
 	}
 	maps.Copy(taken, strays)
 	return taken, nil

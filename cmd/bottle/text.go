@@ -6,6 +6,7 @@ package main
 // error; no argument is ever a secret.
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
@@ -225,7 +226,8 @@ func (a *app) printList(list []bottle.Status) error {
 		a.note(textNoBottles)
 		return nil
 	}
-	t := tabwriter.NewWriter(wrapped(a.stdout), 0, 0, 3, ' ', 0)
+	var out bytes.Buffer // a tabwriter writes single cells
+	t := tabwriter.NewWriter(&out, 0, 0, 3, ' ', 0)
 	worked := slices.ContainsFunc(list, func(s bottle.Status) bool { return s.Work != nil })
 	header := "NAME\tAGENT\tIMAGE\tRUNTIME\tSTATUS\tAGE"
 	if worked {
@@ -242,7 +244,9 @@ func (a *app) printList(list []bottle.Status) error {
 		}
 		_, _ = fmt.Fprintln(t)
 	}
-	return t.Flush()
+	_ = t.Flush() // to a buffer
+	_, err := wrapped(a.stdout).Write(out.Bytes())
+	return err
 }
 
 func age(d time.Duration) string {

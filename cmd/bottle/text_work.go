@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"sync"
 
 	"github.com/bot-bottle/bottle/agentwork"
 	"github.com/bot-bottle/bottle/internal/caller"
@@ -67,10 +68,14 @@ git directories are refused.`
 // shortName returns a bottle's name without the prefix of all bottles' names.
 func shortName(name string) string { return strings.TrimPrefix(shownName(name), names.Prefix) }
 
+// currentOwner is the owner of the caller's bottles. Under sudo it is read from the list of
+// users, which would take a list of bottles longer than everything else.
+var currentOwner = sync.OnceValue(func() int { return caller.Current().Owner() })
+
 // shownName returns a bottle's name as the caller writes it: root sees the owners of
 // other users' bottles.
 func shownName(id string) string {
-	if name, ok := names.Visible(id, caller.Current().Owner()); ok {
+	if name, ok := names.Visible(id, currentOwner()); ok {
 		return name
 	}
 	return id
