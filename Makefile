@@ -14,10 +14,10 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PACKAGES ?= ./...
 # Packages whose tests need neither root nor the test host, except the tests that
 # match FAST_SKIP: they create files of other users.
-FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/hostrule ./egress/inject ./internal/atomicfile ./internal/caller ./internal/claudelogin ./internal/confine \
-	./internal/filelock ./internal/filetree ./internal/loginfile ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
+FAST_PACKAGES ?= ./agents ./audit ./cmd/bottle ./cmd/bottle/fastexec ./cmd/bottle/guest ./cmd/bottle/shim ./cni-conf ./egress ./egress/hostrule ./egress/inject ./internal/atomicfile ./internal/caller ./internal/claudelogin ./internal/confine \
+	./internal/filelock ./internal/filetree ./internal/loginfile ./internal/logins ./internal/names ./internal/nearest ./internal/scratch ./internal/secret/... ./internal/sessionclient ./internal/sessionproto ./internal/shareddir ./internal/termmodes ./internal/trust \
 	./kube ./kubernetes ./manifest ./plan ./policy ./provision \
-	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./session ./setup ./sshagent
+	./scripts/bench/egress ./scripts/bench/results/... ./scripts/lab.d/enter ./setup ./sshagent
 FAST_SKIP ?= ^(TestGitIdentityOfAnother|TestInitUnderSudo|TestOutputOfAnother|TestReplaceKeepsAttributes)$$
 # -p 1, because tests share the test host.
 TESTFLAGS ?= -count=1 -p 1 -timeout 30m

@@ -16,6 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/images"
 	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/hostconfig"
 	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/program"
@@ -30,13 +31,11 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultAddress   = "/run/containerd/containerd.sock"
-	DefaultNamespace = "bottle"
+	DefaultAddress   = hostconfig.DefaultAddress
+	DefaultNamespace = hostconfig.DefaultNamespace
 
-	defaultRunDir   = "/run/bottle"
-	defaultStateDir = "/var/lib/bottle"
-	defaultCNIPath  = "/opt/cni/bin"
-	defaultCNIConf  = "/etc/bottle/cni"
+	defaultCNIPath = "/opt/cni/bin"
+	defaultCNIConf = "/etc/bottle/cni"
 )
 
 // Config selects the containerd and the directories that an Engine works with.
@@ -94,16 +93,16 @@ func ConfigFromEnv(getenv func(string) string) Config {
 		return fallback
 	}
 	return Config{
-		Address:     or("CONTAINERD_ADDRESS", DefaultAddress),
-		Namespace:   or("CONTAINERD_NAMESPACE", DefaultNamespace),
-		Snapshotter: getenv("CONTAINERD_SNAPSHOTTER"),
-		RunDir:      or("BOTTLE_RUN_DIR", defaultRunDir),
-		StateDir:    or("BOTTLE_STATE_DIR", defaultStateDir),
-		CNIPath:     or("CNI_PATH", defaultCNIPath),
-		CNIConf:     or("BOTTLE_CNI_CONF", defaultCNIConf),
+		Address:     or(hostconfig.Address, DefaultAddress),
+		Namespace:   or(hostconfig.Namespace, DefaultNamespace),
+		Snapshotter: getenv(hostconfig.Snapshotter),
+		RunDir:      or(hostconfig.RunDir, hostconfig.DefaultRunDir),
+		StateDir:    or(hostconfig.StateDir, hostconfig.DefaultStateDir),
+		CNIPath:     or(hostconfig.CNIPath, defaultCNIPath),
+		CNIConf:     or(hostconfig.CNIConf, defaultCNIConf),
 
-		HostsDir:     getenv("BOTTLE_HOSTS_DIR"),
-		BuildkitHost: getenv("BUILDKIT_HOST"),
+		HostsDir:     getenv(hostconfig.HostsDir),
+		BuildkitHost: getenv(hostconfig.Buildkit),
 		BuildCache:   supply.DefaultBuildCache,
 	}
 }

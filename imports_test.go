@@ -113,6 +113,18 @@ func TestProgram(t *testing.T) {
 			t.Errorf("the program contains %s", dep)
 		}
 	}
+	// What an early package imports is initialized before it. Package net is among the last.
+	for _, early := range []string{"cmd/bottle/shim", "cmd/bottle/fastexec"} {
+		out, err := exec.Command("go", "list", "-deps", "./"+early).Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		for _, dep := range strings.Fields(string(out)) {
+			if _, ours := relative(dep); !ours && strings.Contains(dep, ".") && dep != "golang.org/x/sys/unix" && !strings.HasPrefix(dep, "vendor/") || dep == "net" {
+				t.Errorf("%s depends on %s", early, dep)
+			}
+		}
+	}
 }
 
 // relative returns a package's path in this module, "bottle" for the root package.

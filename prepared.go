@@ -22,6 +22,7 @@ import (
 	"github.com/bot-bottle/bottle/injection"
 	"github.com/bot-bottle/bottle/internal/atomicfile"
 	"github.com/bot-bottle/bottle/internal/filelock"
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/proven"
 	"github.com/bot-bottle/bottle/internal/rootfile"
@@ -45,7 +46,7 @@ import (
 
 // preparedFile is the record of a prepared bottle, in its state directory. It is on disk,
 // so that after a restart of the host the remains are known as those of a prepared bottle.
-const preparedFile = "prepared.json"
+const preparedFile = hosttask.PreparedFile
 
 // preparedRecord is what a run needs to know of a prepared bottle. It contains no secret.
 type preparedRecord struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/internal/confine"
+	"github.com/bot-bottle/bottle/internal/rootonly"
 	"github.com/bot-bottle/bottle/policy"
 )
 
@@ -76,9 +77,9 @@ func (d *checks) audit(dir string, c audit.Config) {
 		d.report("audit", LevelWarn, "set audit: {to: journald} in "+filepath.Join(dir, policy.ConfigFile), "nothing is recorded")
 		return
 	case filepath.IsAbs(to):
-		err := policy.RootsOnly(to)
+		err := rootonly.Check(to)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = policy.RootsOnly(filepath.Dir(to))
+			err = rootonly.Check(filepath.Dir(to))
 		}
 		if err != nil {
 			d.fail("audit", err, "mkdir -p "+filepath.Dir(to))
@@ -95,7 +96,7 @@ func (d *checks) audit(dir string, c audit.Config) {
 // private checks a directory that only root may enter.
 func (d *checks) private(check, path string) {
 	var st unix.Stat_t
-	err := policy.RootsOnly(path)
+	err := rootonly.Check(path)
 	if err == nil {
 		err = unix.Stat(path, &st)
 	}
@@ -115,10 +116,10 @@ func (d *checks) private(check, path string) {
 // others if they cannot write to the directory that it would be in.
 func (d *checks) roots(check, path string) {
 	at := path
-	err := policy.RootsOnly(at)
+	err := rootonly.Check(at)
 	for errors.Is(err, fs.ErrNotExist) && at != "/" {
 		at = filepath.Dir(at)
-		err = policy.RootsOnly(at)
+		err = rootonly.Check(at)
 	}
 	if err != nil {
 		d.fail(check, err, "chown root:root "+path)
@@ -233,7 +234,7 @@ func (d *checks) plugins() {
 // executables checks several files and reports the first that others can change.
 func (d *checks) executables(check string, paths []string) bool {
 	for _, path := range paths {
-		if err := policy.RootsOnly(path); err != nil {
+		if err := rootonly.Check(path); err != nil {
 			d.fail(check, err, "chown root:root "+path)
 			return false
 		}

@@ -13,24 +13,26 @@ import (
 	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/hostconfig"
+	"github.com/bot-bottle/bottle/internal/rootonly"
 )
 
 // Settings of the host, the keys of the configuration file. Whoever chooses one of them
 // can have root connect to a socket, execute a program, or change a directory.
 const (
-	Address     = "address"       // containerd's socket
-	Namespace   = "namespace"     // of containerd
-	Snapshotter = "snapshotter"   // of containerd
-	RunDir      = "run_dir"       // on tmpfs
-	StateDir    = "state_dir"     // on disk
-	CNIPath     = "cni_path"      // directories of CNI plugins
-	CNIConf     = "cni_conf"      // directory of network configurations
-	HostsDir    = "hosts_dir"     // directory of registries' hosts.toml files
-	Buildkit    = "buildkit_host" // address of a buildkitd
+	Address     = hostconfig.KeyAddress
+	Namespace   = hostconfig.KeyNamespace
+	Snapshotter = hostconfig.KeySnapshotter
+	RunDir      = hostconfig.KeyRunDir
+	StateDir    = hostconfig.KeyStateDir
+	CNIPath     = hostconfig.KeyCNIPath
+	CNIConf     = hostconfig.KeyCNIConf
+	HostsDir    = hostconfig.KeyHostsDir
+	Buildkit    = hostconfig.KeyBuildkit
 )
 
 // Settings are all settings of the host.
-var Settings = []string{Address, Buildkit, CNIConf, CNIPath, HostsDir, Namespace, RunDir, Snapshotter, StateDir}
+var Settings = hostconfig.Keys()
 
 // Config is the system configuration: settings of the host for every user.
 type Config struct {
@@ -49,7 +51,7 @@ type Config struct {
 // LoadConfig reads the system configuration in a directory, if it exists.
 func LoadConfig(dir string) (*Config, error) {
 	path := filepath.Join(dir, ConfigFile)
-	data, err := readRoots(path)
+	data, err := rootonly.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Config{Values: map[string]string{}, dir: dir}, nil
 	}

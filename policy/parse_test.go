@@ -12,6 +12,7 @@ import (
 	"github.com/bot-bottle/bottle/audit"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/rootonly"
 )
 
 // mistakes are invalid policies, with the error and its hint. The schema refuses those
@@ -102,8 +103,8 @@ func FuzzParse(f *testing.F) {
 // TestFile: a policy that others than root can have written is refused, with the fix.
 func TestFile(t *testing.T) {
 	uid := uint32(os.Getuid())
-	trustedOwner = uid
-	t.Cleanup(func() { trustedOwner = 0 })
+	rootonly.TrustedOwner = uid
+	t.Cleanup(func() { rootonly.TrustedOwner = 0 })
 	root := filepath.Join(t.TempDir(), "etc")
 	dir := filepath.Join(root, "bottle")
 	file := filepath.Join(dir, File)
@@ -132,13 +133,13 @@ func TestFile(t *testing.T) {
 		"parent":                  {func() error { return os.Chmod(root, 0o777) }, root + " is writable by others than root", "chmod go-w " + root},
 		"symbolic link":           {func() error { return errors.Join(os.Remove(file), os.Symlink("/dev/null", file)) }, "is a symbolic link", "replace it"},
 		"not a regular file":      {func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) }, "is not a regular file", "replace it"},
-		"another owner":           {func() error { trustedOwner = uid + 1; return nil }, "belongs to user", "chown root:root"},
-		"too large":               {func() error { return os.WriteFile(file, make([]byte, maxFile+1), 0o600) }, "is larger than", ""},
+		"another owner":           {func() error { rootonly.TrustedOwner = uid + 1; return nil }, "belongs to user", "chown root:root"},
+		"too large":               {func() error { return os.WriteFile(file, make([]byte, rootonly.MaxFile+1), 0o600) }, "is larger than", ""},
 		"with the sticky bit set": {func() error { return os.Chmod(root, 0o777|fs.ModeSticky) }, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reset()
-			defer func() { trustedOwner = uid }()
+			defer func() { rootonly.TrustedOwner = uid }()
 			if err := c.change(); err != nil {
 				t.Fatal(err)
 			}

@@ -17,16 +17,18 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"github.com/bot-bottle/bottle/internal/hostconfig"
+	"github.com/bot-bottle/bottle/internal/rootonly"
 	"github.com/bot-bottle/bottle/manifest"
 )
 
 // Dir is the directory of bottle's system configuration.
-const Dir = "/etc/bottle"
+const Dir = hostconfig.SystemDir
 
 // Names of the files in Dir.
 const (
-	File       = "policy.yaml"
-	ConfigFile = "config.yaml"
+	File       = hostconfig.PolicyFile
+	ConfigFile = hostconfig.SystemFile
 )
 
 // Policy is the content of a policy file. The zero Policy is what applies without a file,
@@ -101,7 +103,7 @@ var Schema []byte
 // Load reads the policy in a directory. Without a file it returns the zero Policy.
 func Load(dir string) (*Policy, error) {
 	path := filepath.Join(dir, File)
-	data, err := readRoots(path)
+	data, err := rootonly.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Policy{}, nil
 	}

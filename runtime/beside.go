@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // Beside observes an agent's task during a session that PID 1 of the task runs. Neither the
@@ -16,7 +18,7 @@ type Beside struct {
 	c      *Client
 	id     string
 	pid    int
-	before limitEvents
+	before hosttask.Events
 	spec   chan specResult // gets one
 }
 
@@ -32,7 +34,18 @@ func (c *Client) Beside(ctx context.Context, name string) *Beside {
 	if !ok {
 		return nil
 	}
-	b := &Beside{c: c, id: name, pid: pid, before: c.limitEvents(name), spec: make(chan specResult, 1)}
+	return c.beside(ctx, name, pid, c.limitEvents(name))
+}
+
+// BesideSince is Beside for a session that has begun, before which the events of the task's
+// cgroup were counted. A task that does not run any more was killed during it.
+func (c *Client) BesideSince(ctx context.Context, name string, before hosttask.Events) *Beside {
+	pid, _ := c.agentOnHost(name)
+	return c.beside(ctx, name, pid, before)
+}
+
+func (c *Client) beside(ctx context.Context, name string, pid int, before hosttask.Events) *Beside {
+	b := &Beside{c: c, id: name, pid: pid, before: before, spec: make(chan specResult, 1)}
 	// Needed at the end only, so nothing waits for it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.withNamespace(ctx)), killedTimeout)
 	go func() {

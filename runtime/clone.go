@@ -59,7 +59,8 @@ func (c *Client) CloneRootFS(ctx context.Context, source, key string) (*RootFS, 
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot %s: %w", key, err)
 	}
-	files, copied := writableDir(from), writableDir(to)
+	r.layer = writableDir(to)
+	files, copied := writableDir(from), r.layer
 	if files == "" || copied == "" {
 		err = fmt.Errorf("the snapshotter %s has no directory of changed files", c.cfg.Snapshotter)
 	} else {
@@ -111,6 +112,9 @@ func (c *Client) CloneAgent(ctx context.Context, cfg CloneConfig, r *RootFS, ima
 	maps.Copy(labels, cfg.Labels)
 	rec := containers.Container{ID: cfg.Name, Labels: labels, Image: from.Image, Snapshotter: from.Snapshotter, SnapshotKey: r.key}
 	opts := &runtimeoptions.Options{TypeUrl: "io.containerd.runsc.v1.options", ConfigPath: conf}
+	if err := c.recordLimits(cfg.Name, spec, r); err != nil {
+		return nil, err
+	}
 	if err := c.createRecord(ctx, rec, from.Runtime.Name, opts, spec); err != nil {
 		return nil, err
 	}

@@ -3,12 +3,10 @@ package runtime
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -18,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/runscstate"
 )
@@ -121,21 +120,20 @@ func (c *Client) runscState(id string) (s taskState, parent int, ok bool) {
 	if !slices.Contains([]string{"created", "running", "paused"}, record.Status) {
 		return taskState{}, 0, false
 	}
-	p, ok := processOf(pid)
+	p, ok := hosttask.ProcessOf(pid)
 	// Another process may have the number of a sandbox that has ended.
 	if owner, helper := c.ownerOf(pid); !ok || owner != id || helper {
 		return taskState{}, 0, false
 	}
-	return taskState{status: record.Status, pid: uint32(pid)}, p.parent, true
+	return taskState{status: record.Status, pid: uint32(pid)}, p.Parent, true
 }
 
 // runcState reads runc's record of a container and decides as runc does (libcontainer,
 // Container.currentStatus).
 func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
 	path := c.recordPath(id, shimRunc)
-	pid, start, ok := runcProcess(path)
-	p, exists := processOf(pid)
-	if !ok || !exists || p.start != start {
+	pid, p, ok := hosttask.RuncProcess(filepath.Dir(path))
+	if !ok {
 		return taskState{}, 0, false
 	}
 	s = taskState{status: "running", pid: uint32(pid)}
@@ -145,64 +143,14 @@ func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
 	if c.frozen(id) {
 		s.status = "paused"
 	}
-	return s, p.parent, true
-}
-
-// runcProcess reads the first process and its start from runc's record, which is replaced
-// by a rename. They are at its beginning, before the container's configuration, which takes
-// longer to parse than everything else in a list.
-func runcProcess(path string) (pid int, start uint64, ok bool) {
-	record := json.NewDecoder(bytes.NewReader(readStart(path, 4096)))
-	if t, err := record.Token(); err != nil || t != json.Delim('{') {
-		return 0, 0, false
-	}
-	for record.More() && (pid == 0 || start == 0) {
-		key, err := record.Token()
-		if err != nil {
-			return 0, 0, false
-		}
-		var value any = &json.RawMessage{}
-		switch key {
-		case "init_process_pid":
-			value = &pid
-		case "init_process_start":
-			value = &start
-		}
-		if err := record.Decode(value); err != nil {
-			return 0, 0, false
-		}
-	}
-	return pid, start, pid != 0 && start != 0
+	return s, p.Parent, true
 }
 
 // frozen reports whether a container's cgroup is frozen, under cgroup version 1 or 2.
 func (c *Client) frozen(id string) bool {
 	group := c.cgroupPath(id)
-	if state := bytes.TrimSpace(readFile(filepath.Join(cgroupRoot, "freezer", group, "freezer.state"))); len(state) > 0 { // version 1
+	if state := bytes.TrimSpace(hosttask.ReadFile(filepath.Join(hosttask.CgroupRoot, "freezer", group, "freezer.state"))); len(state) > 0 { // version 1
 		return string(state) != "THAWED"
 	}
-	return string(bytes.TrimSpace(readFile(filepath.Join(cgroupRoot, group, "cgroup.freeze")))) == "1"
-}
-
-// hostProcess is a process as /proc/PID/stat describes it.
-type hostProcess struct {
-	parent int
-	start  uint64 // in clock ticks after the boot
-}
-
-// processOf returns a process that has not ended.
-func processOf(pid int) (hostProcess, bool) {
-	if pid <= 0 {
-		return hostProcess{}, false
-	}
-	data := readFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	// After the name, in parentheses: the state, the parent, and as the 20th the start
-	// (proc_pid_stat(5)).
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 || slices.Contains([]string{"Z", "X", "x"}, string(fields[0])) {
-		return hostProcess{}, false
-	}
-	parent, perr := strconv.Atoi(string(fields[1]))
-	start, serr := strconv.ParseUint(string(fields[19]), 10, 64)
-	return hostProcess{parent: parent, start: start}, perr == nil && serr == nil
+	return string(bytes.TrimSpace(hosttask.ReadFile(filepath.Join(hosttask.CgroupRoot, group, "cgroup.freeze")))) == "1"
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/containers"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // standIns starts a process with the command line of a container's shim, and as its child
@@ -120,11 +122,11 @@ func TestHostState(t *testing.T) {
 	want("without its shim", agent, "ask")
 
 	pid, end = standIns(t, c, proxy, runscDir)
-	p, ok := processOf(pid)
+	p, ok := hosttask.ProcessOf(pid)
 	if !ok {
 		t.Fatal("no process")
 	}
-	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start)
+	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.Start)
 	want("proxy", other, fmt.Sprintf("running %d", pid))
 	fifo := filepath.Join(filepath.Dir(runc), "exec.fifo")
 	putRecord(t, fifo, "")
@@ -132,15 +134,15 @@ func TestHostState(t *testing.T) {
 	if err := os.Remove(fifo); err != nil {
 		t.Fatal(err)
 	}
-	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start+1)
+	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.Start+1)
 	want("proxy with the number of an earlier one", other, "ask")
-	for _, record := range []string{"", "[", "{", "null", `{"init_process_pid": "x"}`, fmt.Sprintf(`{"init_process_pid": %d}`, pid), fmt.Sprintf(`{"init_process_start": %d}`, p.start)} {
+	for _, record := range []string{"", "[", "{", "null", `{"init_process_pid": "x"}`, fmt.Sprintf(`{"init_process_pid": %d}`, pid), fmt.Sprintf(`{"init_process_start": %d}`, p.Start)} {
 		putRecord(t, runc, "%s", record)
 		want("proxy's record "+record, other, "ask")
 	}
-	putRecord(t, runc, `{"config": {"init_process_pid": 1}, "init_process_start": %d, "init_process_pid": %d, "x": []}`, p.start, pid)
+	putRecord(t, runc, `{"config": {"init_process_pid": 1}, "init_process_start": %d, "init_process_pid": %d, "x": []}`, p.Start, pid)
 	want("proxy's record in another order", other, fmt.Sprintf("running %d", pid))
-	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start)
+	putRecord(t, runc, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.Start)
 	end()
 	want("ended proxy", other, "ask")
 }

@@ -3,7 +3,6 @@ package runtime
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,6 +10,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // Limit names a resource limit of a task.
@@ -55,43 +56,14 @@ func (c *Client) LimitsReached(ctx context.Context, id string) ([]*LimitError, e
 	if err != nil {
 		return nil, fmt.Errorf("read spec of %s: %w", id, err)
 	}
-	return c.limitsSince(ctx, id, spec, limitEvents{})
+	return c.limitsSince(ctx, id, spec, hosttask.Events{})
 }
 
-// limitEvents counts the events of a cgroup.
-type limitEvents struct {
-	oomKills int64 // processes killed because of the memory limit
-	noPids   int64 // processes not created because of the process limit
-}
-
-// limitEvents reads a container's counters. A cgroup that does not exist has none.
-func (c *Client) limitEvents(id string) limitEvents {
-	// The same line is in a file of cgroup version 2 and, since Linux 4.13, in one of
-	// version 1.
-	return limitEvents{
-		oomKills: max(c.cgroupCounter(id, "", "memory.events", "oom_kill"), c.cgroupCounter(id, "memory", "memory.oom_control", "oom_kill")),
-		noPids:   max(c.cgroupCounter(id, "", "pids.events", "max"), c.cgroupCounter(id, "pids", "pids.events", "max")),
-	}
-}
-
-// cgroupCounter reads a line "key value" of a file of a container's cgroup. The
-// controller is empty for cgroup version 2.
-func (c *Client) cgroupCounter(id, controller, file, key string) int64 {
-	data, err := os.ReadFile(filepath.Join(cgroupRoot, controller, c.cgroupPath(id), file))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if k, v, _ := strings.Cut(strings.TrimSpace(line), " "); k == key {
-			n, _ := strconv.ParseInt(v, 10, 64)
-			return n
-		}
-	}
-	return 0
-}
+// limitEvents reads a container's counters.
+func (c *Client) limitEvents(id string) hosttask.Events { return hosttask.EventsOf(c.cgroupPath(id)) }
 
 // limitsSince returns the limits reached after the events in before were counted.
-func (c *Client) limitsSince(ctx context.Context, id string, spec *specs.Spec, before limitEvents) ([]*LimitError, error) {
+func (c *Client) limitsSince(ctx context.Context, id string, spec *specs.Spec, before hosttask.Events) ([]*LimitError, error) {
 	reached := cgroupLimits(spec, c.limitEvents(id), before)
 	full, err := c.diskFull(ctx, id, spec)
 	if full {
@@ -100,12 +72,25 @@ func (c *Client) limitsSince(ctx context.Context, id string, spec *specs.Spec, b
 	return reached, err
 }
 
+// recordLimits records the limits that a session of the agent can reach, so that the end of
+// one needs neither the spec nor the snapshot, which only containerd has.
+func (c *Client) recordLimits(name string, spec *specs.Spec, r *RootFS) error {
+	var l hosttask.Limits
+	if isRunsc(spec) {
+		l = hosttask.Limits{Disk: diskLimit(spec), DiskFile: filepath.Join(r.layer, filestore+name)}
+	}
+	if err := l.Record(c.Dir(name)); err != nil {
+		return fmt.Errorf("record the limits of %s: %w", name, err)
+	}
+	return nil
+}
+
 // cgroupLimits returns the limits of the cgroup that were reached between two counts.
-func cgroupLimits(spec *specs.Spec, now, before limitEvents) (reached []*LimitError) {
-	if now.oomKills > before.oomKills {
+func cgroupLimits(spec *specs.Spec, now, before hosttask.Events) (reached []*LimitError) {
+	if now.OOMKills > before.OOMKills {
 		reached = append(reached, &LimitError{LimitMemory, memoryLimit(spec)})
 	}
-	if now.noPids > before.noPids {
+	if now.NoPids > before.NoPids {
 		reached = append(reached, &LimitError{LimitPids, pidsLimit(spec)})
 	}
 	return reached

@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 )
 
@@ -85,11 +86,11 @@ func standInProxy(t *testing.T, c *Client, id string) {
 	t.Helper()
 	state := c.recordPath(id, shimRunc)
 	pid, _ := standIns(t, c, id, filepath.Dir(filepath.Dir(state)))
-	p, ok := processOf(pid)
+	p, ok := hosttask.ProcessOf(pid)
 	if !ok {
 		t.Fatalf("process %d has ended", pid)
 	}
-	putRecord(t, state, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.start)
+	putRecord(t, state, `{"init_process_pid": %d, "init_process_start": %d}`, pid, p.Start)
 	c.noteCreated(containers.Container{ID: id, Runtime: containers.RuntimeInfo{Name: shimRunc}, Labels: map[string]string{LabelName: id, LabelRole: RoleProxy}})
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // A proxy's logger is a child of containerd's shim, in the shim's cgroup, so the agent
@@ -68,10 +70,10 @@ func findLoggers(pid int, file string) ([]int, error) {
 // and returns its directory.
 func makeCPUGroup(path string, cpu *specs.LinuxCPU) (string, error) {
 	quota, period := *cpu.Quota/2, *cpu.Period
-	dir := filepath.Join(cgroupRoot, "cpu", path)
+	dir := filepath.Join(hosttask.CgroupRoot, "cpu", path)
 	files := [][2]string{{"cpu.cfs_period_us", strconv.FormatUint(period, 10)}, {"cpu.cfs_quota_us", strconv.FormatInt(quota, 10)}}
-	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
-		dir = filepath.Join(cgroupRoot, path)
+	if _, err := os.Stat(filepath.Join(hosttask.CgroupRoot, "cgroup.controllers")); err == nil {
+		dir = filepath.Join(hosttask.CgroupRoot, path)
 		files = [][2]string{{"cpu.max", fmt.Sprintf("%d %d", quota, period)}}
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {

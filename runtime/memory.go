@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/lazyregexp"
 	"github.com/bot-bottle/bottle/internal/unmount"
 )
@@ -46,7 +47,7 @@ func (e *SpaceError) Error() string {
 
 // suspendedFile is in the directory of a bottle from when its memory image is complete until
 // it runs again.
-const suspendedFile = "suspended.json"
+const suspendedFile = hosttask.SuspendedFile
 
 // Suspension describes a suspended bottle.
 type Suspension struct {
@@ -359,9 +360,9 @@ func oneLine(out []byte) string {
 // nothing.
 func (c *Client) setMemoryLimit(id string, limit int64) error {
 	group := c.cgroupPath(id)
-	files := []string{filepath.Join(cgroupRoot, group, "memory.max")}
+	files := []string{filepath.Join(hosttask.CgroupRoot, group, "memory.max")}
 	if _, err := os.Stat(files[0]); err != nil { // cgroup version 1
-		v1 := filepath.Join(cgroupRoot, "memory", group)
+		v1 := filepath.Join(hosttask.CgroupRoot, "memory", group)
 		// The second, of memory and swap together, must not be lower than the first.
 		files = []string{filepath.Join(v1, "memory.memsw.limit_in_bytes"), filepath.Join(v1, "memory.limit_in_bytes")}
 		if now := c.cgroupNumber(id, "memory", "memory.limit_in_bytes"); now > limit {

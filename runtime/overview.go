@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/containers"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/proven"
 )
@@ -72,7 +73,7 @@ func (c *Client) writeNote(n note) {
 
 // readNote returns the note of a container; ok is false if there is none.
 func (c *Client) readNote(id string) (n note, ok bool) {
-	err := json.Unmarshal(readFile(c.notePath(id)), &n)
+	err := json.Unmarshal(hosttask.ReadFile(c.notePath(id)), &n)
 	return n, err == nil && n.ID == id && n.Labels[LabelName] != ""
 }
 
@@ -88,11 +89,11 @@ func (c *Client) noteStarted(id string) {
 	if err != nil || !ok || s.status != "running" {
 		return
 	}
-	p, ok := processOf(int(s.pid))
-	if !ok || p.parent != parent {
+	p, ok := hosttask.ProcessOf(int(s.pid))
+	if !ok || p.Parent != parent {
 		return
 	}
-	n.Started = &started{PID: s.pid, Start: p.start, Parent: parent, Record: record}
+	n.Started = &started{PID: s.pid, Start: p.Start, Parent: parent, Record: record}
 	c.writeNote(n)
 }
 
@@ -106,9 +107,9 @@ func (c *Client) notedState(n note) (s taskState, ok bool) {
 	if was == nil {
 		return c.hostState(n.container())
 	}
-	p, ok := processOf(int(was.PID))
+	p, ok := hosttask.ProcessOf(int(was.PID))
 	record, err := proven.File(c.recordPath(n.ID, n.Runtime))
-	if !ok || p.start != was.Start || p.parent != was.Parent || err != nil || record != was.Record {
+	if !ok || p.Start != was.Start || p.Parent != was.Parent || err != nil || record != was.Record {
 		return c.hostState(n.container())
 	}
 	s = taskState{status: "running", pid: was.PID}

@@ -3,12 +3,9 @@ package runtime
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"os"
 	"slices"
 	"strconv"
-
-	"golang.org/x/sys/unix"
 )
 
 // parentOf reads a process's parent from the fourth field of /proc/PID/stat
@@ -59,29 +56,4 @@ func isExiting(pid int) bool {
 func isShim(pid int) bool {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	return err == nil && bytes.HasPrefix(comm, []byte("containerd-shim"))
-}
-
-// readFile reads a file that is not a FIFO; empty if that fails. A search through all
-// processes needs a third of the system calls with it that os.ReadFile makes, and no memory for
-// most of them.
-func readFile(path string) []byte { return readStart(path, math.MaxInt) }
-
-// readStart is readFile for the beginning of a file, of at least limit bytes if there are so
-// many.
-func readStart(path string, limit int) []byte {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = unix.Close(fd) }() // nothing was written
-	var data []byte
-	var part [4096]byte
-	for len(data) < limit { // or until the end, because the kernel may return less than there is
-		n, err := unix.Read(fd, part[:])
-		if err != nil || n <= 0 {
-			break
-		}
-		data = append(data, part[:n]...)
-	}
-	return data
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/proven"
 )
 
@@ -69,7 +70,7 @@ func (c *Client) evidence(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	process, ok := processOf(pid)
+	process, ok := hosttask.ProcessOf(pid)
 	if !ok {
 		return "", errNoEvidence
 	}
@@ -77,7 +78,7 @@ func (c *Client) evidence(ctx context.Context, name string) (string, error) {
 	if name == RuntimeRunsc {
 		programs = []string{"containerd-shim-runsc-v1", "runsc"}
 	}
-	out := []string{c.cfg.Address, fmt.Sprint(pid, process.start)}
+	out := []string{c.cfg.Address, fmt.Sprint(pid, process.Start)}
 	if name == RuntimeRunsc {
 		out = append(out, c.cfg.Shim)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/segment"
 )
@@ -175,7 +176,7 @@ func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) 
 		return nil, nil, fmt.Errorf("read spec of %s: %w", id, err)
 	}
 	// Its counters are removed with the task. A proxy writes nothing to a disk.
-	reached := cgroupLimits(spec, c.limitEvents(id), limitEvents{})
+	reached := cgroupLimits(spec, c.limitEvents(id), hosttask.Events{})
 	if err := c.removeTask(ctx, id); err != nil {
 		return nil, reached, err
 	}

@@ -40,6 +40,7 @@ type RootFS struct {
 	image containerd.Image
 	conf  ocispec.ImageConfig
 	User  User
+	layer string // the directory of what is written to it
 }
 
 // Config returns the image's configuration.
@@ -71,6 +72,7 @@ func (c *Client) PrepareRootFS(ctx context.Context, key, image string, files fun
 	if err != nil {
 		return nil, fmt.Errorf("create snapshot %s: %w", key, err)
 	}
+	r.layer = writableDir(mounts)
 	err = c.withMount(ctx, mounts, func(dir string) error { return r.populate(dir, files) })
 	if err != nil {
 		return nil, errors.Join(err, r.Remove(ctx))

@@ -20,6 +20,8 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/fifo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // ErrNotRunning is wrapped if an operation needs a running task and there is none.
@@ -49,7 +51,7 @@ type Session struct {
 	stdin   *stdinReader
 	out     *outputMonitor
 	filters []*failureFilter
-	before  limitEvents
+	before  hosttask.Events
 
 	// Set by Wait.
 	killed bool
@@ -99,7 +101,7 @@ func (c *Client) execIn(ctx context.Context, task containerd.Task, spec *specs.S
 	if err == nil || !notStarted(ctx, task) {
 		return s, err
 	}
-	reached, _ := c.limitsSince(ctx, task.ID(), spec, limitEvents{})
+	reached, _ := c.limitsSince(ctx, task.ID(), spec, hosttask.Events{})
 	for _, l := range reached {
 		if l.Limit == LimitMemory || l.Limit == LimitPids && isRunsc(spec) {
 			return nil, fmt.Errorf("%w: %w", ErrNotRunning, l)

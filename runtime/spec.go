@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // pathEnv is the PATH of an image that sets none, as in docker.
@@ -328,13 +330,6 @@ func runtimeOf(s *specs.Spec) string {
 	return RuntimeRunc
 }
 
-// cgroupRoot is where the cgroup file systems are mounted.
-const cgroupRoot = "/sys/fs/cgroup"
-
-// cgroupPath returns the cgroup of a container: a single component at the root of
-// the hierarchy, so that no parent cgroup is left behind. It must not start with
-// "pod": runsc's shim would treat it as a Kubernetes pod's. An identifier contains no
-// double dash, so that no other namespace and ID have the same path.
-func (c *Client) cgroupPath(id string) string {
-	return fmt.Sprintf("/%s--%s", c.cfg.Namespace, id)
-}
+// cgroupPath returns the cgroup of a container: a single component at the root of the
+// hierarchy, so that no parent cgroup is left behind.
+func (c *Client) cgroupPath(id string) string { return hosttask.CgroupPath(c.cfg.Namespace, id) }

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/names"
 )
 
@@ -135,7 +136,7 @@ func (c *Client) ownerOf(pid int) (id string, helper bool) {
 // containerd starts are in our own PID namespace, in which no agent is; gVisor's
 // sandbox and gofer are not.
 func (c *Client) claimedOwner(pid int) (id string, helper bool) {
-	data := readFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	data := hosttask.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	first, _, _ := bytes.Cut(data, []byte{0})
 	program := string(first[bytes.LastIndexByte(first, '/')+1:])
 	// Most processes of a host have nothing to do with bottles.
@@ -235,7 +236,7 @@ func inode(path string) uint64 {
 }
 
 func isZombie(pid int) bool {
-	_, ok := processOf(pid)
+	_, ok := hosttask.ProcessOf(pid)
 	return !ok
 }
 
@@ -265,8 +266,8 @@ func (c *Client) cgroupsOf(id string) ([]string, error) {
 	group := c.cgroupPath(id)
 	var out []string
 	for _, pattern := range []string{
-		cgroupRoot + group, cgroupRoot + "/*" + group,
-		cgroupRoot + group + loggerSuffix, cgroupRoot + "/*" + group + loggerSuffix,
+		hosttask.CgroupRoot + group, hosttask.CgroupRoot + "/*" + group,
+		hosttask.CgroupRoot + group + loggerSuffix, hosttask.CgroupRoot + "/*" + group + loggerSuffix,
 	} {
 		dirs, err := filepath.Glob(pattern)
 		if err != nil {
@@ -416,7 +417,7 @@ func (c *Client) onHost() (processes map[int]string, groups map[string]string, e
 func (c *Client) allCgroups() (map[string]string, error) {
 	out := map[string]string{}
 	valid := map[string]bool{} // under version 1, each controller has a directory of the name
-	for _, root := range []string{cgroupRoot, cgroupRoot + "/*"} {
+	for _, root := range []string{hosttask.CgroupRoot, hosttask.CgroupRoot + "/*"} {
 		dirs, err := filepath.Glob(root + c.cgroupPath("*"))
 		if err != nil {
 			return nil, fmt.Errorf("find cgroups: %w", err)

@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // Runtimes for an agent.
@@ -134,12 +136,16 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 		ID: cfg.Name, Labels: cfg.Labels, Image: r.image.Name(),
 		Snapshotter: c.cfg.Snapshotter, SnapshotKey: r.key,
 	}
-	return c.create(ctx, rec, runtime, opts, agentSpec(cfg, r, c.cgroupPath(cfg.Name)), taskIO{creator: c.agentIO(cfg.Name)})
+	spec := agentSpec(cfg, r, c.cgroupPath(cfg.Name))
+	if err := c.recordLimits(cfg.Name, spec, r); err != nil {
+		return nil, err
+	}
+	return c.create(ctx, rec, runtime, opts, spec, taskIO{creator: c.agentIO(cfg.Name)})
 }
 
 // Control returns the path of a FIFO: what is written to it, PID 1 of an agent's task reads
 // from its standard input.
-func (c *Client) Control(name string) string { return filepath.Join(c.Dir(name), "control") }
+func (c *Client) Control(name string) string { return filepath.Join(c.Dir(name), hosttask.ControlFile) }
 
 // agentIO connects the standard input of an agent's first process with a FIFO, which the shim
 // holds open. Its output is discarded.

@@ -7,11 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bot-bottle/bottle/internal/hosttask"
 )
 
 // Usage is what an agent's task uses.
@@ -59,7 +60,7 @@ func limitsOf(s *specs.Spec) Limits {
 // cpuTime returns the processor time of a container's cgroup: of cgroup version 2 in
 // microseconds, of version 1 in nanoseconds.
 func (c *Client) cpuTime(id string) time.Duration {
-	if n := c.cgroupCounter(id, "", "cpu.stat", "usage_usec"); n > 0 {
+	if n := hosttask.Counter(c.cgroupPath(id), "", "cpu.stat", "usage_usec"); n > 0 {
 		return time.Duration(n) * time.Microsecond
 	}
 	return time.Duration(c.cgroupNumber(id, "cpuacct", "cpuacct.usage"))
@@ -68,15 +69,15 @@ func (c *Client) cpuTime(id string) time.Duration {
 // memory returns the memory of a container's cgroup, computed as docker stats does.
 func (c *Client) memory(id string) int64 {
 	if n := c.cgroupNumber(id, "", "memory.current"); n > 0 {
-		return n - c.cgroupCounter(id, "", "memory.stat", "inactive_file")
+		return n - hosttask.Counter(c.cgroupPath(id), "", "memory.stat", "inactive_file")
 	}
-	return c.cgroupNumber(id, "memory", "memory.usage_in_bytes") - c.cgroupCounter(id, "memory", "memory.stat", "total_inactive_file")
+	return c.cgroupNumber(id, "memory", "memory.usage_in_bytes") - hosttask.Counter(c.cgroupPath(id), "memory", "memory.stat", "total_inactive_file")
 }
 
 // cgroupNumber reads a file of a container's cgroup that contains one number. The
 // controller is empty for cgroup version 2.
 func (c *Client) cgroupNumber(id, controller, file string) int64 {
-	data, err := os.ReadFile(filepath.Join(cgroupRoot, controller, c.cgroupPath(id), file))
+	data, err := os.ReadFile(filepath.Join(hosttask.CgroupRoot, controller, c.cgroupPath(id), file))
 	if err != nil {
 		return 0
 	}
@@ -97,13 +98,9 @@ func (c *Client) diskUsage(ctx context.Context, id string, spec *specs.Spec) (in
 	if err != nil {
 		return 0, fmt.Errorf("get mounts of %s: %w", id, err)
 	}
-	fi, err := os.Stat(filepath.Join(writableDir(mounts), filestore+id))
-	if os.IsNotExist(err) {
-		return 0, nil
-	}
+	used, err := hosttask.Occupied(filepath.Join(writableDir(mounts), filestore+id))
 	if err != nil {
 		return 0, fmt.Errorf("get disk usage of %s: %w", id, err)
 	}
-	const block = 512 // unit of st_blocks (stat(2))
-	return fi.Sys().(*syscall.Stat_t).Blocks * block, nil
+	return used, nil
 }

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -77,7 +77,7 @@ func momentary(req proto.Request) bool {
 // guest program with args connects them. It sends the request itself, unless it is only to
 // attach.
 func (m *Manager) dial(ctx context.Context, name string, req proto.Request, args func() []string, cfg Config) (*Client, error) {
-	var conn net.Conn
+	var conn *os.File
 	var beside *runtime.Beside
 	err := errNotReached
 	if momentary(req) {

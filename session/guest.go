@@ -7,13 +7,14 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
 )
 
 // GuestDir returns the directory of a bottle's directory that is mounted at
 // provision.GuestDir.
-func GuestDir(bottleDir string) string { return filepath.Join(bottleDir, "guest") }
+func GuestDir(bottleDir string) string { return filepath.Join(bottleDir, hosttask.GuestDir) }
 
 // Mounts mount the guest directory of a bottle's directory and the guest program.
 func Mounts(bottleDir, program string) []runtime.Mount {

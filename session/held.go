@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bot-bottle/bottle/internal/atomicfile"
+	"github.com/bot-bottle/bottle/internal/sessionclient"
 	proto "github.com/bot-bottle/bottle/internal/sessionproto"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
@@ -58,7 +59,7 @@ func (m *Manager) run(ctx context.Context, name string, cfg Config, attach bool)
 		args := []string{provision.GuestInit, "session",
 			"--tty", fmt.Sprint(cfg.Terminal), "--stdin", fmt.Sprint(cfg.Stdin != nil), "--attach", fmt.Sprint(attach)}
 		// What follows the program and its command are the same options.
-		return append(args, guestArgs(exec.EnvFiles, workDir(m.guestDir(name)), cfg)[2:]...)
+		return append(args, guestArgs(exec.EnvFiles, sessionclient.WorkDir(m.guestDir(name)), cfg)[2:]...)
 	}, cfg)
 }
 

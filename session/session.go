@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/bot-bottle/bottle/internal/sessionclient"
 	proto "github.com/bot-bottle/bottle/internal/sessionproto"
 	"github.com/bot-bottle/bottle/provision"
 	"github.com/bot-bottle/bottle/runtime"
@@ -99,7 +100,7 @@ func Start(ctx context.Context, rt *runtime.Client, name string, cfg Config, sta
 		return nil, err
 	}
 	rs, err := start(ctx, runtime.SessionConfig{
-		Args: guestArgs(files, workDir(guest), cfg), User: user, Terminal: cfg.Terminal,
+		Args: guestArgs(files, sessionclient.WorkDir(guest), cfg), User: user, Terminal: cfg.Terminal,
 		Env: terminalEnv(cfg), Width: cfg.Width, Height: cfg.Height,
 		Stdin: cfg.Stdin, Stdout: cfg.Stdout, Stderr: cfg.Stderr,
 	})
@@ -162,13 +163,6 @@ func guestArgs(files []string, workDir string, cfg Config) []string {
 		args = append(args, "--size", fmt.Sprintf("%dx%d", cfg.Width, cfg.Height))
 	}
 	return append(append(args, "--"), cfg.Command...)
-}
-
-// workDir returns the bottle's working directory. It is empty for a bottle that another
-// version launched.
-func workDir(guest string) string {
-	data, _ := os.ReadFile(filepath.Join(guest, provision.WorkDirFile))
-	return string(data)
 }
 
 // terminalEnv returns the variables that describe the caller's terminal. The guest

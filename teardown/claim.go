@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/scratch"
 	"github.com/bot-bottle/bottle/internal/shareddir"
 	"github.com/bot-bottle/bottle/internal/timing"
@@ -25,7 +26,7 @@ import (
 // the launch has succeeded. The launching process holds the lock on it, which a dead
 // process cannot: a bottle whose lock is held is being launched and is not a leftover, and
 // an empty file without a lock is what an interrupted launch left.
-const launchFile = "launching"
+const launchFile = hosttask.LaunchFile
 
 // Claim is a name that a launch has taken, and what the launch has created under it. The
 // launch must call Complete or Abort, and then Unlock.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/session"
 )
 
@@ -26,7 +27,7 @@ func (a *app) attachCommand() *cobra.Command {
 		Long:  textAttachLong,
 		Args:  oneName,
 		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
+			nocore.Disable()
 			defer catchBrokenPipes()()
 			return a.withEngine(func(e *bottle.Engine) error {
 				name, err := a.resolve(e, args[0])

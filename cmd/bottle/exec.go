@@ -11,7 +11,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/cmd/bottle/fastexec"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/session"
 )
@@ -72,7 +74,7 @@ func (a *app) shellCommand() *cobra.Command {
 
 // exec runs a command in a running bottle and returns its exit code as an exitError.
 func (a *app) exec(name string, command []string, f execFlags) error {
-	disableCoreDumps()
+	nocore.Disable()
 	defer catchBrokenPipes()()
 	c := caller.Current()
 	files, err := f.env.read(a, c)
@@ -84,14 +86,19 @@ func (a *app) exec(name string, command []string, f execFlags) error {
 		return err
 	}
 	return a.withEngine(func(e *bottle.Engine) error {
-		name, err := a.resolve(e, name)
-		if err != nil {
+		begun := fastexec.Begun() // with these arguments
+		if begun != nil {
+			name = begun.Bottle
+		} else if name, err = a.resolve(e, name); err != nil {
 			return err
 		}
 		defer a.watchProxy(e, name)()
 		cfg := session.Config{Command: command, Env: vars, Dir: f.dir, User: f.user, Terminal: a.wantsTerminal(f.tty, f.noTTY)}
 		began := time.Now()
 		err = a.attach(func(ctx context.Context, cfg session.Config) (process, error) {
+			if begun != nil {
+				return e.Sessions().Begun(ctx, name, begun.Process, begun.Before), nil
+			}
 			return e.Exec(ctx, name, cfg)
 		}, cfg, a.showRefusals(e, name))
 		if _, ok := a.terminal(); ok && cfg.Terminal {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bot-bottle/bottle/injection"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/kube"
 	"github.com/bot-bottle/bottle/kubernetes"
@@ -33,7 +34,7 @@ func (a *app) kubeRunCommand(connect connector) *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
+			nocore.Disable()
 			defer catchBrokenPipes()()
 			_, terminal := a.terminal()
 			switch {

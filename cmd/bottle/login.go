@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/logins"
 	"github.com/bot-bottle/bottle/internal/nearest"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/internal/secret"
 )
 
@@ -41,7 +42,7 @@ func (a *app) loginCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
+			nocore.Disable()
 			c := caller.Current()
 			if len(args) == 0 {
 				return a.listLogins(c, f.json)

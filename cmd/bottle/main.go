@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/bot-bottle/bottle/cmd/bottle/fastexec"
 	"github.com/bot-bottle/bottle/cmd/bottle/guest"
 	"github.com/bot-bottle/bottle/cmd/bottle/shim"
 )
@@ -30,8 +31,12 @@ func program() int {
 		_, _ = fmt.Fprintln(os.Stderr, "bottle:", shim.Exec(os.Args[1:]))
 		return exitBottle
 	}
-	ctx, stop := notifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	ctx := context.Background()
+	if fastexec.Begun() == nil { // otherwise signals go to the session
+		var stop func()
+		ctx, stop = notifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+		defer stop()
+	}
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 

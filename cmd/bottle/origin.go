@@ -11,12 +11,13 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/hostconfig"
 	"github.com/bot-bottle/bottle/policy"
 )
 
 // userConfig is the user's own configuration file, in their home. It has the format of the
 // system configuration.
-const userConfig = ".config/bottle/config.yaml"
+const userConfig = hostconfig.UserFile
 
 // choice is a value of a setting, with where it comes from.
 type choice struct {

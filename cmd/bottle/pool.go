@@ -17,6 +17,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/plan"
 )
 
@@ -75,7 +76,7 @@ func (a *app) poolFillCommand() *cobra.Command {
 		Short: "Prepare as many bottles as the manifest's pools say, and remove outdated ones",
 		Long:  textPoolFillLong,
 		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
+			nocore.Disable()
 			return a.fillPools(args, trust)
 		},
 	}

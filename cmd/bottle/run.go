@@ -13,6 +13,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/images/supply"
 	"github.com/bot-bottle/bottle/internal/caller"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/provision"
@@ -95,7 +96,7 @@ func (a *app) runAgent(cmd *cobra.Command, f runFlags) error {
 	if f.spec.ManifestPath == "" {
 		f.spec.ManifestPath = a.manifest
 	}
-	disableCoreDumps()
+	nocore.Disable()
 	defer catchBrokenPipes()()
 	f.spec.Caller = caller.Current()
 	sys, err := a.system()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/audit"
+	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/internal/secret"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/policy"
@@ -32,7 +33,7 @@ func (a *app) secretCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			disableCoreDumps()
+			nocore.Disable()
 			return a.withEngine(func(e *bottle.Engine) error {
 				name, err := a.resolve(e, args[0])
 				if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
+	"github.com/bot-bottle/bottle/internal/hostconfig"
 	"github.com/bot-bottle/bottle/policy"
 )
 
@@ -43,15 +44,15 @@ type setting struct {
 }
 
 var settings = []setting{
-	{policy.Address, "--address", "CONTAINERD_ADDRESS", func(c bottle.Config) string { return c.Address }},
-	{policy.Namespace, "--namespace", "CONTAINERD_NAMESPACE", func(c bottle.Config) string { return c.Namespace }},
-	{policy.Snapshotter, "", "CONTAINERD_SNAPSHOTTER", func(c bottle.Config) string { return c.Snapshotter }},
-	{policy.RunDir, "", "BOTTLE_RUN_DIR", func(c bottle.Config) string { return c.RunDir }},
-	{policy.StateDir, "", "BOTTLE_STATE_DIR", func(c bottle.Config) string { return c.StateDir }},
-	{policy.CNIPath, "", "CNI_PATH", func(c bottle.Config) string { return c.CNIPath }},
-	{policy.CNIConf, "", "BOTTLE_CNI_CONF", func(c bottle.Config) string { return c.CNIConf }},
-	{policy.HostsDir, "--hosts-dir", "BOTTLE_HOSTS_DIR", func(c bottle.Config) string { return c.HostsDir }},
-	{policy.Buildkit, "", "BUILDKIT_HOST", func(c bottle.Config) string { return c.BuildkitHost }},
+	{policy.Address, "--address", hostconfig.Address, func(c bottle.Config) string { return c.Address }},
+	{policy.Namespace, "--namespace", hostconfig.Namespace, func(c bottle.Config) string { return c.Namespace }},
+	{policy.Snapshotter, "", hostconfig.Snapshotter, func(c bottle.Config) string { return c.Snapshotter }},
+	{policy.RunDir, "", hostconfig.RunDir, func(c bottle.Config) string { return c.RunDir }},
+	{policy.StateDir, "", hostconfig.StateDir, func(c bottle.Config) string { return c.StateDir }},
+	{policy.CNIPath, "", hostconfig.CNIPath, func(c bottle.Config) string { return c.CNIPath }},
+	{policy.CNIConf, "", hostconfig.CNIConf, func(c bottle.Config) string { return c.CNIConf }},
+	{policy.HostsDir, "--hosts-dir", hostconfig.HostsDir, func(c bottle.Config) string { return c.HostsDir }},
+	{policy.Buildkit, "", hostconfig.Buildkit, func(c bottle.Config) string { return c.BuildkitHost }},
 }
 
 // hosts returns the host's configuration: the system's, or else the defaults.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/bot-bottle/bottle/cmd/bottle/fastexec"
 	"github.com/bot-bottle/bottle/internal/termmodes"
 	"github.com/bot-bottle/bottle/proxy"
 	"github.com/bot-bottle/bottle/session"
@@ -48,8 +49,10 @@ func (a *app) attach(start func(context.Context, session.Config) (process, error
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), startTimeout)
 	defer cancel()
 	sigs := make(chan os.Signal, 16)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT,
-		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH)
+	if begun := fastexec.Begun(); begun != nil {
+		sigs = begun.Signals // with what it has received
+	}
+	signal.Notify(sigs, fastexec.Signals...)
 	defer signal.Stop(sigs)
 
 	var ended process

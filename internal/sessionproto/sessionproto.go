@@ -29,8 +29,8 @@ func ClientSocket(id string) string { return "session-" + id }
 // GuestDir is where the guest directory is mounted.
 const GuestDir = "/.bottle"
 
-// idLength is that of crypto/rand's Text.
-const idLength = 26
+// IDLength is the length of a client's name, which is random: that of crypto/rand's Text.
+const IDLength = 26
 
 // Record encodes what announces a connection on PID 1's standard input. It is written at
 // once: it is shorter than PIPE_BUF.
@@ -39,7 +39,7 @@ func Record(id string) []byte { return []byte(id + "\n") }
 // ID decodes a line of PID 1's standard input. ok is false if it is not a record.
 func ID(line []byte) (id string, ok bool) {
 	id = strings.TrimSuffix(string(line), "\n")
-	ok = len(id) == idLength && len(line) == idLength+1
+	ok = len(id) == IDLength && len(line) == IDLength+1
 	for _, r := range id {
 		ok = ok && ('A' <= r && r <= 'Z' || '2' <= r && r <= '7')
 	}

@@ -27,13 +27,16 @@ const claudeKeyPart = 20
 // follows when it writes.
 func approveKey(env *environ) error {
 	key := env.get("ANTHROPIC_API_KEY")
+	if key == "" {
+		return nil
+	}
 	home := env.get("HOME")
 	state, dir := filepath.Join(home, ".claude.json"), filepath.Join(home, ".claude")
 	if d := env.get("CLAUDE_CONFIG_DIR"); d != "" {
 		state, dir = filepath.Join(d, ".claude.json"), d
 	}
 	data, err := readState(state)
-	if key == "" || errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {

@@ -1,4 +1,5 @@
-package policy
+// Package rootonly reads files that only root can have written.
+package rootonly
 
 import (
 	"errors"
@@ -12,13 +13,13 @@ import (
 	"github.com/bot-bottle/bottle/internal/hint"
 )
 
-// maxFile bounds a file's size, in bytes.
-const maxFile = 1 << 20
+// MaxFile bounds a file's size, in bytes.
+const MaxFile = 1 << 20
 
-// readRoots reads a file that only root can have written: the file and the directories
+// Read reads a file that only root can have written: the file and the directories
 // that lead to it belong to root and are not writable by others. Symbolic links are not
 // followed at the end of the path.
-func readRoots(path string) ([]byte, error) {
+func Read(path string) ([]byte, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ELOOP) {
 		return nil, &hint.Error{Err: fmt.Errorf("%s is a symbolic link", path), Hint: "replace it with a file"}
@@ -41,9 +42,9 @@ func readRoots(path string) ([]byte, error) {
 	if err := parentsRootsOnly(path); err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", path, maxFile)
+	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	if err == nil && len(data) > MaxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", path, MaxFile)
 	}
 	return data, err
 }
@@ -64,10 +65,10 @@ func parentsRootsOnly(path string) error {
 	}
 }
 
-// RootsOnly returns an error with a hint if others than root can write to or replace a
+// Check returns an error with a hint if others than root can write to or replace a
 // file or directory, or that which it is a symbolic link to. It wraps fs.ErrNotExist if
 // there is none.
-func RootsOnly(path string) error {
+func Check(path string) error {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
@@ -85,15 +86,15 @@ func RootsOnly(path string) error {
 	return parentsRootsOnly(filepath.Clean(path))
 }
 
-// trustedOwner is the owner that files must have; tests change it.
-var trustedOwner = uint32(0)
+// TrustedOwner is the owner that files must have; tests change it.
+var TrustedOwner = uint32(0)
 
 // rootsOnly returns an error if others than root can write to a file or directory. Where
 // the sticky bit is set, they cannot replace what is root's (inode(7)).
 func rootsOnly(path string, st *unix.Stat_t) error {
 	sticky := st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
 	switch {
-	case st.Uid != trustedOwner && st.Uid != 0:
+	case st.Uid != TrustedOwner && st.Uid != 0:
 		return &hint.Error{Err: fmt.Errorf("%s belongs to user %d, not to root", path, st.Uid), Hint: "chown root:root " + path}
 	case st.Mode&0o002 != 0 && !sticky, st.Mode&0o020 != 0 && st.Gid != 0 && !sticky:
 		return &hint.Error{

@@ -1,4 +1,4 @@
-package session
+package sessionclient
 
 import (
 	"bytes"
@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	proto "github.com/bot-bottle/bottle/internal/sessionproto"
-	"github.com/bot-bottle/bottle/runtime"
 )
 
 // meeting is the FIFO and the guest directory at which a bottle is reached.
@@ -74,13 +73,15 @@ func inside(t *testing.T, control, guest string, fn func(net.Conn)) {
 	}()
 }
 
-func alive() bool { return true }
+func alive() error { return nil }
+
+var errEnded = errors.New("ended")
 
 // TestReach: PID 1 is reached before and after it has begun to listen, and nothing is left.
 func TestReach(t *testing.T) {
 	control, guest := meeting(t)
 	inside(t, control, guest, func(conn net.Conn) { _, _ = conn.Write([]byte("hello")) })
-	conn, err := reach(t.Context(), control, guest, alive)
+	conn, err := Reach(t.Context(), control, guest, time.Minute, alive)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,16 +106,16 @@ func TestNotReached(t *testing.T) {
 	for name, c := range map[string]struct {
 		ctx     context.Context
 		control string
-		alive   func() bool
+		alive   func() error
 		want    error
 	}{
 		"nobody listens":  {ended, control, alive, context.Canceled},
-		"not running":     {t.Context(), control, func() bool { return false }, ErrNotRunning},
+		"not running":     {t.Context(), control, func() error { return errEnded }, errEnded},
 		"another version": {t.Context(), control + "-none", alive, os.ErrNotExist},
 		"full":            {t.Context(), fullFIFO(t), alive, os.ErrDeadlineExceeded},
 	} {
-		_, err := reach(c.ctx, c.control, guest, c.alive)
-		if !errors.Is(err, errNotReached) || !errors.Is(err, c.want) {
+		_, err := Reach(c.ctx, c.control, guest, time.Minute, c.alive)
+		if !errors.Is(err, ErrNotReached) || !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -143,11 +144,11 @@ func fullFIFO(t *testing.T) string {
 }
 
 // peered returns a session, and the connection at its other end.
-func peered(t *testing.T, cfg Config) (*direct, net.Conn) {
+func peered(t *testing.T, streams Streams) (*Process, net.Conn) {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	t.Cleanup(func() { _ = theirs.Close() })
-	return newDirect(ours, func(lost bool, _ int) (bool, []*runtime.LimitError) { return false, nil }, cfg), theirs
+	return NewProcess(ours, streams), theirs
 }
 
 // TestHostilePeer: what is in a sandbox in place of PID 1 ends no call later than PID 1
@@ -159,21 +160,35 @@ func TestHostilePeer(t *testing.T) {
 		"half a frame": proto.Frame(proto.KindStdout, []byte("out"))[:6],
 		"no state":     proto.Frame(proto.KindState, []byte("[")),
 	} {
-		d, peer := peered(t, Config{Stdout: io.Discard})
+		d, peer := peered(t, Streams{Stdout: io.Discard})
 		go func() { _, _ = peer.Write(answer); _ = peer.Close() }()
-		if code, err := d.Wait(); err == nil {
-			t.Errorf("%s: code %d", name, code)
+		if state, _ := d.Close(); state != nil {
+			t.Errorf("%s: code %d", name, state.Code)
 		}
 	}
 	// It takes nothing and says nothing: the context ends the signal.
-	d, _ := peered(t, Config{})
+	d, _ := peered(t, Streams{})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := d.Signal(ctx, syscall.SIGTERM); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("signal: %v", err)
 	}
 	d.endAfterKill(0)
-	if _, err := d.Wait(); err == nil {
+	if state, _ := d.Close(); state != nil {
+		t.Error("a session without an answer has an exit code")
+	}
+	// The same on a connection that was reached.
+	control, guest := meeting(t)
+	release := make(chan struct{})
+	defer close(release)
+	inside(t, control, guest, func(net.Conn) { <-release })
+	conn, err := Reach(t.Context(), control, guest, time.Minute, alive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d = NewProcess(conn, Streams{})
+	d.endAfterKill(0)
+	if state, _ := d.Close(); state != nil {
 		t.Error("a session without an answer has an exit code")
 	}
 }
@@ -181,7 +196,7 @@ func TestHostilePeer(t *testing.T) {
 // TestInputWindow: input that the process does not take delays neither a signal nor the end.
 func TestInputWindow(t *testing.T) {
 	in, _ := io.Pipe()
-	d, peer := peered(t, Config{Stdin: io.MultiReader(bytes.NewReader(make([]byte, 2*proto.Window)), in)})
+	d, peer := peered(t, Streams{Stdin: io.MultiReader(bytes.NewReader(make([]byte, 2*proto.Window)), in)})
 	got := 0
 	for got < proto.Window {
 		kind, data, err := proto.Read(peer)
@@ -201,7 +216,7 @@ func TestInputWindow(t *testing.T) {
 	if _, err := peer.Write(proto.JSON(proto.KindState, proto.State{Code: 7})); err != nil {
 		t.Error(err)
 	}
-	if code, err := d.Wait(); code != 7 || err != nil {
-		t.Errorf("%d, %v", code, err)
+	if state, err := d.Close(); state == nil || state.Code != 7 || err != nil {
+		t.Errorf("%v, %v", state, err)
 	}
 }
