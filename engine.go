@@ -70,6 +70,9 @@ type Config struct {
 	// Runsc opens the program that answers the shim's short calls in place of runsc
 	// (cmd/bottle/runscprogram); nil: runsc is started for each of them.
 	Runsc func() (io.ReadCloser, error)
+	// Programs identifies the content of these programs together: bottles with the same one share
+	// the files. Empty: each bottle has copies.
+	Programs string
 	// Owner is the user whose bottles and images are seen; 0: root, who sees all.
 	Owner int
 	// Rules bound what the caller may request; nil: nothing is bound.
@@ -80,7 +83,14 @@ type Config struct {
 }
 
 func (c Config) guestProgram() program.Program {
-	return program.Program{Open: c.Guest, Bottle: c.Program}
+	return program.Program{Open: c.Guest, Bottle: c.Program, Store: c.programs()}
+}
+
+// programsDir contains the programs that bottles share, in the state directory.
+const programsDir = ".programs"
+
+func (c Config) programs() program.Store {
+	return program.Store{Dir: filepath.Join(c.StateDir, programsDir), ID: c.Programs}
 }
 
 // ConfigFromEnv reads bottle's environment variables and those of the tools of
@@ -209,7 +219,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	rt, err := runtime.Connect(ctx, runtime.Config{
 		Address: cfg.Address, Namespace: cfg.Namespace, Snapshotter: cfg.Snapshotter,
 		RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.StateDir, cfg.Namespace), Log: cfg.Log,
-		Shim: cfg.Program, Runsc: cfg.Runsc, Owner: cfg.Owner, MayRemoveShared: cfg.Rules.Unbound,
+		Shim: cfg.Program, Runsc: cfg.Runsc, Programs: cfg.programs(), Owner: cfg.Owner, MayRemoveShared: cfg.Rules.Unbound,
 	})
 	if err != nil {
 		return nil, connectHint(err)

@@ -261,7 +261,7 @@ func (l *launch) restoreFork(ctx context.Context) error {
 
 // guestFiles are files in the state directory of a bottle that its sandbox, or what brings its
 // work back, uses.
-var guestFiles = []string{"guest", "worktree.json", "worktree.list"}
+var guestFiles = []string{guestName, "worktree.json", "worktree.list"}
 
 // copySource copies the files of the source on the host, and its workspace if it has one.
 func (l *launch) copySource(ctx context.Context) (mounted bool, err error) {
@@ -278,7 +278,11 @@ func (l *launch) copySource(ctx context.Context) (mounted bool, err error) {
 		if _, err := os.Lstat(from); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := treecopy.File(from, filepath.Join(l.e.stateDir(name), file)); err != nil {
+		to := filepath.Join(l.e.stateDir(name), file)
+		if file == guestName && os.Link(from, to) == nil { // nobody writes to it
+			continue
+		}
+		if err := treecopy.File(from, to); err != nil {
 			return false, err
 		}
 	}

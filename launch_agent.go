@@ -24,9 +24,12 @@ import (
 	"github.com/bot-bottle/bottle/worktree"
 )
 
+// guestName is the name of the guest program in a bottle's state directory.
+const guestName = "guest"
+
 // createGuestDir creates the directory that is mounted at provision.GuestDir.
 func (l *launch) createGuestDir(ctx context.Context) error {
-	program, err := l.e.cfg.guestProgram().Write(l.e.stateDir(l.plan.Name), "guest")
+	program, err := l.e.cfg.guestProgram().Write(l.e.stateDir(l.plan.Name), guestName)
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func (l *launch) writeProxyFiles(context.Context) error {
 			return err
 		}
 	}
-	small := program.Program{Open: l.e.cfg.ProxyProgram, Bottle: l.e.cfg.Program}
+	small := program.Program{Open: l.e.cfg.ProxyProgram, Bottle: l.e.cfg.Program, Store: l.e.cfg.programs()}
 	if _, err := small.Write(l.e.stateDir(l.plan.Name), proxy.ProgramName); err != nil {
 		return err
 	}

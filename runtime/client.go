@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"github.com/bot-bottle/bottle/internal/imageowner"
+	"github.com/bot-bottle/bottle/internal/program"
 )
 
 // Errors of Connect that callers distinguish.
@@ -40,8 +41,9 @@ type Config struct {
 	Shim string
 	// Runsc opens the program that the shim runs in place of runsc (cmd/bottle/runscprogram); nil:
 	// runsc itself.
-	Runsc func() (io.ReadCloser, error)
-	Log   *slog.Logger // nil: silent
+	Runsc    func() (io.ReadCloser, error)
+	Programs program.Store // for it
+	Log      *slog.Logger  // nil: silent
 	// Owner is the user whose images are seen, see package imageowner.
 	Owner           int
 	MayRemoveShared func() bool

@@ -79,7 +79,7 @@ func (c *Client) writeRunscProgram(id string) (string, error) {
 	if err := os.Symlink(runsc, link); err != nil {
 		return "", fmt.Errorf("write link to runsc: %w", err)
 	}
-	return program.Program{Open: c.cfg.Runsc, Bottle: runsc}.Write(dir, filepath.Base(file))
+	return program.Program{Open: c.cfg.Runsc, Bottle: runsc, Store: c.cfg.Programs}.Write(dir, filepath.Base(file))
 }
 
 const (

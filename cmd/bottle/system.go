@@ -7,6 +7,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/hostconfig"
+	programs "github.com/bot-bottle/bottle/internal/program"
 	"github.com/bot-bottle/bottle/policy"
 )
 
@@ -83,6 +84,10 @@ func (a *app) config() (bottle.Config, error) {
 	}
 	cfg.Guest, cfg.ProxyProgram = embeddedProgram("guest"), embeddedProgram("proxy")
 	cfg.Runsc = embeddedProgram("runsc")
+	// They are a part of this program's file.
+	if cfg.Programs, err = programs.Identity("/proc/self/exe"); err != nil {
+		return bottle.Config{}, err
+	}
 	cfg.Rules, cfg.Owner = sys.rules, caller.Current().Owner()
 	cfg.Audit = a.auditLog()
 	if !a.quiet {

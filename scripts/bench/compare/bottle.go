@@ -11,6 +11,7 @@ import (
 	"runtime"
 
 	"github.com/bot-bottle/bottle"
+	"github.com/bot-bottle/bottle/internal/program"
 	"github.com/bot-bottle/bottle/session"
 )
 
@@ -79,7 +80,10 @@ func EngineConfig() (cfg bottle.Config, err error) {
 	if cfg.ProxyProgram, err = embedded("proxy"); err != nil {
 		return cfg, err
 	}
-	cfg.Runsc, err = embedded("runsc")
+	if cfg.Runsc, err = embedded("runsc"); err != nil {
+		return cfg, err
+	}
+	cfg.Programs, err = program.Identity(cfg.Program)
 	return cfg, err
 }
 
