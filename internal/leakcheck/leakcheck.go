@@ -352,10 +352,10 @@ func loopDevices() ([]string, error) {
 	return out, nil
 }
 
-// ignored matches directories that containerd and its shims create with the
+// ignored matches the programs that bottles share, and directories that containerd and its shims create with the
 // first task of a namespace and keep, those of the test host, and the records of checks,
 // which outlive bottles (package proven).
-var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|bottle|bottle/\.proven(/\.?(runsc|runc|kernel))?|containerd|containerd/s|containerd/fifo|containerd/runc(/[^/]+)?|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$`)
+var ignored = regexp.MustCompile(`^/run/(bottle-lab/.*|bottle|bottle/\.proven(/\.?(runsc|runc|kernel))?|containerd|containerd/s|containerd/fifo|containerd/runc(/[^/]+)?|lab/containerd/io\.containerd\.runtime\.v2\.task/[^/]+)$|^/var/lib/bottle(/\.programs(/[0-9a-f]{32}(/(guest|proxy|runsc-calls))?)?)?$`)
 
 // walk lists the files below root, across mount points. It ignores files that
 // are removed while it runs.
