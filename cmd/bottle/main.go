@@ -31,6 +31,7 @@ func program() int {
 		_, _ = fmt.Fprintln(os.Stderr, "bottle:", shim.Exec(os.Args[1:]))
 		return exitBottle
 	}
+	delayCollection()
 	ctx := context.Background()
 	if fastexec.Begun() == nil { // otherwise signals go to the session
 		var stop func()

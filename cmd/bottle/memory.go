@@ -12,6 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Most commands allocate somewhat more than the 4 MB at which Go first collects garbage, and
+// end soon: nearly all of that is in use.
+const (
+	startPercent = 200 // GOGC, for startTime: Go then collects at 8 MB
+	startTime    = time.Second
+)
+
+// delayCollection delays the first garbage collection of this process, unless GOGC is set.
+func delayCollection() {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	usual := debug.SetGCPercent(startPercent)
+	time.AfterFunc(startTime, func() { debug.SetGCPercent(usual) })
+}
+
 // idleDelay is how long a session lasts before bottle releases memory: the start of a
 // session, and sessions that end soon, do not wait for it.
 const idleDelay = 2 * time.Second

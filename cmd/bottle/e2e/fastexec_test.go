@@ -126,3 +126,15 @@ agents:
 		t.Errorf("exit %d", code)
 	}
 }
+
+// TestNoCollection: a short command ends before garbage is collected.
+func TestNoCollection(t *testing.T) {
+	u := newUser(t)
+	traced := func(env ...string) string { return u.with(append(env, "GODEBUG=gctrace=1")...).bottle("list").stderr }
+	if r := traced(); strings.Contains(r, "gc 1 @") {
+		t.Error(r)
+	}
+	if r := traced("GOGC=50"); !strings.Contains(r, "gc 1 @") { // the control
+		t.Errorf("nothing is traced: %q", r)
+	}
+}
