@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/bot-bottle/bottle/internal/segment"
 )
@@ -36,6 +37,9 @@ type List struct {
 	Bridge  string       // the interface that the bridge plugin creates
 	Subnet  netip.Prefix // egress: the pool of addresses; internal: the segment
 	Plugins []string     // every plugin that is run, including IPAM's, without duplicates
+	// Simple: the only plugin is the bridge plugin, with no option that makes it create more than a
+	// bridge, its ports, their addresses and routes, and host-local's leases.
+	Simple bool
 
 	raw []byte
 }
@@ -135,7 +139,28 @@ func parse(data []byte, check func(*List, *plugin) error) (*List, error) {
 		return nil, fmt.Errorf("invalid bridge %q: an interface name has 1 to %d characters and no slash", first.Bridge, maxBridgeName)
 	}
 	l := &List{Name: c.Name, Bridge: first.Bridge, raw: data, Plugins: types(c.Plugins)}
+	l.Simple = len(c.Plugins) == 1 && isSimple(data)
 	return l, check(l, first)
+}
+
+// simpleOptions are the options of the bridge plugin that concern the bridge and its ports only.
+var simpleOptions = []string{
+	"type", "bridge", "isGateway", "isDefaultGateway", "forceAddress", "hairpinMode", "promiscMode", "mtu", "portIsolation", "ipam",
+}
+
+// isSimple reports whether the first plugin of a list has no other options, or has them switched
+// off. An option that is not known here may leave something that only the plugin can remove.
+func isSimple(data []byte) bool {
+	var c struct{ Plugins []map[string]json.RawMessage }
+	if json.Unmarshal(data, &c) != nil || len(c.Plugins) == 0 {
+		return false
+	}
+	for option, value := range c.Plugins[0] {
+		if !slices.Contains(simpleOptions, option) && string(value) != "false" {
+			return false
+		}
+	}
+	return true
 }
 
 // isFileName reports whether a name is a single path element.

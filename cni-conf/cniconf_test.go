@@ -47,6 +47,43 @@ func TestOverrideOne(t *testing.T) {
 	}
 }
 
+// TestSimple: only of options that concern the bridge and its ports is it known what they create.
+func TestSimple(t *testing.T) {
+	raw, err := embedded.ReadFile(EgressFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for change, want := range map[string]bool{
+		`"mtu": 1400,`: true, `"macspoofchk": false,`: true, `"new": false,`: true,
+		`"macspoofchk": true,`: false, `"new": 1,`: false, `"vlan": 7,`: false,
+		``: true,
+	} {
+		dir := t.TempDir()
+		write(t, dir, EgressFile, strings.Replace(string(raw), `"type": "bridge",`, `"type": "bridge",`+change, 1))
+		n, err := Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n.Egress.Simple != want || !n.Internal.Simple {
+			t.Errorf("%s: simple %v, want %v; the internal network: %v, want true", change, n.Egress.Simple, want, n.Internal.Simple)
+		}
+	}
+	var list map[string]any
+	if err := json.Unmarshal(raw, &list); err != nil {
+		t.Fatal(err)
+	}
+	list["plugins"] = append(list["plugins"].([]any), map[string]any{"type": "firewall"})
+	another, err := json.Marshal(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, dir, EgressFile, string(another))
+	if n, err := Load(dir); err != nil || n.Egress.Simple {
+		t.Errorf("with another plugin: %+v, %v", n, err)
+	}
+}
+
 func TestJSONHasDataDir(t *testing.T) {
 	n, err := Load("")
 	if err != nil {

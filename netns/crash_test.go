@@ -2,6 +2,7 @@ package netns
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/cni-conf"
 )
 
 // TestRemoveAfterStep stops a launch, or a removal, after each step. Remove must
@@ -156,26 +159,105 @@ func waitFor(t *testing.T, what string, fn func() bool) {
 	t.Fatalf("timeout waiting until %s", what)
 }
 
-// Remove without plugins returns an error and still removes everything.
+// TestRemoveWithoutPlugins: what bottle's own configuration creates is removed without plugins. With
+// another plugin in the configuration they are run, as only they know what to remove: then Remove
+// without plugins returns an error, and still removes everything else.
 func TestRemoveWithoutPlugins(t *testing.T) {
-	m := newManager(t)
 	before := hostState(t)
-	dir := makeBottleDir(t, "one")
-	if _, err := attach(ctx(t), m, dir, nil); err != nil {
-		t.Fatal(err)
+	plugins := t.TempDir()
+	confs := recordingConf(t, plugins)
+	for _, conf := range []string{"", confs} {
+		with, err := New(Config{RunDir: runDir, ConfDir: conf, PluginDirs: append(pluginDirs(t), plugins)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		without, err := New(Config{RunDir: runDir, ConfDir: conf, PluginDirs: []string{t.TempDir()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := makeBottleDir(t, "one")
+		if _, err := attach(ctx(t), with, dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := with.Remove(ctx(t), dir); err != nil {
+			t.Error(err)
+		}
+		if _, err := attach(ctx(t), with, dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := without.Remove(ctx(t), dir); (err != nil) != (conf != "") {
+			t.Errorf("Remove without plugins, configuration %q: %v", conf, err)
+		}
+		if conf != "" {
+			if err := with.Remove(ctx(t), dir); err != nil {
+				t.Error(err)
+			}
+		}
+		removeBottleDir(t, dir)
+		checkUnchanged(t, before)
 	}
-	bare, err := New(Config{RunDir: runDir, PluginDirs: []string{t.TempDir()}})
+	data, err := os.ReadFile(filepath.Join(plugins, recordedCalls))
+	if err != nil || string(data) != "ADD\nDEL\nADD\n" {
+		t.Errorf("the other plugin was called for %q, %v", data, err)
+	}
+}
+
+const (
+	recordPlugin  = "record"
+	recordedCalls = "calls"
+)
+
+// recordingConf adds a plugin to the egress network, which recordCall is, and returns the
+// directory of the configuration.
+func recordingConf(t *testing.T, plugins string) (confs string) {
+	t.Helper()
+	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := bare.Remove(ctx(t), dir); err == nil {
-		t.Error("Remove succeeded although plugins are missing")
+	if err := os.Symlink(self, filepath.Join(plugins, recordPlugin)); err != nil {
+		t.Fatal(err)
 	}
-	if err := m.Remove(ctx(t), dir); err != nil {
-		t.Error(err)
+	nets, err := cniconf.Load("")
+	if err != nil {
+		t.Fatal(err)
 	}
-	removeBottleDir(t, dir)
-	checkUnchanged(t, before)
+	data, err := nets.Egress.JSON("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list map[string]any
+	if err := json.Unmarshal(data, &list); err != nil {
+		t.Fatal(err)
+	}
+	list["plugins"] = append(list["plugins"].([]any), map[string]any{"type": recordPlugin})
+	if data, err = json.Marshal(list); err != nil {
+		t.Fatal(err)
+	}
+	confs = t.TempDir()
+	if err := os.WriteFile(filepath.Join(confs, cniconf.EgressFile), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return confs
+}
+
+// recordCall is a CNI plugin that records the command and changes nothing.
+func recordCall() error {
+	f, err := os.OpenFile(filepath.Join(filepath.Dir(os.Args[0]), recordedCalls), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(f, os.Getenv("CNI_COMMAND")); err != nil {
+		return err
+	}
+	var conf struct {
+		PrevResult json.RawMessage `json:"prevResult"`
+	}
+	if err := errors.Join(f.Close(), json.NewDecoder(os.Stdin).Decode(&conf)); err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(conf.PrevResult)
+	return err
 }
 
 // TestKilledWhilePluginRuns kills a process while its plugin runs. Remove must wait

@@ -97,9 +97,14 @@ func bridgePorts(bridge string) ([]netlink.Link, error) {
 	if b == nil || !isOwnBridge(b) {
 		return nil, err
 	}
+	return portsOf(b)
+}
+
+// portsOf returns the ports of a bridge in the calling thread's namespace.
+func portsOf(b netlink.Link) ([]netlink.Link, error) {
 	links, err := retryDump(netlink.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list the ports of %s: %w", bridge, err)
+		return nil, fmt.Errorf("list the ports of %s: %w", b.Attrs().Name, err)
 	}
 	var out []netlink.Link
 	for _, l := range links {

@@ -23,6 +23,13 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == recordPlugin {
+		if err := recordCall(); err != nil {
+			fmt.Println(err) // libcni reports what a plugin prints
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	switch os.Getenv(hostEnv) {
 	case "":
 		os.Exit(inNewHost())

@@ -47,8 +47,9 @@ func removeCNIDir(dir string) error {
 	return nil
 }
 
-// detachInternal runs the plugins that remove the internal segment. Without the
-// proxy's namespace there is none, because it exists only there.
+// detachInternal removes the internal segment. Without the proxy's namespace there is none, because
+// it exists only there. What simple plugins create is removed by a call of the kernel, which takes a
+// fraction of the time of two processes.
 func (m *Manager) detachInternal(ctx context.Context, conf *cniconf.List, dir, id string) error {
 	if !pinned(ProxyPath(dir)) {
 		return nil
@@ -61,6 +62,14 @@ func (m *Manager) detachInternal(ctx context.Context, conf *cniconf.List, dir, i
 		l, err := linkByName(conf.Bridge)
 		if l == nil {
 			return err
+		}
+		if conf.Simple {
+			ports, err := portsOf(l)
+			errs := []error{err}
+			for _, port := range ports {
+				errs = append(errs, deleteLink(port.Attrs().Name))
+			}
+			return errors.Join(errs...)
 		}
 		return n.del(ctx)
 	})
@@ -86,6 +95,9 @@ func (m *Manager) detachEgressLocked(ctx context.Context, conf *cniconf.List, di
 	if _, err := os.Lstat(policyFile(dir)); err != nil && len(leases) == 0 {
 		return nil // never attached, or already detached
 	}
+	if conf.Simple {
+		return m.removeEgress(conf, dir, id)
+	}
 	n, err := m.network(conf, dir, id, ProxyPath(dir))
 	if err != nil {
 		return err
@@ -93,12 +105,12 @@ func (m *Manager) detachEgressLocked(ctx context.Context, conf *cniconf.List, di
 	stop := l.Share()
 	err = n.del(ctx)
 	stop()
-	return errors.Join(err, m.removeEgressLeftovers(conf, dir, id))
+	return errors.Join(err, m.removeEgress(conf, dir, id))
 }
 
-// removeEgressLeftovers removes what the plugins left because they failed or were
+// removeEgress removes what simple plugins create, or what others left because they failed or were
 // missing.
-func (m *Manager) removeEgressLeftovers(conf *cniconf.List, dir, id string) error {
+func (m *Manager) removeEgress(conf *cniconf.List, dir, id string) error {
 	var errs []error
 	if pinned(ProxyPath(dir)) {
 		errs = append(errs, Do(ProxyPath(dir), func() error { return deleteLink(nicName) }))
