@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bot-bottle/bottle/internal/lazyregexp"
@@ -66,6 +67,52 @@ func Placeholder(value string) string {
 		return p
 	}
 	return similar(value)
+}
+
+// Form returns what a placeholder has in common with its value: a value of the same form can
+// have the same placeholder. It is empty if only the value itself can have it.
+func Form(value string) string {
+	for _, f := range formats {
+		m := f.expr().FindStringSubmatch(value)
+		if m == nil {
+			continue
+		}
+		form := f.name
+		for i, part := range m[1:] {
+			if i%2 == 0 {
+				form += " " + part
+			} else {
+				form += " " + strconv.Itoa(len(part))
+			}
+		}
+		return form
+	}
+	if _, ok := jwt(value); ok || value == "" {
+		return "" // claims are copied
+	}
+	keep := kept(value)
+	b := []byte(value)
+	hex := strings.Trim(value, hexLower) == ""
+	random := 0
+	for i := keep; i < len(b); i++ {
+		if isAlnum(b[i]) {
+			random++
+		}
+		switch c := b[i]; {
+		case hex:
+			b[i] = 'f'
+		case strings.IndexByte(digits, c) >= 0:
+			b[i] = '0'
+		case strings.IndexByte(lower, c) >= 0:
+			b[i] = 'a'
+		case strings.IndexByte(upper, c) >= 0:
+			b[i] = 'A'
+		}
+	}
+	if random < minRandom {
+		return "" // its placeholder is longer
+	}
+	return string(b)
 }
 
 func (f format) random(groups []string) string {
@@ -152,7 +199,7 @@ const minRandom = 20
 // similar returns a placeholder for a value of unknown format: letters and digits are
 // replaced by ones of their kind, everything else and the first characters are kept.
 func similar(value string) string {
-	keep := min(len(value)/5, 6)
+	keep := kept(value)
 	p := shape(value, keep)
 	random := 0
 	for i := range len(p) {
@@ -169,6 +216,9 @@ func similar(value string) string {
 	}
 	return safePrefix(value[:keep]) + string(b)
 }
+
+// kept returns how many characters at the beginning of a value of unknown format are kept.
+func kept(value string) int { return min(len(value)/5, 6) }
 
 // safePrefix drops a prefix that may not be part of a header or of ASCII text.
 func safePrefix(s string) string {

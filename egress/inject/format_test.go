@@ -49,10 +49,27 @@ func TestPlaceholderFormats(t *testing.T) {
 			if p == q || p == tc.value {
 				t.Errorf("not random: %q, %q", p, q)
 			}
+			if form := Form(tc.value); form != "" && form != Form(p) || (form == "") != (tc.name == "short" || tc.name == "not ASCII") {
+				t.Errorf("the form is %q, and that of a placeholder %q", form, Form(p))
+			}
 			if strings.Contains(p, tc.value) || strings.Contains(tc.value, p) {
 				t.Errorf("%q and %q overlap", p, tc.value)
 			}
 		})
+	}
+}
+
+// TestForm: values that differ in length, prefix or alphabet have different forms.
+func TestForm(t *testing.T) {
+	forms := map[string]string{}
+	for _, value := range []string{
+		"sk-ant-api03-" + fill(93, base62) + "AA", "sk-ant-api03-" + fill(94, base62) + "AA", "sk-ant-oat01-" + fill(93, base62) + "AA",
+		"ghp_" + fill(36, base62), "tok-1" + fill(30, lower), "tok-2" + fill(30, lower), "tok-1" + fill(30, upper), "f" + fill(39, hexLower), "f" + fill(40, hexLower),
+	} {
+		if other := forms[Form(value)]; other != "" || Form(value) == "" {
+			t.Errorf("%s has the form of %q", value, other)
+		}
+		forms[Form(value)] = value
 	}
 }
 
