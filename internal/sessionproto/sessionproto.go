@@ -54,7 +54,7 @@ const (
 	KindRequest Kind = 'r' // a Request
 	KindInput   Kind = 'i' // input of the session
 	KindEOF     Kind = 'e' // the end of the input, without a terminal
-	KindResize  Kind = 'w' // a Size
+	KindResize  Kind = 'w' // a Size; the first one after an OpClaim asks for the screen
 	KindSignal  Kind = 's' // one byte: the signal's number
 	KindPing    Kind = 'p' // sent every PingInterval; nothing for PingTimeout means that the client is gone
 	KindDetach  Kind = 'd' // the client leaves
@@ -82,6 +82,7 @@ const (
 const (
 	OpRun    = "run"    // run Exec for this client
 	OpStart  = "start"  // start the session, and attach to it if Attach is set
+	OpClaim  = "claim"  // take over a session that was started with Warm
 	OpAttach = "attach" // follow the session, with its screen redrawn
 	OpLogs   = "logs"   // the output so far and, with Follow, what comes
 	OpWait   = "wait"   // wait for the end
@@ -94,6 +95,7 @@ type Request struct {
 	Op     string    `json:"op"`
 	Size   Size      `json:"size"`             // of the client's terminal; zero: unknown
 	Attach bool      `json:"attach,omitempty"` // OpStart
+	Warm   bool      `json:"warm,omitempty"`   // OpStart: for an OpClaim; PID 1 ends if the session does before
 	Spec   *Spec     `json:"spec,omitempty"`   // OpStart
 	Follow bool      `json:"follow,omitempty"` // OpLogs; OpWait: wait for the start, too
 	Since  time.Time `json:"since"`            // OpLogs

@@ -41,8 +41,12 @@ func (h *holder) handle(conn io.ReadWriteCloser) {
 	if err != nil || kind != proto.KindRequest || json.Unmarshal(data, &req) != nil {
 		return
 	}
-	if req.Op == proto.OpRun {
+	switch req.Op {
+	case proto.OpRun:
 		h.serveRun(conn, req)
+		return
+	case proto.OpClaim:
+		h.serveClaim(conn)
 		return
 	}
 	written := make(chan struct{})
@@ -142,6 +146,7 @@ func (c *client) start(req proto.Request) bool {
 		c.fail(fmt.Errorf("run %s: %w", req.Spec.Args[0], err))
 		return false
 	}
+	c.h.warm = req.Warm
 	c.force(proto.JSON(proto.KindStarted, c.h.now()))
 	if !req.Attach {
 		c.force(proto.JSON(proto.KindState, c.h.now()))

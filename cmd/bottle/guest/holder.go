@@ -24,8 +24,10 @@ type holder struct {
 	state   proto.State
 	pid     int
 	ended   chan struct{} // closed when the state is final
-	outputs sync.WaitGroup
+	outputs *sync.WaitGroup
 	tty     *os.File  // nil without a terminal
+	ttyName string    // of its other end
+	over    *handover // of the terminal
 	stdin   io.Writer // nil: none
 	closeIn func()
 	screen  *screen
@@ -34,10 +36,14 @@ type holder struct {
 	stops   stopNotes
 	runs    map[int]*run   // by the ID of their process, which was not reaped
 	ending  sync.WaitGroup // of all runs
+	warm    bool           // the session waits for the client that it was started for
+	cold    chan struct{}  // closed when it has ended before
 }
 
 func newHolder() *holder {
-	return &holder{ended: make(chan struct{}), clients: map[*client]bool{}, runs: map[int]*run{}}
+	return &holder{
+		ended: make(chan struct{}), outputs: &sync.WaitGroup{}, clients: map[*client]bool{}, runs: map[int]*run{}, cold: make(chan struct{}),
+	}
 }
 
 // serve accepts clients until the listener is closed.
@@ -97,10 +103,10 @@ func (h *holder) open(spec *proto.Spec, size proto.Size) (files []uintptr, close
 		if err != nil {
 			return nil, nil, fmt.Errorf("open a terminal: %w", err)
 		}
-		h.tty, h.stdin, h.closeIn = master, master, func() {}
+		h.tty, h.ttyName, h.stdin, h.closeIn, h.over = master, slave.Name(), master, func() {}, &handover{}
 		h.screen = newScreen(size, h.answer)
 		h.setSize(size)
-		h.read(proto.KindStdout, master)
+		h.read(proto.KindStdout, master, h.over)
 		fd := slave.Fd()
 		return []uintptr{fd, fd, fd}, func() { _ = slave.Close() }, nil
 	}
@@ -132,19 +138,20 @@ func (h *holder) open(spec *proto.Spec, size proto.Size) (files []uintptr, close
 			return nil, nil, err
 		}
 		child = append(child, w)
-		h.read(kind, r)
+		h.read(kind, r, nil)
 	}
 	return []uintptr{child[0].Fd(), child[1].Fd(), child[2].Fd()}, closeChild, nil
 }
 
-// read follows an output of the process until nobody has it open any more.
-func (h *holder) read(kind proto.Kind, r *os.File) {
+// read follows an output of the process until nobody has it open any more. That of a terminal
+// may be handed over.
+func (h *holder) read(kind proto.Kind, r *os.File, over *handover) {
 	h.outputs.Go(func() {
 		buf := make([]byte, proto.Chunk)
 		for {
 			n, err := r.Read(buf)
 			if n > 0 {
-				h.output(kind, buf[:n])
+				h.output(kind, buf[:n], over)
 			}
 			if err != nil { // EIO from a terminal that no process has open
 				return
@@ -155,8 +162,14 @@ func (h *holder) read(kind proto.Kind, r *os.File) {
 
 // output records output and sends it to the clients. Without a terminal it waits for slow
 // clients, as a pipe does; a terminal's slow clients get the screen redrawn later.
-func (h *holder) output(kind proto.Kind, data []byte) {
+func (h *holder) output(kind proto.Kind, data []byte, over *handover) {
 	h.mu.Lock()
+	if over != nil && over.to != nil {
+		to := over.to
+		h.mu.Unlock()
+		to.output(kind, data)
+		return
+	}
 	waiting := h.send(kind, data)
 	h.mu.Unlock()
 	for _, c := range waiting {
@@ -189,10 +202,10 @@ func (h *holder) send(kind proto.Kind, data []byte) (waiting []*client) {
 // own terminal answers it.
 func (h *holder) answer(data []byte) {
 	h.mu.Lock()
-	attended := h.now().Clients > 0
+	attended, tty := h.now().Clients > 0, h.tty
 	h.mu.Unlock()
-	if !attended {
-		_, _ = h.tty.Write(data) // fails after the end
+	if !attended && tty != nil {
+		_, _ = tty.Write(data) // fails after the end
 	}
 }
 
@@ -229,7 +242,7 @@ func (h *holder) child(pid int, status syscall.WaitStatus) {
 		return
 	}
 	h.pid = 0
-	go h.finish(exitCode(status))
+	go h.finish(exitCode(status), h.outputs)
 }
 
 // drainTime bounds the wait for output after the end of the process: a process that it
@@ -237,9 +250,9 @@ func (h *holder) child(pid int, status syscall.WaitStatus) {
 const drainTime = 500 * time.Millisecond
 
 // finish makes the state final and notifies the clients.
-func (h *holder) finish(code int) {
+func (h *holder) finish(code int, outputs *sync.WaitGroup) {
 	done := make(chan struct{})
-	go func() { h.outputs.Wait(); close(done) }()
+	go func() { outputs.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-time.After(drainTime):
@@ -250,6 +263,9 @@ func (h *holder) finish(code int) {
 	close(h.ended)
 	for c := range h.clients {
 		c.finish(h.now())
+	}
+	if h.warm {
+		go h.goCold()
 	}
 }
 

@@ -27,9 +27,14 @@ func guestInit() int {
 	go h.connect(os.Stdin, proto.GuestDir)
 	for {
 		h.reap()
-		if s := <-sig; s != syscall.SIGCHLD {
-			h.terminate()
-			return exitSignal + int(s.(syscall.Signal))
+		select {
+		case s := <-sig:
+			if s != syscall.SIGCHLD {
+				h.terminate()
+				return exitSignal + int(s.(syscall.Signal))
+			}
+		case <-h.cold: // nobody can use the bottle
+			return exitBottle
 		}
 	}
 }

@@ -47,11 +47,22 @@ func (h *holder) serveRun(conn io.ReadWriteCloser, req proto.Request) {
 	code := r.start(req)
 	if code < 0 {
 		go r.follow()
-		code = <-r.exited
-		done := make(chan struct{})
-		go func() { r.outputs.Wait(); close(done) }()
-		r.meter.Drain(done)
+		code = r.wait()
 	}
+	r.end(begun, code)
+}
+
+// wait returns the exit code when the process has ended and its output was sent.
+func (r *run) wait() int {
+	code := <-r.exited
+	done := make(chan struct{})
+	go func() { r.outputs.Wait(); close(done) }()
+	r.meter.Drain(done)
+	return code
+}
+
+// end sends the last frame.
+func (r *run) end(begun time.Time, code int) {
 	r.send(proto.JSON(proto.KindState, proto.State{Started: begun, Ended: time.Now(), Code: code, Terminal: r.terminal}))
 }
 
@@ -258,14 +269,18 @@ func (r *run) copyOutput(kind proto.Kind, f *os.File) {
 	for {
 		n, err := f.Read(buf)
 		if n > 0 {
-			r.meter.Begin()
-			r.send(proto.Frame(kind, buf[:n]))
-			r.meter.End(n)
+			r.output(kind, buf[:n])
 		}
 		if err != nil { // EIO from a terminal that no process has open
 			return
 		}
 	}
+}
+
+func (r *run) output(kind proto.Kind, data []byte) {
+	r.meter.Begin()
+	r.send(proto.Frame(kind, data))
+	r.meter.End(len(data))
 }
 
 // send writes a frame. An error means that the client has gone, which follow notices.

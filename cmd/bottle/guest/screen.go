@@ -87,6 +87,9 @@ func (s *screen) write(p []byte) {
 	_, _ = s.vt.Write(p)
 }
 
+// close ends what follows the emulator.
+func (s *screen) close() { _ = s.vt.Close() }
+
 func (s *screen) resize(size proto.Size) {
 	defer func() {
 		if recover() != nil {
