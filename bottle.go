@@ -2,6 +2,7 @@ package bottle
 
 import (
 	"context"
+	"time"
 
 	"github.com/bot-bottle/bottle/internal/timing"
 	"github.com/bot-bottle/bottle/plan"
@@ -22,16 +23,29 @@ type Bottle struct {
 	plan  *plan.Plan
 	relay *sshagent.Forwarding
 	agent *runtime.Task
+	// warm is the session of the agent's command, if that was started ahead of the run.
+	warm  *session.Warm
+	began time.Time
 }
 
-// Exec starts a process in this bottle: by default the agent's command.
+// Began is when the bottle was launched, or claimed for its run.
+func (b *Bottle) Began() time.Time { return b.began }
+
+// Exec starts a process in this bottle: by default the agent's command. If that was started
+// ahead of the run, the first such process is that one, and the rest of its environment is
+// what it was started with.
 func (b *Bottle) Exec(ctx context.Context, cfg session.Config) (*session.Session, error) {
+	own := len(cfg.Command) == 0 && len(cfg.Env) == 0 && cfg.Dir == "" && cfg.User == "" && cfg.Terminal
 	if len(cfg.Command) == 0 {
 		cfg.Command = b.plan.Command
 	}
 	defer b.Timings.Begin("start session")()
 	if err := b.e.beforeExec(b.Name, cfg); err != nil {
 		return nil, err
+	}
+	if w := b.warm; w != nil && own {
+		b.warm = nil
+		return w.Begin(cfg)
 	}
 	return session.Start(ctx, b.e.rt, b.Name, cfg, b.agent.Exec)
 }
@@ -66,6 +80,7 @@ func (b *Bottle) Settle(ctx context.Context) error { return b.e.settle(ctx, b.se
 // another process has removed it.
 func (b *Bottle) Remove(ctx context.Context) error {
 	b.relay.Close()
+	b.warm.Close()
 	defer b.relay.Wait()
 	return b.e.teardown.Remove(ctx, b.self, b.Timings)
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -73,6 +74,9 @@ type Config struct {
 	// Programs identifies the content of these programs together: bottles with the same one share
 	// the files. Empty: each bottle has copies.
 	Programs string
+	// WarmSize is the width and height, in cells, of the terminals of agents that are started
+	// ahead of their runs, which then change it; zero: 80 and 24.
+	WarmSize [2]uint16
 	// Owner is the user whose bottles and images are seen; 0: root, who sees all.
 	Owner int
 	// Rules bound what the caller may request; nil: nothing is bound.
@@ -91,6 +95,15 @@ const programsDir = ".programs"
 
 func (c Config) programs() program.Store {
 	return program.Store{Dir: filepath.Join(c.StateDir, programsDir), ID: c.Programs}
+}
+
+// cells reads a size of a terminal; 0: there is none.
+func cells(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
 }
 
 // ConfigFromEnv reads bottle's environment variables and those of the tools of
@@ -113,6 +126,7 @@ func ConfigFromEnv(getenv func(string) string) Config {
 
 		HostsDir:     getenv(hostconfig.HostsDir),
 		BuildkitHost: getenv(hostconfig.Buildkit),
+		WarmSize:     [2]uint16{cells(getenv("COLUMNS")), cells(getenv("LINES"))},
 		BuildCache:   supply.DefaultBuildCache,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/bot-bottle/bottle/netns"
 	"github.com/bot-bottle/bottle/plan"
 	"github.com/bot-bottle/bottle/runtime"
+	"github.com/bot-bottle/bottle/session"
 	"github.com/bot-bottle/bottle/sshagent"
 	"github.com/bot-bottle/bottle/teardown"
 )
@@ -84,6 +86,10 @@ type launch struct {
 	injection *injection.Injection
 	// ahead: the bottle is prepared for a later run, and gets nothing that is its user's.
 	ahead bool
+	// placeholders are those of an agent that is started ahead, by variable.
+	placeholders map[string]string
+	// warm is the session of an agent that was started ahead; nil: there is none.
+	warm *session.Warm
 	// fork is nil unless the bottle is made from another one.
 	fork *forked
 
@@ -151,6 +157,11 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if l.ahead && l.plan.UsesWarm() {
+		if err := l.step(ctx, "start agent ahead", l.startWarm); err != nil {
+			return nil, err
+		}
+	}
 	if l.ahead {
 		if err := l.step(ctx, "record prepared", l.recordPrepared); err != nil {
 			return nil, err
@@ -165,7 +176,7 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 
 // bottle returns the bottle that was launched.
 func (l *launch) bottle() *Bottle {
-	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.claim.Identity(), plan: l.plan, relay: l.relay, agent: l.agent}
+	return &Bottle{Name: l.plan.Name, Timings: l.timings, e: l.e, self: l.claim.Identity(), plan: l.plan, relay: l.relay, agent: l.agent, warm: l.warm, began: time.Now()}
 }
 
 // step runs and times one step of the launch, unless the launch has already failed.

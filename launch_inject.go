@@ -10,6 +10,9 @@ import (
 // provisions returns the files and variables for the agent, with placeholders.
 func (l *launch) provisions() provision.Agent {
 	a := l.plan.Provisions()
+	if l.placeholders != nil {
+		a.Variables = replaceInjected(a.Variables, func(v provision.Variable) string { return l.placeholders[v.Name] })
+	}
 	if l.injection == nil {
 		return a
 	}

@@ -58,6 +58,8 @@ type preparedRecord struct {
 	User     runtime.User    `json:"user"`
 	// Files is the sum of what was written into the root file system for the agent.
 	Files string `json:"files"`
+	// Warm is nil unless the agent was started.
+	Warm *warmRecord `json:"warm,omitempty"`
 }
 
 // preparedKey is everything that decides on the containers and networks of a bottle,
@@ -200,6 +202,9 @@ func (l *launch) recordPrepared(context.Context) error {
 	if r.Files, err = filesSum(l.provisions().RootFiles(img)); err != nil {
 		return err
 	}
+	if r.Warm, err = l.warmRecord(img); err != nil {
+		return err
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -234,6 +239,8 @@ type PreparedBottle struct {
 	Manifest string    `json:"manifest"`
 	State    string    `json:"state"`
 	Created  time.Time `json:"created"`
+	// Warm: its agent was started.
+	Warm bool `json:"warm,omitempty"`
 
 	key string
 }
@@ -260,7 +267,7 @@ func (e *Engine) Pool(ctx context.Context) ([]PreparedBottle, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		b := PreparedBottle{Name: name, Agent: r.Agent, Manifest: r.Manifest, Created: r.Created, key: r.Key, State: preparedDead}
+		b := PreparedBottle{Name: name, Agent: r.Agent, Manifest: r.Manifest, Created: r.Created, Warm: r.Warm != nil, key: r.Key, State: preparedDead}
 		if err != nil { // an incomplete record
 			list = append(list, b)
 			continue
@@ -340,6 +347,9 @@ func (e *Engine) fits(p *plan.Plan, name, key string) (preparedRecord, *injectio
 	if err == nil && (r.Key != key || r.Files != files || names.Owner(name) != e.cfg.Owner) {
 		err = errors.New("prepared for another run")
 	}
+	if err == nil {
+		err = l.fitsWarm(r)
+	}
 	return r, l.injection, err
 }
 
@@ -407,6 +417,7 @@ func (e *Engine) claim(ctx context.Context, p *plan.Plan, name, key string) (_ *
 			return
 		}
 		l.relay.Close()
+		l.warm.Close()
 		// The user gets the first error.
 		if rerr := e.teardown.Remove(ctx, l.claim.Identity(), l.timings); rerr != nil {
 			e.log.Error("undo claim", "bottle", name, "error", rerr)
@@ -423,6 +434,15 @@ func (e *Engine) claim(ctx context.Context, p *plan.Plan, name, key string) (_ *
 	}
 	if err := l.startSSH(ctx); err != nil {
 		return nil, err
+	}
+	if r.Warm != nil {
+		err := l.step(ctx, "claim agent", func(ctx context.Context) (err error) {
+			l.warm, err = session.Claim(ctx, e.rt, name)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	err = l.step(ctx, "end claim", func(context.Context) error {
 		// First, because it must not be claimed again whatever happens then.
@@ -452,6 +472,9 @@ func (l *launch) give(ctx context.Context, r preparedRecord) error {
 	if l.injection != nil {
 		if err := l.injection.AddSecrets(l.plan); err != nil {
 			return err
+		}
+		if r.Warm != nil { // the agent has them
+			l.injection.Use(r.Warm.Placeholders)
 		}
 		var err error
 		if secrets, err = inject.Encode(l.injection.CA, l.injection.Secrets); err != nil {
@@ -490,9 +513,15 @@ var ErrPoolProxy = errors.New("only bottles with the built-in proxy can be prepa
 // in them.
 var ErrPoolLogins = errors.New("bottles with login files cannot be prepared")
 
+// ErrPoolForms is wrapped if an agent cannot be started ahead of its runs because the form of
+// an injected value is not known.
+var ErrPoolForms = errors.New("an injected value is missing or too short, or a token that expires")
+
 // FillPool removes the prepared bottles of a plan's agent that have died or that its run
 // would not use, and prepares or removes others until there are count. The plan needs no
-// values of variables (plan.Spec.NamesOnly). Concurrent calls take turns.
+// values of variables (plan.Spec.NamesOnly), and for an agent that is started ahead only their
+// forms (plan.Spec.Forms). It then wraps a session.Ended or session.Failure if the agent has
+// ended at once, and prepares no more. Concurrent calls take turns.
 func (e *Engine) FillPool(ctx context.Context, p *plan.Plan, count int) (err error) {
 	if count > 0 && p.Proxy.Kind != manifest.ProxyBuiltin {
 		return fmt.Errorf("prepare bottles of %s: %w", p.Agent, ErrPoolProxy)
@@ -502,6 +531,9 @@ func (e *Engine) FillPool(ctx context.Context, p *plan.Plan, count int) (err err
 	}
 	if count > 0 && p.Pending() {
 		return fmt.Errorf("prepare bottles of %s: %w", p.Agent, ErrPending)
+	}
+	if count > 0 && p.Warm && !p.UsesWarm() {
+		return fmt.Errorf("prepare bottles of %s: %w", p.Agent, ErrPoolForms)
 	}
 	lock, err := e.lockPools(ctx)
 	if err != nil {

@@ -74,6 +74,15 @@ func (in *Injection) AddSecrets(p *plan.Plan) error {
 	return nil
 }
 
+// Use replaces placeholders by those that the agent has already, by variable.
+func (in *Injection) Use(placeholders map[string]string) {
+	for i, s := range in.Secrets {
+		if p, ok := placeholders[s.Name]; ok {
+			in.Secrets[i].Placeholder = p
+		}
+	}
+}
+
 func secretsOf(p *plan.Plan) []inject.Secret {
 	var secrets []inject.Secret
 	for _, v := range p.Injected() {

@@ -53,7 +53,7 @@ func settingsOf[T any](settings func(T) map[string]any) func(key string, old, no
 
 // settings returns the settings that are not empty, by their keys.
 func (a *Agent) settings() map[string]any {
-	return notEmpty(map[string]any{"kind": a.Kind, "unattended": a.Unattended, "bottle": a.Bottle, "command": a.Command, "prompt": a.Prompt, "skills": a.Skills, "mcp": a.MCP, "pool": a.Pool})
+	return notEmpty(map[string]any{"kind": a.Kind, "unattended": a.Unattended, "bottle": a.Bottle, "command": a.Command, "prompt": a.Prompt, "skills": a.Skills, "mcp": a.MCP, "pool": a.Pool, "pool.warm": a.Warm})
 }
 
 // settings returns the settings that are not empty, by their keys. Variables and ssh

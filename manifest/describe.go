@@ -32,6 +32,7 @@ type Description struct {
 	Skills       []string          `json:"skills"`
 	MCP          []agents.Server   `json:"mcp,omitempty"`
 	Pool         int               `json:"pool,omitempty"` // bottles that are kept prepared
+	Warm         bool              `json:"warm,omitempty"` // with the agent started in them
 	ManifestPath string            `json:"manifest"`
 }
 
@@ -109,7 +110,7 @@ func (m *Manifest) describe(name string, a *Agent, b *Bottle, c caller.Caller) (
 	}
 	d := Description{
 		Agent: name, Bottle: a.Bottle, ManifestPath: m.Path, Image: ref, Git: b.Git, Logins: b.Logins, PromptBytes: len(a.Prompt),
-		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended, Pool: a.Pool,
+		Kind: a.Kind, KindHosts: kindHosts, Unattended: a.Unattended, Pool: a.Pool, Warm: a.Warm,
 		Command: append([]string{}, kind.InMode(a.CommandOfKind(), a.Unattended)...), Skills: append([]string{}, a.Skills...), MCP: a.MCP, SSH: []SSHHost{}, Env: []EnvDescription{},
 		Egress: policy.Expand(),
 		Limits: b.Limits.OrDefault(),

@@ -116,6 +116,8 @@ type Agent struct {
 	MCP []agents.Server
 	// Pool is the number of bottles to keep prepared, at most MaxPool.
 	Pool int
+	// Warm: the agent is started in them.
+	Warm bool
 }
 
 // MaxPool is the largest pool of an agent.

@@ -199,7 +199,7 @@ func TestGoodManifest(t *testing.T) {
 		},
 		Agents: map[string]*Agent{
 			"impl": {
-				Kind: "claude", Unattended: true, Pool: 2, Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
+				Kind: "claude", Unattended: true, Pool: 2, Warm: true, Bottle: "dev", Command: []string{"claude", "--verbose", "7", ""},
 				Prompt: "You are …\nTwice.\n", Skills: []string{"review", "write tests"},
 				MCP: []agents.Server{
 					{Name: "docs", Command: []string{"node", "server.js", "7"}, Env: map[string]string{"LEVEL": "3"}},

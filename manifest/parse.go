@@ -638,7 +638,7 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 		"prompt": func(n *yaml.Node) { a.Prompt, _ = d.text(n, "prompt", false) },
 		"skills": func(n *yaml.Node) { a.Skills = d.skills(n) },
 		"mcp":    func(n *yaml.Node) { a.MCP = d.servers(n) },
-		"pool":   func(n *yaml.Node) { a.Pool = int(d.integer(n, "pool", 0, MaxPool)) },
+		"pool":   func(n *yaml.Node) { d.pool(n, a) },
 	})
 	switch {
 	case !a.Unattended:
@@ -651,6 +651,25 @@ func (d *decoder) agent(key, n *yaml.Node, m *Manifest) *Agent {
 		d.fail(key, "add bottle: with the name of a bottle", "missing bottle in %s", what)
 	}
 	return a
+}
+
+// pool reads the number of prepared bottles, or a mapping with it.
+func (d *decoder) pool(n *yaml.Node, a *Agent) {
+	size := func(what string) func(*yaml.Node) {
+		return func(n *yaml.Node) { a.Pool = int(d.integer(n, what, 0, MaxPool)) }
+	}
+	if d.follow(n).Kind != yaml.MappingNode {
+		size("pool")(n)
+		return
+	}
+	sized := false
+	d.mapping(n, "pool", map[string]func(*yaml.Node){
+		"size": func(n *yaml.Node) { sized = true; size("size")(n) },
+		"warm": func(n *yaml.Node) { a.Warm = d.boolean(n, "warm") },
+	})
+	if !sized {
+		d.fail(n, "add size: with the number of bottles", "missing size in pool")
+	}
 }
 
 // kind reads the name of a kind of agents.

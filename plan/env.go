@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bot-bottle/bottle/egress/inject"
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/hint"
 	"github.com/bot-bottle/bottle/internal/logins"
@@ -32,6 +33,7 @@ type envInput struct {
 	noInput bool
 	// namesOnly: no value is read.
 	namesOnly bool
+	forms     bool                // Spec.Forms
 	manifest  string              // path
 	listed    []manifest.Variable // in the manifest
 	files     []EnvArg
@@ -160,10 +162,19 @@ func (r *envResolver) source(name string, lookUp func()) {
 }
 
 func (r *envResolver) set(v provision.Variable) {
+	v = r.in.inject.apply(v)
 	if r.in.namesOnly {
-		v.Secret = secret.Value{}
+		v.Secret = r.form(v)
 	}
-	r.vars = append(r.vars, r.in.inject.apply(v))
+	r.vars = append(r.vars, v)
+}
+
+// form returns a placeholder for a value that is only needed for its form.
+func (r *envResolver) form(v provision.Variable) secret.Value {
+	if value := v.Secret.Reveal(); r.in.forms && len(v.Inject) > 0 && value != "" {
+		return secret.New(inject.Placeholder(value))
+	}
+	return secret.Value{}
 }
 
 func (r *envResolver) fromManifest(v manifest.Variable) {
@@ -183,8 +194,9 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceCommand, Command: v.Command, TTL: int64(v.TTL.Seconds())})
 	case v.File != "":
 		path := r.in.caller.Path(v.File, filepath.Dir(r.in.manifest))
-		if r.in.namesOnly {
-			r.set(provision.Variable{Name: v.Name, Source: manifest.SourceFile, From: path})
+		of := provision.Variable{Name: v.Name, Source: manifest.SourceFile, From: path}
+		if r.in.namesOnly && (!r.in.forms || len(r.in.inject.apply(of).Inject) == 0) {
+			r.set(of)
 			return
 		}
 		value, err := r.readFile(path)
@@ -192,7 +204,8 @@ func (r *envResolver) fromManifest(v manifest.Variable) {
 			r.problems.Add(fmt.Errorf("%s: %s: %w", v.At, v.Name, err))
 			return
 		}
-		r.set(provision.Variable{Name: v.Name, Source: manifest.SourceFile, From: path, Secret: secret.New(value)})
+		of.Secret = secret.New(value)
+		r.set(of)
 	case r.usesLogin(v):
 		r.setLogin()
 	default:

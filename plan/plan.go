@@ -43,6 +43,11 @@ type Spec struct {
 	// NamesOnly: only the names of variables and build secrets are needed, as for another
 	// host's use of the plan. No value is read, and none needs to be there.
 	NamesOnly bool
+	// Forms, with NamesOnly: variables that are injected have placeholders in place of values,
+	// as far as these can be read.
+	Forms bool
+	// Terminal: the agent's session is on the caller's terminal and ends with the caller.
+	Terminal bool
 	// Rules are the administrator's policy for the caller; nil: nothing is bound.
 	Rules *policy.Rules
 	// Caller is the invoking user and their working directory.
@@ -111,6 +116,8 @@ type Plan struct {
 	// what the run does with them; nil: there are none to use.
 	Pool     int       `json:"pool,omitempty"`
 	Prepared *Prepared `json:"prepared,omitempty"`
+	// Warm: the agent is started in these bottles.
+	Warm bool `json:"warm,omitempty"`
 	// Policy is the administrator's policy that bounds the run; nil: none.
 	Policy *Policy `json:"policy,omitempty"`
 	// Warnings are sentences that the preflight shows last, one per line.
@@ -132,6 +139,7 @@ type Plan struct {
 	rules    *policy.Rules
 	command  []string     // the manifest's or the kind's; empty: the image's
 	kind     *agents.Kind // named, or assumed from the command
+	terminal bool         // Spec.Terminal
 	args     []string     // appended to the command
 
 	manifestSum string

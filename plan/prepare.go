@@ -48,7 +48,7 @@ func Prepare(ctx context.Context, s Spec, h Host) (*Plan, error) {
 		plan: &Plan{
 			Agent: s.Agent, Bottle: agent.Bottle, Manifest: s.Caller.Abs(m.Path), Created: time.Now(),
 			Kind: agent.Kind, Unattended: agent.Unattended, kind: agent.KindOf(), command: agent.CommandOfKind(),
-			Pool: agent.Pool, MCP: agent.MCP, Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
+			Pool: agent.Pool, Warm: agent.Warm && agent.Pool > 0, terminal: s.Terminal || s.Forms, MCP: agent.MCP, Prompt: agent.Prompt, PromptBytes: len(agent.Prompt), Skills: []string{}, SSH: []manifest.SSHHost{},
 			Warnings: []string{},
 		},
 	}
@@ -144,6 +144,7 @@ func (p *preparation) run(ctx context.Context) error {
 	p.login()
 	problems.Add(p.checkInject())
 	problems.Add(p.checkMCP())
+	problems.Add(p.checkWarm())
 	problems.Add(p.checkPolicy())
 	if problems.Err() == nil {
 		problems.Add(p.prepared(ctx))
@@ -329,7 +330,7 @@ func (p *Plan) Entries() egress.Entries { return p.entries }
 
 func (p *preparation) env(context.Context) (err error) {
 	in := envInput{
-		caller: p.spec.Caller, noInput: p.spec.NoInput, namesOnly: p.spec.NamesOnly, manifest: p.plan.Manifest,
+		caller: p.spec.Caller, noInput: p.spec.NoInput, namesOnly: p.spec.NamesOnly, forms: p.spec.Forms, manifest: p.plan.Manifest,
 		listed: p.bottle.Env, files: p.spec.EnvFiles, flags: parseEnvFlags(p.spec.Env), token: p.spec.getenv(callerToken) != "",
 	}
 	if p.plan.kind.Name != agents.Default {

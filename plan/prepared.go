@@ -34,6 +34,8 @@ func (p *preparation) prepared(ctx context.Context) error {
 		p.plan.Prepared.Reason = reasonLogins
 	case p.plan.Pending():
 		p.plan.Prepared.Reason = reasonImage
+	case p.plan.Warm && p.plan.WarmObstacle() != "":
+		p.plan.Prepared.Reason = p.plan.WarmObstacle()
 	default:
 		name, err := p.host.Prepared(ctx, p.plan)
 		if err != nil {

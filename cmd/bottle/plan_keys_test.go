@@ -50,6 +50,9 @@ var planKeys = map[string]struct {
 	"agents.mcp":        {none: "shown by its keys"},
 	"agents.pool":       {value: "3", want: []string{"prepared", "no (only those with the built-in proxy are prepared); up to 3 are kept"}},
 
+	"agents.pool.size": {value: "3", want: []string{"prepared", "up to 3 are kept"}},
+	"agents.pool.warm": {value: "true", need: "size: 3", want: []string{"prepared", "up to 3 are kept for the agent, with it started"}},
+
 	"agents.mcp.command": {value: `[node, "a b"]`, want: []string{"MCP servers", `NAME (node "a b")`}},
 	"agents.mcp.env":     {value: "{LEVEL: val}", need: "command: [node]", want: []string{`NAME (node; LEVEL="val")`}},
 	"agents.mcp.url":     {value: "https://api.test/mcp", want: []string{"NAME (https://api.test/mcp)"}},
@@ -173,6 +176,10 @@ func planOf(t *testing.T, path []string, keys string) string {
 			agent = "mcp: {NAME: {" + keys + "}}"
 		}
 		bottle = "egress: {allow: [api.test]}"
+	case len(path) == 3 && path[1] == "pool":
+		if keys != "" {
+			agent = "pool: {" + keys + "}"
+		}
 	case path[0] == "agents":
 		agent = keys
 	case len(path) == 2:

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -19,6 +20,7 @@ import (
 	"github.com/bot-bottle/bottle/internal/caller"
 	"github.com/bot-bottle/bottle/internal/nocore"
 	"github.com/bot-bottle/bottle/plan"
+	"github.com/bot-bottle/bottle/session"
 )
 
 func (a *app) poolCommand() *cobra.Command {
@@ -64,7 +66,11 @@ func (a *app) printPool(pool []bottle.PreparedBottle) error {
 	t := tabwriter.NewWriter(wrapped(a.stdout), 0, 0, 3, ' ', 0)
 	_, _ = fmt.Fprintln(t, "NAME\tAGENT\tSTATE\tAGE\tMANIFEST")
 	for _, b := range pool {
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", visible(b.Name), visible(b.Agent), b.State, age(time.Since(b.Created)), visible(b.Manifest))
+		state := b.State
+		if b.Warm {
+			state += textPoolWarm
+		}
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", visible(b.Name), visible(b.Agent), state, age(time.Since(b.Created)), visible(b.Manifest))
 	}
 	return t.Flush()
 }
@@ -118,7 +124,7 @@ func (a *app) fillPools(agents []string, trust bool) error {
 		var errs []error
 		for _, name := range agents {
 			spec := f.spec
-			spec.Agent = name
+			spec.Agent, spec.Forms = name, m.Agents[name] != nil && m.Agents[name].Warm
 			p, err := plan.Prepare(a.ctx, spec, e)
 			if err == nil {
 				err = e.FillPool(a.ctx, p, p.Pool)
@@ -128,6 +134,10 @@ func (a *app) fillPools(agents []string, trust bool) error {
 				err = withHint(err, hintPoolImage, name)
 			case errors.Is(err, bottle.ErrPoolProxy):
 				err = withHint(err, hintPoolProxy)
+			case errors.Is(err, bottle.ErrPoolForms):
+				err = withHint(err, hintPoolForms)
+			case isEnded(err):
+				err = withHint(err, hintPoolEnded, name)
 			}
 			if err == nil {
 				a.note(textPoolFilled, name, count(p.Pool, "prepared bottle"))
@@ -182,12 +192,46 @@ func (a *app) refillPool(p *plan.Plan, trust bool) {
 	}
 	cmd := exec.Command(self, append(args, "--", p.Agent)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Env = refillEnv(os.Environ())
+	cmd.Env = a.warmEnv(refillEnv(os.Environ()), p)
 	if err := cmd.Start(); err != nil {
 		a.noteFailure(fmt.Errorf("fill the pool: %w", err))
 		return
 	}
 	go func() { _ = cmd.Wait() }() // bottle pool fill reports the error when it is called again
+}
+
+// isEnded reports that an agent which was started ahead of its run has ended, or could not be
+// run.
+func isEnded(err error) bool {
+	_, ended := errors.AsType[*session.Ended](err)
+	_, failed := errors.AsType[*session.Failure](err)
+	return ended || failed
+}
+
+// warmEnv adds what a process needs that starts a plan's agent ahead of its next run: the
+// terminal of this run, and placeholders in place of the values of forwarded variables.
+func (a *app) warmEnv(env []string, p *plan.Plan) []string {
+	if !p.Warm {
+		return env
+	}
+	set := func(name, value string) {
+		env = slices.DeleteFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+		env = append(env, name+"="+value)
+	}
+	for _, name := range []string{"TERM", "COLORTERM"} {
+		if value, ok := os.LookupEnv(name); ok {
+			set(name, value)
+		}
+	}
+	if fd, ok := a.terminal(); ok {
+		width, height := terminalSize(fd)
+		set("COLUMNS", strconv.Itoa(int(width)))
+		set("LINES", strconv.Itoa(int(height)))
+	}
+	for from, placeholder := range p.ForwardedForms() {
+		set(from, placeholder)
+	}
+	return env
 }
 
 // refillEnv returns the environment of a process that fills a pool. It needs the names of

@@ -104,6 +104,8 @@ func (a *app) runAgent(cmd *cobra.Command, f runFlags) error {
 		return err
 	}
 	f.spec.Rules = sys.rules
+	_, onTerminal := a.terminal()
+	f.spec.Terminal = onTerminal && !f.noTTY && !f.detach && !f.keep
 	f.spec.Env = f.env.env
 	if cmd.Flags().Changed(flagToken) {
 		f.spec.ForwardToken = &f.token
@@ -261,8 +263,12 @@ func (a *app) launchAndAttach(e *bottle.Engine, plan *plan.Plan, f runFlags) (er
 	}, session.Config{Terminal: a.wantsTerminal(f.tty, f.noTTY)}, a.showRefusals(e, b.Name))
 	stopSecrets()
 	stopWatch()
+	since := time.Time{}
+	if plan.Warm { // what was refused to the agent before the run is not the run's
+		since = b.Began()
+	}
 	// An unreadable log is not an error, as the session has ended.
-	if hosts, serr := e.Proxies().Summary(context.WithoutCancel(a.ctx), b.Name, time.Time{}); serr == nil {
+	if hosts, serr := e.Proxies().Summary(context.WithoutCancel(a.ctx), b.Name, since); serr == nil {
 		a.showSummary(plan.Agent, hosts)
 		if plan.Learn {
 			a.showLearned(plan, hosts)

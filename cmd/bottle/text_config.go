@@ -85,7 +85,11 @@ func printDescription(w io.Writer, d manifest.Description) {
 	}
 	row("limits", limits(d.Limits))
 	if d.Pool > 0 {
-		row("pool", count(d.Pool, "prepared bottle"))
+		warm := ""
+		if d.Warm {
+			warm = textPoolWarm
+		}
+		row("pool", count(d.Pool, "prepared bottle")+warm)
 	}
 }
 

@@ -16,16 +16,24 @@ uses a prepared bottle fills the pool again by itself.`
 	textNoPools    = "no agent has a pool"
 	hintNoPools    = "set pool in an agent of the manifest"
 	hintPoolProxy  = "set proxy: {kind: builtin} in the bottle"
+	hintPoolForms  = "set and export the variable of the value, or let bottle run fill the pool; or remove warm from the pool"
+	hintPoolEnded  = "run it without a pool to see why: bottle run %s --name NAME"
+	textPoolWarm   = ", agent started"
 	hintPoolImage  = "provide the image with bottle run %s"
 
-	textPrepared    = "yes; up to %d are kept for the agent"
-	textNotPrepared = "no (%s); up to %d are kept for the agent"
+	textPrepared    = "yes; up to %d are kept for the agent%s"
+	textNotPrepared = "no (%s); up to %d are kept for the agent%s"
+	textWithAgent   = ", with it started"
 )
 
 // preparedText says whether the run of a plan uses a prepared bottle.
 func preparedText(p *plan.Plan) string {
-	if p.Prepared.Name != "" {
-		return fmt.Sprintf(textPrepared, p.Pool)
+	warm := ""
+	if p.Warm {
+		warm = textWithAgent
 	}
-	return fmt.Sprintf(textNotPrepared, p.Prepared.Reason, p.Pool)
+	if p.Prepared.Name != "" {
+		return fmt.Sprintf(textPrepared, p.Pool, warm)
+	}
+	return fmt.Sprintf(textNotPrepared, p.Prepared.Reason, p.Pool, warm)
 }
