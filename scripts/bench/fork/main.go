@@ -8,7 +8,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -156,41 +155,10 @@ func (s *scene) then(ctx context.Context, name string, args ...string) error {
 		return err
 	}
 	defer func() { _ = terminal.Close() }() // nothing was written that matters
-	err = waitFor(terminal, prompt)
+	err = compare.WaitFor(terminal, prompt)
 	_, _ = terminal.WriteString("\x10\x11") // the detach keys
 	go func() { _, _ = io.Copy(io.Discard, terminal) }()
 	return errors.Join(err, attach.Wait())
-}
-
-// waitFor reads until a text appears, of which a program may write each word apart.
-func waitFor(r io.Reader, text string) error {
-	var seen bytes.Buffer
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := r.Read(buf)
-		seen.Write(buf[:n])
-		if strings.Contains(words(seen.String()), words(text)) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("no %q on the screen: %w\n%q", text, err, seen.String())
-		}
-	}
-}
-
-// words returns a text without spaces and the sequences that move the cursor over them.
-func words(text string) string {
-	for {
-		begin := strings.Index(text, "\x1b[")
-		if begin < 0 {
-			return strings.ReplaceAll(text, " ", "")
-		}
-		end := begin + 2
-		for end < len(text) && (text[end] < '@' || text[end] > '~') {
-			end++
-		}
-		text = text[:begin] + text[min(end+1, len(text)):]
-	}
 }
 
 func measured(fn func(context.Context) error) func(context.Context, int) (time.Duration, error) {
