@@ -163,6 +163,9 @@ func (l *launch) run(ctx context.Context) (_ *Bottle, err error) {
 		}
 	}
 	if l.ahead {
+		if err := l.step(ctx, "warm up", l.warmUp); err != nil {
+			return nil, err
+		}
 		if err := l.step(ctx, "record prepared", l.recordPrepared); err != nil {
 			return nil, err
 		}

@@ -38,7 +38,7 @@ import (
 )
 
 // A prepared bottle is a complete bottle that was launched ahead of its use: its sandbox
-// runs PID 1 and nothing else, and its proxy refuses everything. It has a name as every
+// runs PID 1 and has run nothing of its image, and its proxy refuses everything. It has a name as every
 // bottle, which also is its host name, and its record in its state directory. A run claims
 // it under the lock of its launch, gives it what is the run's own, and only then removes
 // the record: a bottle without a record is never claimed, and one whose claim was
@@ -140,6 +140,10 @@ func (c Config) programsSum() (string, error) {
 		}
 		add(id)
 	}
+	if c.Programs != "" { // they have megabytes
+		add(c.Programs)
+		return hex.EncodeToString(sum.Sum(nil)), nil
+	}
 	for _, open := range []func() (io.ReadCloser, error){c.Guest, c.ProxyProgram, c.Runsc} {
 		add("program")
 		if open == nil {
@@ -188,6 +192,23 @@ func filesSum(files []rootfile.File) (string, error) {
 
 func (e *Engine) preparedPath(name string) string {
 	return filepath.Join(e.stateDir(name), preparedFile)
+}
+
+// warmUp lets PID 1 start a process that returns at once. The first process of a sandbox takes
+// twice as long to start as later ones: the sandbox has not run PID 1's code for it, and has
+// no address space at hand.
+func (l *launch) warmUp(ctx context.Context) error {
+	s, err := session.Start(ctx, l.e.rt, l.plan.Name, session.Config{
+		Command: []string{provision.GuestInit, "nothing"}, Dir: "/", Stdout: io.Discard, Stderr: io.Discard,
+	}, l.agent.Exec)
+	if err != nil {
+		return err
+	}
+	code, err := s.Wait()
+	if err == nil && code != 0 {
+		err = fmt.Errorf("the guest program ended with code %d", code)
+	}
+	return err
 }
 
 // recordPrepared records that the launched bottle can be claimed when its launch is
@@ -290,6 +311,10 @@ func (e *Engine) preparedState(ctx context.Context, name string) (string, error)
 			return preparedStarting, err
 		}
 		return preparedDead, nil
+	}
+	// Its claimer asks containerd.
+	if e.rt.RunningByNotes(name, names.Proxy(name)) {
+		return PreparedReady, nil
 	}
 	running, err := e.rt.RunningOnHost(ctx, name, names.Proxy(name))
 	if !running || err != nil {

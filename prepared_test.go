@@ -374,3 +374,30 @@ func TestPreparedFaults(t *testing.T) {
 		t.Errorf("after a fill: %v", next)
 	}
 }
+
+// TestProgramsSum: programs with an identity are not read, and another identity is another
+// sum; without one, another content is.
+func TestProgramsSum(t *testing.T) {
+	opened := 0
+	sum := func(identity, content string) string {
+		t.Helper()
+		c := Config{Program: "/proc/self/exe", Programs: identity, Guest: func() (io.ReadCloser, error) {
+			opened++
+			return io.NopCloser(strings.NewReader(content)), nil
+		}}
+		s, err := c.programsSum()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if sum("a", "one") == sum("b", "one") || sum("a", "one") != sum("a", "one") {
+		t.Error("the sum does not follow the identity")
+	}
+	if opened > 0 {
+		t.Errorf("read %d times in spite of an identity", opened)
+	}
+	if sum("", "one") == sum("", "two") || opened != 2 {
+		t.Errorf("the sum does not follow the content, read %d times", opened)
+	}
+}

@@ -110,19 +110,24 @@ func (c *Client) Alive(ctx context.Context, name string) (bool, error) {
 // from what the runtimes have recorded and the host's processes: it asks no shim. It may
 // report false for a task that is running.
 func (c *Client) RunningOnHost(ctx context.Context, ids ...string) (bool, error) {
-	for _, id := range ids {
-		r, err := c.ctrd.ContainerService().Get(c.withNamespace(ctx), id)
-		switch {
-		case errdefs.IsNotFound(err):
-			return false, nil
-		case err != nil:
-			return false, fmt.Errorf("get container %s: %w", id, err)
-		}
-		if s, ok := c.hostState(r); !ok || s.status != "running" || !isOurs(r) {
-			return false, nil
-		}
+	running := make([]bool, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, id := range ids {
+		g.Go(func() error {
+			r, err := c.ctrd.ContainerService().Get(c.withNamespace(gctx), id)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("get container %s: %w", id, err)
+			}
+			s, ok := c.hostState(r)
+			running[i] = ok && s.status == "running" && isOurs(r)
+			return nil
+		})
 	}
-	return true, nil
+	err := g.Wait()
+	return err == nil && !slices.Contains(running, false), err
 }
 
 func (c *Client) records(ctx context.Context, filters ...string) ([]containers.Container, error) {

@@ -40,6 +40,7 @@ const Program = "/.bottle/init"
 //   - attach connects to PID 1
 //   - agent SOCKET runs the inner end of the ssh agent relay
 //   - connect PROXY HOST PORT is ssh's ProxyCommand
+//   - nothing returns at once
 //   - files COMMAND... lists, packs and unpacks files for bottle on the host
 //
 // ok is false if args is not a guest command. code is the exit code.
@@ -60,6 +61,8 @@ func Run(args []string) (code int, ok bool) {
 		return guestRelay(args[1:]), true
 	case "connect":
 		return guestConnect(args[1:]), true
+	case "nothing":
+		return 0, true
 	case "files":
 		return filetree.Command(args[1:], os.Stdin, os.Stdout, os.Stderr), true
 	}
