@@ -142,10 +142,6 @@ func (c Config) Images() supply.Config {
 	}
 }
 
-// workspacesDir contains the workspaces, by namespace, in the state directory. The name
-// of a containerd namespace never begins with a dot.
-const workspacesDir = ".workspaces"
-
 // Engine manages the bottles of one host. It has no state of its own: the existing
 // bottles are read from containerd's labels and from names.
 type Engine struct {
@@ -248,7 +244,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	})
 	e := &Engine{
 		cfg: cfg, rt: rt, net: net, log: cfg.Log, proxies: proxies,
-		workspaces: workspace.New(filepath.Join(cfg.StateDir, workspacesDir, cfg.Namespace)),
+		workspaces: workspace.New(filepath.Join(cfg.StateDir, hostconfig.WorkspacesDir, cfg.Namespace)),
 		images:     images.New(rt.Containerd(), cfg.Namespace, cfg.Snapshotter),
 		sessions:   session.New(rt, cfg.Log),
 		programs:   sync.OnceValues(cfg.programsSum),

@@ -32,6 +32,10 @@ const (
 	DefaultStateDir  = "/var/lib/bottle"
 )
 
+// WorkspacesDir contains the workspaces, by namespace, in the state directory. The name of a
+// containerd namespace never begins with a dot.
+const WorkspacesDir = ".workspaces"
+
 // SystemDir contains the configuration of the host's administrator.
 const SystemDir = "/etc/bottle"
 

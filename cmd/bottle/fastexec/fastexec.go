@@ -143,15 +143,22 @@ func find(who caller.Caller, name string) (b bottle, ok bool) {
 			return b, false
 		}
 	}
+	runDir := setting(hostconfig.RunDir, hostconfig.KeyRunDir, hostconfig.DefaultRunDir)
+	stateDir := setting(hostconfig.StateDir, hostconfig.KeyStateDir, hostconfig.DefaultStateDir)
 	b.id = names.ID(name, owner)
-	b.dir = filepath.Join(setting(hostconfig.RunDir, hostconfig.KeyRunDir, hostconfig.DefaultRunDir), namespace, b.id)
+	if !exists(runDir, filepath.Join(namespace, b.id)) && !exists(stateDir, filepath.Join(namespace, b.id)) &&
+		!exists(stateDir, filepath.Join(hostconfig.WorkspacesDir, namespace, b.id)) {
+		// What is left of a bottle of that name would have a directory, which is removed last.
+		b.id = names.ID(names.Prefix+name, owner)
+	}
+	b.dir = filepath.Join(runDir, namespace, b.id)
 	b.group = hosttask.CgroupPath(namespace, b.id)
 	if strings.Contains(b.dir, names.Unusable) {
 		return b, false
 	}
 	launched, err := os.Lstat(filepath.Join(b.dir, hosttask.LaunchFile))
 	if err != nil || launched.Size() == 0 || exists(b.dir, hosttask.SuspendedFile) ||
-		exists(filepath.Join(setting(hostconfig.StateDir, hostconfig.KeyStateDir, hostconfig.DefaultStateDir), namespace, b.id), hosttask.PreparedFile) {
+		exists(filepath.Join(stateDir, namespace, b.id), hosttask.PreparedFile) {
 		return b, false
 	}
 	if b.limits, err = hosttask.LimitsOf(b.dir); err != nil {

@@ -76,7 +76,16 @@ func TestFind(t *testing.T) {
 		"running":        {name: name, want: true},
 		"no such bottle": {name: "claude-bottle-y"},
 		"a path":         {name: "../" + namespace + "/" + name},
-		"without prefix": {name: "x"},
+		"without prefix": {name: "x", want: true},
+		"another bottle has exactly that name": {name: "x", change: func(_ *testing.T, _, dir, _ string) error {
+			return os.Mkdir(filepath.Join(filepath.Dir(dir), "x"), 0o700)
+		}},
+		"something of exactly that name was left": {name: "x", change: func(_ *testing.T, _, _, state string) error {
+			return os.Mkdir(filepath.Join(filepath.Dir(state), "x"), 0o700)
+		}},
+		"work of exactly that name was left": {name: "x", change: func(_ *testing.T, _, _, state string) error {
+			return os.MkdirAll(filepath.Join(filepath.Dir(filepath.Dir(state)), hostconfig.WorkspacesDir, namespace, "x"), 0o700)
+		}},
 		"being launched": {name: name, change: func(_ *testing.T, _, dir, _ string) error {
 			return os.Truncate(filepath.Join(dir, hosttask.LaunchFile), 0)
 		}},
