@@ -228,5 +228,29 @@ func TestWarmClaude(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.wait()
-	within(t, func() bool { return u.pooled("claude").State == "prepared" })
+	// The next one, which would take as long, is interrupted.
+	within(t, func() bool {
+		pids := u.filling()
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+		return len(pids) == 0
+	})
+	if r := u.bottle("cleanup", "--yes"); r.code != 0 {
+		t.Errorf("cleanup: exit %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if b := u.pooled("claude"); b.State == "prepared" {
+		t.Errorf("after the fill was killed: %+v", b)
+	}
+}
+
+// filling returns the processes that fill the user's pools.
+func (u user) filling() (pids []int) {
+	u.t.Helper()
+	for pid, argv := range bytesearch.Arguments(u.t) {
+		if strings.Contains(argv, u.dir) && strings.Contains(argv, "fill") && !ended(pid) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
