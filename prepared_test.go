@@ -391,7 +391,7 @@ func TestProgramsSum(t *testing.T) {
 		}
 		return s
 	}
-	if sum("a", "one") == sum("b", "one") || sum("a", "one") != sum("a", "one") {
+	if first := sum("a", "one"); first == sum("b", "one") || first != sum("a", "one") {
 		t.Error("the sum does not follow the identity")
 	}
 	if opened > 0 {
