@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	goruntime "runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -48,6 +50,8 @@ func TestSessionsOfPID1(t *testing.T) {
 			}
 			concurrentSessions(t, e, b.Name)
 			killedSession(t, e, b.Name)
+			slowReader(t, e, b.Name)
+			slowProcess(t, e, b.Name)
 			stolenRecords(t, e, b.Name)
 			files, err := os.ReadDir(session.GuestDir(e.dir(b.Name)))
 			if err != nil {
@@ -113,6 +117,110 @@ func killedSession(t *testing.T, e *Engine, name string) {
 		t.Errorf("exit %d, %v; want 7", code, err)
 	}
 	_ = in.Close()
+}
+
+// streamed is how much slowReader and slowProcess send.
+const streamed = 100 << 20
+
+// slowReader: a client that does not read stops its session, and no other. What it did not
+// read is not collected anywhere, and arrives in the end.
+func slowReader(t *testing.T, e *Engine, name string) {
+	t.Helper()
+	base := memoryOfPID1(t, e, name)
+	var before, stopped goruntime.MemStats
+	goruntime.ReadMemStats(&before)
+	out := &gate{began: make(chan struct{}), open: make(chan struct{})}
+	p, err := e.Exec(t.Context(), name, session.Config{
+		Command: []string{"sh", "-c", "i=0; while [ $i -lt 100 ]; do head -c 1048576 /dev/zero; i=$((i+1)); echo $i >/tmp/sent; done"},
+		Stdout:  out, Stderr: io.Discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-out.began
+	sent := steady(func() string {
+		text, _ := output(t, e, name, "sh", "-c", "cat /tmp/sent 2>/dev/null || echo 0")
+		return text
+	})
+	goruntime.ReadMemStats(&stopped)
+	grown := int64(stopped.HeapAlloc) - int64(before.HeapAlloc)
+	if more := memoryOfPID1(t, e, name) - base; len(sent) != len("0\n") || more > 24<<10 || grown > 24<<20 {
+		t.Errorf("%s MiB were written without a reader: PID 1 has %d kB more, the client %d bytes", sent, more, grown)
+	}
+	close(out.open)
+	if code, err := p.Wait(); code != 0 || err != nil || out.n != streamed {
+		t.Errorf("exit %d, %v, %d bytes, want %d", code, err, out.n, streamed)
+	}
+}
+
+// slowProcess: a process that does not read stops its client, and gets all of the input in
+// the end.
+func slowProcess(t *testing.T, e *Engine, name string) {
+	t.Helper()
+	in := &zeros{}
+	var out bytes.Buffer
+	p, err := e.Exec(t.Context(), name, session.Config{
+		Command: []string{"sh", "-c", "while ! [ -e /tmp/go ]; do sleep 0.05; done; wc -c"},
+		Stdin:   io.LimitReader(in, streamed), Stdout: &out, Stderr: io.Discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := steady(func() int64 {
+		output(t, e, name, "true")
+		return in.n.Load()
+	})
+	if read > 4<<20 {
+		t.Errorf("%d bytes were read for a process that reads nothing", read)
+	}
+	output(t, e, name, "touch", "/tmp/go")
+	if code, err := p.Wait(); code != 0 || err != nil || strings.TrimSpace(out.String()) != fmt.Sprint(streamed) {
+		t.Errorf("exit %d, %v, %s bytes, want %d", code, err, &out, streamed)
+	}
+}
+
+// memoryOfPID1 returns its resident memory, in kB.
+func memoryOfPID1(t *testing.T, e *Engine, name string) (kb int) {
+	t.Helper()
+	text, _ := output(t, e, name, "grep", "VmRSS", "/proc/1/status")
+	if _, err := fmt.Sscanf(text, "VmRSS: %d kB", &kb); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	t.Logf("PID 1 has %d kB", kb)
+	return kb
+}
+
+// steady returns a value when it does not change any more.
+func steady[T comparable](value func() T) T {
+	last := value()
+	for same := 0; same < 5; same++ {
+		if now := value(); now != last {
+			same, last = 0, now
+		}
+	}
+	return last
+}
+
+// gate is a writer that does not take anything before it is open.
+type gate struct {
+	began, open chan struct{}
+	once        sync.Once
+	n           int
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.once.Do(func() { close(g.began) })
+	<-g.open
+	g.n += len(p)
+	return len(p), nil
+}
+
+// zeros is an endless input that counts what is read.
+type zeros struct{ n atomic.Int64 }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	z.n.Add(int64(len(p)))
+	return len(p), nil
 }
 
 // stolenRecords: programs of the agent read what is meant for PID 1. Sessions then start as

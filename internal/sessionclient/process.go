@@ -100,8 +100,9 @@ func NewProcess(conn io.ReadWriteCloser, streams Streams) *Process {
 func (p *Process) read() {
 	defer close(p.done)
 	defer p.endInput()
+	frames := proto.NewReader(p.conn, proto.Chunk)
 	for {
-		kind, data, err := proto.Read(p.conn)
+		kind, data, err := frames.Read()
 		if err != nil {
 			return
 		}
@@ -143,28 +144,41 @@ func (p *Process) write(name string, w io.Writer, data []byte) {
 
 // forward sends the client's input.
 func (p *Process) forward() {
-	buf := make([]byte, proto.Chunk)
+	buf := make([]byte, proto.Header+proto.Chunk)
 	for {
-		n, err := p.streams.Stdin.Read(buf)
-		if n > 0 && (!p.reserve(n) || p.send(proto.Frame(proto.KindInput, buf[:n])) != nil) {
-			return
+		n, err := p.streams.Stdin.Read(buf[proto.Header:])
+		for from := 0; from < n; {
+			part := p.reserve(n - from)
+			// The header takes the place of what was sent before.
+			if part == 0 || p.send(proto.Fill(buf[from:from+proto.Header+part], proto.KindInput)) != nil {
+				return
+			}
+			from += part
 		}
 		if err != nil {
 			_ = p.send(proto.Frame(proto.KindEOF, nil)) // the session may have ended
 			return
 		}
+		if n == len(buf)-proto.Header && n < proto.Window/2 {
+			buf = make([]byte, proto.Header+2*n)
+		}
 	}
 }
 
-// reserve waits until n bytes of input may be sent.
-func (p *Process) reserve(n int) bool {
+// reserve waits until input may be sent, and returns how much of n bytes; 0 if the session has
+// ended.
+func (p *Process) reserve(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.window < n && !p.ended {
+	for p.window <= 0 && !p.ended {
 		p.cond.Wait()
 	}
+	if p.ended {
+		return 0
+	}
+	n = min(n, p.window)
 	p.window -= n
-	return !p.ended
+	return n
 }
 
 func (p *Process) taken(n int) {

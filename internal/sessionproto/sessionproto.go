@@ -8,6 +8,7 @@
 package sessionproto
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -154,21 +155,27 @@ type State struct {
 func (s State) Running() bool { return !s.Started.IsZero() && s.Ended.IsZero() }
 
 // MaxFrame is the largest content of a frame, in bytes. Output is sent in parts of at
-// most Chunk bytes.
+// most Chunk bytes, or MaxOutput by an OpRun.
 const (
-	MaxFrame = 4 << 20
-	Chunk    = 32 << 10
+	MaxFrame  = 4 << 20
+	Chunk     = 32 << 10
+	MaxOutput = 256 << 10
 )
 
-// header is the size of a frame's kind and length.
-const header = 5
+// Header is the size of a frame's kind and length.
+const Header = 5
 
 // Frame encodes a frame.
 func Frame(kind Kind, data []byte) []byte {
-	out := make([]byte, header, header+len(data))
-	out[0] = byte(kind)
-	binary.BigEndian.PutUint32(out[1:], uint32(len(data)))
-	return append(out, data...)
+	out := make([]byte, Header, Header+len(data))
+	return Fill(append(out, data...), kind)
+}
+
+// Fill writes the header of a frame whose data are at buf[Header:].
+func Fill(buf []byte, kind Kind) []byte {
+	buf[0] = byte(kind)
+	binary.BigEndian.PutUint32(buf[1:], uint32(len(buf)-Header))
+	return buf
 }
 
 // JSON encodes a frame with a value.
@@ -181,8 +188,29 @@ func JSON(kind Kind, v any) []byte {
 }
 
 // Read reads a frame. The error is io.EOF between two frames.
-func Read(r io.Reader) (Kind, []byte, error) {
-	var head [header]byte
+func Read(r io.Reader) (Kind, []byte, error) { return readInto(r, nil) }
+
+// Reader reads frames without a system call and a buffer for each.
+type Reader struct {
+	r   *bufio.Reader
+	buf []byte
+}
+
+// NewReader returns a reader that reads up to n bytes ahead.
+func NewReader(r io.Reader, n int) *Reader { return &Reader{r: bufio.NewReaderSize(r, n)} }
+
+// Read is the function Read, with data that the next call overwrites.
+func (r *Reader) Read() (Kind, []byte, error) {
+	kind, data, err := readInto(r.r, r.buf)
+	if cap(data) <= MaxOutput {
+		r.buf = data[:0]
+	}
+	return kind, data, err
+}
+
+// readInto uses buf if the data fit in.
+func readInto(r io.Reader, buf []byte) (Kind, []byte, error) {
+	var head [Header]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return 0, nil, err
 	}
@@ -190,7 +218,10 @@ func Read(r io.Reader) (Kind, []byte, error) {
 	if n > MaxFrame {
 		return 0, nil, fmt.Errorf("frame of %d bytes is too long (max %d)", n, MaxFrame)
 	}
-	data := make([]byte, n)
+	data := buf[:min(int(n), cap(buf))]
+	if len(data) < int(n) {
+		data = make([]byte, n)
+	}
 	if _, err := io.ReadFull(r, data); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF

@@ -26,6 +26,28 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestReader: a reader reads the same frames as Read, larger ones than its buffer too.
+func TestReader(t *testing.T) {
+	var stream []byte
+	sizes := []int{0, 1, Chunk, MaxOutput, 3, MaxOutput + 1, MaxFrame, 5}
+	for i, n := range sizes {
+		stream = append(stream, Frame(KindStdout, bytes.Repeat([]byte{byte(i)}, n))...)
+	}
+	r := NewReader(bytes.NewReader(stream), Chunk)
+	for i, n := range sizes {
+		kind, data, err := r.Read()
+		if kind != KindStdout || err != nil || !bytes.Equal(data, bytes.Repeat([]byte{byte(i)}, n)) {
+			t.Errorf("frame %d: %c, %d bytes, %v", i, kind, len(data), err)
+		}
+	}
+	if _, _, err := r.Read(); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v", err)
+	}
+	if _, _, err := NewReader(bytes.NewReader(stream[:Header+Header]), Chunk).Read(); err != nil {
+		t.Errorf("a frame without content: %v", err)
+	}
+}
+
 // FuzzRead: a frame is read as it was written, and nothing larger than MaxFrame.
 func FuzzRead(f *testing.F) {
 	f.Add(Frame(KindStdout, []byte("text")))

@@ -3,6 +3,8 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,4 +181,43 @@ func TestAbort(t *testing.T) {
 		t.Errorf("no stacks in\n%s", l.errs)
 	}
 	u.bottle("cleanup", "--yes").want(t, 0, "")
+}
+
+// TestExecKilled kills clients of sessions: the process gets SIGHUP, with its children, or
+// SIGPIPE if it goes on to write, and nothing of the session stays.
+func TestExecKilled(t *testing.T) {
+	leakcheck.Check(t)
+	u := newUser(t)
+	for _, runtime := range []string{"runsc", "runc"} {
+		name := "claude-bottle-killed-" + runtime
+		l := begin(t, u.command("run", "wait", "--proxy", "builtin", "--runtime", runtime, "--yes", "--name", name), name)
+		const count = "ls /proc/1/fd | wc -l"
+		files := u.exec(name, "sh", "-c", count).stdout
+		for script, want := range map[string]string{
+			`trap 'echo hangup >/tmp/end; exit' HUP; sleep 1000 & echo $! >/tmp/child; echo ready; wait`: "hangup\n",
+			`trap '' HUP; echo 0 >/tmp/child; echo ready; yes; echo $? >/tmp/end`:                        "141\n",
+		} {
+			killed := begin(t, u.command("exec", "-T", name, "sh", "-c", script), name)
+			killed.signal(syscall.SIGKILL)
+			killed.wait()
+			const look = `cat /tmp/end 2>/dev/null; [ -e "/proc/$(cat /tmp/child)/exe" ] && [ "$(cat /tmp/child)" != 0 ] && echo child; `
+			var r result
+			for deadline := time.Now().Add(longest); ; {
+				if r = u.exec(name, "sh", "-c", look+count); r.stdout == want+files {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%s: after the end of the client: %q\n%s; want %q", runtime, r.stdout, r.stderr, want+files)
+				}
+			}
+			u.exec(name, "rm", "/tmp/end", "/tmp/child").want(t, 0, "")
+		}
+		left, err := filepath.Glob(filepath.Join("/run/bottle", os.Getenv("CONTAINERD_NAMESPACE"), name, "guest", "session-*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left in the guest directory: %q (%v)", left, err)
+		}
+		if code := l.end(); code != 0 {
+			t.Errorf("%s: exit %d\n%s", runtime, code, l.errs)
+		}
+	}
 }

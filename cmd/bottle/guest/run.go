@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,8 +31,10 @@ type run struct {
 	exited   chan int // gets the exit code
 	meter    drain.Meter
 	outputs  sync.WaitGroup
-	files    []io.Closer // of PID 1's side
-	pid      int         // 0 before and after the process; guarded by h.mu
+	stopper  *stopper       // of the pipes; nil with a terminal
+	piping   sync.WaitGroup // what uses the stopper
+	inputs   atomic.Int64   // frames of input
+	pid      int            // 0 before and after the process; guarded by h.mu
 	stops    stopNotes
 
 	sending sync.Mutex // one frame at a time
@@ -170,9 +173,17 @@ func (r *run) fork(c command, size proto.Size, stdin bool) (err error) {
 			_ = f.Close() // the process has its own
 		}
 	}()
+	var own []io.Closer // this side of the pipes
+	defer func() {
+		if err != nil {
+			for _, f := range own {
+				_ = f.Close() // nothing was written
+			}
+		}
+	}()
 	var outputs []func()
-	output := func(kind proto.Kind, f *os.File) {
-		r.files = append(r.files, f)
+	output := func(kind proto.Kind, f io.ReadCloser) {
+		own = append(own, f)
 		outputs = append(outputs, func() { r.copyOutput(kind, f) })
 	}
 	files := make([]uintptr, 3)
@@ -190,27 +201,32 @@ func (r *run) fork(c command, size proto.Size, stdin bool) (err error) {
 			files[i] = slave.Fd()
 		}
 	} else {
+		if r.stopper, err = newStopper(); err != nil {
+			return err
+		}
 		in, err := os.Open(os.DevNull)
 		if stdin {
 			var w *os.File
-			if in, w, err = os.Pipe(); err == nil {
-				r.files = append(r.files, w)
-				r.input = newInput(w, func() { _ = w.Close() }, r.taken)
+			if in, w, err = blockingPipe(); err == nil {
+				own = append(own, w)
+				err = r.pipeInput(w)
 			}
+		}
+		if in != nil {
+			child = append(child, in)
 		}
 		if err != nil {
 			return err
 		}
-		child = append(child, in)
 		files[0] = in.Fd()
 		for i, kind := range []proto.Kind{proto.KindStdout, proto.KindStderr} {
-			f, w, err := os.Pipe()
+			f, w, err := blockingPipe()
 			if err != nil {
 				return err
 			}
 			child = append(child, w)
 			files[i+1] = w.Fd()
-			output(kind, f)
+			output(kind, &outputPipe{File: f, stopper: r.stopper, paced: r.outputOnly()})
 		}
 	}
 	r.h.mu.Lock()
@@ -229,12 +245,36 @@ func (r *run) fork(c command, size proto.Size, stdin bool) (err error) {
 		return err
 	}
 	for _, copyOutput := range outputs {
-		r.outputs.Go(copyOutput)
+		r.outputs.Add(1)
+		r.piping.Go(func() {
+			defer r.outputs.Done()
+			copyOutput()
+		})
 	}
 	if r.input != nil {
-		go r.input.run()
+		r.piping.Go(r.input.run)
 	}
 	return nil
+}
+
+// pipeInput makes a pipe the process's input.
+func (r *run) pipeInput(w *os.File) error {
+	in, err := newInputPipe(w, r.stopper)
+	r.input = newInput(in, func() { _ = w.Close() }, r.taken)
+	r.input.try = in.try
+	return err
+}
+
+// outputOnly returns a function that reports whether there was no input since its last call:
+// what answers input must not be delayed.
+func (r *run) outputOnly() func() bool {
+	var last int64
+	return func() bool {
+		now := r.inputs.Load()
+		same := now == last
+		last = now
+		return same
+	}
 }
 
 // child handles a change of the process's state, with h.mu held.
@@ -264,23 +304,33 @@ func (r *run) writeTerminal(p []byte) (int, error) {
 }
 
 // copyOutput follows an output until nobody has it open any more.
-func (r *run) copyOutput(kind proto.Kind, f *os.File) {
-	buf := make([]byte, proto.Chunk)
+func (r *run) copyOutput(kind proto.Kind, f io.ReadCloser) {
+	defer func() {
+		if !r.terminal { // whose input it is, too
+			_ = f.Close()
+		}
+	}()
+	buf := make([]byte, proto.Header+proto.Chunk)
 	for {
-		n, err := f.Read(buf)
+		n, err := f.Read(buf[proto.Header:])
 		if n > 0 {
-			r.output(kind, buf[:n])
+			r.sendOutput(proto.Fill(buf[:proto.Header+n], kind))
 		}
 		if err != nil { // EIO from a terminal that no process has open
 			return
 		}
+		if n == len(buf)-proto.Header && n < proto.MaxOutput {
+			buf = make([]byte, proto.Header+2*n)
+		}
 	}
 }
 
-func (r *run) output(kind proto.Kind, data []byte) {
+func (r *run) output(kind proto.Kind, data []byte) { r.sendOutput(proto.Frame(kind, data)) }
+
+func (r *run) sendOutput(frame []byte) {
 	r.meter.Begin()
-	r.send(proto.Frame(kind, data))
-	r.meter.End(len(data))
+	r.send(frame)
+	r.meter.End(len(frame) - proto.Header)
 }
 
 // send writes a frame. An error means that the client has gone, which follow notices.
@@ -306,14 +356,16 @@ func (r *run) taken(n int) {
 
 // follow handles what the client sends until it leaves or the session ends.
 func (r *run) follow() {
+	frames := proto.NewReader(r.conn, proto.Window/2)
 	for {
-		kind, data, err := proto.Read(r.conn)
+		kind, data, err := frames.Read()
 		if err != nil {
 			r.hangUp()
 			return
 		}
 		switch kind {
 		case proto.KindInput:
+			r.inputs.Add(1)
 			if r.input != nil && !r.input.add(data) {
 				r.hangUp() // more than the client may send
 				return
@@ -364,14 +416,22 @@ func (r *run) resize(size proto.Size) {
 func (r *run) close() {
 	_ = r.conn.Close() // follow then ends
 	r.closeFiles()
+	if r.stopper != nil {
+		r.piping.Wait()
+		r.stopper.release()
+	}
 }
 
+// closeFiles ends what reads the output and writes the input, which closes the pipes.
 func (r *run) closeFiles() {
-	for _, f := range r.files {
-		_ = f.Close() // a second time after hangUp
+	if r.tty != nil {
+		_ = r.tty.Close() // a second time after hangUp
 	}
 	if r.input != nil {
 		r.input.stop()
+	}
+	if r.stopper != nil {
+		r.stopper.stop()
 	}
 }
 
@@ -380,11 +440,14 @@ type input struct {
 	w     io.Writer
 	close func()
 	taken func(n int)
+	try   func(p []byte) int // writes what can be written at once; nil: nothing
 
-	mu    sync.Mutex
-	cond  *sync.Cond
-	queue []byte
-	ended bool // nothing follows the queue
+	mu      sync.Mutex
+	cond    *sync.Cond
+	queue   []byte
+	writing bool // what was in the queue
+	written int  // by try, and not confirmed yet
+	ended   bool // nothing follows the queue
 }
 
 func newInput(w io.Writer, closeInput func(), taken func(int)) *input {
@@ -397,11 +460,25 @@ func newInput(w io.Writer, closeInput func(), taken func(int)) *input {
 func (i *input) add(data []byte) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.ended {
-		i.queue = append(i.queue, data...)
+	if i.ended {
+		return true
+	}
+	if i.try != nil && len(i.queue) == 0 && !i.writing {
+		n := i.try(data) // without waking run
+		i.written += n
+		data = data[n:]
+	}
+	i.queue = append(i.queue, data...)
+	if i.due() {
 		i.cond.Signal()
 	}
 	return len(i.queue) <= proto.Window
+}
+
+// due reports whether run has something to do: to write, to confirm so much that the client
+// does not have to wait for it, or to end.
+func (i *input) due() bool {
+	return len(i.queue) > 0 || i.written >= proto.Window/4 || i.ended
 }
 
 // end closes the process's input after what is queued.
@@ -425,17 +502,27 @@ func (i *input) stop() {
 func (i *input) run() {
 	defer i.close()
 	for {
-		i.mu.Lock()
-		for len(i.queue) == 0 && !i.ended {
-			i.cond.Wait()
-		}
-		data := i.queue
-		i.queue = nil
-		i.mu.Unlock()
-		if len(data) == 0 {
+		data, tried := i.next()
+		if len(data)+tried == 0 {
 			return
 		}
-		_, _ = i.w.Write(data)
-		i.taken(len(data))
+		if len(data) > 0 {
+			_, _ = i.w.Write(data)
+		}
+		i.taken(tried + len(data))
 	}
+}
+
+// next waits for what is to be written, and for what was written and is to be confirmed. Both
+// are empty at the end.
+func (i *input) next() (data []byte, tried int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.writing = false
+	for !i.due() {
+		i.cond.Wait()
+	}
+	data, tried = i.queue, i.written
+	i.queue, i.written, i.writing = nil, 0, len(i.queue) > 0
+	return data, tried
 }

@@ -46,7 +46,7 @@ func (h *holder) claim(conn io.ReadWriteCloser) (*run, time.Time) {
 	}
 	h.warm = false
 	r := &run{
-		h: h, conn: conn, terminal: true, tty: h.tty, ttyName: h.ttyName, exited: make(chan int, 1), pid: h.pid, files: []io.Closer{h.tty},
+		h: h, conn: conn, terminal: true, tty: h.tty, ttyName: h.ttyName, exited: make(chan int, 1), pid: h.pid,
 	}
 	r.input = newInput(h.tty, func() {}, r.taken)
 	go r.input.run()
