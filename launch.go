@@ -243,6 +243,11 @@ func (l *launch) createNetwork(ctx context.Context) error {
 		return nil
 	})
 	g.Go(func() error {
+		// The agent's container waits for the segment, and is the last to be ready: on two
+		// processors the plugins of the other network would delay it.
+		if err := wait(gctx, l.segmented); err != nil {
+			return err
+		}
 		return l.step(gctx, "attach egress network", func(ctx context.Context) error {
 			if err := l.openDestinations(ctx); err != nil {
 				return err
