@@ -37,7 +37,7 @@ func TestFastExec(t *testing.T) {
 		"not found":        {[]string{"exec", l.name, "no-such-command"}, true, 127, ""},
 		"variable":         {[]string{"exec", "-e", "A=b", l.name, "sh", "-c", "echo $A"}, false, 0, "b\n"},
 		"terminal":         {[]string{"exec", "-t", l.name, "echo", "x"}, false, 0, "x\r\n"},
-		"part of the name": {[]string{"exec", "fast", "echo", "x"}, false, 0, "x\n"},
+		"part of the name": {[]string{"exec", "fast", "echo", "x"}, true, 0, "x\n"},
 		"no such bottle":   {[]string{"exec", "claude-bottle-nobody", "true"}, false, 125, ""},
 		"relative":         {[]string{"exec", "-w", "tmp", l.name, "true"}, false, 125, ""},
 		"killed":           {[]string{"exec", l.name, "sh", "-c", "kill -9 $$"}, false, 137, ""},

@@ -45,8 +45,9 @@ func (a thief) Extension(name string, contents []byte) ([]byte, error) {
 	return a.ExtendedAgent.Extension(name, ssh.Marshal(m))
 }
 
-// steal serves the attacker's agent and returns its socket.
-func (o sshOwner) steal(name string) string {
+// steal serves the attacker's agent and returns its socket. stop returns when the last bridge has
+// ended, which needs the bottle.
+func (o sshOwner) steal(name string) (socket string, stop func()) {
 	o.t.Helper()
 	text, err := os.ReadFile(filepath.Join(sshWorld(), "ssh.allowed.test"))
 	if err != nil {
@@ -56,7 +57,7 @@ func (o sshOwner) steal(name string) string {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	socket := filepath.Join(o.t.TempDir(), "agent")
+	socket = filepath.Join(o.t.TempDir(), "agent")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		o.t.Fatal(err)
@@ -87,8 +88,9 @@ func (o sshOwner) steal(name string) string {
 			}
 		}
 	}()
-	o.t.Cleanup(func() { _ = l.Close(); <-done })
-	return socket
+	stop = func() { _ = l.Close(); <-done }
+	o.t.Cleanup(stop)
+	return socket, stop
 }
 
 // TestSSHStolenHostKey checks that the holder of a listed host's private key cannot log
@@ -108,7 +110,7 @@ func TestSSHStolenHostKey(t *testing.T) {
 			o := newSSHOwner(t, "")
 			o.manifest(c.entry)
 			l := o.start("claude-bottle-stolen")
-			socket := o.steal(l.name)
+			socket, stop := o.steal(l.name)
 			for method, want := range map[string]string{"host-bound": c.hostBound, "unbound": c.unbound} {
 				out, _ := exec.Command("ssh", "-F", "none", "-o", "IdentityAgent="+socket, "-o", "IdentitiesOnly=yes", "-i", o.key+".pub", "-o", "BatchMode=yes",
 					"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "PubkeyAuthentication="+method,
@@ -117,6 +119,7 @@ func TestSSHStolenHostKey(t *testing.T) {
 					t.Errorf("%s login at an unlisted host: want %q in\n%s", method, want, out)
 				}
 			}
+			stop()
 			if code := l.end(); code != 0 {
 				t.Errorf("exit %d\n%s", code, l.errs)
 			}
