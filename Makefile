@@ -109,7 +109,7 @@ image: ## build bottle's own image for Kubernetes, for amd64 and arm64, in dist/
 
 .PHONY: bench
 bench: ## compare bottle's speed with alternatives and the kept run (root; KEEP=1 keeps this run)
-	scripts/lab up --with-bottle --with-buildkitd
+	scripts/lab up --with-bottle --with-buildkitd --with-claude
 	trap 'scripts/lab down' EXIT; scripts/lab exec -- scripts/bench/run
 
 .PHONY: bench-inject

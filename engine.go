@@ -90,11 +90,8 @@ func (c Config) guestProgram() program.Program {
 	return program.Program{Open: c.Guest, Bottle: c.Program, Store: c.programs()}
 }
 
-// programsDir contains the programs that bottles share, in the state directory.
-const programsDir = ".programs"
-
 func (c Config) programs() program.Store {
-	return program.Store{Dir: filepath.Join(c.StateDir, programsDir), ID: c.Programs}
+	return program.StoreIn(c.StateDir, c.Programs)
 }
 
 // cells reads a size of a terminal; 0: there is none.

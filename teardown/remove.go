@@ -13,6 +13,7 @@ import (
 
 	"github.com/bot-bottle/bottle/internal/filelock"
 	"github.com/bot-bottle/bottle/internal/names"
+	"github.com/bot-bottle/bottle/internal/program"
 	"github.com/bot-bottle/bottle/internal/proven"
 	"github.com/bot-bottle/bottle/internal/scratch"
 	"github.com/bot-bottle/bottle/internal/timing"
@@ -172,7 +173,7 @@ func (m *Manager) RemoveLeftovers(ctx context.Context, leftovers []Leftovers) er
 		}
 	}
 	// A process may have been killed before it created, or after it removed, a bottle.
-	errs = append(errs, m.net.Refresh(ctx), proven.Forget(m.cfg.RunDir))
+	errs = append(errs, m.net.Refresh(ctx), proven.Forget(m.cfg.RunDir), program.Forget(m.cfg.StateDir))
 	m.Prune()
 	return errors.Join(errs...)
 }

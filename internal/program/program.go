@@ -32,6 +32,21 @@ type Store struct {
 	ID string
 }
 
+// storeDir contains the programs that bottles share, in the state directory.
+const storeDir = ".programs"
+
+// StoreIn returns the store in a state directory.
+func StoreIn(stateDir, id string) Store { return Store{filepath.Join(stateDir, storeDir), id} }
+
+// Forget removes the store of a state directory. Bottles keep their links, and the next one writes
+// the programs again.
+func Forget(stateDir string) error {
+	if err := os.RemoveAll(filepath.Join(stateDir, storeDir)); err != nil {
+		return fmt.Errorf("remove the programs that bottles share: %w", err)
+	}
+	return nil
+}
+
 // Identity returns an identifier of a file's content, by what the kernel knows of the file: its
 // time of change cannot be set, so that another content has another identifier.
 func Identity(path string) (string, error) {

@@ -79,6 +79,25 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// TestForget: without the store a bottle keeps its program, and the next one has another file.
+func TestForget(t *testing.T) {
+	state := t.TempDir()
+	p := program.Program{Open: script("one"), Store: program.StoreIn(state, "1")}
+	a := write(t, p, t.TempDir())
+	for range 2 {
+		if err := program.Forget(state); err != nil {
+			t.Error(err)
+		}
+	}
+	if entries, err := os.ReadDir(state); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+	prints(t, a, "one")
+	if b := write(t, p, t.TempDir()); same(t, a, b) {
+		t.Error("the store was not removed")
+	}
+}
+
 // TestStoreWithoutLinks: on another file system, a bottle gets a copy.
 func TestStoreWithoutLinks(t *testing.T) {
 	shm, err := os.MkdirTemp("/dev/shm", "program-test-")
