@@ -52,16 +52,13 @@ func StartWarm(ctx context.Context, rt *runtime.Client, name string, cfg Config)
 	if err != nil {
 		return err
 	}
-	if err := answered(ctx, conn, func() error { return started(conn, proto.KindState) }); err != nil {
-		return errors.Join(err, conn.Close())
-	}
-	if err := conn.Close(); err != nil {
-		return err
-	}
-	if conn, _, err = ask(ctx, rt, name, proto.Request{Op: proto.OpLogs, Follow: true}); err != nil {
-		return err
-	}
-	err = answered(ctx, conn, func() error { return awaitReady(conn) })
+	// The same connection then follows the session, so that its end is not missed.
+	err = answered(ctx, conn, func() error {
+		if err := started(conn, proto.KindStarted); err != nil {
+			return err
+		}
+		return awaitReady(conn)
+	})
 	_ = conn.Close() // it only reads
 	return err
 }

@@ -96,7 +96,7 @@ type Request struct {
 	Op     string    `json:"op"`
 	Size   Size      `json:"size"`             // of the client's terminal; zero: unknown
 	Attach bool      `json:"attach,omitempty"` // OpStart
-	Warm   bool      `json:"warm,omitempty"`   // OpStart: for an OpClaim; PID 1 ends if the session does before
+	Warm   bool      `json:"warm,omitempty"`   // OpStart: for an OpClaim; the client gets its log; PID 1 ends if the session does before
 	Spec   *Spec     `json:"spec,omitempty"`   // OpStart
 	Follow bool      `json:"follow,omitempty"` // OpLogs; OpWait: wait for the start, too
 	Since  time.Time `json:"since"`            // OpLogs

@@ -138,7 +138,9 @@ func (c *client) start(req proto.Request) bool {
 		c.fail(errors.New("missing command"))
 		return false
 	}
-	if req.Attach {
+	joins := req.Attach || req.Warm
+	if joins {
+		c.logs = req.Warm
 		c.h.clients[c] = true // before the first output
 	}
 	if err := c.h.start(req.Spec, req.Size); err != nil {
@@ -148,10 +150,10 @@ func (c *client) start(req proto.Request) bool {
 	}
 	c.h.warm = req.Warm
 	c.force(proto.JSON(proto.KindStarted, c.h.now()))
-	if !req.Attach {
+	if !joins {
 		c.force(proto.JSON(proto.KindState, c.h.now()))
 	}
-	return req.Attach
+	return joins
 }
 
 // fail reports that a request has failed.

@@ -88,7 +88,8 @@ func (r *run) firstSize() (size proto.Size, ok bool) {
 }
 
 // goCold ends PID 1, and with it the sandbox, when the warm session has ended: nobody may
-// claim the bottle then. Whoever follows the session gets its end before.
+// claim the bottle then. Whoever follows the session, as its starter does from the beginning, gets
+// its end before.
 func (h *holder) goCold() {
 	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(terminateInterval) {
 		h.mu.Lock()

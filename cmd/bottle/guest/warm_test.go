@@ -15,8 +15,11 @@ func warm(t *testing.T, h *holder, socket, command string) {
 	t.Helper()
 	spec := proto.Spec{Path: "/bin/sh", Args: []string{"sh", "-c", command}, Env: os.Environ(), Dir: t.TempDir(), Terminal: true}
 	p := ask(t, socket, proto.Request{Op: proto.OpStart, Warm: true, Spec: &spec, Size: proto.Size{Width: 70, Height: 20}})
-	if _, last, data := p.end(); !state(t, last, data).Running() {
-		t.Fatalf("not started: %s", data)
+	if kind, data, err := proto.Read(p.conn); err != nil || kind != proto.KindStarted {
+		t.Fatalf("not started: %c %s %v", kind, data, err)
+	}
+	if err := p.conn.Close(); err != nil {
+		t.Fatal(err)
 	}
 	h.mu.Lock()
 	pid := h.pid
