@@ -3,11 +3,7 @@ package runtime_test
 import (
 	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
@@ -66,21 +62,10 @@ func TestCheckUnknownRuntime(t *testing.T) {
 	wantEmpty(t, dir)
 }
 
-// overmount replaces a program with one that always fails, in the test host's mount
-// namespace, which containerd shares.
+// overmount is replaceProgram for the rest of a test.
 func overmount(t *testing.T, program string) {
 	t.Helper()
-	file, err := exec.LookPath(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if file, err = filepath.EvalSymlinks(file); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("/bin/false", file, "", unix.MS_BIND, ""); err != nil {
-		t.Fatalf("mount over %s: %v", file, err)
-	}
-	t.Cleanup(func() { must(t, unix.Unmount(file, unix.MNT_DETACH)) })
+	t.Cleanup(replaceProgram(t, program))
 }
 
 func wantEmpty(t *testing.T, dir string) {

@@ -92,7 +92,8 @@ func TestProven(t *testing.T) {
 	proven("recorded again", true)
 }
 
-// replaceProgram replaces a program with one that always fails, as overmount does.
+// replaceProgram replaces a program with one that always fails, in the test host's mount
+// namespace, which containerd shares.
 func replaceProgram(t *testing.T, program string) (restore func()) {
 	t.Helper()
 	file, err := exec.LookPath(program)

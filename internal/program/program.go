@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bot-bottle/bottle/internal/proven"
 )
 
 // Program is a program that does a part of what bottle's own executable does, and starts
@@ -47,14 +49,14 @@ func Forget(stateDir string) error {
 	return nil
 }
 
-// Identity returns an identifier of a file's content, by what the kernel knows of the file: its
-// time of change cannot be set, so that another content has another identifier.
+// Identity returns an identifier of a file's content (proven.Content) that can be the name of a
+// directory.
 func Identity(path string) (string, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return "", fmt.Errorf("identify %s: %w", path, err)
+	content, err := proven.Content(path)
+	if err != nil {
+		return "", err
 	}
-	sum := sha256.Sum256(fmt.Append(nil, st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim))
+	sum := sha256.Sum256([]byte(content))
 	return hex.EncodeToString(sum[:16]), nil
 }
 

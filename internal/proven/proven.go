@@ -81,11 +81,20 @@ func Forget(runDir string) error {
 // File identifies the content of a file, following links. The time of change cannot be set,
 // so that another content has another identity.
 func File(path string) (string, error) {
+	id, err := Content(path)
+	if err != nil {
+		return "", err
+	}
+	return path + " " + id, nil
+}
+
+// Content is File without the path: a file has it under all of its paths.
+func Content(path string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return "", fmt.Errorf("identify %s: %w", path, err)
 	}
-	return fmt.Sprint(path, st.Dev, st.Ino, st.Mode, st.Uid, st.Size, st.Mtim, st.Ctim), nil
+	return fmt.Sprint(st.Dev, st.Ino, st.Mode, st.Uid, st.Size, st.Mtim, st.Ctim), nil
 }
 
 func sum(evidence string) string {
