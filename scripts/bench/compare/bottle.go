@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/internal/program"
@@ -16,7 +17,10 @@ import (
 )
 
 // Bottle is the bottle program in a directory with a benchmark's manifest.
-type Bottle struct{ Program, Dir string }
+type Bottle struct {
+	Program, Dir string
+	Env          []string // in addition to this process's
+}
 
 // NewBottle writes the manifest to a directory of its own. The caller must call Close.
 func NewBottle(manifest string) (*Bottle, error) {
@@ -41,7 +45,17 @@ func NewBottle(manifest string) (*Bottle, error) {
 func (b *Bottle) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, b.Program, args...)
 	cmd.Dir = b.Dir
+	cmd.Env = append(os.Environ(), b.Env...)
 	return cmd
+}
+
+// Do runs a command of the program.
+func (b *Bottle) Do(ctx context.Context, args ...string) error {
+	out, err := b.Command(ctx, args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("bottle %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return err
 }
 
 // RunArgs are the arguments of a run of an agent that asks nothing.
@@ -51,20 +65,12 @@ func RunArgs(agent string, more ...string) []string {
 
 // Launch starts a bottle in the background.
 func (b *Bottle) Launch(ctx context.Context, agent string) error {
-	out, err := b.Command(ctx, RunArgs(agent, "-d")...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("bottle run: %w\n%s", err, out)
-	}
-	return nil
+	return b.Do(ctx, RunArgs(agent, "-d")...)
 }
 
 // Close removes all bottles of the test host, and the directory.
 func (b *Bottle) Close() error {
-	out, err := b.Command(context.Background(), "cleanup", "--yes").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("bottle cleanup: %w\n%s", err, out)
-	}
-	return errors.Join(err, os.RemoveAll(b.Dir))
+	return errors.Join(b.Do(context.Background(), "cleanup", "--yes"), os.RemoveAll(b.Dir))
 }
 
 // EngineConfig returns the configuration of an engine with the programs that the bottle

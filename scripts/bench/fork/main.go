@@ -14,37 +14,25 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/creack/pty"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
 	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
-const image = "docker.io/library/claude-bottle:claude"
-
 // The key is no secret: nothing is asked with it.
 const benchManifest = `version: 1
 bottles:
-  bench: {image: "` + image + `", proxy: {kind: builtin}, env: {ANTHROPIC_API_KEY: sk-ant-api03-bench-bench-bench-bench}, egress: {allow: [api.anthropic.com]}}
+  bench: {image: "` + compare.ClaudeImage + `", proxy: {kind: builtin}, env: {ANTHROPIC_API_KEY: sk-ant-api03-bench-bench-bench-bench}, egress: {allow: [api.anthropic.com]}}
 agents:
   claude: {kind: claude, bottle: bench}
 `
 
 // goal is the highest acceptable ratio of a fork's time to that of a new bottle.
 const goal = 0.4
-
-// prompt is on Claude Code's screen when it waits for input.
-const prompt = "shift+tab to cycle"
-
-// patience bounds the wait for the prompt.
-const patience = 2 * time.Minute
 
 type contender = compare.Contender[time.Duration]
 
@@ -55,25 +43,21 @@ func main() {
 }
 
 func bench(ctx context.Context, rounds int) (err error) {
-	if err := compare.CheckTestHost(); err != nil {
+	b, err := compare.NewClaude(ctx, benchManifest)
+	if b == nil || err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("/run", "bottle-bench-")
-	if err != nil {
-		return err
-	}
-	s := &scene{dir: dir}
-	defer func() { err = errors.Join(err, s.close(), os.RemoveAll(dir)) }()
-	if there, err := s.open(ctx); !there || err != nil {
-		return err
-	}
+	s := &scene{b}
+	defer func() {
+		err = errors.Join(err, s.Do(context.Background(), "cleanup", "--yes", "--discard"), os.RemoveAll(b.Dir))
+	}()
 	if err := s.start(ctx, "source"); err != nil {
 		return err
 	}
 	cold := &contender{Name: "cold", Run: s.remove("cold", func(ctx context.Context) error { return s.start(ctx, "cold") })}
 	fork := &contender{Name: "fork", Run: s.remove("source-f1", func(ctx context.Context) error { return s.then(ctx, "source-f1", "fork", "source") })}
 	resume := &contender{
-		Name: "resume", Prepare: func(ctx context.Context) error { return s.bottle(ctx, "suspend", "source") },
+		Name: "resume", Prepare: func(ctx context.Context) error { return s.Do(ctx, "suspend", "source") },
 		Run: measured(func(ctx context.Context) error { return s.then(ctx, "source", "resume", "source") }),
 	}
 	if err := compare.Run(ctx, rounds, cold, fork, resume); err != nil {
@@ -96,46 +80,7 @@ func bench(ctx context.Context, rounds int) (err error) {
 	return results.Record(r)
 }
 
-type scene struct{ dir, program string }
-
-// open reports whether the test host has Claude Code.
-func (s *scene) open(ctx context.Context) (bool, error) {
-	cfg, err := compare.EngineConfig()
-	if err != nil {
-		return false, err
-	}
-	s.program = cfg.Program
-	e, err := bottle.Open(ctx, cfg)
-	if err != nil {
-		return false, err
-	}
-	if _, err := e.Image(ctx, image); err != nil {
-		fmt.Printf("left out: %v\n", err)
-		return false, e.Close()
-	}
-	return true, errors.Join(os.WriteFile(filepath.Join(s.dir, "bottle.yaml"), []byte(benchManifest), 0o600), e.Close())
-}
-
-func (s *scene) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, s.program, args...)
-	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "HOME="+s.dir, "TERM=xterm-256color")
-	return cmd
-}
-
-func (s *scene) bottle(ctx context.Context, args ...string) error {
-	out, err := s.command(ctx, args...).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("bottle %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return err
-}
-
-func (s *scene) close() error {
-	if s.program == "" {
-		return nil
-	}
-	return s.bottle(context.Background(), "cleanup", "--yes", "--discard")
-}
+type scene struct{ *compare.Bottle }
 
 // start starts a bottle and waits for its prompt.
 func (s *scene) start(ctx context.Context, name string) error {
@@ -144,18 +89,18 @@ func (s *scene) start(ctx context.Context, name string) error {
 
 // then runs a command, and waits for the prompt of a bottle that it has started.
 func (s *scene) then(ctx context.Context, name string, args ...string) error {
-	if err := s.bottle(ctx, args...); err != nil {
+	if err := s.Do(ctx, args...); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, compare.ClaudePatience)
 	defer cancel()
-	attach := s.command(ctx, "attach", name)
+	attach := s.Command(ctx, "attach", name)
 	terminal, err := pty.StartWithSize(attach, &pty.Winsize{Rows: 40, Cols: 120})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = terminal.Close() }() // nothing was written that matters
-	err = compare.WaitFor(terminal, prompt)
+	err = compare.WaitFor(terminal, compare.ClaudePrompt)
 	_, _ = terminal.WriteString("\x10\x11") // the detach keys
 	go func() { _, _ = io.Copy(io.Discard, terminal) }()
 	return errors.Join(err, attach.Wait())
@@ -173,6 +118,6 @@ func measured(fn func(context.Context) error) func(context.Context, int) (time.D
 func (s *scene) remove(name string, fn func(context.Context) error) func(context.Context, int) (time.Duration, error) {
 	return func(ctx context.Context, n int) (time.Duration, error) {
 		took, err := measured(fn)(ctx, n)
-		return took, errors.Join(err, s.bottle(context.WithoutCancel(ctx), "rm", "-f", name))
+		return took, errors.Join(err, s.Do(context.WithoutCancel(ctx), "rm", "-f", name))
 	}
 }

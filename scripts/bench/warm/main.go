@@ -14,8 +14,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -23,17 +21,14 @@ import (
 
 	"github.com/creack/pty"
 
-	"github.com/bot-bottle/bottle"
 	"github.com/bot-bottle/bottle/scripts/bench/compare"
 	"github.com/bot-bottle/bottle/scripts/bench/results"
 )
 
-const image = "docker.io/library/claude-bottle:claude"
-
 // The key is no secret: nothing is asked with it.
 const benchManifest = `version: 1
 bottles:
-  bench: {image: "` + image + `", proxy: {kind: builtin}, env: {ANTHROPIC_API_KEY: {from: BENCH_KEY}}}
+  bench: {image: "` + compare.ClaudeImage + `", proxy: {kind: builtin}, env: {ANTHROPIC_API_KEY: {from: BENCH_KEY}}}
 agents:
   cold: {kind: claude, unattended: true, bottle: bench}
   warm: {kind: claude, unattended: true, bottle: bench, pool: {size: 1, warm: true}}
@@ -41,12 +36,6 @@ agents:
 
 // goal is the highest acceptable ratio of a warm run's time to a cold one's.
 const goal = 0.25
-
-// prompt is on Claude Code's screen when it waits for input.
-const prompt = "shift+tab to cycle"
-
-// patience bounds the wait for the prompt.
-const patience = 2 * time.Minute
 
 type contender = compare.Contender[time.Duration]
 
@@ -57,18 +46,12 @@ func main() {
 }
 
 func bench(ctx context.Context, rounds int) (err error) {
-	if err := compare.CheckTestHost(); err != nil {
+	b, err := compare.NewClaude(ctx, benchManifest, "BENCH_KEY=sk-ant-api03-"+strings.Repeat("bench", 8)+"AA")
+	if b == nil || err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("/run", "bottle-bench-")
-	if err != nil {
-		return err
-	}
-	s := &scene{dir: dir}
-	defer func() { err = errors.Join(err, s.close(), os.RemoveAll(dir)) }()
-	if there, err := s.open(ctx); !there || err != nil {
-		return err
-	}
+	s := &scene{b}
+	defer func() { err = errors.Join(err, s.Do(context.Background(), "pool", "drain"), os.RemoveAll(b.Dir)) }()
 	// Each finds a bottle that was prepared, and nothing is being prepared meanwhile.
 	cold := &contender{Name: "cold", Prepare: s.fill, Run: s.run("cold")}
 	warm := &contender{Name: "warm", Prepare: s.fill, Run: s.run("warm")}
@@ -90,66 +73,26 @@ func bench(ctx context.Context, rounds int) (err error) {
 	})
 }
 
-type scene struct{ dir, program string }
-
-// open reports whether the test host has Claude Code.
-func (s *scene) open(ctx context.Context) (bool, error) {
-	cfg, err := compare.EngineConfig()
-	if err != nil {
-		return false, err
-	}
-	s.program = cfg.Program
-	e, err := bottle.Open(ctx, cfg)
-	if err != nil {
-		return false, err
-	}
-	if _, err := e.Image(ctx, image); err != nil {
-		fmt.Printf("left out: %v\n", err)
-		return false, e.Close()
-	}
-	return true, errors.Join(os.WriteFile(filepath.Join(s.dir, "bottle.yaml"), []byte(benchManifest), 0o600), e.Close())
-}
-
-func (s *scene) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, s.program, args...)
-	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "HOME="+s.dir, "TERM=xterm-256color", "BENCH_KEY=sk-ant-api03-"+strings.Repeat("bench", 8)+"AA")
-	return cmd
-}
-
-func (s *scene) bottle(ctx context.Context, args ...string) error {
-	out, err := s.command(ctx, args...).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("bottle %s: %w\n%s", strings.Join(args, " "), err, out)
-	}
-	return err
-}
-
-func (s *scene) close() error {
-	if s.program == "" {
-		return nil
-	}
-	return s.bottle(context.Background(), "pool", "drain")
-}
+type scene struct{ *compare.Bottle }
 
 // fill fills the pool, and waits for a process that is doing so.
 func (s *scene) fill(ctx context.Context) error {
-	return s.bottle(ctx, "pool", "fill", "--trust", "warm")
+	return s.Do(ctx, "pool", "fill", "--trust", "warm")
 }
 
 // run measures a run up to the prompt, and ends it.
 func (s *scene) run(agent string) func(context.Context, int) (time.Duration, error) {
 	return func(ctx context.Context, _ int) (took time.Duration, err error) {
-		ctx, cancel := context.WithTimeout(ctx, patience)
+		ctx, cancel := context.WithTimeout(ctx, compare.ClaudePatience)
 		defer cancel()
-		run := s.command(ctx, "run", agent, "--yes", "--trust", "--quiet")
+		run := s.Command(ctx, "run", agent, "--yes", "--trust", "--quiet")
 		start := time.Now()
 		terminal, err := pty.StartWithSize(run, &pty.Winsize{Rows: 40, Cols: 120})
 		if err != nil {
 			return 0, err
 		}
 		defer func() { _ = terminal.Close() }() // nothing was written
-		err = compare.WaitFor(terminal, prompt)
+		err = compare.WaitFor(terminal, compare.ClaudePrompt)
 		took = time.Since(start)
 		go func() { _, _ = io.Copy(io.Discard, terminal) }()
 		if serr := run.Process.Signal(syscall.SIGTERM); serr != nil {
