@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/runscstate"
 )
 
@@ -30,12 +29,8 @@ func (c call) read() (record, error) {
 
 // ended reports whether the process of a sandbox has ended. It can be a zombie for a while.
 func (s record) ended() bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(s.Sandbox.Pid) + "/stat")
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return true
-	}
-	_, rest, ok := strings.Cut(string(data), ") ")
-	return err == nil && ok && strings.HasPrefix(rest, "Z")
+	_, exists := hosttask.ProcessOf(s.Sandbox.Pid)
+	return !exists
 }
 
 // refusedError is the answer of a sandbox that could not do what it was asked for.
