@@ -36,7 +36,7 @@ const (
 // containerd namespace never begins with a dot.
 const WorkspacesDir = ".workspaces"
 
-// SystemDir contains the configuration of the host's administrator.
+// SystemDir contains the configuration by the administrator of the host.
 const SystemDir = "/etc/bottle"
 
 // Files of SystemDir.

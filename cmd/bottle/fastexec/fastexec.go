@@ -4,7 +4,7 @@
 // session over, as if it had begun it.
 //
 // It acts only where the outcome is that of package main: without a terminal, options that
-// need more, or a policy or an audit log, in a bottle that has its full name,
+// need more, or a policy or an audit log, in a bottle that
 // runs, and whose proxy runs. In every other case it does nothing. It may import only small
 // packages, because it acts when it is initialized (go.dev/ref/spec, "Program initialization":
 // in the order of import paths, once what a package imports is initialized).
