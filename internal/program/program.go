@@ -41,9 +41,11 @@ const storeDir = ".programs"
 func StoreIn(stateDir, id string) Store { return Store{filepath.Join(stateDir, storeDir), id} }
 
 // Forget removes the store of a state directory. Bottles keep their links, and the next one writes
-// the programs again.
+// the programs again. A store on a disk that the kernel has made read-only stays: it is a cache,
+// and no reason for a cleanup to fail that has found nothing else.
 func Forget(stateDir string) error {
-	if err := os.RemoveAll(filepath.Join(stateDir, storeDir)); err != nil {
+	err := os.RemoveAll(filepath.Join(stateDir, storeDir))
+	if err != nil && !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("remove the programs that bottles share: %w", err)
 	}
 	return nil
