@@ -111,7 +111,7 @@ func (e *Engine) forks(ctx context.Context, source string, count int) ([]*launch
 		launches = append(launches, &launch{
 			e: e, plan: named(p, name), dir: e.dir(name), timings: &timing.Timings{}, injection: in,
 			fork:       &forked{source: source, image: e.rt.MemoryDir(source), state: state},
-			namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
+			namespaced: make(chan struct{}), networked: make(chan struct{}),
 		})
 	}
 	return launches, nil
@@ -236,10 +236,8 @@ func (l *launch) restoreFork(ctx context.Context) error {
 		}
 	}
 	// No code of the agent runs before all isolation is verified.
-	for _, done := range []chan struct{}{l.segmented, l.networked} {
-		if err := wait(ctx, done); err != nil {
-			return err
-		}
+	if err := wait(ctx, l.networked); err != nil {
+		return err
 	}
 	if mounted {
 		if err := l.recordFork(ctx); err != nil {

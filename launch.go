@@ -54,7 +54,7 @@ func (e *Engine) launchFree(ctx context.Context, plan *plan.Plan, in *injection.
 	for {
 		l := &launch{
 			e: e, plan: &p, dir: e.dir(p.Name), timings: timings, injection: in, ahead: ahead,
-			namespaced: make(chan struct{}), segmented: make(chan struct{}), networked: make(chan struct{}),
+			namespaced: make(chan struct{}), networked: make(chan struct{}),
 		}
 		b, err := l.run(ctx)
 		if err == nil || p.Pinned || !errors.Is(err, runtime.ErrTaken) {
@@ -93,9 +93,8 @@ type launch struct {
 	// fork is nil unless the bottle is made from another one.
 	fork *forked
 
-	// Closed when the namespaces exist; when the internal segment is verified on the
-	// agent's side; when all networks are verified.
-	namespaced, segmented, networked chan struct{}
+	// Closed when the namespaces exist, and when all networks are verified.
+	namespaced, networked chan struct{}
 
 	pair         *netns.Pair
 	rootfs       *runtime.RootFS
@@ -231,31 +230,21 @@ func (l *launch) createNetwork(ctx context.Context) error {
 		return err
 	}
 	close(l.namespaced)
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := l.step(gctx, "attach internal network", l.pair.AttachInternal); err != nil {
+	// One after the other: two plugins at once would delay the creation of the agent's container,
+	// which takes longer, on two processors.
+	if err := l.step(ctx, "attach internal network", l.pair.AttachInternal); err != nil {
+		return err
+	}
+	if err := l.step(ctx, "verify internal network", l.pair.VerifyAgent); err != nil {
+		return err
+	}
+	err = l.step(ctx, "attach egress network", func(ctx context.Context) error {
+		if err := l.openDestinations(ctx); err != nil {
 			return err
 		}
-		if err := l.step(gctx, "verify internal network", l.pair.VerifyAgent); err != nil {
-			return err
-		}
-		close(l.segmented)
-		return nil
+		return l.pair.AttachEgress(ctx, resolvers)
 	})
-	g.Go(func() error {
-		// The agent's container waits for the segment, and is the last to be ready: on two
-		// processors the plugins of the other network would delay it.
-		if err := wait(gctx, l.segmented); err != nil {
-			return err
-		}
-		return l.step(gctx, "attach egress network", func(ctx context.Context) error {
-			if err := l.openDestinations(ctx); err != nil {
-				return err
-			}
-			return l.pair.AttachEgress(ctx, resolvers)
-		})
-	})
-	if err := g.Wait(); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := l.step(ctx, "verify networks", l.pair.VerifyProxy); err != nil {

@@ -153,8 +153,7 @@ func (l *launch) startAgent(ctx context.Context) error {
 	if err := l.step(ctx, "write guest files", l.createGuestDir); err != nil {
 		return err
 	}
-	// gVisor takes over the namespace's addresses and routes at creation.
-	if err := wait(ctx, l.segmented); err != nil {
+	if err := wait(ctx, l.namespaced); err != nil {
 		return err
 	}
 	err := l.step(ctx, "create agent", func(ctx context.Context) (err error) {
@@ -164,7 +163,8 @@ func (l *launch) startAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// No code of the agent runs before all isolation is verified.
+	// gVisor takes over the namespace's addresses and routes at the start (runsc/sandbox,
+	// StartRoot), and no code of the agent runs before all isolation is verified.
 	if err := wait(ctx, l.networked); err != nil {
 		return err
 	}
