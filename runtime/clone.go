@@ -115,7 +115,11 @@ func (c *Client) CloneAgent(ctx context.Context, cfg CloneConfig, r *RootFS, ima
 	if err := c.recordLimits(cfg.Name, spec, r); err != nil {
 		return nil, err
 	}
-	if err := c.createRecord(ctx, rec, from.Runtime.Name, opts, spec); err != nil {
+	shim := from.Runtime.Name
+	if shim == c.runscProgram(cfg.Source) {
+		shim = c.cfg.Shim
+	}
+	if err := c.createRecord(ctx, rec, c.ownShim(shim, cfg.Name, program), opts, spec); err != nil {
 		return nil, err
 	}
 	t, err := c.restore(ctx, cfg.Name, spec, image)

@@ -319,8 +319,12 @@ func forEachRuntime(t *testing.T, test func(t *testing.T, c *runtime.Client, cfg
 	for _, rt := range runtimes {
 		t.Run(rt, func(t *testing.T) {
 			leakcheck.Check(t)
-			c := connect(t)
-			test(t, c, agentConfig(t, c, "claude-bottle-test-"+rt, rt))
+			name, state := "claude-bottle-test-"+rt, t.TempDir()
+			must(t, os.Mkdir(filepath.Join(state, name), 0o700))
+			c := connectConfig(t, func(cfg *runtime.Config) { // as the engine does
+				cfg.Shim, cfg.Runsc, cfg.StateDir = labtest.Program(t), labtest.Embedded(t, "runsc"), state
+			})
+			test(t, c, agentConfig(t, c, name, rt))
 		})
 	}
 }

@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bot-bottle/bottle/internal/hosttask"
 	"github.com/bot-bottle/bottle/internal/labtest"
 	"github.com/bot-bottle/bottle/internal/leakcheck"
 	"github.com/bot-bottle/bottle/runtime"
@@ -73,6 +75,29 @@ func (r *runscCalls) state(want string) {
 	delete(expected, "ociVersion")
 	if got["status"] != want || !reflect.DeepEqual(got, expected) {
 		r.t.Errorf("state %v, want %s, and runsc says %v", got, want, expected)
+	}
+}
+
+// TestShimProgram: containerd runs the same program as the sandbox's shim, which executes gVisor's
+// shim without an address for events, in the container's own directory on disk.
+func TestShimProgram(t *testing.T) {
+	leakcheck.Check(t)
+	r := newRunscCalls(t)
+	out, err := exec.CommandContext(ctx(t), "ctr", "--namespace", r.c.Namespace(), "containers", "info", r.name).Output()
+	must(t, err)
+	var record struct{ Runtime struct{ Name string } }
+	must(t, json.Unmarshal(out, &record))
+	if record.Runtime.Name != r.program {
+		t.Errorf("shim %s, want %s", record.Runtime.Name, r.program)
+	}
+	sandbox, ok := hosttask.ProcessOf(r.task.PID())
+	if !ok {
+		t.Fatal("the sandbox has ended")
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", sandbox.Parent))
+	must(t, err)
+	if strings.Contains(string(env), "TTRPC_ADDRESS=") {
+		t.Errorf("environment of the shim: %q", env)
 	}
 }
 

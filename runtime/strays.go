@@ -144,7 +144,13 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 		return "", false
 	}
 	args := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
+	isShim := strings.HasPrefix(program, "containerd-shim-") ||
+		(args[0] == c.cfg.Shim || program == runscCalls) && option(args, "-id") != ""
 	switch {
+	case isShim && inOurPIDNamespace(pid):
+		if option(args, "-namespace") == c.cfg.Namespace && sameFile(option(args, "-address"), c.cfg.Address) {
+			return option(args, "-id"), true
+		}
 	// The programs of runsc's directory gvisor-bin have one of these prefixes.
 	case strings.HasPrefix(program, "runsc"), strings.HasPrefix(program, "gvisor"):
 		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
@@ -152,10 +158,6 @@ func (c *Client) claimedOwner(pid int) (id string, helper bool) {
 		return "", false
 	case program == "runc":
 		return c.idOfRoot(option(args, "--root")), slices.Contains(args, "delete")
-	case strings.HasPrefix(program, "containerd-shim-"), args[0] == c.cfg.Shim && option(args, "-id") != "":
-		if option(args, "-namespace") == c.cfg.Namespace && sameFile(option(args, "-address"), c.cfg.Address) {
-			return option(args, "-id"), true
-		}
 	case len(args) == 3 && args[1] == loggerCommand && c.cfg.StateDir != "":
 		name := filepath.Base(filepath.Dir(args[2]))
 		if filepath.Dir(filepath.Dir(args[2])) == filepath.Clean(c.cfg.StateDir) {

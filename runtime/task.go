@@ -132,6 +132,7 @@ func (c *Client) CreateAgent(ctx context.Context, cfg AgentConfig, r *RootFS) (_
 	if err != nil {
 		return nil, err
 	}
+	runtime = c.ownShim(runtime, cfg.Name, o.program)
 	rec := containers.Container{
 		ID: cfg.Name, Labels: cfg.Labels, Image: r.image.Name(),
 		Snapshotter: c.cfg.Snapshotter, SnapshotKey: r.key,

@@ -16,9 +16,15 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"github.com/bot-bottle/bottle/cmd/bottle/shim"
 )
 
 func main() {
+	if shim.IsCall(os.Args[1:]) { // and package shim has not acted on it
+		fmt.Fprintln(os.Stderr, shim.Exec(os.Args[1:]))
+		os.Exit(1)
+	}
 	// It does one thing and ends: a collection would start more threads than it frees memory.
 	debug.SetGCPercent(-1)
 	err := answer(os.Args[1:], os.Stdout)
