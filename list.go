@@ -57,7 +57,11 @@ const statusSuspended = "suspended"
 // List returns the running and suspended bottles, or with all every bottle that containerd knows and
 // the work of removed ones, newest first.
 func (e *Engine) List(ctx context.Context, all bool) ([]Status, error) {
-	return e.listWith(ctx, all, e.rt.Overview)
+	containers := e.rt.OverviewOfTasks
+	if all {
+		containers = e.rt.Overview
+	}
+	return e.listWith(ctx, all, containers)
 }
 
 // listChecked is List with all labels from containerd, for whatever decides by them. With

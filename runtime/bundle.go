@@ -23,7 +23,7 @@ const bundleParent = "io.containerd.runtime.v2.task"
 // bundles returns the bundles of a container: containerd does not report its state
 // directory, but the root file system is mounted in the bundle, and the shim works there.
 func (c *Client) bundles(id string) ([]string, error) {
-	suffix := filepath.Join("/", bundleParent, c.cfg.Namespace, id)
+	suffix := c.bundleSuffix(id)
 	var out []string
 	add := func(dir string) {
 		if strings.HasSuffix(dir, suffix) && !slices.Contains(out, dir) {
@@ -50,6 +50,11 @@ func (c *Client) bundles(id string) ([]string, error) {
 	return out, nil
 }
 
+// bundleSuffix is what the path of a container's bundle ends with.
+func (c *Client) bundleSuffix(id string) string {
+	return filepath.Join("/", bundleParent, c.cfg.Namespace, id)
+}
+
 // removeBundles removes what is left of a container's bundles, unless containerd knows
 // the task.
 func (c *Client) removeBundles(ctx context.Context, id string, bundles []string) error {
@@ -72,7 +77,7 @@ func (c *Client) removeBundles(ctx context.Context, id string, bundles []string)
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove bundle of %s: %w", id, err)
 		}
-		if strings.HasSuffix(work, filepath.Join("/", bundleParent, c.cfg.Namespace, id)) {
+		if strings.HasSuffix(work, c.bundleSuffix(id)) {
 			if err := os.RemoveAll(work); err != nil {
 				return fmt.Errorf("remove bundle of %s: %w", id, err)
 			}

@@ -149,8 +149,10 @@ func (c *Client) runcState(id string) (s taskState, parent int, ok bool) {
 // frozen reports whether a container's cgroup is frozen, under cgroup version 1 or 2.
 func (c *Client) frozen(id string) bool {
 	group := c.cgroupPath(id)
-	if state := bytes.TrimSpace(hosttask.ReadFile(filepath.Join(hosttask.CgroupRoot, "freezer", group, "freezer.state"))); len(state) > 0 { // version 1
+	var buf [32]byte // longer than any state
+	version1 := filepath.Join(hosttask.CgroupRoot, "freezer", group, "freezer.state")
+	if state := bytes.TrimSpace(hosttask.ReadOnce(version1, buf[:])); len(state) > 0 {
 		return string(state) != "THAWED"
 	}
-	return string(bytes.TrimSpace(hosttask.ReadFile(filepath.Join(hosttask.CgroupRoot, group, "cgroup.freeze")))) == "1"
+	return string(bytes.TrimSpace(hosttask.ReadOnce(filepath.Join(hosttask.CgroupRoot, group, "cgroup.freeze"), buf[:]))) == "1"
 }

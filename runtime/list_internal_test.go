@@ -129,15 +129,15 @@ func TestListCalls(t *testing.T) {
 			t.Errorf("running %q, want %q", running, ids)
 		}
 		// Without notes a second call is needed, and with them containerd sends nothing.
-		overview := func(what string, streams int) {
+		overview := func(what string, of func(context.Context) ([]Container, error), calls map[string]int) {
 			t.Helper()
-			list, err := c.Overview(t.Context())
-			want(what, map[string]int{"ListStream": streams}, err)
+			list, err := of(t.Context())
+			want(what, calls, err)
 			if list = slices.DeleteFunc(list, func(l Container) bool { return l.Role != RoleAgent || l.Status != "running" }); len(list) != len(ids) {
 				t.Errorf("%d bottles: %s: %+v", n, what, list)
 			}
 		}
-		overview("overview without notes", 2)
+		overview("overview without notes", c.Overview, map[string]int{"ListStream": 2})
 		all, err := c.records(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -149,7 +149,24 @@ func TestListCalls(t *testing.T) {
 			}
 		}
 		calls()
-		overview("overview", 1)
+		overview("overview", c.Overview, map[string]int{"ListStream": 1})
+		// Nothing shows where containerd's directory of tasks is, and then that all are known.
+		overview("tasks without a bundle", c.OverviewOfTasks, map[string]int{"ListStream": 1})
+		tasks := t.TempDir()
+		for _, id := range containersOf(ids...) {
+			if note, ok := c.readNote(id); ok {
+				note.Started = &started{PID: 1, Bundle: filepath.Join(tasks, id)}
+				c.writeNote(note)
+				if err := os.Mkdir(note.Started.Bundle, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		overview("tasks", c.OverviewOfTasks, map[string]int{})
+		if err := os.Mkdir(filepath.Join(tasks, "other"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		overview("with another task", c.OverviewOfTasks, map[string]int{"ListStream": 1})
 		left, err := c.records(t.Context(), except(ids)...)
 		if err != nil || slices.ContainsFunc(left, func(r containers.Container) bool { return slices.Contains(ids, r.ID) }) {
 			t.Errorf("containers that were left out: %v, %v", left, err)

@@ -4,7 +4,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/containers"
 
@@ -80,4 +83,69 @@ func identityOf(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return id
+}
+
+// TestNoteEncoding: a note is read as it was written, and no part of one is a note.
+func TestNoteEncoding(t *testing.T) {
+	for _, n := range []note{
+		{ID: "a", Runtime: shimRunc, Labels: map[string]string{}},
+		{ID: "a", Runtime: shimRunsc, Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Labels: map[string]string{
+			LabelName: "a", LabelAgent: "ü \n", LabelImage: "", "end": "1", "": "x",
+		}, Started: &started{PID: 1<<32 - 1, Start: 1<<64 - 1, Parent: 2, Record: "/r 1 {2 3}", Bundle: "/b"}},
+	} {
+		text, err := n.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := decodeNote(text); !ok || !reflect.DeepEqual(got, n) {
+			t.Errorf("decoded %+v, %v; want %+v", got, ok, n)
+		}
+		for i := range text {
+			if got, ok := decodeNote(text[:i]); ok {
+				t.Errorf("%d of %d bytes: %+v", i, len(text), got)
+			}
+		}
+		if _, ok := decodeNote(append(text, 'x')); ok {
+			t.Error("decoded with something after it")
+		}
+		if _, ok := decodeNote([]byte(strings.Replace(string(text), noteFormat, noteFormat+"0", 1))); ok {
+			t.Error("decoded another format")
+		}
+	}
+	if text, err := (note{ID: "a", Labels: map[string]string{LabelAgent: "x\x00y"}}).encode(); err == nil {
+		t.Errorf("encoded a NUL byte: %q", text)
+	}
+}
+
+// TestOtherTasks: containerd's directory of tasks counts only if it has all that bottle knows
+// to run.
+func TestOtherTasks(t *testing.T) {
+	dir := t.TempDir()
+	for _, id := range []string{"a", "a.proxy", "unknown", "other"} {
+		if err := os.Mkdir(filepath.Join(dir, id), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(names ...string) (bundles []string) {
+		for _, name := range names {
+			bundles = append(bundles, filepath.Join(dir, name))
+		}
+		return bundles
+	}
+	found := []Container{{ID: "a"}, {ID: "a.proxy"}, {ID: "created"}}
+	for _, c := range []struct {
+		name    string
+		bundles []string
+		ok      bool
+	}{
+		{"all", in("a", "a.proxy"), true},
+		{"none noted", nil, false},
+		{"one is missing", in("a", "gone"), false},
+		{"no such directory", append(in("a"), "/proc/none/a.proxy"), false},
+	} {
+		ids, ok := notedContainers{found: found, bundles: c.bundles, unknown: []string{"unknown", "none"}}.otherTasks()
+		if ok != c.ok || ok && !reflect.DeepEqual(ids, []string{"other"}) {
+			t.Errorf("%s: %q, %v", c.name, ids, ok)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 	"github.com/bot-bottle/bottle/runtime"
 )
 
-// wantOverview checks that an overview says the same of a container as a list, which asks
+// wantOverview checks that the overviews say the same of a container as a list, which asks
 // containerd: its state, or that there is none.
 func wantOverview(t *testing.T, c *runtime.Client, id, when, want string) {
 	t.Helper()
@@ -30,10 +31,12 @@ func wantOverview(t *testing.T, c *runtime.Client, id, when, want string) {
 		}
 		return slices.Concat(list, []runtime.Container{{}})[0]
 	}
-	got, checked := find(c.Overview(ctx(t))), find(c.List(ctx(t)))
-	if got.Status != want || !got.Created.Equal(checked.Created) || !maps.Equal(got.Labels, checked.Labels) ||
-		cmp.Or(cmp.Compare(got.Role, checked.Role), cmp.Compare(got.Status, checked.Status), cmp.Compare(got.PID, checked.PID)) != 0 {
-		t.Errorf("%s: overview %+v, list %+v, want state %q", when, got, checked, want)
+	checked := find(c.List(ctx(t)))
+	for what, got := range map[string]runtime.Container{"overview": find(c.Overview(ctx(t))), "overview of tasks": find(c.OverviewOfTasks(ctx(t)))} {
+		if got.Status != want || !got.Created.Equal(checked.Created) || !maps.Equal(got.Labels, checked.Labels) ||
+			cmp.Or(cmp.Compare(got.Role, checked.Role), cmp.Compare(got.Status, checked.Status), cmp.Compare(got.PID, checked.PID)) != 0 {
+			t.Errorf("%s: %s %+v, list %+v, want state %q", when, what, got, checked, want)
+		}
 	}
 }
 
@@ -42,6 +45,12 @@ func wantOverview(t *testing.T, c *runtime.Client, id, when, want string) {
 func TestOverview(t *testing.T) {
 	forEachRuntime(t, func(t *testing.T, c *runtime.Client, cfg runtime.AgentConfig) {
 		id := cfg.Name
+		// By which containerd's directory of tasks is found, whatever happens to the other.
+		witness := agentConfig(t, c, id+"-witness", cfg.Runtime)
+		started(t, c, witness)
+		if text, err := os.ReadFile(filepath.Join(c.Dir(witness.Name), "container")); err != nil || !strings.Contains(string(text), "/io.containerd.runtime.v2.task/") {
+			t.Fatalf("the note of a started task does not name its bundle: %q, %v", text, err)
+		}
 		want := func(when, status string) {
 			t.Helper()
 			wantOverview(t, c, id, when, status)
@@ -65,7 +74,7 @@ func TestOverview(t *testing.T) {
 		must(t, loaded.Resume(nctx))
 		want("resumed", "running")
 		// A note that another process writes, or has left when it was killed.
-		note := filepath.Join(c.Dir(id), "container.json")
+		note := filepath.Join(c.Dir(id), "container")
 		text, err := os.ReadFile(note)
 		if err != nil {
 			t.Fatal(err)

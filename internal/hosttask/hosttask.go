@@ -6,11 +6,11 @@ package hosttask
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -173,16 +173,55 @@ func ProcessOf(pid int) (Process, bool) {
 	if pid <= 0 {
 		return Process{}, false
 	}
-	data := ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	var buf [2048]byte // longer than the kernel's line can be
+	data := ReadOnce("/proc/"+strconv.Itoa(pid)+"/stat", buf[:])
 	// After the name, in parentheses: the state, the parent, and as the 20th the start
 	// (proc_pid_stat(5)).
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	if len(fields) < 20 || slices.Contains([]string{"Z", "X", "x"}, string(fields[0])) {
-		return Process{}, false
+	rest := data[bytes.LastIndexByte(data, ')')+1:]
+	var p Process
+	for field := 1; field <= 20; field++ {
+		rest = bytes.TrimLeft(rest, " ")
+		end := bytes.IndexByte(rest, ' ')
+		if end < 0 {
+			return Process{}, false
+		}
+		text := rest[:end]
+		rest = rest[end:]
+		var err error
+		switch field {
+		case 1:
+			if state := string(text); state == "Z" || state == "X" || state == "x" {
+				return Process{}, false
+			}
+		case 2:
+			p.Parent, err = strconv.Atoi(string(text))
+		case 20:
+			p.Start, err = strconv.ParseUint(string(text), 10, 64)
+		}
+		if err != nil {
+			return Process{}, false
+		}
 	}
-	parent, perr := strconv.Atoi(string(fields[1]))
-	start, serr := strconv.ParseUint(string(fields[19]), 10, 64)
-	return Process{Parent: parent, Start: start}, perr == nil && serr == nil
+	return p, true
+}
+
+// ReadOnce reads the beginning of a file that is not a FIFO into buf, with a single read:
+// all of a file of tmpfs, or one that the kernel writes as one text, if it is shorter than
+// buf. It returns the part of buf that was read; empty if that fails.
+func ReadOnce(path string, buf []byte) []byte {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	n, err := unix.Read(fd, buf)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, buf)
+	}
+	_ = unix.Close(fd) // nothing was written
+	if err != nil {
+		return nil
+	}
+	return buf[:n]
 }
 
 // ReadFile reads a file that is not a FIFO; empty if that fails. A search through all

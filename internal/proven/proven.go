@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,7 +95,18 @@ func Content(path string) (string, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return "", fmt.Errorf("identify %s: %w", path, err)
 	}
-	return fmt.Sprint(st.Dev, st.Ino, st.Mode, st.Uid, st.Size, st.Mtim, st.Ctim), nil
+	// A list makes two for each bottle.
+	id := make([]byte, 0, 128)
+	for _, n := range []uint64{st.Dev, st.Ino, uint64(st.Mode), uint64(st.Uid), uint64(st.Size)} {
+		id = append(strconv.AppendUint(id, n, 10), ' ')
+	}
+	id = appendTime(append(appendTime(id, st.Mtim), ' '), st.Ctim)
+	return string(id), nil
+}
+
+func appendTime(id []byte, t unix.Timespec) []byte {
+	id = strconv.AppendInt(append(id, '{'), t.Sec, 10)
+	return append(strconv.AppendInt(append(id, ' '), t.Nsec, 10), '}')
 }
 
 func sum(evidence string) string {
