@@ -12,7 +12,7 @@ import (
 )
 
 // TestLaunchProves: a launch that succeeds records the checks of its plan, and neither a plan
-// nor a launch that fails does. Cleanup removes the records.
+// nor a launch that fails does. Cleanup removes the records, and the removal of a bottle does not.
 func TestLaunchProves(t *testing.T) {
 	leakcheck.Check(t)
 	e := openEngine(t)
@@ -75,6 +75,12 @@ func TestLaunchProves(t *testing.T) {
 		t.Errorf("records of another launch: %q", list)
 	}
 	if err := errors.Join(b.Remove(t.Context()), e.RemoveLeftovers(t.Context(), nil)); err != nil {
+		t.Fatal(err)
+	}
+	if list := records(); !slices.Equal(list, all) {
+		t.Errorf("records after a removal: %q", list)
+	}
+	if err := e.Forget(); err != nil {
 		t.Fatal(err)
 	}
 	if list := records(); len(list) > 0 {

@@ -110,3 +110,7 @@ func (e *Engine) FindLeftovers(ctx context.Context) ([]Leftovers, error) {
 func (e *Engine) RemoveLeftovers(ctx context.Context, leftovers []Leftovers) error {
 	return e.teardown.RemoveLeftovers(ctx, leftovers)
 }
+
+// Forget removes what makes later launches faster: the next plan checks this host completely, and
+// the next launch writes the programs that bottles share.
+func (e *Engine) Forget() error { return e.teardown.Forget() }

@@ -173,9 +173,17 @@ func (m *Manager) RemoveLeftovers(ctx context.Context, leftovers []Leftovers) er
 		}
 	}
 	// A process may have been killed before it created, or after it removed, a bottle.
-	errs = append(errs, m.net.Refresh(ctx), proven.Forget(m.cfg.RunDir), program.Forget(m.cfg.StateDir))
+	errs = append(errs, m.net.Refresh(ctx))
 	m.Prune()
 	return errors.Join(errs...)
+}
+
+// Forget removes what makes later launches faster: the record of what launches have proven of this
+// host, and the programs that bottles share.
+func (m *Manager) Forget() error {
+	err := errors.Join(proven.Forget(m.cfg.RunDir), program.Forget(m.cfg.StateDir))
+	m.Prune()
+	return err
 }
 
 // removedPrefix begins the name of a removed bottle's directory, which contains nothing

@@ -50,7 +50,7 @@ func (a *app) cleanupCommand() *cobra.Command {
 					}
 				}
 				defer a.busy(textBusyRemove, count(len(leftovers), "bottle"))()
-				if err := e.RemoveLeftovers(a.ctx, leftovers); err != nil || !discard {
+				if err := errors.Join(e.RemoveLeftovers(a.ctx, leftovers), e.Forget()); err != nil || !discard {
 					return err
 				}
 				var errs []error
