@@ -19,7 +19,7 @@ const module = "github.com/bot-bottle/bottle"
 // allowedImporters maps prefixes of import paths to the only packages that may import
 // them.
 var allowedImporters = map[string][]string{
-	"github.com/containerd/containerd/": {"runtime", "images", "images/buildkit", "internal/imageowner"},
+	"github.com/containerd/containerd/": {"runtime", "images", "images/buildkit", "internal/imageowner", "internal/known"},
 	"github.com/moby/buildkit/":         {"images/buildkit"},
 	"github.com/containernetworking/":   {"netns", "cni-conf"},
 	"github.com/vishvananda/":           {"netns"},

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"github.com/bot-bottle/bottle/internal/imageowner"
+	"github.com/bot-bottle/bottle/internal/known"
 	"github.com/bot-bottle/bottle/internal/program"
 )
 
@@ -82,11 +83,15 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 	if err := probe(ctx, cfg.Address); err != nil {
 		return nil, err
 	}
+	var stores known.Stores
 	ctrd, err := imageowner.New(cfg.Address, cfg.Owner, cfg.MayRemoveShared,
 		containerd.WithDefaultNamespace(cfg.Namespace), containerd.WithTimeout(dialTimeout),
-		containerd.WithExtraDialOpts(dialOptions()))
+		containerd.WithExtraDialOpts(dialOptions()), stores.Option())
 	if err != nil {
 		return nil, fmt.Errorf("%w at %s: %w", ErrNoContainerd, cfg.Address, err)
+	}
+	if err := stores.Connected(ctrd); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to containerd: %w", err), ctrd.Close())
 	}
 	vctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()

@@ -119,10 +119,11 @@ func (c *Client) CloneAgent(ctx context.Context, cfg CloneConfig, r *RootFS, ima
 	if shim == c.runscProgram(cfg.Source) {
 		shim = c.cfg.Shim
 	}
-	if err := c.createRecord(ctx, rec, c.ownShim(shim, cfg.Name, program), opts, spec); err != nil {
+	created, err := c.createRecord(ctx, rec, c.ownShim(shim, cfg.Name, program), opts, spec)
+	if err != nil {
 		return nil, err
 	}
-	t, err := c.restore(ctx, cfg.Name, spec, image)
+	t, err := c.restore(ctx, created, spec, image)
 	if err != nil {
 		return nil, errors.Join(err, c.removeOwn(ctx, rec))
 	}

@@ -469,14 +469,15 @@ var binaryName = lazyregexp.New(`(?m)^binary_name = .*$`)
 func (c *Client) RestoreSandbox(ctx context.Context, id, image string) (*Task, error) {
 	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
-	_, spec, err := c.loadContainer(ctx, id)
+	rec, spec, err := c.agentRecord(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	return c.restore(ctx, id, spec, image)
+	return c.restore(ctx, rec, spec, image)
 }
 
-func (c *Client) restore(ctx context.Context, id string, spec *specs.Spec, image string) (_ *Task, err error) {
+func (c *Client) restore(ctx context.Context, rec containers.Container, spec *specs.Spec, image string) (_ *Task, err error) {
+	id := rec.ID
 	conf := filepath.Join(c.Dir(id), runscConfig)
 	before, err := os.ReadFile(conf)
 	if err != nil {
@@ -499,7 +500,7 @@ func (c *Client) restore(ctx context.Context, id string, spec *specs.Spec, image
 			err = errors.Join(err, c.EndSandbox(ctx, id))
 		}
 	}()
-	t, err := c.createTask(ctx, id, spec, taskIO{creator: c.agentIO(id)})
+	t, err := c.createTask(ctx, rec, spec, taskIO{creator: c.agentIO(id)})
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"github.com/bot-bottle/bottle/internal/hosttask"
+	"github.com/bot-bottle/bottle/internal/known"
 	"github.com/bot-bottle/bottle/internal/names"
 	"github.com/bot-bottle/bottle/internal/segment"
 )
@@ -171,7 +172,11 @@ func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) 
 			return nil, nil, nil
 		}
 	}
-	spec, err := cont.Spec(ctx)
+	rec, err := cont.Info(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load container %s: %w", id, err)
+	}
+	spec, err := cont.Spec(known.WithRecord(ctx, rec))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read spec of %s: %w", id, err)
 	}
@@ -180,7 +185,7 @@ func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) 
 	if err := c.removeTask(ctx, id); err != nil {
 		return nil, reached, err
 	}
-	t, err := c.createTask(ctx, id, spec, proxyIO(logger, logFile))
+	t, err := c.createTask(ctx, rec, spec, proxyIO(logger, logFile))
 	if err != nil {
 		return nil, reached, errors.Join(err, c.removeTask(ctx, id))
 	}

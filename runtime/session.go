@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/bot-bottle/bottle/internal/hosttask"
+	"github.com/bot-bottle/bottle/internal/known"
 )
 
 // ErrNotRunning is wrapped if an operation needs a running task and there is none.
@@ -79,11 +80,16 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 // loadContainer loads a container, which may have a task, and its spec. The error wraps
 // ErrNotRunning if there is none.
 func (c *Client) loadContainer(ctx context.Context, name string) (containerd.Container, *specs.Spec, error) {
-	cont, err := c.ctrd.LoadContainer(ctx, name)
+	rec, err := c.ctrd.ContainerService().Get(ctx, name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
 	}
-	spec, err := cont.Spec(ctx)
+	rctx := known.WithRecord(ctx, rec)
+	cont, err := c.ctrd.LoadContainer(rctx, name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
+	}
+	spec, err := cont.Spec(rctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read spec of %s: %w", name, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bot-bottle/bottle/internal/hosttask"
+	"github.com/bot-bottle/bottle/internal/known"
 )
 
 // Runtimes for an agent.
@@ -203,10 +204,11 @@ func proxyIO(logger, file string) taskIO {
 func (c *Client) create(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec, io taskIO) (*Task, error) {
 	ctx, cancel := c.withoutCancel(ctx)
 	defer cancel()
-	if err := c.createRecord(ctx, rec, runtime, opts, spec); err != nil {
+	created, err := c.createRecord(ctx, rec, runtime, opts, spec)
+	if err != nil {
 		return nil, err
 	}
-	t, err := c.createTask(ctx, rec.ID, spec, io)
+	t, err := c.createTask(ctx, created, spec, io)
 	if err != nil {
 		uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
@@ -218,12 +220,14 @@ func (c *Client) create(ctx context.Context, rec containers.Container, runtime s
 	return t, nil
 }
 
-func (c *Client) createTask(ctx context.Context, id string, spec *specs.Spec, io taskIO) (*Task, error) {
-	cont, err := c.ctrd.LoadContainer(ctx, id)
+// createTask creates the task of a container, whose record has just been read or created.
+func (c *Client) createTask(ctx context.Context, rec containers.Container, spec *specs.Spec, io taskIO) (*Task, error) {
+	id, rctx := rec.ID, known.WithRecord(ctx, rec)
+	cont, err := c.ctrd.LoadContainer(rctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("load container %s: %w", id, err)
 	}
-	task, err := cont.NewTask(ctx, io.creator)
+	task, err := cont.NewTask(rctx, io.creator)
 	if err != nil {
 		return nil, fmt.Errorf("create task %s: %w", id, err)
 	}
@@ -242,24 +246,25 @@ func (c *Client) createTask(ctx context.Context, id string, spec *specs.Spec, io
 	return t, nil
 }
 
-func (c *Client) createRecord(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec) error {
+// createRecord returns the record as containerd has stored it.
+func (c *Client) createRecord(ctx context.Context, rec containers.Container, runtime string, opts any, spec *specs.Spec) (containers.Container, error) {
 	any, err := typeurl.MarshalAny(opts)
 	if err != nil {
-		return fmt.Errorf("encode options of %s: %w", rec.ID, err)
+		return rec, fmt.Errorf("encode options of %s: %w", rec.ID, err)
 	}
 	rec.Runtime = containers.RuntimeInfo{Name: runtime, Options: any}
 	if rec.Spec, err = typeurl.MarshalAny(spec); err != nil {
-		return fmt.Errorf("encode spec of %s: %w", rec.ID, err)
+		return rec, fmt.Errorf("encode spec of %s: %w", rec.ID, err)
 	}
 	created, err := c.ctrd.ContainerService().Create(ctx, rec)
 	if err != nil {
 		if errdefs.IsAlreadyExists(err) {
-			return fmt.Errorf("create container %s: %w", rec.ID, ErrTaken)
+			return rec, fmt.Errorf("create container %s: %w", rec.ID, ErrTaken)
 		}
-		return fmt.Errorf("create container %s: %w", rec.ID, err)
+		return rec, fmt.Errorf("create container %s: %w", rec.ID, err)
 	}
 	c.noteCreated(created)
-	return nil
+	return created, nil
 }
 
 // runtimeOptions puts all state of the runtime into dir, so that it is removed
