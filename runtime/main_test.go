@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -120,8 +121,12 @@ func connectConfig(t *testing.T, change func(*runtime.Config)) *runtime.Client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { must(t, c.Close()) })
+	stateDirs.Store(c, cfg.StateDir)
 	return c
 }
+
+// stateDirs contains the state directories of clients.
+var stateDirs sync.Map
 
 func config(runDir string) runtime.Config {
 	return runtime.Config{
@@ -196,6 +201,9 @@ func agentConfig(t *testing.T, c *runtime.Client, name, rt string) runtime.Agent
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if state, _ := stateDirs.Load(c); state != nil && state != "" { // a claim creates the bottle's
+		must(t, os.MkdirAll(filepath.Join(state.(string), name), 0o700))
 	}
 	return runtime.AgentConfig{
 		Name: name, Runtime: rt, NetNS: netNS(t, bottleDir(t, c, name), "agent.netns"), Hostname: "guest",
@@ -319,12 +327,10 @@ func forEachRuntime(t *testing.T, test func(t *testing.T, c *runtime.Client, cfg
 	for _, rt := range runtimes {
 		t.Run(rt, func(t *testing.T) {
 			leakcheck.Check(t)
-			name, state := "claude-bottle-test-"+rt, t.TempDir()
-			must(t, os.Mkdir(filepath.Join(state, name), 0o700))
 			c := connectConfig(t, func(cfg *runtime.Config) { // as the engine does
-				cfg.Shim, cfg.Runsc, cfg.StateDir = labtest.Program(t), labtest.Embedded(t, "runsc"), state
+				cfg.Shim, cfg.Runsc, cfg.StateDir = labtest.Program(t), labtest.Embedded(t, "runsc"), t.TempDir()
 			})
-			test(t, c, agentConfig(t, c, name, rt))
+			test(t, c, agentConfig(t, c, "claude-bottle-test-"+rt, rt))
 		})
 	}
 }

@@ -32,7 +32,6 @@ func newRunscCalls(t *testing.T) *runscCalls {
 	state := t.TempDir()
 	r := &runscCalls{t: t, name: "claude-bottle-test-calls"}
 	dir := filepath.Join(state, r.name)
-	must(t, os.Mkdir(dir, 0o700))
 	r.program, r.runscLn = filepath.Join(dir, "runsc-calls"), filepath.Join(dir, "runsc")
 	r.c = connectConfig(t, func(cfg *runtime.Config) {
 		cfg.Shim, cfg.Runsc, cfg.StateDir = labtest.Program(t), labtest.Embedded(t, "runsc"), state
