@@ -84,15 +84,17 @@ func Connect(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	var stores known.Stores
-	ctrd, err := imageowner.New(cfg.Address, cfg.Owner, cfg.MayRemoveShared,
+	ctrd, err := imageowner.New(cfg.Address, cfg.Owner, cfg.MayRemoveShared, stores.Services(),
 		containerd.WithDefaultNamespace(cfg.Namespace), containerd.WithTimeout(dialTimeout),
-		containerd.WithExtraDialOpts(dialOptions()), stores.Option())
+		containerd.WithExtraDialOpts(dialOptions()))
 	if err != nil {
 		return nil, fmt.Errorf("%w at %s: %w", ErrNoContainerd, cfg.Address, err)
 	}
-	if err := stores.Connected(ctrd); err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to containerd: %w", err), ctrd.Close())
+	conn, err := imageowner.Conn(ctrd)
+	if err != nil {
+		return nil, errors.Join(err, ctrd.Close())
 	}
+	stores.Connected(conn)
 	vctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if _, err := ctrd.Version(vctx); err != nil {

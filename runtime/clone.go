@@ -13,6 +13,7 @@ import (
 	"time"
 
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -160,7 +161,7 @@ func (c *Client) ProxyFacts(ctx context.Context, id string) (image string, memor
 	if err != nil {
 		return "", 0, err
 	}
-	r, err := cont.Info(c.withNamespace(ctx))
+	r, err := cont.Info(c.withNamespace(ctx), containerd.WithoutRefreshedMetadata)
 	return r.Image, memoryLimit(spec), err
 }
 

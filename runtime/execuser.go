@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,7 +23,7 @@ func (c *Client) User(ctx context.Context, id, spec string) (u User, err error) 
 	if err != nil {
 		return User{}, fmt.Errorf("load container %s: %w", id, notRunning(err))
 	}
-	info, err := cont.Info(ctx)
+	info, err := cont.Info(ctx, containerd.WithoutRefreshedMetadata)
 	if err != nil {
 		return User{}, fmt.Errorf("read container %s: %w", id, err)
 	}

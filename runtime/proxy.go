@@ -172,7 +172,7 @@ func (c *Client) RecreateProxy(ctx context.Context, id, logger, logFile string) 
 			return nil, nil, nil
 		}
 	}
-	rec, err := cont.Info(ctx)
+	rec, err := cont.Info(ctx, containerd.WithoutRefreshedMetadata)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load container %s: %w", id, err)
 	}

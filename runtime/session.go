@@ -80,16 +80,15 @@ func (c *Client) Exec(ctx context.Context, name string, cfg SessionConfig) (*Ses
 // loadContainer loads a container, which may have a task, and its spec. The error wraps
 // ErrNotRunning if there is none.
 func (c *Client) loadContainer(ctx context.Context, name string) (containerd.Container, *specs.Spec, error) {
-	rec, err := c.ctrd.ContainerService().Get(ctx, name)
+	cont, err := c.ctrd.LoadContainer(ctx, name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
 	}
-	rctx := known.WithRecord(ctx, rec)
-	cont, err := c.ctrd.LoadContainer(rctx, name)
+	rec, err := cont.Info(ctx, containerd.WithoutRefreshedMetadata)
 	if err != nil {
-		return nil, nil, fmt.Errorf("load container %s: %w", name, notRunning(err))
+		return nil, nil, fmt.Errorf("load container %s: %w", name, err)
 	}
-	spec, err := cont.Spec(rctx)
+	spec, err := cont.Spec(known.WithRecord(ctx, rec))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read spec of %s: %w", name, err)
 	}

@@ -18,7 +18,7 @@ import (
 func (c Config) buildRemote(ctx context.Context, req Request) (_ Result, err error) {
 	c.quiet()
 	req.buildkitd, req.entitlements = true, []string{"network.host"}
-	store, err := imageowner.New(c.Address, c.Owner, func() bool { return false }, containerd.WithDefaultNamespace(c.Namespace))
+	store, err := imageowner.New(c.Address, c.Owner, func() bool { return false }, nil, containerd.WithDefaultNamespace(c.Namespace))
 	if err != nil {
 		return Result{}, connectError(c.Address, err)
 	}

@@ -138,7 +138,7 @@ func open(ctx context.Context, cfg Config) (_ *session, err error) {
 func (s *session) push(fn func(context.Context) error) { s.undo = append(s.undo, fn) }
 
 func (s *session) connect(namespace string) (*containerd.Client, error) {
-	c, err := imageowner.New(s.cfg.Address, s.cfg.Owner, func() bool { return false }, containerd.WithDefaultNamespace(namespace), containerd.WithTimeout(10*time.Second))
+	c, err := imageowner.New(s.cfg.Address, s.cfg.Owner, func() bool { return false }, nil, containerd.WithDefaultNamespace(namespace), containerd.WithTimeout(10*time.Second))
 	if err != nil {
 		return nil, connectError(s.cfg.Address, err)
 	}

@@ -33,22 +33,32 @@ type Store struct {
 	MayRemoveShared func() bool
 }
 
-// New connects to containerd with a user's image store.
-func New(address string, uid int, mayRemoveShared func() bool, opts ...containerd.Opt) (*containerd.Client, error) {
-	if uid == 0 {
-		return containerd.New(address, opts...)
-	}
+// New connects to containerd with a user's image store and other services. These must not be
+// among the options: of two options with services, containerd's client uses the last only.
+func New(address string, uid int, mayRemoveShared func() bool, services []containerd.ServicesOpt, opts ...containerd.Opt) (*containerd.Client, error) {
 	s := &Store{UID: uid, MayRemoveShared: mayRemoveShared}
-	c, err := containerd.New(address, append(opts, containerd.WithServices(containerd.WithImageStore(s)))...)
+	if uid != 0 {
+		services = append(services, containerd.WithImageStore(s))
+	}
+	c, err := containerd.New(address, append(opts, containerd.WithServices(services...))...)
 	if err != nil {
 		return nil, err
 	}
-	conn, ok := c.Conn().(grpc.ClientConnInterface)
-	if !ok {
-		return nil, errors.Join(errors.New("connect to containerd: unexpected kind of connection"), c.Close())
+	conn, err := Conn(c)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
 	}
 	s.Store = containerd.NewImageStoreFromClient(imagesapi.NewImagesClient(conn))
 	return c, nil
+}
+
+// Conn returns the connection of a client.
+func Conn(c *containerd.Client) (grpc.ClientConnInterface, error) {
+	conn, ok := c.Conn().(grpc.ClientConnInterface)
+	if !ok {
+		return nil, errors.New("connect to containerd: unexpected kind of connection")
+	}
+	return conn, nil
 }
 
 // Name returns the name under which a user's image is stored.

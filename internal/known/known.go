@@ -6,7 +6,6 @@ package known
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"sync"
 
@@ -27,20 +26,15 @@ type Stores struct {
 	records records
 }
 
-// Option makes a new connection use the stores. They work after Connected.
-func (s *Stores) Option() containerd.Opt {
-	return containerd.WithServices(containerd.WithContentStore(&s.blobs), containerd.WithContainerStore(&s.records))
+// Services makes a new connection use the stores. They work after Connected.
+func (s *Stores) Services() []containerd.ServicesOpt {
+	return []containerd.ServicesOpt{containerd.WithContentStore(&s.blobs), containerd.WithContainerStore(&s.records)}
 }
 
-// Connected gives the stores the connection that was made with the option.
-func (s *Stores) Connected(c *containerd.Client) error {
-	conn, ok := c.Conn().(grpc.ClientConnInterface)
-	if !ok {
-		return errors.New("unexpected kind of connection")
-	}
+// Connected gives the stores the connection that was made with them.
+func (s *Stores) Connected(conn grpc.ClientConnInterface) {
 	s.blobs.Store = proxy.NewContentStore(conn)
 	s.records.Store = containerd.NewRemoteContainerStore(containersapi.NewContainersClient(conn))
-	return nil
 }
 
 const (
